@@ -1,0 +1,60 @@
+"""Decode and encode the JSON documents that cross a boundary, each with a byte limit.
+
+Every document is a frozen `msgspec.Struct` with a `schema` number. A newer schema is refused:
+it may mean something that this code would get wrong.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from edge_client.contract.errors import InputError
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all documents.
+
+    Attributes:
+        schema: Major version; raised when an old reader would misread the document.
+    """
+
+    schema: int = 1
+
+
+DocumentT = TypeVar("DocumentT", bound=Document)
+
+SUPPORTED_SCHEMA = 1
+
+
+def decode_document(kind: type[DocumentT], data: bytes, *, source: str, limit_bytes: int) -> DocumentT:
+    """Parse `data` into a `kind`.
+
+    Args:
+        kind: The document's type.
+        data: JSON, UTF-8.
+        source: Where it came from (key, topic or path), named in errors.
+        limit_bytes: Largest accepted size.
+    Raises: InputError if it is too large, not JSON, of a wrong shape or of a newer schema.
+    """
+    if len(data) > limit_bytes:
+        msg = f"{source}: {len(data)} bytes, at most {limit_bytes} are accepted; ignored"
+        raise InputError(msg)
+    try:
+        document = msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        msg = f"{source}: not a valid {kind.__name__}: {e}"
+        raise InputError(msg) from e
+    if not 1 <= document.schema <= SUPPORTED_SCHEMA:
+        msg = (
+            f"{source}: {kind.__name__} schema {document.schema}, this version reads up to "
+            f"{SUPPORTED_SCHEMA}; update the software that reads it"
+        )
+        raise InputError(msg)
+    return document
+
+
+def encode_document(document: Document) -> bytes:
+    """Return indented UTF-8 JSON with a stable key order and a final newline."""
+    return msgspec.json.format(msgspec.json.encode(document, order="deterministic"), indent=2) + b"\n"

@@ -1,0 +1,94 @@
+"""What travels over MQTT."""
+
+from __future__ import annotations
+
+from edge_client.contract.documents import Document
+
+ANNOUNCEMENT_LIMIT_BYTES = 4096
+STATUS_LIMIT_BYTES = 65536
+
+
+class Announcement(Document, frozen=True, kw_only=True):
+    """Retained hint that a channel moved; trusted for nothing, it only makes a device look.
+
+    Attributes:
+        channel: The channel's name.
+        release: Id of the release that the channel points to now.
+        announced_at: UTC, ISO 8601; shown to people, never compared.
+    """
+
+    channel: str
+    release: str
+    announced_at: str
+
+
+class DeviceStatus(Document, frozen=True, kw_only=True):
+    """Retained state of one device.
+
+    Attributes:
+        device: Device id.
+        channel: Channel that it follows.
+        state: `starting`, `serving`, `updating` or `waiting` (no release yet).
+        release: Id of the serving release.
+        previous: Id of the release kept for a way back.
+        runtime: Name and version of the TFLite runtime.
+        last_error: Why the last update attempt failed, in one paragraph; None after a success.
+        refused: Release that was refused on this device, and is not tried again.
+        frames: Pictures classified since start.
+        latency_ms: Median of preprocessing plus inference over the last 100 pictures.
+        update: Figures of the last completed update.
+        changed_at: UTC, ISO 8601.
+    """
+
+    device: str
+    channel: str
+    state: str
+    release: str | None = None
+    previous: str | None = None
+    runtime: str = ""
+    last_error: str | None = None
+    refused: str | None = None
+    frames: int = 0
+    latency_ms: float | None = None
+    update: UpdateFigures | None = None
+    changed_at: str = ""
+
+
+class UpdateFigures(Document, frozen=True, kw_only=True):
+    """What one update cost.
+
+    Attributes:
+        release: Release that was activated.
+        bytes_pulled: Bytes of metadata and targets read from the store.
+        seconds: From the announcement's arrival (or poll) to the first picture served by it.
+    """
+
+    release: str
+    bytes_pulled: int
+    seconds: float
+
+
+class Result(Document, frozen=True, kw_only=True):
+    """One classified picture.
+
+    Attributes:
+        device: Device id.
+        source: File name or camera name.
+        frame: Running number since start, from 1, without holes.
+        label: Best label.
+        confidence: Its score in [0, 1].
+        top: The best labels with their scores, best first.
+        release: Id of the release that answered.
+        latency_ms: Preprocessing plus inference.
+        at: UTC, ISO 8601.
+    """
+
+    device: str
+    source: str
+    frame: int
+    label: str
+    confidence: float
+    top: dict[str, float]
+    release: str | None
+    latency_ms: float
+    at: str

@@ -1,0 +1,69 @@
+"""Names that both sides must agree on: signed target paths, object keys and MQTT topics."""
+
+from __future__ import annotations
+
+import re
+
+from edge_client.contract.errors import InputError
+
+# One path or topic segment: no separators, no wildcards, no leading dot.
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+METADATA_FOLDER = "metadata"
+TARGETS_FOLDER = "targets"
+
+MODEL_FILE = "model.tflite"
+LABELS_FILE = "labels.txt"
+RELEASE_FILE = "release.json"
+EVALUATION_FILE = "evaluation.json"
+
+
+def check_name(name: str, what: str) -> str:
+    """Return `name` if it is safe as one segment of a path, key and topic.
+
+    Args:
+        name: 1-64 characters of A-Z a-z 0-9 . _ - that start with a letter or digit.
+        what: What it names, for the message ("channel", "device id", ...).
+    Raises: InputError otherwise.
+    """
+    if not _SEGMENT.fullmatch(name):
+        msg = (
+            f"{what} {name[:80]!r}: use 1 to 64 characters of A-Z a-z 0-9 . _ - "
+            "that start with a letter or a digit"
+        )
+        raise InputError(msg)
+    return name
+
+
+def release_target(release_id: str, file: str) -> str:
+    """Signed target path of one file of a release."""
+    return f"releases/{check_name(release_id, 'release id')}/{check_name(file, 'release file')}"
+
+
+def channel_target(channel: str) -> str:
+    """Signed target path of a channel's pointer."""
+    return f"channels/{check_name(channel, 'channel')}.json"
+
+
+def announcement_topic(fleet: str, channel: str) -> str:
+    """Topic of the retained announcement of a channel."""
+    return f"edge/{check_name(fleet, 'fleet')}/channels/{check_name(channel, 'channel')}"
+
+
+def status_topic(fleet: str, device_id: str) -> str:
+    """Topic of a device's retained status; its last will goes to `online_topic`."""
+    return f"{_device(fleet, device_id)}/status"
+
+
+def online_topic(fleet: str, device_id: str) -> str:
+    """Topic of the retained `online` / `offline`; the last will writes `offline`."""
+    return f"{_device(fleet, device_id)}/online"
+
+
+def results_topic(fleet: str, device_id: str) -> str:
+    """Topic of a device's classifications (not retained)."""
+    return f"{_device(fleet, device_id)}/results"
+
+
+def _device(fleet: str, device_id: str) -> str:
+    return f"edge/{check_name(fleet, 'fleet')}/devices/{check_name(device_id, 'device id')}"

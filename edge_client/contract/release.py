@@ -1,0 +1,127 @@
+"""The release document, the channel document and the self-test they carry."""
+
+from __future__ import annotations
+
+import hashlib
+
+from edge_client.contract.documents import Document
+
+RELEASE_LIMIT_BYTES = 1 << 20
+CHANNEL_LIMIT_BYTES = 65536
+SELF_TEST_TOLERANCE = 0.15  # int8 kernels of two runtimes differ by a few steps of 1/256
+
+
+class Normalization(Document, frozen=True, kw_only=True):
+    """real = (pixel - mean) / std, alike for the three colours (Keras' MobileNets: 127.5, 127.5)."""
+
+    mean: float = 127.5
+    std: float = 127.5
+
+
+class Preprocessing(Document, frozen=True, kw_only=True):
+    """How a picture becomes the model's input.
+
+    Attributes:
+        id: Algorithm, see `preprocessing.PREPROCESSING_ID`; a device refuses one it lacks.
+        height: Model input, pixels.
+        width: Model input, pixels.
+        normalization: Applied to RGB values 0-255.
+    """
+
+    id: str
+    height: int
+    width: int
+    normalization: Normalization
+
+
+class SelfTestCase(Document, frozen=True, kw_only=True):
+    """One signed picture with the answer that the pipeline's own `Classifier` gave.
+
+    Attributes:
+        file: Name within the release.
+        label: Expected best label.
+        confidence: Expected score of that label in [0, 1].
+    """
+
+    file: str
+    label: str
+    confidence: float
+
+
+class ReleaseDocument(Document, frozen=True, kw_only=True):
+    """`release.json`: what a device needs to run the model and a person to rebuild it.
+
+    Attributes:
+        release: Release id, see `release_id`.
+        model_sha256: Hex digest of `model.tflite`.
+        model_bytes: Its size.
+        labels: Label of each output, in order; `labels.txt` has the same.
+        preprocessing: Pixels to input.
+        quantization: `int8`, `float16` or `dynamic`.
+        operators: Highest version of each TFLite operator used, e.g. {"CONV_2D": 3}.
+        self_test: Run on the device before activation.
+        self_test_tolerance: Largest accepted difference of a confidence.
+        parent: Release that the channel pointed to when this one was judged.
+        snapshot: Digest of the pictures that made it.
+        architecture: e.g. `mobilenet_v2_1.0_160`.
+        accuracy: Hold-out accuracy of the file itself, in [0, 1].
+        made_with: Package and code versions.
+        settings: The settings that made it, flat, e.g. {"training.epochs": "20"}.
+        created_at: UTC, ISO 8601.
+    """
+
+    release: str
+    model_sha256: str
+    model_bytes: int
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    quantization: str
+    operators: dict[str, int]
+    self_test: tuple[SelfTestCase, ...]
+    self_test_tolerance: float = SELF_TEST_TOLERANCE
+    parent: str | None = None
+    snapshot: str = ""
+    architecture: str = ""
+    accuracy: float = 0.0
+    made_with: dict[str, str] = {}
+    settings: dict[str, str] = {}
+    created_at: str = ""
+
+
+class ChannelDocument(Document, frozen=True, kw_only=True):
+    """`channels/<name>.json`: the signed pointer.
+
+    Attributes:
+        channel: The channel's name.
+        release: Release that it points to.
+        share_percent: Share of devices that may take it, 0-100; the others stay where they are.
+        withdrawn: Releases rolled back by a person; the pipeline never points here again by itself.
+        moved_at: UTC, ISO 8601.
+    """
+
+    channel: str
+    release: str
+    share_percent: float = 100.0
+    withdrawn: tuple[str, ...] = ()
+    moved_at: str = ""
+
+
+def release_id(model: bytes, labels: tuple[str, ...], preprocessing: Preprocessing) -> str:
+    """Id of a release: 20 hex digits over all that decides its answers.
+
+    The same candidate always gets the same id, so publishing twice is publishing once.
+    """
+    digest = hashlib.sha256()
+    parts = [model, "\n".join(labels).encode(), repr(preprocessing).encode()]
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:20]
+
+
+def in_rollout(device_id: str, release: str, share_percent: float) -> bool:
+    """Whether a device belongs to the share that may take a release.
+
+    Stable per device and release; a growing share only ever adds devices.
+    """
+    digest = hashlib.sha256(f"{release}/{device_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 * 100 < share_percent

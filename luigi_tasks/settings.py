@@ -1,0 +1,349 @@
+"""Every pipeline setting: one `luigi.Config` section each, turned into frozen values.
+
+The sections are read from `luigi.cfg` (or `LUIGI_CONFIG_PATH`) and may be overridden on the
+command line (`--training-epochs 30`). Steps get the frozen values and never see Luigi.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, TypeVar
+
+import luigi
+
+from edge_client.contract.errors import InputError, SettingsError
+from edge_client.contract.names import check_name
+
+ARCHITECTURES = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
+SCHEMES = ("int8", "float16", "dynamic")
+MODES = ("head", "finetune")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSettings:
+    """Where pictures come from and what is accepted."""
+
+    url: str
+    sha256: str
+    cache_dir: Path
+    min_images_per_class: int
+    holdout_percent: float
+    max_broken_pictures: int
+    max_unpacked_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """Which network."""
+
+    architecture: str
+    alpha: float
+    input_size: int
+    weights: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How it learns."""
+
+    mode: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    augmented_views: int
+    hidden_units: int
+    dropout: float
+    label_smoothing: float
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationSettings:
+    """How it becomes TFLite."""
+
+    scheme: str
+    calibration_pictures: int
+
+
+@dataclasses.dataclass(frozen=True)
+class GateSettings:
+    """What a candidate must show."""
+
+    min_accuracy: float
+    max_float_drop_points: float
+    max_champion_drop_points: float
+    max_model_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreSettings:
+    """The S3 bucket that holds targets and releases."""
+
+    url: str
+    endpoint_url: str
+    region: str
+    checksums: str
+    conditional_writes: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustSettings:
+    """Signing keys and how long signatures hold."""
+
+    root: Path
+    keys: str
+    timestamp_days: int
+    snapshot_days: int
+    targets_days: int
+    keep_releases: int
+
+
+@dataclasses.dataclass(frozen=True)
+class BrokerSettings:
+    """The MQTT broker that announcements go to."""
+
+    host: str
+    port: int
+    fleet: str
+    username: str
+    password_file: str
+    tls: bool
+    ca_file: str
+    timeout_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseSettings:
+    """Which channel moves, and for how many devices."""
+
+    channel: str
+    share_percent: float
+    self_test_pictures: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineSettings:
+    """All of them."""
+
+    dataset: DatasetSettings
+    model: ModelSettings
+    training: TrainingSettings
+    quantization: QuantizationSettings
+    gate: GateSettings
+    store: StoreSettings
+    trust: TrustSettings
+    broker: BrokerSettings
+    release: ReleaseSettings
+
+
+class dataset(luigi.Config):  # noqa: N801 - the class name is the section's name in luigi.cfg
+    """Section [dataset]."""
+
+    url = luigi.Parameter(
+        default="digits",
+        description="folder, s3://bucket/prefix, http(s) zip or tar archive, one folder a class; "
+        "or a preset: digits, flowers",
+    )
+    sha256 = luigi.Parameter(default="", description="hex digest of an http(s) archive; required for one")
+    cache_dir = luigi.Parameter(
+        default="~/.cache/edge-pipeline", description="local folder for unpacked archives and caches"
+    )
+    min_images_per_class = luigi.IntParameter(default=15, description="fewer stop the run")
+    holdout_percent = luigi.FloatParameter(
+        default=20.0, description="share of pictures, by content hash, kept from training for the gate"
+    )
+    max_broken_pictures = luigi.IntParameter(
+        default=0, description="undecodable pictures that are left out with a warning; more stop the run"
+    )
+    max_unpacked_bytes = luigi.IntParameter(
+        default=20_000_000_000, description="an archive that unpacks to more is refused"
+    )
+
+
+class model(luigi.Config):  # noqa: N801
+    """Section [model]."""
+
+    architecture = luigi.ChoiceParameter(
+        default="mobilenet_v2", choices=ARCHITECTURES, description="network family"
+    )
+    alpha = luigi.FloatParameter(default=1.0, description="width multiplier, as in Keras applications")
+    input_size = luigi.IntParameter(default=160, description="input height and width, pixels")
+    weights = luigi.Parameter(
+        default="imagenet", description="imagenet (downloaded by Keras), none, or path of a no-top .h5 file"
+    )
+
+
+class training(luigi.Config):  # noqa: N801
+    """Section [training]."""
+
+    mode = luigi.ChoiceParameter(
+        default="head",
+        choices=MODES,
+        description="head: frozen backbone, seconds to minutes; finetune: the backbone's top too "
+        "(all of it where weights are none)",
+    )
+    epochs = luigi.IntParameter(default=40, description="passes over the training pictures")
+    batch_size = luigi.IntParameter(default=64, description="pictures a step")
+    learning_rate = luigi.FloatParameter(default=0.002, description="Adam's peak rate, cosine decay to 0")
+    augmented_views = luigi.IntParameter(
+        default=3, description="distorted copies of each training picture that the head also sees"
+    )
+    hidden_units = luigi.IntParameter(default=128, description="width of the head's hidden layer; 0: none")
+    dropout = luigi.FloatParameter(default=0.3, description="share of head inputs dropped while training")
+    label_smoothing = luigi.FloatParameter(default=0.05, description="0 to below 1")
+    seed = luigi.IntParameter(default=1, description="same seed and data: same model")
+
+
+class quantization(luigi.Config):  # noqa: N801
+    """Section [quantization]."""
+
+    scheme = luigi.ChoiceParameter(default="int8", choices=SCHEMES, description="weights and activations")
+    calibration_pictures = luigi.IntParameter(
+        default=200, description="training pictures, balanced over classes, that set int8 ranges"
+    )
+
+
+class gate(luigi.Config):  # noqa: N801
+    """Section [gate]."""
+
+    min_accuracy = luigi.FloatParameter(default=0.8, description="hold-out accuracy of the .tflite file, 0-1")
+    max_float_drop_points = luigi.FloatParameter(
+        default=2.0, description="largest loss against the float model, percentage points"
+    )
+    max_champion_drop_points = luigi.FloatParameter(
+        default=0.5, description="largest loss against the deployed model on the same pictures"
+    )
+    max_model_bytes = luigi.IntParameter(default=8_000_000, description="size budget of model.tflite")
+
+
+class store(luigi.Config):  # noqa: N801
+    """Section [store]; credentials come from boto3's usual chain (environment, profile, role)."""
+
+    url = luigi.Parameter(default="", description="s3://bucket/prefix that holds targets and releases")
+    endpoint_url = luigi.Parameter(default="", description="S3 endpoint; empty: AWS")
+    region = luigi.Parameter(default="", description="region; empty: boto3's default")
+    checksums = luigi.ChoiceParameter(
+        default="when_required",
+        choices=("when_required", "when_supported"),
+        description="boto3's CRC trailers; many endpoints other than AWS lack them",
+    )
+    conditional_writes = luigi.BoolParameter(
+        default=True,
+        parsing=luigi.BoolParameter.EXPLICIT_PARSING,
+        description="If-Match writes of the pointer, so that two publishers cannot undo each other",
+    )
+
+
+class trust(luigi.Config):  # noqa: N801
+    """Section [trust]; `edge-keys make` creates what it names."""
+
+    root = luigi.Parameter(default="keys/device/root.json", description="trusted root metadata")
+    keys = luigi.Parameter(
+        default="keys/pipeline",
+        description="folder with targets.pem, snapshot.pem and timestamp.pem, or a securesystemslib "
+        "URI with {role} in it (KMS, HSM)",
+    )
+    timestamp_days = luigi.IntParameter(
+        default=14, description="devices refuse a store that shows nothing newer for so long"
+    )
+    snapshot_days = luigi.IntParameter(default=90, description="lifetime of snapshot metadata")
+    targets_days = luigi.IntParameter(default=365, description="lifetime of targets metadata")
+    keep_releases = luigi.IntParameter(
+        default=50, description="releases that stay signed; older ones that no channel names are dropped"
+    )
+
+
+class broker(luigi.Config):  # noqa: N801
+    """Section [broker]."""
+
+    host = luigi.Parameter(default="127.0.0.1", description="MQTT broker")
+    port = luigi.IntParameter(default=1883, description="its port (TLS: usually 8883)")
+    fleet = luigi.Parameter(default="fleet", description="first part of all topics after edge/")
+    username = luigi.Parameter(default="", description="empty: anonymous")
+    password_file = luigi.Parameter(default="", description="file whose first line is the password")
+    tls = luigi.BoolParameter(
+        default=False, parsing=luigi.BoolParameter.EXPLICIT_PARSING, description="MQTT over TLS"
+    )
+    ca_file = luigi.Parameter(default="", description="CA certificate; empty: the system's")
+    timeout_s = luigi.FloatParameter(default=10.0, description="limit for connect, publish and read back")
+
+
+class release(luigi.Config):  # noqa: N801
+    """Section [release]."""
+
+    channel = luigi.Parameter(default="stable", description="channel that Deploy moves")
+    share_percent = luigi.FloatParameter(default=100.0, description="share of devices that may take it")
+    self_test_pictures = luigi.IntParameter(
+        default=5, description="signed hold-out pictures that a device answers before activation"
+    )
+
+
+def load_settings() -> PipelineSettings:
+    """Read all sections and check them.
+
+    Raises: SettingsError that lists every fault at once.
+    """
+    settings = PipelineSettings(
+        dataset=_section(DatasetSettings, dataset()),
+        model=_section(ModelSettings, model()),
+        training=_section(TrainingSettings, training()),
+        quantization=_section(QuantizationSettings, quantization()),
+        gate=_section(GateSettings, gate()),
+        store=_section(StoreSettings, store()),
+        trust=_section(TrustSettings, trust()),
+        broker=_section(BrokerSettings, broker()),
+        release=_section(ReleaseSettings, release()),
+    )
+    faults = find_faults(settings)
+    if faults:
+        msg = "settings: " + "; ".join(faults) + " (luigi.cfg, or LUIGI_CONFIG_PATH)"
+        raise SettingsError(msg)
+    return settings
+
+
+def find_faults(settings: PipelineSettings) -> list[str]:
+    """Return one sentence for each setting that cannot work."""
+    s = settings
+    checks = [
+        (s.dataset.min_images_per_class >= 2, "[dataset] min_images_per_class: at least 2"),
+        (1 <= s.dataset.holdout_percent <= 90, "[dataset] holdout_percent: 1 to 90"),
+        (s.dataset.max_broken_pictures >= 0, "[dataset] max_broken_pictures: 0 or more"),
+        (32 <= s.model.input_size <= 1024, "[model] input_size: 32 to 1024"),
+        (0 < s.model.alpha <= 2, "[model] alpha: above 0, at most 2"),
+        (s.training.epochs >= 1, "[training] epochs: at least 1"),
+        (s.training.batch_size >= 1, "[training] batch_size: at least 1"),
+        (s.training.learning_rate > 0, "[training] learning_rate: above 0"),
+        (s.training.augmented_views >= 0, "[training] augmented_views: 0 or more"),
+        (0 <= s.training.dropout < 1, "[training] dropout: 0 to below 1"),
+        (0 <= s.training.label_smoothing < 1, "[training] label_smoothing: 0 to below 1"),
+        (
+            s.training.mode != "head" or s.model.weights != "none",
+            "[training] mode head needs [model] weights: a frozen backbone without weights learns nothing",
+        ),
+        (s.quantization.calibration_pictures >= 10, "[quantization] calibration_pictures: at least 10"),
+        (0 <= s.gate.min_accuracy <= 1, "[gate] min_accuracy: 0 to 1"),
+        (s.store.url.startswith("s3://"), "[store] url: give s3://bucket or s3://bucket/prefix"),
+        (0 <= s.release.share_percent <= 100, "[release] share_percent: 0 to 100"),
+        (1 <= s.release.self_test_pictures <= 50, "[release] self_test_pictures: 1 to 50"),
+        (s.trust.timestamp_days >= 1, "[trust] timestamp_days: at least 1"),
+        (s.trust.keep_releases >= 2, "[trust] keep_releases: at least 2"),
+    ]
+    faults = [message for holds, message in checks if not holds]
+    for value, what in ((s.release.channel, "channel"), (s.broker.fleet, "fleet")):
+        try:
+            check_name(value, what)
+        except InputError as e:
+            faults.append(str(e))
+    return faults
+
+
+SectionT = TypeVar("SectionT")
+
+
+def _section(kind: type[SectionT], config: luigi.Config) -> SectionT:
+    values: dict[str, Any] = dict(config.param_kwargs)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.type == "Path":
+            values[field.name] = Path(values[field.name]).expanduser()
+    return kind(**values)
