@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from local_services import MqttBroker, ObjectStore, Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
@@ -15,3 +20,24 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no folder {SHARED_DATA}: photographs and third-party models are not shipped")
     return SHARED_DATA.resolve()
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """Real S3 on a loopback port; tests keep apart by prefix."""
+    with ObjectStore() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def mqtt_broker() -> Iterator[MqttBroker]:
+    """Real broker on a loopback port; tests keep apart by fleet name."""
+    with MqttBroker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def scheduler() -> Iterator[Scheduler]:
+    """Real luigid on a loopback port."""
+    with Scheduler() as luigid:
+        yield luigid

@@ -1,0 +1,334 @@
+"""The signed repository in the bucket, seen from the side that writes it (The Update Framework).
+
+The bucket is not trusted on this side either: what is read from it is verified against our own
+root before it is signed again, or a thief of the bucket could have forged content signed for him.
+
+Order of writes: files of the release, then `N.targets.json`, `N.snapshot.json`, and last
+`timestamp.json`, the one object that moves everything (written only if nobody else moved it
+since it was read). A crash before it leaves the earlier release current; the next run writes
+the same files again and finishes. Source: TUF specification 1.0.34, sections 3 and 5.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from typing import TYPE_CHECKING, TypeVar
+
+from edge_client.contract.documents import decode_document
+from edge_client.contract.errors import TransportError, TrustError
+from edge_client.contract.names import METADATA_FOLDER, TARGETS_FOLDER, channel_target, release_target
+from edge_client.contract.release import (
+    CHANNEL_LIMIT_BYTES,
+    RELEASE_LIMIT_BYTES,
+    ChannelDocument,
+    ReleaseDocument,
+)
+from luigi_tasks.signing import load_root, open_signers
+from luigi_tasks.store import StoreConflictError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+
+    from luigi_tasks.settings import TrustSettings
+    from luigi_tasks.store import Store
+
+METADATA_LIMIT_BYTES = 32 << 20
+MAX_ROOT_ROTATIONS = 256
+PUBLISH_ATTEMPTS = 5
+TIMESTAMP_KEY = f"{METADATA_FOLDER}/timestamp.json"
+
+
+class ReleaseRepository:
+    """Reads, changes and signs the repository below the store's prefix."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: TrustSettings,
+        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.timezone.utc),
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self.now = now
+
+    def load(self) -> RepositoryState:
+        """Read and verify what is published.
+
+        Raises: TrustError if the bucket's metadata is not signed by our keys; TransportError.
+        """
+        from tuf.api.metadata import Snapshot, Targets, Timestamp  # noqa: PLC0415
+
+        root = self._walk_root(load_root(self.settings.root))
+        stamp = self.store.get(TIMESTAMP_KEY, limit_bytes=METADATA_LIMIT_BYTES)
+        if stamp is None:
+            return RepositoryState(self, root, None, None, None, None)
+        timestamp = self._verified(root, Timestamp, stamp.data, TIMESTAMP_KEY)
+        snapshot_version = timestamp.signed.snapshot_meta.version
+        snapshot = self._read(root, Snapshot, snapshot_version)
+        targets = self._read(root, Targets, snapshot.signed.meta["targets.json"].version)
+        return RepositoryState(self, root, timestamp, snapshot, targets, stamp.etag)
+
+    def publish(
+        self,
+        files: Mapping[str, bytes],
+        move: Callable[[ChannelDocument | None], ChannelDocument] | None = None,
+        channel: str = "",
+    ) -> None:
+        """Add signed files and, in the same step, move a channel.
+
+        Args:
+            files: Target path to content; writing the same twice changes nothing.
+            move: Gets the channel's pointer as it is and returns it as it shall be.
+            channel: The channel that `move` moves.
+        Raises: TransportError (the earlier state stays current), TrustError, SettingsError.
+        """
+        from edge_client.contract.documents import encode_document  # noqa: PLC0415
+
+        self._upload(files)
+        for _ in range(PUBLISH_ATTEMPTS):
+            state = self.load()
+            changed = dict(files)
+            if move is not None:
+                pointer = encode_document(move(state.channel(channel)))
+                changed[channel_target(channel)] = pointer
+                self._upload({channel_target(channel): pointer})
+            try:
+                state.write(changed)
+            except StoreConflictError:
+                continue  # another publisher was faster: start from what it wrote
+            return
+        msg = (
+            f"{self.store.url(TIMESTAMP_KEY)}: other publishers were faster {PUBLISH_ATTEMPTS} times; "
+            "run again"
+        )
+        raise TransportError(msg)
+
+    def renew(self) -> None:
+        """Sign what is published again, with new expiry."""
+        self.publish({})
+
+    def sign(
+        self, root: Metadata[Root], metadata: Metadata[Timestamp] | Metadata[Snapshot] | Metadata[Targets]
+    ) -> bytes:
+        """Return the metadata with all the signatures that its role needs."""
+        metadata.signatures.clear()
+        for signer in open_signers(root.signed, self.settings, metadata.signed.type):
+            metadata.sign(signer, append=True)
+        return metadata.to_bytes()
+
+    def _upload(self, files: Mapping[str, bytes]) -> None:
+        for path, data in files.items():
+            self.store.put(object_key(path, hashlib.sha256(data).hexdigest()), data)
+
+    def _walk_root(self, root: Metadata[Root]) -> Metadata[Root]:
+        """Follow key rotations that are in the bucket, each signed by the one before it."""
+        from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
+        from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
+
+        for _ in range(MAX_ROOT_ROTATIONS):
+            key = f"{METADATA_FOLDER}/{root.signed.version + 1}.root.json"
+            found = self.store.get(key, limit_bytes=METADATA_LIMIT_BYTES)
+            if found is None:
+                return root
+            try:
+                newer = Metadata[Root].from_bytes(found.data)
+                root.verify_delegate(Root.type, newer)
+                newer.verify_delegate(Root.type, newer)
+            except RepositoryError as e:
+                raise self._distrust(key, e) from e
+            if newer.signed.version != root.signed.version + 1:
+                raise self._distrust(key, ValueError(f"holds version {newer.signed.version}"))
+            root = newer
+        msg = f"{self.store.url(METADATA_FOLDER)}: over {MAX_ROOT_ROTATIONS} root rotations; refused"
+        raise TrustError(msg)
+
+    def _read(self, root: Metadata[Root], kind: type, version: int) -> Metadata:  # type: ignore[type-arg]
+        key = f"{METADATA_FOLDER}/{version}.{kind.type}.json"  # type: ignore[attr-defined]
+        found = self.store.get(key, limit_bytes=METADATA_LIMIT_BYTES)
+        if found is None:
+            raise self._distrust(key, ValueError("missing, though newer metadata names it"))
+        metadata = self._verified(root, kind, found.data, key)
+        if metadata.signed.version != version:
+            raise self._distrust(key, ValueError(f"holds version {metadata.signed.version}"))
+        return metadata
+
+    def _verified(self, root: Metadata[Root], kind: type, data: bytes, key: str) -> Metadata:  # type: ignore[type-arg]
+        from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
+        from tuf.api.metadata import Metadata  # noqa: PLC0415
+
+        try:
+            metadata = Metadata[kind].from_bytes(data)  # type: ignore[valid-type]
+            root.verify_delegate(kind.type, metadata)  # type: ignore[attr-defined]
+        except RepositoryError as e:
+            raise self._distrust(key, e) from e
+        return metadata
+
+    def _distrust(self, key: str, reason: Exception) -> TrustError:
+        return TrustError(
+            f"{self.store.url(key)}: not what our keys signed ({reason}). Somebody wrote to the bucket, or "
+            f"[trust] root ({self.settings.root}) belongs to another repository. Nothing was published"
+        )
+
+
+class RepositoryState:
+    """What was published at one moment, verified."""
+
+    def __init__(
+        self,
+        repository: ReleaseRepository,
+        root: Metadata[Root],
+        timestamp: Metadata[Timestamp] | None,
+        snapshot: Metadata[Snapshot] | None,
+        targets: Metadata[Targets] | None,
+        etag: str | None,
+    ) -> None:
+        self._repository = repository
+        self._root = root
+        self._timestamp = timestamp
+        self._snapshot = snapshot
+        self._targets = targets
+        self._etag = etag
+
+    @property
+    def files(self) -> Mapping[str, TargetFile]:
+        """Signed target files by path."""
+        return self._targets.signed.targets if self._targets is not None else {}
+
+    def channel(self, name: str) -> ChannelDocument | None:
+        """Return a channel's pointer; None if there is no such channel."""
+        path = channel_target(name)
+        if path not in self.files:
+            return None
+        return decode_document(ChannelDocument, self.read(path), source=path, limit_bytes=CHANNEL_LIMIT_BYTES)
+
+    def release(self, release: str) -> ReleaseDocument | None:
+        """Return the document of a release; None if it is not signed (any more)."""
+        path = release_target(release, "release.json")
+        if path not in self.files:
+            return None
+        return decode_document(ReleaseDocument, self.read(path), source=path, limit_bytes=RELEASE_LIMIT_BYTES)
+
+    def read(self, path: str) -> bytes:
+        """Return a signed file's content.
+
+        Raises: TrustError if the bucket holds something else under its name.
+        """
+        from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
+
+        signed = self.files[path]
+        store = self._repository.store
+        key = object_key(path, signed.hashes["sha256"])
+        data = store.read(key)
+        try:
+            signed.verify_length_and_hashes(data)
+        except RepositoryError as e:
+            msg = f"{store.url(key)}: not the signed content ({e}); somebody wrote to the bucket"
+            raise TrustError(msg) from e
+        return data
+
+    def needs_renewal(self) -> bool:
+        """Whether any signature has less than half of its lifetime left."""
+        days = self._repository.settings
+        now = self._repository.now()
+        lifetimes = (
+            (self._timestamp, days.timestamp_days),
+            (self._snapshot, days.snapshot_days),
+            (self._targets, days.targets_days),
+        )
+        return any(
+            metadata is not None and metadata.signed.expires - now < datetime.timedelta(days=lifetime) / 2
+            for metadata, lifetime in lifetimes
+        )
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Sign and upload metadata that adds `files` to what this state has.
+
+        Raises: StoreConflictError if somebody published since this state was read.
+        """
+        from tuf.api.metadata import MetaFile, Snapshot, TargetFile, Targets, Timestamp  # noqa: PLC0415
+
+        targets = self._targets or _unborn(Targets())
+        snapshot = self._snapshot or _unborn(Snapshot())
+        timestamp = self._timestamp or _unborn(Timestamp())
+        repository, settings = self._repository, self._repository.settings
+        self._write_root()
+        for path, data in files.items():
+            signed = TargetFile.from_data(path, data)
+            signed.unrecognized_fields["custom"] = {"added": repository.now().isoformat()}
+            targets.signed.targets[path] = signed
+        self._drop_old_releases(targets.signed.targets)
+        self._extend(targets.signed, settings.targets_days)
+        self._write_version(targets)
+        snapshot.signed.meta["targets.json"] = MetaFile(targets.signed.version)
+        self._extend(snapshot.signed, settings.snapshot_days)
+        self._write_version(snapshot)
+        timestamp.signed.version += 1
+        timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
+        self._extend(timestamp.signed, settings.timestamp_days)
+        data = repository.sign(self._root, timestamp)
+        repository.store.put_if_unchanged(TIMESTAMP_KEY, data, self._etag)
+
+    def _write_root(self) -> None:
+        """Publish the root where it is missing."""
+        key = f"{METADATA_FOLDER}/{self._root.signed.version}.root.json"
+        if not self._repository.store.exists(key):
+            self._repository.store.put(key, self._root.to_bytes(), content_type="application/json")
+
+    def _write_version(self, metadata: Metadata[Targets] | Metadata[Snapshot]) -> None:
+        """Upload under the next free version; a crashed run may have left some that nothing names."""
+        repository = self._repository
+        for _ in range(100):
+            metadata.signed.version += 1
+            key = f"{METADATA_FOLDER}/{metadata.signed.version}.{metadata.signed.type}.json"
+            try:
+                repository.store.put_if_unchanged(key, repository.sign(self._root, metadata), None)
+            except StoreConflictError:
+                continue
+            return
+        msg = f"{repository.store.url(METADATA_FOLDER)}: 100 versions in a row that nothing names; clean up"
+        raise TransportError(msg)
+
+    def _extend(self, signed: Targets | Snapshot | Timestamp, days: int) -> None:
+        moment = self._repository.now() + datetime.timedelta(days=days)
+        signed.expires = moment.replace(microsecond=0)
+
+    def _drop_old_releases(self, targets: dict[str, TargetFile]) -> None:
+        """Forget the oldest releases that no channel names, so that metadata does not grow for ever."""
+        added = {
+            path.split("/")[1]: str((file.custom or {}).get("added", ""))
+            for path, file in targets.items()
+            if path.startswith("releases/") and path.endswith("/release.json")
+        }
+        order = sorted(added, key=lambda release: added[release])
+        surplus = len(order) - self._repository.settings.keep_releases
+        if surplus <= 0:
+            return
+        named = {
+            pointer.release
+            for path in list(self.files)
+            if path.startswith("channels/")
+            and (pointer := self.channel(path[len("channels/") : -len(".json")]))
+        }
+        for release in [one for one in order[:surplus] if one not in named]:
+            for path in [one for one in targets if one.startswith(f"releases/{release}/")]:
+                del targets[path]
+
+
+SignedT = TypeVar("SignedT", "Targets", "Snapshot", "Timestamp")
+
+
+def _unborn(signed: SignedT) -> Metadata[SignedT]:
+    """Wrap a first document so that raising its version gives 1."""
+    from tuf.api.metadata import Metadata  # noqa: PLC0415
+
+    signed.version = 0
+    return Metadata(signed)
+
+
+def object_key(target_path: str, sha256: str) -> str:
+    """Key of a signed file: TUF's consistent snapshots put the hash before the file's name."""
+    folder, _, name = target_path.rpartition("/")
+    return f"{TARGETS_FOLDER}/{folder}/{sha256}.{name}"
