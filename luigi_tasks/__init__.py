@@ -1,0 +1,23 @@
+"""The pipeline: `luigi --module luigi_tasks Deploy`. Importing it is cheap; steps import what they need."""
+
+from luigi_tasks.pipeline import (
+    AnnounceRelease,
+    DatasetSnapshot,
+    Deploy,
+    EvaluateModel,
+    PublishRelease,
+    QuantizeModel,
+    RollBack,
+    TrainModel,
+)
+
+__all__ = [
+    "AnnounceRelease",
+    "DatasetSnapshot",
+    "Deploy",
+    "EvaluateModel",
+    "PublishRelease",
+    "QuantizeModel",
+    "RollBack",
+    "TrainModel",
+]

@@ -77,7 +77,8 @@ def open_client(settings: StoreSettings) -> Any:  # noqa: ANN401 - boto3 makes i
         s3={"addressing_style": "path" if settings.endpoint_url else "auto"},
         signature_version="s3v4",
     )
-    return boto3.client(
+    # A session of its own: the default one would keep the first credentials that it ever saw.
+    return boto3.session.Session().client(
         "s3",
         endpoint_url=settings.endpoint_url or None,
         region_name=settings.region or None,

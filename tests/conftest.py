@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from local_services import MqttBroker, ObjectStore, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from luigi_tasks.settings import StoreSettings
 
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
@@ -41,3 +44,19 @@ def scheduler() -> Iterator[Scheduler]:
     """Real luigid on a loopback port."""
     with Scheduler() as luigid:
         yield luigid
+
+
+@pytest.fixture
+def store_settings(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> StoreSettings:
+    """A prefix of its own in the real bucket, with the pipeline's credentials in the environment."""
+    from luigi_tasks.settings import StoreSettings  # noqa: PLC0415 - the device's environments have no Luigi
+
+    for name, value in object_store.credentials().items():
+        monkeypatch.setenv(name, value)
+    return StoreSettings(
+        url=f"s3://{object_store.bucket}/{uuid.uuid4().hex}",
+        endpoint_url=object_store.endpoint_url,
+        region="us-east-1",
+        checksums="when_required",
+        conditional_writes=True,
+    )

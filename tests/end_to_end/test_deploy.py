@@ -1,0 +1,286 @@
+"""`luigi --module luigi_tasks Deploy` as a user runs it, on real S3, a real broker and a real luigid.
+
+One network is trained for all tests; a test that wants a fresh start takes a channel of its own,
+since targets are addressed by content and the trained model is found again.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+from local_services import MqttBroker, ObjectStore
+from pipeline_under_test import PipelineUnderTest
+
+pytest.importorskip("luigi", reason="the device's environments have no Luigi")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+EXPENSIVE = ("TrainModel", "QuantizeModel")
+STEPS = ("DatasetSnapshot", *EXPENSIVE, "EvaluateModel", "PublishRelease", "AnnounceRelease")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory, scheduler):
+    """A pipeline with services of its own, that has deployed once on channel `stable`."""
+    with PipelineUnderTest(tmp_path_factory.mktemp("pipeline"), scheduler=scheduler) as pipeline:
+        pipeline.write_digits(per_class=40)
+        run = pipeline.luigi("Deploy")
+        assert run.returncode == 0, run.stderr
+        assert steps_run(run.stderr) == [*STEPS, "Deploy"]
+        yield pipeline
+
+
+@pytest.fixture
+def channel(pipeline, request):
+    """A channel of the test's own; settings that the test changes are put back."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name)[:60].strip("-")
+    before = pipeline.configuration.read_text()
+    pipeline.configure(release={"channel": name})
+    yield name
+    pipeline.configure(release={"channel": "stable"})
+    pipeline.configuration.write_text(before)
+
+
+def steps_run(log: str) -> list[str]:
+    """The steps that a run finished, in order."""
+    return list(dict.fromkeys(re.findall(r"done\s+(\w+)\(", log)))
+
+
+def state_of(pipeline, monkeypatch):
+    """What is published now, verified with the pipeline's root."""
+    from luigi_tasks.repository import ReleaseRepository  # noqa: PLC0415
+
+    return ReleaseRepository(*parts_of(pipeline, monkeypatch)).load()
+
+
+def parts_of(pipeline, monkeypatch):
+    from luigi_tasks.settings import StoreSettings, TrustSettings  # noqa: PLC0415
+    from luigi_tasks.store import Store  # noqa: PLC0415
+
+    for name, value in pipeline.store.credentials().items():
+        monkeypatch.setenv(name, value)
+    url = f"s3://{pipeline.store.bucket}/{pipeline.name}"
+    store = Store(StoreSettings(url, pipeline.store.endpoint_url, "us-east-1", "when_required", True))
+    keys = pipeline.keys
+    trust = TrustSettings(keys / "device/root.json", str(keys / "pipeline"), 14, 90, 365, 50)
+    return store, trust
+
+
+def announced(pipeline, channel: str) -> str | None:
+    from luigi_tasks.announce import BrokerClient  # noqa: PLC0415
+    from luigi_tasks.settings import BrokerSettings  # noqa: PLC0415
+
+    broker = pipeline.broker
+    return BrokerClient(
+        BrokerSettings(broker.host, broker.port, pipeline.name, "", "", False, "", 5.0)
+    ).announced_release(channel)
+
+
+def test_a_release_is_one_signed_unit_and_announced(pipeline, monkeypatch):
+    state = state_of(pipeline, monkeypatch)
+    release = state.channel("stable").release
+    names = {path.split("/")[2] for path in state.files if path.startswith(f"releases/{release}/")}
+    assert names >= {"model.tflite", "labels.txt", "release.json", "evaluation.json", "selftest-1.png"}
+    document = state.release(release)
+    assert document.labels == tuple("0123456789")
+    assert document.operators
+    assert len(document.self_test) == 5
+    assert announced(pipeline, "stable") == release
+
+
+def test_nothing_new_does_nothing_without_tensorflow(pipeline):
+    run = pipeline.luigi("Deploy", report_imports=True)
+    assert run.returncode == 0, run.stderr
+    assert steps_run(run.stderr) == []
+    assert "tensorflow imported: False" in run.stdout
+
+
+def test_a_touched_picture_is_read_again_but_nothing_is_retrained(pipeline):
+    next((pipeline.pictures / "0").iterdir()).touch()
+    run = pipeline.luigi("Deploy")
+    assert run.returncode == 0, run.stderr
+    assert not set(steps_run(run.stderr)) & {*EXPENSIVE, "PublishRelease"}
+
+
+def test_two_overlapping_runs_do_each_step_once(pipeline, channel):
+    pipeline.configure(training={"seed": 7, "epochs": 2})
+    try:
+        runs = [pipeline.start_luigi("Deploy") for _ in range(2)]
+        logs = [run.communicate(timeout=600)[0] for run in runs]
+    finally:
+        pipeline.configure(training={"seed": 1, "epochs": 6})
+    assert [run.returncode for run in runs] == [0, 0], "\n".join(logs)
+    done = [step for log in logs for step in steps_run(log)]
+    # Both may finish the same Deploy: it only looks whether all is done.
+    assert sorted(step for step in done if step != "Deploy") == sorted(set(STEPS) - {"DatasetSnapshot"}), done
+
+
+def test_a_broker_that_lost_the_announcement_gets_it_again(pipeline, monkeypatch):
+    release = state_of(pipeline, monkeypatch).channel("stable").release
+    pipeline.broker.stop()
+    pipeline.broker.start()
+    assert announced(pipeline, "stable") is None
+    run = pipeline.luigi("Deploy")
+    assert run.returncode == 0, run.stderr
+    assert not set(steps_run(run.stderr)) & {*EXPENSIVE, "PublishRelease"}
+    assert announced(pipeline, "stable") == release
+
+
+def test_broker_down_at_announce_is_finished_by_the_next_run(pipeline, channel, monkeypatch):
+    pipeline.broker.stop()
+    try:
+        run = pipeline.luigi("Deploy")
+    finally:
+        pipeline.broker.start()
+    assert run.returncode in {30, 35}
+    assert "MQTT broker 127.0.0.1" in run.stderr
+    assert "Traceback" not in run.stderr
+    run = pipeline.luigi("Deploy")
+    assert run.returncode == 0, run.stderr
+    assert not set(steps_run(run.stderr)) & set(EXPENSIVE)
+    assert announced(pipeline, channel) == state_of(pipeline, monkeypatch).channel(channel).release
+
+
+def test_a_refused_candidate_is_recorded_not_published_and_not_tried_again(pipeline, channel, monkeypatch):
+    pipeline.configure(gate={"min_accuracy": 1.0, "max_model_bytes": 1000})
+    run = pipeline.luigi("Deploy")
+    assert run.returncode == 0, run.stderr
+    assert "the gate refused it" in run.stderr
+    assert "EvaluateModel" in steps_run(run.stderr)
+    state = state_of(pipeline, monkeypatch)
+    assert state.channel(channel) is None
+    assert announced(pipeline, channel) is None
+    again = pipeline.luigi("Deploy")
+    assert again.returncode == 0
+    assert steps_run(again.stderr) == []
+    pipeline.configure(gate={"min_accuracy": 0.0, "max_model_bytes": 8_000_000})
+    allowed = pipeline.luigi("Deploy")
+    assert not set(steps_run(allowed.stderr)) & set(EXPENSIVE)
+    assert state_of(pipeline, monkeypatch).channel(channel) is not None
+
+
+def test_a_missing_key_publishes_nothing_and_the_next_run_finishes(pipeline, channel, monkeypatch):
+    key = pipeline.keys / "pipeline/targets.pem"
+    aside = key.rename(pipeline.keys / "aside.pem")
+    run = pipeline.luigi("Deploy")
+    assert run.returncode == 30
+    assert "targets.pem" in run.stderr
+    assert state_of(pipeline, monkeypatch).channel(channel) is None
+    aside.rename(key)
+    assert pipeline.luigi("Deploy").returncode == 0
+    assert state_of(pipeline, monkeypatch).channel(channel) is not None
+
+
+def test_a_roll_back_holds_until_something_changes(pipeline, channel, monkeypatch):
+    assert pipeline.luigi("Deploy").returncode == 0
+    bad = state_of(pipeline, monkeypatch).channel(channel).release
+    # Another release to go back to: the same network in another number format.
+    pipeline.configure(quantization={"scheme": "float16"})
+    try:
+        assert pipeline.luigi("Deploy").returncode == 0
+        newer = state_of(pipeline, monkeypatch).channel(channel).release
+        assert newer != bad
+        run = pipeline.luigi("RollBack", "--to", bad)
+        assert run.returncode == 0, run.stderr
+        assert announced(pipeline, channel) == bad
+        assert state_of(pipeline, monkeypatch).channel(channel).withdrawn == (newer,)
+        assert pipeline.luigi("Deploy").returncode == 0
+        assert state_of(pipeline, monkeypatch).channel(channel).release == bad
+    finally:
+        pipeline.configure(quantization={"scheme": "int8"})
+
+
+def test_rolling_back_to_an_unknown_release_is_refused(pipeline, channel):
+    run = pipeline.luigi("RollBack", "--to", "feedbeef")
+    assert run.returncode == 30
+    assert "release feedbeef: not signed in" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"store": {"url": "s3://no-such-bucket/x"}}, "the bucket does not exist; create it"),
+        ({"training": {"epochs": 0}}, "[training] epochs: at least 1"),
+        ({"dataset": {"url": "/nonexistent"}}, "/nonexistent"),
+        ({"trust": {"root": "/nonexistent/root.json"}}, "edge-keys make"),
+    ],
+)
+def test_faults_of_settings_are_named_and_the_exit_code_is_not_zero(pipeline, settings, message):
+    before = pipeline.configuration.read_text()
+    [(section, values)] = settings.items()
+    text = before
+    for name, value in values.items():
+        text = re.sub(rf"(?ms)(^\[{section}\].*?^{name} = )[^\n]*", rf"\g<1>{value}", text, count=1)
+    assert text != before
+    pipeline.configuration.write_text(text)
+    try:
+        run = pipeline.luigi("Deploy")
+    finally:
+        pipeline.configuration.write_text(before)
+    assert run.returncode != 0
+    assert message in run.stderr
+
+
+def test_wrong_credentials_are_named(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline.store, "secret_key", "wrong")
+    run = pipeline.luigi("Deploy")
+    assert run.returncode != 0
+    assert "refused the credentials" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arrange", "message"),
+    [
+        ("empty", "no pictures"),
+        ("one class", "class"),
+        ("too few", "min_images_per_class"),
+        ("broken", "cannot be decoded"),
+        ("same in two classes", "two classes"),
+    ],
+)
+def test_unusable_pictures_are_named_and_nothing_is_trained(pipeline, tmp_path, arrange, message):
+    pictures = tmp_path / "pictures"
+    shutil.copytree(pipeline.pictures / "1", pictures / "1")
+    shutil.copytree(pipeline.pictures / "2", pictures / "2")
+    if arrange == "empty":
+        shutil.rmtree(pictures)
+        (pictures / "1").mkdir(parents=True)
+    elif arrange == "one class":
+        shutil.rmtree(pictures / "2")
+    elif arrange == "too few":
+        for path in sorted((pictures / "2").iterdir())[3:]:
+            path.unlink()
+    elif arrange == "broken":
+        next((pictures / "2").iterdir()).write_bytes(b"not a picture")
+    else:
+        shutil.copy(next((pictures / "1").iterdir()), pictures / "2" / "copy.png")
+    run = pipeline.luigi("Deploy", "--dataset", str(pictures))
+    assert run.returncode != 0
+    assert message in run.stderr
+    assert not set(steps_run(run.stderr)) & {"DatasetSnapshot", *EXPENSIVE}
+
+
+def test_store_killed_while_training_loses_nothing(tmp_path, scheduler):
+    """The first run dies at its upload; the next one, with the store back, finishes the work."""
+    with (
+        ObjectStore(tmp_path / "s3") as store,
+        MqttBroker(tmp_path / "mqtt") as broker,
+        PipelineUnderTest(
+            tmp_path / "p", store=store, broker=broker, scheduler=scheduler, settings={"training": {"epochs": 2}}
+        ) as pipeline,
+    ):
+        pipeline.write_digits(per_class=20)
+        run = pipeline.start_luigi("Deploy")
+        for line in run.stdout:
+            if re.search(r"running\s+TrainModel", line):
+                store.stop()
+                break
+        log = run.communicate(timeout=600)[0]
+        assert run.returncode != 0, log
+        assert "endpoint_url" in log
+        store.start()
+        again = pipeline.luigi("Deploy")
+        assert again.returncode == 0, again.stderr
+        assert "DatasetSnapshot" not in steps_run(again.stderr)
+        assert announced(pipeline, "stable") is not None

@@ -1,0 +1,84 @@
+"""A complete, consistent release around the tiny model, as a device gets it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from edge_client.contract import names
+from edge_client.contract.documents import encode_document
+from edge_client.contract.preprocessing import PREPROCESSING_ID
+from edge_client.contract.release import (
+    Normalization,
+    Preprocessing,
+    ReleaseDocument,
+    SelfTestCase,
+    release_id,
+)
+from tests.fakes.tiny_model import plain_picture, tiny_labels, tiny_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode (H, W, 3) uint8 RGB without loss."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def tiny_release(
+    bias: int = 0, size: int = 32, labels: int = 3, *, model: bytes | None = None
+) -> tuple[ReleaseDocument, dict[str, bytes]]:
+    """Build a release.
+
+    Args:
+        bias: See `tiny_model`; releases of different `bias` have different ids and, unless they
+            differ by a multiple of `labels`, the same right answers from swapped outputs.
+        size: Model input, pixels.
+        labels: Number of labels.
+        model: Another model's bytes under the same promises, for a release that must be refused.
+    Returns: The document, and each file's name and content, `release.json` among them.
+    """
+    content = tiny_model(bias, size, labels) if model is None else model
+    words = tiny_labels(labels, bias)
+    preprocessing = Preprocessing(
+        id=PREPROCESSING_ID, height=size, width=size, normalization=Normalization()
+    )
+    files = {f"selftest-{word}.png": png(plain_picture(word, size, size)) for word in words}
+    document = ReleaseDocument(
+        release=release_id(content, words, preprocessing),
+        model_sha256=hashlib.sha256(content).hexdigest(),
+        model_bytes=len(content),
+        labels=words,
+        preprocessing=preprocessing,
+        quantization="int8",
+        operators={"MEAN": 2, "FULLY_CONNECTED": 4, "SOFTMAX": 2},
+        self_test=tuple(
+            SelfTestCase(file=f"selftest-{word}.png", label=word, confidence=0.996) for word in words
+        ),
+        architecture="tiny",
+        accuracy=1.0,
+    )
+    files[names.MODEL_FILE] = content
+    files[names.LABELS_FILE] = ("\n".join(words) + "\n").encode()
+    files[names.RELEASE_FILE] = encode_document(document)
+    return document, files
+
+
+def write_release(
+    folder: Path, bias: int = 0, size: int = 32, labels: int = 3, *, model: bytes | None = None
+) -> ReleaseDocument:
+    """Write `tiny_release` into `folder`, as a slot on a device holds it."""
+    document, files = tiny_release(bias, size, labels, model=model)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return document

@@ -1,0 +1,101 @@
+"""The bucket through its one room, on a real S3 server."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from local_services import free_ports
+
+from edge_client.contract.errors import SettingsError, TransportError
+from luigi_tasks.store import Store, StoreConflictError, split_url
+
+
+@pytest.fixture
+def store(store_settings):
+    return Store(store_settings)
+
+
+def test_what_was_put_is_read_back(store):
+    assert not store.exists("a/b.json")
+    assert store.get("a/b.json") is None
+    store.put("a/b.json", b"content")
+    assert store.exists("a/b.json")
+    assert store.read("a/b.json") == b"content"
+
+
+def test_a_write_on_top_of_somebody_elses_write_is_refused(store):
+    store.put_if_unchanged("pointer", b"1", None)
+    with pytest.raises(StoreConflictError):
+        store.put_if_unchanged("pointer", b"2", None)
+    etag = store.get("pointer").etag
+    store.put_if_unchanged("pointer", b"3", etag)
+    with pytest.raises(StoreConflictError):
+        store.put_if_unchanged("pointer", b"4", etag)
+    assert store.read("pointer") == b"3"
+
+
+def test_missing_bucket_is_named_at_the_first_look(store_settings):
+    store = Store(dataclasses.replace(store_settings, url="s3://no-such-bucket/x"))
+    for look in (store.exists, store.get):
+        with pytest.raises(SettingsError, match=r"s3://no-such-bucket/x/key.*does not exist; create it"):
+            look("key")
+
+
+def test_wrong_credentials_are_named(store_settings, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    store = Store(store_settings)
+    with pytest.raises(SettingsError, match="refused the credentials"):
+        store.put("key", b"")
+    with pytest.raises(SettingsError, match="refused the credentials"):
+        store.exists("key")
+
+
+def test_no_credentials_are_named(store_settings, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID"):
+        Store(store_settings).exists("key")
+
+
+def test_store_that_is_down_is_a_transport_error(store_settings):
+    dead = f"http://127.0.0.1:{free_ports(1)[0]}"
+    store = Store(dataclasses.replace(store_settings, endpoint_url=dead))
+    with pytest.raises(TransportError, match="endpoint_url"):
+        store.exists("key")
+
+
+def test_an_object_over_its_limit_is_not_read(store):
+    store.put("big", b"x" * 1000)
+    with pytest.raises(TransportError, match="1000 bytes, at most 999"):
+        store.get("big", limit_bytes=999)
+
+
+def test_a_signed_link_shows_the_object_without_credentials(store):
+    import urllib.request
+
+    store.put("report.html", b"<p>hello", content_type="text/html")
+    with urllib.request.urlopen(store.sign_link("report.html", 60)) as answer:  # noqa: S310
+        assert answer.read() == b"<p>hello"
+        assert answer.headers["Content-Type"] == "text/html"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("s3://bucket", ("bucket", "")),
+        ("s3://bucket/", ("bucket", "")),
+        ("s3://bucket/a/b/", ("bucket", "a/b/")),
+    ],
+)
+def test_urls_split_into_bucket_and_prefix(url, expected):
+    assert split_url(url) == expected
+
+
+@pytest.mark.parametrize("url", ["", "bucket/prefix", "http://bucket/prefix", "s3://"])
+def test_other_urls_are_refused(url):
+    with pytest.raises(SettingsError, match="s3://bucket"):
+        split_url(url)
