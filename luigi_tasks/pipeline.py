@@ -1,7 +1,8 @@
 """Every task of the pipeline: the DAG on a page.
 
     DatasetSnapshot -> TrainModel -> QuantizeModel -> EvaluateModel -> PublishRelease -> AnnounceRelease
-                                                            \\________________ Deploy ________________/
+
+`Deploy` asks for the verdict of EvaluateModel, and for the rest only if it is good.
 
 A task's target is addressed by the content that made it. A target whose address depends on a
 result that is not there yet is pending: it does not exist. So a run with nothing new finds every
@@ -14,8 +15,7 @@ import dataclasses
 import datetime
 import hashlib
 import logging
-from collections.abc import Generator, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import luigi
 
@@ -32,6 +32,9 @@ from luigi_tasks.targets import (
     PendingTarget,
     content_key,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Mapping
 
 # Raised when a step would make something else from the same input.
 SNAPSHOT_VERSION = 1

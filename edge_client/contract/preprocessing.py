@@ -69,7 +69,7 @@ def decode_picture(data: bytes | Path, *, source: str | None = None) -> NDArray[
         msg = f"{name}: no such file; check the path"
         raise InputError(msg) from e
     except Image.UnidentifiedImageError as e:
-        msg = f"{name}: not a picture in one of the formats {', '.join(FORMATS)}; convert or remove it"
+        msg = f"{name}: not a whole picture in one of the formats {', '.join(FORMATS)}; convert, replace or remove it"
         raise InputError(msg) from e
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         # Pillow checks before we can: it raises from 179 megapixels on, the warning only under -W error.

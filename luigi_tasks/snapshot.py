@@ -1,0 +1,235 @@
+"""The exact list of pictures of one run, and the rules that make pictures usable.
+
+The split comes from the content hash alone, so a picture never moves between train and hold-out
+from one retraining to the next, wherever it lies and whatever else arrives.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import hashlib
+import os
+import unicodedata
+from typing import TYPE_CHECKING
+
+from edge_client.contract.documents import Document
+from edge_client.contract.errors import InputError
+from edge_client.contract.preprocessing import decode_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from luigi_tasks.dataset import Entry, PictureSource
+    from luigi_tasks.progress import Progress
+    from luigi_tasks.settings import DatasetSettings
+
+TRAIN, HOLDOUT = "train", "holdout"
+NAMED_AT_MOST = 10
+
+
+class Picture(Document, frozen=True, kw_only=True):
+    """One picture.
+
+    Attributes:
+        path: Where its source has it.
+        sha256: Hex digest of the file's content.
+        label: Its class.
+        split: `train` or `holdout`.
+    """
+
+    path: str
+    sha256: str
+    label: str
+    split: str
+
+
+class Snapshot(Document, frozen=True, kw_only=True):
+    """All pictures of a run.
+
+    Attributes:
+        digest: 20 hex digits over hashes, labels and splits; not over paths.
+        labels: The classes, sorted; the model's outputs have this order.
+        pictures: Sorted by hash, so that renaming files changes nothing.
+        skipped: Undecodable pictures that were left out.
+    """
+
+    digest: str
+    labels: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    skipped: tuple[str, ...] = ()
+
+    def split(self, name: str) -> tuple[Picture, ...]:
+        """Return the pictures of one split."""
+        return tuple(picture for picture in self.pictures if picture.split == name)
+
+
+class SnapshotSummary(Document, frozen=True, kw_only=True):
+    """What most steps need of a snapshot: small, however many pictures there are."""
+
+    digest: str
+    labels: tuple[str, ...]
+    train_pictures: int
+    holdout_pictures: int
+    skipped: int
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> SnapshotSummary:
+        """Summarize."""
+        return cls(
+            digest=snapshot.digest,
+            labels=snapshot.labels,
+            train_pictures=len(snapshot.split(TRAIN)),
+            holdout_pictures=len(snapshot.split(HOLDOUT)),
+            skipped=len(snapshot.skipped),
+        )
+
+
+def take_snapshot(source: PictureSource, settings: DatasetSettings, progress: Progress) -> Snapshot:
+    """Read, hash and decode every picture once.
+
+    Raises: InputError if the pictures cannot make a classifier: none, one class, too few of a
+        class, undecodable ones, one picture in two classes, two classes of one name.
+    """
+    entries = source.listing()
+    classes = name_classes(entries)
+    hashes, broken = _read_all(source, entries, progress)
+    if len(broken) > settings.max_broken_pictures:
+        raise InputError(_complain_about_broken(source.url, broken, settings.max_broken_pictures))
+    found = _unique_pictures(hashes, classes)
+    check_counts(collections.Counter(found.values()), sorted(set(classes.values())), source.url, settings)
+    splits = choose_splits(found, settings.holdout_percent)
+    paths = {digest: path for path, digest in sorted(hashes.items(), reverse=True)}
+    pictures = tuple(
+        Picture(path=paths[digest], sha256=digest, label=label, split=splits[digest])
+        for digest, label in sorted(found.items())
+    )
+    summary = "".join(f"{one.sha256} {one.split} {one.label}\n" for one in pictures)
+    return Snapshot(
+        digest=hashlib.sha256(summary.encode()).hexdigest()[:20],
+        labels=tuple(sorted(set(found.values()))),
+        pictures=pictures,
+        skipped=tuple(sorted(broken)),
+    )
+
+
+def name_classes(entries: Iterable[Entry]) -> dict[str, str]:
+    """Map the first folder of each path to its label (Unicode NFC, no outer blanks).
+
+    Raises: InputError if two folders would be one class, or a label cannot be a line of a file.
+    """
+    folders = sorted({entry.path.split("/", 1)[0] for entry in entries})
+    labels = {folder: unicodedata.normalize("NFC", folder).strip() for folder in folders}
+    seen: dict[str, str] = {}
+    for folder, label in labels.items():
+        if not label or any(unicodedata.category(character) == "Cc" for character in label):
+            msg = f"class folder {folder!r}: rename it, a label is one line of visible text"
+            raise InputError(msg)
+        twin = seen.setdefault(label.casefold(), folder)
+        if twin != folder:
+            msg = (
+                f"class folders {twin!r} and {folder!r} differ only in case, blanks or Unicode form; merge them"
+            )
+            raise InputError(msg)
+    return labels
+
+
+def check_counts(
+    counts: collections.Counter[str], labels: Sequence[str], url: str, settings: DatasetSettings
+) -> None:
+    """Refuse too few classes or pictures.
+
+    Raises: InputError that names each class and its count.
+    """
+    if len(labels) < 2:
+        msg = f"{url}: only one class ({', '.join(labels)}); a classifier needs at least two folders"
+        raise InputError(msg)
+    few = [
+        f"{label!r} has {counts[label]}" for label in labels if counts[label] < settings.min_images_per_class
+    ]
+    if few:
+        msg = (
+            f"{url}: {', '.join(few[:NAMED_AT_MOST])} usable different pictures, [dataset] "
+            f"min_images_per_class is {settings.min_images_per_class}; add pictures or remove the folder"
+        )
+        raise InputError(msg)
+
+
+def choose_splits(found: dict[str, str], holdout_percent: float) -> dict[str, str]:
+    """Map each hash to its split.
+
+    By the hash's first 32 bits. Where that leaves a class without any picture in one split, the
+    picture whose hash is nearest to the limit goes there.
+    """
+    limit = holdout_percent / 100
+    splits = {digest: HOLDOUT if _position(digest) < limit else TRAIN for digest in found}
+    by_class: dict[str, list[str]] = collections.defaultdict(list)
+    for digest, label in found.items():
+        by_class[label].append(digest)
+    for digests in by_class.values():
+        digests.sort()
+        if splits[digests[0]] == TRAIN:
+            splits[digests[0]] = HOLDOUT
+        if splits[digests[-1]] == HOLDOUT:
+            splits[digests[-1]] = TRAIN
+    return splits
+
+
+def _position(digest: str) -> float:
+    return int(digest[:8], 16) / 2**32
+
+
+def _read_all(
+    source: PictureSource, entries: Sequence[Entry], progress: Progress
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the hash of each decodable path, and the reason for each that is not."""
+
+    def read(entry: Entry) -> tuple[str, str, str]:
+        data = source.read(entry.path)
+        try:
+            decode_picture(data, source=entry.path)
+        except InputError as e:
+            return entry.path, "", str(e)
+        return entry.path, hashlib.sha256(data).hexdigest(), ""
+
+    hashes, broken = {}, {}
+    # Pillow decodes without the interpreter's lock, so threads use all cores.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, (path, digest, fault) in enumerate(pool.map(read, entries), start=1):
+            if fault:
+                broken[path] = fault
+            else:
+                hashes[path] = digest
+            progress("reading pictures", done, len(entries))
+    return hashes, broken
+
+
+def _unique_pictures(hashes: dict[str, str], classes: dict[str, str]) -> dict[str, str]:
+    """Map each hash to its label; copies within a class count once.
+
+    Raises: InputError if a picture lies in two classes.
+    """
+    found: dict[str, str] = {}
+    first: dict[str, str] = {}
+    clashes = []
+    for path, digest in sorted(hashes.items()):
+        label = classes[path.split("/", 1)[0]]
+        if found.setdefault(digest, label) != label:
+            clashes.append(f"{first[digest]} = {path}")
+        first.setdefault(digest, path)
+    if clashes:
+        msg = (
+            f"the same picture lies in two classes: {'; '.join(clashes[:NAMED_AT_MOST])}"
+            f"{' and more' if len(clashes) > NAMED_AT_MOST else ''}. Keep each in the right one"
+        )
+        raise InputError(msg)
+    return found
+
+
+def _complain_about_broken(url: str, broken: dict[str, str], allowed: int) -> str:
+    named = "; ".join(broken[path] for path in sorted(broken)[:NAMED_AT_MOST])
+    more = f"; and {len(broken) - NAMED_AT_MOST} more" if len(broken) > NAMED_AT_MOST else ""
+    return (
+        f"{url}: {len(broken)} pictures cannot be used, [dataset] max_broken_pictures allows {allowed}: "
+        f"{named}{more}"
+    )
