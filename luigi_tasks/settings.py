@@ -52,6 +52,7 @@ class TrainingSettings:
     batch_size: int
     learning_rate: float
     augmented_views: int
+    horizontal_flip: bool
     hidden_units: int
     dropout: float
     label_smoothing: float
@@ -187,7 +188,12 @@ class training(luigi.Config):  # noqa: N801
     batch_size = luigi.IntParameter(default=64, description="pictures a step")
     learning_rate = luigi.FloatParameter(default=0.002, description="Adam's peak rate, cosine decay to 0")
     augmented_views = luigi.IntParameter(
-        default=3, description="distorted copies of each training picture that the head also sees"
+        default=3, description="distorted copies of each training picture that are learned from too"
+    )
+    horizontal_flip = luigi.BoolParameter(
+        default=True,
+        parsing=luigi.BoolParameter.EXPLICIT_PARSING,
+        description="whether a mirror image keeps its class (not so for digits and text)",
     )
     hidden_units = luigi.IntParameter(default=128, description="width of the head's hidden layer; 0: none")
     dropout = luigi.FloatParameter(default=0.3, description="share of head inputs dropped while training")

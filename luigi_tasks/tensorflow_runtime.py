@@ -1,0 +1,29 @@
+"""Brings TensorFlow in, quiet and repeatable. Nothing else imports it by name at the top of a file."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+
+def start_tensorflow(seed: int) -> tuple[Any, Any]:
+    """Import TensorFlow and tf_keras, and fix all sources of chance.
+
+    tf_keras (Keras 2), not Keras 3: see docs/decisions/0001-tf-keras.md.
+
+    Args:
+        seed: Same seed, same pictures, same settings: same model.
+    Returns: The modules `tensorflow` and `tf_keras`.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    import tensorflow as tf  # noqa: PLC0415 - 5 s that a run with nothing to do must not pay
+    import tf_keras  # noqa: PLC0415
+
+    tf.get_logger().setLevel("ERROR")
+    warnings.filterwarnings("ignore", message="Statistics for quantized inputs", category=UserWarning)
+    tf.config.experimental.enable_op_determinism()
+    tf_keras.backend.clear_session()
+    tf_keras.utils.set_random_seed(seed)
+    return tf, tf_keras
