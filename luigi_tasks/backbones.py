@@ -75,7 +75,7 @@ def build_backbone(model: ModelSettings, seed: int) -> Any:  # noqa: ANN401 - Ke
             "set [model] architecture, alpha and input_size to what the file was made for"
         )
         raise SettingsError(msg) from e
-    except Exception as e:  # noqa: BLE001 - Keras' downloader raises a bare Exception
+    except Exception as e:
         raise _explain_download(model, e) from e
 
 

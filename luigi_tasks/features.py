@@ -10,7 +10,7 @@ import concurrent.futures
 import hashlib
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -83,20 +83,13 @@ def distort_all(
         return np.stack(list(views))
 
 
-def convert_backbone(backbone: Any) -> bytes:  # noqa: ANN401 - Keras has no types
-    """Return the frozen backbone as float TFLite, one picture at a time."""
-    from luigi_tasks.conversion import float_converter  # noqa: PLC0415 - TensorFlow is loaded by now
-
-    return bytes(float_converter(backbone).convert())
-
-
 def extract_features(
     backbone: bytes, pixels: NDArray[np.uint8], progress: Progress, what: str
 ) -> NDArray[np.float32]:
     """Run the backbone over pictures, on all cores.
 
     Args:
-        backbone: Float TFLite, (1, H, W, 3) in [-1, 1] to (1, F).
+        backbone: TFLite, (1, H, W, 3) float in [-1, 1] to (1, F) float.
         pixels: (N, H, W, 3) RGB.
         progress: Gets the number of pictures done.
         what: Named in progress.

@@ -164,7 +164,9 @@ class TrainModel(PipelineTask):
         s = self.settings
         network = {**_plain(s.model), "weights": weights_digest(s.model)}
         digest = summary.load(SnapshotSummary).digest
-        key = content_key("model", TRAINING_VERSION, digest, network, _plain(s.training))
+        key = content_key(
+            "model", TRAINING_VERSION, digest, network, _plain(s.training), _plain(s.quantization)
+        )
         return DocumentTarget(self.store, f"work/models/{key}/training.json")
 
     def work(self) -> None:
@@ -172,7 +174,9 @@ class TrainModel(PipelineTask):
         from luigi_tasks.train import train  # noqa: PLC0415
 
         s, target = self.settings, self.output()
-        trained = train(self.load_pixels, load_snapshot(self), s.model, s.training, self.progress)
+        trained = train(
+            self.load_pixels, load_snapshot(self), s.model, s.training, s.quantization, self.progress
+        )
         self.store.put(target.folder + WEIGHTS_FILE, trained.weights)
         target.save(trained.record)
 

@@ -13,7 +13,7 @@ import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edge_client.contract.errors import InputError
 
@@ -68,8 +68,11 @@ def decode_picture(data: bytes | Path, *, source: str | None = None) -> NDArray[
     except FileNotFoundError as e:
         msg = f"{name}: no such file; check the path"
         raise InputError(msg) from e
-    except Image.UnidentifiedImageError as e:
-        msg = f"{name}: not a whole picture in one of the formats {', '.join(FORMATS)}; convert, replace or remove it"
+    except UnidentifiedImageError as e:
+        msg = (
+            f"{name}: not a whole picture in one of the formats {', '.join(FORMATS)}; "
+            "convert, replace or remove it"
+        )
         raise InputError(msg) from e
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         # Pillow checks before we can: it raises from 179 megapixels on, the warning only under -W error.

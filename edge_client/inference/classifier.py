@@ -100,7 +100,8 @@ class Classifier:
         self.input_height, self.input_width = _input_size(source)
         _check_labels(answer, self.labels)
         self._input, self._output = int(source["index"]), int(answer["index"])
-        self._table = input_table(np.dtype(source["dtype"]), *source["quantization"], normalization)
+        scale, zero_point = source["quantization"]
+        self._table = input_table(np.dtype(source["dtype"]), scale, zero_point, normalization)
         self._buffer = np.empty((1, self.input_height, self.input_width, 3), self._table.dtype)
         self._byte_flip = _byte_flip(self._table)
         self._real_values = _real_values(answer)
@@ -191,8 +192,8 @@ def classifier_from_release(folder: Path, threads: int = 1) -> Classifier:
     wanted = (document.preprocessing.height, document.preprocessing.width)
     if (classifier.input_height, classifier.input_width) != wanted:
         msg = (
-            f"{folder}: the model takes {classifier.input_height}x{classifier.input_width} pixels, its release "
-            f"document says {wanted[0]}x{wanted[1]}; publish the release again"
+            f"{folder}: the model takes {classifier.input_height}x{classifier.input_width} pixels, its "
+            f"release document says {wanted[0]}x{wanted[1]}; publish the release again"
         )
         raise InputError(msg)
     return classifier
@@ -204,9 +205,7 @@ def read_release(folder: Path) -> ReleaseDocument:
     Raises: DeviceError if it cannot be read; InputError if it is malformed.
     """
     path = folder / names.RELEASE_FILE
-    return decode_document(
-        ReleaseDocument, _read(path), source=str(path), limit_bytes=RELEASE_LIMIT_BYTES
-    )
+    return decode_document(ReleaseDocument, _read(path), source=str(path), limit_bytes=RELEASE_LIMIT_BYTES)
 
 
 def _read(path: Path) -> bytes:
@@ -280,7 +279,7 @@ def _real_values(answer: dict[str, Any]) -> NDArray[np.float32] | None:
         msg = f"model output of type {dtype} without quantization; convert it again"
         raise InputError(msg)
     quantized = np.arange(256, dtype=np.uint8).view(dtype).astype(np.float64)
-    return ((quantized - zero_point) * scale).astype(np.float32)  # (256,)
+    return np.asarray((quantized - zero_point) * scale, np.float32)  # (256,)
 
 
 def _are_scores(values: NDArray[np.float32]) -> bool:

@@ -7,12 +7,13 @@ import importlib.metadata
 import os
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import numpy as np
+
 from edge_client.contract.errors import DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import NDArray
 
 # Distribution and module, the better one first: on an int8 MobileNetV2 1.0/160 LiteRT 2.3 took
@@ -57,6 +58,13 @@ def load_interpreter(model: bytes, threads: int = 1) -> Interpreter:
     try:
         interpreter = cast("Interpreter", module.Interpreter(model_content=model, num_threads=threads))
         interpreter.allocate_tensors()
+    except SystemError as e:
+        # How tflite-runtime 2.14, built for NumPy 1, ends under NumPy 2.
+        msg = (
+            f"{runtime_name(distribution)} does not work with NumPy {np.__version__}; "
+            "pip install 'numpy<2', or ai-edge-litert where it has a wheel"
+        )
+        raise DeviceError(msg) from e
     except (ValueError, RuntimeError, TypeError, MemoryError) as e:
         msg = f"{runtime_name(distribution)} cannot run the model: {_one_line(e)}"
         raise DeviceError(msg) from e
@@ -82,7 +90,7 @@ def _find_runtime() -> tuple[str, Any]:
     for distribution, module in _RUNTIMES:
         try:
             return distribution, importlib.import_module(module)
-        except ImportError as e:  # also AttributeError-free: a NumPy 1 build under NumPy 2 says ImportError
+        except ImportError as e:
             reasons.append(f"{distribution}: {_one_line(e)}")
     msg = (
         "no TFLite runtime: pip install ai-edge-litert, or where it has no wheel (32-bit Arm) "

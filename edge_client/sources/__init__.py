@@ -1,0 +1,150 @@
+"""Where pictures come from: a watched folder, a list of files, a video or a camera."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from edge_client.contract.errors import SettingsError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+KINDS = ("folder", "files", "video", "picamera")
+AFTER = ("keep", "delete", "move")
+
+
+def _nothing() -> None:
+    """Do nothing: a camera's frame is gone by itself, a listed file stays."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One picture on its way to the classifier.
+
+    Attributes:
+        source: File name or camera name, for the result.
+        pixels: (H, W, 3) uint8 RGB.
+        done: Call once its result is written; a watched folder then moves or deletes the file. A frame
+            that is never done comes again after a restart.
+    """
+
+    source: str
+    pixels: NDArray[np.uint8]
+    done: Callable[[], None] = _nothing
+
+
+class Source(Protocol):
+    """Gives one frame after the other."""
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame]:
+        """Yield frames until `stop` is set or there are no more.
+
+        Raises: DeviceError if the folder or camera cannot be opened.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceSettings:
+    """Which source, and how it is read.
+
+    Attributes:
+        kind: `folder` (watched for new files), `files` (each once, then the daemon ends), `video` (needs
+            the extra `video`) or `picamera` (needs the extra `picamera`).
+        path: folder: the folder. files: a file, a folder or a pattern such as `/data/*.jpg`. video: a file,
+            a camera's number or an RTSP URL. picamera: the camera's number; empty means 0.
+        after: What happens to a file of a watched folder once its result is written. `keep` leaves it (it
+            is classified again after a restart), `move` puts it into `done/` beside it, `delete` removes
+            it. A file that is no picture stays, goes to `broken/`, or is removed, in this order.
+        settle_s: A file of a watched folder is taken once it has not changed for so long, in seconds.
+        frames_per_second: Takes at most so many; 0 means as many as come.
+        width: Camera frames, pixels.
+        height: Camera frames, pixels.
+    """
+
+    kind: str = "folder"
+    path: str = ""
+    after: str = "keep"
+    settle_s: float = 0.5
+    frames_per_second: float = 0.0
+    width: int = 640
+    height: int = 480
+
+    def faults(self) -> tuple[str, ...]:
+        """Say what is wrong with the settings, each with its way out; empty if nothing is."""
+        found = []
+        if self.kind not in KINDS:
+            found.append(f"kind {self.kind!r}: choose one of {', '.join(KINDS)}")
+        if self.after not in AFTER:
+            found.append(f"after {self.after!r}: choose one of {', '.join(AFTER)}")
+        if not self.path and self.kind != "picamera":
+            found.append(f"path is empty: say where the {self.kind} source is")
+        if self.kind == "picamera" and not (self.path or "0").isdecimal():
+            found.append(f"path {self.path!r}: give the camera's number, or leave it empty")
+        if not (math.isfinite(self.settle_s) and self.settle_s >= 0):
+            found.append(f"settle_s {self.settle_s}: give seconds, 0 or more")
+        if not (math.isfinite(self.frames_per_second) and self.frames_per_second >= 0):
+            found.append(f"frames_per_second {self.frames_per_second}: give 0 (no limit) or more")
+        if min(self.width, self.height) < 1:
+            found.append(f"width and height {self.width}x{self.height}: give pixels, 1 or more")
+        return tuple(found)
+
+
+def open_source(settings: SourceSettings) -> Source:
+    """Build the source that the settings name.
+
+    Raises: SettingsError with all faults; DeviceError if an extra is not installed.
+    """
+    faults = settings.faults()
+    if faults:
+        raise SettingsError("; ".join(f"[source] {fault}" for fault in faults))
+    pace = Pace(settings.frames_per_second)
+    # Each kind is imported where it is chosen: a Pi with a camera needs no OpenCV.
+    if settings.kind == "folder":
+        from edge_client.sources.folder import WatchedFolder  # noqa: PLC0415
+
+        return WatchedFolder(
+            Path(settings.path).expanduser(), after=settings.after, settle_s=settings.settle_s, pace=pace
+        )
+    if settings.kind == "files":
+        from edge_client.sources.files import ImageFiles, find_pictures  # noqa: PLC0415
+
+        return ImageFiles(find_pictures(settings.path), pace=pace)
+    if settings.kind == "video":
+        from edge_client.sources.video import VideoSource  # noqa: PLC0415
+
+        return VideoSource(settings.path, width=settings.width, height=settings.height, pace=pace)
+    from edge_client.sources.picamera import PiCamera  # noqa: PLC0415
+
+    return PiCamera(int(settings.path or 0), width=settings.width, height=settings.height, pace=pace)
+
+
+class Pace:
+    """Spaces frames in time, for those who want fewer than come."""
+
+    def __init__(self, frames_per_second: float = 0.0) -> None:
+        self._interval_s = 1 / frames_per_second if frames_per_second > 0 else 0.0
+        self._next = 0.0
+
+    def left_s(self) -> float:
+        """Seconds until the next frame may be taken; 0 if it may be taken now."""
+        return max(self._next - time.monotonic(), 0.0)
+
+    def wait(self, stop: threading.Event) -> bool:
+        """Wait for the next frame's turn and take it; False if `stop` was set before."""
+        if stop.wait(self.left_s()) if self._interval_s else stop.is_set():
+            return False
+        self.take()
+        return True
+
+    def take(self) -> None:
+        """A frame is taken now: the next one's turn is an interval later."""
+        self._next = time.monotonic() + self._interval_s

@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Literal, Union
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Label of each output with `bias` 0, and the colour that it stands for.
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -98,9 +100,8 @@ class _Vector:
     align: int = 4
 
 
-_Scalar = tuple[str, Union[int, float]]
-_Value = Union[_Scalar, _Vector, str, "_Table"]
-_Table = Mapping[int, _Value]  # field number -> value
+_Value: TypeAlias = "tuple[str, int | float] | _Vector | str | _Table"
+_Table: TypeAlias = Mapping[int, _Value]  # field number -> value
 
 
 class _Network:

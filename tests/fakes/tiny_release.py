@@ -49,9 +49,7 @@ def tiny_release(
     """
     content = tiny_model(bias, size, labels) if model is None else model
     words = tiny_labels(labels, bias)
-    preprocessing = Preprocessing(
-        id=PREPROCESSING_ID, height=size, width=size, normalization=Normalization()
-    )
+    preprocessing = Preprocessing(id=PREPROCESSING_ID, height=size, width=size, normalization=Normalization())
     files = {f"selftest-{word}.png": png(plain_picture(word, size, size)) for word in words}
     document = ReleaseDocument(
         release=release_id(content, words, preprocessing),

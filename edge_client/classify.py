@@ -1,0 +1,126 @@
+"""`edge-client classify`: pictures through any TFLite image classifier, without a fleet."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+import numpy as np
+
+from edge_client.contract.errors import DeviceError, InputError
+from edge_client.contract.preprocessing import decode_picture
+from edge_client.inference.classifier import Classification, Classifier
+from edge_client.inference.runtime import load_interpreter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+# Label of the extra first output that many ImageNet models have.
+_BACKGROUND = "background"
+
+
+def classify_files(
+    model: Path,
+    labels: Path,
+    images: Sequence[Path],
+    *,
+    threads: int,
+    top: int,
+    as_json: bool,
+    out: TextIO,
+) -> int:
+    """Classify picture files and print the answers; a bad picture does not stop the others.
+
+    Args:
+        model: A `.tflite` file. An 8-bit input takes the pixels, a float input [-1, 1].
+        labels: One label a line; may lack or have an extra `background` line at the start.
+        images: Picture files.
+        threads: Threads of the interpreter.
+        top: How many labels to print for each.
+        as_json: One JSON object a line instead of text.
+        out: Takes the answers; messages about bad pictures go to standard error.
+    Returns: Exit code: 0, or 1 if a picture could not be classified.
+    Raises: InputError or DeviceError if model or labels cannot be used.
+    """
+    classifier = load_classifier(model, labels, threads)
+    failed = False
+    for image in images:
+        try:
+            answer = classifier.classify(decode_picture(image))
+        except InputError as e:
+            sys.stderr.write(f"{e}\n")
+            failed = True
+            continue
+        out.write(_as_json(image, answer, top) if as_json else _as_text(image, answer, top))
+    return int(failed)
+
+
+def load_classifier(model: Path, labels: Path, threads: int) -> Classifier:
+    """Load and warm a classifier from a model file and a labels file.
+
+    Raises: InputError if a file cannot be read or they do not fit each other; DeviceError if the runtime
+        cannot run the model.
+    """
+    content = _read(model, "model")
+    lines = _read_labels(labels)
+    try:
+        outputs = int(np.prod(load_interpreter(content).get_output_details()[0]["shape"]))
+        fitted = _fit_background(lines, outputs)
+        classifier = Classifier(content, fitted, normalization=None, threads=threads)
+    except DeviceError as e:
+        msg = f"{model}: {e}"
+        raise DeviceError(msg) from e
+    except InputError as e:
+        msg = f"{model} with {labels}: {e}"
+        raise InputError(msg) from e
+    classifier.warm()
+    return classifier
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        msg = f"{path}: the {what} file cannot be read: {e.strerror or e}; check the path"
+        raise InputError(msg) from e
+
+
+def _read_labels(path: Path) -> list[str]:
+    try:
+        text = _read(path, "labels").decode("utf-8-sig")  # some editors begin a file with a mark
+    except UnicodeDecodeError as e:
+        msg = f"{path}: not UTF-8 text: {e}; give a file with one label a line"
+        raise InputError(msg) from e
+    lines = [line.strip() for line in text.split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _fit_background(labels: list[str], outputs: int) -> list[str]:
+    """Add or drop the background line where that makes the labels fit."""
+    has_background = bool(labels) and labels[0].casefold() == _BACKGROUND
+    if has_background and len(labels) == outputs + 1:
+        return labels[1:]
+    if not has_background and len(labels) == outputs - 1:
+        return [_BACKGROUND, *labels]
+    return labels
+
+
+def _as_json(image: Path, answer: Classification, top: int) -> str:
+    record = {
+        "file": str(image),
+        "label": answer.label,
+        "confidence": round(answer.confidence, 6),
+        "top": {label: round(score, 6) for label, score in answer.top(top).items()},
+        "latency_ms": round(answer.latency_ms, 3),
+    }
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _as_text(image: Path, answer: Classification, top: int) -> str:
+    lines = [f"{image}  ({answer.latency_ms:.1f} ms)"]
+    lines += [f"  {score:6.1%}  {label}" for label, score in answer.top(top).items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,432 @@
+"""The device's one settings file: TOML in, frozen settings out, every fault named at once.
+
+`configs/device.toml` shows all settings with their defaults, units and reasons; a test compares.
+No secret stands in this file: it names files or environment variables that hold them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+import sys
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from edge_client.contract.errors import InputError, SettingsError
+from edge_client.contract.names import check_name
+from edge_client.sinks import SinkSettings
+from edge_client.sources import SourceSettings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+DEFAULT_FILE = Path("/etc/edge-client/device.toml")
+_SERIAL_NUMBER = Path("/proc/device-tree/serial-number")
+_MACHINE_ID = Path("/etc/machine-id")
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceSettings:
+    """Section [device].
+
+    Attributes:
+        id: Name of this device; empty: from the board's serial number.
+        fleet: Fleet that it belongs to.
+        channel: Channel that it follows.
+        state_dir: Holds releases and trusted metadata.
+        threads: Threads of the interpreter.
+        top: Labels in each result.
+    """
+
+    id: str = ""
+    fleet: str = "fleet"
+    channel: str = "stable"
+    state_dir: Path = Path("/var/lib/edge-client")
+    threads: int = 1
+    top: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreSettings:
+    """Section [store].
+
+    Attributes:
+        base_url: Address below which `metadata/` and `targets/` lie.
+        region: S3 region that signatures are made for.
+        access_key_file: TOML file with the keys of a private bucket.
+        ca_file: CA certificate of an https store.
+        timeout_s: Longest silence of the store.
+        min_bytes_per_s: Slower transfers are given up.
+    """
+
+    base_url: str = ""
+    region: str = "us-east-1"
+    access_key_file: str = ""
+    ca_file: str = ""
+    timeout_s: float = 20.0
+    min_bytes_per_s: int = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustSettings:
+    """Section [trust].
+
+    Attributes:
+        root: The provisioned root metadata.
+    """
+
+    root: Path = Path("/etc/edge-client/root.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class BrokerSettings:
+    """Section [broker].
+
+    Attributes:
+        host: MQTT broker; empty: none, the device then only polls.
+        port: Its port.
+        username: Empty: anonymous.
+        password_file: File whose first line is the password.
+        tls: MQTT over TLS.
+        ca_file: CA certificate; empty: the system's.
+        certificate_file: This device's certificate, for brokers that want one.
+        key_file: Its key.
+        keepalive_s: The broker publishes the last will after 1.5 times as long a silence.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    username: str = ""
+    password_file: str = ""
+    tls: bool = False
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+    keepalive_s: int = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateSettings:
+    """Section [update].
+
+    Attributes:
+        poll_s: Look at the store this often without an announcement.
+        self_test_timeout_s: Longest self-test.
+        self_test_memory_bytes: Limit on the self-test's memory; 0: none.
+        max_release_bytes: Largest release that is taken.
+        min_free_bytes: Space that an update leaves free.
+    """
+
+    poll_s: float = 3600.0
+    self_test_timeout_s: float = 120.0
+    self_test_memory_bytes: int = 1_000_000_000
+    max_release_bytes: int = 100_000_000
+    min_free_bytes: int = 50_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class StatusSettings:
+    """Section [status].
+
+    Attributes:
+        interval_s: Frame counts and latency are published at most this often.
+    """
+
+    interval_s: float = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All of them; `file` is where they were read."""
+
+    file: Path
+    device: DeviceSettings
+    store: StoreSettings
+    trust: TrustSettings
+    broker: BrokerSettings
+    update: UpdateSettings
+    status: StatusSettings
+    source: SourceSettings
+    sinks: SinkSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreCredentials:
+    """Keys of a private bucket; never shown."""
+
+    access_key_id: str
+    secret_access_key: str = dataclasses.field(repr=False)
+    session_token: str = dataclasses.field(default="", repr=False)
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "device": DeviceSettings,
+    "store": StoreSettings,
+    "trust": TrustSettings,
+    "broker": BrokerSettings,
+    "update": UpdateSettings,
+    "status": StatusSettings,
+    "source": SourceSettings,
+    "sinks": SinkSettings,
+}
+# Settings that name a file or folder: relative ones are relative to the settings file.
+_PATHS = {
+    ("store", "access_key_file"),
+    ("store", "ca_file"),
+    ("broker", "password_file"),
+    ("broker", "ca_file"),
+    ("broker", "certificate_file"),
+    ("broker", "key_file"),
+}
+
+
+def load_settings(file: Path) -> Settings:
+    """Read and check a settings file.
+
+    Raises: SettingsError that lists every fault at once.
+    """
+    table = _read_toml(file, "copy configs/device.toml there, or name yours with --config")
+    faults: list[str] = [
+        f"[{name}]: no such section (there are {', '.join(SECTIONS)})" for name in table if name not in SECTIONS
+    ]
+    sections = {
+        name: _section(name, kind, table.get(name, {}), file.parent, faults) for name, kind in SECTIONS.items()
+    }
+    settings = Settings(file=file, **sections)
+    if not faults:
+        settings = _with_device_id(settings)
+        faults = find_faults(settings)
+    if faults:
+        msg = f"{file}: {'; '.join(faults)}"
+        raise SettingsError(msg)
+    return settings
+
+
+def find_faults(settings: Settings) -> list[str]:
+    """Return one sentence for each setting that cannot work."""
+    s = settings
+    url = urlsplit(s.store.base_url)
+    checks = [
+        (1 <= s.device.threads <= 64, "[device] threads: 1 to 64"),
+        (1 <= s.device.top <= 100, "[device] top: 1 to 100"),
+        (
+            url.scheme in {"http", "https"} and bool(url.hostname),
+            f"[store] base_url {s.store.base_url!r}: give http(s)://host/bucket/prefix",
+        ),
+        (bool(s.store.region), "[store] region: give one; any works with most stores other than AWS"),
+        (_is_positive(s.store.timeout_s), "[store] timeout_s: above 0"),
+        (s.store.min_bytes_per_s >= 0, "[store] min_bytes_per_s: 0 or more"),
+        (1 <= s.broker.port <= 65535, "[broker] port: 1 to 65535"),
+        (5 <= s.broker.keepalive_s <= 3600, "[broker] keepalive_s: 5 to 3600"),
+        (
+            bool(s.broker.certificate_file) == bool(s.broker.key_file),
+            "[broker] certificate_file and key_file: give both or none",
+        ),
+        (
+            s.broker.tls or not (s.broker.ca_file or s.broker.certificate_file),
+            "[broker] ca_file and certificate_file need tls = true",
+        ),
+        (_is_positive(s.update.poll_s), "[update] poll_s: above 0"),
+        (_is_positive(s.update.self_test_timeout_s), "[update] self_test_timeout_s: above 0"),
+        (s.update.self_test_memory_bytes >= 0, "[update] self_test_memory_bytes: 0 or more"),
+        (s.update.max_release_bytes > 0, "[update] max_release_bytes: above 0"),
+        (s.update.min_free_bytes >= 0, "[update] min_free_bytes: 0 or more"),
+        (_is_positive(s.status.interval_s), "[status] interval_s: above 0"),
+    ]
+    faults = [message for holds, message in checks if not holds]
+    for section, name, value in (
+        ("device", "id", s.device.id),
+        ("device", "fleet", s.device.fleet),
+        ("device", "channel", s.device.channel),
+    ):
+        try:
+            check_name(value, f"[{section}] {name}")
+        except InputError as e:
+            faults.append(str(e))
+    faults += [f"[source] {fault}" for fault in s.source.faults()]
+    faults += [f"[sinks] {fault}" for fault in s.sinks.faults()]
+    return faults
+
+
+def read_credentials(
+    store: StoreSettings, environment: Mapping[str, str] = os.environ
+) -> StoreCredentials | None:
+    """Return the store's keys: from the file, else from AWS_* variables, else None (a public store).
+
+    Raises: SettingsError if the file cannot be read or lacks a key.
+    """
+    if store.access_key_file:
+        return _credentials_from_file(Path(store.access_key_file))
+    key, secret = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
+    if key and secret:
+        return StoreCredentials(key, secret, environment.get("AWS_SESSION_TOKEN", ""))
+    return None
+
+
+def read_root(trust: TrustSettings) -> bytes:
+    """Return the provisioned root metadata, not judged yet.
+
+    Raises: SettingsError if it cannot be read.
+    """
+    try:
+        return trust.root.read_bytes()
+    except OSError as e:
+        msg = (
+            f"[trust] root {trust.root}: {e.strerror or e}; copy device/root.json, which `edge-keys make` "
+            "wrote, to this device"
+        )
+        raise SettingsError(msg) from e
+
+
+def read_password(broker: BrokerSettings) -> str | None:
+    """Return the broker's password; None if no file is named.
+
+    Raises: SettingsError if it cannot be read.
+    """
+    if not broker.password_file:
+        return None
+    try:
+        return Path(broker.password_file).read_text(encoding="utf-8").splitlines()[0]
+    except (OSError, IndexError, UnicodeDecodeError) as e:
+        msg = f"[broker] password_file {broker.password_file}: {e}; its first line is the password"
+        raise SettingsError(msg) from e
+
+
+def machine_name(serial_number: Path = _SERIAL_NUMBER, machine_id: Path = _MACHINE_ID) -> str | None:
+    """Return a name that stays the device's own: board serial number, else a hash of the machine id.
+
+    The serial number is preferred because cloned SD cards share a machine id, and two devices with
+    one MQTT client id throw each other off the broker for ever (MQTT.js#1585).
+    """
+    serial = _first_line(serial_number).strip("\0 ")
+    if serial and serial.strip("0"):
+        return f"pi-{serial[-16:].lstrip('0')}"
+    identity = _first_line(machine_id).strip()
+    # systemd asks not to show the machine id itself on a network (machine-id(5)).
+    return f"device-{hashlib.sha256(f'edge-client {identity}'.encode()).hexdigest()[:12]}" if identity else None
+
+
+def _with_device_id(settings: Settings) -> Settings:
+    if settings.device.id:
+        return settings
+    name = machine_name()
+    if name is None:
+        msg = f"{settings.file}: [device] id: this machine has no serial number; give it a name of its own"
+        raise SettingsError(msg)
+    return dataclasses.replace(settings, device=dataclasses.replace(settings.device, id=name))
+
+
+def _read_toml(file: Path, way_out: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as e:
+        msg = f"{file}: {e.strerror or e}; {way_out}"
+        raise SettingsError(msg) from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        msg = f"{file}: not TOML: {e}; strings need quotes"
+        raise SettingsError(msg) from e
+
+
+def _section(name: str, kind: type[Any], table: object, folder: Path, faults: list[str]) -> Any:  # noqa: ANN401 - built from any section's dataclass
+    """Build one section; what is wrong with it goes to `faults`."""
+    if not isinstance(table, dict):
+        faults.append(f"{name}: write it as a section, [{name}]")
+        return kind()
+    types = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in types:
+            faults.append(f"[{name}] {key}: no such setting (there are {', '.join(types)})")
+            continue
+        try:
+            values[key] = _READERS[types[key]](value)
+        except (TypeError, ValueError) as e:
+            faults.append(f"[{name}] {key}: {e}")
+            continue
+        if types[key] is Path or (name, key) in _PATHS or _names_file(name, key, table):
+            values[key] = _resolve(values[key], folder, types[key])
+    return kind(**values)
+
+
+def _names_file(section: str, key: str, table: dict[str, Any]) -> bool:
+    """Whether a setting is a path only for some values of itself or another."""
+    if (section, key) == ("source", "path"):
+        return table.get("kind", "folder") in {"folder", "files"}
+    return (section, key) == ("sinks", "json_lines") and table[key] != "-"
+
+
+def _resolve(value: str | Path, folder: Path, kind: type[Any]) -> str | Path:
+    if not str(value):
+        return value
+    path = Path(os.path.abspath(folder / Path(value).expanduser()))  # noqa: PTH100 - keeps symbolic links
+    return path if kind is Path else str(path)
+
+
+def _read_str(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    msg = f"{value!r} is no text; put it in quotes"
+    raise TypeError(msg)
+
+
+def _read_bool(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    msg = f"{value!r} is neither true nor false"
+    raise TypeError(msg)
+
+
+def _read_int(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    msg = f"{value!r} is no whole number"
+    raise TypeError(msg)
+
+
+def _read_float(value: object) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    msg = f"{value!r} is no number"
+    raise TypeError(msg)
+
+
+_READERS: dict[Any, Callable[[object], Any]] = {
+    str: _read_str,
+    bool: _read_bool,
+    int: _read_int,
+    float: _read_float,
+    Path: lambda value: Path(_read_str(value)),
+}
+
+
+def _credentials_from_file(path: Path) -> StoreCredentials:
+    table = _read_toml(path, "[store] access_key_file names it")
+    unknown = set(table) - {field.name for field in dataclasses.fields(StoreCredentials)}
+    valid = all(isinstance(value, str) for value in table.values())
+    if unknown or not valid or not (table.get("access_key_id") and table.get("secret_access_key")):
+        msg = (
+            f'{path}: give access_key_id = "…" and secret_access_key = "…" (and session_token = "…" '
+            "where there is one), nothing else"
+        )
+        raise SettingsError(msg)
+    return StoreCredentials(**table)
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").split("\n")[0]
+    except OSError:
+        return ""
+
+
+def _is_positive(value: float) -> bool:
+    return math.isfinite(value) and value > 0

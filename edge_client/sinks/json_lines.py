@@ -1,0 +1,103 @@
+"""Results as JSON lines, one object a line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+
+from edge_client.files import disk_errors
+from edge_client.sinks import DEFAULT_MAX_BYTES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge_client.contract.messages import Result
+
+logger = logging.getLogger(__name__)
+
+
+class JsonLines:
+    """Appends to a file that never grows beyond its limit; the one before is kept as `<name>.1`.
+
+    Lines reach the operating system at once, but are not fsynced: a power cut may take the last
+    seconds, and an SD card lives longer. A line that a power cut tore is ended at the next start.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        """Open for appending.
+
+        Raises: DeviceError if it cannot be opened.
+        """
+        self._path = path
+        self._max_bytes = max_bytes
+        self._failing = False
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = self._open()
+
+    def write(self, result: Result) -> None:
+        """Append one line; on a full disk it is dropped, with one warning until it works again."""
+        line = msgspec.json.encode(result) + b"\n"
+        try:
+            self._append(line)
+        except OSError as e:
+            if not self._failing:
+                logger.warning("%s: %s; results are dropped until it works", self._path, e.strerror or e)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _append(self, line: bytes) -> None:
+        if self._failing:
+            # A torn line may stand there, or the file may be gone: start anew.
+            self._file.close()
+            self._file = self._open()
+        if self._size and self._size + len(line) > self._max_bytes:
+            self._file.close()
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
+            self._file = self._open()
+        written = self._file.write(line)
+        self._size += written
+        if written < len(line):
+            self._file.write(line[written:])  # says why the disk took only a part
+            self._size += len(line) - written
+
+    def _open(self) -> BinaryIO:
+        """Open unbuffered, and end a torn last line."""
+        file = self._path.open("ab+", buffering=0)
+        self._size = file.seek(0, os.SEEK_END)
+        if self._size:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                self._size += file.write(b"\n")
+        return file
+
+
+class StandardOutput:
+    """Writes JSON lines to standard output."""
+
+    def __init__(self) -> None:
+        self._failing = False
+
+    def write(self, result: Result) -> None:
+        """Write one line at once; dropped, with one warning, once the reader went away."""
+        try:
+            sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+            sys.stdout.flush()
+        except OSError as e:
+            if not self._failing:
+                logger.warning("standard output: %s; results are dropped until it works", e.strerror or e)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def close(self) -> None:
+        """Nothing to let go: standard output is not ours."""

@@ -1,0 +1,28 @@
+"""Results on the broker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_client.contract.messages import Result
+
+
+class MqttSink:
+    """Publishes each result; not retained, because the last result is no state."""
+
+    def __init__(self, publish: Callable[[str, bytes], None], topic: str) -> None:
+        """See `open_sinks`."""
+        self._publish = publish
+        self._topic = topic
+
+    def write(self, result: Result) -> None:
+        """Hand the result over as one compact JSON object."""
+        self._publish(self._topic, msgspec.json.encode(result))
+
+    def close(self) -> None:
+        """Nothing to let go: the client belongs to the daemon."""

@@ -1,0 +1,68 @@
+"""A list of picture files, each once."""
+
+from __future__ import annotations
+
+import glob
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import DeviceError, InputError
+from edge_client.contract.preprocessing import decode_picture
+from edge_client.sources import Frame, Pace
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator, Sequence
+
+logger = logging.getLogger(__name__)
+
+# By content the decoder would take more names; these keep sidecar files out of the log.
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file of this name is looked at; hidden files are half-written ones of rsync and others."""
+    return not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES
+
+
+def find_pictures(pattern: str) -> tuple[Path, ...]:
+    """Find the files that `pattern` names, sorted.
+
+    Args:
+        pattern: A file, a folder (its pictures, not those of its subfolders), or a pattern with * ? [ ].
+    Raises: DeviceError if there are none.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        found = tuple(sorted(p for p in path.iterdir() if is_picture_name(p.name) and p.is_file()))
+    elif path.is_file():
+        found = (path,)
+    else:
+        found = tuple(sorted(Path(p) for p in glob.glob(str(path)) if Path(p).is_file()))  # noqa: PTH207
+    if not found:
+        msg = f"{pattern}: no pictures there; check the path"
+        raise DeviceError(msg)
+    return found
+
+
+class ImageFiles:
+    """Each picture of a list, once; one that cannot be decoded is logged and left out."""
+
+    def __init__(self, paths: Sequence[Path], *, pace: Pace | None = None) -> None:
+        self._paths = tuple(paths)
+        self._pace = pace or Pace()
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame]:
+        """See `Source.frames`."""
+        for path in self._paths:
+            if stop.is_set():
+                return
+            try:
+                pixels = decode_picture(path)
+            except InputError as e:
+                logger.warning("%s", e)  # the other pictures are still wanted
+                continue
+            if not self._pace.wait(stop):
+                return
+            yield Frame(path.name, pixels)

@@ -1,0 +1,135 @@
+"""Video files, USB cameras and RTSP streams through OpenCV."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from edge_client.contract.errors import DeviceError
+from edge_client.sources import Frame, Pace
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
+
+
+class _Capture(Protocol):
+    """The part of `cv2.VideoCapture` that is used."""
+
+    def isOpened(self) -> bool: ...  # noqa: N802 - OpenCV's name
+    def set(self, number: int, value: float) -> bool: ...
+    def grab(self) -> bool: ...
+    def read(self) -> tuple[bool, NDArray[np.uint8]]: ...
+    def release(self) -> None: ...
+
+
+class VideoSource:
+    """Frames of a video file, once, or of a camera or stream, for ever.
+
+    A camera or stream that breaks off is opened again, with growing pauses.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        width: int = 640,
+        height: int = 480,
+        pace: Pace | None = None,
+        first_pause_s: float = _FIRST_PAUSE_S,
+    ) -> None:
+        """Prepare to read.
+
+        Args:
+            path: A file, a camera's number, or a URL.
+            width: Asked of a camera, pixels.
+            height: Asked of a camera, pixels.
+            pace: Limit of frames per second.
+            first_pause_s: Before a camera that broke off is opened again; doubles up to a minute.
+        Raises: DeviceError if OpenCV is not installed.
+        """
+        self._cv2 = _import_opencv()
+        self._path = path
+        self._camera = int(path) if path.isdecimal() else None
+        self._live = self._camera is not None or "://" in path
+        self._size = (width, height)
+        self._pace = pace or Pace()
+        self._first_pause_s = first_pause_s
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame]:
+        """See `Source.frames`."""
+        capture: _Capture | None = self._open()
+        while capture is not None:
+            try:
+                yield from self._read(capture, stop)
+            finally:
+                capture.release()
+            capture = self._reopen(stop) if self._live else None
+
+    def _open(self) -> _Capture:
+        opened = self._cv2.VideoCapture(self._path if self._camera is None else self._camera)
+        capture = cast("_Capture", opened)
+        if not capture.isOpened():
+            capture.release()
+            msg = f"{self._name()}: cannot be opened; check the path, the cable and who else uses it"
+            raise DeviceError(msg)
+        if self._camera is not None:
+            capture.set(self._cv2.CAP_PROP_FRAME_WIDTH, self._size[0])
+            capture.set(self._cv2.CAP_PROP_FRAME_HEIGHT, self._size[1])
+        if self._live:
+            capture.set(self._cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest
+        return capture
+
+    def _reopen(self, stop: threading.Event) -> _Capture | None:
+        """Try until it opens; None if `stop` was set before."""
+        pause_s = self._first_pause_s
+        while not stop.wait(pause_s):
+            try:
+                return self._open()
+            except DeviceError as e:
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                logger.warning("%s; next try in %.0f s", e, pause_s)
+        return None
+
+    def _read(self, capture: _Capture, stop: threading.Event) -> Iterator[Frame]:
+        """Yield frames until the capture gives none."""
+        while not stop.is_set():
+            self._skip(capture, stop)
+            if not self._pace.wait(stop):
+                return
+            there, frame = capture.read()  # (H, W, 3) uint8 BGR
+            if not there:
+                if self._live:
+                    logger.warning("%s: no more frames; opening it again", self._name())
+                return
+            yield Frame(self._name(), self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB))
+
+    def _skip(self, capture: _Capture, stop: threading.Event) -> None:
+        """Let the frames of a stream pass that come too early; else the delay would grow for ever."""
+        while self._live and self._pace.left_s() > 0 and not stop.is_set():
+            if not capture.grab():
+                return
+
+    def _name(self) -> str:
+        """Name for results and errors, without the password of a URL."""
+        if self._camera is not None:
+            return f"camera-{self._camera}"
+        scheme, separator, rest = self._path.partition("://")
+        return f"{scheme}://{rest.rpartition('@')[2]}" if separator else self._path
+
+
+def _import_opencv() -> Any:  # noqa: ANN401 - OpenCV has no types
+    try:
+        import cv2  # noqa: PLC0415 - an extra
+    except ImportError as e:
+        msg = f"video needs OpenCV: pip install edge-fleet[video] ({e})"
+        raise DeviceError(msg) from e
+    return cv2

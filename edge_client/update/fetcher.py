@@ -1,0 +1,166 @@
+"""Reads objects from the store over HTTP: plain GET, or signed for S3 (AWS Signature Version 4).
+
+Nothing that arrives here is trusted; `trust.py` verifies it. This room only bounds it: time, speed
+and, through python-tuf, length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
+from tuf.ngclient.fetcher import FetcherInterface
+
+from edge_client import __version__
+from edge_client.contract.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from edge_client.settings import StoreCredentials, StoreSettings
+
+CHUNK_BYTES = 65536
+# Speed is judged only after this time: a first packet over a bad radio link may take seconds.
+SPEED_GRACE_S = 20.0
+# S3 answers errors in XML well below this.
+_ERROR_BODY_BYTES = 4096
+# Connecting again after a reset is safe for GET; a transfer that broke off is left to the updater's retry.
+_RETRIES = urllib3.Retry(total=3, connect=2, read=1, redirect=3, status=0, backoff_factor=0.3)
+
+
+class StoreFetcher(FetcherInterface):
+    """HTTP GET with limits; counts what it reads.
+
+    Attributes:
+        bytes_pulled: Body bytes read from the store so far, metadata and targets.
+    """
+
+    def __init__(
+        self,
+        settings: StoreSettings,
+        credentials: StoreCredentials | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open no connection yet.
+
+        Args:
+            settings: `base_url`, region and limits.
+            credentials: Sign requests for S3 with them; None reads a public bucket or CDN.
+            clock: Seconds that only grow.
+        """
+        self.bytes_pulled = 0
+        self._settings = settings
+        self._credentials = credentials
+        self._clock = clock
+        self._pool: urllib3.PoolManager = _open_pool(settings)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.clear()
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        """Start one GET; see `FetcherInterface`."""
+        try:
+            response = self._pool.request(
+                "GET",
+                url,
+                headers=self._headers(url),
+                preload_content=False,
+                decode_content=False,
+                timeout=urllib3.Timeout(connect=self._settings.timeout_s, read=self._settings.timeout_s),
+                retries=_RETRIES,
+            )
+        except urllib3.exceptions.HTTPError as e:
+            raise DownloadError(f"{url}: {_reason(e)}") from e
+        if response.status != 200:
+            raise DownloadHTTPError(f"{url}: {_refusal(response)}", response.status)
+        return self._chunks(url, response)
+
+    def _chunks(self, url: str, response: urllib3.response.BaseHTTPResponse) -> Iterator[bytes]:
+        started, received = self._clock(), 0
+        try:
+            while True:
+                # read1 gives what has come; read would wait for a whole chunk, however slowly it trickles.
+                chunk = response.read1(CHUNK_BYTES, decode_content=False)
+                if not chunk:
+                    return
+                received += len(chunk)
+                self.bytes_pulled += len(chunk)
+                self._check_speed(url, received, self._clock() - started)
+                yield chunk
+        except urllib3.exceptions.HTTPError as e:
+            raise DownloadError(f"{url}: broke off after {received} bytes: {_reason(e)}") from e
+        except OSError as e:
+            raise DownloadError(f"{url}: broke off after {received} bytes: {e}") from e
+        finally:
+            response.close()
+            response.release_conn()
+
+    def _check_speed(self, url: str, received: int, seconds: float) -> None:
+        floor = self._settings.min_bytes_per_s
+        if seconds > SPEED_GRACE_S and received < floor * seconds:
+            raise SlowRetrievalError(
+                f"{url}: {received} bytes in {seconds:.0f} s, less than {floor} bytes/s; given up "
+                "([store] min_bytes_per_s)"
+            )
+
+    def _headers(self, url: str) -> dict[str, str]:
+        # A compressed answer could unpack to any size, and signed lengths are those of the plain bytes.
+        headers = {"User-Agent": f"edge-client/{__version__}", "Accept-Encoding": "identity"}
+        if self._credentials is None:
+            return headers
+        return headers | _signature(url, self._settings.region, self._credentials)
+
+
+def _open_pool(settings: StoreSettings) -> urllib3.PoolManager:
+    """Return a pool through the proxy that the environment names, if it names one."""
+    parts = urlsplit(settings.base_url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy and not proxy_bypass(parts.hostname or ""):
+        return urllib3.ProxyManager(proxy, maxsize=1)
+    if settings.ca_file:
+        return urllib3.PoolManager(maxsize=1, ca_certs=settings.ca_file)
+    return urllib3.PoolManager(maxsize=1)
+
+
+def _signature(url: str, region: str, credentials: StoreCredentials) -> dict[str, str]:
+    """Return the headers that sign a GET of `url`.
+
+    Raises: SettingsError if the extra `s3` is not installed.
+    """
+    try:
+        auth = importlib.import_module("botocore.auth")
+        awsrequest = importlib.import_module("botocore.awsrequest")
+        botocore_credentials = importlib.import_module("botocore.credentials")
+    except ImportError as e:
+        msg = f"[store] has credentials, but requests cannot be signed: {e}; pip install edge-fleet[s3]"
+        raise SettingsError(msg) from e
+    request = awsrequest.AWSRequest(method="GET", url=url)
+    keys = botocore_credentials.Credentials(
+        credentials.access_key_id, credentials.secret_access_key, credentials.session_token or None
+    )
+    auth.S3SigV4Auth(keys, "s3", region).add_auth(request)
+    return dict(request.headers.items())
+
+
+def _refusal(response: urllib3.response.BaseHTTPResponse) -> str:
+    """Return status and S3's error code, e.g. `403 SignatureDoesNotMatch`."""
+    body = b""
+    with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
+        body = response.read1(_ERROR_BODY_BYTES, decode_content=False)
+    response.close()
+    code = re.search(rb"<Code>([A-Za-z0-9.]{1,64})</Code>", body)
+    return f"{response.status} {code[1].decode() if code else response.reason or ''}".strip()
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost reason: urllib3 wraps it in its retries."""
+    inner = getattr(error, "reason", None)
+    return _reason(inner) if isinstance(inner, BaseException) else str(error) or type(error).__name__

@@ -1,0 +1,254 @@
+"""The releases on this device's disk, and which of them serves.
+
+    <state_dir>/slots.json            current, previous, refused: replaced in one durable step
+    <state_dir>/slots/<release>/      a complete, verified release; never changed once it has its name
+    <state_dir>/incoming/<release>/   a release on its way; worth nothing after a restart
+
+Power may go at any instruction. A folder gets its name below `slots/` by one rename, after all its
+files are on disk; it serves only once `slots.json` names it, and is removed only after `slots.json`
+no longer does. So whatever `slots.json` names is complete, and all else may be swept away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from edge_client.contract.documents import Document, decode_document, encode_document
+from edge_client.contract.errors import DeviceError, InputError
+from edge_client.contract.names import RELEASE_FILE, check_name
+from edge_client.files import disk_errors, sync_folder, write_durably
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SLOTS_LIMIT_BYTES = 1 << 20
+# Enough to remember a bad month; a channel points to one release at a time.
+REFUSALS_KEPT = 50
+# A reason is read by people.
+REASON_LIMIT = 2000
+
+
+class SlotsDocument(Document, frozen=True, kw_only=True):
+    """`slots.json`.
+
+    Attributes:
+        current: Release that serves.
+        previous: Release kept for a way back.
+        refused: Releases that failed on this device, with the reason; not tried again.
+        refused_by: Software that refused them: another runtime may be able to run them.
+    """
+
+    current: str | None = None
+    previous: str | None = None
+    refused: dict[str, str] = {}
+    refused_by: str = ""
+
+
+class Slots:
+    """The slots below one state folder. One process and one thread change them."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Read `slots.json`; without a readable one, adopt the newest release found on disk.
+
+        Raises: DeviceError if the folder cannot be made or read.
+        """
+        self._state_dir = state_dir
+        self._slots_dir = state_dir / "slots"
+        self._incoming_dir = state_dir / "incoming"
+        self._file = state_dir / "slots.json"
+        with disk_errors(self._slots_dir):
+            self._slots_dir.mkdir(parents=True, exist_ok=True)
+        self._document = self._load()
+
+    @property
+    def current(self) -> str | None:
+        """Release that serves."""
+        return self._document.current
+
+    @property
+    def previous(self) -> str | None:
+        """Release kept for a way back."""
+        return self._document.previous
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Reasons by refused release."""
+        return dict(self._document.refused)
+
+    def folder(self, release: str) -> Path:
+        """Folder of a release in its slot, whether or not it exists."""
+        return self._slots_dir / check_name(release, "release id")
+
+    def stage(self, release: str) -> Path:
+        """Return the folder to gather a release in; files from an earlier try may lie there.
+
+        Raises: DeviceError.
+        """
+        folder = self._incoming_dir / check_name(release, "release id")
+        with disk_errors(folder):
+            if self._incoming_dir.is_dir():
+                for other in self._incoming_dir.iterdir():
+                    if other != folder:
+                        _remove(other)
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def drop_staged(self) -> None:
+        """Remove all that is on its way."""
+        _remove(self._incoming_dir)
+
+    def install(self, release: str) -> Path:
+        """Move a gathered and verified release into its slot, durably.
+
+        Raises: DeviceError; the slots in use are then as before.
+        """
+        staged, slot = self._incoming_dir / release, self.folder(release)
+        if release == self.current:
+            msg = f"{slot}: serves now and cannot be replaced; delete it while the daemon is stopped"
+            raise DeviceError(msg)
+        with disk_errors(slot):
+            for path in staged.iterdir():
+                _sync_file(path)
+            sync_folder(staged)
+            if release == self.previous:
+                # Only reached when its files are damaged: it is no way back any more.
+                self._write(current=self.current, previous=None)
+            _remove(slot)
+            staged.rename(slot)
+            sync_folder(self._slots_dir)
+        return slot
+
+    def activate(self, release: str) -> None:
+        """Let `release` serve and keep the serving one as previous, in one durable step.
+
+        Raises: DeviceError; the old release is then still current.
+        """
+        if release == self.current:
+            return
+        self._write(current=release, previous=self.current)
+
+    def return_to_previous(self) -> None:
+        """Let the previous release serve again; the current one is no way back.
+
+        Raises: DeviceError.
+        """
+        self._write(current=self.previous, previous=None)
+
+    def forget_slots(self) -> None:
+        """Neither slot can serve: start anew.
+
+        Raises: DeviceError.
+        """
+        self._write(current=None, previous=None)
+
+    def refuse(self, release: str, reason: str, by: str) -> None:
+        """Remember that `release` failed here.
+
+        Args:
+            release: Its id.
+            reason: Why, for people.
+            by: Software that refused it, see `forget_refusals_of_others`.
+        Raises: DeviceError.
+        """
+        refused = {known: why for known, why in self._document.refused.items() if known != release}
+        refused[release] = reason[:REASON_LIMIT]
+        kept = dict(list(refused.items())[-REFUSALS_KEPT:])
+        self._write(current=self.current, previous=self.previous, refused=kept, refused_by=by)
+
+    def forget_refusals_of_others(self, by: str) -> None:
+        """Forget what other software refused: this one may be able to run it.
+
+        Raises: DeviceError.
+        """
+        if self._document.refused and self._document.refused_by != by:
+            self._write(current=self.current, previous=self.previous, refused={}, refused_by=by)
+
+    def clean_slots(self) -> None:
+        """Remove the releases that are neither current nor previous; never fails."""
+        used = {self.current, self.previous}
+        with contextlib.suppress(OSError):
+            for path in self._slots_dir.iterdir():
+                if path.name not in used:
+                    _remove(path)
+
+    def clean(self) -> None:
+        """Remove all leftovers, for a start; never fails."""
+        self.clean_slots()
+        leftovers = [self._incoming_dir]
+        with contextlib.suppress(OSError):
+            # Scratch folders of `trust.py` and unfinished writes of `files.py`.
+            leftovers += self._state_dir.glob(".look-*")
+            leftovers += self._state_dir.glob(".*.json.*")
+            leftovers += self._state_dir.glob("metadata/**/.*.json.*")
+        for path in leftovers:
+            _remove(path)
+
+    def _load(self) -> SlotsDocument:
+        try:
+            data = self._file.read_bytes()
+        except FileNotFoundError:
+            return self._adopt("is missing")
+        except OSError as e:
+            msg = f"{self._file}: {e.strerror or e}; check the disk and who owns [device] state_dir"
+            raise DeviceError(msg) from e
+        try:
+            document = decode_document(
+                SlotsDocument, data, source=str(self._file), limit_bytes=SLOTS_LIMIT_BYTES
+            )
+            for release in (document.current, document.previous):
+                if release is not None:
+                    check_name(release, "release id")
+        except InputError as e:
+            return self._adopt(f"cannot be read ({e})")
+        return document
+
+    def _adopt(self, why: str) -> SlotsDocument:
+        """Serve the newest release on disk: each slot was verified before it got its name."""
+        found = sorted(
+            (path for path in self._slots_dir.iterdir() if (path / RELEASE_FILE).is_file()),
+            key=lambda path: path.stat().st_mtime,
+        )
+        names = [path.name for path in found[-2:]]
+        if names:
+            logger.warning("%s %s; going on with release %s from the disk", self._file, why, names[-1])
+        return SlotsDocument(
+            current=names[-1] if names else None, previous=names[0] if len(names) > 1 else None
+        )
+
+    def _write(
+        self,
+        *,
+        current: str | None,
+        previous: str | None,
+        refused: dict[str, str] | None = None,
+        refused_by: str | None = None,
+    ) -> None:
+        old = self._document
+        document = SlotsDocument(
+            current=current,
+            previous=previous,
+            refused=old.refused if refused is None else refused,
+            refused_by=old.refused_by if refused_by is None else refused_by,
+        )
+        write_durably(self._file, encode_document(document))
+        self._document = document
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder if it is there; what cannot go stays, to be tried at the next clean-up."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()

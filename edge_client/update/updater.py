@@ -1,0 +1,288 @@
+"""One full look at the store: is there a release for this device, is it good, then let it serve.
+
+The order is the promise. Nothing is touched before the metadata is verified; nothing gets a slot
+before its content is verified, its document fits this device and its self-test passed in a child
+process; nothing serves before it was loaded and warmed beside the serving model. Whatever fails,
+and wherever power goes, the old release goes on serving.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import logging
+import shutil
+from typing import TYPE_CHECKING
+
+from edge_client import __version__
+from edge_client.contract.errors import DeviceError, EdgeError, InputError
+from edge_client.contract.names import LABELS_FILE, MODEL_FILE, RELEASE_FILE, check_name, release_target
+from edge_client.contract.preprocessing import PREPROCESSING_ID
+from edge_client.contract.release import RELEASE_LIMIT_BYTES, ReleaseDocument, in_rollout
+from edge_client.files import disk_errors
+from edge_client.inference.classifier import classifier_from_release, read_release
+from edge_client.inference.runtime import runtime_name
+from edge_client.update.selftest import SelfTestError, run_self_test
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edge_client.contract.release import ChannelDocument
+    from edge_client.inference.classifier import Classifier
+    from edge_client.inference.swap import ClassifierHolder
+    from edge_client.settings import UpdateSettings
+    from edge_client.update.slots import Slots
+    from edge_client.update.trust import TrustedRepository
+
+logger = logging.getLogger(__name__)
+
+
+class Decision(enum.Enum):
+    """What a signed pointer means for this device."""
+
+    SERVES = "serves already"
+    NOT_IN_SHARE = "is for a share of devices that this one is not in yet"
+    REFUSED = "was refused on this device before"
+    TAKE = "is to be taken"
+
+
+class RefusedError(EdgeError):
+    """The release is signed, but this device cannot use it; it is not tried again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateOutcome:
+    """What one look came to.
+
+    Attributes:
+        decision: TAKE if the release now serves.
+        release: Release that the signed channel points to.
+        bytes_pulled: Bytes read from the store.
+        reason: Why it was refused before; empty otherwise.
+    """
+
+    decision: Decision
+    release: str
+    bytes_pulled: int
+    reason: str = ""
+
+
+def decide(
+    channel: ChannelDocument, device_id: str, current: str | None, refused: dict[str, str]
+) -> Decision:
+    """Return what a signed pointer means for one device."""
+    if channel.release == current:
+        return Decision.SERVES
+    if not in_rollout(device_id, channel.release, channel.share_percent):
+        return Decision.NOT_IN_SHARE
+    if channel.release in refused:
+        return Decision.REFUSED
+    return Decision.TAKE
+
+
+class ReleaseUpdater:
+    """Looks at the store and brings in what the channel points to. One thread at a time."""
+
+    def __init__(
+        self,
+        device_id: str,
+        channel: str,
+        settings: UpdateSettings,
+        slots: Slots,
+        holder: ClassifierHolder,
+        open_repository: Callable[[], TrustedRepository],
+        *,
+        threads: int = 1,
+        before_swap: Callable[[str, int], None] = lambda _release, _bytes: None,
+    ) -> None:
+        """Build an updater.
+
+        Args:
+            device_id: Decides the rollout share.
+            channel: Channel to follow.
+            settings: Limits.
+            slots: Releases on the disk.
+            holder: Gets the new classifier.
+            open_repository: Gives a fresh `TrustedRepository`.
+            threads: Threads of the interpreter.
+            before_swap: Told release and bytes pulled right before the first frame can see it.
+        """
+        self._device_id = device_id
+        self._channel = channel
+        self._settings = settings
+        self._slots = slots
+        self._holder = holder
+        self._open_repository = open_repository
+        self._threads = threads
+        self._before_swap = before_swap
+
+    def check(self) -> UpdateOutcome:
+        """Look once, and take a release if there is one to take.
+
+        Raises: TrustError, TransportError or DeviceError, with the old release serving; RefusedError
+            if the release is signed but unusable here.
+        """
+        software = this_software()
+        self._slots.forget_refusals_of_others(software)
+        with self._open_repository() as repository:
+            repository.refresh()
+            channel = repository.channel(self._channel)
+            release = check_name(channel.release, "release id")
+            decision = decide(channel, self._device_id, self._slots.current, self._slots.refused)
+            if decision is Decision.TAKE:
+                try:
+                    self._take(repository, release)
+                except (SelfTestError, InputError) as e:
+                    self._refuse(release, str(e), software)
+                    msg = f"release {release} is refused: {e}"
+                    raise RefusedError(msg) from e
+            reason = self._slots.refused.get(release, "")
+            return UpdateOutcome(decision, release, repository.bytes_pulled, reason)
+
+    def _take(self, repository: TrustedRepository, release: str) -> None:
+        slot = self._slots.folder(release)
+        if release == self._slots.previous and self._is_whole(repository, release, slot):
+            logger.info("release %s is on the disk still; going back to it", release)
+        else:
+            self._fetch(repository, release)
+            slot = self._slots.install(release)
+        self._serve(release, slot, repository.bytes_pulled)
+
+    def _is_whole(self, repository: TrustedRepository, release: str, slot: Path) -> bool:
+        """Whether all files of a slot are as they are signed now."""
+        path = release_target(release, RELEASE_FILE)
+        if not repository.holds(path, slot / RELEASE_FILE):
+            return False
+        return all(
+            repository.holds(release_target(release, name), slot / name)
+            for name in needed_files(read_release(slot))
+        )
+
+    def _fetch(self, repository: TrustedRepository, release: str) -> None:
+        """Gather a release, and try it.
+
+        Raises: SelfTestError or InputError if it is unusable here; TrustError, TransportError, DeviceError.
+        """
+        self._slots.clean_slots()
+        folder = self._slots.stage(release)
+        try:
+            self._gather(repository, release, folder)
+            cases = run_self_test(
+                folder,
+                timeout_s=self._settings.self_test_timeout_s,
+                memory_bytes=self._settings.self_test_memory_bytes or None,
+                threads=self._threads,
+            )
+            logger.info("release %s: self-test passed, %d pictures", release, cases)
+        except (DeviceError, InputError):
+            # Refused, or the disk is full: give the space back. After a lost connection it stays.
+            self._slots.drop_staged()
+            raise
+
+    def _gather(self, repository: TrustedRepository, release: str, folder: Path) -> None:
+        path = release_target(release, RELEASE_FILE)
+        self._check_size(repository.look_up(path).size_bytes, RELEASE_LIMIT_BYTES, path)
+        repository.fetch(path, folder)
+        document = read_release(folder)
+        check_document(document, release)
+        paths = [release_target(release, name) for name in needed_files(document)]
+        size_bytes = sum(repository.look_up(path).size_bytes for path in paths)
+        self._check_size(size_bytes, self._settings.max_release_bytes, f"release {release}")
+        self._check_space(folder, size_bytes)
+        for path in paths:
+            repository.fetch(path, folder)
+
+    def _check_size(self, size_bytes: int, limit_bytes: int, what: str) -> None:
+        if size_bytes > limit_bytes:
+            msg = (
+                f"{what}: {size_bytes} bytes, this device takes at most {limit_bytes} "
+                "([update] max_release_bytes)"
+            )
+            raise InputError(msg)
+
+    def _check_space(self, folder: Path, size_bytes: int) -> None:
+        with disk_errors(folder):
+            free = shutil.disk_usage(folder).free
+        needed = size_bytes + self._settings.min_free_bytes
+        if free < needed:
+            msg = (
+                f"{folder}: {free} bytes free, {needed} needed ({size_bytes} for the release, the rest is "
+                "[update] min_free_bytes); make room, it will be tried again"
+            )
+            raise DeviceError(msg)
+
+    def _serve(self, release: str, slot: Path, bytes_pulled: int) -> None:
+        """Load beside the serving classifier, switch on disk, then between two frames."""
+        new = classifier_from_release(slot, self._threads)
+        new.warm()
+        self._slots.activate(release)
+        try:
+            self._before_swap(release, bytes_pulled)
+            self._holder.swap(new)
+        except EdgeError:
+            self._slots.return_to_previous()
+            raise
+        self._slots.clean_slots()
+
+    def _refuse(self, release: str, reason: str, software: str) -> None:
+        self._slots.refuse(release, reason, software)
+        logger.error("release %s is refused: %s", release, reason)
+
+
+def open_best_slot(slots: Slots, threads: int) -> Classifier | None:
+    """Load the release that shall serve: the current one, or the previous if that is damaged.
+
+    Returns: None if there is none that can serve; it is then fetched again.
+    Raises: DeviceError if `slots.json` cannot be written.
+    """
+    for release in (slots.current, slots.previous):
+        if release is None:
+            continue
+        try:
+            classifier = _open_slot(slots.folder(release), threads)
+        except EdgeError as e:
+            logger.error("release %s cannot serve: %s", release, e)  # noqa: TRY400 - said in one line
+            continue
+        if release != slots.current:
+            slots.return_to_previous()
+        return classifier
+    if slots.current is not None:
+        slots.forget_slots()
+    return None
+
+
+def _open_slot(folder: Path, threads: int) -> Classifier:
+    classifier = classifier_from_release(folder, threads)
+    classifier.warm()
+    return classifier
+
+
+def this_software() -> str:
+    """Name what decides whether a release can run here."""
+    return f"edge-client {__version__}, {runtime_name()}"
+
+
+def needed_files(document: ReleaseDocument) -> tuple[str, ...]:
+    """Names of a release's files besides `release.json`, in the order in which they are fetched.
+
+    Raises: InputError if a name is not safe.
+    """
+    pictures = (check_name(case.file, "self-test file") for case in document.self_test)
+    return tuple(dict.fromkeys((LABELS_FILE, *pictures, MODEL_FILE)))
+
+
+def check_document(document: ReleaseDocument, release: str) -> None:
+    """Refuse a release document that cannot be right for this release and this device.
+
+    Raises: InputError.
+    """
+    if document.release != release:
+        msg = f"{RELEASE_FILE} is of release {document.release!r}, not {release!r}; publish it again"
+        raise InputError(msg)
+    if document.preprocessing.id != PREPROCESSING_ID:
+        msg = (
+            f"it wants preprocessing {document.preprocessing.id!r}, this version has {PREPROCESSING_ID!r}; "
+            "update edge-client"
+        )
+        raise InputError(msg)
