@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -127,7 +128,10 @@ class BrokerConnection:
             except (RuntimeError, ValueError) as e:
                 logger.debug("no farewell: %s", e)  # the last will says it then
         self._client.disconnect()
-        self._client.loop_stop()
+        # paho joins its thread without a limit, and that may be stuck on a broker that hangs.
+        leaving = threading.Thread(target=self._client.loop_stop, daemon=True)
+        leaving.start()
+        leaving.join(FAREWELL_S)
 
     def _connected(
         self, client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object

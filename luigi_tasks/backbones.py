@@ -31,11 +31,7 @@ def weights_digest(model: ModelSettings) -> str:
         return model.weights
     path = _weights_path(model)
     with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else (hashlib.sha256(file.read()).hexdigest())
-        )
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def build_backbone(model: ModelSettings, seed: int) -> Any:  # noqa: ANN401 - Keras has no types
@@ -123,8 +119,8 @@ def _explain_download(model: ModelSettings, error: Exception) -> InputError | Se
     text = str(error)
     if "URL fetch failure" in text or isinstance(error, OSError):
         msg = (
-            f"[model] weights imagenet: Keras could not download those of {architecture_name(model)} ({text}); "
-            "give the path of the no-top .h5 file, or none"
+            f"[model] weights imagenet: Keras could not download those of {architecture_name(model)} "
+            f"({text}); give the path of the no-top .h5 file, or none"
         )
         return TransportError(msg)
     msg = f"[model] {architecture_name(model)}: Keras refuses it: {text}"

@@ -127,7 +127,10 @@ def name_classes(entries: Iterable[Entry]) -> dict[str, str]:
             raise InputError(msg)
         twin = seen.setdefault(label.casefold(), folder)
         if twin != folder:
-            msg = f"class folders {twin!r} and {folder!r} differ only in case, blanks or Unicode form; merge them"
+            msg = (
+                f"class folders {twin!r} and {folder!r} differ only in case, blanks or Unicode form; "
+                "merge them"
+            )
             raise InputError(msg)
     return labels
 

@@ -94,6 +94,7 @@ class ReleaseUpdater:
         open_repository: Callable[[], TrustedRepository],
         *,
         threads: int = 1,
+        on_take: Callable[[str], None] = lambda _release: None,
         before_swap: Callable[[str, int], None] = lambda _release, _bytes: None,
     ) -> None:
         """Build an updater.
@@ -106,6 +107,7 @@ class ReleaseUpdater:
             holder: Gets the new classifier.
             open_repository: Gives a fresh `TrustedRepository`.
             threads: Threads of the interpreter.
+            on_take: Told the release that is going to be taken.
             before_swap: Told release and bytes pulled right before the first frame can see it.
         """
         self._device_id = device_id
@@ -115,6 +117,7 @@ class ReleaseUpdater:
         self._holder = holder
         self._open_repository = open_repository
         self._threads = threads
+        self._on_take = on_take
         self._before_swap = before_swap
 
     def check(self) -> UpdateOutcome:
@@ -141,6 +144,7 @@ class ReleaseUpdater:
             return UpdateOutcome(decision, release, repository.bytes_pulled, reason)
 
     def _take(self, repository: TrustedRepository, release: str) -> None:
+        self._on_take(release)
         slot = self._slots.folder(release)
         if release == self._slots.previous and self._is_whole(repository, release, slot):
             logger.info("release %s is on the disk still; going back to it", release)

@@ -1,0 +1,462 @@
+"""The device daemon: serves frames, follows its channel, reports.
+
+Threads: `frames` classifies and never waits for anything else; `updates` looks at the store when
+announced, when the poll interval is over and at the start; `status` sends the status; paho's. The
+main thread waits for signals. A release on the disk serves before any network is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import os
+import random
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from edge_client.contract.documents import decode_document
+from edge_client.contract.errors import DeviceError, EdgeError, InputError, TransportError
+from edge_client.contract.messages import (
+    ANNOUNCEMENT_LIMIT_BYTES,
+    Announcement,
+    DeviceStatus,
+    Result,
+    UpdateFigures,
+)
+from edge_client.contract.names import announcement_topic, online_topic, results_topic, status_topic
+from edge_client.files import disk_errors
+from edge_client.inference.runtime import runtime_name
+from edge_client.inference.swap import ClassifierHolder
+from edge_client.mqtt import BrokerConnection
+from edge_client.settings import read_credentials, read_root
+from edge_client.sinks import open_sinks
+from edge_client.sources import open_source
+from edge_client.telemetry import STATUS_FILE, StatusBoard, utc_now
+from edge_client.update.slots import Slots
+from edge_client.update.updater import Decision, RefusedError, ReleaseUpdater, UpdateOutcome, open_best_slot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from edge_client.inference.classifier import Classification
+    from edge_client.settings import Settings
+    from edge_client.sources import Frame
+    from edge_client.update.trust import TrustedRepository
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = "lock"
+METADATA_DIR = "metadata"
+# Announcements are not trusted: a flood of them costs one look a second at most.
+SHORTEST_LOOK_INTERVAL_S = 1.0
+# After a lost connection, or when the store does not show yet what was announced (a CDN may lag).
+RETRY_DELAYS_S = (2.0, 5.0, 15.0, 60.0, 300.0)
+POLL_JITTER = 0.1
+SOURCE_RETRY_S = (1.0, 60.0)
+STOP_S = 5.0
+
+
+def run(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT, or until a finite source ends; returns the exit code.
+
+    Raises: SettingsError, DeviceError if it cannot start.
+    """
+    # Taken by sigwait below: a handler could interrupt a thread that holds the lock it needs.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    with state_lock(settings.device.state_dir):
+        daemon = Daemon(settings, on_end=lambda: os.kill(os.getpid(), signal.SIGTERM))
+        daemon.start()
+        received = signal.sigwait({signal.SIGTERM, signal.SIGINT})
+        logger.info("%s: stopping", signal.Signals(received).name)
+        daemon.stop()
+    return 0
+
+
+class Daemon:
+    """All the parts of one device."""
+
+    def __init__(self, settings: Settings, on_end: Callable[[], None]) -> None:
+        """Load the release on the disk; touch no network.
+
+        Args:
+            settings: All of them.
+            on_end: Called when a finite source has no more frames.
+        Raises: SettingsError, DeviceError.
+        """
+        self._settings = settings
+        self._on_end = on_end
+        device = settings.device
+        runtime = runtime_name()
+        self._stop = threading.Event()
+        self._may_serve = threading.Event()
+        self._doorbell = Doorbell()
+        self._measured: RunningUpdate | None = None
+        self._source_fault: str | None = None
+        self._slots = Slots(device.state_dir)
+        self._holder = ClassifierHolder(open_best_slot(self._slots, device.threads))
+        self._slots.clean()
+        if self._holder.current is None:
+            read_root(settings.trust)  # without a release and without a root there is nothing to do
+        else:
+            self._may_serve.set()
+        self._broker = self._open_broker()
+        self._board = StatusBoard(
+            DeviceStatus(
+                device=device.id, channel=device.channel, state="starting", runtime=runtime, changed_at=utc_now()
+            ),
+            file=device.state_dir / STATUS_FILE,
+            publish=self._publish_status,
+            interval_s=settings.status.interval_s,
+        )
+        self._sinks = open_sinks(
+            settings.sinks,
+            publish=self._broker.publish if self._broker else lambda _topic, _payload: None,
+            topic=results_topic(device.fleet, device.id),
+        )
+        self._updater = ReleaseUpdater(
+            device.id,
+            device.channel,
+            settings.update,
+            self._slots,
+            self._holder,
+            lambda: open_repository(settings),
+            threads=device.threads,
+            on_take=lambda _release: self._board.change(state="updating"),
+            before_swap=self._before_swap,
+        )
+        self._looked_at = self._measure_from = float("-inf")
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for name, target in (
+                ("frames", self._serve_frames),
+                ("updates", self._follow_channel),
+                ("status", self._send_status),
+            )
+        ]
+
+    def start(self) -> None:
+        """Start all threads."""
+        self._show_slots()
+        logger.info(
+            "%s: %s, channel %s",
+            self._settings.device.id,
+            f"serving release {self._slots.current}" if self._holder.current else "waiting for a first release",
+            self._settings.device.channel,
+        )
+        if self._broker:
+            self._broker.start()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End all threads; an update on its way is abandoned, which is as safe as a power cut."""
+        self._stop.set()
+        self._may_serve.set()
+        self._doorbell.close()
+        self._board.close()
+        deadline = time.monotonic() + STOP_S
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+        for sink in self._sinks:
+            sink.close()
+        if self._broker:
+            self._broker.stop()
+
+    def _open_broker(self) -> BrokerConnection | None:
+        device, broker = self._settings.device, self._settings.broker
+        if not broker.host:
+            return None
+        return BrokerConnection(
+            broker,
+            device.id,
+            topic=announcement_topic(device.fleet, device.channel),
+            online_topic=online_topic(device.fleet, device.id),
+            on_message=self._doorbell.ring,
+            on_connection=lambda: self._board.send_again(),  # noqa: PLW0108 - made before the board
+        )
+
+    # Status
+
+    def _send_status(self) -> None:
+        while self._board.step():
+            if self._broker and not self._stop.is_set():
+                self._broker.revive()
+
+    def _publish_status(self, payload: bytes) -> bool:
+        device = self._settings.device
+        return self._broker is not None and self._broker.publish_state(
+            status_topic(device.fleet, device.id), payload
+        )
+
+    def _show_slots(self, **changes: object) -> None:
+        """Show which release serves, and whatever else changed."""
+        state = "serving" if self._holder.current else "waiting"
+        self._board.change(
+            state=state, release=self._slots.current, previous=self._slots.previous, **changes
+        )
+
+    # Frames
+
+    def _serve_frames(self) -> None:
+        """Classify until told to stop; a source that fails is opened again."""
+        self._may_serve.wait()
+        delay_s = SOURCE_RETRY_S[0]
+        while not self._stop.is_set():
+            frames = self._board.frames
+            try:
+                self._classify_all()
+            except EdgeError as e:
+                self._show_source_fault(e)
+            except Exception:
+                # Whatever a camera's driver raises: a device that answers nothing helps nobody.
+                logger.exception("the source failed")
+            else:
+                if not self._stop.is_set():
+                    logger.info("the source has no more frames")
+                    self._on_end()
+                return
+            if self._board.frames > frames:
+                delay_s = SOURCE_RETRY_S[0]
+            self._stop.wait(delay_s)
+            delay_s = min(delay_s * 2, SOURCE_RETRY_S[1])
+
+    def _classify_all(self) -> None:
+        failing = False
+        for frame in open_source(self._settings.source).frames(self._stop):
+            classifier = self._holder.current
+            if classifier is None:
+                continue  # cannot be: a classifier is only ever replaced by another
+            try:
+                answer = classifier.classify(frame.pixels)
+            except EdgeError as e:
+                if not failing:
+                    logger.error("%s: %s", frame.source, e)  # noqa: TRY400 - said in one line
+                failing = True
+                continue
+            failing = False
+            self._hand_out(frame, answer, classifier.release)
+
+    def _hand_out(self, frame: Frame, answer: Classification, release: str | None) -> None:
+        self._board.count(answer.latency_ms)
+        result = Result(
+            device=self._settings.device.id,
+            source=frame.source,
+            frame=self._board.frames,
+            label=answer.label,
+            confidence=answer.confidence,
+            top=answer.top(self._settings.device.top),
+            release=release,
+            latency_ms=answer.latency_ms,
+            at=utc_now(),
+        )
+        for sink in self._sinks:
+            sink.write(result)
+        frame.done()
+        self._source_fault = None
+        if self._measured is not None and self._measured.release == release:
+            measured, self._measured = self._measured, None
+            self._board.change(update=measured.figures(time.monotonic()))
+
+    def _show_source_fault(self, error: EdgeError) -> None:
+        if str(error) != self._source_fault:
+            logger.error("%s", error)
+            self._board.change(last_error=str(error))
+        self._source_fault = str(error)
+
+    # Updates
+
+    def _follow_channel(self) -> None:
+        """Look at the start, at each announcement, and when the poll interval is over."""
+        failures, next_look = 0, time.monotonic()
+        while True:
+            ring = self._doorbell.wait(next_look - time.monotonic())
+            if self._stop.is_set():
+                return
+            announced = None
+            if ring is not None:
+                announced = self._read_announcement(ring.payload)
+                if announced is None or announced == self._slots.current:
+                    self._stop.wait(SHORTEST_LOOK_INTERVAL_S)
+                    continue
+            self._stop.wait(max(self._looked_at + SHORTEST_LOOK_INTERVAL_S - time.monotonic(), 0))
+            self._measure_from = ring.arrived if ring else time.monotonic()
+            settled = self._look(announced)
+            self._looked_at = time.monotonic()
+            failures = 0 if settled else failures + 1
+            next_look = time.monotonic() + self._delay_s(failures)
+
+    def _delay_s(self, failures: int) -> float:
+        """Seconds until the next look, spread so that a fleet does not come at once."""
+        poll_s = self._settings.update.poll_s
+        delay_s = poll_s if failures == 0 else min(RETRY_DELAYS_S[min(failures, len(RETRY_DELAYS_S)) - 1], poll_s)
+        return delay_s * random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER)  # noqa: S311 - no secret
+
+    def _look(self, announced: str | None) -> bool:
+        """Look once and show what came of it; False if looking again soon may help."""
+        try:
+            outcome = self._updater.check()
+        except RefusedError as e:
+            self._show_slots(last_error=str(e), refused=self._last_refused())
+            return True
+        except EdgeError as e:
+            logger.warning("no update: %s", e)
+            self._show_slots(last_error=str(e))
+            return not isinstance(e, TransportError)
+        except Exception as e:
+            # The serving release is not touched before everything is verified: safe to go on.
+            logger.exception("no update")
+            self._show_slots(last_error=f"unexpected {type(e).__name__}: {e}")
+            return True
+        return self._show_outcome(outcome, announced)
+
+    def _show_outcome(self, outcome: UpdateOutcome, announced: str | None) -> bool:
+        error, refused = None, None
+        if outcome.decision is Decision.REFUSED:
+            error, refused = f"release {outcome.release} was refused: {outcome.reason}", outcome.release
+        elif announced not in {None, outcome.release}:
+            error = (
+                f"release {announced} was announced, but the signed channel {self._settings.device.channel} "
+                f"points to {outcome.release}; the announcement is not followed"
+            )
+            logger.warning("%s", error)
+        if outcome.decision is Decision.TAKE:
+            logger.info("release %s serves; %d bytes pulled", outcome.release, outcome.bytes_pulled)
+            self._may_serve.set()
+        self._show_slots(last_error=error or self._source_fault, refused=refused)
+        return announced in {None, outcome.release}
+
+    def _before_swap(self, release: str, bytes_pulled: int) -> None:
+        self._measured = RunningUpdate(release, bytes_pulled, self._measure_from)
+
+    def _last_refused(self) -> str | None:
+        return next(reversed(self._slots.refused), None)
+
+    def _read_announcement(self, payload: bytes) -> str | None:
+        """Return the release that an announcement names; None if it is none for this device."""
+        device = self._settings.device
+        topic = announcement_topic(device.fleet, device.channel)
+        try:
+            announcement = decode_document(
+                Announcement, payload, source=f"announcement on {topic}", limit_bytes=ANNOUNCEMENT_LIMIT_BYTES
+            )
+            if announcement.channel != device.channel:
+                msg = f"announcement on {topic}: is for channel {announcement.channel[:80]!r}; ignored"
+                raise InputError(msg)
+        except InputError as e:
+            logger.warning("%s", e)
+            self._board.change(last_error=str(e))
+            return None
+        return announcement.release
+
+
+@dataclasses.dataclass(frozen=True)
+class RunningUpdate:
+    """An update whose first answer is still to come.
+
+    Attributes:
+        release: The new release.
+        bytes_pulled: What it took to pull it.
+        started: Monotonic seconds at which its announcement (or the poll) came.
+    """
+
+    release: str
+    bytes_pulled: int
+    started: float
+
+    def figures(self, now: float) -> UpdateFigures:
+        """Return what the update cost, its first answer being given at `now`."""
+        return UpdateFigures(
+            release=self.release, bytes_pulled=self.bytes_pulled, seconds=round(now - self.started, 3)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ring:
+    """An announcement that arrived at `arrived` (monotonic seconds)."""
+
+    payload: bytes
+    arrived: float
+
+
+class Doorbell:
+    """Hands announcements from paho's thread to the updater; only the newest waits."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._ring: Ring | None = None
+        self._closed = False
+
+    def ring(self, payload: bytes) -> None:
+        """Leave an announcement; never waits, never raises."""
+        ring = Ring(payload, time.monotonic())
+        with self._changed:
+            self._ring = ring
+            self._changed.notify_all()
+
+    def wait(self, timeout_s: float) -> Ring | None:
+        """Take the newest announcement; None after `timeout_s` or once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ring or self._closed, max(timeout_s, 0))
+            ring, self._ring = self._ring, None
+            return ring
+
+    def close(self) -> None:
+        """Wake whoever waits."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+def open_repository(settings: Settings) -> TrustedRepository:
+    """Open a fresh look at the store. python-tuf is imported here: a device that only serves lacks it.
+
+    Raises: SettingsError if root or credentials cannot be read; TrustError if the root is invalid.
+    """
+    from edge_client.update.fetcher import StoreFetcher  # noqa: PLC0415
+    from edge_client.update.trust import TrustedRepository  # noqa: PLC0415
+
+    return TrustedRepository(
+        read_root(settings.trust),
+        settings.store.base_url,
+        settings.device.state_dir / METADATA_DIR,
+        StoreFetcher(settings.store, read_credentials(settings.store)),
+    )
+
+
+@contextlib.contextmanager
+def state_lock(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder for this process alone.
+
+    Raises: DeviceError if another daemon holds it, or the folder cannot be made.
+    """
+    path = state_dir / LOCK_FILE
+    with disk_errors(path):
+        state_dir.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    with file:
+        if not _try_lock(file.fileno()):
+            msg = f"{state_dir}: another edge-client uses it; stop that, or give each its own [device] state_dir"
+            raise DeviceError(msg)
+        yield
+
+
+def is_running(state_dir: Path) -> bool:
+    """Whether a daemon holds the state folder."""
+    try:
+        with (state_dir / LOCK_FILE).open() as file:
+            return not _try_lock(file.fileno())
+    except OSError:
+        return False
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

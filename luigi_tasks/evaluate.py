@@ -1,0 +1,339 @@
+"""What a candidate can do: the file itself, through the device's own classifier, on the hold-out."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import io
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from edge_client.contract.documents import Document
+from edge_client.inference.classifier import Classification, Classifier
+from edge_client.inference.runtime import runtime_name
+from luigi_tasks.gate import Verdict, judge
+from luigi_tasks.snapshot import Picture
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edge_client.contract.release import ReleaseDocument
+    from luigi_tasks.candidate import Candidate
+    from luigi_tasks.progress import Progress
+    from luigi_tasks.settings import GateSettings
+
+MISTAKES_AT_MOST = 24
+LATENCY_PICTURES = 100
+
+# Called as pixels_of(pictures, height, width); returns (N, height, width, 3) uint8 RGB.
+PixelLoader = Callable[[Sequence[Picture], int, int], "NDArray[np.uint8]"]
+
+
+class ClassFigures(Document, frozen=True, kw_only=True):
+    """One class on the hold-out; precision is 0 where the model never says it."""
+
+    label: str
+    support: int
+    precision: float
+    recall: float
+
+
+class Mistake(Document, frozen=True, kw_only=True):
+    """A picture that was taken for something else."""
+
+    path: str
+    sha256: str
+    truth: str
+    predicted: str
+    confidence: float
+
+
+class Measurement(Document, frozen=True, kw_only=True):
+    """One model on one list of pictures.
+
+    Attributes:
+        accuracy: Share of right answers, 0-1.
+        pictures: How many were shown.
+        labels: The classes, in the order of rows and columns.
+        classes: Precision and recall of each.
+        confusion: Counts; rows are truths, columns answers.
+        latency_ms_p50: Preprocessing and inference, one thread, pictures one after another.
+        latency_ms_p90: The slowest tenth begins here.
+        runtime: What ran it.
+        mistakes: The most confident wrong answers, worst first.
+    """
+
+    accuracy: float
+    pictures: int
+    labels: tuple[str, ...]
+    classes: tuple[ClassFigures, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    latency_ms_p50: float
+    latency_ms_p90: float
+    runtime: str
+    mistakes: tuple[Mistake, ...]
+
+
+class Evaluation(Document, frozen=True, kw_only=True):
+    """The gate's record of a candidate.
+
+    Attributes:
+        release: The id that the candidate would be published under.
+        candidate: The candidate's file.
+        float_model: The float network, same pictures.
+        champion: The deployed model on the pictures whose class it knows; None if there is none.
+        champion_release: Its id.
+        champion_note: How the comparison was made, or why there is none.
+        model_bytes: Size of the candidate's file.
+        verdict: The decision.
+        at: UTC, ISO 8601.
+    """
+
+    release: str
+    candidate: Measurement
+    float_model: Measurement
+    champion: Measurement | None
+    champion_release: str | None
+    champion_note: str
+    model_bytes: int
+    verdict: Verdict
+    at: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Champion:
+    """The deployed model."""
+
+    document: ReleaseDocument
+    model: bytes
+
+
+def evaluate(
+    candidate: Candidate,
+    models: tuple[bytes, bytes],
+    champion: Champion | None,
+    holdout: Sequence[Picture],
+    pixels_of: PixelLoader,
+    settings: GateSettings,
+    progress: Progress,
+    at: str,
+) -> Evaluation:
+    """Measure and judge a candidate.
+
+    Args:
+        candidate: Its description.
+        models: Its file, and the float network's.
+        champion: What it must meet, if anything is deployed.
+        holdout: Pictures that no training saw.
+        pixels_of: Loads them.
+        settings: The gate's limits.
+        progress: Gets pictures done.
+        at: UTC, ISO 8601, for the record.
+    Raises: DeviceError if the runtime cannot run a file.
+    """
+    size, norm = candidate.preprocessing, candidate.preprocessing.normalization
+    pixels = pixels_of(holdout, size.height, size.width)
+
+    def classifier(model: bytes) -> Classifier:
+        return Classifier(model, candidate.labels, normalization=norm)
+
+    model, float_model = models
+    mine = measure(lambda: classifier(model), candidate.labels, holdout, pixels, progress, "candidate")
+    floats = measure(
+        lambda: classifier(float_model), candidate.labels, holdout, pixels, progress, "float model"
+    )
+    theirs, shared, note = _measure_champion(champion, candidate, holdout, pixels_of, progress)
+    pair = None
+    if theirs is not None:
+        pair = (_accuracy_within(mine, holdout, shared), theirs.accuracy)
+    return Evaluation(
+        release=candidate.release,
+        candidate=mine,
+        float_model=floats,
+        champion=theirs,
+        champion_release=champion.document.release if champion is not None else None,
+        champion_note=note,
+        model_bytes=len(model),
+        verdict=judge(
+            accuracy=mine.accuracy,
+            float_accuracy=floats.accuracy,
+            champion=pair,
+            model_bytes=len(model),
+            settings=settings,
+        ),
+        at=at,
+    )
+
+
+def measure(
+    open_classifier: Callable[[], Classifier],
+    labels: Sequence[str],
+    pictures: Sequence[Picture],
+    pixels: NDArray[np.uint8],
+    progress: Progress,
+    what: str,
+) -> Measurement:
+    """Show pictures to a model.
+
+    Args:
+        open_classifier: Makes one classifier for each thread; they are not shared.
+        labels: Classes of the pictures; answers outside them count as wrong.
+        pictures: What is shown.
+        pixels: (N, H, W, 3) RGB of `pictures`.
+        progress: Gets pictures done.
+        what: Named in progress.
+    """
+    answers = _classify_all(open_classifier, pixels, progress, f"measuring the {what}")
+    latencies = _time_alone(open_classifier(), pixels)
+    number = {label: index for index, label in enumerate(labels)}
+    confusion = np.zeros((len(labels), len(labels)), int)
+    for picture, answer in zip(pictures, answers, strict=True):
+        if answer.label in number:
+            confusion[number[picture.label], number[answer.label]] += 1
+    wrong = [
+        Mistake(
+            path=picture.path,
+            sha256=picture.sha256,
+            truth=picture.label,
+            predicted=answer.label,
+            confidence=round(answer.confidence, 4),
+        )
+        for picture, answer in zip(pictures, answers, strict=True)
+        if answer.label != picture.label
+    ]
+    wrong.sort(key=lambda mistake: (-mistake.confidence, mistake.sha256))
+    support = {label: sum(picture.label == label for picture in pictures) for label in labels}
+    return Measurement(
+        accuracy=1 - len(wrong) / max(len(pictures), 1),
+        pictures=len(pictures),
+        labels=tuple(labels),
+        classes=tuple(
+            _figures(confusion, index, label, support[label]) for index, label in enumerate(labels)
+        ),
+        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        latency_ms_p50=round(float(np.percentile(latencies, 50)), 4),
+        latency_ms_p90=round(float(np.percentile(latencies, 90)), 4),
+        runtime=runtime_name(),
+        mistakes=tuple(wrong[:MISTAKES_AT_MOST]),
+    )
+
+
+def choose_self_test(
+    classifier: Classifier, pictures: Sequence[Picture], pixels: NDArray[np.uint8], count: int
+) -> list[tuple[int, Classification]]:
+    """Return the pictures that a device shall answer before it activates the model.
+
+    Right answers, most confident first, classes in turn: another runtime's rounding must not change
+    them, another model's answers should.
+
+    Returns: (index into `pictures`, the answer) of up to `count`; fewer if fewer were right.
+    """
+    by_class: dict[str, list[tuple[float, str, int, Classification]]] = {}
+    for index, picture in enumerate(pictures):
+        answer = classifier.classify(pixels[index])
+        if answer.label == picture.label:
+            row = (-answer.confidence, picture.sha256, index, answer)
+            by_class.setdefault(picture.label, []).append(row)
+    ranked = [
+        (rank, *row)
+        for rows in by_class.values()
+        for rank, row in enumerate(sorted(rows, key=lambda r: r[:2]))
+    ]
+    ranked.sort(key=lambda row: row[:3])
+    return [(row[3], row[4]) for row in ranked[:count]]
+
+
+def to_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return (H, W, 3) RGB pixels as a PNG, lossless."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _measure_champion(
+    champion: Champion | None,
+    candidate: Candidate,
+    holdout: Sequence[Picture],
+    pixels_of: PixelLoader,
+    progress: Progress,
+) -> tuple[Measurement | None, list[int], str]:
+    """Return the champion's figures, the positions of the pictures it was shown, and a note."""
+    if champion is None:
+        return None, [], "Nothing is deployed on this channel yet."
+    known = set(champion.document.labels)
+    shared = [index for index, picture in enumerate(holdout) if picture.label in known]
+    gone = sorted(known - set(candidate.labels))
+    new = sorted(set(candidate.labels) - known)
+    if not shared:
+        return None, [], "The deployed model knows none of these classes; nothing can be compared."
+    note = f"Compared on the same {len(shared)} hold-out pictures."
+    if gone or new:
+        changes = [f"new: {', '.join(new)}"] * bool(new) + [f"gone: {', '.join(gone)}"] * bool(gone)
+        note = (
+            f"The classes changed ({'; '.join(changes)}); compared on the {len(shared)} of {len(holdout)} "
+            "hold-out pictures whose class both models know."
+        )
+    size = champion.document.preprocessing
+    pictures = [holdout[index] for index in shared]
+    measurement = measure(
+        lambda: Classifier(champion.model, champion.document.labels, normalization=size.normalization),
+        sorted(known & set(candidate.labels)),
+        pictures,
+        pixels_of(pictures, size.height, size.width),
+        progress,
+        "deployed model",
+    )
+    return measurement, shared, note
+
+
+def _accuracy_within(mine: Measurement, holdout: Sequence[Picture], shared: list[int]) -> float:
+    """Accuracy of the candidate on the pictures that the champion was shown."""
+    labels = {holdout[index].label for index in shared}
+    rows = [
+        (sum(row), row[index])
+        for index, (row, label) in enumerate(zip(mine.confusion, mine.labels, strict=True))
+        if label in labels
+    ]
+    return sum(right for _, right in rows) / max(sum(shown for shown, _ in rows), 1)
+
+
+def _classify_all(
+    open_classifier: Callable[[], Classifier], pixels: NDArray[np.uint8], progress: Progress, what: str
+) -> list[Classification]:
+    local = threading.local()
+
+    def classify(index: int) -> Classification:
+        if not hasattr(local, "classifier"):
+            local.classifier = open_classifier()
+        answer: Classification = local.classifier.classify(pixels[index])
+        return answer
+
+    answers = []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for answer in pool.map(classify, range(len(pixels))):
+            answers.append(answer)
+            progress(what, len(answers), len(pixels))
+    return answers
+
+
+def _time_alone(classifier: Classifier, pixels: NDArray[np.uint8]) -> list[float]:
+    """Milliseconds a picture with nothing else running in this process."""
+    if not len(pixels):
+        return [0.0]
+    classifier.warm()
+    return [classifier.classify(picture).latency_ms for picture in pixels[:LATENCY_PICTURES]]
+
+
+def _figures(confusion: NDArray[np.int_], index: int, label: str, support: int) -> ClassFigures:
+    right, said = int(confusion[index, index]), int(confusion[:, index].sum())
+    return ClassFigures(
+        label=label,
+        support=support,
+        precision=round(right / said, 6) if said else 0.0,
+        recall=round(right / support, 6) if support else 0.0,
+    )

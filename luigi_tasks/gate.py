@@ -1,0 +1,104 @@
+"""The decision on a candidate. Values in, a verdict out: no clock, no disk, no model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_client.contract.documents import Document
+
+if TYPE_CHECKING:
+    from luigi_tasks.settings import GateSettings
+
+# Accuracies are shares of a few thousand pictures; what differs by less than this is equal.
+EPSILON = 1e-9
+
+
+class Check(Document, frozen=True, kw_only=True):
+    """One promise that a candidate must keep.
+
+    Attributes:
+        name: What was looked at.
+        limit: The setting's value.
+        measured: The candidate's.
+        unit: Of both.
+        passed: Whether it holds.
+        reason: One sentence for a person if it does not, else empty.
+    """
+
+    name: str
+    limit: float
+    measured: float
+    unit: str
+    passed: bool
+    reason: str = ""
+
+
+class Verdict(Document, frozen=True, kw_only=True):
+    """The decision, with every check behind it."""
+
+    passed: bool
+    reasons: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+
+def judge(
+    *,
+    accuracy: float,
+    float_accuracy: float,
+    champion: tuple[float, float] | None,
+    model_bytes: int,
+    settings: GateSettings,
+) -> Verdict:
+    """Decide whether a candidate may be published. What just meets a limit passes.
+
+    Args:
+        accuracy: Of the candidate's file on the hold-out, in [0, 1].
+        float_accuracy: Of the float network on the same pictures.
+        champion: Accuracy of the candidate and of the deployed model, both on the pictures whose
+            class both know; None if there is nothing to compare with.
+        model_bytes: Size of the candidate's file.
+        settings: The limits.
+    """
+    checks = [
+        _at_least("hold-out accuracy", accuracy, settings.min_accuracy, "[gate] min_accuracy"),
+        _at_most(
+            "loss against the float model",
+            (float_accuracy - accuracy) * 100,
+            settings.max_float_drop_points,
+            "points",
+            "[gate] max_float_drop_points",
+        ),
+        _at_most(
+            "model size",
+            float(model_bytes),
+            float(settings.max_model_bytes),
+            "bytes",
+            "[gate] max_model_bytes",
+        ),
+    ]
+    if champion is not None:
+        candidates, champions = champion
+        checks.append(
+            _at_most(
+                "loss against the deployed model",
+                (champions - candidates) * 100,
+                settings.max_champion_drop_points,
+                "points",
+                "[gate] max_champion_drop_points",
+            )
+        )
+    reasons = tuple(check.reason for check in checks if not check.passed)
+    return Verdict(passed=not reasons, reasons=reasons, checks=tuple(checks))
+
+
+def _at_least(name: str, measured: float, limit: float, setting: str) -> Check:
+    passed = measured >= limit - EPSILON
+    reason = "" if passed else f"{name} {measured:.4f} is below {setting} {limit:g}"
+    return Check(name=name, limit=limit, measured=measured, unit="share", passed=passed, reason=reason)
+
+
+def _at_most(name: str, measured: float, limit: float, unit: str, setting: str) -> Check:
+    passed = measured <= limit + EPSILON
+    number = f"{measured:.0f}" if unit == "bytes" else f"{measured:.2f}"
+    reason = "" if passed else f"{name} {number} {unit} is above {setting} {limit:g}"
+    return Check(name=name, limit=limit, measured=measured, unit=unit, passed=passed, reason=reason)

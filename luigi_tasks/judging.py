@@ -1,0 +1,114 @@
+"""Glue of the two steps that see the whole candidate: its evaluation, and its release."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edge_client.contract.names import release_target
+from edge_client.inference.classifier import Classifier
+from luigi_tasks.backbones import architecture_name
+from luigi_tasks.candidate import Candidate
+from luigi_tasks.evaluate import Champion, Evaluation, choose_self_test, evaluate, to_png
+from luigi_tasks.pipeline import (
+    FLOAT_MODEL_FILE,
+    MODEL_FILE,
+    PipelineTask,
+    QuantizeModel,
+    TrainModel,
+    load_snapshot,
+    open_repository,
+    utc_now,
+)
+from luigi_tasks.publish import SelfTestPicture, build_release, flatten_settings
+from luigi_tasks.report import Past, render_report
+from luigi_tasks.snapshot import HOLDOUT
+from luigi_tasks.train import TrainingRecord
+
+if TYPE_CHECKING:
+    from luigi_tasks.pipeline import EvaluateModel
+
+THUMBNAIL_PIXELS = 128
+PAST_RELEASES = 20
+
+
+def judge_candidate(task: EvaluateModel) -> tuple[Evaluation, str]:
+    """Measure, compare and judge; return the record and the report's HTML."""
+    target = task.input()
+    candidate = target.load(Candidate)
+    models = (task.store.read(target.folder + MODEL_FILE), task.store.read(target.folder + FLOAT_MODEL_FILE))
+    state = open_repository(task.settings).load()
+    snapshot = load_snapshot(task)
+    evaluation = evaluate(
+        candidate,
+        models,
+        _load_champion(state, task.champion(candidate.release)),
+        snapshot.split(HOLDOUT),
+        task.load_pixels,
+        task.settings.gate,
+        task.progress,
+        utc_now(),
+    )
+    report = render_report(
+        evaluation,
+        snapshot=snapshot,
+        training=task.clone(TrainModel).output().load(TrainingRecord),
+        quantization=candidate.quantization,
+        settings=flatten_settings(task.settings),
+        thumbnails=_load_thumbnails(task, evaluation, snapshot),
+        past=_past(state, evaluation.champion_release),
+    )
+    return evaluation, report
+
+
+def assemble_release(task: PipelineTask) -> dict[str, bytes]:
+    """Return the files of the release that the candidate becomes, by signed target path."""
+    target = task.clone(QuantizeModel).output()
+    candidate = target.load(Candidate)
+    model = task.store.read(target.folder + MODEL_FILE)
+    settings = task.settings
+    return build_release(
+        candidate,
+        model,
+        task.input().load(Evaluation),
+        _self_test(task, candidate, model),
+        settings,
+        architecture_name(settings.model),
+    )
+
+
+def _self_test(task: PipelineTask, candidate: Candidate, model: bytes) -> list[SelfTestPicture]:
+    size = candidate.preprocessing
+    holdout = load_snapshot(task).split(HOLDOUT)
+    pixels = task.load_pixels(holdout, size.height, size.width)
+    classifier = Classifier(model, candidate.labels, normalization=size.normalization)
+    count = task.settings.release.self_test_pictures
+    return [
+        SelfTestPicture(png=to_png(pixels[index]), label=answer.label, confidence=answer.confidence)
+        for index, answer in choose_self_test(classifier, holdout, pixels, count)
+    ]
+
+
+def _load_champion(state: Any, release: str | None) -> Champion | None:  # noqa: ANN401 - RepositoryState
+    document = state.release(release) if release is not None else None
+    if document is None:
+        return None
+    return Champion(document, state.read(release_target(document.release, MODEL_FILE)))
+
+
+def _load_thumbnails(task: PipelineTask, evaluation: Evaluation, snapshot: Any) -> dict[str, bytes]:  # noqa: ANN401
+    wanted = {mistake.sha256 for mistake in evaluation.candidate.mistakes}
+    pictures = [picture for picture in snapshot.split(HOLDOUT) if picture.sha256 in wanted]
+    pixels = task.load_pixels(pictures, THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
+    return {picture.sha256: to_png(pixels[index]) for index, picture in enumerate(pictures)}
+
+
+def _past(state: Any, release: str | None) -> list[Past]:  # noqa: ANN401
+    """Accuracies of the releases before, oldest first."""
+    found: list[Past] = []
+    while release is not None and len(found) < PAST_RELEASES:
+        document = state.release(release)
+        if document is None:
+            break
+        found.append(Past(document.release, document.accuracy, document.created_at))
+        release = document.parent
+    return found[::-1]
