@@ -66,15 +66,41 @@ def run(settings: Settings) -> int:
 
     Raises: SettingsError, DeviceError if it cannot start.
     """
-    # Taken by sigwait below: a handler could interrupt a thread that holds the lock it needs.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    with state_lock(settings.device.state_dir):
-        daemon = Daemon(settings, on_end=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with state_lock(settings.device.state_dir), end_requests() as (wait_for_end, request_end):
+        daemon = Daemon(settings, on_end=request_end)
         daemon.start()
-        received = signal.sigwait({signal.SIGTERM, signal.SIGINT})
-        logger.info("%s: stopping", signal.Signals(received).name)
+        logger.info("%s: stopping", wait_for_end())
         daemon.stop()
     return 0
+
+
+@contextlib.contextmanager
+def end_requests() -> Iterator[tuple[Callable[[], str], Callable[[], None]]]:
+    """Turn SIGTERM and SIGINT into bytes of a pipe: a handler that took a lock could wait for ever.
+
+    Yields: A function that waits for the end and returns its reason, and one that asks for it.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signals = (signal.SIGTERM, signal.SIGINT)
+    signal.set_wakeup_fd(writer)
+    handlers = {number: signal.signal(number, lambda _number, _frame: None) for number in signals}
+
+    def wait() -> str:
+        number = os.read(reader, 1)[0]
+        return signal.Signals(number).name if number else "end of the source"
+
+    def request() -> None:
+        os.write(writer, b"\0")
+
+    try:
+        yield wait, request
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
 
 
 class Daemon:
@@ -107,7 +133,11 @@ class Daemon:
         self._broker = self._open_broker()
         self._board = StatusBoard(
             DeviceStatus(
-                device=device.id, channel=device.channel, state="starting", runtime=runtime, changed_at=utc_now()
+                device=device.id,
+                channel=device.channel,
+                state="starting",
+                runtime=runtime,
+                changed_at=utc_now(),
             ),
             file=device.state_dir / STATUS_FILE,
             publish=self._publish_status,
@@ -145,7 +175,9 @@ class Daemon:
         logger.info(
             "%s: %s, channel %s",
             self._settings.device.id,
-            f"serving release {self._slots.current}" if self._holder.current else "waiting for a first release",
+            f"serving release {self._slots.current}"
+            if self._holder.current
+            else "waiting for a first release",
             self._settings.device.channel,
         )
         if self._broker:
@@ -183,9 +215,15 @@ class Daemon:
     # Status
 
     def _send_status(self) -> None:
-        while self._board.step():
-            if self._broker and not self._stop.is_set():
-                self._broker.revive()
+        going = True
+        while going:
+            try:
+                going = self._board.step()
+                if self._broker and going:
+                    self._broker.revive()
+            except Exception:
+                # Serving does not depend on the status; the next change tries again.
+                logger.exception("the status could not be sent")
 
     def _publish_status(self, payload: bytes) -> bool:
         device = self._settings.device
@@ -196,9 +234,7 @@ class Daemon:
     def _show_slots(self, **changes: object) -> None:
         """Show which release serves, and whatever else changed."""
         state = "serving" if self._holder.current else "waiting"
-        self._board.change(
-            state=state, release=self._slots.current, previous=self._slots.previous, **changes
-        )
+        self._board.change(state=state, release=self._slots.current, previous=self._slots.previous, **changes)
 
     # Frames
 
@@ -293,7 +329,9 @@ class Daemon:
     def _delay_s(self, failures: int) -> float:
         """Seconds until the next look, spread so that a fleet does not come at once."""
         poll_s = self._settings.update.poll_s
-        delay_s = poll_s if failures == 0 else min(RETRY_DELAYS_S[min(failures, len(RETRY_DELAYS_S)) - 1], poll_s)
+        delay_s = (
+            poll_s if failures == 0 else min(RETRY_DELAYS_S[min(failures, len(RETRY_DELAYS_S)) - 1], poll_s)
+        )
         return delay_s * random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER)  # noqa: S311 - no secret
 
     def _look(self, announced: str | None) -> bool:
@@ -412,7 +450,7 @@ class Doorbell:
             self._changed.notify_all()
 
 
-def open_repository(settings: Settings) -> TrustedRepository:
+def open_repository(settings: Settings, *, remember: bool = True) -> TrustedRepository:
     """Open a fresh look at the store. python-tuf is imported here: a device that only serves lacks it.
 
     Raises: SettingsError if root or credentials cannot be read; TrustError if the root is invalid.
@@ -425,6 +463,7 @@ def open_repository(settings: Settings) -> TrustedRepository:
         settings.store.base_url,
         settings.device.state_dir / METADATA_DIR,
         StoreFetcher(settings.store, read_credentials(settings.store)),
+        remember=remember,
     )
 
 
@@ -440,7 +479,7 @@ def state_lock(state_dir: Path) -> Iterator[None]:
         file = path.open("w")
     with file:
         if not _try_lock(file.fileno()):
-            msg = f"{state_dir}: another edge-client uses it; stop that, or give each its own [device] state_dir"
+            msg = f"{state_dir}: another edge-client uses it; stop that, or give each a [device] state_dir"
             raise DeviceError(msg)
         yield
 

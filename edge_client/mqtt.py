@@ -138,7 +138,7 @@ class BrokerConnection:
     ) -> None:
         if reason.is_failure:
             logger.warning(
-                "MQTT broker %s refuses this device: %s; check [broker] username, password_file and certificates",
+                "MQTT broker %s refuses this device: %s; check [broker] username and password_file",
                 self.address,
                 reason,
             )
@@ -160,8 +160,8 @@ class BrokerConnection:
         self._drops.append(now)
         if len(self._drops) == _TAKEOVERS and now - self._drops[0] < _TAKEOVER_WINDOW_S:
             logger.error(
-                "MQTT broker %s ended the connection %d times in a minute: does another device use the id %s? "
-                "Give each its own [device] id",
+                "MQTT broker %s ended the connection %d times in a minute: does another device use the id "
+                "%s? Give each its own [device] id",
                 self.address,
                 _TAKEOVERS,
                 self._client_id,

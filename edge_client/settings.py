@@ -196,10 +196,13 @@ def load_settings(file: Path) -> Settings:
     """
     table = _read_toml(file, "copy configs/device.toml there, or name yours with --config")
     faults: list[str] = [
-        f"[{name}]: no such section (there are {', '.join(SECTIONS)})" for name in table if name not in SECTIONS
+        f"[{name}]: no such section (there are {', '.join(SECTIONS)})"
+        for name in table
+        if name not in SECTIONS
     ]
     sections = {
-        name: _section(name, kind, table.get(name, {}), file.parent, faults) for name, kind in SECTIONS.items()
+        name: _section(name, kind, table.get(name, {}), file.parent, faults)
+        for name, kind in SECTIONS.items()
     }
     settings = Settings(file=file, **sections)
     if not faults:
@@ -312,7 +315,9 @@ def machine_name(serial_number: Path = _SERIAL_NUMBER, machine_id: Path = _MACHI
         return f"pi-{serial[-16:].lstrip('0')}"
     identity = _first_line(machine_id).strip()
     # systemd asks not to show the machine id itself on a network (machine-id(5)).
-    return f"device-{hashlib.sha256(f'edge-client {identity}'.encode()).hexdigest()[:12]}" if identity else None
+    return (
+        f"device-{hashlib.sha256(f'edge-client {identity}'.encode()).hexdigest()[:12]}" if identity else None
+    )
 
 
 def _with_device_id(settings: Settings) -> Settings:

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_client.contract.documents import encode_document
-from edge_client.contract.errors import DeviceError
+from edge_client.contract.documents import decode_document, encode_document
+from edge_client.contract.errors import DeviceError, InputError
+from edge_client.contract.messages import STATUS_LIMIT_BYTES, DeviceStatus
 from edge_client.files import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from edge_client.contract.messages import DeviceStatus
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +128,27 @@ class StatusBoard:
             write_durably(self._file, payload)
         except DeviceError as e:
             logger.warning("%s", e)  # the broker has it too; serving does not depend on it
+
+
+def read_status(state_dir: Path) -> DeviceStatus:
+    """Return the status that the daemon kept last.
+
+    Raises: DeviceError if there is none or it cannot be read.
+    """
+    file = state_dir / STATUS_FILE
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError as e:
+        msg = f"{file}: not there: no daemon ran with this [device] state_dir yet; start `edge-client run`"
+        raise DeviceError(msg) from e
+    except OSError as e:
+        msg = f"{file}: {e.strerror or e}; run as the daemon's user, or with sudo"
+        raise DeviceError(msg) from e
+    try:
+        return decode_document(DeviceStatus, data, source=str(file), limit_bytes=STATUS_LIMIT_BYTES)
+    except InputError as e:
+        msg = f"{e}; the daemon writes it anew at its next start"
+        raise DeviceError(msg) from e
 
 
 def utc_now() -> str:

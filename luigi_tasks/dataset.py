@@ -124,7 +124,7 @@ class FolderSource:
         if not self.folder.is_dir():
             msg = f"{self.folder}: no such folder; give one that holds one folder of pictures a class"
             raise InputError(msg)
-        entries = []
+        entries: list[Entry] = []
         for label in _subfolders(self.folder):
             entries.extend(_scan(Path(label.path), label.name))
         return _not_empty(entries, self.url)

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from edge_client.contract.documents import Document
+from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.inference.classifier import Classification, Classifier
 from edge_client.inference.runtime import runtime_name
 from luigi_tasks.gate import Verdict, judge
@@ -107,10 +108,17 @@ class Evaluation(Document, frozen=True, kw_only=True):
 
 @dataclasses.dataclass(frozen=True)
 class Champion:
-    """The deployed model."""
+    """The deployed model.
+
+    Attributes:
+        document: Its signed description.
+        model: Its file.
+        saw_holdout: Whether it was trained when the hold-out was smaller, so on some of today's.
+    """
 
     document: ReleaseDocument
     model: bytes
+    saw_holdout: bool = False
 
 
 def evaluate(
@@ -209,7 +217,7 @@ def measure(
     wrong.sort(key=lambda mistake: (-mistake.confidence, mistake.sha256))
     support = {label: sum(picture.label == label for picture in pictures) for label in labels}
     return Measurement(
-        accuracy=1 - len(wrong) / max(len(pictures), 1),
+        accuracy=(len(pictures) - len(wrong)) / max(len(pictures), 1),
         pictures=len(pictures),
         labels=tuple(labels),
         classes=tuple(
@@ -265,6 +273,11 @@ def _measure_champion(
     """Return the champion's figures, the positions of the pictures it was shown, and a note."""
     if champion is None:
         return None, [], "Nothing is deployed on this channel yet."
+    if champion.document.preprocessing.id != PREPROCESSING_ID:
+        note = (
+            f"The deployed model wants preprocessing {champion.document.preprocessing.id!r}, not known here."
+        )
+        return None, [], note
     known = set(champion.document.labels)
     shared = [index for index, picture in enumerate(holdout) if picture.label in known]
     gone = sorted(known - set(candidate.labels))
@@ -277,6 +290,10 @@ def _measure_champion(
         note = (
             f"The classes changed ({'; '.join(changes)}); compared on the {len(shared)} of {len(holdout)} "
             "hold-out pictures whose class both models know."
+        )
+    if champion.saw_holdout:
+        note += (
+            " The deployed model was trained on some of them, which flatters it: holdout_percent was smaller."
         )
     size = champion.document.preprocessing
     pictures = [holdout[index] for index in shared]

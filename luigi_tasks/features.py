@@ -61,7 +61,7 @@ def distort(pixels: NDArray[np.uint8], seed: str, *, flip: bool) -> NDArray[np.u
     gain = rng.uniform(1 - CONTRAST, 1 + CONTRAST)
     offset = rng.uniform(-BRIGHTNESS, BRIGHTNESS) * 255
     table = np.clip((np.arange(256) - 127.5) * gain + 127.5 + offset, 0, 255).astype(np.uint8)
-    return table[np.asarray(image)]  # (H, W, 3)
+    return np.take(table, np.asarray(image))  # (H, W, 3)
 
 
 def distort_all(

@@ -93,12 +93,22 @@ def judge(
 
 def _at_least(name: str, measured: float, limit: float, setting: str) -> Check:
     passed = measured >= limit - EPSILON
-    reason = "" if passed else f"{name} {measured:.4f} is below {setting} {limit:g}"
+    reason = "" if passed else f"{name} {_tell_apart(measured, limit, 4)} is below {setting} {limit:g}"
     return Check(name=name, limit=limit, measured=measured, unit="share", passed=passed, reason=reason)
 
 
 def _at_most(name: str, measured: float, limit: float, unit: str, setting: str) -> Check:
     passed = measured <= limit + EPSILON
-    number = f"{measured:.0f}" if unit == "bytes" else f"{measured:.2f}"
-    reason = "" if passed else f"{name} {number} {unit} is above {setting} {limit:g}"
+    if unit == "bytes":
+        numbers = f"{measured:.0f} {unit} is above {setting} {limit:.0f}"
+    else:
+        numbers = f"{_tell_apart(measured, limit, 2)} {unit} is above {setting} {limit:g}"
+    reason = "" if passed else f"{name} {numbers}"
     return Check(name=name, limit=limit, measured=measured, unit=unit, passed=passed, reason=reason)
+
+
+def _tell_apart(measured: float, limit: float, digits: int) -> str:
+    """Write `measured` with so many digits that it does not read like the limit that it missed."""
+    while digits < 10 and round(measured, digits) == round(limit, digits):
+        digits += 1
+    return f"{measured:.{digits}f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edge_client.contract.errors import InputError
 from edge_client.contract.names import release_target
 from edge_client.inference.classifier import Classifier
 from luigi_tasks.backbones import architecture_name
@@ -41,7 +42,7 @@ def judge_candidate(task: EvaluateModel) -> tuple[Evaluation, str]:
     evaluation = evaluate(
         candidate,
         models,
-        _load_champion(state, task.champion(candidate.release)),
+        _load_champion(state, task.champion(candidate.release), task.settings.dataset.holdout_percent),
         snapshot.split(HOLDOUT),
         task.load_pixels,
         task.settings.gate,
@@ -81,18 +82,29 @@ def _self_test(task: PipelineTask, candidate: Candidate, model: bytes) -> list[S
     holdout = load_snapshot(task).split(HOLDOUT)
     pixels = task.load_pixels(holdout, size.height, size.width)
     classifier = Classifier(model, candidate.labels, normalization=size.normalization)
-    count = task.settings.release.self_test_pictures
+    chosen = choose_self_test(classifier, holdout, pixels, task.settings.release.self_test_pictures)
+    if not chosen:
+        msg = (
+            f"release {candidate.release}: not one hold-out picture is answered right, so no device could "
+            "test it; raise [gate] min_accuracy above 0"
+        )
+        raise InputError(msg)
     return [
         SelfTestPicture(png=to_png(pixels[index]), label=answer.label, confidence=answer.confidence)
-        for index, answer in choose_self_test(classifier, holdout, pixels, count)
+        for index, answer in chosen
     ]
 
 
-def _load_champion(state: Any, release: str | None) -> Champion | None:  # noqa: ANN401 - RepositoryState
+def _load_champion(state: Any, release: str | None, holdout_percent: float) -> Champion | None:  # noqa: ANN401 - RepositoryState
     document = state.release(release) if release is not None else None
     if document is None:
         return None
-    return Champion(document, state.read(release_target(document.release, MODEL_FILE)))
+    trained_beside = float(document.settings.get("dataset.holdout_percent", holdout_percent))
+    return Champion(
+        document,
+        state.read(release_target(document.release, MODEL_FILE)),
+        saw_holdout=trained_beside < holdout_percent,
+    )
 
 
 def _load_thumbnails(task: PipelineTask, evaluation: Evaluation, snapshot: Any) -> dict[str, bytes]:  # noqa: ANN401

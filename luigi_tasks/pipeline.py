@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import luigi
 
-from edge_client.contract.errors import EdgeError, SettingsError
+from edge_client.contract.errors import EdgeError, SettingsError, TransportError
 from luigi_tasks.dataset import PictureSource, listing_digest, open_source
 from luigi_tasks.progress import TaskProgress
 from luigi_tasks.settings import PipelineSettings, load_settings
@@ -70,17 +70,18 @@ logger.addFilter(_OneParagraph())
 class PipelineTask(luigi.Task):
     """A step on one listing of one dataset under one set of settings."""
 
-    dataset = luigi.Parameter(default="", description="pictures, one folder a class; empty: [dataset] url")
+    # Not `dataset`: luigi takes --dataset for a short form of the section's options.
+    pictures = luigi.Parameter(default="", description="where pictures are; empty: [dataset] url")
     listing = luigi.Parameter(default="", description="digest of the list of pictures; filled in")
     recipe = luigi.Parameter(default="", description="digest of all settings; filled in")
 
     @classmethod
     def get_param_values(cls, params: Any, args: Any, kwargs: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
         """Fill in what names the work, so that equal work has equal ids on every worker and machine."""
-        values = dict(super().get_param_values(params, args, kwargs))
+        values = dict(super().get_param_values(params, args, kwargs))  # type: ignore[no-untyped-call]
         settings = load_settings()
-        values["dataset"] = values["dataset"] or settings.dataset.url
-        settings = _with_dataset(settings, values["dataset"])
+        values["pictures"] = values["pictures"] or settings.dataset.url
+        settings = _with_dataset(settings, values["pictures"])
         values["recipe"] = values["recipe"] or _recipe(settings)
         if not values["listing"]:
             values["listing"] = listing_digest(open_source(settings.dataset, settings.store).listing())
@@ -92,7 +93,7 @@ class PipelineTask(luigi.Task):
 
         Raises: SettingsError if they are not those that this task was made with.
         """
-        settings = _with_dataset(load_settings(), self.dataset)
+        settings = _with_dataset(load_settings(), self.pictures)
         if _recipe(settings) != self.recipe:
             msg = f"{self.task_id}: made with other settings than this worker has; use one luigi.cfg for all"
             raise SettingsError(msg)
@@ -126,6 +127,21 @@ class PipelineTask(luigi.Task):
         """Do the step."""
         raise NotImplementedError
 
+    def own_target(self) -> DocumentTarget:
+        """Return the step's target once its address is known.
+
+        Raises: TransportError if a result that it depends on is gone.
+        """
+        target = self.output()
+        if not isinstance(target, DocumentTarget):
+            msg = f"{self.task_id}: a result of an earlier step is gone from the store; run again"
+            raise TransportError(msg)
+        return target
+
+    def tell(self, message: str) -> None:
+        """Show a message on luigid's page."""
+        self.set_status_message(message)  # type: ignore[misc]
+
 
 class DatasetSnapshot(PipelineTask):
     """The exact list of pictures of this run: path, hash, label, split."""
@@ -140,18 +156,18 @@ class DatasetSnapshot(PipelineTask):
         """Read every picture once."""
         from luigi_tasks.snapshot import SnapshotSummary, take_snapshot  # noqa: PLC0415
 
-        target = self.output()
+        target = self.own_target()
         snapshot = take_snapshot(self.source, self.settings.dataset, self.progress)
         DocumentTarget(self.store, target.folder + "pictures.json").save(snapshot)
         target.save(SnapshotSummary.of(snapshot))
-        self.set_status_message(f"{len(snapshot.pictures)} pictures of {len(snapshot.labels)} classes")
+        self.tell(f"{len(snapshot.pictures)} pictures of {len(snapshot.labels)} classes")
 
 
 class TrainModel(PipelineTask):
     """A float network, trained on the snapshot."""
 
-    def requires(self) -> luigi.Task:
-        return self.clone(DatasetSnapshot)
+    def requires(self) -> DatasetSnapshot:
+        return self.clone(DatasetSnapshot)  # type: ignore[no-any-return]
 
     def output(self) -> DocumentTarget | PendingTarget:
         """Address: the pictures' content and what trains on them."""
@@ -173,7 +189,7 @@ class TrainModel(PipelineTask):
         """Train; the weights lie beside the record, and are there before it."""
         from luigi_tasks.train import train  # noqa: PLC0415
 
-        s, target = self.settings, self.output()
+        s, target = self.settings, self.own_target()
         trained = train(
             self.load_pixels, load_snapshot(self), s.model, s.training, s.quantization, self.progress
         )
@@ -184,8 +200,8 @@ class TrainModel(PipelineTask):
 class QuantizeModel(PipelineTask):
     """The candidate: `model.tflite`, and the float network beside it for the gate."""
 
-    def requires(self) -> luigi.Task:
-        return self.clone(TrainModel)
+    def requires(self) -> TrainModel:
+        return self.clone(TrainModel)  # type: ignore[no-any-return]
 
     def output(self) -> DocumentTarget | PendingTarget:
         """Address: the trained model and the scheme."""
@@ -199,7 +215,7 @@ class QuantizeModel(PipelineTask):
         """Convert and quantize."""
         from luigi_tasks.quantize import quantize  # noqa: PLC0415
 
-        s, target = self.settings, self.output()
+        s, target = self.settings, self.own_target()
         weights = self.store.read(self.input().folder + WEIGHTS_FILE)
         snapshot = load_snapshot(self)
         quantized = quantize(
@@ -213,8 +229,8 @@ class QuantizeModel(PipelineTask):
 class EvaluateModel(PipelineTask):
     """The gate: the candidate's file against the float network and the deployed champion."""
 
-    def requires(self) -> luigi.Task:
-        return self.clone(QuantizeModel)
+    def requires(self) -> QuantizeModel:
+        return self.clone(QuantizeModel)  # type: ignore[no-any-return]
 
     def output(self) -> DocumentTarget | PendingTarget:
         """Address: the candidate, the gate's settings and the champion it had to meet."""
@@ -235,30 +251,32 @@ class EvaluateModel(PipelineTask):
         if pointer is None:
             return None
         if pointer.release != release:
-            return pointer.release
+            return str(pointer.release)
         document = state.release(release)
-        return document.parent if document is not None else None
+        return str(document.parent) if document is not None and document.parent else None
 
     def work(self) -> None:
         """Measure, judge and write the report."""
         from luigi_tasks.judging import judge_candidate  # noqa: PLC0415
 
-        target = self.output()
+        target = self.own_target()
         evaluation, report = judge_candidate(self)
         self.store.put(target.folder + REPORT_FILE, report.encode(), content_type="text/html; charset=utf-8")
-        self.set_tracking_url(self.store.sign_link(target.folder + REPORT_FILE, REPORT_LINK_S))
+        self.set_tracking_url(  # type: ignore[misc]
+            self.store.sign_link(target.folder + REPORT_FILE, REPORT_LINK_S)
+        )
         target.save(evaluation)
         outcome = (
             "passed" if evaluation.verdict.passed else "refused: " + "; ".join(evaluation.verdict.reasons)
         )
-        self.set_status_message(f"accuracy {evaluation.candidate.accuracy:.4f}, {outcome}")
+        self.tell(f"accuracy {evaluation.candidate.accuracy:.4f}, {outcome}")
 
 
 class PublishRelease(PipelineTask):
     """A candidate that passed, signed in the bucket, with the channel pointing to it."""
 
-    def requires(self) -> luigi.Task:
-        return self.clone(EvaluateModel)
+    def requires(self) -> EvaluateModel:
+        return self.clone(EvaluateModel)  # type: ignore[no-any-return]
 
     def output(self) -> ChannelTarget | PendingTarget:
         """Exists when the signed channel points to the candidate."""
@@ -273,7 +291,8 @@ class PublishRelease(PipelineTask):
         from luigi_tasks.judging import assemble_release  # noqa: PLC0415
         from luigi_tasks.publish import point_channel  # noqa: PLC0415
 
-        rules, release = self.settings.release, self.output().release
+        rules = self.settings.release
+        release = load_evaluation(self.input()).release
         repository = open_repository(self.settings)
         files = {} if repository.load().release(release) is not None else assemble_release(self)
         repository.publish(
@@ -283,14 +302,14 @@ class PublishRelease(PipelineTask):
             ),
             rules.channel,
         )
-        self.set_status_message(f"channel {rules.channel} points to release {release}")
+        self.tell(f"channel {rules.channel} points to release {release}")
 
 
 class AnnounceRelease(PipelineTask):
     """The retained announcement of what the channel points to."""
 
-    def requires(self) -> luigi.Task:
-        return self.clone(PublishRelease)
+    def requires(self) -> PublishRelease:
+        return self.clone(PublishRelease)  # type: ignore[no-any-return]
 
     def output(self) -> AnnouncementTarget:
         """Exists when the broker retains it; a broker that lost it gets it again."""
@@ -308,8 +327,8 @@ class Deploy(PipelineTask):
     and the refusal stays on record until data or settings change.
     """
 
-    def requires(self) -> luigi.Task:
-        return self.clone(EvaluateModel)
+    def requires(self) -> EvaluateModel:
+        return self.clone(EvaluateModel)  # type: ignore[no-any-return]
 
     def output(self) -> list[luigi.Target]:
         """The verdict, and what follows from it."""
@@ -323,17 +342,17 @@ class Deploy(PipelineTask):
             targets += [ChannelTarget(repository, s.release.channel, evaluation.release), announcement(s)]
         return targets
 
-    def run(self) -> Generator[Iterable[luigi.Task], None, None]:
+    def run(self) -> Generator[Iterable[luigi.Task], None, None]:  # type: ignore[override]
         """Publish and announce what passed; keep the signatures fresh in any case."""
         evaluation = load_evaluation(self.input())
         if evaluation is None:
-            msg = f"{self.task_id}: the evaluation is gone; run again"
-            raise EdgeError(msg)
+            msg = f"{self.task_id}: the evaluation is gone from the store; run again"
+            raise TransportError(msg)
         if evaluation.verdict.passed:
             yield [self.clone(AnnounceRelease)]
         else:
             reasons = "; ".join(evaluation.verdict.reasons)
-            self.set_status_message(f"refused by the gate: {reasons}")
+            self.tell(f"refused by the gate: {reasons}")
             logger.warning(
                 "Release %s is not published, the gate refused it: %s", evaluation.release, reasons
             )

@@ -5,10 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import luigi
+from typing import Any
 
 # Called as progress(what, done, total) with 0 <= done <= total.
 Progress = Callable[[str, int, int], None]
@@ -24,7 +21,7 @@ def silent(what: str, done: int, total: int) -> None:
 class TaskProgress:
     """Shows the progress of one running Luigi task."""
 
-    def __init__(self, task: luigi.Task) -> None:
+    def __init__(self, task: Any) -> None:  # noqa: ANN401 - Luigi sets the methods used here while it runs
         self._task = task
         self._told_at = 0.0
         self._what = ""

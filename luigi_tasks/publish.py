@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import InputError
@@ -81,7 +81,7 @@ def build_release(
 
 def flatten_settings(settings: PipelineSettings) -> dict[str, str]:
     """Return the settings that make a model, e.g. {"training.epochs": "20"}; nothing secret, no paths."""
-    sections = {
+    sections: dict[str, Any] = {
         "model": settings.model,
         "training": settings.training,
         "quantization": settings.quantization,

@@ -185,8 +185,8 @@ class training(luigi.Config):  # noqa: N801
         "(all of it where weights are none)",
     )
     epochs = luigi.IntParameter(default=40, description="passes over the training pictures")
-    batch_size = luigi.IntParameter(default=128, description="pictures a step")
-    learning_rate = luigi.FloatParameter(default=0.003, description="Adam's peak rate, cosine decay to 0")
+    batch_size = luigi.IntParameter(default=64, description="pictures a step")
+    learning_rate = luigi.FloatParameter(default=0.002, description="Adam's peak rate, cosine decay to 0")
     augmented_views = luigi.IntParameter(
         default=3, description="distorted copies of each training picture that are learned from too"
     )

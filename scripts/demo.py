@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -39,6 +40,7 @@ from pipeline_under_test import REPORT_IMPORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FLEET, DEVICE, CHANNEL = "demo", "camera-1", "stable"
@@ -123,7 +125,9 @@ class Demo:
         self.store = stack.enter_context(ObjectStore(work / "s3"))
         self.broker = stack.enter_context(MqttBroker(work / "mqtt"))
         self.scheduler = stack.enter_context(Scheduler(work / "luigid"))
-        say(f"  S3 {self.store.endpoint_url}   MQTT {self.broker.product} {self.broker.host}:{self.broker.port}")
+        say(
+            f"  S3 {self.store.endpoint_url}   MQTT {self.broker.product} {self.broker.host}:{self.broker.port}"
+        )
         say(f"  luigid's page: [bold]{self.scheduler.url}[/]")
         make_keys(work / "keys")
         say("  signing keys made: the root apart, the pipeline's three, and root.json for the device")
@@ -133,7 +137,9 @@ class Demo:
         self.held_back: list[Path] = []
         self.configuration = self.write_pipeline_settings()
         self.watcher = stack.enter_context(DeviceWatcher(self.broker))
-        self.device = stack.enter_context(running_device(self.write_device_settings(), work / "device.log", self))
+        self.device = stack.enter_context(
+            running_device(self.write_device_settings(), work / "device.log", self)
+        )
         self.watcher.wait_for(lambda status: status.state == "waiting", "the device to report")
         say(f"  device daemon {DEVICE}: waiting for a first release on channel {CHANNEL}\n")
 
@@ -197,8 +203,7 @@ class Demo:
             status = self.wait_for_release(self.first_release)
         wait_until(lambda: len(self.watcher.results) >= len(fed), "the last pictures of the swap", 60)
         results = sorted(self.watcher.results, key=lambda result: result.frame)
-        releases = [result.release for result in results]
-        swaps = sum(before != after for before, after in zip(releases, releases[1:], strict=False))
+        swaps = sum(before.release != after.release for before, after in itertools.pairwise(results))
         first = results[0].frame
         missed = len(fed) - len({result.source for result in results})
         gapless = [result.frame for result in results] == list(range(first, first + len(results)))
@@ -227,7 +232,9 @@ class Demo:
         seconds = time.monotonic() - started
         imported = "tensorflow imported: True" in output.stdout
         if output.returncode or imported or "tensorflow imported: False" not in output.stdout:
-            sys.exit(f"run 3 failed ({output.returncode}), TensorFlow imported: {imported}\n{output.stderr[-2000:]}")
+            sys.exit(
+                f"run 3 failed ({output.returncode}), TensorFlow imported: {imported}\n{output.stderr[-2000:]}"
+            )
         say(f"  done in {seconds:.1f} s, TensorFlow was not imported\n")
 
     def deploy(self) -> float:
@@ -251,8 +258,11 @@ class Demo:
         """Wait until the device serves another release than `earlier`."""
         with self.feeding():  # the first answer by the new release ends the update's clock
             return self.watcher.wait_for(
-                lambda status: status.release not in {None, earlier} and status.update is not None
-                and status.update.release == status.release,
+                lambda status: (
+                    status.release not in {None, earlier}
+                    and status.update is not None
+                    and status.update.release == status.release
+                ),
                 "the device to serve the new release",
             )
 
@@ -267,7 +277,9 @@ class Demo:
             while not stop.wait(0.1):
                 view = self.views[number % len(self.views)]
                 number += 1
-                fed.append(drop_picture(view, self.camera, f"live-{time.monotonic_ns()}{view.suffix.lower()}"))
+                fed.append(
+                    drop_picture(view, self.camera, f"live-{time.monotonic_ns()}{view.suffix.lower()}")
+                )
 
         thread = threading.Thread(target=feed)
         thread.start()
@@ -291,7 +303,9 @@ class Demo:
 
     def report(self, status: DeviceStatus, seconds: float) -> None:
         """Print what the device made of it."""
-        answers = {Path(r.source).name: r for r in self.watcher.results if Path(r.source).name in self.answers}
+        answers = {
+            Path(r.source).name: r for r in self.watcher.results if Path(r.source).name in self.answers
+        }
         right = sum(result.label == self.answers[name] for name, result in answers.items())
         latency = statistics.median(result.latency_ms for result in answers.values())
         update = status.update
@@ -324,7 +338,7 @@ class Demo:
             "--module",
             "luigi_tasks",
             "Deploy",
-            "--dataset",
+            "--pictures",
             str(self.pictures),
             "--scheduler-host",
             self.scheduler.host,
@@ -344,7 +358,17 @@ class Demo:
         """Write what differs from luigi.cfg."""
         network = self.network
         scratch = network.weights == "none"
-        training = {"mode": "finetune", "epochs": 14} if scratch else {"mode": "head"}
+        training: dict[str, object] = {"mode": "head"}
+        if scratch:
+            training = {
+                "mode": "finetune",
+                "epochs": 8,
+                "batch_size": 128,
+                "learning_rate": 0.01,
+                "horizontal_flip": "false" if self.options.data is None else "true",
+                "hidden_units": 0,
+                "dropout": 0.1,
+            }
         sections: dict[str, dict[str, object]] = {
             "dataset": {"cache_dir": self.work / "cache", "holdout_percent": HOLDOUT_PERCENT},
             "model": dataclasses.asdict(network),
@@ -370,7 +394,35 @@ class Demo:
 
     def write_device_settings(self) -> Path:
         """Write the device's one file."""
-        raise NotImplementedError
+        path = self.work / "device.toml"
+        path.write_text(
+            f"""
+[device]
+id = "{DEVICE}"
+fleet = "{FLEET}"
+channel = "{CHANNEL}"
+state_dir = "{self.work / "device"}"
+
+[store]
+base_url = "{self.store.endpoint_url}/{self.store.bucket}/demo"
+
+[trust]
+root = "{self.work / "keys/device/root.json"}"
+
+[broker]
+host = "{self.broker.host}"
+port = {self.broker.port}
+
+[source]
+path = "{self.camera}"
+after = "delete"
+settle_s = 0.0
+
+[status]
+interval_s = 2.0
+"""
+        )
+        return path
 
 
 class DeviceWatcher:
@@ -390,7 +442,7 @@ class DeviceWatcher:
         self._client.on_message = lambda _c, _u, message: self._take(message.topic, bytes(message.payload))
         self._client.connect(broker.host, broker.port)
 
-    def __enter__(self) -> DeviceWatcher:
+    def __enter__(self) -> Self:
         self._client.loop_start()
         return self
 
@@ -405,7 +457,9 @@ class DeviceWatcher:
     def wait_for(self, condition: Any, what: str, limit_s: float = 60) -> DeviceStatus:  # noqa: ANN401
         """Wait until the device's status meets the condition."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self.status is not None and condition(self.status), limit_s):
+            if not self._changed.wait_for(
+                lambda: self.status is not None and condition(self.status), limit_s
+            ):
                 sys.exit(f"waited {limit_s:.0f} s for {what}; last status: {self.status}")
             status = self.status
         if status is None:
@@ -414,7 +468,9 @@ class DeviceWatcher:
 
     def _take(self, topic: str, payload: bytes) -> None:
         if topic == results_topic(FLEET, DEVICE):
-            self.results.append(decode_document(Result, payload, source=topic, limit_bytes=STATUS_LIMIT_BYTES))
+            self.results.append(
+                decode_document(Result, payload, source=topic, limit_bytes=STATUS_LIMIT_BYTES)
+            )
             return
         with self._changed:
             self.status = decode_document(DeviceStatus, payload, source=topic, limit_bytes=STATUS_LIMIT_BYTES)

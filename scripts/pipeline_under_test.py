@@ -84,7 +84,12 @@ class PipelineUnderTest:
                 "region": "us-east-1",
             },
             "trust": {"root": self.keys / "device/root.json", "keys": self.keys / "pipeline"},
-            "broker": {"host": self.broker.host, "port": self.broker.port, "fleet": self.name, "timeout_s": 5},
+            "broker": {
+                "host": self.broker.host,
+                "port": self.broker.port,
+                "fleet": self.name,
+                "timeout_s": 5,
+            },
         }
         for section, values in self._changes.items():
             sections.setdefault(section, {}).update(values)

@@ -54,10 +54,11 @@ class StoreFetcher(FetcherInterface):
             settings: `base_url`, region and limits.
             credentials: Sign requests for S3 with them; None reads a public bucket or CDN.
             clock: Seconds that only grow.
+        Raises: SettingsError if there are credentials, but the extra `s3` is not installed.
         """
         self.bytes_pulled = 0
         self._settings = settings
-        self._credentials = credentials
+        self._sign = _signer(settings.region, credentials) if credentials else None
         self._clock = clock
         self._pool: urllib3.PoolManager = _open_pool(settings)
 
@@ -78,9 +79,11 @@ class StoreFetcher(FetcherInterface):
                 retries=_RETRIES,
             )
         except urllib3.exceptions.HTTPError as e:
-            raise DownloadError(f"{url}: {_reason(e)}") from e
+            msg = f"{url}: {_reason(e)}"
+            raise DownloadError(msg) from e
         if response.status != 200:
-            raise DownloadHTTPError(f"{url}: {_refusal(response)}", response.status)
+            msg = f"{url}: {_refusal(response)}"
+            raise DownloadHTTPError(msg, response.status)
         return self._chunks(url, response)
 
     def _chunks(self, url: str, response: urllib3.response.BaseHTTPResponse) -> Iterator[bytes]:
@@ -96,9 +99,11 @@ class StoreFetcher(FetcherInterface):
                 self._check_speed(url, received, self._clock() - started)
                 yield chunk
         except urllib3.exceptions.HTTPError as e:
-            raise DownloadError(f"{url}: broke off after {received} bytes: {_reason(e)}") from e
+            msg = f"{url}: broke off after {received} bytes: {_reason(e)}"
+            raise DownloadError(msg) from e
         except OSError as e:
-            raise DownloadError(f"{url}: broke off after {received} bytes: {e}") from e
+            msg = f"{url}: broke off after {received} bytes: {e}"
+            raise DownloadError(msg) from e
         finally:
             response.close()
             response.release_conn()
@@ -106,17 +111,16 @@ class StoreFetcher(FetcherInterface):
     def _check_speed(self, url: str, received: int, seconds: float) -> None:
         floor = self._settings.min_bytes_per_s
         if seconds > SPEED_GRACE_S and received < floor * seconds:
-            raise SlowRetrievalError(
+            msg = (
                 f"{url}: {received} bytes in {seconds:.0f} s, less than {floor} bytes/s; given up "
                 "([store] min_bytes_per_s)"
             )
+            raise SlowRetrievalError(msg)
 
     def _headers(self, url: str) -> dict[str, str]:
         # A compressed answer could unpack to any size, and signed lengths are those of the plain bytes.
         headers = {"User-Agent": f"edge-client/{__version__}", "Accept-Encoding": "identity"}
-        if self._credentials is None:
-            return headers
-        return headers | _signature(url, self._settings.region, self._credentials)
+        return headers | self._sign(url) if self._sign else headers
 
 
 def _open_pool(settings: StoreSettings) -> urllib3.PoolManager:
@@ -130,24 +134,25 @@ def _open_pool(settings: StoreSettings) -> urllib3.PoolManager:
     return urllib3.PoolManager(maxsize=1)
 
 
-def _signature(url: str, region: str, credentials: StoreCredentials) -> dict[str, str]:
-    """Return the headers that sign a GET of `url`.
-
-    Raises: SettingsError if the extra `s3` is not installed.
-    """
+def _signer(region: str, credentials: StoreCredentials) -> Callable[[str], dict[str, str]]:
+    """Return what makes the headers that sign a GET of an address."""
     try:
         auth = importlib.import_module("botocore.auth")
         awsrequest = importlib.import_module("botocore.awsrequest")
-        botocore_credentials = importlib.import_module("botocore.credentials")
+        keyring = importlib.import_module("botocore.credentials")
     except ImportError as e:
         msg = f"[store] has credentials, but requests cannot be signed: {e}; pip install edge-fleet[s3]"
         raise SettingsError(msg) from e
-    request = awsrequest.AWSRequest(method="GET", url=url)
-    keys = botocore_credentials.Credentials(
+    keys = keyring.Credentials(
         credentials.access_key_id, credentials.secret_access_key, credentials.session_token or None
     )
-    auth.S3SigV4Auth(keys, "s3", region).add_auth(request)
-    return dict(request.headers.items())
+
+    def sign(url: str) -> dict[str, str]:
+        request = awsrequest.AWSRequest(method="GET", url=url)
+        auth.S3SigV4Auth(keys, "s3", region).add_auth(request)
+        return dict(request.headers.items())
+
+    return sign
 
 
 def _refusal(response: urllib3.response.BaseHTTPResponse) -> str:

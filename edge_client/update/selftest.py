@@ -78,7 +78,7 @@ def run_self_test(
             env=_environment(),
         )
     except subprocess.TimeoutExpired as e:
-        msg = f"self-test: no verdict within {timeout_s:g} s ([update] self_test_timeout_s); the release is refused"
+        msg = f"self-test: no verdict within {timeout_s:g} s ([update] self_test_timeout_s)"
         raise SelfTestError(msg) from e
     except OSError as e:
         msg = f"self-test: {sys.executable} cannot be started: {e}"
@@ -106,8 +106,8 @@ def compare(case: SelfTestCase, answer: Classification, tolerance: float) -> str
     """Return how an answer differs from the signed one; None if it does not."""
     if answer.label != case.label:
         return (
-            f"{case.file}: answered {answer.label!r} ({answer.confidence:.3f}), the pipeline saw {case.label!r} "
-            f"({case.confidence:.3f}); this runtime computes wrongly, update it"
+            f"{case.file}: answered {answer.label!r} ({answer.confidence:.3f}), the pipeline saw "
+            f"{case.label!r} ({case.confidence:.3f}); this runtime computes wrongly, update it"
         )
     if not abs(answer.confidence - case.confidence) <= tolerance:
         return (
@@ -158,7 +158,7 @@ def _read_verdict(child: subprocess.CompletedProcess[bytes]) -> Verdict:
     if child.returncode < 0:
         with contextlib.suppress(ValueError):
             name = signal.Signals(-child.returncode).name
-            msg = f"self-test: the model crashed the runtime ({name}); the release is refused. {said}".strip()
+            msg = f"self-test: the model crashed the runtime ({name}). {said}".strip()
             raise SelfTestError(msg)
     try:
         # Runtimes print to standard output too: the verdict is the last object there.
@@ -167,7 +167,7 @@ def _read_verdict(child: subprocess.CompletedProcess[bytes]) -> Verdict:
             Verdict, child.stdout[max(start, 0) :], source="verdict", limit_bytes=VERDICT_LIMIT_BYTES
         )
     except InputError as e:
-        msg = f"self-test: the child ended with code {child.returncode} and no verdict: {said or 'it said nothing'}"
+        msg = f"self-test: ended with code {child.returncode} and no verdict: {said or 'it said nothing'}"
         raise SelfTestError(msg) from e
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuf.api import exceptions
+from tuf.api.metadata import Metadata, Root
 from tuf.ngclient import Updater, UpdaterConfig
 
 from edge_client import __version__
@@ -30,6 +31,7 @@ from edge_client.files import disk_errors, sync_folder, write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
     from tuf.api.metadata import TargetFile
 
@@ -69,7 +71,15 @@ class SignedFile:
 class TrustedRepository:
     """One look at the store. Close it after use, or use it in a `with` block."""
 
-    def __init__(self, root: bytes, base_url: str, metadata_dir: Path, fetcher: StoreFetcher) -> None:
+    def __init__(
+        self,
+        root: bytes,
+        base_url: str,
+        metadata_dir: Path,
+        fetcher: StoreFetcher,
+        *,
+        remember: bool = True,
+    ) -> None:
         """Start from what this device trusts already.
 
         Args:
@@ -77,10 +87,12 @@ class TrustedRepository:
             base_url: Address below which `metadata/` and `targets/` lie.
             metadata_dir: Remembers verified metadata from look to look.
             fetcher: Reads the store.
+            remember: False leaves `metadata_dir` to a daemon that may be writing there now.
         Raises: TrustError if `root` is no valid root metadata; DeviceError if the disk fails.
         """
         self._base_url = base_url.rstrip("/")
         self._memory = metadata_dir
+        self._remembers = remember
         self._fetcher = fetcher
         with disk_errors(metadata_dir):
             metadata_dir.mkdir(parents=True, exist_ok=True)
@@ -101,7 +113,7 @@ class TrustedRepository:
             self._scratch.cleanup()
             raise
 
-    def __enter__(self) -> TrustedRepository:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -138,7 +150,8 @@ class TrustedRepository:
             raise
         finally:
             # Also after a failure: each file that arrived was verified before python-tuf stored it.
-            self._remember()
+            if self._remembers:
+                self._remember()
 
     def channel(self, name: str) -> ChannelDocument:
         """Return the signed pointer of a channel.
@@ -234,17 +247,36 @@ class TrustedRepository:
         try:
             yield
         except exceptions.RepositoryError as e:
-            raise TrustError(f"{what}: {explain(e)}. Nothing was changed") from e
+            msg = f"{what}: {explain(e)}. Nothing was changed"
+            raise TrustError(msg) from e
         except exceptions.DownloadLengthMismatchError as e:
-            raise TrustError(f"{what}: longer than signed or allowed ({e}). Nothing was changed") from e
+            msg = f"{what}: longer than signed or allowed ({e}). Nothing was changed"
+            raise TrustError(msg) from e
         except exceptions.DownloadHTTPError as e:
-            raise TransportError(f"{e}; {_http_way_out(e.status_code)}") from e
+            msg = f"{e}; {_http_way_out(e.status_code)}"
+            raise TransportError(msg) from e
         except exceptions.DownloadError as e:
             cause = f" ({e.__cause__})" if not str(e).startswith("http") and e.__cause__ else ""
-            raise TransportError(f"{e or 'the store is too slow'}{cause}; will be tried again") from e
+            msg = f"{e or 'the store is too slow'}{cause}; will be tried again"
+            raise TransportError(msg) from e
         except OSError as e:
             with disk_errors(self._memory):
                 raise e from None
+
+
+def describe_root(root: bytes, source: str) -> str:
+    """Say what a provisioned root is, for people.
+
+    Raises: TrustError if it is no valid root metadata. One that expired is still a good start: devices
+        find newer ones in the store from it.
+    """
+    try:
+        metadata = Metadata[Root].from_bytes(root)
+        metadata.verify_delegate(Root.type, metadata)
+    except exceptions.RepositoryError as e:
+        msg = f"{source}: {explain(e)}"
+        raise TrustError(msg) from e
+    return f"{source}: version {metadata.signed.version}, until {metadata.signed.expires:%Y-%m-%d}"
 
 
 def explain(error: exceptions.RepositoryError) -> str:
@@ -252,8 +284,8 @@ def explain(error: exceptions.RepositoryError) -> str:
     if isinstance(error, exceptions.ExpiredMetadataError):
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         return (
-            f"{error}. This device's clock says {now}: if that is wrong, set it (timedatectl); if it is right, "
-            "the store shows old metadata, or nobody signed newer: run the pipeline, it renews signatures"
+            f"{error}. This device's clock says {now}: if that is wrong, set it (timedatectl); if not, the "
+            "store shows old metadata, or nobody signed newer: run the pipeline, it renews signatures"
         )
     if isinstance(error, exceptions.BadVersionNumberError):
         return (
@@ -283,7 +315,9 @@ def _http_way_out(status: int) -> str:
 
 def _root_names(folder: Path) -> tuple[str, ...]:
     """Names of remembered roots, relative to `folder`."""
-    return tuple(f"root_history/{path.name}" for path in sorted((folder / "root_history").glob("*.root.json")))
+    return tuple(
+        f"root_history/{path.name}" for path in sorted((folder / "root_history").glob("*.root.json"))
+    )
 
 
 def _content(path: Path) -> bytes | None:
@@ -291,4 +325,3 @@ def _content(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
-

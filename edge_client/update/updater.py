@@ -244,7 +244,7 @@ def open_best_slot(slots: Slots, threads: int) -> Classifier | None:
         if release is None:
             continue
         try:
-            classifier = _open_slot(slots.folder(release), threads)
+            classifier = open_slot(slots.folder(release), threads)
         except EdgeError as e:
             logger.error("release %s cannot serve: %s", release, e)  # noqa: TRY400 - said in one line
             continue
@@ -256,7 +256,11 @@ def open_best_slot(slots: Slots, threads: int) -> Classifier | None:
     return None
 
 
-def _open_slot(folder: Path, threads: int) -> Classifier:
+def open_slot(folder: Path, threads: int) -> Classifier:
+    """Load and warm the release of a slot.
+
+    Raises: DeviceError or InputError if it is damaged or cannot run here.
+    """
     classifier = classifier_from_release(folder, threads)
     classifier.warm()
     return classifier

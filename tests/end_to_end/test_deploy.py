@@ -255,7 +255,7 @@ def test_unusable_pictures_are_named_and_nothing_is_trained(pipeline, tmp_path, 
         next((pictures / "2").iterdir()).write_bytes(b"not a picture")
     else:
         shutil.copy(next((pictures / "1").iterdir()), pictures / "2" / "copy.png")
-    run = pipeline.luigi("Deploy", "--dataset", str(pictures))
+    run = pipeline.luigi("Deploy", "--pictures", str(pictures))
     assert run.returncode != 0
     assert message in run.stderr
     assert not set(steps_run(run.stderr)) & {"DatasetSnapshot", *EXPENSIVE}

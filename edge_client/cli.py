@@ -1,0 +1,185 @@
+"""`edge-client`: run, classify, status, doctor.
+
+Exit codes: 0 done; 1 a picture or document cannot be used; 2 wrong usage or settings; 3 signatures do
+not hold; 4 store or broker cannot be reached; 5 the device's disk, camera or runtime failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_client import __version__
+from edge_client.contract.errors import (
+    DeviceError,
+    EdgeError,
+    InputError,
+    SettingsError,
+    TransportError,
+    TrustError,
+)
+from edge_client.settings import DEFAULT_FILE, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge_client.contract.messages import DeviceStatus
+    from edge_client.doctor import Check
+
+EXIT_CODES: dict[type[EdgeError], int] = {
+    InputError: 1,
+    SettingsError: 2,
+    TrustError: 3,
+    TransportError: 4,
+    DeviceError: 5,
+}
+_SIGINT_EXIT = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; an error is one paragraph on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except EdgeError as e:
+        sys.stderr.write(f"edge-client: {e}\n")
+        return next((code for kind, code in EXIT_CODES.items() if isinstance(e, kind)), 1)
+    except KeyboardInterrupt:
+        return _SIGINT_EXIT
+    except BrokenPipeError:
+        # The reader went away (`| head`); Python must not fail again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-client", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"edge-client {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    run = commands.add_parser("run", help="serve: classify pictures and follow the channel")
+    _add_config(run)
+    run.add_argument("--verbose", action="store_true", help="log more")
+    run.set_defaults(command=_run)
+    classify = commands.add_parser("classify", help="classify picture files with any TFLite classifier")
+    classify.add_argument("--model", type=Path, required=True, help="a .tflite image classifier")
+    classify.add_argument("--labels", type=Path, required=True, help="text file, one label a line")
+    classify.add_argument("--top", type=_positive, default=3, help="labels for each picture (default 3)")
+    classify.add_argument("--threads", type=_positive, default=1, help="threads (default 1)")
+    classify.add_argument("--json", action="store_true", help="one JSON object a line")
+    classify.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    classify.set_defaults(command=_classify)
+    status = commands.add_parser("status", help="show what the daemon does, or did last")
+    doctor = commands.add_parser("doctor", help="check everything that this device needs")
+    for command, function in ((status, _status), (doctor, _doctor)):
+        _add_config(command)
+        command.add_argument("--json", action="store_true", help="for machines")
+        command.set_defaults(command=function)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT_FILE, help=f"settings file (default {DEFAULT_FILE})"
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        msg = f"{number} is below 1"
+        raise argparse.ArgumentTypeError(msg)
+    return number
+
+
+def _run(options: argparse.Namespace) -> int:
+    # The journal adds the time.
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s"
+    )
+    # It reports each refusal once more, and root.json's absence as a debug matter.
+    logging.getLogger("tuf").setLevel(logging.WARNING)
+    settings = load_settings(options.config)
+    from edge_client.daemon import run  # noqa: PLC0415 - the other commands start faster
+
+    return run(settings)
+
+
+def _classify(options: argparse.Namespace) -> int:
+    from edge_client.classify import classify_files  # noqa: PLC0415
+
+    return classify_files(
+        options.model,
+        options.labels,
+        options.images,
+        threads=options.threads,
+        top=options.top,
+        as_json=options.json,
+        out=sys.stdout,
+    )
+
+
+def _status(options: argparse.Namespace) -> int:
+    from edge_client.daemon import is_running  # noqa: PLC0415
+    from edge_client.telemetry import read_status  # noqa: PLC0415
+
+    state_dir = load_settings(options.config).device.state_dir
+    status = read_status(state_dir)
+    running = is_running(state_dir)
+    if options.json:
+        import msgspec  # noqa: PLC0415
+
+        sys.stdout.write(json.dumps({"running": running, **msgspec.to_builtins(status)}, indent=2) + "\n")
+    else:
+        sys.stdout.write(_describe(status, running=running))
+    return 0
+
+
+def _describe(status: DeviceStatus, *, running: bool) -> str:
+    update = status.update
+    lines = [
+        ("device", status.device),
+        ("daemon", "running" if running else "not running; what follows is its last state"),
+        ("state", status.state),
+        ("channel", status.channel),
+        ("release", status.release or "none yet"),
+        ("previous", status.previous or "none"),
+        ("runtime", status.runtime),
+        ("pictures", f"{status.frames} since its start, when this was written"),
+        ("latency", "-" if status.latency_ms is None else f"{status.latency_ms:.2f} ms"),
+        (
+            "last update",
+            f"{update.release}: {update.bytes_pulled} bytes, {update.seconds:.2f} s" if update else "-",
+        ),
+        ("refused", status.refused or "none"),
+        ("last error", status.last_error or "none"),
+        ("changed at", status.changed_at),
+    ]
+    return "".join(f"{name:<12} {value}\n" for name, value in lines)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from edge_client.doctor import examine  # noqa: PLC0415
+
+    settings = load_settings(options.config)
+    checks = examine(settings)
+    if options.json:
+        content = [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in checks]
+        sys.stdout.write(json.dumps({"device": settings.device.id, "checks": content}, indent=2) + "\n")
+    else:
+        sys.stdout.write("".join(_mark(check) for check in checks))
+    return 0 if all(check.passed for check in checks) else 5
+
+
+def _mark(check: Check) -> str:
+    return f"{'ok  ' if check.passed else 'FAIL'} {check.name:<14} {check.detail}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

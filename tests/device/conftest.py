@@ -1,0 +1,74 @@
+"""A device on this disk and a repository that it looks at, for the tests of trust, slots and updates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_client.inference.swap import ClassifierHolder
+from edge_client.settings import StoreSettings, UpdateSettings
+from edge_client.update.fetcher import StoreFetcher
+from edge_client.update.slots import Slots
+from edge_client.update.trust import TrustedRepository
+from edge_client.update.updater import ReleaseUpdater
+from tests.fakes.tiny_model import plain_picture
+from tests.fakes.tuf_repository import TufRepository
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class DeviceUnderTest:
+    """Everything of a device but its daemon."""
+
+    def __init__(self, state_dir: Path, repository: TufRepository, device_id: str = "camera-1") -> None:
+        self.state_dir = state_dir
+        self.repository = repository
+        self.root = repository.root
+        self.store = StoreSettings(base_url=repository.url, timeout_s=5.0)
+        self.settings = UpdateSettings(min_free_bytes=0)
+        self.device_id = device_id
+        self.slots = Slots(state_dir)
+        self.holder = ClassifierHolder()
+        self.taken: list[str] = []
+
+    def open(self) -> TrustedRepository:
+        """A fresh look."""
+        return TrustedRepository(
+            self.root, self.store.base_url, self.state_dir / "metadata", StoreFetcher(self.store)
+        )
+
+    def updater(self, settings: UpdateSettings | None = None) -> ReleaseUpdater:
+        return ReleaseUpdater(
+            self.device_id,
+            "stable",
+            settings or self.settings,
+            self.slots,
+            self.holder,
+            self.open,
+            on_take=self.taken.append,
+        )
+
+    def check(self):
+        """One look, with all that follows."""
+        return self.updater().check()
+
+    def assert_serves(self, release: str) -> None:
+        """The release is current in memory, on disk and for a process that starts now."""
+        assert self.holder.current is not None
+        assert self.holder.current.release == release
+        assert self.holder.current.classify(plain_picture("green")).label == "green"
+        assert Slots(self.state_dir).current == release
+
+
+@pytest.fixture
+def repository() -> Iterator[TufRepository]:
+    with TufRepository() as repository:
+        yield repository
+
+
+@pytest.fixture
+def device(tmp_path, repository) -> DeviceUnderTest:
+    return DeviceUnderTest(tmp_path / "state", repository)

@@ -1,0 +1,479 @@
+"""`edge-client run` as a user runs it: a real process, a real broker, a repository that lies.
+
+The tests only look from outside: at the broker, at the disk, at the exit code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from pathlib import Path
+
+import msgspec
+import pytest
+from paho.mqtt import client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge_client.contract.documents import encode_document
+from edge_client.contract.messages import Announcement, DeviceStatus, Result
+from edge_client.contract.names import announcement_topic, online_topic, results_topic, status_topic
+from tests.fakes.tiny_model import plain_picture, tiny_model
+from tests.fakes.tiny_release import png, tiny_release
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEVICE = "camera-1"
+LIMIT_S = 20.0
+
+
+class Watcher:
+    """What any dashboard sees of the device."""
+
+    def __init__(self, broker, fleet: str) -> None:
+        self.fleet = fleet
+        self.status: DeviceStatus | None = None
+        self.online: str | None = None
+        self.results: list[Result] = []
+        self._changed = threading.Condition()
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"watcher-{uuid.uuid4().hex[:12]}")
+        subscribed = threading.Event()
+        topics = [status_topic(fleet, DEVICE), online_topic(fleet, DEVICE), results_topic(fleet, DEVICE)]
+        self._client.on_connect = lambda client, *_: client.subscribe([(topic, 1) for topic in topics])
+        self._client.on_subscribe = lambda *_: subscribed.set()
+        self._client.on_message = lambda _c, _u, message: self._take(message.topic, bytes(message.payload))
+        self._client.connect(broker.host, broker.port)
+        self._client.loop_start()
+        assert subscribed.wait(LIMIT_S)
+
+    def wait(self, condition, what: str) -> None:
+        with self._changed:
+            met = self._changed.wait_for(lambda: condition(self), LIMIT_S)
+        assert met, f"waited for {what}; status {self.status}, {self.online}, {len(self.results)} results"
+
+    def wait_status(self, condition, what: str) -> DeviceStatus:
+        self.wait(lambda w: w.status is not None and condition(w.status), what)
+        return self.status
+
+    def wait_release(self, release: str) -> DeviceStatus:
+        return self.wait_status(lambda s: s.release == release and s.state == "serving", f"release {release}")
+
+    def publish(self, payload: bytes, channel: str = "stable", *, retain: bool = True) -> None:
+        topic = announcement_topic(self.fleet, channel)
+        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(LIMIT_S)
+
+    def announce(self, release: str) -> None:
+        self.publish(encode_document(Announcement(channel="stable", release=release, announced_at="now")))
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        with self._changed:
+            if topic.endswith("/status"):
+                self.status = msgspec.json.decode(payload, type=DeviceStatus)
+            elif topic.endswith("/online"):
+                self.online = payload.decode()
+            else:
+                self.results.append(msgspec.json.decode(payload, type=Result))
+            self._changed.notify_all()
+
+
+class DaemonUnderTest:
+    """Settings, folders and the process of one device."""
+
+    def __init__(self, folder: Path, repository, broker, fleet: str) -> None:
+        self.folder = folder
+        self.state_dir = folder / "state"
+        self.camera = folder / "camera"
+        self.camera.mkdir(parents=True)
+        (folder / "root.json").write_bytes(repository.root)
+        self.settings = {
+            "device": {"id": DEVICE, "fleet": fleet, "state_dir": str(self.state_dir)},
+            "store": {"base_url": repository.url, "timeout_s": 5.0},
+            "trust": {"root": "root.json"},
+            "broker": {"host": broker.host, "port": broker.port, "keepalive_s": 5},
+            "update": {"poll_s": 3600.0, "min_free_bytes": 0},
+            "status": {"interval_s": 0.2},
+            "source": {"kind": "folder", "path": str(self.camera), "after": "delete", "settle_s": 0.0},
+            "sinks": {"mqtt": True},
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count()
+
+    @property
+    def file(self) -> Path:
+        path = self.folder / "device.toml"
+        path.write_text(
+            "".join(
+                f"[{section}]\n"
+                + "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+                for section, values in self.settings.items()
+            )
+        )
+        return path
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def command(self, name: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "edge_client.cli", name, "--config", str(self.file), *arguments]
+
+    def start(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command("run"), stdout=log, stderr=log, cwd=REPOSITORY, stdin=subprocess.DEVNULL
+            )
+
+    def ask(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(name, *arguments), capture_output=True, text=True, cwd=REPOSITORY, check=False
+        )
+
+    def terminate(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(LIMIT_S)
+
+    def drop(self, label: str, *, size: int = 40) -> str:
+        """Let one picture arrive in the watched folder; returns its name."""
+        name = f"{next(self._numbers):06}-{label}.png"
+        temporary = self.folder / name
+        temporary.write_bytes(png(plain_picture(label, size, size)))
+        temporary.rename(self.camera / name)
+        return name
+
+
+@pytest.fixture
+def fleet() -> str:
+    return f"fleet-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def watcher(mqtt_broker, fleet):
+    watcher = Watcher(mqtt_broker, fleet)
+    yield watcher
+    watcher.close()
+
+
+@pytest.fixture
+def daemon(tmp_path, repository, mqtt_broker, fleet):
+    daemon = DaemonUnderTest(tmp_path, repository, mqtt_broker, fleet)
+    yield daemon
+    if daemon.process is not None and daemon.process.poll() is None:
+        daemon.process.kill()
+        daemon.process.wait()
+
+
+@pytest.fixture
+def serving(daemon, watcher, repository) -> str:
+    """The daemon runs and serves release 0; returns its id."""
+    release = repository.publish_tiny(0).release
+    daemon.start()
+    watcher.wait_release(release)
+    return release
+
+
+def assert_answers(daemon, watcher, release: str) -> None:
+    """The daemon classifies a picture that arrives now, with this release."""
+    name = daemon.drop("blue")
+    watcher.wait(lambda w: any(result.source == name for result in w.results), f"the answer to {name}")
+    [result] = [result for result in watcher.results if result.source == name]
+    assert (result.label, result.release) == ("blue", release)
+
+
+def test_a_first_release_is_heard_of_pulled_and_served(daemon, watcher, repository):
+    daemon.drop("red")
+    daemon.start()
+    status = watcher.wait_status(lambda s: s.state == "waiting", "waiting")
+    assert status.release is None
+    assert "litert" in status.runtime or "tflite" in status.runtime
+    assert list(daemon.camera.iterdir()), "frames are not consumed before there is a release"
+    document = repository.publish_tiny(0)
+    watcher.announce(document.release)
+    watcher.wait_release(document.release)
+    assert_answers(daemon, watcher, document.release)
+    status = watcher.wait_status(lambda s: s.update is not None, "the figures of the update")
+    assert status.update.release == document.release
+    assert status.update.bytes_pulled > document.model_bytes
+    assert 0 < status.update.seconds < LIMIT_S
+    status = watcher.wait_status(lambda s: s.frames == 2, "both frames counted")
+    assert status.latency_ms > 0
+    assert status.last_error is None
+    assert [(r.frame, r.label) for r in watcher.results] == [(1, "red"), (2, "blue")]
+    assert sum(watcher.results[0].top.values()) == pytest.approx(1, abs=0.02)
+
+
+def test_a_swap_misses_no_frame(daemon, watcher, repository, serving):
+    """Pictures keep coming through the update; every one is answered rightly, once, in order."""
+    dropped: list[str] = []
+    stop = threading.Event()
+
+    def feed() -> None:
+        for label in itertools.cycle(("red", "green", "blue")):
+            dropped.append(daemon.drop(label))
+            if stop.wait(0.005):
+                return
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    release = repository.publish_tiny(1).release
+    watcher.announce(release)
+    watcher.wait(lambda w: any(r.release == release for r in w.results), "an answer by the new release")
+    stop.set()
+    thread.join()
+    watcher.wait(lambda w: len(w.results) >= len(dropped), "all answers")
+    results = watcher.results
+    assert [r.frame for r in results] == list(range(1, len(dropped) + 1))
+    assert sorted(r.source for r in results) == dropped
+    assert all(r.label in r.source for r in results)
+    releases = [r.release for r in results]
+    assert [key for key, _ in itertools.groupby(releases)] == [serving, release]
+    status = watcher.wait_release(release)
+    assert status.previous == serving
+
+
+def test_going_back_is_followed(daemon, watcher, repository, serving):
+    release = repository.publish_tiny(1).release
+    watcher.announce(release)
+    watcher.wait_release(release)
+    repository.point("stable", serving)
+    watcher.announce(serving)
+    status = watcher.wait_release(serving)
+    assert status.previous == release
+    assert_answers(daemon, watcher, serving)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"not json", "not a valid Announcement"),
+        (b"", "not a valid Announcement"),
+        (b"\xff\xfe\x00", "not a valid Announcement"),
+        (b"[" * 4000, "not a valid Announcement"),
+        (b'{"channel": "stable"}', "release"),
+        (b'{"release": "' + b"x" * 200_000 + b'"}', "at most 4096"),
+        (b'{"channel": "canary", "release": "x", "announced_at": ""}', "is for channel 'canary'"),
+        (b'{"schema": 2, "channel": "stable", "release": "x", "announced_at": ""}', "schema 2"),
+    ],
+)
+def test_an_announcement_that_is_none_is_shown_and_triggers_nothing(
+    daemon, watcher, repository, serving, payload, reason
+):
+    asked = len(repository.requests)
+    watcher.publish(payload, retain=False)
+    status = watcher.wait_status(lambda s: s.last_error is not None, "the error")
+    assert reason in status.last_error
+    assert status.release == serving
+    assert_answers(daemon, watcher, serving)
+    assert len(repository.requests) == asked
+    assert reason in daemon.log
+
+
+def test_an_announced_release_that_does_not_exist_makes_the_device_look_and_stay(
+    daemon, watcher, repository, serving
+):
+    asked = len(repository.requests)
+    watcher.announce("feedbeef")
+    status = watcher.wait_status(lambda s: s.last_error is not None, "the error")
+    assert "feedbeef was announced" in status.last_error
+    assert f"points to {serving}" in status.last_error
+    assert "metadata/timestamp.json" in repository.requests[asked:]
+    assert status.release == serving
+    assert_answers(daemon, watcher, serving)
+    release = repository.publish_tiny(1).release
+    watcher.announce(release)
+    assert watcher.wait_release(release).last_error is None
+
+
+def test_a_flood_of_announcements_costs_few_looks(daemon, watcher, repository, serving):
+    asked = len(repository.requests)
+    for number in range(200):
+        watcher.publish(
+            encode_document(Announcement(channel="stable", release=f"x{number}", announced_at="")),
+            retain=False,
+        )
+    release = repository.publish_tiny(1).release
+    watcher.announce(release)
+    watcher.wait_release(release)
+    looks = repository.requests[asked:].count("metadata/timestamp.json")
+    assert looks < 20
+
+
+@pytest.mark.parametrize("lie", ["changed byte", "wrong key", "expired", "older"])
+def test_a_lie_of_the_store_is_refused_and_reported(daemon, watcher, repository, serving, lie):
+    before = dict(repository.objects)
+    if lie == "older":
+        serving = repository.publish_tiny(1).release
+        watcher.announce(serving)
+        watcher.wait_release(serving)
+        repository.go_back_to(before)
+    elif lie == "changed byte":
+        document, files = tiny_release(1)
+        repository.publish(document.release, files)
+        repository.change_byte(next(p for p in repository.objects if document.release in p and "tflite" in p))
+    elif lie == "wrong key":
+        repository.steal("targets")
+        repository.publish_tiny(1)
+    else:
+        repository.expire("timestamp")
+        repository.publish_tiny(1)
+    watcher.announce("x" if lie == "older" else tiny_release(1)[0].release)
+    words = {"changed byte": "changed it", "wrong key": "keys", "expired": "clock", "older": "older than"}
+    status = watcher.wait_status(lambda s: s.last_error is not None and words[lie] in s.last_error, lie)
+    assert status.release == serving
+    assert status.refused is None
+    assert_answers(daemon, watcher, serving)
+
+
+def test_a_release_that_this_device_cannot_run_is_refused_and_reported(daemon, watcher, repository, serving):
+    document, files = tiny_release(1, model=tiny_model(1, fully_connected_version=99))
+    repository.publish(document.release, files)
+    watcher.announce(document.release)
+    status = watcher.wait_status(lambda s: s.refused == document.release, "the refusal")
+    assert "FULLY_CONNECTED" in status.last_error
+    assert status.release == serving
+    assert_answers(daemon, watcher, serving)
+
+
+def test_sigterm_ends_cleanly_and_says_offline(daemon, watcher, serving):
+    watcher.wait(lambda w: w.online == "online", "online")
+    assert daemon.terminate() == 0
+    watcher.wait(lambda w: w.online == "offline", "offline")
+    assert "Traceback" not in daemon.log
+    answer = daemon.ask("status", "--json")
+    status = json.loads(answer.stdout)
+    assert (status["running"], status["release"]) == (False, serving)
+
+
+def test_sigint_ends_cleanly_too(daemon, watcher, serving):
+    assert daemon.terminate(signal.SIGINT) == 0
+    watcher.wait(lambda w: w.online == "offline", "offline")
+
+
+def test_sigkill_leaves_the_last_will_and_the_release(daemon, watcher, repository, serving):
+    watcher.wait(lambda w: w.online == "online", "online")
+    daemon.terminate(signal.SIGKILL)
+    watcher.wait(lambda w: w.online == "offline", "the last will")
+    repository.stop()
+    daemon.start()
+    watcher.wait(lambda w: w.online == "online", "online again")
+    assert_answers(daemon, watcher, serving)
+
+
+def test_a_device_serves_without_store_and_broker(daemon, watcher, repository, serving):
+    """Everything but the disk and the camera is gone."""
+    assert daemon.terminate() == 0
+    repository.stop()
+    out = daemon.folder / "results.jsonl"
+    daemon.settings["broker"]["port"] = 1
+    daemon.settings["sinks"]["json_lines"] = str(out)
+    daemon.settings["source"] |= {"kind": "files", "path": str(daemon.camera / "*.png")}
+    name = daemon.drop("green")
+    daemon.start()
+    assert daemon.process.wait(LIMIT_S) == 0
+    [result] = [json.loads(line) for line in out.read_text().splitlines()]
+    assert (result["source"], result["label"], result["release"]) == (name, "green", serving)
+
+
+def test_a_release_published_while_the_store_was_down_is_taken_by_a_retry(
+    daemon, watcher, repository, serving
+):
+    repository.stop()
+    release = tiny_release(1)[0].release
+    watcher.announce(release)
+    status = watcher.wait_status(lambda s: s.last_error is not None, "the error")
+    assert "refused" in status.last_error
+    assert_answers(daemon, watcher, serving)
+    repository.publish_tiny(1)
+    repository.start()
+    assert watcher.wait_release(release).last_error is None
+
+
+def test_polling_finds_a_release_without_an_announcement(daemon, watcher, repository):
+    daemon.settings["update"]["poll_s"] = 0.3
+    first = repository.publish_tiny(0).release
+    daemon.start()
+    watcher.wait_release(first)
+    second = repository.publish_tiny(1).release
+    watcher.wait_release(second)
+
+
+def test_a_broker_that_restarts_hears_status_and_announces_again(daemon, tmp_path, repository, fleet):
+    """A broker that forgot everything: the device subscribes again and publishes its state again."""
+    from local_services import MqttBroker  # noqa: PLC0415
+
+    with MqttBroker(tmp_path / "broker") as broker:
+        daemon.settings["broker"]["port"] = broker.port
+        first = repository.publish_tiny(0).release
+        daemon.start()
+        with contextlib.closing(Watcher(broker, fleet)) as watcher:
+            watcher.wait_release(first)
+        broker.stop()
+        broker.start()
+        with contextlib.closing(Watcher(broker, fleet)) as watcher:
+            watcher.wait_release(first)
+            watcher.wait(lambda w: w.online == "online", "online")
+            second = repository.publish_tiny(1).release
+            watcher.announce(second)
+            watcher.wait_release(second)
+
+
+def test_a_source_that_comes_later_is_opened_then(daemon, watcher, repository, serving):
+    assert daemon.terminate() == 0
+    daemon.camera.rmdir()
+    daemon.start()
+    watcher.wait_status(lambda s: s.last_error is not None and "camera" in s.last_error, "the source's fault")
+    daemon.camera.mkdir()
+    assert_answers(daemon, watcher, serving)
+
+
+def test_one_state_folder_serves_one_daemon(daemon, watcher, serving):
+    second = daemon.ask("run")
+    assert second.returncode == 5
+    assert "another edge-client" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_without_a_root_of_trust_a_new_device_says_so_and_ends(daemon):
+    (daemon.folder / "root.json").unlink()
+    answer = daemon.ask("run")
+    assert answer.returncode == 2
+    assert "[trust] root" in answer.stderr
+
+
+def test_status_of_a_running_daemon_is_shown(daemon, watcher, serving):
+    answer = daemon.ask("status")
+    assert answer.returncode == 0
+    assert "running" in answer.stdout
+    assert serving in answer.stdout
+
+
+def test_status_before_any_run_says_what_to_do(daemon):
+    answer = daemon.ask("status")
+    assert answer.returncode == 5
+    assert "start `edge-client run`" in answer.stderr
+
+
+def test_the_state_folder_holds_nothing_superfluous_after_kills(daemon, watcher, repository, serving):
+    """Killed at random points of updates; each restart serves and sweeps."""
+    current = serving
+    for bias in (1, 2, 3):
+        release = repository.publish_tiny(bias, labels=4).release
+        watcher.announce(release)
+        watcher.wait_status(lambda s: s.state == "updating" or s.release == release, "the update")
+        daemon.terminate(signal.SIGKILL)
+        daemon.start()
+        watcher.wait_release(release)
+        current = release
+    assert_answers(daemon, watcher, current)
+    assert daemon.terminate() == 0
+    names = {path.name for path in daemon.state_dir.iterdir()}
+    assert names <= {"slots", "slots.json", "status.json", "metadata", "lock", "incoming"}
+    assert len(list((daemon.state_dir / "slots").iterdir())) == 2

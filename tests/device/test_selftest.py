@@ -1,0 +1,122 @@
+"""The child process that tries a release."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from edge_client.contract.documents import encode_document
+from edge_client.contract.errors import DeviceError
+from edge_client.update import selftest
+from edge_client.update.selftest import SelfTestError, run_self_test
+from tests.fakes.tiny_model import tiny_model
+from tests.fakes.tiny_release import write_release
+
+TIMEOUT_S = 60.0
+
+
+def test_a_good_release_passes_within_the_default_memory(tmp_path):
+    from edge_client.settings import UpdateSettings  # noqa: PLC0415
+
+    document = write_release(tmp_path / "r")
+    memory_bytes = UpdateSettings().self_test_memory_bytes
+    assert run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S, memory_bytes=memory_bytes) == len(
+        document.self_test
+    )
+
+
+def test_wrong_answers_are_named_with_both_sides(tmp_path):
+    write_release(tmp_path / "r", 0, model=tiny_model(1))
+    with pytest.raises(SelfTestError, match=r"selftest-red.png: answered '.*' .*the pipeline saw 'red'"):
+        run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)
+
+
+@pytest.mark.parametrize(("difference", "passes"), [(0.1, True), (0.2, False)])
+def test_confidence_may_differ_by_the_signed_tolerance(tmp_path, difference, passes):
+    document = write_release(tmp_path / "r")
+    cases = tuple(
+        msgspec.structs.replace(c, confidence=c.confidence - difference) for c in document.self_test
+    )
+    changed = msgspec.structs.replace(document, self_test=cases)
+    (tmp_path / "r/release.json").write_bytes(encode_document(changed))
+    if passes:
+        assert run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S) == 3
+    else:
+        with pytest.raises(SelfTestError, match="more than 0.15 apart"):
+            run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "labels.txt", "release.json", "selftest-red.png"])
+def test_a_missing_file_is_named(tmp_path, name):
+    write_release(tmp_path / "r")
+    (tmp_path / "r" / name).unlink()
+    with pytest.raises(SelfTestError, match=name):
+        run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)
+
+
+def test_a_model_that_takes_too_much_memory_fails_alone(tmp_path):
+    write_release(tmp_path / "r", size=8192)  # 201 MB of input tensor
+    with pytest.raises(SelfTestError):
+        run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S, memory_bytes=150_000_000)
+
+
+def test_a_crash_is_told_from_a_wrong_answer(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os; os.abort()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    write_release(tmp_path / "r")
+    with pytest.raises(SelfTestError, match="SIGABRT"):
+        run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)
+
+
+def test_a_child_that_hangs_is_killed(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import threading; threading.Event().wait()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    write_release(tmp_path / "r")
+    with pytest.raises(SelfTestError, match=r"within 0\.3 s"):
+        run_self_test(tmp_path / "r", timeout_s=0.3)
+
+
+def test_a_child_that_says_nothing_has_not_passed(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(0)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    write_release(tmp_path / "r")
+    with pytest.raises(SelfTestError, match="no verdict"):
+        run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)
+
+
+def test_talk_of_the_runtime_does_not_hide_the_verdict(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "print('INFO: {Created} TensorFlow Lite delegate', flush=True)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    write_release(tmp_path / "r")
+    assert run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S) == 3
+
+
+def test_no_interpreter_to_start_is_no_fault_of_the_release(tmp_path, monkeypatch):
+    write_release(tmp_path / "r")
+    monkeypatch.setattr(selftest.sys, "executable", str(tmp_path / "no-python"))
+    with pytest.raises(DeviceError, match="cannot be started") as caught:
+        run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)
+    assert not isinstance(caught.value, SelfTestError)
+
+
+def test_the_child_dies_with_its_parent(tmp_path):
+    """The daemon is killed while a self-test runs: no child is left."""
+    write_release(tmp_path / "r")
+    reader_code = (
+        "import sys, subprocess, os, signal\n"
+        "code = 'from edge_client.update.selftest import _die_with_parent; _die_with_parent(); "
+        'print("ready", flush=True); import threading; threading.Event().wait()\'\n'
+        "child = subprocess.Popen([sys.executable, '-c', code])\n"
+        "child.wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", reader_code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        parent.kill()
+        # End of file comes only when the child, which has the pipe too, is gone.
+        assert parent.stdout.read() == b""

@@ -1,0 +1,202 @@
+"""Slots survive whatever a power cut leaves."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from edge_client.contract.errors import DeviceError, InputError
+from edge_client.update import slots as slots_module
+from edge_client.update.slots import REFUSALS_KEPT, Slots
+from tests.fakes.tiny_release import write_release
+
+
+def put(slots: Slots, release: str) -> None:
+    """Stage, install and activate a release of two files."""
+    folder = slots.stage(release)
+    (folder / "release.json").write_bytes(b"{}")
+    (folder / "model.tflite").write_bytes(release.encode())
+    slots.install(release)
+    slots.activate(release)
+
+
+@pytest.fixture
+def slots(tmp_path) -> Slots:
+    return Slots(tmp_path)
+
+
+def state(slots: Slots) -> tuple[str | None, str | None]:
+    return slots.current, slots.previous
+
+
+def test_a_new_state_folder_is_empty(slots, tmp_path):
+    assert state(slots) == (None, None)
+    assert not (tmp_path / "slots.json").exists()
+
+
+def test_activation_keeps_the_previous_and_survives_a_restart(slots, tmp_path):
+    put(slots, "a")
+    put(slots, "b")
+    assert state(Slots(tmp_path)) == ("b", "a")
+    put(slots, "c")
+    assert state(Slots(tmp_path)) == ("c", "b")
+    slots.clean()
+    assert {path.name for path in (tmp_path / "slots").iterdir()} == {"b", "c"}
+
+
+def test_activating_what_serves_keeps_the_previous(slots):
+    put(slots, "a")
+    put(slots, "b")
+    slots.activate("b")
+    assert state(slots) == ("b", "a")
+
+
+def test_an_installed_release_serves_only_once_activated(slots, tmp_path):
+    put(slots, "a")
+    slots.stage("b")
+    slots.install("b")
+    assert state(Slots(tmp_path)) == ("a", None)
+
+
+def test_the_serving_slot_is_never_replaced(slots):
+    put(slots, "a")
+    slots.stage("a")
+    with pytest.raises(DeviceError, match="serves now"):
+        slots.install("a")
+    assert (slots.folder("a") / "model.tflite").read_bytes() == b"a"
+
+
+def test_staging_another_release_drops_the_first(slots, tmp_path):
+    (slots.stage("a") / "model.tflite").write_bytes(b"a")
+    slots.stage("b")
+    assert [path.name for path in (tmp_path / "incoming").iterdir()] == ["b"]
+
+
+def test_staging_again_keeps_what_came(slots):
+    (slots.stage("a") / "model.tflite").write_bytes(b"a")
+    assert (slots.stage("a") / "model.tflite").read_bytes() == b"a"
+
+
+@pytest.mark.parametrize("release", ["../a", "", ".", "a/b", "a\n", ".hidden", "x" * 65])
+def test_no_release_name_leaves_the_folder(slots, tmp_path, release):
+    with pytest.raises(InputError):
+        slots.stage(release)
+    with pytest.raises(InputError):
+        slots.folder(release)
+    assert not (tmp_path / "incoming").exists()
+
+
+def test_every_file_is_on_disk_before_the_slot_gets_its_name(slots, monkeypatch):
+    synced: list[str] = []
+    real = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    folder = slots.stage("a")
+    for name in ("release.json", "model.tflite"):
+        (folder / name).write_bytes(b"x")
+    monkeypatch.setattr(os, "fsync", record)
+    slots.install("a")
+    assert set(synced[:2]) == {str(folder / "release.json"), str(folder / "model.tflite")}
+    assert synced[2:] == [str(folder), str(slots.folder("a").parent)]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"schema": 9}', b'{"current": "../../etc"}', b"\0" * 512]
+)
+def test_a_broken_slots_file_falls_back_to_the_releases_on_disk(slots, tmp_path, content, caplog):
+    put(slots, "a")
+    put(slots, "b")
+    os.utime(slots.folder("a"), (1, 1))
+    (tmp_path / "slots.json").write_bytes(content)
+    assert state(Slots(tmp_path)) == ("b", "a")
+    assert "slots.json" in caplog.text
+
+
+def test_a_missing_slots_file_falls_back_too(slots, tmp_path):
+    put(slots, "a")
+    (tmp_path / "slots.json").unlink()
+    assert state(Slots(tmp_path)) == ("a", None)
+
+
+def test_a_half_removed_folder_is_not_adopted(slots, tmp_path):
+    put(slots, "a")
+    (slots.folder("b")).mkdir()
+    (slots.folder("b") / "model.tflite").write_bytes(b"b")
+    (tmp_path / "slots.json").unlink()
+    assert state(Slots(tmp_path)) == ("a", None)
+
+
+def test_leftovers_of_kills_are_swept(slots, tmp_path):
+    put(slots, "a")
+    slots.stage("b")
+    (tmp_path / "slots/c").mkdir()
+    (tmp_path / "slots/stray-file").write_bytes(b"")
+    (tmp_path / ".look-xyz").mkdir()
+    (tmp_path / ".look-xyz/timestamp.json").write_bytes(b"")
+    (tmp_path / ".slots.json.abc").write_bytes(b"")
+    (tmp_path / "metadata/root_history").mkdir(parents=True)
+    (tmp_path / "metadata/.timestamp.json.abc").write_bytes(b"")
+    (tmp_path / "metadata/root_history/.2.root.json.abc").write_bytes(b"")
+    (tmp_path / "metadata/timestamp.json").write_bytes(b"kept")
+    slots = Slots(tmp_path)
+    slots.clean()
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"slots.json", "slots/a/release.json", "slots/a/model.tflite", "metadata/timestamp.json"}
+
+
+def test_refusals_are_remembered_with_their_reason_and_bounded(slots, tmp_path):
+    put(slots, "a")
+    for number in range(REFUSALS_KEPT + 5):
+        slots.refuse(f"r{number}", "x" * 5000, "this")
+    slots.refuse("r10", "again", "this")
+    again = Slots(tmp_path)
+    assert len(again.refused) == REFUSALS_KEPT
+    assert again.refused["r10"] == "again"
+    assert "r0" not in again.refused
+    assert state(again) == ("a", None)
+
+
+def test_refusals_of_other_software_are_forgotten(slots, tmp_path):
+    slots.refuse("a", "no", "old runtime")
+    slots.forget_refusals_of_others("old runtime")
+    assert Slots(tmp_path).refused == {"a": "no"}
+    slots.forget_refusals_of_others("new runtime")
+    assert Slots(tmp_path).refused == {}
+
+
+def test_a_switch_that_the_disk_refuses_leaves_all_as_it_was(slots, tmp_path, monkeypatch):
+    put(slots, "a")
+    slots.stage("b")
+    slots.install("b")
+
+    def refuse(path, _data):
+        raise DeviceError(f"{path}: no space left")
+
+    monkeypatch.setattr(slots_module, "write_durably", refuse)
+    with pytest.raises(DeviceError):
+        slots.activate("b")
+    assert state(slots) == state(Slots(tmp_path)) == ("a", None)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_state_folder_of_somebody_else_is_named(tmp_path):
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(DeviceError, match="slots"):
+        Slots(tmp_path)
+
+
+def test_a_file_in_place_of_the_state_folder_is_named(tmp_path):
+    (tmp_path / "state").write_bytes(b"")
+    with pytest.raises(DeviceError, match="state"):
+        Slots(tmp_path / "state")
+
+
+def test_a_real_release_can_be_installed(slots):
+    document = write_release(slots.stage("x"))
+    slot = slots.install("x")
+    assert (slot / "model.tflite").stat().st_size == document.model_bytes

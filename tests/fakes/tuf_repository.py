@@ -1,0 +1,253 @@
+"""A real signed repository behind a real HTTP server on loopback, that lies when told to.
+
+It signs with the same library as the pipeline, records what it was asked, and serves whatever stands
+in `objects`: a test attacks by changing that, or with the methods named for the attacks.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import http.server
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+
+from edge_client.contract.documents import encode_document
+from edge_client.contract.names import channel_target, release_target
+from edge_client.contract.release import ChannelDocument
+from tests.fakes.tiny_release import tiny_release
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+    from edge_client.contract.release import ReleaseDocument
+
+ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
+
+
+class TufRepository:
+    """Use in a `with` block; `url` is what a device gets as `[store] base_url`.
+
+    Attributes:
+        objects: What is served, by path below `url`.
+        requests: Paths that were asked for, in order.
+        root: The provisioned root metadata.
+        break_off_after: Object path to the number of bytes after which the connection is cut.
+        trickle: Object paths that are served one byte at a time, slowly.
+        status: Answer every request with this status instead; 0: do not.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.break_off_after: dict[str, int] = {}
+        self.trickle: set[str] = set()
+        self.status = 0
+        self.expiry = {role: _in_days(30) for role in ROLES}
+        self.signers = {role: CryptoSigner.generate_ed25519() for role in ROLES}
+        self._targets = Targets()
+        self._targets.version = 0
+        self._snapshot_version = self._timestamp_version = 0
+        self._root = Root(consistent_snapshot=True, expires=self.expiry[Root.type])
+        for role, signer in self.signers.items():
+            self._root.add_key(signer.public_key, role)
+        self.root = self._sign_root([self.signers[Root.type]])
+        self._port = 0
+        self._server: http.server.ThreadingHTTPServer | None = None
+
+    # Serving
+
+    @property
+    def url(self) -> str:
+        """Address below which `metadata/` and `targets/` lie."""
+        return f"http://127.0.0.1:{self._port}/bucket/prefix"
+
+    def start(self) -> None:
+        """Serve; again on the same port after `stop`."""
+        server = _Server(("127.0.0.1", self._port), _Handler)
+        server.repository = self
+        self._port = server.server_address[1]
+        self._server = server
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse connections."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    # Publishing, as the pipeline does it
+
+    def publish_tiny(self, bias: int = 0, channel: str = "stable", **options: object) -> ReleaseDocument:
+        """Publish `tiny_release(bias)` and point the channel to it."""
+        document, files = tiny_release(bias, **options)  # type: ignore[arg-type]
+        self.publish(document.release, files, channel)
+        return document
+
+    def publish(
+        self, release: str, files: Mapping[str, bytes], channel: str = "stable", share_percent: float = 100.0
+    ) -> None:
+        """Sign a release's files and point the channel to it."""
+        self.add({release_target(release, name): data for name, data in files.items()})
+        self.point(channel, release, share_percent)
+
+    def point(self, channel: str, release: str, share_percent: float = 100.0) -> None:
+        """Move a channel."""
+        document = ChannelDocument(channel=channel, release=release, share_percent=share_percent)
+        self.add({channel_target(channel): encode_document(document)})
+        self.sign()
+
+    def add(self, files: Mapping[str, bytes]) -> None:
+        """Store files and have them signed by the next `sign`."""
+        for path, data in files.items():
+            self._targets.targets[path] = TargetFile.from_data(path, data)
+            self.objects[object_path(path, data)] = data
+
+    def forget(self, path: str) -> None:
+        """Sign the file no more."""
+        del self._targets.targets[path]
+
+    def sign(self) -> None:
+        """Publish new metadata over all that was added."""
+        self._targets.version += 1
+        self._targets.expires = self.expiry[Targets.type]
+        version = self._targets.version
+        self.objects[f"metadata/{version}.targets.json"] = self._signed(self._targets, Targets.type)
+        self._snapshot_version += 1
+        snapshot = Snapshot(
+            version=self._snapshot_version,
+            expires=self.expiry[Snapshot.type],
+            meta={"targets.json": MetaFile(version)},
+        )
+        self.objects[f"metadata/{snapshot.version}.snapshot.json"] = self._signed(snapshot, Snapshot.type)
+        self.stamp()
+
+    def stamp(self) -> None:
+        """Publish a new timestamp, and nothing else."""
+        self._timestamp_version += 1
+        timestamp = Timestamp(
+            version=self._timestamp_version,
+            expires=self.expiry[Timestamp.type],
+            snapshot_meta=MetaFile(self._snapshot_version),
+        )
+        self.objects["metadata/timestamp.json"] = self._signed(timestamp, Timestamp.type)
+
+    def rotate(self, role: str, *, old_root_signs: bool = True) -> None:
+        """Replace a role's key by a new root version."""
+        old_root, old = self.signers[Root.type], self.signers[role]
+        self.signers[role] = CryptoSigner.generate_ed25519()
+        self._root.version += 1
+        self._root.revoke_key(old.public_key.keyid, role)
+        self._root.add_key(self.signers[role].public_key, role)
+        signers = [self.signers[Root.type]]
+        if old_root_signs and old_root is not signers[0]:
+            signers.append(old_root)
+        self.objects[f"metadata/{self._root.version}.root.json"] = self._sign_root(signers)
+
+    # Lying
+
+    def change_byte(self, path: str) -> None:
+        """Flip the lowest bit of an object's middle byte."""
+        data = bytearray(self.objects[path])
+        data[len(data) // 2] ^= 1
+        self.objects[path] = bytes(data)
+
+    def truncate(self, path: str) -> None:
+        """Store only the first half of an object."""
+        self.objects[path] = self.objects[path][: len(self.objects[path]) // 2]
+
+    def steal(self, role: str) -> None:
+        """From now on, sign a role with a key that nobody vouched for."""
+        self.signers[role] = CryptoSigner.generate_ed25519()
+
+    def expire(self, role: str) -> None:
+        """From now on, sign a role with an expiry in the past."""
+        self.expiry[role] = _in_days(-1)
+
+    def go_back_to(self, objects: Mapping[str, bytes]) -> None:
+        """Serve what was served before: `before = dict(repository.objects)`."""
+        self.objects = dict(objects)
+
+    def find(self, part: str) -> str:
+        """Path of the only object whose path contains `part`."""
+        [path] = [path for path in self.objects if part in path]
+        return path
+
+    def _signed(self, signed: Targets | Snapshot | Timestamp, role: str) -> bytes:
+        metadata = Metadata(signed)
+        metadata.sign(self.signers[role])
+        return metadata.to_bytes()
+
+    def _sign_root(self, signers: list[CryptoSigner]) -> bytes:
+        metadata = Metadata(self._root)
+        for signer in signers:
+            metadata.sign(signer, append=True)
+        return metadata.to_bytes()
+
+
+def object_path(path: str, data: bytes) -> str:
+    """Where a signed file lies: its hash stands before its name."""
+    folder, _, name = path.rpartition("/")
+    return f"targets/{folder}/{hashlib.sha256(data).hexdigest()}.{name}"
+
+
+def _in_days(days: int) -> datetime.datetime:
+    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    return now + datetime.timedelta(days=days)
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    repository: TufRepository
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        repository = self.server.repository
+        path = self.path.removeprefix("/bucket/prefix/")
+        repository.requests.append(path)
+        data = repository.objects.get(path)
+        if repository.status:
+            self._answer(repository.status, b"<Error><Code>SlowDown</Code></Error>")
+        elif data is None:
+            self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        else:
+            self._answer(200, data, path)
+
+    def _answer(self, status: int, data: bytes, path: str = "") -> None:
+        repository = self.server.repository
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if path in repository.trickle:
+            for byte in data:
+                try:
+                    self.wfile.write(bytes([byte]))
+                except OSError:
+                    return
+                time.sleep(0.05)  # being slow is what this is about
+        elif path in repository.break_off_after:
+            self.wfile.write(data[: repository.break_off_after[path]])
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing; `requests` knows."""
