@@ -3,62 +3,79 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
-import shutil
+import lzma
 import tarfile
-import tempfile
 import zipfile
-from pathlib import Path, PurePosixPath
+import zlib
+from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from edge_client.contract.errors import InputError, TransportError
-from luigi_tasks.dataset import Archive, move_into_place
+from luigi_tasks.cache import DISK_FAULTS, staged_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
 DOWNLOAD_TIMEOUT_S = 60
+# Files and folders; a folder of ImageNet's size has 1.3 million.
 MAX_MEMBERS = 2_000_000
 # A JPEG hardly shrinks; only text and bombs shrink a hundredfold. Small files are let off.
 MAX_RATIO = 200
 RATIO_FREE_BYTES = 100 << 20
 
+# What the readers of the formats raise on broken content (zipfile also on encryption: RuntimeError,
+# and on rare compression: NotImplementedError).
+_BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """An http(s) archive with the digest that it must have.
+
+    Attributes:
+        url: Where it is.
+        sha256: 64 lower-case hex digits.
+        without: Pictures to leave out, as class/file.
+    """
+
+    url: str
+    sha256: str
+    without: frozenset[str] = frozenset()
+
 
 def unpack_archive(archive: Archive, cache_dir: Path, max_unpacked_bytes: int) -> Path:
-    """Return the folder that holds the archive's class folders, downloading at first use.
+    """Return the folder that holds the archive's content, downloading at first use.
 
-    The folder appears whole, in one rename, or not at all; two processes may do this at once.
     Raises: TransportError if the download fails; InputError on a wrong digest, another format,
-        or an archive that reaches outside its folder or unpacks to more than is allowed.
+        or an archive that reaches outside its folder or unpacks to more than is allowed;
+        SettingsError if the cache cannot be written.
     """
     folder = cache_dir / "archives" / archive.sha256
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking."))
-        try:
-            file = temporary / "archive"
-            _download(archive, file)
-            (temporary / "content").mkdir()
-            _unpack(archive.url, file, temporary / "content", max_unpacked_bytes)
-            move_into_place(temporary / "content", folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return _descend(folder)
-
-
-def _descend(folder: Path) -> Path:
-    """Step into a single top folder that only wraps the class folders."""
-    inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    if len(inside) == 1 and any(path.is_dir() for path in inside[0].iterdir()):
-        return inside[0]
+        with staged_folder(folder) as staging:
+            file = staging / "archive"
+            _download(archive, file, max_unpacked_bytes)
+            _unpack(archive.url, file, staging / "content", max_unpacked_bytes)
     return folder
 
 
-def _download(archive: Archive, file: Path) -> None:
+def _download(archive: Archive, file: Path, limit_bytes: int) -> None:
     import urllib3  # noqa: PLC0415 - only a first use downloads
 
-    digest = hashlib.sha256()
+    digest, received = hashlib.sha256(), 0
     try:
         with (
             file.open("wb") as out,
@@ -77,7 +94,10 @@ def _download(archive: Archive, file: Path) -> None:
                     f"{archive.url}: the server answered {answer.status}; check [dataset] url, then run again"
                 )
                 raise TransportError(msg)
-            for chunk in answer.stream(CHUNK_BYTES):
+            # Not decoded: a server may call a .tgz "Content-Encoding: gzip", the digest is of the file.
+            for chunk in answer.stream(CHUNK_BYTES, decode_content=False):
+                received += len(chunk)
+                _check_size(archive.url, received, limit_bytes)
                 digest.update(chunk)
                 out.write(chunk)
     except urllib3.exceptions.HTTPError as e:
@@ -91,14 +111,17 @@ def _download(archive: Archive, file: Path) -> None:
         raise InputError(msg)
 
 
+def _check_size(url: str, received: int, limit_bytes: int) -> None:
+    if received > limit_bytes:
+        msg = f"{url}: over {limit_bytes} bytes; raise [dataset] max_unpacked_bytes if that is right"
+        raise InputError(msg)
+
+
 def _unpack(url: str, file: Path, folder: Path, max_unpacked_bytes: int) -> None:
     limit = min(max_unpacked_bytes, max(file.stat().st_size * MAX_RATIO, RATIO_FREE_BYTES))
     written = 0
     try:
-        for number, (name, content) in enumerate(_members(url, file)):
-            if number >= MAX_MEMBERS:
-                msg = f"{url}: over {MAX_MEMBERS} files; refused"
-                raise InputError(msg)
+        for name, content in _members(url, file):
             path = folder / _safe_name(url, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             with content, path.open("wb") as out:
@@ -111,35 +134,59 @@ def _unpack(url: str, file: Path, folder: Path, max_unpacked_bytes: int) -> None
                         )
                         raise InputError(msg)
                     out.write(chunk)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as e:
-        msg = f"{url}: cannot be unpacked: {e}"
+    except OSError as e:
+        if e.errno in DISK_FAULTS:
+            raise
+        msg = f"{url}: cannot be unpacked: {e}; pack it anew"  # bad names, and broken gzip or bzip2
+        raise InputError(msg) from e
+    except _BROKEN as e:
+        msg = f"{url}: cannot be unpacked: {e}; pack it anew, without a password"
         raise InputError(msg) from e
 
 
 def _members(url: str, file: Path) -> Iterator[tuple[str, IO[bytes]]]:
     """Yield the regular files; anything that could point elsewhere is refused."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            for entry in archive.infolist():
-                kind = entry.external_attr >> 28  # file type bits of the Unix mode
-                if kind not in {0, 0o10, 0o4}:
-                    msg = f"{url}: {entry.filename!r} is a link or a device; refused"
-                    raise InputError(msg)
-                if not entry.is_dir():
-                    yield entry.filename, archive.open(entry)
-        return
-    if not tarfile.is_tarfile(file):
+    # Tar first: a tar that ends in a zip looks like a zip, a zip never looks like a tar.
+    if tarfile.is_tarfile(file):
+        yield from _tar_members(url, file)
+    elif zipfile.is_zipfile(file):
+        yield from _zip_members(url, file)
+    else:
         msg = f"{url}: neither a zip nor a tar archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)"
         raise InputError(msg)
-    with tarfile.open(file) as archive_file:
-        for member in archive_file:
+
+
+def _tar_members(url: str, file: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with tarfile.open(file) as archive:
+        for number, member in enumerate(archive, start=1):
+            _check_count(url, number)
             if member.isdir():
                 continue
-            content = archive_file.extractfile(member) if member.isreg() else None
+            content = archive.extractfile(member) if member.isreg() else None
             if content is None:
-                msg = f"{url}: {member.name!r} is a link or a device; refused"
-                raise InputError(msg)
+                raise InputError(_complain_about_kind(url, member.name))
             yield member.name, content
+
+
+def _zip_members(url: str, file: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(file) as archive:
+        for number, entry in enumerate(archive.infolist(), start=1):
+            _check_count(url, number)
+            kind = entry.external_attr >> 28  # file type bits of the Unix mode; 0 where Windows made it
+            if kind not in {0, 0o10, 0o4}:
+                raise InputError(_complain_about_kind(url, entry.filename))
+            if not entry.is_dir():
+                yield entry.filename, archive.open(entry)
+
+
+def _check_count(url: str, number: int) -> None:
+    if number > MAX_MEMBERS:
+        msg = f"{url}: over {MAX_MEMBERS} files and folders; refused. Pack fewer, or unpack it yourself"
+        raise InputError(msg)
+
+
+def _complain_about_kind(url: str, name: str) -> str:
+    return f"{url}: {name!r} is a link or a device; refused. Pack plain files and folders only"
 
 
 def _safe_name(url: str, name: str) -> PurePosixPath:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import shutil
-import tempfile
+import re
+import stat
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from edge_client.contract.errors import InputError, SettingsError
+from luigi_tasks.archive import Archive, unpack_archive
+from luigi_tasks.cache import staged_folder
 from luigi_tasks.store import open_client, s3_errors, split_url
 
 if TYPE_CHECKING:
@@ -25,33 +29,31 @@ if TYPE_CHECKING:
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
+# What macOS and Synology put beside pictures: forks and thumbnails.
+SIDE_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
+NAMED_AT_MOST = 10
+
 DIGITS_FOLDER = "digits-1"  # raised when the written pictures would change
 DIGIT_SIZE = 32
 
-
-@dataclasses.dataclass(frozen=True)
-class Archive:
-    """An http(s) archive with the digest that it must have."""
-
-    url: str
-    sha256: str
-
-
-# TensorFlow's flower photographs: 3,670 pictures of 5 classes, 229 MB, CC BY.
+# TensorFlow's flower photographs: 3,670 pictures of 5 classes, 229 MB, CC BY. Digest: checksums.tsv
+# of tf_flowers in TensorFlow Datasets. One photograph lies in two classes; who knows which is right.
 FLOWERS = Archive(
     "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz",
     "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c",
+    without=frozenset({"roses/15922772266_1167a06620.jpg", "tulips/15922772266_1167a06620.jpg"}),
 )
 
 
-@dataclasses.dataclass(frozen=True, order=True)
+@dataclasses.dataclass(frozen=True)
 class Entry:
     """One picture of a listing.
 
     Attributes:
         path: Relative, with /; the first part is the class.
         size: Bytes.
-        version: Changes when the content may have changed: mtime in ns, or the ETag.
+        version: Changes when the content may have changed: mtime in ns, the ETag, or what names an
+            archive's content on every machine.
     """
 
     path: str
@@ -67,7 +69,8 @@ class PictureSource(Protocol):
     def listing(self) -> tuple[Entry, ...]:
         """Return all pictures, sorted by path, without reading one.
 
-        Raises: InputError if there is no picture, TransportError, SettingsError.
+        Raises: InputError if there is no picture, or none in one of the class folders;
+            TransportError; SettingsError.
         """
 
     def read(self, path: str) -> bytes:
@@ -82,52 +85,103 @@ def open_source(settings: DatasetSettings, store: StoreSettings) -> PictureSourc
 
     Raises: SettingsError for an address that cannot be one; InputError; TransportError.
     """
+    cache_dir = settings.cache_dir.expanduser()
     if settings.url == "digits":
-        return FolderSource(write_digits(settings.cache_dir))
+        return FolderSource(write_digits(cache_dir), version=DIGITS_FOLDER)
     if settings.url == "flowers":
-        return _open_archive(FLOWERS, settings)
-    scheme = urlsplit(settings.url).scheme
-    if scheme == "s3":
+        return _open_archive(FLOWERS, cache_dir, settings.max_unpacked_bytes)
+    parts = urlsplit(settings.url)
+    if parts.scheme == "s3":
         return BucketSource(settings.url, store)
-    if scheme in {"http", "https"}:
-        if not settings.sha256:
-            msg = (
-                f"[dataset] url {settings.url}: give [dataset] sha256, the archive's digest (sha256sum FILE)"
-            )
-            raise SettingsError(msg)
-        return _open_archive(Archive(settings.url, settings.sha256.lower()), settings)
-    if scheme not in {"", "file"}:
+    if parts.scheme in {"http", "https"}:
+        archive = Archive(settings.url, _checked_sha256(settings))
+        return _open_archive(archive, cache_dir, settings.max_unpacked_bytes)
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path:
+        return FolderSource(Path(url2pathname(parts.path)))
+    if parts.scheme or not settings.url:
         msg = (
-            f"[dataset] url {settings.url}: give a folder, s3://bucket/prefix, an http(s) archive or a preset"
+            f"[dataset] url {settings.url!r}: give a folder, s3://bucket/prefix, an http(s) archive, or a "
+            "preset (digits, flowers)"
         )
         raise SettingsError(msg)
-    return FolderSource(Path(settings.url.removeprefix("file://")).expanduser())
+    return FolderSource(Path(settings.url).expanduser())
+
+
+def _checked_sha256(settings: DatasetSettings) -> str:
+    sha256 = settings.sha256.strip().lower()
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        msg = (
+            f"[dataset] url {settings.url}: give [dataset] sha256, the archive's 64 hex digits "
+            f"(sha256sum FILE), not {settings.sha256!r}"
+        )
+        raise SettingsError(msg)
+    return sha256
 
 
 def listing_digest(entries: tuple[Entry, ...]) -> str:
     """Return 20 hex digits that change when any picture may have changed."""
     digest = hashlib.sha256()
     for entry in entries:
-        digest.update(f"{entry.path}\0{entry.size}\0{entry.version}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{entry.path}\0{entry.size}\0{entry.version}\n".encode())
     return digest.hexdigest()[:20]
 
 
 class FolderSource:
-    """A local folder."""
+    """A local folder.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Holds one folder a class.
+        version: What every entry gets for its version where the folder's content cannot change, so
+            that its listing is the same on every machine; without it, the file's mtime.
+        without: Paths that are left out.
+    """
+
+    def __init__(
+        self, folder: Path, *, version: str | None = None, without: frozenset[str] = frozenset()
+    ) -> None:
         self.folder = folder
         self.url = str(folder)
+        self._version = version
+        self._without = without
 
     def listing(self) -> tuple[Entry, ...]:
         """List with one scandir a folder: 100,000 pictures take well under a second."""
         if not self.folder.is_dir():
             msg = f"{self.folder}: no such folder; give one that holds one folder of pictures a class"
             raise InputError(msg)
-        entries: list[Entry] = []
-        for label in _subfolders(self.folder):
-            entries.extend(_scan(Path(label.path), label.name))
-        return _not_empty(entries, self.url)
+        try:
+            classes = {
+                label.name: [
+                    entry for entry in self._scan(label, label.name) if entry.path not in self._without
+                ]
+                for label in _subfolders(self.folder)
+            }
+        except OSError as e:
+            msg = f"{e.filename}: {e.strerror}; repair or remove it"
+            raise InputError(msg) from e
+        return _finish(classes, self.url)
+
+    def _scan(self, folder: os.DirEntry[str], prefix: str) -> Iterator[Entry]:
+        with os.scandir(folder) as found:
+            for one in found:
+                path = f"{prefix}/{one.name}"
+                if _is_hidden(one.name):
+                    continue
+                if one.is_dir(follow_symlinks=False):
+                    yield from self._scan(one, path)
+                elif _is_picture_name(one.name):
+                    yield self._entry(one, path)
+                elif one.is_symlink() and one.is_dir():
+                    # It may lead back up; one that stands for a whole class is followed.
+                    msg = f"{one.path}: a link to a folder inside a class; put the pictures there instead"
+                    raise InputError(msg)
+
+    def _entry(self, one: os.DirEntry[str], path: str) -> Entry:
+        status = one.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+            msg = f"{one.path}: named like a picture, but not a file; remove it"
+            raise InputError(msg)
+        return Entry(path, status.st_size, self._version or str(status.st_mtime_ns))
 
     def read(self, path: str) -> bytes:
         """Read one picture."""
@@ -146,20 +200,24 @@ class BucketSource:
         self.bucket, self.prefix = split_url(url)
         self._settings = store
         self._client: Any = None
+        self._lock = threading.Lock()
 
     def listing(self) -> tuple[Entry, ...]:
         """List with one request a thousand pictures."""
-        entries = []
+        classes: dict[str, list[Entry]] = {}
         with s3_errors(self.url):
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self.prefix
             )
-            for page in pages:
-                for found in page.get("Contents", ()):
-                    path = found["Key"][len(self.prefix) :]
-                    if _is_picture(path):
-                        entries.append(Entry(path, found["Size"], found["ETag"].strip('"')))
-        return _not_empty(entries, self.url)
+            for found in (found for page in pages for found in page.get("Contents", ())):
+                path = found["Key"][len(self.prefix) :]
+                label, *below = path.split("/")
+                if not below or any(_is_hidden(part) for part in (label, *below[:-1])) or not label:
+                    continue
+                entries = classes.setdefault(label, [])
+                if "" not in below and not _is_hidden(below[-1]) and _is_picture_name(below[-1]):
+                    entries.append(Entry(path, found["Size"], found["ETag"].strip('"')))
+        return _finish(classes, self.url)
 
     def read(self, path: str) -> bytes:
         """Read one picture."""
@@ -178,86 +236,77 @@ class BucketSource:
     @property
     def client(self) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
         """The boto3 client; threads may share it."""
-        if self._client is None:
-            self._client = open_client(self._settings)
-        return self._client
+        with self._lock:
+            if self._client is None:
+                self._client = open_client(self._settings)
+            return self._client
 
 
 def write_digits(cache_dir: Path) -> Path:
     """Write the 1,797 digits that scikit-learn ships as PNG folders; return the folder."""
-    folder = cache_dir.expanduser() / DIGITS_FOLDER
+    folder = cache_dir / DIGITS_FOLDER
     if folder.is_dir():
         return folder
     import numpy as np  # noqa: PLC0415 - heavy, and only here
     from PIL import Image  # noqa: PLC0415
     from sklearn.datasets import load_digits  # noqa: PLC0415
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{DIGITS_FOLDER}."))
-    try:
-        digits = load_digits()
+    digits = load_digits()
+    with staged_folder(folder) as staging:
         for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-            path = temporary / str(label) / f"{number:04}.png"
+            path = staging / "content" / str(label) / f"{number:04}.png"
             path.parent.mkdir(exist_ok=True)
             image = Image.fromarray((pixels * (255 / 16)).astype(np.uint8))
             image.resize((DIGIT_SIZE, DIGIT_SIZE), Image.Resampling.BICUBIC).save(path)
-        move_into_place(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
-def move_into_place(temporary: Path, folder: Path) -> None:
-    """Rename a finished folder; another process that was faster wins, its content is the same."""
-    temporary.chmod(0o755)
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
+def _open_archive(archive: Archive, cache_dir: Path, max_unpacked_bytes: int) -> FolderSource:
+    folder = _descend(unpack_archive(archive, cache_dir, max_unpacked_bytes))
+    return FolderSource(folder, version=archive.sha256, without=archive.without)
 
 
-def _open_archive(archive: Archive, settings: DatasetSettings) -> FolderSource:
-    from luigi_tasks.archive import unpack_archive  # noqa: PLC0415 - only archives need it
-
-    folder = unpack_archive(archive, settings.cache_dir.expanduser(), settings.max_unpacked_bytes)
-    return FolderSource(folder)
+def _descend(folder: Path) -> Path:
+    """Step into a single top folder that only wraps the class folders."""
+    inside = [Path(one.path) for one in _subfolders(folder)]
+    if len(inside) == 1 and next(_subfolders(inside[0]), None):
+        return inside[0]
+    return folder
 
 
 def _subfolders(folder: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as found:
-        yield from sorted(
-            (one for one in found if one.is_dir() and not one.name.startswith(".")), key=lambda one: one.name
-        )
+        yield from (one for one in found if one.is_dir() and not _is_hidden(one.name))
 
 
-def _scan(folder: Path, prefix: str) -> Iterator[Entry]:
-    with os.scandir(folder) as found:
-        for one in found:
-            path = f"{prefix}/{one.name}"
-            if one.name.startswith("."):
-                continue
-            if one.is_dir():
-                yield from _scan(Path(one.path), path)
-            elif _is_picture(path):
-                status = one.stat()
-                yield Entry(path, status.st_size, str(status.st_mtime_ns))
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in SIDE_FOLDERS
 
 
-def _is_picture(path: str) -> bool:
-    parts = path.split("/")
-    return (
-        len(parts) >= 2
-        and not any(part.startswith(".") or not part for part in parts)
-        and os.path.splitext(parts[-1])[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122 - fast for 100,000
-    )
+def _is_picture_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122 - fast for 100,000
 
 
-def _not_empty(entries: list[Entry], url: str) -> tuple[Entry, ...]:
-    if not entries:
-        msg = (
-            f"{url}: no pictures found; put them into one folder a class, as "
-            f"{', '.join(sorted(PICTURE_SUFFIXES))}"
-        )
+def _finish(classes: dict[str, list[Entry]], url: str) -> tuple[Entry, ...]:
+    """Sort what was found, and refuse what would be left out without a word."""
+    suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
+    if not any(classes.values()):
+        msg = f"{url}: no pictures found; put them into one folder a class, as {suffixes}"
         raise InputError(msg)
-    return tuple(sorted(entries))
+    empty = sorted(label for label, entries in classes.items() if not entries)
+    if empty:
+        named = ", ".join(repr(label) for label in empty[:NAMED_AT_MOST])
+        msg = f"{url}: no pictures in {named}; add some ({suffixes}), or remove the folder"
+        raise InputError(msg)
+    listing = sorted((one for entries in classes.values() for one in entries), key=lambda one: one.path)
+    for entry in listing:
+        _check_name(entry.path, url)
+    return tuple(listing)
+
+
+def _check_name(path: str, url: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError as e:
+        msg = f"{url}: the name {path!r} is not UTF-8; rename it"
+        raise InputError(msg) from e

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -13,13 +13,19 @@ from edge_client.contract.errors import InputError
 from edge_client.contract.preprocessing import decode_picture, fit_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from luigi_tasks.dataset import PictureSource
     from luigi_tasks.progress import Progress
     from luigi_tasks.snapshot import Picture
+
+# More than cores: a bucket makes them wait. boto3 keeps 10 connections open.
+THREADS = min(10, (os.cpu_count() or 1) + 4)
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
 def load_pixels(
@@ -40,7 +46,23 @@ def load_pixels(
             raise InputError(msg)
         pixels[number] = fit_pixels(decode_picture(data, source=picture.path), height, width)
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, _ in enumerate(pool.map(load, range(len(pictures))), start=1):
-            progress("decoding pictures", done, len(pictures))
+    in_threads(load, range(len(pictures)), "decoding pictures", progress)
     return pixels
+
+
+def in_threads(
+    work: Callable[[ItemT], ResultT], items: Sequence[ItemT], what: str, progress: Progress
+) -> list[ResultT]:
+    """Return `work(item)` of each item, in order; Pillow decodes without the interpreter's lock.
+
+    Raises: what the first item that fails raises; items that were not begun are left alone.
+    """
+    results = []
+    pool = concurrent.futures.ThreadPoolExecutor(THREADS)
+    try:
+        for done, result in enumerate(pool.map(work, items), start=1):
+            results.append(result)
+            progress(what, done, len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results

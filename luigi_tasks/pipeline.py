@@ -311,9 +311,10 @@ class AnnounceRelease(PipelineTask):
     def requires(self) -> PublishRelease:
         return self.clone(PublishRelease)  # type: ignore[no-any-return]
 
-    def output(self) -> AnnouncementTarget:
+    def output(self) -> AnnouncementTarget | PendingTarget:
         """Exists when the broker retains it; a broker that lost it gets it again."""
-        return announcement(self.settings)
+        # Until the channel has moved, what is announced rightly is the release before.
+        return announcement(self.settings) if self.input().exists() else PendingTarget()
 
     def work(self) -> None:
         """Tell the fleet."""

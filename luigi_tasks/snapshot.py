@@ -7,15 +7,14 @@ from one retraining to the next, wherever it lies and whatever else arrives.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import hashlib
-import os
 import unicodedata
 from typing import TYPE_CHECKING
 
 from edge_client.contract.documents import Document
 from edge_client.contract.errors import InputError
 from edge_client.contract.preprocessing import decode_picture
+from luigi_tasks.pictures import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 TRAIN, HOLDOUT = "train", "holdout"
 NAMED_AT_MOST = 10
+# Unicode categories of characters that break a line (labels.txt) or cannot be written.
+NOT_IN_LABELS = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 class Picture(Document, frozen=True, kw_only=True):
@@ -122,7 +123,7 @@ def name_classes(entries: Iterable[Entry]) -> dict[str, str]:
     labels = {folder: unicodedata.normalize("NFC", folder).strip() for folder in folders}
     seen: dict[str, str] = {}
     for folder, label in labels.items():
-        if not label or any(unicodedata.category(character) == "Cc" for character in label):
+        if not label or any(unicodedata.category(one) in NOT_IN_LABELS for one in label):
             msg = f"class folder {folder!r}: rename it, a label is one line of visible text"
             raise InputError(msg)
         twin = seen.setdefault(label.casefold(), folder)
@@ -160,7 +161,8 @@ def choose_splits(found: dict[str, str], holdout_percent: float) -> dict[str, st
     """Map each hash to its split.
 
     By the hash's first 32 bits. Where that leaves a class without any picture in one split, the
-    picture whose hash is nearest to the limit goes there.
+    picture whose hash is nearest to that split goes there. Such a picture may move when more
+    arrive: from the hold-out to the training pictures, which flatters no model.
     """
     limit = holdout_percent / 100
     splits = {digest: HOLDOUT if _position(digest) < limit else TRAIN for digest in found}
@@ -194,14 +196,11 @@ def _read_all(
         return entry.path, hashlib.sha256(data).hexdigest(), ""
 
     hashes, broken = {}, {}
-    # Pillow decodes without the interpreter's lock, so threads use all cores.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, (path, digest, fault) in enumerate(pool.map(read, entries), start=1):
-            if fault:
-                broken[path] = fault
-            else:
-                hashes[path] = digest
-            progress("reading pictures", done, len(entries))
+    for path, digest, fault in in_threads(read, entries, "reading pictures", progress):
+        if fault:
+            broken[path] = fault
+        else:
+            hashes[path] = digest
     return hashes, broken
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from edge_client import cli
 from edge_client.cli import main
+from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import (
     DeviceError,
     EdgeError,
@@ -17,7 +18,6 @@ from edge_client.contract.errors import (
     TrustError,
 )
 from edge_client.contract.messages import DeviceStatus, UpdateFigures
-from edge_client.contract.documents import encode_document
 from tests.fakes.tiny_model import plain_picture, tiny_labels, tiny_model
 from tests.fakes.tiny_release import png
 

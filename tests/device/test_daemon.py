@@ -57,6 +57,7 @@ class Watcher:
 
     def wait_status(self, condition, what: str) -> DeviceStatus:
         self.wait(lambda w: w.status is not None and condition(w.status), what)
+        assert self.status is not None
         return self.status
 
     def wait_release(self, release: str) -> DeviceStatus:
@@ -172,7 +173,7 @@ def daemon(tmp_path, repository, mqtt_broker, fleet):
 
 
 @pytest.fixture
-def serving(daemon, watcher, repository) -> str:
+def serving(daemon, watcher, repository):
     """The daemon runs and serves release 0; returns its id."""
     release = repository.publish_tiny(0).release
     daemon.start()
@@ -467,7 +468,7 @@ def test_the_state_folder_holds_nothing_superfluous_after_kills(daemon, watcher,
     for bias in (1, 2, 3):
         release = repository.publish_tiny(bias, labels=4).release
         watcher.announce(release)
-        watcher.wait_status(lambda s: s.state == "updating" or s.release == release, "the update")
+        watcher.wait_status(lambda s, new=release: s.state == "updating" or s.release == new, "the update")
         daemon.terminate(signal.SIGKILL)
         daemon.start()
         watcher.wait_release(release)

@@ -9,8 +9,9 @@ import threading
 import uuid
 
 import pytest
-from local_services import MqttBroker
+from local_services import MqttBroker, free_ports
 from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_client import mqtt
 from edge_client.contract.errors import SettingsError, TransportError
@@ -82,7 +83,8 @@ class Connection:
 
 
 @pytest.fixture
-def open_connection():
+def open_connection(monkeypatch):
+    monkeypatch.setattr(mqtt, "FAREWELL_S", 0.2)  # a rude broker never acknowledges
     opened = []
 
     def open_(port: int, **options) -> Connection:
@@ -97,7 +99,7 @@ def open_connection():
 @pytest.fixture
 def friend(mqtt_broker):
     """Another client of the real broker."""
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    client = paho.Client(CallbackAPIVersion.VERSION2)
     client.connect(mqtt_broker.host, mqtt_broker.port)
     client.loop_start()
     yield client
@@ -112,7 +114,7 @@ def test_it_subscribes_again_after_the_broker_forgot_everything(tmp_path, open_c
         broker.stop()
         broker.start()
         device.wait()
-        friend = paho.Client(paho.CallbackAPIVersion.VERSION2)
+        friend = paho.Client(CallbackAPIVersion.VERSION2)
         friend.connect(broker.host, broker.port)
         friend.loop_start()
         friend.publish(f"{device.name}/in", b"heard", qos=1, retain=True).wait_for_publish(LIMIT_S)
@@ -170,10 +172,10 @@ def test_messages_wait_for_the_broker_up_to_a_limit(tmp_path, open_connection, m
     assert not device.connection.publish_state("x", b"state")
     heard: queue.Queue[bytes] = queue.Queue()
     with broker:
-        friend = paho.Client(paho.CallbackAPIVersion.VERSION2)
+        friend = paho.Client(CallbackAPIVersion.VERSION2)
         subscribed = threading.Event()
         friend.on_subscribe = lambda *_: subscribed.set()
-        friend.on_message = lambda _c, _u, message: heard.put(message.payload)
+        friend.on_message = lambda _c, _u, message: heard.put(bytes(message.payload))
         friend.connect(broker.host, broker.port)
         friend.loop_start()
         friend.subscribe(f"{device.name}/results", qos=1)
@@ -200,10 +202,8 @@ def test_doctor_tells_the_ways_in_which_a_broker_says_no(rude, mqtt_broker):
     rude.answer = NOT_AUTHORIZED
     with pytest.raises(TransportError, match="check \\[broker\\] username"):
         try_connection(BrokerSettings(port=rude.port), "probe")
-    port = rude.port
-    rude.close()
     with pytest.raises(TransportError, match="start it, or correct"):
-        try_connection(BrokerSettings(port=port), "probe")
+        try_connection(BrokerSettings(port=free_ports(1)[0]), "probe")
 
 
 def test_a_missing_ca_file_is_a_settings_error(tmp_path):

@@ -10,7 +10,6 @@ import pytest
 
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError
-from edge_client.update import selftest
 from edge_client.update.selftest import SelfTestError, run_self_test
 from tests.fakes.tiny_model import tiny_model
 from tests.fakes.tiny_release import write_release
@@ -45,7 +44,7 @@ def test_confidence_may_differ_by_the_signed_tolerance(tmp_path, difference, pas
     if passes:
         assert run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S) == 3
     else:
-        with pytest.raises(SelfTestError, match="more than 0.15 apart"):
+        with pytest.raises(SelfTestError, match=r"more than 0\.15 apart"):
             run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)
 
 
@@ -98,7 +97,7 @@ def test_talk_of_the_runtime_does_not_hide_the_verdict(tmp_path, monkeypatch):
 
 def test_no_interpreter_to_start_is_no_fault_of_the_release(tmp_path, monkeypatch):
     write_release(tmp_path / "r")
-    monkeypatch.setattr(selftest.sys, "executable", str(tmp_path / "no-python"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     with pytest.raises(DeviceError, match="cannot be started") as caught:
         run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)
     assert not isinstance(caught.value, SelfTestError)

@@ -138,7 +138,7 @@ ATTACKS = {
 }
 
 
-def only(repository, release: str, name: str) -> str:
+def only(repository, release: str, name: str):
     [path] = [path for path in repository.objects if f"/{release}/" in path and path.endswith(f".{name}")]
     return path
 
@@ -192,7 +192,7 @@ def test_a_missing_object_is_a_transport_error(device, repository, serving):
     device.assert_serves(serving)
 
 
-def signed_release(repository, document, files) -> str:
+def signed_release(repository, document, files):
     """Publish a release whose document was changed, with valid signatures."""
     repository.publish(document.release, {**files, "release.json": encode_document(document)})
     return document.release
@@ -332,9 +332,10 @@ def test_a_disk_that_fills_up_anywhere_leaves_the_old_release_and_no_rest(
         return real(*arguments)
 
     try:
-        with monkeypatch.context() as patch, pytest.raises(DeviceError, match="free space"):
+        with monkeypatch.context() as patch:
             patch.setattr(owner, step, fill_up)
-            device.check()
+            with pytest.raises(DeviceError, match="free space"):
+                device.check()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     device.assert_serves(serving)
@@ -385,6 +386,7 @@ def test_a_kill_at_any_step_comes_back_with_a_whole_release(
     slots = Slots(device.state_dir)
     expected = release if (step, when) == ("activate", "after") else serving
     classifier = open_best_slot(slots, 1)
+    assert classifier is not None
     assert classifier.release == expected
     assert classifier.classify(plain_picture("blue")).label == "blue"
     slots.clean()
@@ -399,7 +401,9 @@ def test_a_damaged_current_slot_gives_way_to_the_previous(device, repository, se
     device.check()
     (device.slots.folder(release) / "model.tflite").write_bytes(b"")
     slots = Slots(device.state_dir)
-    assert open_best_slot(slots, 1).release == serving
+    classifier = open_best_slot(slots, 1)
+    assert classifier is not None
+    assert classifier.release == serving
     assert (slots.current, slots.previous) == (serving, None)
 
 

@@ -12,7 +12,7 @@ import http.server
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from edge_client.contract.release import ReleaseDocument
+
+SignedT = TypeVar("SignedT", Targets, Snapshot, Timestamp)
 
 ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
 
@@ -187,7 +189,7 @@ class TufRepository:
         [path] = [path for path in self.objects if part in path]
         return path
 
-    def _signed(self, signed: Targets | Snapshot | Timestamp, role: str) -> bytes:
+    def _signed(self, signed: SignedT, role: str) -> bytes:
         metadata = Metadata(signed)
         metadata.sign(self.signers[role])
         return metadata.to_bytes()
@@ -249,5 +251,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.wfile.write(data)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, _format: str, *args: object) -> None:
         """Say nothing; `requests` knows."""
