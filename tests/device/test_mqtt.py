@@ -138,8 +138,7 @@ def test_a_callback_that_raises_does_not_make_it_deaf(mqtt_broker, friend, open_
         assert heard.get(timeout=LIMIT_S) == payload
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_malformed_packet_does_not_end_it_for_good(rude, open_connection):
+def test_a_malformed_packet_does_not_make_it_deaf(rude, open_connection):
     device = open_connection(rude.port)
     connection = rude.next()
     device.wait()
@@ -151,6 +150,25 @@ def test_a_malformed_packet_does_not_end_it_for_good(rude, open_connection):
     else:
         pytest.fail("it did not come back")
     rude.next()
+
+
+def test_a_thread_that_ended_is_started_again(mqtt_broker, friend, open_connection):
+    heard: queue.Queue[bytes] = queue.Queue()
+
+    def end_thread(payload: bytes) -> None:
+        if payload == b"end":
+            raise SystemExit
+        heard.put(payload)
+
+    device = open_connection(mqtt_broker.port, on_message=end_thread)
+    device.wait()
+    friend.publish(f"{device.name}/in", b"end", qos=1).wait_for_publish(LIMIT_S)
+    friend.publish(f"{device.name}/in", b"heard", qos=1, retain=True).wait_for_publish(LIMIT_S)
+    for _ in range(100):
+        device.connection.revive()
+        if device.connected.acquire(timeout=0.1):
+            break
+    assert heard.get(timeout=LIMIT_S) == b"heard"
 
 
 def test_a_lost_connection_is_made_again(rude, open_connection):

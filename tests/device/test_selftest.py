@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,6 +17,7 @@ from edge_client.update.selftest import SelfTestError, run_self_test
 from tests.fakes.tiny_model import tiny_model
 from tests.fakes.tiny_release import write_release
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60.0
 
 
@@ -106,16 +110,15 @@ def test_no_interpreter_to_start_is_no_fault_of_the_release(tmp_path, monkeypatc
 def test_the_child_dies_with_its_parent(tmp_path):
     """The daemon is killed while a self-test runs: no child is left."""
     write_release(tmp_path / "r")
-    reader_code = (
-        "import sys, subprocess, os, signal\n"
-        "code = 'from edge_client.update.selftest import _die_with_parent; _die_with_parent(); "
-        'print("ready", flush=True); import threading; threading.Event().wait()\'\n'
-        "child = subprocess.Popen([sys.executable, '-c', code])\n"
-        "child.wait()\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", reader_code], stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == b"ready\n"
+    document = tmp_path / "r/release.json"
+    document.unlink()
+    os.mkfifo(document)
+    code = "import sys; from edge_client.update.selftest import *; run_self_test(Path(sys.argv[1]), timeout_s=60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "r")], cwd=REPOSITORY) as parent:
+        writer = os.open(document, os.O_WRONLY)  # returns once the child reads
+        watch = select.poll()
+        watch.register(writer, 0)
+        assert watch.poll(0) == []
         parent.kill()
-        # End of file comes only when the child, which has the pipe too, is gone.
-        assert parent.stdout.read() == b""
+        assert watch.poll(10_000) == [(writer, select.POLLERR)]  # the reader is gone
+        os.close(writer)

@@ -103,14 +103,18 @@ def test_a_touched_picture_is_read_again_but_nothing_is_retrained(pipeline):
     assert not set(steps_run(run.stderr)) & {*EXPENSIVE, "PublishRelease"}
 
 
-def test_two_overlapping_runs_do_each_step_once(pipeline, channel):
+@pytest.mark.usefixtures("channel")
+def test_two_overlapping_runs_do_each_step_once(pipeline):
     pipeline.configure(training={"seed": 7, "epochs": 2})
     try:
         runs = [pipeline.start_luigi("Deploy") for _ in range(2)]
         logs = [run.communicate(timeout=600)[0] for run in runs]
     finally:
         pipeline.configure(training={"seed": 1, "epochs": 6})
-    assert [run.returncode for run in runs] == [0, 0], "\n".join(logs)
+    codes = sorted(run.returncode for run in runs)
+    # 10: nothing left to do for this run, the other one is at it.
+    assert codes[0] == 0, "\n".join(logs)
+    assert codes[1] in {0, 10}, "\n".join(logs)
     done = [step for log in logs for step in steps_run(log)]
     # Both may finish the same Deploy: it only looks whether all is done.
     assert sorted(step for step in done if step != "Deploy") == sorted(set(STEPS) - {"DatasetSnapshot"}), done
@@ -191,7 +195,8 @@ def test_a_roll_back_holds_until_something_changes(pipeline, channel, monkeypatc
         pipeline.configure(quantization={"scheme": "int8"})
 
 
-def test_rolling_back_to_an_unknown_release_is_refused(pipeline, channel):
+@pytest.mark.usefixtures("channel")
+def test_rolling_back_to_an_unknown_release_is_refused(pipeline):
     run = pipeline.luigi("RollBack", "--to", "feedbeef")
     assert run.returncode == 30
     assert "release feedbeef: not signed in" in run.stderr
@@ -235,7 +240,7 @@ def test_wrong_credentials_are_named(pipeline, monkeypatch):
         ("empty", "no pictures"),
         ("one class", "class"),
         ("too few", "min_images_per_class"),
-        ("broken", "cannot be decoded"),
+        ("broken", "not a whole picture"),
         ("same in two classes", "two classes"),
     ],
 )
@@ -267,7 +272,11 @@ def test_store_killed_while_training_loses_nothing(tmp_path, scheduler):
         ObjectStore(tmp_path / "s3") as store,
         MqttBroker(tmp_path / "mqtt") as broker,
         PipelineUnderTest(
-            tmp_path / "p", store=store, broker=broker, scheduler=scheduler, settings={"training": {"epochs": 2}}
+            tmp_path / "p",
+            store=store,
+            broker=broker,
+            scheduler=scheduler,
+            settings={"training": {"epochs": 2}},
         ) as pipeline,
     ):
         pipeline.write_digits(per_class=20)
@@ -278,7 +287,7 @@ def test_store_killed_while_training_loses_nothing(tmp_path, scheduler):
                 break
         log = run.communicate(timeout=600)[0]
         assert run.returncode != 0, log
-        assert "endpoint_url" in log
+        assert re.search(r"TransportError: s3://\S+: .*run again", log), log
         store.start()
         again = pipeline.luigi("Deploy")
         assert again.returncode == 0, again.stderr

@@ -20,7 +20,7 @@ def test_luigi_cfg_has_every_setting_with_its_default(name):
     parser = configparser.ConfigParser(interpolation=None)
     parser.read(LUIGI_CFG)
     section = getattr(sections, name)
-    in_code = {key: parameter for key, parameter in section.get_params()}
+    in_code = dict(section.get_params())
     in_file = dict(parser[name])
     assert in_file.keys() == in_code.keys()
     for key, parameter in in_code.items():

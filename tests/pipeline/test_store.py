@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import urllib.request
 
 import pytest
 from local_services import free_ports
@@ -75,8 +76,6 @@ def test_an_object_over_its_limit_is_not_read(store):
 
 
 def test_a_signed_link_shows_the_object_without_credentials(store):
-    import urllib.request
-
     store.put("report.html", b"<p>hello", content_type="text/html")
     with urllib.request.urlopen(store.sign_link("report.html", 60)) as answer:  # noqa: S310
         assert answer.read() == b"<p>hello"
