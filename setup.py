@@ -17,7 +17,7 @@ DEVICE = [
     "securesystemslib[crypto]>=1.6,<2",
     "tomli>=2; python_version < '3.11'",
     "tuf>=6,<8",
-    "urllib3>=2,<3",
+    "urllib3>=2.2,<3",
 ]
 PIPELINE = [
     # One tested pair: a converter and a Keras that differ break each other (tensorflow#63867).

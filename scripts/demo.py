@@ -28,6 +28,8 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from local_services import MqttBroker, ObjectStore, Scheduler, wait_until
+from pipeline_under_test import REPORT_IMPORTS
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -35,8 +37,6 @@ from edge_client.contract.documents import decode_document
 from edge_client.contract.messages import STATUS_LIMIT_BYTES, DeviceStatus, Result
 from edge_client.contract.names import results_topic, status_topic
 from luigi_tasks.keys import make_keys
-from local_services import MqttBroker, ObjectStore, Scheduler, wait_until
-from pipeline_under_test import REPORT_IMPORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +126,8 @@ class Demo:
         self.broker = stack.enter_context(MqttBroker(work / "mqtt"))
         self.scheduler = stack.enter_context(Scheduler(work / "luigid"))
         say(
-            f"  S3 {self.store.endpoint_url}   MQTT {self.broker.product} {self.broker.host}:{self.broker.port}"
+            f"  S3 {self.store.endpoint_url}   "
+            f"MQTT {self.broker.product} {self.broker.host}:{self.broker.port}"
         )
         say(f"  luigid's page: [bold]{self.scheduler.url}[/]")
         make_keys(work / "keys")
@@ -233,7 +234,8 @@ class Demo:
         imported = "tensorflow imported: True" in output.stdout
         if output.returncode or imported or "tensorflow imported: False" not in output.stdout:
             sys.exit(
-                f"run 3 failed ({output.returncode}), TensorFlow imported: {imported}\n{output.stderr[-2000:]}"
+                f"run 3 failed ({output.returncode}), TensorFlow imported: {imported}\n"
+                f"{output.stderr[-2000:]}"
             )
         say(f"  done in {seconds:.1f} s, TensorFlow was not imported\n")
 
@@ -313,8 +315,8 @@ class Demo:
             sys.exit("the device reported no figures of its update")
         say(f"  pipeline: {seconds:.1f} s; the device serves release [bold]{status.release}[/]")
         say(
-            f"  on the device: accuracy [bold]{right / len(answers):.4f}[/] on {len(answers)} held-out pictures, "
-            f"{latency:.2f} ms a picture"
+            f"  on the device: accuracy [bold]{right / len(answers):.4f}[/] on {len(answers)} held-out "
+            f"pictures, {latency:.2f} ms a picture"
         )
         say(
             f"  update: {update.bytes_pulled / 1000:.0f} kB pulled, {update.seconds * 1000:.0f} ms from "
@@ -359,7 +361,7 @@ class Demo:
         network = self.network
         scratch = network.weights == "none"
         training: dict[str, object] = {"mode": "head"}
-        if scratch:
+        if scratch:  # found by trial on the digits
             training = {
                 "mode": "finetune",
                 "epochs": 8,
@@ -567,7 +569,7 @@ def drop_picture(picture: Path, folder: Path, name: str) -> str:
 
 def share_of(hex_digits: str) -> float:
     """Map hex digits to 0-100."""
-    return int(hex_digits, 16) / 16 ** len(hex_digits) * 100
+    return int(hex_digits, 16) * 100 / float(1 << 4 * len(hex_digits))
 
 
 def say(text: str) -> None:

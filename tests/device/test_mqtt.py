@@ -152,6 +152,7 @@ def test_a_malformed_packet_does_not_make_it_deaf(rude, open_connection):
     rude.next()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_ended_is_started_again(mqtt_broker, friend, open_connection):
     heard: queue.Queue[bytes] = queue.Queue()
 

@@ -113,7 +113,10 @@ def test_the_child_dies_with_its_parent(tmp_path):
     document = tmp_path / "r/release.json"
     document.unlink()
     os.mkfifo(document)
-    code = "import sys; from edge_client.update.selftest import *; run_self_test(Path(sys.argv[1]), timeout_s=60)"
+    code = (
+        "import pathlib, sys; from edge_client.update.selftest import run_self_test; "
+        "run_self_test(pathlib.Path(sys.argv[1]), timeout_s=60)"
+    )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "r")], cwd=REPOSITORY) as parent:
         writer = os.open(document, os.O_WRONLY)  # returns once the child reads
         watch = select.poll()

@@ -130,11 +130,12 @@ def test_full_disk_drops_results_with_one_warning_until_there_is_room(
     path = tmp_path / "results.jsonl"
     sink = JsonLines(path)
     sink.write(result(1))
-    sink._file = FullDisk(sink._file, left=20)  # type: ignore[assignment] - a real full disk needs root
-    opened, sink._open = sink._open, lambda: FullDisk(opened(), 0)  # type: ignore[method-assign]
+    sink._file = FullDisk(sink._file, left=20)  # type: ignore[assignment]
+    opened = sink._open
+    sink._open = lambda: FullDisk(opened(), 0)  # type: ignore[assignment, method-assign, return-value]
     for frame in (2, 3, 4):
         sink.write(result(frame))
-    sink._open = opened  # type: ignore[method-assign] - room again
+    sink._open = opened  # type: ignore[method-assign]
     sink.write(result(5))
     sink.close()
     assert [json.loads(line)["frame"] for line in path.read_bytes().splitlines() if line.endswith(b"}")] == [

@@ -281,6 +281,7 @@ def test_store_killed_while_training_loses_nothing(tmp_path, scheduler):
     ):
         pipeline.write_digits(per_class=20)
         run = pipeline.start_luigi("Deploy")
+        assert run.stdout is not None
         for line in run.stdout:
             if re.search(r"running\s+TrainModel", line):
                 store.stop()

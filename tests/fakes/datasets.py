@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import dataclasses
+import gzip
 import hashlib
 import http.server
 import io
+import lzma
 import tarfile
 import threading
 import zipfile
@@ -63,15 +66,23 @@ def dataset_settings(cache_dir: Path, url: str = "", **changes) -> DatasetSettin
     return dataclasses.replace(settings, **changes)
 
 
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+}
+
+
 def tar_bytes(tree: Mapping[str, bytes], compression: str = "gz") -> bytes:
-    """Return a tar with the files; compression "" for none."""
+    """Return a tar with the files, compressed as one of `COMPRESSIONS`."""
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=f"w:{compression}") as archive:
+    with tarfile.open(fileobj=file, mode="w") as archive:
         for name, data in tree.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    return file.getvalue()
+    return COMPRESSIONS[compression](file.getvalue())
 
 
 def zip_bytes(tree: Mapping[str, bytes]) -> bytes:

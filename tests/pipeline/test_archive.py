@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import uuid
 import zipfile
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from tests.fakes.datasets import ArchiveServer, tar_bytes, zip_bytes
 REPOSITORY = Path(__file__).resolve().parents[2]
 TREE = {"a/1.png": b"one", "a/sub/2.png": b"two" * 5000, "b/3.png": b"three"}
 LIMIT = 1 << 30
-ESCAPED = Path(tempfile.gettempdir()) / "edge-fleet-escaped"
+ESCAPED = Path(tempfile.gettempdir()) / f"escaped-{uuid.uuid4().hex}"
 
 UNPACK = """
 import resource, sys

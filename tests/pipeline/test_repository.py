@@ -107,7 +107,7 @@ def test_store_down_mid_upload_leaves_the_previous_release_and_the_next_run_fini
 def test_a_faster_publisher_is_not_undone(repository, monkeypatch):
     publish(repository, "r1")
     real_put = repository.store.put_if_unchanged
-    raced = []
+    raced: list[str] = []
 
     def put(key, data, etag):
         if key == TIMESTAMP_KEY and not raced:
