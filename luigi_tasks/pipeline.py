@@ -15,6 +15,7 @@ import dataclasses
 import datetime
 import hashlib
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import luigi
@@ -116,12 +117,21 @@ class PipelineTask(luigi.Task):
         return load_pixels(self.source, pictures, height, width, self.progress)
 
     def run(self) -> None:
-        """Do the step, with its progress on luigid's page."""
+        """Do the step, with its progress on luigid's page.
+
+        Its address may have become known only now, and somebody may have done it long ago: pictures
+        that were only touched, or moved to another folder, need no new model.
+        """
+        if self.complete():
+            self.tell("found done")
+            return
+        started = time.monotonic()
         self.progress = TaskProgress(self)
         try:
             self.work()
         finally:
             self.progress.close()
+        logger.info("%s took %.1f s", self.task_family, time.monotonic() - started)
 
     def work(self) -> None:
         """Do the step."""
@@ -283,8 +293,7 @@ class PublishRelease(PipelineTask):
         evaluation = load_evaluation(self.input())
         if evaluation is None:
             return PendingTarget()
-        s = self.settings
-        return ChannelTarget(open_repository(s), s.release.channel, evaluation.release)
+        return channel_target(self.settings, evaluation.release)
 
     def work(self) -> None:
         """Sign and upload: data first, pointer last."""
@@ -339,8 +348,7 @@ class Deploy(PipelineTask):
         repository = open_repository(self.settings)
         targets: list[luigi.Target] = [FreshSignaturesTarget(repository)]
         if evaluation.verdict.passed:
-            s = self.settings
-            targets += [ChannelTarget(repository, s.release.channel, evaluation.release), announcement(s)]
+            targets += [channel_target(self.settings, evaluation.release), announcement(self.settings)]
         return targets
 
     def run(self) -> Generator[Iterable[luigi.Task], None, None]:  # type: ignore[override]
@@ -416,6 +424,12 @@ def open_repository(settings: PipelineSettings) -> Any:  # noqa: ANN401 - tuf is
     from luigi_tasks.repository import ReleaseRepository  # noqa: PLC0415
 
     return ReleaseRepository(open_store(settings.store), settings.trust)
+
+
+def channel_target(settings: PipelineSettings, release: str) -> ChannelTarget:
+    """Return the target of a release being what the channel offers."""
+    rules = settings.release
+    return ChannelTarget(open_repository(settings), rules.channel, release, rules.share_percent)
 
 
 def announcement(settings: PipelineSettings) -> AnnouncementTarget:

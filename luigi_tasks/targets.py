@@ -73,17 +73,26 @@ class DocumentTarget(luigi.Target):
 
 
 class ChannelTarget(luigi.Target):
-    """Exists when the signed channel points to the release, or a person withdrew the release."""
+    """Exists when the signed channel points to the release for the right share of devices.
 
-    def __init__(self, repository: ReleaseRepository, channel: str, release: str) -> None:
+    Also where a person withdrew the release: then there is nothing to do.
+    """
+
+    def __init__(
+        self, repository: ReleaseRepository, channel: str, release: str, share_percent: float
+    ) -> None:
         self.repository = repository
         self.channel = channel
         self.release = release
+        self.share_percent = share_percent
 
     def exists(self) -> bool:
         """Whether there is nothing to publish."""
         pointer = self.repository.load().channel(self.channel)
-        return pointer is not None and self.release in (pointer.release, *pointer.withdrawn)
+        if pointer is None:
+            return False
+        points_here = (pointer.release, pointer.share_percent) == (self.release, self.share_percent)
+        return points_here or self.release in pointer.withdrawn
 
 
 class FreshSignaturesTarget(luigi.Target):

@@ -24,23 +24,21 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from device_watcher import DeviceWatcher, running_device
 from local_services import MqttBroker, ObjectStore, Scheduler, wait_until
 from pipeline_under_test import REPORT_IMPORTS
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from edge_client.contract.documents import decode_document
-from edge_client.contract.messages import STATUS_LIMIT_BYTES, DeviceStatus, Result
-from edge_client.contract.names import results_topic, status_topic
 from luigi_tasks.keys import make_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Self
+
+    from edge_client.contract.messages import DeviceStatus
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FLEET, DEVICE, CHANNEL = "demo", "camera-1", "stable"
@@ -137,9 +135,9 @@ class Demo:
         self.camera.mkdir()
         self.held_back: list[Path] = []
         self.configuration = self.write_pipeline_settings()
-        self.watcher = stack.enter_context(DeviceWatcher(self.broker))
+        self.watcher = stack.enter_context(DeviceWatcher(self.broker, FLEET, DEVICE))
         self.device = stack.enter_context(
-            running_device(self.write_device_settings(), work / "device.log", self)
+            running_device(self.write_device_settings(), work / "device.log", self.store)
         )
         self.watcher.wait_for(lambda status: status.state == "waiting", "the device to report")
         say(f"  device daemon {DEVICE}: waiting for a first release on channel {CHANNEL}\n")
@@ -425,80 +423,6 @@ interval_s = 2.0
 """
         )
         return path
-
-
-class DeviceWatcher:
-    """Follows the device's status and results on the broker, as any dashboard would."""
-
-    def __init__(self, broker: MqttBroker) -> None:
-        from paho.mqtt import client as mqtt  # noqa: PLC0415
-        from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
-
-        self.results: deque[Result] = deque()
-        self.status: DeviceStatus | None = None
-        self._changed = threading.Condition()
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="demo-watcher")
-        self._client.on_connect = lambda client, *_: client.subscribe(
-            [(status_topic(FLEET, DEVICE), 1), (results_topic(FLEET, DEVICE), 1)]
-        )
-        self._client.on_message = lambda _c, _u, message: self._take(message.topic, bytes(message.payload))
-        self._client.connect(broker.host, broker.port)
-
-    def __enter__(self) -> Self:
-        self._client.loop_start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-
-    def clear(self) -> None:
-        """Forget the results so far."""
-        self.results.clear()
-
-    def wait_for(self, condition: Any, what: str, limit_s: float = 60) -> DeviceStatus:  # noqa: ANN401
-        """Wait until the device's status meets the condition."""
-        with self._changed:
-            if not self._changed.wait_for(
-                lambda: self.status is not None and condition(self.status), limit_s
-            ):
-                sys.exit(f"waited {limit_s:.0f} s for {what}; last status: {self.status}")
-            status = self.status
-        if status is None:
-            sys.exit(f"{what}: no status")
-        return status
-
-    def _take(self, topic: str, payload: bytes) -> None:
-        if topic == results_topic(FLEET, DEVICE):
-            self.results.append(
-                decode_document(Result, payload, source=topic, limit_bytes=STATUS_LIMIT_BYTES)
-            )
-            return
-        with self._changed:
-            self.status = decode_document(DeviceStatus, payload, source=topic, limit_bytes=STATUS_LIMIT_BYTES)
-            self._changed.notify_all()
-
-
-@contextlib.contextmanager
-def running_device(settings: Path, log: Path, demo: Demo) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the device daemon as systemd would."""
-    command = [str(Path(sys.executable).with_name("edge-client")), "run", "--config", str(settings)]
-    environment = {
-        **os.environ,
-        "AWS_ACCESS_KEY_ID": demo.store.device_access_key,
-        "AWS_SECRET_ACCESS_KEY": demo.store.device_secret_key,
-    }
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def show_tasks(process: subprocess.Popen[bytes], scheduler: Scheduler) -> None:

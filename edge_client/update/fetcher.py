@@ -127,11 +127,10 @@ def _open_pool(settings: StoreSettings) -> urllib3.PoolManager:
     """Return a pool through the proxy that the environment names, if it names one."""
     parts = urlsplit(settings.base_url)
     proxy = getproxies().get(parts.scheme)
+    ca_certs = settings.ca_file or None
     if proxy and not proxy_bypass(parts.hostname or ""):
-        return urllib3.ProxyManager(proxy, maxsize=1)
-    if settings.ca_file:
-        return urllib3.PoolManager(maxsize=1, ca_certs=settings.ca_file)
-    return urllib3.PoolManager(maxsize=1)
+        return urllib3.ProxyManager(proxy, maxsize=1, ca_certs=ca_certs)
+    return urllib3.PoolManager(maxsize=1, ca_certs=ca_certs)
 
 
 def _signer(region: str, credentials: StoreCredentials) -> Callable[[str], dict[str, str]]:

@@ -138,6 +138,7 @@ def test_a_callback_that_raises_does_not_make_it_deaf(mqtt_broker, friend, open_
         assert heard.get(timeout=LIMIT_S) == payload
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_malformed_packet_does_not_make_it_deaf(rude, open_connection):
     device = open_connection(rude.port)
     connection = rude.next()

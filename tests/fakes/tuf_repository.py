@@ -216,6 +216,9 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     repository: TufRepository
 
+    def handle_error(self, *_request: object) -> None:
+        """Say nothing: devices that are killed or give up close connections."""
+
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Server

@@ -1,0 +1,101 @@
+"""A device daemon as a child process, and its status and results as any dashboard would see them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_client.contract.documents import decode_document
+from edge_client.contract.messages import STATUS_LIMIT_BYTES, DeviceStatus, Result
+from edge_client.contract.names import results_topic, status_topic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+    from local_services import MqttBroker, ObjectStore
+
+
+class DeviceWatcher:
+    """Follows the device's status and results on the broker, as any dashboard would."""
+
+    def __init__(self, broker: MqttBroker, fleet: str, device: str) -> None:
+        from paho.mqtt import client as mqtt  # noqa: PLC0415
+        from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
+
+        self.results: deque[Result] = deque()
+        self._results = results_topic(fleet, device)
+        self.status: DeviceStatus | None = None
+        self._changed = threading.Condition()
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"watcher-of-{device}")
+        self._client.on_connect = lambda client, *_: client.subscribe(
+            [(status_topic(fleet, device), 1), (self._results, 1)]
+        )
+        self._client.on_message = lambda _c, _u, message: self._take(message.topic, bytes(message.payload))
+        self._client.connect(broker.host, broker.port)
+
+    def __enter__(self) -> Self:
+        self._client.loop_start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def clear(self) -> None:
+        """Forget the results so far."""
+        self.results.clear()
+
+    def wait_for(self, condition: Any, what: str, limit_s: float = 60) -> DeviceStatus:  # noqa: ANN401
+        """Wait until the device's status meets the condition.
+
+        Raises: TimeoutError that names `what` and the last status.
+        """
+        with self._changed:
+            if not self._changed.wait_for(
+                lambda: self.status is not None and condition(self.status), limit_s
+            ):
+                msg = f"waited {limit_s:.0f} s for {what}; last status: {self.status}"
+                raise TimeoutError(msg)
+            status = self.status
+        if status is None:
+            raise TimeoutError(what)
+        return status
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        if topic == self._results:
+            self.results.append(
+                decode_document(Result, payload, source=topic, limit_bytes=STATUS_LIMIT_BYTES)
+            )
+            return
+        with self._changed:
+            self.status = decode_document(DeviceStatus, payload, source=topic, limit_bytes=STATUS_LIMIT_BYTES)
+            self._changed.notify_all()
+
+
+@contextlib.contextmanager
+def running_device(settings: Path, log: Path, store: ObjectStore) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the device daemon as systemd would."""
+    command = [str(Path(sys.executable).with_name("edge-client")), "run", "--config", str(settings)]
+    environment = {
+        **os.environ,
+        "AWS_ACCESS_KEY_ID": store.device_access_key,
+        "AWS_SECRET_ACCESS_KEY": store.device_secret_key,
+    }
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,79 @@
+"""A real device daemon behind a real pipeline: what was published is what serves."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from device_watcher import DeviceWatcher, running_device
+from local_services import wait_until
+from pipeline_under_test import PipelineUnderTest
+
+pytest.importorskip("luigi", reason="the device's environments have no Luigi")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+DEVICE = "camera-7"
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory, object_store, mqtt_broker, scheduler):
+    folder = tmp_path_factory.mktemp("pipeline")
+    with PipelineUnderTest(folder, store=object_store, broker=mqtt_broker, scheduler=scheduler) as pipeline:
+        pipeline.write_digits(per_class=30)
+        run = pipeline.luigi("Deploy")
+        assert run.returncode == 0, run.stderr
+        yield pipeline
+
+
+def write_settings(pipeline, folder):
+    path = folder / "device.toml"
+    path.write_text(
+        f"""
+[device]
+id = "{DEVICE}"
+fleet = "{pipeline.name}"
+state_dir = "{folder / "state"}"
+
+[store]
+base_url = "{pipeline.store.endpoint_url}/{pipeline.store.bucket}/{pipeline.name}"
+
+[trust]
+root = "{pipeline.keys / "device/root.json"}"
+
+[broker]
+host = "{pipeline.broker.host}"
+port = {pipeline.broker.port}
+
+[source]
+path = "{folder / "camera"}"
+after = "delete"
+settle_s = 0.0
+"""
+    )
+    (folder / "camera").mkdir()
+    return path
+
+
+def test_a_device_pulls_serves_and_follows_with_a_key_that_may_only_read(pipeline, tmp_path):
+    settings = write_settings(pipeline, tmp_path)
+    with (
+        DeviceWatcher(pipeline.broker, pipeline.name, DEVICE) as watcher,
+        running_device(settings, tmp_path / "log", pipeline.store),
+    ):
+        first = watcher.wait_for(lambda status: status.release is not None, "the first release")
+        # Another release, trained elsewhere in number format only.
+        pipeline.configure(quantization={"scheme": "float16"})
+        run = pipeline.luigi("Deploy")
+        assert run.returncode == 0, run.stderr
+        second = watcher.wait_for(lambda status: status.release != first.release, "the second release")
+        assert second.previous == first.release
+        assert second.last_error is None
+        for number, picture in enumerate(sorted((pipeline.pictures / "3").iterdir())[:5]):
+            shutil.copyfile(picture, tmp_path / "arriving.png")
+            (tmp_path / "arriving.png").replace(tmp_path / "camera" / f"{number}.png")
+        wait_until(lambda: len(watcher.results) == 5, "five results")
+        assert {result.release for result in watcher.results} == {second.release}
+        run = pipeline.luigi("RollBack", "--to", first.release)
+        assert run.returncode == 0, run.stderr
+        back = watcher.wait_for(lambda status: status.release == first.release, "the way back")
+        assert back.previous == second.release
