@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from typing import Any
@@ -16,6 +17,9 @@ def start_tensorflow(seed: int) -> tuple[Any, Any]:
         seed: Same seed, same pictures, same settings: same model.
     Returns: The modules `tensorflow` and `tf_keras`.
     """
+    if not logging.root.handlers:
+        # Or TensorFlow's first message would set up the root logger, and Luigi's lines come twice.
+        logging.root.addHandler(logging.NullHandler())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     import tensorflow as tf  # noqa: PLC0415 - 5 s that a run with nothing to do must not pay

@@ -1,7 +1,7 @@
 """S3, MQTT broker and luigid on free loopback ports, for the demo, the tests and the benchmarks.
 
-Each service is a context manager around a child process that dies with it, keeps its data in a
-folder, and can be stopped and started again on the same port. None is meant for production.
+Each service is a context manager around a child process, keeps its data in a folder, and can be
+stopped and started again on the same port. None is meant for production.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ LOOPBACK = "127.0.0.1"
 START_LIMIT_S = 60.0
 # Killed at once: SeaweedFS takes over 8 s to say goodbye, and nothing here outlives its user.
 STOP_LIMIT_S = 3.0
+PROBE_KEY = "is-the-store-ready"
 
 
 def free_ports(count: int) -> list[int]:
@@ -167,16 +168,17 @@ class ObjectStore(LocalService):
         ]
 
     def ready(self) -> bool:
-        """Whether a bucket can be made, so that the first write does not meet a cold volume."""
+        """Whether an object can be written and read back, so that no user meets a cold volume."""
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
+        client = self.client()
         try:
-            self.client().create_bucket(Bucket=self.bucket)
-        except ClientError as e:
-            return bool(e.response["Error"]["Code"] in {"BucketAlreadyExists", "BucketAlreadyOwnedByYou"})
-        except BotoCoreError:
+            with contextlib.suppress(client.exceptions.BucketAlreadyExists):
+                client.create_bucket(Bucket=self.bucket)
+            client.put_object(Bucket=self.bucket, Key=PROBE_KEY, Body=b"ready?")
+            return bool(client.get_object(Bucket=self.bucket, Key=PROBE_KEY)["Body"].read() == b"ready?")
+        except (BotoCoreError, ClientError):
             return False
-        return True
 
     def client(self) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
         """Return a boto3 client with the pipeline's rights."""
