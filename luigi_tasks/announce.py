@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import queue
+import socket
 import ssl
 import uuid
 from pathlib import Path
@@ -110,6 +111,7 @@ class BrokerClient:
             str(reason) if reason.is_failure else ""
         )
         client.on_message = lambda _c, _u, message: messages.put(bytes(message.payload))
+        client.on_subscribe = lambda subscriber, *_: _acknowledge_at_once(subscriber)
         self._authenticate(client)
         try:
             client.connect(self._settings.host, self._settings.port, keepalive=30)
@@ -150,6 +152,13 @@ class BrokerClient:
             except (OSError, ssl.SSLError) as e:
                 msg = f"[broker] ca_file {s.ca_file}: {e}"
                 raise SettingsError(msg) from e
+
+
+def _acknowledge_at_once(client: Any) -> None:  # noqa: ANN401 - paho's socket type is narrower
+    """Acknowledge the SUBACK now: brokers wait for that, 40 ms by default, to send what is retained."""
+    connection = client.socket()
+    if connection is not None and hasattr(socket, "TCP_QUICKACK"):  # Linux
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def _read_password(path: str) -> str | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luigi_tasks.progress import Progress
-    from luigi_tasks.snapshot import Picture
+    from luigi_tasks.records import Picture
 
 
 def float_converter(network: Any) -> Any:  # noqa: ANN401 - TensorFlow has no types

@@ -7,103 +7,29 @@ import dataclasses
 import io
 import os
 import threading
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from edge_client.contract.documents import Document
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.inference.classifier import Classification, Classifier
 from edge_client.inference.runtime import runtime_name
-from luigi_tasks.gate import Verdict, judge
-from luigi_tasks.snapshot import Picture
+from luigi_tasks.gate import judge
+from luigi_tasks.records import Candidate, ClassFigures, Evaluation, Measurement, Mistake, Picture
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
     from edge_client.contract.release import ReleaseDocument
-    from luigi_tasks.candidate import Candidate
+    from luigi_tasks.pictures import PixelLoader
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings import GateSettings
 
 MISTAKES_AT_MOST = 24
 LATENCY_PICTURES = 100
-
-# Called as pixels_of(pictures, height, width); returns (N, height, width, 3) uint8 RGB.
-PixelLoader = Callable[[Sequence[Picture], int, int], "NDArray[np.uint8]"]
-
-
-class ClassFigures(Document, frozen=True, kw_only=True):
-    """One class on the hold-out; precision is 0 where the model never says it."""
-
-    label: str
-    support: int
-    precision: float
-    recall: float
-
-
-class Mistake(Document, frozen=True, kw_only=True):
-    """A picture that was taken for something else."""
-
-    path: str
-    sha256: str
-    truth: str
-    predicted: str
-    confidence: float
-
-
-class Measurement(Document, frozen=True, kw_only=True):
-    """One model on one list of pictures.
-
-    Attributes:
-        accuracy: Share of right answers, 0-1.
-        pictures: How many were shown.
-        labels: The classes, in the order of rows and columns.
-        classes: Precision and recall of each.
-        confusion: Counts; rows are truths, columns answers.
-        latency_ms_p50: Preprocessing and inference, one thread, pictures one after another.
-        latency_ms_p90: The slowest tenth begins here.
-        runtime: What ran it.
-        mistakes: The most confident wrong answers, worst first.
-    """
-
-    accuracy: float
-    pictures: int
-    labels: tuple[str, ...]
-    classes: tuple[ClassFigures, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    latency_ms_p50: float
-    latency_ms_p90: float
-    runtime: str
-    mistakes: tuple[Mistake, ...]
-
-
-class Evaluation(Document, frozen=True, kw_only=True):
-    """The gate's record of a candidate.
-
-    Attributes:
-        release: The id that the candidate would be published under.
-        candidate: The candidate's file.
-        float_model: The float network, same pictures.
-        champion: The deployed model on the pictures whose class it knows; None if there is none.
-        champion_release: Its id.
-        champion_note: How the comparison was made, or why there is none.
-        model_bytes: Size of the candidate's file.
-        verdict: The decision.
-        at: UTC, ISO 8601.
-    """
-
-    release: str
-    candidate: Measurement
-    float_model: Measurement
-    champion: Measurement | None
-    champion_release: str | None
-    champion_note: str
-    model_bytes: int
-    verdict: Verdict
-    at: str
 
 
 @dataclasses.dataclass(frozen=True)

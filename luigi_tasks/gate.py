@@ -4,41 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_client.contract.documents import Document
+from luigi_tasks.records import Check, Verdict
 
 if TYPE_CHECKING:
     from luigi_tasks.settings import GateSettings
 
 # Accuracies are shares of a few thousand pictures; what differs by less than this is equal.
 EPSILON = 1e-9
-
-
-class Check(Document, frozen=True, kw_only=True):
-    """One promise that a candidate must keep.
-
-    Attributes:
-        name: What was looked at.
-        limit: The setting's value.
-        measured: The candidate's.
-        unit: Of both.
-        passed: Whether it holds.
-        reason: One sentence for a person if it does not, else empty.
-    """
-
-    name: str
-    limit: float
-    measured: float
-    unit: str
-    passed: bool
-    reason: str = ""
-
-
-class Verdict(Document, frozen=True, kw_only=True):
-    """The decision, with every check behind it."""
-
-    passed: bool
-    reasons: tuple[str, ...]
-    checks: tuple[Check, ...]
 
 
 def judge(

@@ -8,8 +8,7 @@ from edge_client.contract.errors import InputError
 from edge_client.contract.names import release_target
 from edge_client.inference.classifier import Classifier
 from luigi_tasks.backbones import architecture_name
-from luigi_tasks.candidate import Candidate
-from luigi_tasks.evaluate import Champion, Evaluation, choose_self_test, evaluate, to_png
+from luigi_tasks.evaluate import Champion, choose_self_test, evaluate, to_png
 from luigi_tasks.pipeline import (
     FLOAT_MODEL_FILE,
     MODEL_FILE,
@@ -21,9 +20,8 @@ from luigi_tasks.pipeline import (
     utc_now,
 )
 from luigi_tasks.publish import SelfTestPicture, build_release, flatten_settings
+from luigi_tasks.records import HOLDOUT, Candidate, Evaluation, TrainingRecord
 from luigi_tasks.report import Past, render_report
-from luigi_tasks.snapshot import HOLDOUT
-from luigi_tasks.train import TrainingRecord
 
 if TYPE_CHECKING:
     from luigi_tasks.pipeline import EvaluateModel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -13,16 +14,17 @@ from edge_client.contract.errors import InputError
 from edge_client.contract.preprocessing import decode_picture, fit_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from numpy.typing import NDArray
 
     from luigi_tasks.dataset import PictureSource
     from luigi_tasks.progress import Progress
-    from luigi_tasks.snapshot import Picture
+    from luigi_tasks.records import Picture
 
 # More than cores: a bucket makes them wait. boto3 keeps 10 connections open.
 THREADS = min(10, (os.cpu_count() or 1) + 4)
+
+# Called as pixels_of(pictures, height, width); returns (N, height, width, 3) uint8 RGB.
+PixelLoader = Callable[[Sequence["Picture"], int, int], "NDArray[np.uint8]"]
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import logging
 import time
@@ -80,6 +81,8 @@ class PipelineTask(luigi.Task):
     def get_param_values(cls, params: Any, args: Any, kwargs: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
         """Fill in what names the work, so that equal work has equal ids on every worker and machine."""
         values = dict(super().get_param_values(params, args, kwargs))  # type: ignore[no-untyped-call]
+        if all(values[name] for name in ("pictures", "listing", "recipe")):
+            return [(name, values[name]) for name, _ in params]
         settings = load_settings()
         values["pictures"] = values["pictures"] or settings.dataset.url
         settings = _with_dataset(settings, values["pictures"])
@@ -88,9 +91,9 @@ class PipelineTask(luigi.Task):
             values["listing"] = listing_digest(open_source(settings.dataset, settings.store).listing())
         return [(name, values[name]) for name, _ in params]
 
-    @property
+    @functools.cached_property
     def settings(self) -> PipelineSettings:
-        """The settings of this process.
+        """The settings of this process; other settings make other tasks, so they may be kept.
 
         Raises: SettingsError if they are not those that this task was made with.
         """
@@ -164,7 +167,8 @@ class DatasetSnapshot(PipelineTask):
 
     def work(self) -> None:
         """Read every picture once."""
-        from luigi_tasks.snapshot import SnapshotSummary, take_snapshot  # noqa: PLC0415
+        from luigi_tasks.records import SnapshotSummary  # noqa: PLC0415
+        from luigi_tasks.snapshot import take_snapshot  # noqa: PLC0415
 
         target = self.own_target()
         snapshot = take_snapshot(self.source, self.settings.dataset, self.progress)
@@ -185,7 +189,7 @@ class TrainModel(PipelineTask):
         if not summary.exists():
             return PendingTarget()
         from luigi_tasks.backbones import weights_digest  # noqa: PLC0415
-        from luigi_tasks.snapshot import SnapshotSummary  # noqa: PLC0415
+        from luigi_tasks.records import SnapshotSummary  # noqa: PLC0415
 
         s = self.settings
         network = {**_plain(s.model), "weights": weights_digest(s.model)}
@@ -247,7 +251,7 @@ class EvaluateModel(PipelineTask):
         target = self.input()
         if isinstance(target, PendingTarget) or not target.exists():
             return PendingTarget()
-        from luigi_tasks.candidate import Candidate  # noqa: PLC0415
+        from luigi_tasks.records import Candidate  # noqa: PLC0415
 
         release = target.load(Candidate).release
         champion = self.champion(release)
@@ -404,7 +408,7 @@ class RollBack(luigi.Task):
 
 def load_snapshot(task: PipelineTask) -> Any:  # noqa: ANN401 - Snapshot is imported only where one is read
     """Return the full list of pictures of the task's listing."""
-    from luigi_tasks.snapshot import Snapshot  # noqa: PLC0415
+    from luigi_tasks.records import Snapshot  # noqa: PLC0415
 
     summary = task.clone(DatasetSnapshot).output()
     return DocumentTarget(task.store, summary.folder + "pictures.json").load(Snapshot)
@@ -414,16 +418,16 @@ def load_evaluation(target: DocumentTarget | PendingTarget) -> Any:  # noqa: ANN
     """Return the gate's record, or None if there is none yet."""
     if isinstance(target, PendingTarget) or not target.exists():
         return None
-    from luigi_tasks.evaluate import Evaluation  # noqa: PLC0415
+    from luigi_tasks.records import Evaluation  # noqa: PLC0415
 
     return target.load(Evaluation)
 
 
 def open_repository(settings: PipelineSettings) -> Any:  # noqa: ANN401 - tuf is imported only here
     """Return the signed repository."""
-    from luigi_tasks.repository import ReleaseRepository  # noqa: PLC0415
+    from luigi_tasks.repository import open_repository as open_one  # noqa: PLC0415
 
-    return ReleaseRepository(open_store(settings.store), settings.trust)
+    return open_one(open_store(settings.store), settings.trust)
 
 
 def channel_target(settings: PipelineSettings, release: str) -> ChannelTarget:
@@ -458,7 +462,7 @@ def utc_now() -> str:
 def _describe_candidate(quantized: Any, snapshot: Any, settings: PipelineSettings) -> Any:  # noqa: ANN401
     from edge_client.contract.preprocessing import PREPROCESSING_ID  # noqa: PLC0415
     from edge_client.contract.release import Normalization, Preprocessing, release_id  # noqa: PLC0415
-    from luigi_tasks.candidate import Candidate  # noqa: PLC0415
+    from luigi_tasks.records import Candidate  # noqa: PLC0415
 
     size = settings.model.input_size
     preprocessing = Preprocessing(id=PREPROCESSING_ID, height=size, width=size, normalization=Normalization())

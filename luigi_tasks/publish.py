@@ -19,8 +19,7 @@ from edge_client.contract.release import ChannelDocument, ReleaseDocument, SelfT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from luigi_tasks.candidate import Candidate
-    from luigi_tasks.evaluate import Evaluation
+    from luigi_tasks.records import Candidate, Evaluation
     from luigi_tasks.settings import PipelineSettings
 
 

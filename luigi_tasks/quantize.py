@@ -5,32 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from edge_client.contract.documents import Document
 from luigi_tasks.backbones import build_network
 from luigi_tasks.conversion import choose_calibration, float_converter, int8_converter
 from luigi_tasks.operators import read_operators
-from luigi_tasks.snapshot import TRAIN, Picture, Snapshot
-from luigi_tasks.train import PixelLoader, package_versions, unpack_weights
+from luigi_tasks.records import TRAIN, Picture, QuantizationRecord, Snapshot
+from luigi_tasks.train import package_versions, unpack_weights
 
 if TYPE_CHECKING:
+    from luigi_tasks.pictures import PixelLoader
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings import ModelSettings, QuantizationSettings, TrainingSettings
-
-
-class QuantizationRecord(Document, frozen=True, kw_only=True):
-    """How the file was made.
-
-    Attributes:
-        scheme: `int8`, `float16` or `dynamic`.
-        calibration: Content hashes of the pictures that set the int8 ranges.
-        operators: Highest version of each operator in the file.
-        made_with: Package versions.
-    """
-
-    scheme: str
-    calibration: tuple[str, ...]
-    operators: dict[str, int]
-    made_with: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)

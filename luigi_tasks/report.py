@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from luigi_tasks.evaluate import Evaluation, Measurement
-    from luigi_tasks.gate import Check
-    from luigi_tasks.quantize import QuantizationRecord
-    from luigi_tasks.snapshot import Snapshot
-    from luigi_tasks.train import TrainingRecord
+    from luigi_tasks.records import (
+        Check,
+        Evaluation,
+        Measurement,
+        QuantizationRecord,
+        Snapshot,
+        TrainingRecord,
+    )
 
 # A matrix of more classes can neither be read nor shown quickly; the list of confusions can.
 MATRIX_CLASSES = 40

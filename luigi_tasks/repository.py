@@ -12,6 +12,7 @@ the same files again and finishes. Source: TUF specification 1.0.34, sections 3 
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 from typing import TYPE_CHECKING, TypeVar
 
@@ -33,12 +34,18 @@ if TYPE_CHECKING:
     from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
     from luigi_tasks.settings import TrustSettings
-    from luigi_tasks.store import Store
+    from luigi_tasks.store import Store, StoredObject
 
 METADATA_LIMIT_BYTES = 32 << 20
 MAX_ROOT_ROTATIONS = 256
 PUBLISH_ATTEMPTS = 5
 TIMESTAMP_KEY = f"{METADATA_FOLDER}/timestamp.json"
+
+
+@functools.lru_cache(maxsize=8)
+def open_repository(store: Store, settings: TrustSettings) -> ReleaseRepository:
+    """Return the one repository of a store, which remembers what it has verified."""
+    return ReleaseRepository(store, settings)
 
 
 class ReleaseRepository:
@@ -53,6 +60,7 @@ class ReleaseRepository:
         self.store = store
         self.settings = settings
         self.now = now
+        self._latest: RepositoryState | None = None
 
     def load(self) -> RepositoryState:
         """Read and verify what is published.
@@ -65,11 +73,14 @@ class ReleaseRepository:
         stamp = self.store.get(TIMESTAMP_KEY, limit_bytes=METADATA_LIMIT_BYTES)
         if stamp is None:
             return RepositoryState(self, root, None, None, None, None)
+        if self._latest is not None and self._latest.is_of(root, stamp):
+            return self._latest  # the signed timestamp names all the rest
         timestamp = self._verified(root, Timestamp, stamp.data, TIMESTAMP_KEY)
         snapshot_version = timestamp.signed.snapshot_meta.version
         snapshot = self._read(root, Snapshot, snapshot_version)
         targets = self._read(root, Targets, snapshot.signed.meta["targets.json"].version)
-        return RepositoryState(self, root, timestamp, snapshot, targets, stamp.etag)
+        self._latest = RepositoryState(self, root, timestamp, snapshot, targets, stamp)
+        return self._latest
 
     def publish(
         self,
@@ -95,6 +106,7 @@ class ReleaseRepository:
                 pointer = encode_document(move(state.channel(channel)))
                 changed[channel_target(channel)] = pointer
                 self._upload({channel_target(channel): pointer})
+            self._latest = None  # writing changes the state, whether it succeeds or not
             try:
                 state.write(changed)
             except StoreConflictError:
@@ -183,14 +195,19 @@ class RepositoryState:
         timestamp: Metadata[Timestamp] | None,
         snapshot: Metadata[Snapshot] | None,
         targets: Metadata[Targets] | None,
-        etag: str | None,
+        stamp: StoredObject | None,
     ) -> None:
         self._repository = repository
         self._root = root
         self._timestamp = timestamp
         self._snapshot = snapshot
         self._targets = targets
-        self._etag = etag
+        self._stamp = stamp
+        self._contents: dict[str, bytes] = {}
+
+    def is_of(self, root: Metadata[Root], stamp: StoredObject) -> bool:
+        """Whether this is what the root and the timestamp stand for."""
+        return self._stamp == stamp and self._root.signed.version == root.signed.version
 
     @property
     def files(self) -> Mapping[str, TargetFile]:
@@ -221,12 +238,15 @@ class RepositoryState:
         signed = self.files[path]
         store = self._repository.store
         key = object_key(path, signed.hashes["sha256"])
+        if key in self._contents:
+            return self._contents[key]
         data = store.read(key)
         try:
             signed.verify_length_and_hashes(data)
         except RepositoryError as e:
             msg = f"{store.url(key)}: not the signed content ({e}); somebody wrote to the bucket"
             raise TrustError(msg) from e
+        self._contents[key] = data
         return data
 
     def needs_renewal(self) -> bool:
@@ -269,7 +289,9 @@ class RepositoryState:
         timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
         self._extend(timestamp.signed, settings.timestamp_days)
         data = repository.sign(self._root, timestamp)
-        repository.store.put_if_unchanged(TIMESTAMP_KEY, data, self._etag)
+        repository.store.put_if_unchanged(
+            TIMESTAMP_KEY, data, self._stamp.etag if self._stamp is not None else None
+        )
 
     def _write_root(self) -> None:
         """Publish the root where it is missing."""

@@ -11,10 +11,10 @@ import hashlib
 import unicodedata
 from typing import TYPE_CHECKING
 
-from edge_client.contract.documents import Document
 from edge_client.contract.errors import InputError
 from edge_client.contract.preprocessing import decode_picture
 from luigi_tasks.pictures import in_threads
+from luigi_tasks.records import HOLDOUT, TRAIN, Picture, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,67 +23,9 @@ if TYPE_CHECKING:
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings import DatasetSettings
 
-TRAIN, HOLDOUT = "train", "holdout"
 NAMED_AT_MOST = 10
 # Unicode categories of characters that break a line (labels.txt) or cannot be written.
 NOT_IN_LABELS = frozenset({"Cc", "Cs", "Zl", "Zp"})
-
-
-class Picture(Document, frozen=True, kw_only=True):
-    """One picture.
-
-    Attributes:
-        path: Where its source has it.
-        sha256: Hex digest of the file's content.
-        label: Its class.
-        split: `train` or `holdout`.
-    """
-
-    path: str
-    sha256: str
-    label: str
-    split: str
-
-
-class Snapshot(Document, frozen=True, kw_only=True):
-    """All pictures of a run.
-
-    Attributes:
-        digest: 20 hex digits over hashes, labels and splits; not over paths.
-        labels: The classes, sorted; the model's outputs have this order.
-        pictures: Sorted by hash, so that renaming files changes nothing.
-        skipped: Undecodable pictures that were left out.
-    """
-
-    digest: str
-    labels: tuple[str, ...]
-    pictures: tuple[Picture, ...]
-    skipped: tuple[str, ...] = ()
-
-    def split(self, name: str) -> tuple[Picture, ...]:
-        """Return the pictures of one split."""
-        return tuple(picture for picture in self.pictures if picture.split == name)
-
-
-class SnapshotSummary(Document, frozen=True, kw_only=True):
-    """What most steps need of a snapshot: small, however many pictures there are."""
-
-    digest: str
-    labels: tuple[str, ...]
-    train_pictures: int
-    holdout_pictures: int
-    skipped: int
-
-    @classmethod
-    def of(cls, snapshot: Snapshot) -> SnapshotSummary:
-        """Summarize."""
-        return cls(
-            digest=snapshot.digest,
-            labels=snapshot.labels,
-            train_pictures=len(snapshot.split(TRAIN)),
-            holdout_pictures=len(snapshot.split(HOLDOUT)),
-            skipped=len(snapshot.skipped),
-        )
 
 
 def take_snapshot(source: PictureSource, settings: DatasetSettings, progress: Progress) -> Snapshot:

@@ -6,12 +6,10 @@ import dataclasses
 import io
 import platform
 import time
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_client.contract.documents import Document
 from luigi_tasks.backbones import (
     NO_WEIGHTS,
     SCRATCH_BATCH_NORM_MOMENTUM,
@@ -20,37 +18,21 @@ from luigi_tasks.backbones import (
 )
 from luigi_tasks.conversion import choose_calibration, float_converter, int8_converter
 from luigi_tasks.features import distort_all, extract_features, to_input
-from luigi_tasks.snapshot import TRAIN, Picture, Snapshot
+from luigi_tasks.records import TRAIN, Snapshot, TrainingRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from luigi_tasks.pictures import PixelLoader
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings import ModelSettings, QuantizationSettings, TrainingSettings
-
-# Called as pixels_of(pictures, height, width); returns (N, height, width, 3) uint8 RGB.
-PixelLoader = Callable[[Sequence[Picture], int, int], "NDArray[np.uint8]"]
 
 # With ImageNet weights, the top third of the layers learns the new classes, the rest sees as before.
 FINETUNE_FROM_SHARE = 0.65
 FINETUNE_RATE_SHARE = 0.1
 FINETUNE_EPOCH_SHARE = 0.25
-
-
-class TrainingRecord(Document, frozen=True, kw_only=True):
-    """What training did.
-
-    Attributes:
-        history: Loss and accuracy of each epoch.
-        made_with: Package versions.
-        seconds: Wall-clock time.
-        train_pictures: Pictures of the training split.
-    """
-
-    history: dict[str, tuple[float, ...]]
-    made_with: dict[str, str]
-    seconds: float
-    train_pictures: int
 
 
 @dataclasses.dataclass(frozen=True)

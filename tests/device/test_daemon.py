@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from local_services import wait_until
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
@@ -264,6 +265,7 @@ def test_going_back_is_followed(daemon, watcher, repository, serving):
         (b'{"channel": "stable"}', "release"),
         (b'{"release": "' + b"x" * 200_000 + b'"}', "at most 4096"),
         (b'{"channel": "canary", "release": "x", "announced_at": ""}', "is for channel 'canary'"),
+        (b'{"channel": "stable", "release": "x\\nERROR y", "announced_at": ""}', "release id"),
         (b'{"schema": 2, "channel": "stable", "release": "x", "announced_at": ""}', "schema 2"),
     ],
 )
@@ -294,6 +296,24 @@ def test_an_announced_release_that_does_not_exist_makes_the_device_look_and_stay
     release = repository.publish_tiny(1).release
     watcher.announce(release)
     assert watcher.wait_release(release).last_error is None
+
+
+def test_what_was_announced_before_the_store_shows_it_is_looked_for_again(
+    daemon, watcher, repository, serving
+):
+    """A CDN before the store may show the old channel for a while."""
+    asked, announced = len(repository.requests), time.monotonic()
+    release = tiny_release(1)[0].release
+    watcher.announce(release)
+    looks = lambda: repository.requests[asked:].count("metadata/timestamp.json")  # noqa: E731
+    wait_until(lambda: looks() >= 2, "a second look", LIMIT_S)
+    assert_answers(daemon, watcher, serving)
+    late_s = time.monotonic() - announced
+    repository.publish_tiny(1)
+    assert watcher.wait_release(release).last_error is None
+    assert_answers(daemon, watcher, release)
+    status = watcher.wait_status(lambda s: s.update and s.update.release == release, "the figures")
+    assert status.update.seconds > late_s
 
 
 def test_a_flood_of_announcements_costs_few_looks(daemon, watcher, repository, serving):

@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -125,3 +126,46 @@ def test_the_child_dies_with_its_parent(tmp_path):
         parent.kill()
         assert watch.poll(10_000) == [(writer, select.POLLERR)]  # the reader is gone
         os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [("{\\n}", 0), ('{\\n "cases": 3\\n}', 0), ('{\\n "cases": 3, "failure": null\\n}', 1)],
+)
+def test_half_a_verdict_has_not_passed(tmp_path, monkeypatch, said, code):
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os; print('{said}', flush=True); os._exit({code})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    write_release(tmp_path / "r")
+    with pytest.raises(SelfTestError, match="no verdict"):
+        run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)
+
+
+def test_where_memory_runs_out_the_kernel_takes_the_child_first(tmp_path):
+    write_release(tmp_path / "r")
+    document = tmp_path / "r/release.json"
+    document.unlink()
+    os.mkfifo(document)
+    with ThreadPoolExecutor() as pool:
+        verdict = pool.submit(run_self_test, tmp_path / "r", timeout_s=TIMEOUT_S)
+        with document.open("wb"):  # returns once the child reads
+            own = Path(f"/proc/{os.getpid()}/oom_score_adj").read_text()
+            children = {
+                Path(f"/proc/{child}/oom_score_adj").read_text().strip()
+                for task in Path(f"/proc/{os.getpid()}/task").iterdir()
+                for child in (task / "children").read_text().split()
+                if str(tmp_path) in Path(f"/proc/{child}/cmdline").read_text()
+            }
+        with pytest.raises(SelfTestError):
+            verdict.result()
+    assert children == {"1000"}
+    assert own.strip() != "1000"
+
+
+def test_a_child_that_the_kernel_killed_points_to_the_memory(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os; os.kill(os.getpid(), 9)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    write_release(tmp_path / "r")
+    with pytest.raises(SelfTestError, match="SIGKILL.*memory"):
+        run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)

@@ -23,6 +23,7 @@ from edge_client.contract.release import ChannelDocument
 from tests.fakes.tiny_release import tiny_release
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
     from typing import Self
 
@@ -45,7 +46,8 @@ class TufRepository:
         status: Answer every request with this status instead; 0: do not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.break_off_after: dict[str, int] = {}
@@ -68,12 +70,14 @@ class TufRepository:
     @property
     def url(self) -> str:
         """Address below which `metadata/` and `targets/` lie."""
-        return f"http://127.0.0.1:{self._port}/bucket/prefix"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self._port}/bucket/prefix"
 
     def start(self) -> None:
         """Serve; again on the same port after `stop`."""
         server = _Server(("127.0.0.1", self._port), _Handler)
         server.repository = self
+        if self._tls is not None:
+            server.socket = self._tls.wrap_socket(server.socket, server_side=True)
         self._port = server.server_address[1]
         self._server = server
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

@@ -13,21 +13,10 @@ from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.preprocessing import PREPROCESSING_ID, decode_picture
 from edge_client.contract.release import Normalization, Preprocessing, release_id
 from edge_client.inference.classifier import Classifier
-from luigi_tasks.candidate import Candidate
-from luigi_tasks.evaluate import (
-    MISTAKES_AT_MOST,
-    Champion,
-    Evaluation,
-    Measurement,
-    choose_self_test,
-    evaluate,
-    measure,
-    to_png,
-)
+from luigi_tasks.evaluate import MISTAKES_AT_MOST, Champion, choose_self_test, evaluate, measure, to_png
 from luigi_tasks.progress import silent
-from luigi_tasks.quantize import QuantizationRecord
+from luigi_tasks.records import HOLDOUT, Candidate, Evaluation, Measurement, Picture, QuantizationRecord
 from luigi_tasks.settings import GateSettings
-from luigi_tasks.snapshot import HOLDOUT, Picture
 from tests.fakes.tiny_model import COLOURS, tiny_labels, tiny_model
 from tests.fakes.tiny_release import tiny_release
 

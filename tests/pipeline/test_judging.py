@@ -16,20 +16,24 @@ from edge_client.contract.names import EVALUATION_FILE, release_target
 from edge_client.contract.preprocessing import PREPROCESSING_ID, decode_picture
 from edge_client.contract.release import Normalization, Preprocessing, release_id
 from edge_client.inference.classifier import Classifier
-from luigi_tasks.candidate import Candidate
-from luigi_tasks.evaluate import Evaluation
 from luigi_tasks.judging import assemble_release, judge_candidate
 from luigi_tasks.keys import make_keys
 from luigi_tasks.pipeline import EvaluateModel, open_repository, utc_now
 from luigi_tasks.progress import silent
 from luigi_tasks.publish import point_channel
-from luigi_tasks.quantize import QuantizationRecord
+from luigi_tasks.records import (
+    HOLDOUT,
+    Candidate,
+    Evaluation,
+    Picture,
+    QuantizationRecord,
+    Snapshot,
+    TrainingRecord,
+)
 from luigi_tasks.repository import object_key
 from luigi_tasks.settings import PipelineSettings, load_settings
-from luigi_tasks.snapshot import HOLDOUT, Picture, Snapshot
 from luigi_tasks.store import Store
 from luigi_tasks.targets import DocumentTarget
-from luigi_tasks.train import TrainingRecord
 from tests.fakes.tiny_model import plain_picture, tiny_labels, tiny_model
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from edge_client.contract.preprocessing import decode_picture, fit_pixels
 from luigi_tasks.dataset import Entry, FolderSource
 from luigi_tasks.pictures import THREADS, load_pixels
 from luigi_tasks.progress import silent
-from luigi_tasks.snapshot import Picture
+from luigi_tasks.records import Picture
 from tests.fakes.datasets import picture_bytes, write_tree
 
 

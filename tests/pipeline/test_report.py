@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from luigi_tasks.evaluate import ClassFigures, Evaluation, Measurement, Mistake
 from luigi_tasks.gate import judge
-from luigi_tasks.quantize import QuantizationRecord
+from luigi_tasks.records import (
+    ClassFigures,
+    Evaluation,
+    Measurement,
+    Mistake,
+    QuantizationRecord,
+    Snapshot,
+    TrainingRecord,
+)
 from luigi_tasks.report import MATRIX_CLASSES, Past, draw_curve, megabytes, percent, render_report
 from luigi_tasks.settings import GateSettings
-from luigi_tasks.snapshot import Snapshot
-from luigi_tasks.train import TrainingRecord
 
 LIMITS = GateSettings(
     min_accuracy=0.8, max_float_drop_points=2.0, max_champion_drop_points=0.5, max_model_bytes=8_000_000

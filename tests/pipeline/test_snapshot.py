@@ -17,7 +17,8 @@ from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import InputError
 from luigi_tasks.dataset import BucketSource, FolderSource
 from luigi_tasks.progress import silent
-from luigi_tasks.snapshot import HOLDOUT, TRAIN, Snapshot, SnapshotSummary, choose_splits, take_snapshot
+from luigi_tasks.records import HOLDOUT, TRAIN, Snapshot, SnapshotSummary
+from luigi_tasks.snapshot import choose_splits, take_snapshot
 from tests.fakes.datasets import class_folders, dataset_settings, picture_bytes, write_tree
 
 

@@ -17,8 +17,8 @@ from luigi_tasks.conversion import choose_calibration
 from luigi_tasks.features import distort
 from luigi_tasks.progress import silent
 from luigi_tasks.quantize import quantize
+from luigi_tasks.records import Picture, Snapshot
 from luigi_tasks.settings import ModelSettings, QuantizationSettings, TrainingSettings
-from luigi_tasks.snapshot import Picture, Snapshot
 from luigi_tasks.train import train, unpack_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -1,0 +1,219 @@
+"""What the steps write down for each other: the documents of the pipeline, in the order of its flow.
+
+Light on purpose: a run with nothing to do reads these, and must not pay for NumPy or Pillow.
+"""
+
+from __future__ import annotations
+
+from edge_client.contract.documents import Document
+from edge_client.contract.release import Preprocessing  # noqa: TC001 - msgspec resolves it at run time
+
+TRAIN, HOLDOUT = "train", "holdout"
+
+
+class Picture(Document, frozen=True, kw_only=True):
+    """One picture.
+
+    Attributes:
+        path: Where its source has it.
+        sha256: Hex digest of the file's content.
+        label: Its class.
+        split: `train` or `holdout`.
+    """
+
+    path: str
+    sha256: str
+    label: str
+    split: str
+
+
+class Snapshot(Document, frozen=True, kw_only=True):
+    """All pictures of a run.
+
+    Attributes:
+        digest: 20 hex digits over hashes, labels and splits; not over paths.
+        labels: The classes, sorted; the model's outputs have this order.
+        pictures: Sorted by hash, so that renaming files changes nothing.
+        skipped: Undecodable pictures that were left out.
+    """
+
+    digest: str
+    labels: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    skipped: tuple[str, ...] = ()
+
+    def split(self, name: str) -> tuple[Picture, ...]:
+        """Return the pictures of one split."""
+        return tuple(picture for picture in self.pictures if picture.split == name)
+
+
+class SnapshotSummary(Document, frozen=True, kw_only=True):
+    """What most steps need of a snapshot: small, however many pictures there are."""
+
+    digest: str
+    labels: tuple[str, ...]
+    train_pictures: int
+    holdout_pictures: int
+    skipped: int
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> SnapshotSummary:
+        """Summarize."""
+        return cls(
+            digest=snapshot.digest,
+            labels=snapshot.labels,
+            train_pictures=len(snapshot.split(TRAIN)),
+            holdout_pictures=len(snapshot.split(HOLDOUT)),
+            skipped=len(snapshot.skipped),
+        )
+
+
+class TrainingRecord(Document, frozen=True, kw_only=True):
+    """What training did.
+
+    Attributes:
+        history: Loss and accuracy of each epoch.
+        made_with: Package versions.
+        seconds: Wall-clock time.
+        train_pictures: Pictures of the training split.
+    """
+
+    history: dict[str, tuple[float, ...]]
+    made_with: dict[str, str]
+    seconds: float
+    train_pictures: int
+
+
+class QuantizationRecord(Document, frozen=True, kw_only=True):
+    """How the file was made.
+
+    Attributes:
+        scheme: `int8`, `float16` or `dynamic`.
+        calibration: Content hashes of the pictures that set the int8 ranges.
+        operators: Highest version of each operator in the file.
+        made_with: Package versions.
+    """
+
+    scheme: str
+    calibration: tuple[str, ...]
+    operators: dict[str, int]
+    made_with: dict[str, str]
+
+
+class Candidate(Document, frozen=True, kw_only=True):
+    """`candidate.json`, beside `model.tflite` and `float.tflite`.
+
+    Attributes:
+        release: The id that it would be published under.
+        model_sha256: Hex digest of `model.tflite`.
+        labels: Label of each output.
+        preprocessing: Pixels to input.
+        snapshot: Digest of the pictures that made it.
+        quantization: How it was quantized.
+    """
+
+    release: str
+    model_sha256: str
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    snapshot: str
+    quantization: QuantizationRecord
+
+
+class Check(Document, frozen=True, kw_only=True):
+    """One promise that a candidate must keep.
+
+    Attributes:
+        name: What was looked at.
+        limit: The setting's value.
+        measured: The candidate's.
+        unit: Of both.
+        passed: Whether it holds.
+        reason: One sentence for a person if it does not, else empty.
+    """
+
+    name: str
+    limit: float
+    measured: float
+    unit: str
+    passed: bool
+    reason: str = ""
+
+
+class Verdict(Document, frozen=True, kw_only=True):
+    """The decision, with every check behind it."""
+
+    passed: bool
+    reasons: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+
+class ClassFigures(Document, frozen=True, kw_only=True):
+    """One class on the hold-out; precision is 0 where the model never says it."""
+
+    label: str
+    support: int
+    precision: float
+    recall: float
+
+
+class Mistake(Document, frozen=True, kw_only=True):
+    """A picture that was taken for something else."""
+
+    path: str
+    sha256: str
+    truth: str
+    predicted: str
+    confidence: float
+
+
+class Measurement(Document, frozen=True, kw_only=True):
+    """One model on one list of pictures.
+
+    Attributes:
+        accuracy: Share of right answers, 0-1.
+        pictures: How many were shown.
+        labels: The classes, in the order of rows and columns.
+        classes: Precision and recall of each.
+        confusion: Counts; rows are truths, columns answers.
+        latency_ms_p50: Preprocessing and inference, one thread, pictures one after another.
+        latency_ms_p90: The slowest tenth begins here.
+        runtime: What ran it.
+        mistakes: The most confident wrong answers, worst first.
+    """
+
+    accuracy: float
+    pictures: int
+    labels: tuple[str, ...]
+    classes: tuple[ClassFigures, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    latency_ms_p50: float
+    latency_ms_p90: float
+    runtime: str
+    mistakes: tuple[Mistake, ...]
+
+
+class Evaluation(Document, frozen=True, kw_only=True):
+    """The gate's record of a candidate.
+
+    Attributes:
+        release: The id that the candidate would be published under.
+        candidate: The candidate's file.
+        float_model: The float network, same pictures.
+        champion: The deployed model on the pictures whose class it knows; None if there is none.
+        champion_release: Its id.
+        champion_note: How the comparison was made, or why there is none.
+        model_bytes: Size of the candidate's file.
+        verdict: The decision.
+        at: UTC, ISO 8601.
+    """
+
+    release: str
+    candidate: Measurement
+    float_model: Measurement
+    champion: Measurement | None
+    champion_release: str | None
+    champion_note: str
+    model_bytes: int
+    verdict: Verdict
+    at: str

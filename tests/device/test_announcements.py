@@ -1,0 +1,65 @@
+"""Announcements come from an untrusted broker: read strictly, or refused in one printable line."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_client.announcements import Doorbell, read_announcement
+from edge_client.contract.documents import encode_document
+from edge_client.contract.errors import InputError
+from edge_client.contract.messages import Announcement
+from edge_client.contract.names import check_name
+
+TOPIC = "edge/f/channels/stable"
+
+
+def read(payload: bytes) -> str:
+    return read_announcement(payload, topic=TOPIC, channel="stable")
+
+
+def test_a_good_one_names_its_release():
+    announcement = Announcement(channel="stable", release="feedbeef", announced_at="now")
+    assert read(encode_document(announcement)) == "feedbeef"
+
+
+@pytest.mark.parametrize("name", ["", "a\nWARNING all is well", "\x1b[2J", "../x", "a/b", "+", "ä", "x" * 65])
+def test_a_name_that_would_spoil_log_or_path_is_refused_in_one_printable_line(name):
+    with pytest.raises(InputError, match="release id") as caught:
+        read(encode_document(Announcement(channel="stable", release=name, announced_at="")))
+    assert str(caught.value).isprintable()
+    assert TOPIC in str(caught.value)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=80).map(str.encode))
+def test_any_bytes_are_read_or_refused(payload):
+    try:
+        check_name(read(payload), "release id")
+    except InputError as e:
+        assert str(e).isprintable()
+
+
+@given(st.text(max_size=100), st.text(max_size=100))
+def test_any_names_are_read_or_refused(channel, release):
+    announcement = Announcement(channel=channel, release=release, announced_at="")
+    try:
+        assert read(encode_document(announcement)) == release
+    except InputError as e:
+        assert str(e).isprintable()
+
+
+def test_only_the_newest_ring_waits():
+    doorbell = Doorbell()
+    for number in range(1000):
+        doorbell.ring(str(number).encode())
+    ring = doorbell.wait(0)
+    assert ring is not None
+    assert ring.payload == b"999"
+    assert doorbell.wait(0) is None
+
+
+def test_closing_wakes_whoever_waits():
+    doorbell = Doorbell()
+    doorbell.close()
+    assert doorbell.wait(60) is None

@@ -1,0 +1,84 @@
+"""A certificate authority for one test: what a broker or store with TLS needs, and its devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import ipaddress
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOOPBACK = ipaddress.ip_address("127.0.0.1")
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyPair:
+    """PEM files of a certificate and its key."""
+
+    certificate: Path
+    key: Path
+
+
+class CertificateAuthority:
+    """Vouches for servers on loopback and for devices.
+
+    Attributes:
+        certificate: PEM file of its own certificate.
+    """
+
+    def __init__(self, folder: Path, name: str = "Test CA") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _name(name)
+        usage = x509.BasicConstraints(ca=True, path_length=0)
+        signed = self._certify(self._name, self._key.public_key(), usage)
+        self.certificate = folder / "ca.pem"
+        self.certificate.write_bytes(_pem(signed))
+
+    def issue(self, name: str) -> KeyPair:
+        """Certify `name`, as a client or as a server on 127.0.0.1."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        address = x509.SubjectAlternativeName([x509.IPAddress(LOOPBACK)])
+        signed = self._certify(_name(name), key.public_key(), address)
+        pair = KeyPair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
+        pair.certificate.write_bytes(_pem(signed))
+        pair.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return pair
+
+    def _certify(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType
+    ) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
