@@ -18,15 +18,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from edge_client.contract.documents import decode_document
+from edge_client.announcements import Awaited, Doorbell, read_announcement
 from edge_client.contract.errors import DeviceError, EdgeError, InputError, TransportError
-from edge_client.contract.messages import (
-    ANNOUNCEMENT_LIMIT_BYTES,
-    Announcement,
-    DeviceStatus,
-    Result,
-    UpdateFigures,
-)
+from edge_client.contract.messages import DeviceStatus, Result, UpdateFigures
 from edge_client.contract.names import announcement_topic, online_topic, results_topic, status_topic
 from edge_client.files import disk_errors
 from edge_client.inference.runtime import runtime_name
@@ -308,22 +302,27 @@ class Daemon:
 
     def _follow_channel(self) -> None:
         """Look at the start, at each announcement, and when the poll interval is over."""
+        awaited: Awaited | None = None
         failures, next_look = 0, time.monotonic()
         while True:
             ring = self._doorbell.wait(next_look - time.monotonic())
             if self._stop.is_set():
                 return
-            announced = None
             if ring is not None:
                 announced = self._read_announcement(ring.payload)
-                if announced is None or announced == self._slots.current:
+                if announced == self._slots.current:
+                    awaited = None  # whatever was announced before, the channel is back here
+                if announced in {None, self._slots.current}:
                     self._stop.wait(SHORTEST_LOOK_INTERVAL_S)
                     continue
+                awaited, failures = Awaited(announced, ring.arrived), 0
             self._stop.wait(max(self._looked_at + SHORTEST_LOOK_INTERVAL_S - time.monotonic(), 0))
-            self._measure_from = ring.arrived if ring else time.monotonic()
-            settled = self._look(announced)
+            self._measure_from = awaited.since if awaited else time.monotonic()
+            settled = self._look(awaited.release if awaited else None)
             self._looked_at = time.monotonic()
             failures = 0 if settled else failures + 1
+            if settled or failures >= len(RETRY_DELAYS_S):
+                awaited = None  # anybody may announce anything: from here on, what is signed counts
             next_look = time.monotonic() + self._delay_s(failures)
 
     def _delay_s(self, failures: int) -> float:
@@ -375,21 +374,15 @@ class Daemon:
         return next(reversed(self._slots.refused), None)
 
     def _read_announcement(self, payload: bytes) -> str | None:
-        """Return the release that an announcement names; None if it is none for this device."""
+        """Return the release that an announcement names; None, with the reason shown, if it is none."""
         device = self._settings.device
         topic = announcement_topic(device.fleet, device.channel)
         try:
-            announcement = decode_document(
-                Announcement, payload, source=f"announcement on {topic}", limit_bytes=ANNOUNCEMENT_LIMIT_BYTES
-            )
-            if announcement.channel != device.channel:
-                msg = f"announcement on {topic}: is for channel {announcement.channel[:80]!r}; ignored"
-                raise InputError(msg)
+            return read_announcement(payload, topic=topic, channel=device.channel)
         except InputError as e:
             logger.warning("%s", e)
             self._board.change(last_error=str(e))
             return None
-        return announcement.release
 
 
 @dataclasses.dataclass(frozen=True)
@@ -411,43 +404,6 @@ class RunningUpdate:
         return UpdateFigures(
             release=self.release, bytes_pulled=self.bytes_pulled, seconds=round(now - self.started, 3)
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Ring:
-    """An announcement that arrived at `arrived` (monotonic seconds)."""
-
-    payload: bytes
-    arrived: float
-
-
-class Doorbell:
-    """Hands announcements from paho's thread to the updater; only the newest waits."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._ring: Ring | None = None
-        self._closed = False
-
-    def ring(self, payload: bytes) -> None:
-        """Leave an announcement; never waits, never raises."""
-        ring = Ring(payload, time.monotonic())
-        with self._changed:
-            self._ring = ring
-            self._changed.notify_all()
-
-    def wait(self, timeout_s: float) -> Ring | None:
-        """Take the newest announcement; None after `timeout_s` or once closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._ring or self._closed, max(timeout_s, 0))
-            ring, self._ring = self._ring, None
-            return ring
-
-    def close(self) -> None:
-        """Wake whoever waits."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
 
 
 def open_repository(settings: Settings, *, remember: bool = True) -> TrustedRepository:

@@ -42,10 +42,12 @@ class Verdict(Document, frozen=True, kw_only=True):
     Attributes:
         cases: Pictures that were classified.
         failure: Why the release must not serve; None if all answers are right.
+
+    Nothing has a default: half a verdict must not read as a pass.
     """
 
-    cases: int = 0
-    failure: str | None = None
+    cases: int
+    failure: str | None
 
 
 class SelfTestError(DeviceError):
@@ -125,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory-bytes", type=int)
     options = parser.parse_args(arguments)
     _die_with_parent()
+    _be_first_to_go()
     if options.memory_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (options.memory_bytes, options.memory_bytes))
     # A crash is an expected answer here: no core file of a whole model on an SD card.
@@ -144,9 +147,9 @@ def _try(folder: Path, threads: int) -> Verdict:
         classifier = classifier_from_release(folder, threads)
         return Verdict(cases=len(document.self_test), failure=find_failure(classifier, folder, document))
     except EdgeError as e:
-        return Verdict(failure=str(e))
+        return Verdict(cases=0, failure=str(e))
     except MemoryError:
-        return Verdict(failure="out of memory ([update] self_test_memory_bytes)")
+        return Verdict(cases=0, failure="out of memory ([update] self_test_memory_bytes)")
 
 
 def _read_verdict(child: subprocess.CompletedProcess[bytes]) -> Verdict:
@@ -157,10 +160,11 @@ def _read_verdict(child: subprocess.CompletedProcess[bytes]) -> Verdict:
     said = child.stderr.decode(errors="replace").strip()[-500:]
     if child.returncode < 0:
         with contextlib.suppress(ValueError):
-            name = signal.Signals(-child.returncode).name
-            msg = f"self-test: the model crashed the runtime ({name}). {said}".strip()
+            msg = f"self-test: {_describe_death(signal.Signals(-child.returncode))}. {said}".strip()
             raise SelfTestError(msg)
     try:
+        if child.returncode != 0:
+            raise InputError("the child failed")
         # Runtimes print to standard output too: the verdict is the last object there.
         start = child.stdout.rfind(b"{\n")
         return decode_document(
@@ -169,6 +173,15 @@ def _read_verdict(child: subprocess.CompletedProcess[bytes]) -> Verdict:
     except InputError as e:
         msg = f"self-test: ended with code {child.returncode} and no verdict: {said or 'it said nothing'}"
         raise SelfTestError(msg) from e
+
+
+def _describe_death(number: signal.Signals) -> str:
+    if number == signal.SIGKILL:
+        return (
+            "the child was killed (SIGKILL), as the kernel does where memory runs out; free some, or publish "
+            "a smaller model"
+        )
+    return f"the model crashed the runtime ({number.name})"
 
 
 def _environment() -> dict[str, str]:
@@ -182,6 +195,12 @@ def _die_with_parent() -> None:
     """Ask Linux to kill this child when the daemon dies, however it dies."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _be_first_to_go() -> None:
+    """Ask Linux to take this child, and not the daemon that serves, where memory runs out (proc(5))."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 if __name__ == "__main__":

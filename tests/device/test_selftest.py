@@ -133,9 +133,7 @@ def test_the_child_dies_with_its_parent(tmp_path):
     [("{\\n}", 0), ('{\\n "cases": 3\\n}', 0), ('{\\n "cases": 3, "failure": null\\n}', 1)],
 )
 def test_half_a_verdict_has_not_passed(tmp_path, monkeypatch, said, code):
-    (tmp_path / "sitecustomize.py").write_text(
-        f"import os; print('{said}', flush=True); os._exit({code})\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text(f"import os; print('{said}', flush=True); os._exit({code})\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     write_release(tmp_path / "r")
     with pytest.raises(SelfTestError, match="no verdict"):
@@ -167,5 +165,5 @@ def test_a_child_that_the_kernel_killed_points_to_the_memory(tmp_path, monkeypat
     (tmp_path / "sitecustomize.py").write_text("import os; os.kill(os.getpid(), 9)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     write_release(tmp_path / "r")
-    with pytest.raises(SelfTestError, match="SIGKILL.*memory"):
+    with pytest.raises(SelfTestError, match=r"SIGKILL.*memory"):
         run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)

@@ -32,6 +32,7 @@ class ClosedBroker(MqttBroker):
         self._lines = lines
 
     def command(self) -> list[str]:
+        assert self.mosquitto is not None
         # As root it would become a user who may not read the key.
         lines = [
             f"user {getpass.getuser()}",
