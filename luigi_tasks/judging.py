@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import InputError
-from edge_client.contract.names import release_target
+from edge_client.contract.names import MODEL_FILE, REPORT_FILE, release_target
 from edge_client.inference.classifier import Classifier
 from luigi_tasks.backbones import architecture_name
 from luigi_tasks.evaluate import Champion, choose_self_test, evaluate, to_png
 from luigi_tasks.pipeline import (
     FLOAT_MODEL_FILE,
-    MODEL_FILE,
     PipelineTask,
     QuantizeModel,
     TrainModel,
@@ -69,6 +68,7 @@ def assemble_release(task: PipelineTask) -> dict[str, bytes]:
         candidate,
         model,
         task.input().load(Evaluation),
+        task.store.read(task.input().folder + REPORT_FILE),
         _self_test(task, candidate, model),
         settings,
         architecture_name(settings.model),

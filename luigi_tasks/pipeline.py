@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import luigi
 
 from edge_client.contract.errors import EdgeError, SettingsError, TransportError
+from edge_client.contract.names import MODEL_FILE, REPORT_FILE
 from luigi_tasks.dataset import PictureSource, listing_digest, open_source
 from luigi_tasks.progress import TaskProgress
 from luigi_tasks.settings import PipelineSettings, load_settings
@@ -49,8 +50,6 @@ REPORT_LINK_S = 7 * 24 * 3600
 
 WEIGHTS_FILE = "weights"
 FLOAT_MODEL_FILE = "float.tflite"
-MODEL_FILE = "model.tflite"
-REPORT_FILE = "report.html"
 
 logger = logging.getLogger("luigi-interface")
 

@@ -12,6 +12,7 @@ from edge_client.contract.names import (
     LABELS_FILE,
     MODEL_FILE,
     RELEASE_FILE,
+    REPORT_FILE,
     release_target,
 )
 from edge_client.contract.release import ChannelDocument, ReleaseDocument, SelfTestCase
@@ -42,6 +43,7 @@ def build_release(
     candidate: Candidate,
     model: bytes,
     evaluation: Evaluation,
+    report: bytes,
     self_test: Sequence[SelfTestPicture],
     settings: PipelineSettings,
     architecture: str,
@@ -73,6 +75,7 @@ def build_release(
         LABELS_FILE: "".join(f"{label}\n" for label in candidate.labels).encode(),
         RELEASE_FILE: encode_document(document),
         EVALUATION_FILE: encode_document(evaluation),
+        REPORT_FILE: report,
         **{name: case.png for name, case in zip(names, self_test, strict=True)},
     }
     return {release_target(candidate.release, name): data for name, data in files.items()}

@@ -16,6 +16,7 @@ MODEL_FILE = "model.tflite"
 LABELS_FILE = "labels.txt"
 RELEASE_FILE = "release.json"
 EVALUATION_FILE = "evaluation.json"
+REPORT_FILE = "report.html"
 
 
 def check_name(name: str, what: str) -> str:

@@ -81,7 +81,8 @@ def test_a_release_is_one_signed_unit_and_announced(pipeline, monkeypatch):
     state = state_of(pipeline, monkeypatch)
     release = state.channel("stable").release
     names = {path.split("/")[2] for path in state.files if path.startswith(f"releases/{release}/")}
-    assert names >= {"model.tflite", "labels.txt", "release.json", "evaluation.json", "selftest-1.png"}
+    files = {"model.tflite", "labels.txt", "release.json", "evaluation.json", "report.html"}
+    assert names >= {*files, "selftest-1.png", "selftest-5.png"}
     document = state.release(release)
     assert document.labels == tuple("0123456789")
     assert document.operators

@@ -63,6 +63,20 @@ class CertificateAuthority:
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.timezone.utc)
+        issuer = self._key.public_key()
+        is_authority = isinstance(extension, x509.BasicConstraints)
+        # From Python 3.13 on, chains are verified strictly: key identifiers and key usage must be there.
+        usage = x509.KeyUsage(
+            digital_signature=True,
+            key_cert_sign=is_authority,
+            crl_sign=is_authority,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            encipher_only=False,
+            decipher_only=False,
+        )
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -71,7 +85,10 @@ class CertificateAuthority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+            .add_extension(extension, critical=is_authority)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), critical=False)
+            .add_extension(usage, critical=True)
             .sign(self._key, hashes.SHA256())
         )
 

@@ -12,7 +12,7 @@ import pytest
 
 from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import InputError, TrustError
-from edge_client.contract.names import EVALUATION_FILE, release_target
+from edge_client.contract.names import EVALUATION_FILE, REPORT_FILE, release_target
 from edge_client.contract.preprocessing import PREPROCESSING_ID, decode_picture
 from edge_client.contract.release import Normalization, Preprocessing, release_id
 from edge_client.inference.classifier import Classifier
@@ -109,7 +109,8 @@ class Step:
 
     def publish(self) -> Evaluation:
         """Do what EvaluateModel and PublishRelease do."""
-        evaluation, _ = self.judge()
+        evaluation, report = self.judge()
+        self.store.put(self._targets["EvaluateModel"].folder + REPORT_FILE, report.encode())
         self._targets["EvaluateModel"].save(evaluation)
         self._input = self._targets["EvaluateModel"]
         files = assemble_release(self)  # type: ignore[arg-type]
