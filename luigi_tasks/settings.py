@@ -188,7 +188,7 @@ class training(luigi.Config):  # noqa: N801
     batch_size = luigi.IntParameter(default=64, description="pictures a step")
     learning_rate = luigi.FloatParameter(default=0.002, description="Adam's peak rate, cosine decay to 0")
     augmented_views = luigi.IntParameter(
-        default=3, description="distorted copies of each training picture that are learned from too"
+        default=5, description="distorted copies of each training picture that are learned from too"
     )
     horizontal_flip = luigi.BoolParameter(
         default=True,

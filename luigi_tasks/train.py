@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings import ModelSettings, QuantizationSettings, TrainingSettings
 
+# Where the candidate will be int8, so many views are seen in float too: twice the time of int8 each.
+FLOAT_VIEWS = 2
+
 # With ImageNet weights, the top third of the layers learns the new classes, the rest sees as before.
 FINETUNE_FROM_SHARE = 0.65
 FINETUNE_RATE_SHARE = 0.1
@@ -153,12 +156,14 @@ def _train_head(
     forms = {"float": bytes(float_converter(backbone).convert())}
     if calibration is not None:
         forms["int8"] = bytes(int8_converter(backbone, calibration, lesson.progress).convert())
-    features = [
-        extract_features(form, view, lesson.progress, f"{name} features, view {number + 1}")
-        for number in lesson.views()
-        for view in [lesson.view(number)]
-        for name, form in forms.items()
-    ]
+    features = []
+    for number in lesson.views():
+        view = lesson.view(number)
+        for name, form in forms.items():
+            if name == "float" and calibration is not None and number >= FLOAT_VIEWS:
+                continue
+            what = f"{name} features, view {number + 1}"
+            features.append(extract_features(form, view, lesson.progress, what))
     targets = np.tile(lesson.targets, len(features))
     return _fit(head, np.concatenate(features), targets, lesson, "training the head")
 
