@@ -180,6 +180,13 @@ class ObjectStore(LocalService):
         except (BotoCoreError, ClientError):
             return False
 
+    def stop(self) -> None:
+        """End the child; it is killed, so its Unix sockets are left to remove here."""
+        super().stop()
+        for port in (*self._ports.values(), *self._grpc_ports.values()):
+            for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - SeaweedFS' own choice
+                path.unlink(missing_ok=True)
+
     def client(self) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
         """Return a boto3 client with the pipeline's rights."""
         import boto3  # noqa: PLC0415
