@@ -173,7 +173,8 @@ class ObjectStore(LocalService):
 
         client = self.client()
         try:
-            with contextlib.suppress(client.exceptions.BucketAlreadyExists):
+            known = (client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou)
+            with contextlib.suppress(*known):
                 client.create_bucket(Bucket=self.bucket)
             client.put_object(Bucket=self.bucket, Key=PROBE_KEY, Body=b"ready?")
             return bool(client.get_object(Bucket=self.bucket, Key=PROBE_KEY)["Body"].read() == b"ready?")
