@@ -6,13 +6,14 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_client.contract.errors import InputError, SettingsError, TransportError
+from edge_client.contract.errors import SettingsError, TransportError
 from luigi_tasks.tensorflow_runtime import start_tensorflow
 
 if TYPE_CHECKING:
     from luigi_tasks.settings import ModelSettings, TrainingSettings
 
 NO_WEIGHTS, IMAGENET = "none", "imagenet"
+DOWNLOAD_FAILED = "URL fetch failure"  # tf_keras.utils.get_file
 # Keras' default of 0.99 needs hundreds of steps before the moving averages mean anything.
 SCRATCH_BATCH_NORM_MOMENTUM = 0.9
 
@@ -64,15 +65,12 @@ def build_backbone(model: ModelSettings, seed: int) -> Any:  # noqa: ANN401 - Ke
             **options,
         )
     except (ValueError, OSError, KeyError) as e:
-        if weights is None or weights == IMAGENET:
-            raise _explain_download(model, e) from e
-        msg = (
-            f"[model] weights {model.weights}: do not fit {architecture_name(model)} without its top ({e}); "
-            "set [model] architecture, alpha and input_size to what the file was made for"
-        )
-        raise SettingsError(msg) from e
+        raise _explain(model, weights, e) from e
     except Exception as e:
-        raise _explain_download(model, e) from e
+        # Keras raises a bare Exception for a failed download, and no other kind for it.
+        if DOWNLOAD_FAILED not in str(e):
+            raise
+        raise _explain(model, weights, e) from e
 
 
 def build_network(model: ModelSettings, training: TrainingSettings, classes: int) -> tuple[Any, Any]:
@@ -115,13 +113,24 @@ def _weights_path(model: ModelSettings) -> Path:
     return path
 
 
-def _explain_download(model: ModelSettings, error: Exception) -> InputError | SettingsError | TransportError:
-    text = str(error)
-    if "URL fetch failure" in text or isinstance(error, OSError):
-        msg = (
-            f"[model] weights imagenet: Keras could not download those of {architecture_name(model)} "
-            f"({text}); give the path of the no-top .h5 file, or none"
+def _explain(model: ModelSettings, weights: str | None, error: Exception) -> SettingsError | TransportError:
+    """Turn what Keras raised into what to do about it.
+
+    Args:
+        model: What was asked for.
+        weights: As given to Keras: None, `imagenet` or a path.
+        error: What it raised.
+    """
+    name = architecture_name(model)
+    if weights not in {None, IMAGENET}:
+        return SettingsError(
+            f"[model] weights {model.weights}: do not fit {name} without its top ({error}); "
+            "set [model] architecture and alpha to what the file was made for"
         )
-        return TransportError(msg)
-    msg = f"[model] {architecture_name(model)}: Keras refuses it: {text}"
-    return SettingsError(msg)
+    # OSError: no connection, or a file that came half.
+    if DOWNLOAD_FAILED in str(error) or isinstance(error, OSError):
+        return TransportError(
+            f"[model] weights imagenet: Keras could not download those of {name} ({error}); "
+            "give the path of the no-top .h5 file, or none"
+        )
+    return SettingsError(f"[model] {name}: Keras refuses it: {error}")

@@ -71,7 +71,8 @@ def train(
     calibration: NDArray[np.uint8] | None = None
     if quantization.scheme == "int8":
         chosen = choose_calibration(pictures, quantization.calibration_pictures)
-        calibration = pixels[[pictures.index(picture) for picture in chosen]]
+        rows = {picture.sha256: row for row, picture in enumerate(pictures)}
+        calibration = pixels[[rows[picture.sha256] for picture in chosen]]
     if model.weights == NO_WEIGHTS:
         history = _train_from_scratch(network, lesson)
     else:
@@ -129,7 +130,8 @@ def package_versions() -> dict[str, str]:
     """Return the versions that decide the bytes of a model."""
     from importlib import metadata  # noqa: PLC0415 - reads the file system
 
-    names = ("tensorflow", "tf_keras", "numpy", "pillow", "edge-fleet")
+    # The runtime too: a head learns from features that it computed.
+    names = ("tensorflow", "tf_keras", "ai-edge-litert", "numpy", "pillow", "edge-fleet")
     versions = {"python": platform.python_version(), "machine": platform.machine()}
     for name in names:
         try:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 LOOPBACK = "127.0.0.1"
-START_LIMIT_S = 60.0
+START_LIMIT_S = 120.0
 # Killed at once: SeaweedFS takes over 8 s to say goodbye, and nothing here outlives its user.
 STOP_LIMIT_S = 3.0
 PROBE_KEY = "is-the-store-ready"
@@ -161,6 +161,7 @@ class ObjectStore(LocalService):
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-master.telemetry=false",
+            "-master.resumeState=false",
             "-master.volumeSizeLimitMB=64",
             "-volume.max=30",
             "-volume.preStopSeconds=0",
