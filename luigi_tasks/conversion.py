@@ -35,15 +35,11 @@ def float_converter(network: Any) -> Any:  # noqa: ANN401 - TensorFlow has no ty
     function = tf.function(lambda picture: network(picture, training=False), input_signature=signature)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], network)
     converter.experimental_lower_to_saved_model = False
-    # One scale for each dense layer. With one per output, dynamic-range files ask for FULLY_CONNECTED
-    # version 12, which tflite-runtime 2.14 lacks (LiteRT#2146), and int8 ones may be computed wrongly by
-    # an old runtime that no version check finds out (tflite-micro PR#2602).
-    converter._experimental_disable_per_channel_quantization_for_dense_layers = True  # noqa: SLF001 - no public way
     return converter
 
 
 def int8_converter(network: Any, pixels: NDArray[np.uint8], progress: Progress) -> Any:  # noqa: ANN401
-    """Return a converter for full integer quantization, float at both ends; convolutions per channel.
+    """Return a converter for full integer quantization with per-channel weights, float at both ends.
 
     Args:
         network: As for `float_converter`.

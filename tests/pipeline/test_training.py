@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +12,9 @@ from local_services import free_ports
 from edge_client.contract.errors import SettingsError, TransportError
 from edge_client.contract.release import Normalization
 from edge_client.inference.classifier import Classifier
-from edge_client.inference.runtime import load_interpreter
 from luigi_tasks.backbones import architecture_name, build_backbone, build_network, weights_digest
-from luigi_tasks.conversion import choose_calibration, float_converter
-from luigi_tasks.features import distort, extract_features, to_input
-from luigi_tasks.operators import read_operators
+from luigi_tasks.conversion import choose_calibration
+from luigi_tasks.features import distort
 from luigi_tasks.progress import silent
 from luigi_tasks.quantize import quantize
 from luigi_tasks.records import Picture, Snapshot
@@ -41,8 +38,6 @@ TRAINING = TrainingSettings(
     seed=3,
 )
 INT8 = QuantizationSettings("int8", 30)
-# "Didn't find op for builtin opcode 'FULLY_CONNECTED' version '12'", LiteRT#2146
-TFLITE_RUNTIME_2_14_FULLY_CONNECTED = 11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,18 +107,6 @@ def test_from_scratch_to_int8(coloured, from_scratch):
     assert first.record.scheme == "int8"
 
 
-def test_int8_dense_layers_have_one_scale(from_scratch):
-    """An old runtime computes dense layers with a scale per output wrongly, and no version tells."""
-    interpreter = load_interpreter(from_scratch[1].model)
-    dense = [tensor for tensor in interpreter.get_tensor_details() if is_dense_weight(tensor)]
-    assert [len(tensor["quantization_parameters"]["scales"]) for tensor in dense] == [1, 1]
-
-
-def is_dense_weight(tensor: dict[str, Any]) -> bool:
-    outputs = {TRAINING.hidden_units, len(COLOURS)}
-    return tensor["dtype"] is np.int8 and len(tensor["shape"]) == 2 and tensor["shape"][0] in outputs
-
-
 def test_same_pictures_and_settings_give_the_same_bytes(coloured):
     training = dataclasses.replace(TRAINING, epochs=2)
     (first, model), (second, again) = (make(coloured, SCRATCH, training) for _ in range(2))
@@ -148,7 +131,6 @@ def test_other_schemes_answer_as_the_float_model_and_are_smaller(coloured, weigh
     assert accuracy(coloured, quantized.model, 32) >= 0.9
     assert len(quantized.model) < 0.6 * len(quantized.float_model)
     assert quantized.record.calibration == ()
-    assert quantized.record.operators["FULLY_CONNECTED"] <= TFLITE_RUNTIME_2_14_FULLY_CONNECTED
 
 
 @pytest.mark.parametrize(
@@ -181,34 +163,6 @@ def test_weights_of_another_network_are_named(weights_file):
     model = dataclasses.replace(SCRATCH, alpha=0.5, weights=str(weights_file))
     with pytest.raises(SettingsError, match=r"do not fit mobilenet_v1_0\.5_32"):
         build_backbone(model, seed=1)
-
-
-def test_a_file_that_holds_no_weights_is_named(tmp_path):
-    path = tmp_path / "weights.h5"
-    path.write_bytes(b"not HDF5")
-    with pytest.raises(SettingsError, match=r"weights\.h5: do not fit mobilenet_v1_0\.25_32"):
-        build_backbone(dataclasses.replace(SCRATCH, weights=str(path)), seed=1)
-
-
-def test_a_width_without_imagenet_weights_is_no_fault_of_the_network():
-    model = ModelSettings("mobilenet_v2", 0.6, 160, "imagenet")
-    with pytest.raises(SettingsError, match=r"mobilenet_v2_0\.6_160: Keras refuses it: .*alpha"):
-        build_backbone(model, seed=1)
-
-
-def test_operators_of_a_third_party_file(shared_data):
-    file = shared_data / "coral" / "mobilenet_v1_0.25_128_quant.tflite"
-    assert read_operators(file.read_bytes()).keys() >= {"CONV_2D", "DEPTHWISE_CONV_2D", "SOFTMAX"}
-
-
-def test_features_of_a_picture_do_not_depend_on_its_neighbours(coloured):
-    backbone = build_backbone(SCRATCH, seed=1)
-    model = bytes(float_converter(backbone).convert())
-    pixels = np.tile(coloured.load(coloured.snapshot.pictures, 32, 32), (2, 1, 1, 1))  # more than a chunk
-    features = extract_features(model, pixels, silent, "features")
-    assert features.shape == (len(pixels), backbone.output_shape[-1])
-    assert np.array_equal(features[100:103], extract_features(model, pixels[100:103], silent, "features"))
-    assert np.allclose(features[:8], backbone.predict(to_input(pixels[:8]), verbose=0), atol=1e-4)
 
 
 def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch, tmp_path):
