@@ -25,7 +25,9 @@ PIPELINE = [
     "tf_keras==2.21.0",
     "boto3>=1.36,<2",
     "jinja2>=3.1,<4",
+    "flatbuffers>=24",
     "luigi>=3.8,<4",
+    "opencv-python-headless>=4.9",
     "rich>=13",
     "scikit-learn>=1.5,<2",
 ]

@@ -1,16 +1,19 @@
-"""Folders of the local cache: each is there whole or not at all.
+"""The local cache: whole folders, and files that can be made again. Each is there whole or not at all.
 
-A folder is filled beside its place and renamed into it. Processes may do so at once: each fills a
-folder of its own, the first rename wins, and the others find what they would have written.
+A folder or file is written beside its place and renamed into it. Processes may do so at once: the
+others find what they would have written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +32,10 @@ DISK_FAULTS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 )
 
+DIGEST_BYTES = 32
+
+logger = logging.getLogger("luigi-interface")
+
 
 @contextlib.contextmanager
 def staged_folder(folder: Path) -> Iterator[Path]:
@@ -39,7 +46,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     """
     with _disk_errors(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _drop_leftovers(folder.parent)
+        drop_leftovers(folder.parent)
         staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=STAGING_PREFIX))
         try:
             content = staging / "content"
@@ -60,11 +67,15 @@ def _move(content: Path, folder: Path) -> None:
         # Another process was faster.
 
 
-def _drop_leftovers(parent: Path) -> None:
+def drop_leftovers(parent: Path) -> None:
+    """Remove what killed processes left half done."""
     for path in parent.glob(f"{STAGING_PREFIX}*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > LEFTOVER_AGE_S:
-                shutil.rmtree(path, ignore_errors=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
 
 
 @contextlib.contextmanager
@@ -77,3 +88,59 @@ def _disk_errors(parent: Path) -> Iterator[None]:
             "folder that can be written"
         )
         raise SettingsError(msg) from e
+
+
+class ContentCache:
+    """Files that can be made again: each carries its digest, so a broken one is found and dropped.
+
+    Any number of processes may write the same one at once. A disk that refuses costs speed, never a
+    run: what cannot be kept is made again next time.
+
+    Args:
+        folder: The cache's own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._usable = True
+
+    def get(self, name: str) -> bytes | None:
+        """Return what was put under this name, or None if there is nothing whole."""
+        path = self._path(name)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        content, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() == digest:
+            return content
+        logger.warning("%s: broken on disk; made anew", path)
+        path.unlink(missing_ok=True)
+        return None
+
+    def put(self, name: str, content: bytes) -> None:
+        """Keep a file."""
+        if not self._usable:
+            return
+        path = self._path(name)
+        staging = path.with_name(f"{STAGING_PREFIX}{os.getpid()}-{threading.get_ident()}-{path.name}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with staging.open("wb") as file:
+                file.write(content)
+                file.write(hashlib.sha256(content).digest())
+            staging.replace(path)
+        except OSError as e:
+            self._usable = False
+            logger.warning(
+                "%s: %s; going on without keeping anything there. Free some space, or let [dataset] "
+                "cache_dir name a folder that can be written",
+                self.folder,
+                e.strerror or e,
+            )
+            with contextlib.suppress(OSError):
+                staging.unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        # 256 folders: a million files in one would be slow to list.
+        return self.folder / name[:2] / name

@@ -1,4 +1,4 @@
-"""From a Keras network to a TFLite converter, and the pictures that set int8 ranges.
+"""From a Keras network to TFLite: the converters, the frozen backbone's forms, the calibration set.
 
 The concrete function goes to the converter as a graph: through a saved model, its default, the same
 conversion takes 13 s instead of 0.7 s (measured on MobileNetV2 1.0/160).
@@ -9,6 +9,8 @@ from __future__ import annotations
 import collections
 from typing import TYPE_CHECKING, Any
 
+from luigi_tasks.backbones import build_backbone, standardize
+from luigi_tasks.feature_batches import FLOAT
 from luigi_tasks.features import to_input
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from luigi_tasks.progress import Progress
     from luigi_tasks.records import Picture
+    from luigi_tasks.settings import ModelSettings
 
 
 def float_converter(network: Any) -> Any:  # noqa: ANN401 - TensorFlow has no types
@@ -39,7 +42,7 @@ def float_converter(network: Any) -> Any:  # noqa: ANN401 - TensorFlow has no ty
 
 
 def int8_converter(network: Any, pixels: NDArray[np.uint8], progress: Progress) -> Any:  # noqa: ANN401
-    """Return a converter for full integer quantization with per-channel weights, float at both ends.
+    """Return a converter for full integer quantization: per-channel weights, pixels in, int8 out.
 
     Args:
         network: As for `float_converter`.
@@ -62,6 +65,55 @@ def int8_converter(network: Any, pixels: NDArray[np.uint8], progress: Progress) 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = samples
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    # uint8: an input that takes the pixel itself, which is what other tools feed (MediaPipe).
+    converter.inference_input_type = tf.uint8
+    converter.inference_output_type = tf.int8
+    return converter
+
+
+def convert_backbone(
+    model: ModelSettings,
+    scheme: str,
+    calibration: NDArray[np.uint8],
+    tuned: bytes | None,
+    progress: Progress,
+    seed: int,
+) -> tuple[dict[str, bytes], int]:
+    """Return the TFLite forms of a backbone, and its number of features.
+
+    `float` takes [-1, 1] and gives float; `int8` takes uint8 pixels and gives int8; `float16` and
+    `dynamic` are float at both ends with small weights inside. Same input, same bytes.
+
+    Args:
+        model: Which backbone.
+        scheme: The candidate's; `float` is always there.
+        calibration: (N, H, W, 3) RGB, sets the features' scale and the int8 ranges.
+        tuned: Weights that fine-tuning made, or None for the initial ones.
+        progress: Gets steps and pictures done.
+        seed: For weights that are drawn.
+    Raises: SettingsError, TransportError (see `build_backbone`).
+    """
+    progress("starting TensorFlow", 0, 1)
+    backbone = build_backbone(model, seed)
+    if tuned is not None:
+        from luigi_tasks.tune import load_tuned  # noqa: PLC0415 - only where something was tuned
+
+        load_tuned(backbone, tuned)
+    standardize(backbone, calibration)
+    forms = {FLOAT: bytes(float_converter(backbone).convert())}
+    if scheme == "int8":
+        forms[scheme] = bytes(int8_converter(backbone, calibration, progress).convert())
+    else:
+        forms[scheme] = bytes(_small_weights(float_converter(backbone), scheme).convert())
+    return forms, int(backbone.output_shape[-1])
+
+
+def _small_weights(converter: Any, scheme: str) -> Any:  # noqa: ANN401
+    import tensorflow as tf  # noqa: PLC0415 - loaded by build_backbone
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if scheme == "float16":
+        converter.target_spec.supported_types = [tf.float16]
     return converter
 
 

@@ -6,7 +6,6 @@ nothing new from one with work to do.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import re
@@ -20,6 +19,7 @@ from urllib.request import url2pathname
 from edge_client.contract.errors import InputError, SettingsError
 from luigi_tasks.archive import Archive, unpack_archive
 from luigi_tasks.cache import staged_folder
+from luigi_tasks.records import Entry
 from luigi_tasks.store import open_client, s3_errors, split_url
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", 
 # What macOS and Synology put beside pictures: forks and thumbnails.
 SIDE_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
 NAMED_AT_MOST = 10
+CONNECTIONS = 10  # boto3 keeps so many open
 
 DIGITS_FOLDER = "digits-1"  # raised when the written pictures would change
 DIGIT_SIZE = 32
@@ -45,26 +46,11 @@ FLOWERS = Archive(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One picture of a listing.
-
-    Attributes:
-        path: Relative, with /; the first part is the class.
-        size: Bytes.
-        version: Changes when the content may have changed: mtime in ns, the ETag, or what names an
-            archive's content on every machine.
-    """
-
-    path: str
-    size: int
-    version: str
-
-
 class PictureSource(Protocol):
-    """A dataset that can be listed and read."""
+    """A dataset that can be listed and read; `threads` at once read it fastest."""
 
     url: str
+    threads: int
 
     def listing(self) -> tuple[Entry, ...]:
         """Return all pictures, sorted by path, without reading one.
@@ -129,6 +115,8 @@ def listing_digest(entries: tuple[Entry, ...]) -> str:
 class FolderSource:
     """A local folder.
 
+    More threads than cores would only fight for Python's lock: decoding takes longer than reading.
+
     Args:
         folder: Holds one folder a class.
         version: What every entry gets for its version where the folder's content cannot change, so
@@ -141,6 +129,7 @@ class FolderSource:
     ) -> None:
         self.folder = folder
         self.url = str(folder)
+        self.threads = os.cpu_count() or 1
         self._version = version
         self._without = without
 
@@ -197,6 +186,7 @@ class BucketSource:
 
     def __init__(self, url: str, store: StoreSettings) -> None:
         self.url = url
+        self.threads = CONNECTIONS
         self.bucket, self.prefix = split_url(url)
         self._settings = store
         self._client: Any = None

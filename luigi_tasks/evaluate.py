@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
 import io
@@ -15,7 +16,7 @@ from PIL import Image
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.inference.classifier import Classification, Classifier
 from edge_client.inference.runtime import runtime_name
-from luigi_tasks.gate import judge
+from luigi_tasks.gate import ClassPair, judge
 from luigi_tasks.records import Candidate, ClassFigures, Evaluation, Measurement, Mistake, Picture
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from luigi_tasks.settings import GateSettings
 
 MISTAKES_AT_MOST = 24
-LATENCY_PICTURES = 100
+LATENCY_PICTURES = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Champion:
 
 def evaluate(
     candidate: Candidate,
-    models: tuple[bytes, bytes],
+    model: bytes,
+    float_scores: NDArray[np.float32],
     champion: Champion | None,
     holdout: Sequence[Picture],
     pixels_of: PixelLoader,
@@ -61,7 +63,8 @@ def evaluate(
 
     Args:
         candidate: Its description.
-        models: Its file, and the float network's.
+        model: Its file.
+        float_scores: (hold-out, classes) answers of the float network.
         champion: What it must meet, if anything is deployed.
         holdout: Pictures that no training saw.
         pixels_of: Loads them.
@@ -70,16 +73,25 @@ def evaluate(
         at: UTC, ISO 8601, for the record.
     Raises: DeviceError if the runtime cannot run a file.
     """
+    # The float network's answers come from its features: nothing deploys it, so there is no file of it.
     size, norm = candidate.preprocessing, candidate.preprocessing.normalization
     pixels = pixels_of(holdout, size.height, size.width)
 
-    def classifier(model: bytes) -> Classifier:
-        return Classifier(model, candidate.labels, normalization=norm)
-
-    model, float_model = models
-    mine = measure(lambda: classifier(model), candidate.labels, holdout, pixels, progress, "candidate")
-    floats = measure(
-        lambda: classifier(float_model), candidate.labels, holdout, pixels, progress, "float model"
+    mine = measure(
+        lambda: Classifier(model, candidate.labels, normalization=norm),
+        candidate.labels,
+        holdout,
+        pixels,
+        progress,
+        "candidate",
+    )
+    floats = _figure_out(
+        candidate.labels,
+        holdout,
+        [candidate.labels[int(row.argmax())] for row in float_scores],
+        [float(row.max()) for row in float_scores],
+        [],
+        "float",
     )
     theirs, shared, note = _measure_champion(champion, candidate, holdout, pixels_of, progress)
     pair = None
@@ -96,6 +108,10 @@ def evaluate(
         verdict=judge(
             accuracy=mine.accuracy,
             float_accuracy=floats.accuracy,
+            classes=[
+                ClassPair(one.label, one.support, one.recall, other.recall)
+                for one, other in zip(mine.classes, floats.classes, strict=True)
+            ],
             champion=pair,
             model_bytes=len(model),
             settings=settings,
@@ -123,25 +139,52 @@ def measure(
         what: Named in progress.
     """
     answers = _classify_all(open_classifier, pixels, progress, f"measuring the {what}")
-    latencies = _time_alone(open_classifier(), pixels)
+    return _figure_out(
+        labels,
+        pictures,
+        [answer.label for answer in answers],
+        [answer.confidence for answer in answers],
+        _time_alone(open_classifier(), pixels),
+        runtime_name(),
+    )
+
+
+def _figure_out(
+    labels: Sequence[str],
+    pictures: Sequence[Picture],
+    answers: Sequence[str],
+    confidences: Sequence[float],
+    latencies: Sequence[float],
+    runtime: str,
+) -> Measurement:
+    """Return the figures of a model's answers to pictures.
+
+    Args:
+        labels: Classes of the pictures; answers outside them count as wrong.
+        pictures: What was shown.
+        answers: Best label for each.
+        confidences: Score of that label for each.
+        latencies: Milliseconds of some of them; may be empty.
+        runtime: What ran it.
+    """
     number = {label: index for index, label in enumerate(labels)}
     confusion = np.zeros((len(labels), len(labels)), int)
-    for picture, answer in zip(pictures, answers, strict=True):
-        if answer.label in number:
-            confusion[number[picture.label], number[answer.label]] += 1
-    wrong = [
-        Mistake(
-            path=picture.path,
-            sha256=picture.sha256,
-            truth=picture.label,
-            predicted=answer.label,
-            confidence=round(answer.confidence, 4),
-        )
-        for picture, answer in zip(pictures, answers, strict=True)
-        if answer.label != picture.label
-    ]
+    support = collections.Counter(picture.label for picture in pictures)
+    wrong = []
+    for picture, answer, confidence in zip(pictures, answers, confidences, strict=True):
+        if answer in number:
+            confusion[number[picture.label], number[answer]] += 1
+        if answer != picture.label:
+            wrong.append(
+                Mistake(
+                    path=picture.path,
+                    sha256=picture.sha256,
+                    truth=picture.label,
+                    predicted=answer,
+                    confidence=round(confidence, 4),
+                )
+            )
     wrong.sort(key=lambda mistake: (-mistake.confidence, mistake.sha256))
-    support = {label: sum(picture.label == label for picture in pictures) for label in labels}
     return Measurement(
         accuracy=(len(pictures) - len(wrong)) / max(len(pictures), 1),
         pictures=len(pictures),
@@ -150,9 +193,9 @@ def measure(
             _figures(confusion, index, label, support[label]) for index, label in enumerate(labels)
         ),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
-        latency_ms_p50=round(float(np.percentile(latencies, 50)), 4),
-        latency_ms_p90=round(float(np.percentile(latencies, 90)), 4),
-        runtime=runtime_name(),
+        latency_ms_p50=round(float(np.percentile(latencies, 50)), 4) if latencies else None,
+        latency_ms_p90=round(float(np.percentile(latencies, 90)), 4) if latencies else None,
+        runtime=runtime,
         mistakes=tuple(wrong[:MISTAKES_AT_MOST]),
     )
 

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from luigi_tasks.records import Check, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from luigi_tasks.settings import GateSettings
 
 # Accuracies are shares of a few thousand pictures; what differs by less than this is equal.
 EPSILON = 1e-9
 
 
+@dataclasses.dataclass(frozen=True)
+class ClassPair:
+    """One class on the hold-out: its pictures, and the share found by the candidate and in float."""
+
+    label: str
+    support: int
+    recall: float
+    float_recall: float
+
+
 def judge(
     *,
     accuracy: float,
     float_accuracy: float,
+    classes: Sequence[ClassPair],
     champion: tuple[float, float] | None,
     model_bytes: int,
     settings: GateSettings,
@@ -26,6 +42,7 @@ def judge(
     Args:
         accuracy: Of the candidate's file on the hold-out, in [0, 1].
         float_accuracy: Of the float network on the same pictures.
+        classes: Both by class; int8 may collapse on one class and hide in the mean.
         champion: Accuracy of the candidate and of the deployed model, both on the pictures whose
             class both know; None if there is nothing to compare with.
         model_bytes: Size of the candidate's file.
@@ -40,6 +57,7 @@ def judge(
             "points",
             "[gate] max_float_drop_points",
         ),
+        _worst_class(classes, settings.max_class_drop_points),
         _at_most(
             "model size",
             float(model_bytes),
@@ -61,6 +79,19 @@ def judge(
         )
     reasons = tuple(check.reason for check in checks if not check.passed)
     return Verdict(passed=not reasons, reasons=reasons, checks=tuple(checks))
+
+
+def _worst_class(classes: Sequence[ClassPair], limit: float) -> Check:
+    """Check the class that loses most; one picture more is chance, however few there are."""
+    drops = [
+        (max(0.0, (one.float_recall - one.recall) * 100 - 100 / max(one.support, 1)), one.label)
+        for one in classes
+    ]
+    drop, label = max(drops, default=(0.0, ""))
+    check = _at_most(
+        "loss of a class against the float model", drop, limit, "points", "[gate] max_class_drop_points"
+    )
+    return check if check.passed else msgspec.structs.replace(check, reason=f"{label!r}: {check.reason}")
 
 
 def _at_least(name: str, measured: float, limit: float, setting: str) -> Check:

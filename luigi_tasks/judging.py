@@ -8,9 +8,9 @@ from edge_client.contract.errors import InputError
 from edge_client.contract.names import MODEL_FILE, REPORT_FILE, release_target
 from edge_client.inference.classifier import Classifier
 from luigi_tasks.backbones import architecture_name
+from luigi_tasks.candidate import load_float_scores
 from luigi_tasks.evaluate import Champion, choose_self_test, evaluate, to_png
 from luigi_tasks.pipeline import (
-    FLOAT_MODEL_FILE,
     PipelineTask,
     QuantizeModel,
     TrainModel,
@@ -33,12 +33,12 @@ def judge_candidate(task: EvaluateModel) -> tuple[Evaluation, str]:
     """Measure, compare and judge; return the record and the report's HTML."""
     target = task.input()
     candidate = target.load(Candidate)
-    models = (task.store.read(target.folder + MODEL_FILE), task.store.read(target.folder + FLOAT_MODEL_FILE))
     state = open_repository(task.settings).load()
     snapshot = load_snapshot(task)
     evaluation = evaluate(
         candidate,
-        models,
+        task.store.read(target.folder + MODEL_FILE),
+        load_float_scores(task),
         _load_champion(state, task.champion(candidate.release), task.settings.dataset.holdout_percent),
         snapshot.split(HOLDOUT),
         task.load_pixels,

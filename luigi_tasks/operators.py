@@ -9,7 +9,7 @@ def read_operators(model: bytes) -> dict[str, int]:
     Source: TFLite schema, Model.operator_codes; the builtin code is the larger of the old
     (8 bit) and the new field.
     """
-    from tensorflow.lite.python import schema_py_generated as schema  # noqa: PLC0415 - TensorFlow
+    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415 - only where a file is made
 
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
     found: dict[str, int] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,16 +11,15 @@ import numpy as np
 
 from edge_client.contract.errors import InputError
 from edge_client.contract.preprocessing import decode_picture, fit_pixels
+from luigi_tasks.records import ReadPicture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luigi_tasks.dataset import PictureSource
+    from luigi_tasks.pixel_cache import PixelCache
     from luigi_tasks.progress import Progress
-    from luigi_tasks.records import Picture
-
-# More than cores: a bucket makes them wait. boto3 keeps 10 connections open.
-THREADS = min(10, (os.cpu_count() or 1) + 4)
+    from luigi_tasks.records import Entry, Picture
 
 # Called as pixels_of(pictures, height, width); returns (N, height, width, 3) uint8 RGB.
 PixelLoader = Callable[[Sequence["Picture"], int, int], "NDArray[np.uint8]"]
@@ -31,14 +29,21 @@ ResultT = TypeVar("ResultT")
 
 
 def load_pixels(
-    source: PictureSource, pictures: Sequence[Picture], height: int, width: int, progress: Progress
+    source: PictureSource,
+    pictures: Sequence[Picture] | Sequence[ReadPicture],
+    height: int,
+    width: int,
+    progress: Progress,
+    cache: PixelCache | None = None,
 ) -> NDArray[np.uint8]:
-    """Decode and fit pictures in parallel.
+    """Decode and fit pictures in parallel; what the cache has is not read again.
 
     Returns: (N, height, width, 3) uint8 RGB, in the order of `pictures`.
-    Raises: InputError if one vanished or changed since the snapshot.
+    Raises: InputError if one that is not in the cache vanished or changed since the snapshot.
     """
     pixels = np.empty((len(pictures), height, width, 3), np.uint8)
+    names = [picture.sha256 for picture in pictures]
+    missing = list(range(len(pictures))) if cache is None else cache.fill(names, pixels)
 
     def load(number: int) -> None:
         picture = pictures[number]
@@ -48,19 +53,52 @@ def load_pixels(
             raise InputError(msg)
         pixels[number] = fit_pixels(decode_picture(data, source=picture.path), height, width)
 
-    in_threads(load, range(len(pictures)), "decoding pictures", progress)
+    in_threads(load, missing, "decoding pictures", progress, threads=source.threads)
+    if cache is not None and missing:
+        cache.keep([names[number] for number in missing], pixels[missing])
     return pixels
 
 
+def read_pictures(
+    source: PictureSource,
+    entries: Sequence[Entry],
+    batch: str,
+    height: int,
+    width: int,
+    progress: Progress,
+    cache: PixelCache,
+) -> tuple[ReadPicture, ...]:
+    """Read pictures for the first time: hash each, prove that it decodes, and keep its pixels.
+
+    Raises: InputError if one vanished since it was listed; TransportError.
+    """
+    pixels = np.empty((len(entries), height, width, 3), np.uint8)
+
+    def read(number: int) -> ReadPicture:
+        entry = entries[number]
+        data = source.read(entry.path)
+        try:
+            pixels[number] = fit_pixels(decode_picture(data, source=entry.path), height, width)
+        except InputError as e:
+            return ReadPicture(entry.path, entry.size, entry.version, "", str(e), batch)
+        return ReadPicture(entry.path, entry.size, entry.version, hashlib.sha256(data).hexdigest(), "", batch)
+
+    found = in_threads(read, range(len(entries)), "reading pictures", progress, threads=source.threads)
+    whole = [number for number, one in enumerate(found) if not one.fault]
+    kept = pixels if len(whole) == len(found) else pixels[whole]
+    cache.keep([found[number].sha256 for number in whole], kept)
+    return tuple(found)
+
+
 def in_threads(
-    work: Callable[[ItemT], ResultT], items: Sequence[ItemT], what: str, progress: Progress
+    work: Callable[[ItemT], ResultT], items: Sequence[ItemT], what: str, progress: Progress, *, threads: int
 ) -> list[ResultT]:
     """Return `work(item)` of each item, in order; Pillow decodes without the interpreter's lock.
 
     Raises: what the first item that fails raises; items that were not begun are left alone.
     """
     results = []
-    pool = concurrent.futures.ThreadPoolExecutor(THREADS)
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
         for done, result in enumerate(pool.map(work, items), start=1):
             results.append(result)

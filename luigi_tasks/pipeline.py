@@ -1,8 +1,10 @@
 """Every task of the pipeline: the DAG on a page.
 
-    DatasetSnapshot -> TrainModel -> QuantizeModel -> EvaluateModel -> PublishRelease -> AnnounceRelease
+    ReadBatch* -> DatasetSnapshot -> [TuneBackbone ->] ConvertBackbone -> BackboneFeatures* -> TrainModel
+        -> QuantizeModel -> EvaluateModel -> PublishRelease -> AnnounceRelease
 
-`Deploy` asks for the verdict of EvaluateModel, and for the rest only if it is good.
+`Deploy` asks for the verdict of EvaluateModel, and for the rest only if it is good. There is one of the
+tasks with a star for each batch of pictures; workers on several machines share them.
 
 A task's target is addressed by the content that made it. A target whose address depends on a
 result that is not there yet is pending: it does not exist. So a run with nothing new finds every
@@ -17,14 +19,17 @@ import functools
 import hashlib
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import luigi
 
-from edge_client.contract.errors import EdgeError, SettingsError, TransportError
+from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError
 from edge_client.contract.names import MODEL_FILE, REPORT_FILE
+from luigi_tasks.cache import ContentCache
 from luigi_tasks.dataset import PictureSource, listing_digest, open_source
+from luigi_tasks.plan import PictureLog, make_plan
 from luigi_tasks.progress import TaskProgress
+from luigi_tasks.records import BackboneRecord, Entry, FeaturesRecord, Inventory, Plan, ReadPicture
 from luigi_tasks.settings import PipelineSettings, load_settings
 from luigi_tasks.store import Store, open_store
 from luigi_tasks.targets import (
@@ -37,19 +42,31 @@ from luigi_tasks.targets import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
+
+    from luigi_tasks.feature_batches import FeatureRows
 
 # Raised when a step would make something else from the same input.
-SNAPSHOT_VERSION = 1
-TRAINING_VERSION = 1
-QUANTIZATION_VERSION = 1
-EVALUATION_VERSION = 1
+PLAN_VERSION = 1
+SNAPSHOT_VERSION = 2
+TUNING_VERSION = 1
+BACKBONE_VERSION = 1
+FEATURES_VERSION = 1
+TRAINING_VERSION = 2
+QUANTIZATION_VERSION = 2
+EVALUATION_VERSION = 2
 
 # A presigned link lives at most a week (AWS Signature Version 4).
 REPORT_LINK_S = 7 * 24 * 3600
 
-WEIGHTS_FILE = "weights"
-FLOAT_MODEL_FILE = "float.tflite"
+WEIGHTS_FILE = "weights.npz"
+HEAD_FILE = "head.npz"
+FLOAT_SCORES_FILE = "float_scores.npy"
+
+# The settings of [dataset] that decide the snapshot of a given listing.
+SPLIT_RULES = ("min_images_per_class", "holdout_percent", "max_broken_pictures")
+
+TargetT = TypeVar("TargetT", bound="DocumentTarget | PendingTarget")
 
 logger = logging.getLogger("luigi-interface")
 
@@ -66,6 +83,21 @@ class _OneParagraph(logging.Filter):
 
 
 logger.addFilter(_OneParagraph())
+
+
+def settled(output: Callable[[Any], TargetT]) -> Callable[[Any], TargetT]:
+    """Remember a task's target once its address is known; luigi asks for it again and again."""
+
+    @functools.wraps(output)
+    def remember(task: Any) -> TargetT:  # noqa: ANN401 - any task
+        found: TargetT | None = task.__dict__.get("_settled")
+        if found is None:
+            found = output(task)
+            if not isinstance(found, PendingTarget):
+                task.__dict__["_settled"] = found
+        return found
+
+    return remember
 
 
 class PipelineTask(luigi.Task):
@@ -87,7 +119,8 @@ class PipelineTask(luigi.Task):
         settings = _with_dataset(settings, values["pictures"])
         values["recipe"] = values["recipe"] or _recipe(settings)
         if not values["listing"]:
-            values["listing"] = listing_digest(open_source(settings.dataset, settings.store).listing())
+            source = open_source(settings.dataset, settings.store)
+            values["listing"] = _remember_listing(values["pictures"], source.listing())
         return [(name, values[name]) for name, _ in params]
 
     @functools.cached_property
@@ -112,11 +145,59 @@ class PipelineTask(luigi.Task):
         """The pictures."""
         return open_source(self.settings.dataset, self.settings.store)
 
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """How the listing is read; the first worker that asks decides for all.
+
+        Raises: InputError if the pictures are not those of the listing any more.
+        """
+        batch_pictures = self.settings.dataset.batch_pictures
+        key = content_key("plan", PLAN_VERSION, self.pictures, self.listing, batch_pictures)
+        target = DocumentTarget(self.store, f"work/plans/{key}.json")
+        if target.exists():
+            return target.load(Plan)
+        listing = _recall_listing(self.pictures, self.listing) or self.source.listing()
+        if listing_digest(listing) != self.listing:
+            msg = f"{self.pictures}: pictures came or went since they were listed; run again"
+            raise InputError(msg)
+        return target.save_first(make_plan(self.log, listing, self.pictures, batch_pictures))
+
+    @property
+    def log(self) -> PictureLog:
+        """What is known of the dataset."""
+        return PictureLog(self.store, self.pictures)
+
     def load_pixels(self, pictures: Any, height: int, width: int) -> Any:  # noqa: ANN401
         """Return (N, height, width, 3) uint8 pixels of the snapshot's pictures."""
         from luigi_tasks.pictures import load_pixels  # noqa: PLC0415 - a run with nothing to do skips it
 
-        return load_pixels(self.source, pictures, height, width, self.progress)
+        cache = self.pixel_cache(height, width)
+        return load_pixels(self.source, pictures, height, width, self.progress, cache)
+
+    def pixel_cache(self, height: int, width: int) -> Any:  # noqa: ANN401 - imported as above
+        """This machine's decoded pictures of one size."""
+        from luigi_tasks.pixel_cache import PixelCache  # noqa: PLC0415 - as above
+
+        return PixelCache(self.settings.dataset.cache_dir / "pixels", height, width)
+
+    @property
+    def cache(self) -> ContentCache:
+        """This machine's copies of the store's objects, by digest."""
+        return ContentCache(self.settings.dataset.cache_dir / "objects")
+
+    def read_cached(self, key: str, sha256: str) -> bytes:
+        """Return an object of the store, from this machine's cache where it is there.
+
+        Raises: TransportError if it is gone; InputError if the store's copy is not what was written.
+        """
+        data = self.cache.get(sha256)
+        if data is None:
+            data = self.store.read(key)
+            if hashlib.sha256(data).hexdigest() != sha256:
+                msg = f"{self.store.url(key)}: not what was written there; remove it and run again"
+                raise InputError(msg)
+            self.cache.put(sha256, data)
+        return data
 
     def run(self) -> None:
         """Do the step, with its progress on luigid's page.
@@ -155,88 +236,301 @@ class PipelineTask(luigi.Task):
         self.set_status_message(message)  # type: ignore[misc]
 
 
+class ReadBatch(PipelineTask):
+    """Pictures that are new, read once: hashed, decoded, fitted to the network."""
+
+    batch = luigi.Parameter(description="key of the batch, from the plan")
+
+    @settled
+    def output(self) -> DocumentTarget:
+        """Address: paths, sizes and versions of the batch's pictures."""
+        return DocumentTarget(self.store, f"work/batches/{self.batch}/batch.json")
+
+    def work(self) -> None:
+        """Read every picture of the batch."""
+        from luigi_tasks.pictures import read_pictures  # noqa: PLC0415
+
+        size = self.settings.model.input_size
+        found = [one.pictures for one in self.clone(DatasetSnapshot).plan.new if one.key == self.batch]
+        if not found:
+            msg = f"{self.task_id}: no batch of this listing; run DatasetSnapshot, it knows them"
+            raise SettingsError(msg)
+        read = read_pictures(
+            self.source, found[0], self.batch, size, size, self.progress, self.pixel_cache(size, size)
+        )
+        self.own_target().save_list(Inventory(pictures=read))
+        self.tell(f"{len(read)} pictures")
+
+
 class DatasetSnapshot(PipelineTask):
     """The exact list of pictures of this run: path, hash, label, split."""
 
+    def requires(self) -> list[ReadBatch]:
+        return [self.clone(ReadBatch, batch=one.key) for one in self.plan.new]
+
+    @settled
     def output(self) -> DocumentTarget:
         """Address: the listing and the rules."""
-        rules = dataclasses.replace(self.settings.dataset, url="")
-        key = content_key("snapshot", SNAPSHOT_VERSION, self.listing, _plain(rules))
+        rules = {name: value for name, value in _plain(self.settings.dataset).items() if name in SPLIT_RULES}
+        key = content_key("snapshot", SNAPSHOT_VERSION, self.pictures, self.listing, rules)
         return DocumentTarget(self.store, f"work/snapshots/{key}/summary.json")
 
     def work(self) -> None:
-        """Read every picture once."""
+        """Put together what is known and what was read."""
         from luigi_tasks.records import SnapshotSummary  # noqa: PLC0415
-        from luigi_tasks.snapshot import take_snapshot  # noqa: PLC0415
+        from luigi_tasks.snapshot import make_snapshot  # noqa: PLC0415
 
-        target = self.own_target()
-        snapshot = take_snapshot(self.source, self.settings.dataset, self.progress)
-        DocumentTarget(self.store, target.folder + "pictures.json").save(snapshot)
+        target, plan = self.own_target(), self.plan
+        kept, before = set(plan.kept), self.log.load(plan.inventory).pictures
+        read = [one for one in before if one.path in kept]
+        if len(read) != len(kept):
+            msg = f"{self.pictures}: an inventory of its pictures is gone from the store; run again"
+            raise TransportError(msg)
+        for batch in self.input():
+            read += batch.load(Inventory).pictures
+        read.sort(key=lambda one: one.path)
+        if plan.new or len(kept) != len(before):
+            # Before the rules are looked at: what was read stays known, also if they refuse it.
+            self.log.save(
+                content_key("inventory", self.listing, plan.batches), Inventory(pictures=tuple(read))
+            )
+        snapshot = make_snapshot(read, self.source.url, self.settings.dataset)
+        DocumentTarget(self.store, target.folder + "pictures.json").save_list(snapshot)
         target.save(SnapshotSummary.of(snapshot))
-        self.tell(f"{len(snapshot.pictures)} pictures of {len(snapshot.labels)} classes")
+        new = sum(len(one.pictures) for one in plan.new)
+        self.tell(f"{len(snapshot.pictures)} pictures of {len(snapshot.labels)} classes, {new} read")
 
 
-class TrainModel(PipelineTask):
-    """A float network, trained on the snapshot."""
+class TuneBackbone(PipelineTask):
+    """The backbone's weights, trained on the snapshot (`finetune`, or from scratch)."""
 
     def requires(self) -> DatasetSnapshot:
         return self.clone(DatasetSnapshot)  # type: ignore[no-any-return]
 
+    @settled
     def output(self) -> DocumentTarget | PendingTarget:
         """Address: the pictures' content and what trains on them."""
-        summary = self.input()
-        if not summary.exists():
+        summary = load_summary(self)
+        if summary is None:
             return PendingTarget()
-        from luigi_tasks.backbones import weights_digest  # noqa: PLC0415
-        from luigi_tasks.records import SnapshotSummary  # noqa: PLC0415
-
         s = self.settings
-        network = {**_plain(s.model), "weights": weights_digest(s.model)}
-        digest = summary.load(SnapshotSummary).digest
-        key = content_key(
-            "model", TRAINING_VERSION, digest, network, _plain(s.training), _plain(s.quantization)
-        )
-        return DocumentTarget(self.store, f"work/models/{key}/training.json")
+        key = content_key("tuned", TUNING_VERSION, summary.digest, _network(s), _plain(s.training))
+        return DocumentTarget(self.store, f"work/tuned/{key}/tuned.json")
 
     def work(self) -> None:
         """Train; the weights lie beside the record, and are there before it."""
-        from luigi_tasks.train import train  # noqa: PLC0415
+        from luigi_tasks.candidate import tune_on_snapshot  # noqa: PLC0415
+
+        target = self.own_target()
+        weights, record = tune_on_snapshot(self)
+        self.store.put(target.folder + WEIGHTS_FILE, weights)
+        target.save(record)
+
+
+class ConvertBackbone(PipelineTask):
+    """The frozen backbone as TFLite, in float and in the candidate's form.
+
+    With initial weights it is made once, and stays while they, the dataset and `[quantization]` stay:
+    the calibration set too, so that the next release differs from this one in its head alone.
+    """
+
+    def requires(self) -> DatasetSnapshot | TuneBackbone:
+        return self.clone(TuneBackbone if tunes(self.settings) else DatasetSnapshot)  # type: ignore[no-any-return]
+
+    @settled
+    def output(self) -> DocumentTarget | PendingTarget:
+        """Address: the weights, the dataset's address and how it is quantized; not its pictures."""
+        s = self.settings
+        origin: object = self.pictures
+        if tunes(s):
+            tuned = self.clone(TuneBackbone).output()
+            if isinstance(tuned, PendingTarget):
+                return tuned
+            origin = tuned.key
+        key = content_key(
+            "backbone", BACKBONE_VERSION, _network(s), s.training.seed, _plain(s.quantization), origin
+        )
+        return DocumentTarget(self.store, f"work/backbones/{key}/backbone.json")
+
+    def work(self) -> None:
+        """Choose the calibration set, and convert."""
+        from luigi_tasks.conversion import choose_calibration, convert_backbone  # noqa: PLC0415
+        from luigi_tasks.records import TRAIN  # noqa: PLC0415
+        from luigi_tasks.train import package_versions  # noqa: PLC0415
 
         s, target = self.settings, self.own_target()
-        trained = train(
-            self.load_pixels, load_snapshot(self), s.model, s.training, s.quantization, self.progress
+        chosen = choose_calibration(load_snapshot(self).split(TRAIN), s.quantization.calibration_pictures)
+        pixels = self.load_pixels(chosen, s.model.input_size, s.model.input_size)
+        tuned = self.store.read(self.input().folder + WEIGHTS_FILE) if tunes(s) else None
+        forms, width = convert_backbone(
+            s.model, s.quantization.scheme, pixels, tuned, self.progress, s.training.seed
         )
-        self.store.put(target.folder + WEIGHTS_FILE, trained.weights)
-        target.save(trained.record)
+        digests = {form: hashlib.sha256(file).hexdigest() for form, file in forms.items()}
+        for form, file in forms.items():
+            self.store.put(_form_key(target, form, digests[form]), file)
+        target.save_first(
+            BackboneRecord(
+                forms=digests,
+                width=width,
+                calibration=tuple(one.sha256 for one in chosen),
+                made_with=package_versions(),
+            )
+        )
+
+    def load(self) -> tuple[BackboneRecord, dict[str, bytes]]:
+        """Return the record and the forms."""
+        target = self.own_target()
+        record = target.load(BackboneRecord)
+        return record, {
+            form: self.read_cached(_form_key(target, form, sha256), sha256)
+            for form, sha256 in record.forms.items()
+        }
+
+
+class BackboneFeatures(PipelineTask):
+    """What the frozen backbone says to each picture of a batch, and to its distorted views."""
+
+    batch = luigi.Parameter(description="key of the batch, from the plan")
+
+    def requires(self) -> list[luigi.Task]:
+        return [self.clone(DatasetSnapshot), self.clone(ConvertBackbone)]
+
+    @settled
+    def output(self) -> DocumentTarget | PendingTarget:
+        """Address: the backbone's bytes, the views and the batch."""
+        backbone = self.clone(ConvertBackbone).output()
+        if isinstance(backbone, PendingTarget) or not backbone.exists():
+            return PendingTarget()
+        return self._target(backbone.load(BackboneRecord), str(self.batch))
+
+    def _target(self, backbone: BackboneRecord, batch: str) -> DocumentTarget:
+        s = self.settings
+        views = (s.training.augmented_views, s.training.horizontal_flip, s.dataset.holdout_percent)
+        key = content_key("features", FEATURES_VERSION, backbone.forms, s.model.input_size, views)
+        return DocumentTarget(self.store, f"work/features/{key}/{batch}.json")
+
+    def work(self) -> None:
+        """Compute what no earlier batch has."""
+        self.make()
+
+    def make(self) -> FeatureRows:
+        """Compute, save and return the features."""
+        from luigi_tasks.feature_batches import compute_rows, digest_of  # noqa: PLC0415
+        from luigi_tasks.train import choose_rows  # noqa: PLC0415
+
+        s, target = self.settings, self.own_target()
+        read = {one.sha256: one for one in self._read_pictures() if not one.fault}
+        pictures = sorted(read)
+        record, forms = self.clone(ConvertBackbone).load()
+        size = s.model.input_size
+        pixels = self.load_pixels([read[one] for one in pictures], size, size)
+        rows, computed = compute_rows(
+            forms,
+            choose_rows(
+                pictures, s.quantization.scheme, s.training.augmented_views + 1, s.dataset.holdout_percent
+            ),
+            dict(zip(pictures, pixels, strict=True)),
+            self._known(record, pictures),
+            self.progress,
+            flip=s.training.horizontal_flip,
+        )
+        packed = rows.pack()
+        sha256 = digest_of(packed)
+        self.store.put(f"{target.folder}{sha256}.npz", packed)
+        self.cache.put(sha256, packed)
+        target.save_list(FeaturesRecord(pictures=dict(rows.pictures), sha256=sha256, computed=computed))
+        self.tell(f"{computed} rows of {len(pictures)} pictures computed")
+        return rows
+
+    def load(self) -> FeatureRows:
+        """Return the features; what the store has broken is computed again."""
+        from luigi_tasks.feature_batches import unpack_rows  # noqa: PLC0415
+
+        target = self.own_target()
+        record = target.load(FeaturesRecord)
+        try:
+            packed = self.read_cached(f"{target.folder}{record.sha256}.npz", record.sha256)
+        except (InputError, TransportError) as e:
+            logger.warning("%s: %s; computed again", self.task_id, e)
+            return self.make()
+        return unpack_rows(packed, record.pictures)
+
+    def _read_pictures(self) -> tuple[ReadPicture, ...]:
+        batch = self.clone(ReadBatch).output()
+        if batch.exists():
+            return batch.load(Inventory).pictures  # type: ignore[no-any-return]
+        # Somebody cleared the store of it; the inventory still tells.
+        plan = self.clone(DatasetSnapshot).plan
+        return tuple(one for one in self.log.load(plan.inventory).pictures if one.batch == self.batch)
+
+    def _known(self, backbone: BackboneRecord, pictures: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Rows of pictures that another batch had before they were moved, touched or merged."""
+        wanted = set(pictures)
+        log = self.log.load(self.clone(DatasetSnapshot).plan.inventory)
+        known: dict[str, dict[str, Any]] = {}
+        for batch in sorted({one.batch for one in log.pictures if one.sha256 in wanted} - {self.batch}):
+            if not self._target(backbone, batch).exists():
+                continue
+            rows = self.clone(BackboneFeatures, batch=batch).load()
+            for name in rows.rows:
+                found = rows.find(name)
+                known.setdefault(name, {}).update({one: found[one] for one in wanted & found.keys()})
+        return known
+
+
+class TrainModel(PipelineTask):
+    """A head on the frozen backbone, trained on the snapshot."""
+
+    def requires(self) -> list[luigi.Task]:
+        features = [self.clone(BackboneFeatures, batch=batch) for batch in self.plan.batches]
+        return [self.clone(DatasetSnapshot), self.clone(ConvertBackbone), *features]
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """The snapshot's."""
+        return self.clone(DatasetSnapshot).plan  # type: ignore[no-any-return]
+
+    @settled
+    def output(self) -> DocumentTarget | PendingTarget:
+        """Address: the pictures' content, the backbone's bytes and how the head learns."""
+        summary, backbone = load_summary(self), self.clone(ConvertBackbone).output()
+        if summary is None or isinstance(backbone, PendingTarget) or not backbone.exists():
+            return PendingTarget()
+        forms = backbone.load(BackboneRecord).forms
+        training = _plain(self.settings.training)
+        key = content_key("head", TRAINING_VERSION, summary.digest, forms, training)
+        return DocumentTarget(self.store, f"work/heads/{key}/training.json")
+
+    def work(self) -> None:
+        """Train; the head lies beside the record, and is there before it."""
+        from luigi_tasks.candidate import train_on_features  # noqa: PLC0415
+
+        train_on_features(self, self.own_target())
 
 
 class QuantizeModel(PipelineTask):
-    """The candidate: `model.tflite`, and the float network beside it for the gate."""
+    """The candidate: `model.tflite`."""
 
     def requires(self) -> TrainModel:
         return self.clone(TrainModel)  # type: ignore[no-any-return]
 
+    @settled
     def output(self) -> DocumentTarget | PendingTarget:
-        """Address: the trained model and the scheme."""
-        record = self.input()
+        """Address: the head, the backbone under it and the scheme."""
+        record = self.clone(TrainModel).output()
         if isinstance(record, PendingTarget) or not record.exists():
             return PendingTarget()
         key = content_key("candidate", QUANTIZATION_VERSION, record.key, _plain(self.settings.quantization))
         return DocumentTarget(self.store, f"work/candidates/{key}/candidate.json")
 
     def work(self) -> None:
-        """Convert and quantize."""
-        from luigi_tasks.quantize import quantize  # noqa: PLC0415
+        """Write the head into the backbone's file."""
+        from luigi_tasks.candidate import assemble_candidate  # noqa: PLC0415
 
-        s, target = self.settings, self.own_target()
-        weights = self.store.read(self.input().folder + WEIGHTS_FILE)
-        snapshot = load_snapshot(self)
-        quantized = quantize(
-            weights, self.load_pixels, snapshot, s.model, s.training, s.quantization, self.progress
-        )
-        self.store.put(target.folder + MODEL_FILE, quantized.model)
-        self.store.put(target.folder + FLOAT_MODEL_FILE, quantized.float_model)
-        target.save(_describe_candidate(quantized, snapshot, s))
+        target = self.own_target()
+        model, candidate = assemble_candidate(self)
+        self.store.put(target.folder + MODEL_FILE, model)
+        target.save(candidate)
 
 
 class EvaluateModel(PipelineTask):
@@ -247,7 +541,7 @@ class EvaluateModel(PipelineTask):
 
     def output(self) -> DocumentTarget | PendingTarget:
         """Address: the candidate, the gate's settings and the champion it had to meet."""
-        target = self.input()
+        target = self.clone(QuantizeModel).output()
         if isinstance(target, PendingTarget) or not target.exists():
             return PendingTarget()
         from luigi_tasks.records import Candidate  # noqa: PLC0415
@@ -458,21 +752,42 @@ def utc_now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
-def _describe_candidate(quantized: Any, snapshot: Any, settings: PipelineSettings) -> Any:  # noqa: ANN401
-    from edge_client.contract.preprocessing import PREPROCESSING_ID  # noqa: PLC0415
-    from edge_client.contract.release import Normalization, Preprocessing, release_id  # noqa: PLC0415
-    from luigi_tasks.records import Candidate  # noqa: PLC0415
+def tunes(settings: PipelineSettings) -> bool:
+    """Whether the backbone itself learns."""
+    return settings.training.mode == "finetune" or settings.model.weights == "none"
 
-    size = settings.model.input_size
-    preprocessing = Preprocessing(id=PREPROCESSING_ID, height=size, width=size, normalization=Normalization())
-    return Candidate(
-        release=release_id(quantized.model, snapshot.labels, preprocessing),
-        model_sha256=hashlib.sha256(quantized.model).hexdigest(),
-        labels=snapshot.labels,
-        preprocessing=preprocessing,
-        snapshot=snapshot.digest,
-        quantization=quantized.record,
-    )
+
+def load_summary(task: PipelineTask) -> Any:  # noqa: ANN401 - as in load_snapshot
+    """Return what most steps need of the snapshot, or None if it is not there yet."""
+    from luigi_tasks.records import SnapshotSummary  # noqa: PLC0415
+
+    target = task.clone(DatasetSnapshot).output()
+    return target.load(SnapshotSummary) if target.exists() else None
+
+
+def _form_key(target: DocumentTarget, form: str, sha256: str) -> str:
+    return f"{target.folder}{form}-{sha256}.tflite"
+
+
+def _network(settings: PipelineSettings) -> dict[str, object]:
+    from luigi_tasks.backbones import weights_digest  # noqa: PLC0415
+
+    return {**_plain(settings.model), "weights": weights_digest(settings.model)}
+
+
+# The listing that named a task, so that making the plan lists no bucket again.
+_listings: dict[tuple[str, str], tuple[Entry, ...]] = {}
+
+
+def _remember_listing(pictures: str, listing: tuple[Entry, ...]) -> str:
+    digest = listing_digest(listing)
+    _listings.clear()
+    _listings[pictures, digest] = listing
+    return digest
+
+
+def _recall_listing(pictures: str, digest: str) -> tuple[Entry, ...]:
+    return _listings.get((pictures, digest), ())
 
 
 def _with_dataset(settings: PipelineSettings, url: str) -> PipelineSettings:

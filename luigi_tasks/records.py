@@ -5,10 +5,76 @@ Light on purpose: a run with nothing to do reads these, and must not pay for Num
 
 from __future__ import annotations
 
+import msgspec
+
 from edge_client.contract.documents import Document
 from edge_client.contract.release import Preprocessing  # noqa: TC001 - msgspec resolves it at run time
 
 TRAIN, HOLDOUT = "train", "holdout"
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One picture of a listing, before it is read.
+
+    Attributes:
+        path: Relative, with /; the first part is the class.
+        size: Bytes.
+        version: Changes when the content may have changed: mtime in ns, the ETag, or what names an
+            archive's content on every machine.
+    """
+
+    path: str
+    size: int
+    version: str
+
+
+class ReadPicture(Entry, frozen=True, array_like=True):
+    """A picture that was read once.
+
+    Attributes:
+        sha256: Hex digest of the file's content; empty if it cannot be decoded.
+        fault: Why it cannot be decoded, else empty.
+        batch: Key of the batch that read it, which its features lie with.
+    """
+
+    sha256: str
+    fault: str
+    batch: str
+
+
+class Inventory(Document, frozen=True, kw_only=True):
+    """All pictures of a listing, as they were read; also one batch of them."""
+
+    pictures: tuple[ReadPicture, ...]
+
+
+class InventoryPointer(Document, frozen=True, kw_only=True):
+    """Where the newest inventory of a dataset lies: a hint that saves reading pictures again."""
+
+    key: str
+
+
+class NewBatch(Document, frozen=True, kw_only=True):
+    """Pictures that one task reads."""
+
+    key: str
+    pictures: tuple[Entry, ...]
+
+
+class Plan(Document, frozen=True, kw_only=True):
+    """How a listing is read. The first worker makes it, all others follow it.
+
+    Attributes:
+        inventory: Key of the inventory that the known pictures are looked up in; empty: none.
+        kept: Paths of the known pictures, unchanged since.
+        new: Batches to read.
+        batches: Keys of all batches that hold a picture of the listing.
+    """
+
+    inventory: str
+    kept: tuple[str, ...]
+    new: tuple[NewBatch, ...]
+    batches: tuple[str, ...]
 
 
 class Picture(Document, frozen=True, kw_only=True):
@@ -68,20 +134,68 @@ class SnapshotSummary(Document, frozen=True, kw_only=True):
         )
 
 
-class TrainingRecord(Document, frozen=True, kw_only=True):
-    """What training did.
+class TunedRecord(Document, frozen=True, kw_only=True):
+    """What fine-tuning did to the backbone; its weights lie beside.
 
     Attributes:
         history: Loss and accuracy of each epoch.
+        parent: Release whose weights it started from; empty: the backbone's own.
         made_with: Package versions.
         seconds: Wall-clock time.
+    """
+
+    history: dict[str, tuple[float, ...]]
+    parent: str
+    made_with: dict[str, str]
+    seconds: float
+
+
+class BackboneRecord(Document, frozen=True, kw_only=True):
+    """A frozen backbone in its TFLite forms, which lie beside as `<form>-<sha256>.tflite`.
+
+    Attributes:
+        forms: SHA-256 of each form's file: `float`, and the candidate's scheme.
+        width: Features a picture.
+        calibration: Content hashes of the pictures that set its scales and int8 ranges.
+        made_with: Package versions.
+    """
+
+    forms: dict[str, str]
+    width: int
+    calibration: tuple[str, ...]
+    made_with: dict[str, str]
+
+
+class FeaturesRecord(Document, frozen=True, kw_only=True):
+    """Features of one batch, which lie beside as `<sha256>.npz`.
+
+    Attributes:
+        pictures: Content hashes of the rows, by name: `<form>_<view>`.
+        sha256: Hex digest of the file.
+        computed: Rows that were computed and not taken from an earlier batch.
+    """
+
+    pictures: dict[str, tuple[str, ...]]
+    sha256: str
+    computed: int
+
+
+class TrainingRecord(Document, frozen=True, kw_only=True):
+    """What training did; the head and its answers lie beside.
+
+    Attributes:
+        history: Loss and accuracy of each epoch, of the head and of a tuned backbone before it.
+        made_with: Package versions.
+        seconds: Wall-clock time of the head's training.
         train_pictures: Pictures of the training split.
+        float_drop_points: What the candidate's form loses against float on the hold-out, by features.
     """
 
     history: dict[str, tuple[float, ...]]
     made_with: dict[str, str]
     seconds: float
     train_pictures: int
+    float_drop_points: float
 
 
 class QuantizationRecord(Document, frozen=True, kw_only=True):
@@ -101,7 +215,7 @@ class QuantizationRecord(Document, frozen=True, kw_only=True):
 
 
 class Candidate(Document, frozen=True, kw_only=True):
-    """`candidate.json`, beside `model.tflite` and `float.tflite`.
+    """`candidate.json`, beside `model.tflite`.
 
     Attributes:
         release: The id that it would be published under.
@@ -176,7 +290,8 @@ class Measurement(Document, frozen=True, kw_only=True):
         labels: The classes, in the order of rows and columns.
         classes: Precision and recall of each.
         confusion: Counts; rows are truths, columns answers.
-        latency_ms_p50: Preprocessing and inference, one thread, pictures one after another.
+        latency_ms_p50: Preprocessing and inference, one thread, pictures one after another; None where
+            no file was run.
         latency_ms_p90: The slowest tenth begins here.
         runtime: What ran it.
         mistakes: The most confident wrong answers, worst first.
@@ -187,8 +302,8 @@ class Measurement(Document, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     classes: tuple[ClassFigures, ...]
     confusion: tuple[tuple[int, ...], ...]
-    latency_ms_p50: float
-    latency_ms_p90: float
+    latency_ms_p50: float | None
+    latency_ms_p90: float | None
     runtime: str
     mistakes: tuple[Mistake, ...]
 

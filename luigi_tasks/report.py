@@ -110,7 +110,7 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "megabytes": megabytes}
+    environment.filters |= {"percent": percent, "megabytes": megabytes, "milliseconds": milliseconds}
     candidate = evaluation.candidate
     page: str = environment.get_template("report.html").render(
         evaluation=evaluation,
@@ -138,6 +138,11 @@ def percent(share: float) -> str:
 def megabytes(size_bytes: float) -> str:
     """2738448 -> 2.74 MB; below a tenth, in kB."""
     return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 100_000 else f"{size_bytes / 1e3:.1f} kB"
+
+
+def milliseconds(latency_ms: float | None) -> str:
+    """1.234 -> 1.23; a dash where no file was run."""
+    return "-" if latency_ms is None else f"{latency_ms:.2f}"
 
 
 def describe_check(check: Check) -> tuple[str, str]:

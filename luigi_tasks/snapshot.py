@@ -12,35 +12,37 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
-from edge_client.contract.preprocessing import decode_picture
-from luigi_tasks.pictures import in_threads
 from luigi_tasks.records import HOLDOUT, TRAIN, Picture, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from luigi_tasks.dataset import Entry, PictureSource
-    from luigi_tasks.progress import Progress
+    from luigi_tasks.records import Entry, ReadPicture
     from luigi_tasks.settings import DatasetSettings
 
 NAMED_AT_MOST = 10
+VALIDATION_SHARE = 0.1
 # Unicode categories of characters that break a line (labels.txt) or cannot be written.
 NOT_IN_LABELS = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
-def take_snapshot(source: PictureSource, settings: DatasetSettings, progress: Progress) -> Snapshot:
-    """Read, hash and decode every picture once.
+def make_snapshot(read: Sequence[ReadPicture], url: str, settings: DatasetSettings) -> Snapshot:
+    """Turn what was read into the list of pictures to learn from.
 
+    Args:
+        read: Every picture of the listing.
+        url: Where they are, for messages.
+        settings: The rules.
     Raises: InputError if the pictures cannot make a classifier: none, one class, too few of a
         class, undecodable ones, one picture in two classes, two classes of one name.
     """
-    entries = source.listing()
-    classes = name_classes(entries)
-    hashes, broken = _read_all(source, entries, progress)
+    classes = name_classes(read)
+    broken = {one.path: one.fault for one in read if one.fault}
+    hashes = {one.path: one.sha256 for one in read if not one.fault}
     if len(broken) > settings.max_broken_pictures:
-        raise InputError(_complain_about_broken(source.url, broken, settings.max_broken_pictures))
+        raise InputError(_complain_about_broken(url, broken, settings.max_broken_pictures))
     found = _unique_pictures(hashes, classes)
-    check_counts(collections.Counter(found.values()), sorted(set(classes.values())), source.url, settings)
+    check_counts(collections.Counter(found.values()), sorted(set(classes.values())), url, settings)
     splits = choose_splits(found, settings.holdout_percent)
     paths = {digest: path for path, digest in sorted(hashes.items(), reverse=True)}
     pictures = tuple(
@@ -107,7 +109,7 @@ def choose_splits(found: dict[str, str], holdout_percent: float) -> dict[str, st
     it alone may move back once more pictures of its class arrive.
     """
     limit = holdout_percent / 100
-    splits = {digest: HOLDOUT if _position(digest) < limit else TRAIN for digest in found}
+    splits = {digest: HOLDOUT if position(digest) < limit else TRAIN for digest in found}
     by_class: dict[str, list[str]] = collections.defaultdict(list)
     for digest, label in found.items():
         by_class[label].append(digest)
@@ -120,30 +122,14 @@ def choose_splits(found: dict[str, str], holdout_percent: float) -> dict[str, st
     return splits
 
 
-def _position(digest: str) -> float:
+def position(digest: str) -> float:
+    """Return where a content hash lies in [0, 1); the hold-out takes the lowest."""
     return int(digest[:8], 16) / 2**32
 
 
-def _read_all(
-    source: PictureSource, entries: Sequence[Entry], progress: Progress
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the hash of each decodable path, and the reason for each that is not."""
-
-    def read(entry: Entry) -> tuple[str, str, str]:
-        data = source.read(entry.path)
-        try:
-            decode_picture(data, source=entry.path)
-        except InputError as e:
-            return entry.path, "", str(e)
-        return entry.path, hashlib.sha256(data).hexdigest(), ""
-
-    hashes, broken = {}, {}
-    for path, digest, fault in in_threads(read, entries, "reading pictures", progress):
-        if fault:
-            broken[path] = fault
-        else:
-            hashes[path] = digest
-    return hashes, broken
+def is_validation(digest: str) -> bool:
+    """Whether a training picture tells when to stop; by bits that the split does not use."""
+    return int(digest[8:16], 16) / 2**32 < VALIDATION_SHARE
 
 
 def _unique_pictures(hashes: dict[str, str], classes: dict[str, str]) -> dict[str, str]:

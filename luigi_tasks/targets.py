@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import luigi
 
-from edge_client.contract.documents import Document, decode_document, encode_document
+from edge_client.contract.documents import Document, decode_document, encode_compact, encode_document
+from luigi_tasks.store import StoreConflictError
 
 if TYPE_CHECKING:
     from luigi_tasks.announce import BrokerClient
@@ -70,6 +71,18 @@ class DocumentTarget(luigi.Target):
     def save(self, document: Document) -> None:
         """Write the document in one step."""
         self.store.put(self.key, encode_document(document), content_type="application/json")
+
+    def save_list(self, document: Document) -> None:
+        """Write a document of very many parts, not for people to read."""
+        self.store.put(self.key, encode_compact(document), content_type="application/json")
+
+    def save_first(self, document: DocumentT) -> DocumentT:
+        """Write the document unless there is one; return the one that is there then."""
+        try:
+            self.store.put_if_unchanged(self.key, encode_compact(document), None)
+        except StoreConflictError:
+            return self.load(type(document))
+        return document
 
 
 class ChannelTarget(luigi.Target):

@@ -58,3 +58,8 @@ def decode_document(kind: type[DocumentT], data: bytes, *, source: str, limit_by
 def encode_document(document: Document) -> bytes:
     """Return indented UTF-8 JSON with a stable key order and a final newline."""
     return msgspec.json.format(msgspec.json.encode(document, order="deterministic"), indent=2) + b"\n"
+
+
+def encode_compact(document: Document) -> bytes:
+    """Return the same without indentation: for documents of very many parts."""
+    return msgspec.json.encode(document, order="deterministic")

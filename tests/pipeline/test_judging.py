@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from edge_client.contract.release import Normalization, Preprocessing, release_i
 from edge_client.inference.classifier import Classifier
 from luigi_tasks.judging import assemble_release, judge_candidate
 from luigi_tasks.keys import make_keys
-from luigi_tasks.pipeline import EvaluateModel, open_repository, utc_now
+from luigi_tasks.pipeline import FLOAT_SCORES_FILE, EvaluateModel, open_repository, utc_now
 from luigi_tasks.progress import silent
 from luigi_tasks.publish import point_channel
 from luigi_tasks.records import (
@@ -68,9 +69,9 @@ class Step:
             for name in ("DatasetSnapshot", "TrainModel", "QuantizeModel", "EvaluateModel")
         }
         self._input = self._targets["QuantizeModel"]
-        self._finish_earlier_steps(model, tiny_model(bias, kind="float32"))
+        self._finish_earlier_steps(model)
 
-    def _finish_earlier_steps(self, model: bytes, float_model: bytes) -> None:
+    def _finish_earlier_steps(self, model: bytes) -> None:
         pictures = tuple(
             Picture(
                 path=f"{label}/{number}.png",
@@ -85,10 +86,18 @@ class Step:
         snapshot = Snapshot(digest="s", labels=tuple(sorted(self.candidate.labels)), pictures=pictures)
         DocumentTarget(self.store, targets["DatasetSnapshot"].folder + "pictures.json").save(snapshot)
         targets["TrainModel"].save(
-            TrainingRecord(history={"loss": (1.0, 0.5)}, made_with={}, seconds=1.0, train_pictures=9)
+            TrainingRecord(
+                history={"loss": (1.0, 0.5)},
+                made_with={},
+                seconds=1.0,
+                train_pictures=9,
+                float_drop_points=0.0,
+            )
         )
         self.store.put(targets["QuantizeModel"].folder + "model.tflite", model)
-        self.store.put(targets["QuantizeModel"].folder + "float.tflite", float_model)
+        scores = io.BytesIO()
+        np.save(scores, np.repeat(np.eye(len(snapshot.labels), dtype=np.float32), 4, 0))
+        self.store.put(targets["TrainModel"].folder + FLOAT_SCORES_FILE, scores.getvalue())
         targets["QuantizeModel"].save(self.candidate)
 
     def input(self) -> DocumentTarget:

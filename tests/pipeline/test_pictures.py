@@ -11,10 +11,10 @@ import pytest
 
 from edge_client.contract.errors import InputError, TransportError
 from edge_client.contract.preprocessing import decode_picture, fit_pixels
-from luigi_tasks.dataset import Entry, FolderSource
-from luigi_tasks.pictures import THREADS, load_pixels
+from luigi_tasks.dataset import FolderSource
+from luigi_tasks.pictures import load_pixels
 from luigi_tasks.progress import silent
-from luigi_tasks.records import Picture
+from luigi_tasks.records import Entry, Picture
 from tests.fakes.datasets import picture_bytes, write_tree
 
 
@@ -33,6 +33,7 @@ class FailingSource:
     breaks_at: str = ""
     slow_after: int = 1_000_000
     url: str = "s3://fake/pictures"
+    threads: int = 4
 
     def __post_init__(self):
         self.asked = []
@@ -105,4 +106,4 @@ def test_after_an_interruption_the_rest_is_not_read():
 
     with pytest.raises(KeyboardInterrupt):
         load_pixels(source, pictures_of(tree), 8, 8, interrupt)
-    assert len(source.asked) <= 10 + 2 * THREADS
+    assert len(source.asked) <= 10 + 2 * source.threads

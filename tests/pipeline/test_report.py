@@ -23,7 +23,11 @@ from luigi_tasks.report import MATRIX_CLASSES, Past, draw_curve, megabytes, perc
 from luigi_tasks.settings import GateSettings
 
 LIMITS = GateSettings(
-    min_accuracy=0.8, max_float_drop_points=2.0, max_champion_drop_points=0.5, max_model_bytes=8_000_000
+    min_accuracy=0.8,
+    max_float_drop_points=2.0,
+    max_class_drop_points=10.0,
+    max_champion_drop_points=0.5,
+    max_model_bytes=8_000_000,
 )
 VOID = {"meta", "img", "line", "circle", "polyline", "text", "br", "link"}
 
@@ -120,6 +124,7 @@ def render(
         verdict=judge(
             accuracy=candidate.accuracy,
             float_accuracy=deployed.accuracy,
+            classes=(),
             champion=(candidate.accuracy, deployed.accuracy) if champion else None,
             model_bytes=2_738_448,
             settings=LIMITS,
@@ -134,6 +139,7 @@ def render(
             made_with={},
             seconds=12.5,
             train_pictures=100,
+            float_drop_points=0.0,
         ),
         quantization=QuantizationRecord(
             scheme="int8", calibration=("a",), operators={"CONV_2D": 3}, made_with={"tensorflow": "2.21.0"}

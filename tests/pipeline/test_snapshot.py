@@ -16,14 +16,23 @@ from PIL import Image
 from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import InputError
 from luigi_tasks.dataset import BucketSource, FolderSource
+from luigi_tasks.pictures import read_pictures
+from luigi_tasks.pixel_cache import PixelCache
 from luigi_tasks.progress import silent
 from luigi_tasks.records import HOLDOUT, TRAIN, Snapshot, SnapshotSummary
-from luigi_tasks.snapshot import choose_splits, take_snapshot
+from luigi_tasks.snapshot import choose_splits, make_snapshot
 from tests.fakes.datasets import class_folders, dataset_settings, picture_bytes, write_tree
 
 
 def sha256(data):
     return hashlib.sha256(data).hexdigest()
+
+
+def take_snapshot(source, settings, progress):
+    """Read and put together, as ReadBatch and DatasetSnapshot do."""
+    cache = PixelCache(settings.cache_dir / "pixels", 8, 8)
+    read = read_pictures(source, source.listing(), "b", 8, 8, progress, cache)
+    return make_snapshot(read, source.url, settings)
 
 
 def snap(folder, tree=None, **changes):

@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 import pytest
 from local_services import free_ports
+from luigi_tasks.quantize import quantize
 
 from edge_client.contract.errors import SettingsError, TransportError
 from edge_client.contract.release import Normalization
@@ -16,7 +17,6 @@ from luigi_tasks.backbones import architecture_name, build_backbone, build_netwo
 from luigi_tasks.conversion import choose_calibration
 from luigi_tasks.features import distort
 from luigi_tasks.progress import silent
-from luigi_tasks.quantize import quantize
 from luigi_tasks.records import Picture, Snapshot
 from luigi_tasks.settings import ModelSettings, QuantizationSettings, TrainingSettings
 from luigi_tasks.train import train, unpack_weights

@@ -1,0 +1,113 @@
+"""Features of a batch of pictures: computed once, kept in the store, found again by content hash.
+
+Rows are named `<form>_<view>`; each belongs to (picture hash, backbone, preprocessing, view). Which
+pictures a name has is for the caller to say: the other views only where a picture is learned from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from luigi_tasks.features import FeatureExtractor
+from luigi_tasks.views import distort_all
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from luigi_tasks.progress import Progress
+
+FLOAT = "float"
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureRows:
+    """Features of some pictures.
+
+    Attributes:
+        pictures: Content hashes of each name's rows, in their order.
+        rows: (pictures, F) by name; int8 as the form gives them, or float16.
+    """
+
+    pictures: Mapping[str, tuple[str, ...]]
+    rows: Mapping[str, NDArray[Any]]
+
+    def find(self, name: str) -> dict[str, NDArray[Any]]:
+        """Map content hash to row."""
+        return dict(zip(self.pictures.get(name, ()), self.rows.get(name, ()), strict=True))
+
+    def pack(self) -> bytes:
+        """Return the rows as one npz, the same bytes for the same rows."""
+        file = io.BytesIO()
+        arrays: dict[str, Any] = {name: self.rows[name] for name in sorted(self.rows)}
+        np.savez(file, **arrays)
+        return file.getvalue()
+
+
+def unpack_rows(packed: bytes, pictures: Mapping[str, tuple[str, ...]]) -> FeatureRows:
+    """Return what `FeatureRows.pack` wrote."""
+    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+        return FeatureRows(pictures, {name: arrays[name] for name in arrays.files})
+
+
+@functools.lru_cache(maxsize=4)
+def open_extractor(backbone: bytes) -> FeatureExtractor:
+    """Return the process's extractor of a backbone's form."""
+    return FeatureExtractor(backbone)
+
+
+def compute_rows(
+    forms: Mapping[str, bytes],
+    wanted: Mapping[str, tuple[str, ...]],
+    pixels: Mapping[str, NDArray[np.uint8]],
+    known: Mapping[str, Mapping[str, NDArray[Any]]],
+    progress: Progress,
+    *,
+    flip: bool,
+) -> tuple[FeatureRows, int]:
+    """Compute what is not known yet.
+
+    Args:
+        forms: Each form's TFLite file.
+        wanted: Content hashes by name.
+        pixels: (H, W, 3) RGB by content hash.
+        known: Rows that an earlier batch has, by name and hash.
+        progress: Gets pictures done.
+        flip: Whether mirror images keep their meaning.
+    Returns: The rows, and how many of them were computed.
+    """
+    rows: dict[str, NDArray[Any]] = {}
+    computed = 0
+    views: dict[tuple[int, tuple[str, ...]], NDArray[np.uint8]] = {}
+    for name, pictures in wanted.items():
+        form, _, view = name.rpartition("_")
+        extractor = open_extractor(forms[form])
+        kept = known.get(name, {})
+        missing = tuple(one for one in pictures if one not in kept)
+        if (int(view), missing) not in views:
+            views.clear()  # one at a time in memory
+            shown = (
+                np.stack([pixels[one] for one in missing]) if missing else np.empty((0, 1, 1, 3), np.uint8)
+            )
+            views[int(view), missing] = distort_all(shown, missing, int(view), flip=flip)
+        fresh = extractor(views[int(view), missing], progress, f"{form} features, view {int(view) + 1}")
+        if not extractor.quantized:
+            fresh = fresh.astype(np.float16)
+        computed += len(missing)
+        if len(missing) < len(pictures):
+            found = dict(zip(missing, fresh, strict=True))
+            fresh = np.stack([found[one] if one in found else kept[one] for one in pictures])
+        rows[name] = fresh
+    return FeatureRows(dict(wanted), rows), computed
+
+
+def digest_of(data: bytes) -> str:
+    """Hex SHA-256."""
+    return hashlib.sha256(data).hexdigest()
