@@ -32,7 +32,8 @@ GRID_LAYERS = {
 }
 STANDARD_SUFFIX = "_standard"
 QUIET_SHARE = 0.1
-TINY = 1e-20
+# Of a map's largest value: channels that differ less from picture to picture are constant.
+CONSTANT_SHARE = 1e-3
 
 
 def architecture_name(model: ModelSettings) -> str:
@@ -114,8 +115,11 @@ def standardize(backbone: Any, pixels: NDArray[np.uint8]) -> None:  # noqa: ANN4
     for number, layer in enumerate(standards):
         maps = np.concatenate([chunk[number] if len(standards) > 1 else chunk for chunk in chunks])
         mean, deviation = maps.mean((0, 1, 2)), maps.std((0, 1, 2))  # (channels,)
+        if deviation.mean() < CONSTANT_SHARE * np.abs(maps).max():
+            # It tells nothing yet, and less than a step of int8 cannot be blown up to something.
+            continue
         # A channel that hardly ever answers must not become the loudest.
-        deviation = deviation + QUIET_SHARE * deviation.mean() + TINY
+        deviation = deviation + QUIET_SHARE * deviation.mean()
         scale = (1 / deviation).astype(np.float32)
         layer.set_weights([scale[None, None, :, None], (-mean * scale).astype(np.float32)])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,24 +12,101 @@ import numpy as np
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.contract.release import Normalization, Preprocessing, release_id
 from luigi_tasks.backbones import architecture_name
+from luigi_tasks.cluster import parse_cluster
 from luigi_tasks.compose import Dense, compose_classifier
 from luigi_tasks.feature_batches import open_extractor
 from luigi_tasks.operators import read_operators
 from luigi_tasks.pipeline import (
+    CHECKPOINT_FILE,
     FLOAT_SCORES_FILE,
     HEAD_FILE,
+    WEIGHTS_FILE,
     BackboneFeatures,
     ConvertBackbone,
     PipelineTask,
     TrainModel,
+    TuneBackbone,
+    lineage_key,
     load_snapshot,
+    open_repository,
+    tunes,
 )
-from luigi_tasks.records import Candidate, QuantizationRecord
+from luigi_tasks.records import TRAIN, Candidate, Lineage, QuantizationRecord, TunedRecord
+from luigi_tasks.targets import DocumentTarget
 from luigi_tasks.train import Form, pack_head, package_versions, train, unpack_head
 
 if TYPE_CHECKING:
     from luigi_tasks.pipeline import QuantizeModel
-    from luigi_tasks.targets import DocumentTarget
+    from luigi_tasks.store import Store
+
+
+class _StoredCheckpoint:
+    """A checkpoint beside the target that it leads to: any machine may go on from it."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store, self._key = store, key
+
+    def load(self) -> bytes | None:
+        found = self._store.get(self._key)
+        return found.data if found is not None else None
+
+    def save(self, data: bytes) -> None:
+        self._store.put(self._key, data)
+
+
+def tune_on_snapshot(task: TuneBackbone, target: DocumentTarget, index: int = 0) -> tuple[bytes, TunedRecord]:
+    """Tune the backbone on the snapshot's training pictures.
+
+    Args:
+        task: The step.
+        target: Where its result will lie.
+        index: Which machine of `[training] cluster` this is.
+    """
+    from luigi_tasks.tune import Pupils, tune_backbone  # noqa: PLC0415 - TensorFlow
+
+    started = time.monotonic()
+    settings, snapshot = task.settings, load_snapshot(task)
+    pictures = snapshot.split(TRAIN)
+    number = {label: index for index, label in enumerate(snapshot.labels)}
+    size = settings.model.input_size
+    pupils = Pupils(
+        pixels=task.load_pixels(pictures, size, size),
+        targets=np.array([number[one.label] for one in pictures]),
+        names=[one.sha256 for one in pictures],
+        classes=len(snapshot.labels),
+    )
+    parent, weights = _find_parent(task) if settings.training.warm_start else ("", None)
+    checkpoint = _StoredCheckpoint(task.store, target.folder + CHECKPOINT_FILE)
+    tuned = tune_backbone(
+        pupils,
+        settings.model,
+        settings.training,
+        weights,
+        settings.dataset.cache_dir / "activations",
+        checkpoint,
+        task.progress,
+        parse_cluster(settings.training.cluster, index),
+    )
+    if index == 0:
+        checkpoint.save(b"")
+    return tuned.weights, TunedRecord(
+        history=tuned.history,
+        parent=parent,
+        made_with=package_versions(),
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def _find_parent(task: TuneBackbone) -> tuple[str, bytes | None]:
+    """Return the deployed release and its backbone's weights, if it was tuned and they are still there."""
+    pointer = open_repository(task.settings).load().channel(task.settings.release.channel)
+    if pointer is None:
+        return "", None
+    lineage = DocumentTarget(task.store, lineage_key(pointer.release))
+    if not lineage.exists():
+        return "", None
+    found = task.store.get(lineage.load(Lineage).tuned + WEIGHTS_FILE)
+    return (pointer.release, found.data) if found is not None else ("", None)
 
 
 def train_on_features(task: TrainModel, target: DocumentTarget) -> None:
@@ -76,8 +154,12 @@ def assemble_candidate(task: QuantizeModel) -> tuple[bytes, Candidate]:
         name=architecture_name(settings.model),
     )
     preprocessing = Preprocessing(id=PREPROCESSING_ID, height=size, width=size, normalization=Normalization())
+    release = release_id(model, snapshot.labels, preprocessing)
+    if tunes(settings):
+        folder = task.clone(TuneBackbone).output().folder
+        DocumentTarget(task.store, lineage_key(release)).save(Lineage(tuned=folder))
     return model, Candidate(
-        release=release_id(model, snapshot.labels, preprocessing),
+        release=release,
         model_sha256=hashlib.sha256(model).hexdigest(),
         labels=snapshot.labels,
         preprocessing=preprocessing,

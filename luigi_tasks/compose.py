@@ -258,7 +258,7 @@ def _aligned_builder() -> Any:  # noqa: ANN401 - flatbuffers has no types
         def CreateNumpyVector(self, values: NDArray[Any]) -> int:  # noqa: N802 - the library's name
             alignment = 16 if values.dtype == np.uint8 else values.itemsize
             self.StartVector(values.itemsize, values.size, alignment)
-            end: int = self.head
+            end = int(self.Head())
             self.head = end - values.nbytes
             self.Bytes[self.head : end] = values.tobytes()
             self.vectorNumElems = values.size

@@ -35,9 +35,10 @@ class FeatureExtractor:
     """One TFLite form of a backbone, opened once a core.
 
     Args:
-        backbone: (1, H, W, 3) to (1, F): float in [-1, 1] to float, or uint8 pixels to int8.
+        backbone: (1, H, W, 3) to (1, ...): float in [-1, 1] to float, or uint8 pixels to int8.
 
     Attributes:
+        shape: Of one picture's features.
         scale: Real value of one step of an int8 feature; 1 for float ones.
         zero_point: The int8 value of 0.0; 0 for float ones.
     """
@@ -55,13 +56,13 @@ class FeatureExtractor:
                 interpreter.allocate_tensors()
             self._idle.put(interpreter)
         answer = interpreter.get_output_details()[0]
-        self.width = int(answer["shape"][-1])
+        self.shape = tuple(int(side) for side in answer["shape"][1:])
         scale, zero_point = answer["quantization"] if self.quantized else (1.0, 0)
         self.scale, self.zero_point = float(scale), int(zero_point)
 
     def __call__(self, pixels: NDArray[np.uint8], progress: Progress, what: str) -> NDArray[Any]:
-        """Return (N, F) features of (N, H, W, 3) RGB pictures: int8 as the file gives them, or float32."""
-        features = np.empty((len(pixels), self.width), np.int8 if self.quantized else np.float32)
+        """Return (N, ...) features of (N, H, W, 3) RGB pictures: int8 as the file gives them, or float32."""
+        features = np.empty((len(pixels), *self.shape), np.int8 if self.quantized else np.float32)
 
         def run(start: int) -> int:
             interpreter = self._idle.get()

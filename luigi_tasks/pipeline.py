@@ -60,6 +60,7 @@ EVALUATION_VERSION = 2
 REPORT_LINK_S = 7 * 24 * 3600
 
 WEIGHTS_FILE = "weights.npz"
+CHECKPOINT_FILE = "checkpoint.npz"
 HEAD_FILE = "head.npz"
 FLOAT_SCORES_FILE = "float_scores.npy"
 
@@ -322,7 +323,7 @@ class TuneBackbone(PipelineTask):
         from luigi_tasks.candidate import tune_on_snapshot  # noqa: PLC0415
 
         target = self.own_target()
-        weights, record = tune_on_snapshot(self)
+        weights, record = tune_on_snapshot(self, target)
         self.store.put(target.folder + WEIGHTS_FILE, weights)
         target.save(record)
 
@@ -755,6 +756,11 @@ def utc_now() -> str:
 def tunes(settings: PipelineSettings) -> bool:
     """Whether the backbone itself learns."""
     return settings.training.mode == "finetune" or settings.model.weights == "none"
+
+
+def lineage_key(release: str) -> str:
+    """Return where it is written what a release was made from."""
+    return f"work/lineage/{release}.json"
 
 
 def load_summary(task: PipelineTask) -> Any:  # noqa: ANN401 - as in load_snapshot

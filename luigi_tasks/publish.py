@@ -82,7 +82,7 @@ def build_release(
 
 
 def flatten_settings(settings: PipelineSettings) -> dict[str, str]:
-    """Return the settings that make a model, e.g. {"training.epochs": "20"}; nothing secret, no paths."""
+    """Return the settings that make a model, e.g. {"training.epochs": "20"}; no secrets, paths or hosts."""
     sections: dict[str, Any] = {
         "model": settings.model,
         "training": settings.training,
@@ -94,6 +94,7 @@ def flatten_settings(settings: PipelineSettings) -> dict[str, str]:
         for section, values in sections.items()
         for name, value in dataclasses.asdict(values).items()
     }
+    del flat["training.cluster"]
     flat["dataset.holdout_percent"] = str(settings.dataset.holdout_percent)
     flat["model.weights"] = settings.model.weights.rsplit("/", 1)[-1]
     return flat

@@ -150,6 +150,16 @@ class TunedRecord(Document, frozen=True, kw_only=True):
     seconds: float
 
 
+class Lineage(Document, frozen=True, kw_only=True):
+    """What a release was made from, for a warm start.
+
+    Attributes:
+        tuned: Folder of the tuned backbone's weights.
+    """
+
+    tuned: str
+
+
 class BackboneRecord(Document, frozen=True, kw_only=True):
     """A frozen backbone in its TFLite forms, which lie beside as `<form>-<sha256>.tflite`.
 

@@ -59,6 +59,10 @@ class TrainingSettings:
     dropout: float
     weight_decay: float
     label_smoothing: float
+    finetune_epochs: int
+    finetune_rate: float
+    warm_start: bool
+    cluster: str
     seed: int
 
 
@@ -215,6 +219,22 @@ class training(luigi.Config):  # noqa: N801
     dropout = luigi.FloatParameter(default=0.0, description="share of head inputs dropped while training")
     weight_decay = luigi.FloatParameter(default=0.01, description="pull of the head's weights towards 0")
     label_smoothing = luigi.FloatParameter(default=0.05, description="0 to below 1")
+    finetune_epochs = luigi.IntParameter(
+        default=5, description="passes of the backbone's upper part over the training pictures"
+    )
+    finetune_rate = luigi.FloatParameter(
+        default=0.001, description="its peak rate, warmed up, then cosine decay to 0"
+    )
+    warm_start = luigi.BoolParameter(
+        default=False,
+        parsing=luigi.BoolParameter.EXPLICIT_PARSING,
+        description="finetune goes on from the deployed release's backbone; the model then depends on its "
+        "ancestors too",
+    )
+    cluster = luigi.Parameter(
+        default="",
+        description="host:port of each machine that tunes, the one that runs luigi first; empty: alone",
+    )
     seed = luigi.IntParameter(default=1, description="same seed and data: same model")
 
 
@@ -347,6 +367,8 @@ def find_faults(settings: PipelineSettings) -> list[str]:
         (s.training.learning_rate > 0, "[training] learning_rate: above 0"),
         (s.training.augmented_views >= 0, "[training] augmented_views: 0 or more"),
         (0 <= s.training.dropout < 1, "[training] dropout: 0 to below 1"),
+        (s.training.finetune_epochs >= 1, "[training] finetune_epochs: at least 1"),
+        (s.training.finetune_rate > 0, "[training] finetune_rate: above 0"),
         (s.training.hidden_units >= 0, "[training] hidden_units: 0 or more"),
         (s.training.weight_decay >= 0, "[training] weight_decay: 0 or more"),
         (0 <= s.training.label_smoothing < 1, "[training] label_smoothing: 0 to below 1"),

@@ -1,43 +1,50 @@
-"""Training and quantization of small coloured pictures: real TensorFlow, the device's own classifier."""
+"""From small coloured pictures to a file: real TensorFlow, real TFLite, the device's own classifier."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 
 import numpy as np
 import pytest
 from local_services import free_ports
-from luigi_tasks.quantize import quantize
 
-from edge_client.contract.errors import SettingsError, TransportError
+from edge_client.contract.errors import InputError, SettingsError, TransportError
 from edge_client.contract.release import Normalization
 from edge_client.inference.classifier import Classifier
-from luigi_tasks.backbones import architecture_name, build_backbone, build_network, weights_digest
-from luigi_tasks.conversion import choose_calibration
-from luigi_tasks.features import distort
+from luigi_tasks.backbones import architecture_name, build_backbone, weights_digest
+from luigi_tasks.compose import Dense, compose_classifier
+from luigi_tasks.conversion import choose_calibration, convert_backbone
+from luigi_tasks.feature_batches import compute_rows, open_extractor
 from luigi_tasks.progress import silent
 from luigi_tasks.records import Picture, Snapshot
-from luigi_tasks.settings import ModelSettings, QuantizationSettings, TrainingSettings
-from luigi_tasks.train import train, unpack_weights
+from luigi_tasks.settings import ModelSettings, TrainingSettings
+from luigi_tasks.train import Form, Trained, choose_rows, train
+from luigi_tasks.tune import Pupils, load_tuned, tune_backbone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 COLOURS = {"blue": (30, 40, 210), "green": (30, 200, 50), "red": (220, 30, 40)}
-SCRATCH = ModelSettings("mobilenet_v1", 0.25, 32, "none")
+SCRATCH = ModelSettings("mobilenet_v1", 0.25, 32, 2, "none")
 TRAINING = TrainingSettings(
     mode="finetune",
-    epochs=30,
+    epochs=40,
     batch_size=16,
     learning_rate=0.01,
     augmented_views=1,
     horizontal_flip=True,
-    hidden_units=8,
+    hidden_units=0,
     dropout=0.1,
+    weight_decay=0.01,
     label_smoothing=0.05,
+    finetune_epochs=4,
+    finetune_rate=0.001,
+    warm_start=False,
+    cluster="",
     seed=3,
 )
-INT8 = QuantizationSettings("int8", 30)
+HOLDOUT_PERCENT = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +54,40 @@ class Coloured:
     snapshot: Snapshot
     pixels: dict[str, np.ndarray]
 
-    def load(self, pictures, height, width):
-        return np.stack([self.pixels[picture.sha256][:height, :width] for picture in pictures])
+    def load(self, pictures, size):
+        return np.stack([self.pixels[picture.sha256][:size, :size] for picture in pictures])
+
+    def pupils(self, size) -> Pupils:
+        pictures = self.snapshot.split("train")
+        return Pupils(
+            pixels=self.load(pictures, size),
+            targets=np.array([self.snapshot.labels.index(one.label) for one in pictures]),
+            names=[one.sha256 for one in pictures],
+            classes=len(self.snapshot.labels),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Everything that came of one training."""
+
+    model: bytes
+    trained: Trained
+    tuned: bytes | None
+
+
+class Shelf:
+    """A checkpoint store in memory."""
+
+    def __init__(self) -> None:
+        self.data: bytes | None = None
+        self.saved = 0
+
+    def load(self) -> bytes | None:
+        return self.data
+
+    def save(self, data: bytes) -> None:
+        self.data, self.saved = data, self.saved + 1
 
 
 @pytest.fixture(scope="module")
@@ -60,95 +99,187 @@ def coloured() -> Coloured:
             noise = rng.normal(0, 40, (96, 96, 3))
             digest = hashlib.sha256(f"{label}{number}".encode()).hexdigest()
             pixels[digest] = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-            split = "holdout" if number % 5 == 0 else "train"
+            split = "holdout" if int(digest[:8], 16) / 2**32 * 100 < HOLDOUT_PERCENT else "train"
             pictures.append(Picture(path=f"{label}/{number}", sha256=digest, label=label, split=split))
     pictures.sort(key=lambda picture: picture.sha256)
-    snapshot = Snapshot(digest="d", labels=tuple(COLOURS), pictures=tuple(pictures))
-    return Coloured(snapshot, pixels)
+    return Coloured(Snapshot(digest="d", labels=tuple(COLOURS), pictures=tuple(pictures)), pixels)
 
 
 @pytest.fixture(scope="module")
-def from_scratch(coloured):
-    return make(coloured, SCRATCH)
+def from_scratch(coloured, tmp_path_factory):
+    return make(coloured, SCRATCH, tmp_path_factory.mktemp("scratch"))
 
 
 @pytest.fixture(scope="module")
-def weights_file(coloured, from_scratch, tmp_path_factory):
-    """Weights of a backbone that has seen these colours, as Keras saves them."""
-    network, _ = build_network(SCRATCH, TRAINING, len(coloured.snapshot.labels))
-    unpack_weights(network, from_scratch[0].weights)
+def weights_file(from_scratch, tmp_path_factory):
+    """Weights of a base that has seen these colours, as Keras saves them."""
+    import tf_keras as keras  # noqa: PLC0415 - TensorFlow
+
     backbone = build_backbone(SCRATCH, seed=1)
-    backbone.set_weights(network.get_weights()[: len(backbone.get_weights())])
+    load_tuned(backbone, from_scratch.tuned)
     path = tmp_path_factory.mktemp("weights") / "mobilenet_2_5_32_tf_no_top.h5"
-    backbone.save_weights(path)
+    keras.Model(backbone.input, backbone.get_layer("conv_pw_13_relu").output).save_weights(path)
     return path
 
 
-def make(coloured, model, training=TRAINING, quantization=INT8):
-    trained = train(coloured.load, coloured.snapshot, model, training, quantization, silent)
-    return trained, quantize(
-        trained.weights, coloured.load, coloured.snapshot, model, training, quantization, silent
+def tune(coloured, model, folder, training=TRAINING, start=None, shelf=None, progress=silent):
+    shelf = shelf or Shelf()
+    return tune_backbone(coloured.pupils(model.input_size), model, training, start, folder, shelf, progress)
+
+
+def make(coloured, model, folder, training=TRAINING, scheme="int8", calibration=30) -> Made:
+    """Do what the tasks do."""
+    tuned = None
+    if training.mode == "finetune" or model.weights == "none":
+        tuned = tune(coloured, model, folder, training).weights
+    snapshot, size = coloured.snapshot, model.input_size
+    chosen = choose_calibration(snapshot.split("train"), calibration)
+    forms, _ = convert_backbone(model, scheme, coloured.load(chosen, size), tuned, silent, training.seed)
+    pictures = [one.sha256 for one in snapshot.pictures]
+    rows, _ = compute_rows(
+        forms,
+        choose_rows(pictures, scheme, training.augmented_views + 1, HOLDOUT_PERCENT),
+        dict(zip(pictures, coloured.load(snapshot.pictures, size), strict=True)),
+        {},
+        silent,
+        flip=True,
     )
+    extractor = open_extractor(forms[scheme])
+    form = Form(extractor.scale, extractor.zero_point)
+    trained = train(snapshot, [rows], scheme, form, training, silent)
+    layers = [
+        Dense(layer.weights, layer.bias, low, high)
+        for layer, (low, high) in zip(trained.head.layers, trained.ranges, strict=True)
+    ]
+    return Made(compose_classifier(forms[scheme], layers, snapshot.labels, name="x"), trained, tuned)
 
 
 def accuracy(coloured, model: bytes, size: int) -> float:
     classifier = Classifier(model, coloured.snapshot.labels, normalization=Normalization())
     holdout = coloured.snapshot.split("holdout")
-    answers = [classifier.classify(pixels).label for pixels in coloured.load(holdout, size, size)]
+    answers = [classifier.classify(pixels).label for pixels in coloured.load(holdout, size)]
     return float(np.mean([answer == picture.label for answer, picture in zip(answers, holdout, strict=True)]))
 
 
 def test_from_scratch_to_int8(coloured, from_scratch):
-    trained, first = from_scratch
-    assert accuracy(coloured, first.model, 32) >= 0.9
-    assert len(first.model) < len(first.float_model) / 2
-    assert len(trained.record.history["accuracy"]) == TRAINING.epochs
-    assert first.record.operators["CONV_2D"] >= 1
-    assert first.record.scheme == "int8"
+    assert accuracy(coloured, from_scratch.model, 32) >= 0.9
+    assert from_scratch.trained.float_scores.shape == (len(coloured.snapshot.split("holdout")), 3)
+    assert set(from_scratch.trained.record.history) == {
+        "loss",
+        "accuracy",
+        "validation loss",
+        "validation accuracy",
+    }
 
 
-def test_same_pictures_and_settings_give_the_same_bytes(coloured):
+def test_same_pictures_and_settings_give_the_same_bytes(coloured, tmp_path):
     training = dataclasses.replace(TRAINING, epochs=2)
-    (first, model), (second, again) = (make(coloured, SCRATCH, training) for _ in range(2))
-    assert first.weights == second.weights
-    assert model.model == again.model
-    other, _ = make(coloured, SCRATCH, dataclasses.replace(training, seed=4))
-    assert other.weights != first.weights
+    first, second = (make(coloured, SCRATCH, tmp_path, training) for _ in range(2))
+    assert first.tuned == second.tuned
+    assert first.model == second.model
+    assert make(coloured, SCRATCH, tmp_path, dataclasses.replace(training, seed=4)).model != first.model
 
 
 @pytest.mark.parametrize("mode", ["head", "finetune"])
-def test_on_top_of_given_weights(coloured, weights_file, mode):
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_on_top_of_given_weights(coloured, weights_file, tmp_path, mode, hidden):
     model = dataclasses.replace(SCRATCH, weights=str(weights_file))
-    _, quantized = make(coloured, model, dataclasses.replace(TRAINING, mode=mode))
-    assert accuracy(coloured, quantized.model, 32) >= 0.9
+    training = dataclasses.replace(TRAINING, mode=mode, hidden_units=hidden)
+    assert accuracy(coloured, make(coloured, model, tmp_path, training).model, 32) >= 0.9
 
 
 @pytest.mark.parametrize("scheme", ["float16", "dynamic"])
-def test_other_schemes_answer_as_the_float_model_and_are_smaller(coloured, weights_file, scheme):
+def test_other_schemes_are_as_right_and_smaller_than_float(coloured, weights_file, tmp_path, scheme):
     model = dataclasses.replace(SCRATCH, weights=str(weights_file))
     training = dataclasses.replace(TRAINING, mode="head")
-    _, quantized = make(coloured, model, training, QuantizationSettings(scheme, 30))
-    assert accuracy(coloured, quantized.model, 32) >= 0.9
-    assert len(quantized.model) < 0.6 * len(quantized.float_model)
-    assert quantized.record.calibration == ()
+    made = make(coloured, model, tmp_path, training, scheme)
+    assert accuracy(coloured, made.model, 32) >= 0.9
+    backbone = build_backbone(model, seed=1)
+    assert len(made.model) < 0.6 * 4 * backbone.count_params()
 
 
 @pytest.mark.parametrize(
     "model",
     [
-        ModelSettings("mobilenet_v2", 0.35, 96, "none"),
-        ModelSettings("mobilenet_v3_small", 1.0, 64, "none"),
-        ModelSettings("mobilenet_v3_large", 0.75, 64, "none"),
+        ModelSettings("mobilenet_v2", 0.35, 96, 2, "none"),
+        ModelSettings("mobilenet_v3_small", 1.0, 64, 2, "none"),
+        ModelSettings("mobilenet_v3_large", 0.75, 64, 0, "none"),
     ],
     ids=architecture_name,
 )
-def test_every_architecture_becomes_an_int8_file_that_the_device_runs(coloured, model):
+def test_every_architecture_becomes_an_int8_file_that_the_device_runs(coloured, tmp_path, model):
     training = dataclasses.replace(TRAINING, epochs=1, augmented_views=0)
-    _, quantized = make(coloured, model, training, QuantizationSettings("int8", 10))
-    classifier = Classifier(quantized.model, coloured.snapshot.labels, normalization=Normalization())
+    made = make(coloured, model, tmp_path, training, calibration=10)
+    classifier = Classifier(made.model, coloured.snapshot.labels, normalization=Normalization())
     answer = classifier.classify(next(iter(coloured.pixels.values())))
     assert answer.label in COLOURS
     assert answer.scores.sum() == pytest.approx(1, abs=0.05)
+
+
+# --- tuning -------------------------------------------------------------------------------------
+
+
+class KilledError(Exception):
+    """Stands for a machine that went away."""
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["from scratch", "upper part"])
+def test_killed_run_goes_on_from_the_last_epoch_to_the_same_bytes(
+    coloured, weights_file, tmp_path, monkeypatch, whole
+):
+    monkeypatch.setattr("luigi_tasks.tune.CHECKPOINT_INTERVAL_S", 0)
+    model = SCRATCH if whole else dataclasses.replace(SCRATCH, weights=str(weights_file))
+    training = dataclasses.replace(TRAINING, epochs=4)
+    expected = tune(coloured, model, tmp_path, training)
+    shelf, seen = Shelf(), []
+
+    def die_in_epoch_3(what, done, total):
+        seen.append(what)
+        if what.startswith("tuning, epoch 3") and done == total:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        tune(coloured, model, tmp_path, training, shelf=shelf, progress=die_in_epoch_3)
+    assert shelf.saved == 2
+    assert list(tmp_path.iterdir()) == [], "activations are removed also then"
+    seen.clear()
+    again = tune(
+        coloured, model, tmp_path, training, shelf=shelf, progress=lambda what, *_: seen.append(what)
+    )
+    assert not any("epoch 2" in what for what in seen)
+    assert again == expected
+
+
+@pytest.mark.parametrize("damage", ["flipped", "foreign"])
+def test_useless_checkpoint_is_told_and_not_loaded(coloured, tmp_path, caplog, damage):
+    training = dataclasses.replace(TRAINING, epochs=1)
+    shelf = Shelf()
+    expected = tune(coloured, SCRATCH, tmp_path, training, shelf=shelf)
+    if damage == "flipped":
+        shelf.data = shelf.data[:-1] + bytes([shelf.data[-1] ^ 1])
+    else:
+        tune(coloured, SCRATCH, tmp_path, dataclasses.replace(training, seed=9), shelf=shelf)
+    with caplog.at_level(logging.WARNING, "luigi-interface"):
+        assert tune(coloured, SCRATCH, tmp_path, training, shelf=shelf) == expected
+    assert "begins anew" in caplog.text
+
+
+def test_warm_start_goes_on_from_given_weights(coloured, from_scratch, weights_file, tmp_path):
+    model = dataclasses.replace(SCRATCH, weights=str(weights_file))
+    training = dataclasses.replace(TRAINING, finetune_epochs=1)
+    cold = tune(coloured, model, tmp_path, training)
+    warm = tune(coloured, model, tmp_path, training, start=cold.weights)
+    assert warm.weights != cold.weights
+    assert warm.history["loss"][0] <= cold.history["loss"][0] + 0.05
+
+
+def test_weights_of_another_backbone_are_no_start(coloured, from_scratch, tmp_path):
+    model = dataclasses.replace(SCRATCH, alpha=0.5)
+    with pytest.raises(InputError, match="run without"):
+        tune(coloured, model, tmp_path, start=from_scratch.tuned)
+
+
+# --- weights, calibration -----------------------------------------------------------------------
 
 
 def test_missing_weights_are_named():
@@ -171,7 +302,7 @@ def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch, tmp_pat
         monkeypatch.setenv(name, dead)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
-    model = ModelSettings("mobilenet_v2", 0.35, 96, "imagenet")
+    model = ModelSettings("mobilenet_v2", 0.35, 96, 2, "imagenet")
     with pytest.raises(TransportError, match=r"could not download.*mobilenet_v2_0\.35_96.*give the path"):
         build_backbone(model, seed=1)
 
@@ -184,12 +315,3 @@ def test_calibration_is_balanced_and_seldom_moves(coloured):
     )
     fewer = choose_calibration(tuple(one for one in pictures if one not in chosen[:1]), 12)
     assert len(set(chosen) & set(fewer)) == 11
-
-
-def test_a_view_depends_on_its_seed_alone_and_keeps_the_shape(coloured):
-    picture = next(iter(coloured.pixels.values()))[:40, :60]
-    view = distort(picture, "a/1", flip=True)
-    assert view.shape == picture.shape
-    assert view.dtype == np.uint8
-    assert np.array_equal(view, distort(picture, "a/1", flip=True))
-    assert not np.array_equal(view, distort(picture, "a/2", flip=True))

@@ -1,0 +1,64 @@
+"""Several machines that tune one backbone together, by `tf.distribute.MultiWorkerMirroredStrategy`.
+
+Each holds a copy of the network and learns from its share of the pictures; gradients are added up
+after each step. tf_keras runs under it, Keras 3 does not (docs/decisions/0001-tf-keras.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+from edge_client.contract.errors import SettingsError
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """The machines.
+
+    Attributes:
+        workers: host:port of each; the first is the chief, which keeps checkpoints and the result.
+        index: Which of them this is.
+    """
+
+    workers: tuple[str, ...]
+    index: int
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self.workers)
+
+    def start(self) -> Any:  # noqa: ANN401 - TensorFlow has no types
+        """Return the strategy once all workers are there. Call it before TensorFlow runs anything.
+
+        Source: TF_CONFIG, https://www.tensorflow.org/tutorials/distribute/multi_worker_with_keras.
+        """
+        task = {"type": "worker", "index": self.index}
+        os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": list(self.workers)}, "task": task})
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ["TF_USE_LEGACY_KERAS"] = "1"
+        import tensorflow as tf  # noqa: PLC0415 - only where several machines train
+
+        return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def parse_cluster(workers: str, index: int) -> Cluster | None:
+    """Return the cluster of a comma-separated list, or None if the list is empty.
+
+    Raises: SettingsError if it is no list of host:port, or has no such index.
+    """
+    names = tuple(one.strip() for one in workers.split(",") if one.strip())
+    if not names:
+        return None
+    for name in names:
+        host, _, port = name.rpartition(":")
+        if not host or not port.isdigit():
+            msg = f"[training] cluster: {name!r} is not host:port"
+            raise SettingsError(msg)
+    if not 0 <= index < len(names):
+        msg = f"[training] cluster: no worker number {index}, it lists {len(names)}; count from 0"
+        raise SettingsError(msg)
+    return Cluster(names, index)
