@@ -61,17 +61,7 @@ def main() -> int:
 
 def measure(options: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> dict[str, float]:
     """Run everything; return the figures."""
-    settings: dict[str, dict[str, object]] = {
-        "model": {
-            "architecture": "mobilenet_v2",
-            "alpha": 1.0,
-            "input_size": 160,
-            "weights": options.weights.resolve(),
-        },
-        "training": {"mode": "head", "epochs": 30},
-        "quantization": {"calibration_pictures": 200},
-    }
-    pipeline = stack.enter_context(PipelineUnderTest(folder, settings=settings))
+    pipeline = stack.enter_context(PipelineUnderTest(folder, settings=mobilenet_v2(options.weights)))
     paths = sorted(one for one in options.pictures.glob("*/*") if one.is_file())
     add(paths, options.pictures, pipeline.pictures)
     asset = run(pipeline, "ConvertBackbone")
@@ -141,6 +131,21 @@ def measure(options: argparse.Namespace, folder: Path, stack: contextlib.ExitSta
         }
     figures["peak_memory_gib"] = max(peaks)
     return {name: round(value, 4) for name, value in figures.items()}
+
+
+def mobilenet_v2(weights: Path) -> dict[str, dict[str, object]]:
+    """Return the settings: everything as in luigi.cfg but for the address of the weights."""
+    return {
+        "model": {
+            "architecture": "mobilenet_v2",
+            "alpha": 1.0,
+            "input_size": 160,
+            "weights": weights.resolve(),
+        },
+        "training": {"mode": "head", "epochs": 30},
+        "quantization": {"calibration_pictures": 200},
+        "dataset": {"min_images_per_class": 15},
+    }
 
 
 def run(pipeline: PipelineUnderTest, task: str) -> dict[str, Any]:

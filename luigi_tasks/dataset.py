@@ -106,10 +106,8 @@ def _checked_sha256(settings: DatasetSettings) -> str:
 
 def listing_digest(entries: tuple[Entry, ...]) -> str:
     """Return 20 hex digits that change when any picture may have changed."""
-    digest = hashlib.sha256()
-    for entry in entries:
-        digest.update(f"{entry.path}\0{entry.size}\0{entry.version}\n".encode())
-    return digest.hexdigest()[:20]
+    text = "".join([f"{entry.path}\0{entry.size}\0{entry.version}\n" for entry in entries])
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 class FolderSource:
@@ -274,7 +272,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_picture_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122 - fast for 100,000
+    return name[name.rfind(".") :].lower() in PICTURE_SUFFIXES
 
 
 def _finish(classes: dict[str, list[Entry]], url: str) -> tuple[Entry, ...]:
@@ -290,7 +288,8 @@ def _finish(classes: dict[str, list[Entry]], url: str) -> tuple[Entry, ...]:
         raise InputError(msg)
     listing = sorted((one for entries in classes.values() for one in entries), key=lambda one: one.path)
     for entry in listing:
-        _check_name(entry.path, url)
+        if not entry.path.isascii():
+            _check_name(entry.path, url)
     return tuple(listing)
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # An epoch without a better validation loss is forgiven so many times.
 PATIENCE = 6
+# Of a weight, to either side of 0. Sign digits, five folds: 0.9728 with 31, 0.9720 with 127, 0.9718 with 15.
+LEVELS = 31
 # Adam's, as in Kingma and Ba, arXiv:1412.6980.
 FIRST_DECAY, SECOND_DECAY, TINY = 0.9, 0.999, 1e-7
 
@@ -102,7 +104,8 @@ def train_head(lesson: Lesson, training: TrainingSettings, progress: Progress, w
     final = _Fit(lesson, np.ones(len(lesson.targets), bool), training, epochs)
     final.run(epochs, progress, what)
     history = {name: tuple(values) for name, values in final.history.items()} | history
-    return TrainedHead(tuple(Layer(w, b) for w, b in zip(final.weights, final.biases, strict=True)), history)
+    layers = [Layer(_coarsen(w), b) for w, b in zip(final.weights, final.biases, strict=True)]
+    return TrainedHead(tuple(layers), history)
 
 
 class _Fit:
@@ -221,6 +224,14 @@ class _Fit:
     def _note(self, loss: float, accuracy: float) -> None:
         self.history["loss"].append(round(loss, 6))
         self.history["accuracy"].append(round(accuracy, 6))
+
+
+def _coarsen(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round (inputs, units) weights to 63 levels a unit: the same accuracy, updates a quarter smaller."""
+    steps = np.abs(weights).max(0) / LEVELS
+    steps[steps == 0] = 1
+    coarse: NDArray[np.float32] = (np.round(weights / steps) * steps).astype(np.float32)
+    return coarse
 
 
 def _forward(

@@ -13,11 +13,13 @@ target and ends, without importing TensorFlow.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import datetime
 import functools
 import hashlib
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -120,8 +122,7 @@ class PipelineTask(luigi.Task):
         settings = _with_dataset(settings, values["pictures"])
         values["recipe"] = values["recipe"] or _recipe(settings)
         if not values["listing"]:
-            source = open_source(settings.dataset, settings.store)
-            values["listing"] = _remember_listing(values["pictures"], source.listing())
+            values["listing"] = _list_once(settings)
         return [(name, values[name]) for name, _ in params]
 
     @functools.cached_property
@@ -157,10 +158,12 @@ class PipelineTask(luigi.Task):
         target = DocumentTarget(self.store, f"work/plans/{key}.json")
         if target.exists():
             return target.load(Plan)
-        listing = _recall_listing(self.pictures, self.listing) or self.source.listing()
-        if listing_digest(listing) != self.listing:
-            msg = f"{self.pictures}: pictures came or went since they were listed; run again"
-            raise InputError(msg)
+        listing = _recall_listing(self.pictures, self.listing)
+        if not listing:
+            listing = self.source.listing()
+            if listing_digest(listing) != self.listing:
+                msg = f"{self.pictures}: pictures came or went since they were listed; run again"
+                raise InputError(msg)
         return target.save_first(make_plan(self.log, listing, self.pictures, batch_pictures))
 
     @property
@@ -290,12 +293,15 @@ class DatasetSnapshot(PipelineTask):
         for batch in self.input():
             read += batch.load(Inventory).pictures
         read.sort(key=lambda one: one.path)
-        if plan.new or len(kept) != len(before):
-            # Before the rules are looked at: what was read stays known, also if they refuse it.
-            self.log.save(
-                content_key("inventory", self.listing, plan.batches), Inventory(pictures=tuple(read))
-            )
-        snapshot = make_snapshot(read, self.source.url, self.settings.dataset)
+        saved = None
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            if plan.new or len(kept) != len(before):
+                # Whatever the rules say of it: what was read stays known.
+                key = content_key("inventory", self.listing, plan.batches)
+                saved = pool.submit(self.log.save, key, Inventory(pictures=tuple(read)))
+            snapshot = make_snapshot(read, self.source.url, self.settings.dataset)
+        if saved is not None:
+            saved.result()
         DocumentTarget(self.store, target.folder + "pictures.json").save_list(snapshot)
         target.save(SnapshotSummary.of(snapshot))
         new = sum(len(one.pictures) for one in plan.new)
@@ -781,19 +787,26 @@ def _network(settings: PipelineSettings) -> dict[str, object]:
     return {**_plain(settings.model), "weights": weights_digest(settings.model)}
 
 
-# The listing that named a task, so that making the plan lists no bucket again.
-_listings: dict[tuple[str, str], tuple[Entry, ...]] = {}
+# The listing that named the last task, so that making its plan lists no bucket again; and when.
+_listed: dict[str, tuple[float, str, tuple[Entry, ...]]] = {}
+# Luigi asks for a new task's parameters twice, at once one after the other.
+ASKED_AGAIN_S = 1.0
 
 
-def _remember_listing(pictures: str, listing: tuple[Entry, ...]) -> str:
-    digest = listing_digest(listing)
-    _listings.clear()
-    _listings[pictures, digest] = listing
+def _list_once(settings: PipelineSettings) -> str:
+    url = settings.dataset.url
+    at, digest, _ = _listed.get(url, (-math.inf, "", ()))
+    if time.monotonic() - at > ASKED_AGAIN_S:
+        listing = open_source(settings.dataset, settings.store).listing()
+        digest = listing_digest(listing)
+        _listed.clear()
+        _listed[url] = (time.monotonic(), digest, listing)
     return digest
 
 
-def _recall_listing(pictures: str, digest: str) -> tuple[Entry, ...]:
-    return _listings.get((pictures, digest), ())
+def _recall_listing(url: str, digest: str) -> tuple[Entry, ...]:
+    _, known, listing = _listed.get(url, (0.0, "", ()))
+    return listing if known == digest else ()
 
 
 def _with_dataset(settings: PipelineSettings, url: str) -> PipelineSettings:

@@ -13,7 +13,7 @@ from edge_client.contract.release import Preprocessing  # noqa: TC001 - msgspec 
 TRAIN, HOLDOUT = "train", "holdout"
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One picture of a listing, before it is read.
 
     Attributes:
@@ -28,7 +28,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     version: str
 
 
-class ReadPicture(Entry, frozen=True, array_like=True):
+class ReadPicture(Entry, frozen=True, array_like=True, gc=False):
     """A picture that was read once.
 
     Attributes:
@@ -77,7 +77,7 @@ class Plan(Document, frozen=True, kw_only=True):
     batches: tuple[str, ...]
 
 
-class Picture(Document, frozen=True, kw_only=True):
+class Picture(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One picture.
 
     Attributes:

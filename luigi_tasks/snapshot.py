@@ -30,26 +30,28 @@ def make_snapshot(read: Sequence[ReadPicture], url: str, settings: DatasetSettin
     """Turn what was read into the list of pictures to learn from.
 
     Args:
-        read: Every picture of the listing.
+        read: Every picture of the listing, sorted by path.
         url: Where they are, for messages.
         settings: The rules.
     Raises: InputError if the pictures cannot make a classifier: none, one class, too few of a
         class, undecodable ones, one picture in two classes, two classes of one name.
     """
     classes = name_classes(read)
+    hashes = {one.path: one.sha256 for one in read}
     broken = {one.path: one.fault for one in read if one.fault}
-    hashes = {one.path: one.sha256 for one in read if not one.fault}
+    for path in broken:
+        del hashes[path]
     if len(broken) > settings.max_broken_pictures:
         raise InputError(_complain_about_broken(url, broken, settings.max_broken_pictures))
     found = _unique_pictures(hashes, classes)
     check_counts(collections.Counter(found.values()), sorted(set(classes.values())), url, settings)
     splits = choose_splits(found, settings.holdout_percent)
-    paths = {digest: path for path, digest in sorted(hashes.items(), reverse=True)}
+    paths = {digest: path for path, digest in reversed(hashes.items())}
     pictures = tuple(
-        Picture(path=paths[digest], sha256=digest, label=label, split=splits[digest])
-        for digest, label in sorted(found.items())
+        Picture(path=paths[digest], sha256=digest, label=found[digest], split=splits[digest])
+        for digest in sorted(found)
     )
-    summary = "".join(f"{one.sha256} {one.split} {one.label}\n" for one in pictures)
+    summary = "".join([f"{one.sha256} {one.split} {one.label}\n" for one in pictures])
     return Snapshot(
         digest=hashlib.sha256(summary.encode()).hexdigest()[:20],
         labels=tuple(sorted(set(found.values()))),
@@ -140,7 +142,7 @@ def _unique_pictures(hashes: dict[str, str], classes: dict[str, str]) -> dict[st
     found: dict[str, str] = {}
     first: dict[str, str] = {}
     clashes = []
-    for path, digest in sorted(hashes.items()):
+    for path, digest in hashes.items():
         label = classes[path.split("/", 1)[0]]
         if found.setdefault(digest, label) != label:
             clashes.append(f"{first[digest]} = {path}")

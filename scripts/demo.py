@@ -362,7 +362,7 @@ class Demo:
         if scratch:  # found by trial on the digits
             training = {
                 "mode": "finetune",
-                "epochs": 8,
+                "epochs": 48,
                 "augmented_views": 3,
                 "batch_size": 128,
                 "learning_rate": 0.01,
