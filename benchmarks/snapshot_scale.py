@@ -1,6 +1,7 @@
 """What a second look at 100,000 pictures costs when 100 of them are new, beside the first look.
 
-Pictures are JPEGs of 100x100 pixels with noise, each different; the store is real. Timed is `luigi
+Pictures are JPEGs of 240x180 pixels with noise, each different (a camera's are larger, and flatter the
+share); the store is real. Timed is `luigi
 DatasetSnapshot` in its own process, from the listing to the snapshot's record.
 
     python benchmarks/snapshot_scale.py [--json] [--pictures 100000] [--new 100]
@@ -25,7 +26,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks"), str(REPOSITORY 
 from pipeline_under_test import PipelineUnderTest  # noqa: E402 - found through the lines above
 from retrain import run  # noqa: E402
 
-CLASSES, SIZE, AGAIN = 10, 100, 3
+CLASSES, WIDTH, HEIGHT, AGAIN = 10, 240, 180, 3
 
 
 def main() -> int:
@@ -64,7 +65,7 @@ def write(folder: Path, start: int, stop: int) -> None:
     for label in range(CLASSES):
         (folder / f"class {label}").mkdir(parents=True, exist_ok=True)
     scene = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    base = np.asarray(Image.fromarray(scene).resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.int16)
+    base = np.asarray(Image.fromarray(scene).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.int16)
 
     def one(number: int) -> None:
         noise = np.random.default_rng(number).integers(-20, 20, base.shape, np.int16)

@@ -36,7 +36,7 @@ def main() -> int:
         first, second = two_releases(options.pictures, options.weights, Path(folder))
     patch = zstd_patch(first, second)
     differing = sum(one != two for one, two in zip(first, second, strict=False))
-    figures = {
+    figures: dict[str, float] = {
         "model_bytes": len(second),
         "differing_bytes": differing + abs(len(first) - len(second)),
         "full_zstd_bytes": len(zstandard.ZstdCompressor(LEVEL).compress(second)),

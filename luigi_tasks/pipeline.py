@@ -157,14 +157,21 @@ class PipelineTask(luigi.Task):
         key = content_key("plan", PLAN_VERSION, self.pictures, self.listing, batch_pictures)
         target = DocumentTarget(self.store, f"work/plans/{key}.json")
         if target.exists():
-            return target.load(Plan)
+            plan = target.load(Plan)
+            if self.log.has(plan.inventory):
+                return plan
+            # Somebody cleared the store of old objects: what was known has to be read again.
         listing = _recall_listing(self.pictures, self.listing)
         if not listing:
             listing = self.source.listing()
             if listing_digest(listing) != self.listing:
                 msg = f"{self.pictures}: pictures came or went since they were listed; run again"
                 raise InputError(msg)
-        return target.save_first(make_plan(self.log, listing, self.pictures, batch_pictures))
+        plan = make_plan(self.log, listing, self.pictures, batch_pictures)
+        if target.exists():
+            target.save_list(plan)
+            return plan
+        return target.save_first(plan)
 
     @property
     def log(self) -> PictureLog:

@@ -44,7 +44,11 @@ class PictureLog:
         if not self._pointer.exists():
             return ""
         key = self._pointer.load(InventoryPointer).key
-        return key if self._target(key).exists() else ""
+        return key if self.has(key) else ""
+
+    def has(self, key: str) -> bool:
+        """Whether an inventory is there; that of the key "" always is."""
+        return not key or self._target(key).exists()
 
     def load(self, key: str) -> Inventory:
         """Return an inventory; of the key "", an empty one."""

@@ -75,9 +75,14 @@ class PipelineUnderTest:
         sections: dict[str, dict[str, object]] = {
             "dataset": {"url": self.pictures, "cache_dir": self.folder / "cache"},
             "model": {"architecture": "mobilenet_v1", "alpha": 0.25, "input_size": 32, "weights": "none"},
-            "training": {"mode": "finetune", "epochs": 6},
+            "training": {"mode": "finetune", "epochs": 12},
             "quantization": {"calibration_pictures": 50},
-            "gate": {"min_accuracy": 0.0, "max_float_drop_points": 100.0, "max_champion_drop_points": 100.0},
+            "gate": {
+                "min_accuracy": 0.0,
+                "max_float_drop_points": 100.0,
+                "max_class_drop_points": 100.0,
+                "max_champion_drop_points": 100.0,
+            },
             "store": {
                 "url": f"s3://{self.store.bucket}/{self.name}",
                 "endpoint_url": self.store.endpoint_url,

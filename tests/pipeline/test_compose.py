@@ -90,7 +90,8 @@ def answer(model: bytes, pixels: np.ndarray) -> np.ndarray:
     shown = pixels if given["dtype"] == np.uint8 else pixels.astype(np.float32) / 127.5 - 1
     interpreter.set_tensor(given["index"], shown[None])
     interpreter.invoke()
-    return interpreter.get_tensor(told["index"])[0]
+    scores: np.ndarray = interpreter.get_tensor(told["index"])[0]
+    return scores
 
 
 @pytest.fixture(scope="module")

@@ -255,6 +255,7 @@ def test_useless_checkpoint_is_told_and_not_loaded(coloured, tmp_path, caplog, d
     training = dataclasses.replace(TRAINING, epochs=1)
     shelf = Shelf()
     expected = tune(coloured, SCRATCH, tmp_path, training, shelf=shelf)
+    assert shelf.data is not None
     if damage == "flipped":
         shelf.data = shelf.data[:-1] + bytes([shelf.data[-1] ^ 1])
     else:
