@@ -65,6 +65,7 @@ setup(
         "console_scripts": [
             "edge-client = edge_client.cli:main",
             "edge-keys = luigi_tasks.keys:main",
+            "edge-tune = luigi_tasks.cluster_worker:main",
         ]
     },
 )

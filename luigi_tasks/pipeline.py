@@ -30,7 +30,7 @@ from edge_client.contract.names import MODEL_FILE, REPORT_FILE
 from luigi_tasks.cache import ContentCache
 from luigi_tasks.dataset import PictureSource, listing_digest, open_source
 from luigi_tasks.plan import PictureLog, make_plan
-from luigi_tasks.progress import TaskProgress
+from luigi_tasks.progress import Progress, TaskProgress
 from luigi_tasks.records import BackboneRecord, Entry, FeaturesRecord, Inventory, Plan, ReadPicture
 from luigi_tasks.settings import PipelineSettings, load_settings
 from luigi_tasks.store import Store, open_store
@@ -220,11 +220,12 @@ class PipelineTask(luigi.Task):
             self.tell("found done")
             return
         started = time.monotonic()
-        self.progress = TaskProgress(self)
+        shown = TaskProgress(self)
+        self.progress: Progress = shown
         try:
             self.work()
         finally:
-            self.progress.close()
+            shown.close()
         logger.info("%s took %.1f s", self.task_family, time.monotonic() - started)
 
     def work(self) -> None:

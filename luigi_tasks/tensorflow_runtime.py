@@ -28,6 +28,7 @@ def start_tensorflow(seed: int) -> tuple[Any, Any]:
     tf.get_logger().setLevel("ERROR")
     warnings.filterwarnings("ignore", message="Statistics for quantized inputs", category=UserWarning)
     tf.config.experimental.enable_op_determinism()
-    tf_keras.backend.clear_session()
+    if not tf.distribute.has_strategy():  # or its scope would go too
+        tf_keras.backend.clear_session()
     tf_keras.utils.set_random_seed(seed)
     return tf, tf_keras

@@ -151,8 +151,7 @@ def tune_backbone(
         targets = pupils.share(index, count).targets
         while course.epoch < course.epochs:
             course.learn_epoch(inputs, targets, pupils, progress)
-            if index == 0:
-                course.keep(checkpoints, fingerprint)
+            course.keep(checkpoints if index == 0 else None, fingerprint)
     return Tuned(pack_weights(backbone), {name: tuple(values) for name, values in course.history.items()})
 
 
@@ -262,9 +261,13 @@ class _Course:
         self.history["loss"].append(round(float(sums[0]) / needed, 6))
         self.history["accuracy"].append(round(float(sums[1]) / needed, 6))
 
-    def keep(self, checkpoints: CheckpointStore, fingerprint: str) -> None:
-        """Save the course, but not more often than it is worth."""
-        if self.epoch < self.epochs and time.monotonic() - self._kept_at < CHECKPOINT_INTERVAL_S:
+    def keep(self, checkpoints: CheckpointStore | None, fingerprint: str) -> None:
+        """Save the course, but not more often than it is worth.
+
+        All workers of a cluster come here: some variables are averaged over them when they are read.
+        """
+        early = time.monotonic() - self._kept_at < CHECKPOINT_INTERVAL_S
+        if self._strategy is None and self.epoch < self.epochs and early:
             return
         self._kept_at = time.monotonic()
         state = {"fingerprint": fingerprint, "epoch": self.epoch, "history": self.history}
@@ -272,6 +275,8 @@ class _Course:
         arrays = [one.numpy() for one in self._variables()]
         np.savez(file, *arrays, state=np.frombuffer(json.dumps(state).encode(), np.uint8))
         data = file.getvalue()
+        if checkpoints is None:
+            return
         checkpoints.save(hashlib.sha256(data).digest() + data)
 
     def resume(self, saved: bytes | None, fingerprint: str) -> None:

@@ -73,7 +73,7 @@ class Machine:
 
 def test_three_workers_share_the_batches_and_survive_the_loss_of_one(tmp_path):
     settings: dict[str, dict[str, object]] = {"dataset": {"batch_pictures": 20}}
-    quick: dict[str, object] = {"worker_disconnect_delay": 5, "retry_delay": 1, "prune_on_get_work": "true"}
+    quick: dict[str, object] = {"worker_disconnect_delay": 5, "retry_delay": 1}
     with (
         Scheduler(tmp_path / "luigid", settings=quick) as scheduler,
         PipelineUnderTest(tmp_path / "p", scheduler=scheduler, settings=settings) as pipeline,

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,6 +190,59 @@ def test_file_is_also_a_zip_with_the_labels_and_runs(small, pictures):
     classifier = Classifier(model, labels, normalization=Normalization())
     scores = classifier.classify(pictures[0]).scores
     np.testing.assert_allclose(scores * 256, answer(model, pictures[0]), atol=1)
+
+
+MEDIAPIPE = """
+import sys
+import numpy as np
+import mediapipe as mp
+from mediapipe.tasks.python import BaseOptions, vision
+
+options = vision.ImageClassifierOptions(BaseOptions(model_asset_path=sys.argv[1]), max_results=1)
+with vision.ImageClassifier.create_from_options(options) as classifier:
+    for pixels in np.load(sys.argv[2]):
+        image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(pixels))
+        best = classifier.classify(image).classifications[0].categories[0]
+        print(best.category_name, best.score, sep="\t")
+"""
+
+
+@pytest.fixture(scope="module")
+def mediapipe_python(tmp_path_factory):
+    """A Python with MediaPipe, in an environment of its own: it wants other versions than we do."""
+    folder = Path.home() / ".cache/edge-pipeline-tests/mediapipe"
+    python = folder / "bin/python"
+    probe = [str(python), "-c", "from mediapipe.tasks.python import vision"]
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "mediapipe==1.2.*"]
+        if subprocess.run(install, check=False, capture_output=True).returncode:
+            shutil.rmtree(folder)
+            pytest.skip("MediaPipe cannot be installed here (no wheel for this Python, or no network)")
+    found = subprocess.run(probe, check=False, capture_output=True, text=True)
+    if found.returncode:
+        pytest.skip(f"MediaPipe does not start: {found.stderr.strip()[-200:]} (Debian: libgles2, libegl1)")
+    return python
+
+
+def test_mediapipe_gives_the_same_answers(small, pictures, mediapipe_python, tmp_path):
+    labels = ("first", "second", "third")
+    model = compose_classifier(small.alone, [head(small)], labels, name="x")
+    (tmp_path / "model.tflite").write_bytes(model)
+    np.save(tmp_path / "pictures.npy", pictures[:10])
+    told = subprocess.run(
+        [mediapipe_python, "-c", MEDIAPIPE, tmp_path / "model.tflite", tmp_path / "pictures.npy"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    classifier = Classifier(model, labels, normalization=Normalization())
+    lines = [line.split("\t") for line in told.splitlines() if "\t" in line]
+    assert len(lines) == 10
+    for picture, (label, score) in zip(pictures, lines, strict=False):
+        ours = classifier.classify(picture)
+        assert ours.label == label
+        assert ours.confidence == pytest.approx(float(score), abs=1e-4)
 
 
 def test_unit_without_weights_answers_its_bias(small, pictures):
