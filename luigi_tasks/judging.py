@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from edge_client.contract.errors import InputError
 from edge_client.contract.names import MODEL_FILE, REPORT_FILE, release_target
 from edge_client.inference.classifier import Classifier
@@ -14,12 +16,14 @@ from luigi_tasks.pipeline import (
     PipelineTask,
     QuantizeModel,
     TrainModel,
+    TuneBackbone,
     load_snapshot,
     open_repository,
+    tunes,
     utc_now,
 )
 from luigi_tasks.publish import SelfTestPicture, build_release, flatten_settings
-from luigi_tasks.records import HOLDOUT, Candidate, Evaluation, TrainingRecord
+from luigi_tasks.records import HOLDOUT, Candidate, Evaluation, TrainingRecord, TunedRecord
 from luigi_tasks.report import Past, render_report
 
 if TYPE_CHECKING:
@@ -49,7 +53,7 @@ def judge_candidate(task: EvaluateModel) -> tuple[Evaluation, str]:
     report = render_report(
         evaluation,
         snapshot=snapshot,
-        training=task.clone(TrainModel).output().load(TrainingRecord),
+        training=_load_training(task),
         quantization=candidate.quantization,
         settings=flatten_settings(task.settings),
         thumbnails=_load_thumbnails(task, evaluation, snapshot),
@@ -91,6 +95,16 @@ def _self_test(task: PipelineTask, candidate: Candidate, model: bytes) -> list[S
         SelfTestPicture(png=to_png(pixels[index]), label=answer.label, confidence=answer.confidence)
         for index, answer in chosen
     ]
+
+
+def _load_training(task: EvaluateModel) -> TrainingRecord:
+    """Return what training did, with the curves of a tuned backbone before those of the head."""
+    record: TrainingRecord = task.clone(TrainModel).output().load(TrainingRecord)
+    if not tunes(task.settings):
+        return record
+    tuned = task.clone(TuneBackbone).output().load(TunedRecord)
+    curves = {f"tuning {name}": values for name, values in tuned.history.items()}
+    return msgspec.structs.replace(record, history=curves | record.history)
 
 
 def _load_champion(state: Any, release: str | None, holdout_percent: float) -> Champion | None:  # noqa: ANN401 - RepositoryState

@@ -261,19 +261,13 @@ class MqttBroker(LocalService):
 
 
 class Scheduler(LocalService):
-    """`luigid`, Luigi's central scheduler with its web page.
-
-    Args:
-        folder: As for every service.
-        settings: Of luigid's section [scheduler].
-    """
+    """`luigid`, Luigi's central scheduler with its web page."""
 
     name = "luigid"
 
-    def __init__(self, folder: Path | None = None, settings: dict[str, object] | None = None) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         super().__init__(folder)
         self.port = free_ports(1)[0]
-        self._settings = settings or {}
 
     @property
     def url(self) -> str:
@@ -286,11 +280,7 @@ class Scheduler(LocalService):
         return [luigid, "--address", self.host, "--port", str(self.port), "--state-path", state]
 
     def environment(self) -> dict[str, str]:
-        path = self.folder / "luigid.cfg"
-        path.write_text(
-            "[scheduler]\n" + "".join(f"{name} = {value}\n" for name, value in self._settings.items())
-        )
-        return {**os.environ, "LUIGI_CONFIG_PATH": str(path)}
+        return {**os.environ, "LUIGI_CONFIG_PATH": os.devnull}
 
     def ready(self) -> bool:
         with urllib.request.urlopen(f"{self.url}/api/task_list?data=%7B%7D", timeout=2) as answer:  # noqa: S310
