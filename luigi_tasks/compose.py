@@ -8,7 +8,7 @@ a few kB, and no run waits for a conversion.
 from __future__ import annotations
 
 import dataclasses
-import math
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,8 @@ INT8_VERSIONS = {"FULLY_CONNECTED": 4, "SOFTMAX": 2, "QUANTIZE": 1}
 FLOAT_VERSIONS = {"FULLY_CONNECTED": 1, "SOFTMAX": 1}
 
 WEIGHT_STEPS = 127  # int8 weights are symmetric and leave -128 out (TFLite 8-bit quantization spec)
+BIAS_STEPS = 2**30 - 1  # leaves the accumulator room; quantization_driver.cc, SetBiasParamsWithAdjustments
+SMALLEST_RANGE = 1e-6  # kNearZeroTolerance of the converter: no range is narrower
 SCORE_SCALE = 1 / 256  # of int8 and uint8 probabilities, the same source
 
 
@@ -46,6 +48,23 @@ class Dense:
     high: float
 
 
+@dataclasses.dataclass(frozen=True)
+class QuantizedDense:
+    """A dense layer in whole numbers; real = number * scale of its unit.
+
+    Attributes:
+        weights: (units, inputs) int8.
+        bias: (units,) int32.
+        weight_scales: (units,) float32.
+        bias_scales: (units,) float32.
+    """
+
+    weights: NDArray[np.int8]
+    bias: NDArray[np.int32]
+    weight_scales: NDArray[np.float32]
+    bias_scales: NDArray[np.float32]
+
+
 def compose_classifier(
     backbone: bytes, layers: Sequence[Dense], labels: Sequence[str], *, name: str, description: str = ""
 ) -> bytes:
@@ -59,7 +78,8 @@ def compose_classifier(
         labels: Label of each output.
         name: Of the model, for its metadata.
         description: The same.
-    Raises: InputError if layers, labels and backbone do not fit, or a number is not finite.
+    Raises: InputError if layers, labels and backbone do not fit, a number is not finite, or the backbone
+        is no such file.
     """
     from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415 - 0.1 s, only for new files
 
@@ -78,7 +98,7 @@ class _File:
 
     def __init__(self, schema: Any, data: bytes, name: str) -> None:  # noqa: ANN401 - generated code
         self._schema = schema
-        self._model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+        self._model = _read(schema, data, name)
         self._graph = self._model.subgraphs[0]
         if len(self._graph.inputs) != 1 or len(self._graph.outputs) != 1:
             msg = f"backbone of {name}: give one with one input and one output"
@@ -86,10 +106,15 @@ class _File:
         self._end = int(self._graph.outputs[0])
         features = self._graph.tensors[self._end]
         features.name = b"features"
-        if features.type not in {schema.TensorType.INT8, schema.TensorType.FLOAT32}:
-            msg = f"backbone of {name}: its features are neither int8 nor float32; convert it anew"
+        types = schema.TensorType
+        ends = (self._graph.tensors[int(self._graph.inputs[0])].type, features.type)
+        if ends not in {(types.UINT8, types.INT8), (types.INT8, types.INT8), (types.FLOAT32, types.FLOAT32)}:
+            msg = f"backbone of {name}: give one from 8-bit pixels to int8, or from float32 to float32"
             raise InputError(msg)
-        self._int8 = features.type == schema.TensorType.INT8
+        if features.shape is None or len(features.shape) != 2 or features.shape[0] != 1:
+            msg = f"backbone of {name}: give one whose output is (1, features)"
+            raise InputError(msg)
+        self._int8 = features.type == types.INT8
         self.width = int(features.shape[-1])
 
     def add_dense(self, layer: Dense, name: str, *, relu: bool) -> None:
@@ -98,29 +123,21 @@ class _File:
         options = schema.FullyConnectedOptionsT()
         if relu:
             options.fusedActivationFunction = schema.ActivationFunctionType.RELU
-        weights, bias = layer.weights.T, layer.bias  # (units, inputs)
         given = self._graph.tensors[self._end]
         quantized = None
         if self._int8:
-            scales = (np.abs(weights).max(1).astype(np.float64) / WEIGHT_STEPS).astype(np.float32)
-            # A unit without weights: any scale holds its zeros; that of 1 keeps its bias in range.
-            scales[scales == 0] = 1.0
-            # By the inverse and in float32, as the converter does: else some halves round the other way.
-            steps = _round(weights * (np.float32(1) / scales)[:, None])
-            bias_scales = np.float32(given.quantization.scale[0]) * scales
-            limits = np.iinfo(np.int32)
-            bias_steps = np.clip(_round(bias / bias_scales.astype(np.float64)), limits.min, limits.max)
+            numbers = quantize_dense(layer, float(given.quantization.scale[0]))
             inputs = [
-                self._constant(f"{name}/weights", steps.astype(np.int8), scales),
-                self._constant(f"{name}/bias", bias_steps.astype(np.int32), bias_scales),
+                self._constant(f"{name}/weights", numbers.weights, numbers.weight_scales),
+                self._constant(f"{name}/bias", numbers.bias, numbers.bias_scales),
             ]
             quantized = choose_scale(layer.low, layer.high)
         else:
             inputs = [
-                self._constant(f"{name}/weights", np.ascontiguousarray(weights, np.float32)),
-                self._constant(f"{name}/bias", np.asarray(bias, np.float32)),
+                self._constant(f"{name}/weights", np.ascontiguousarray(layer.weights.T, np.float32)),
+                self._constant(f"{name}/bias", np.asarray(layer.bias, np.float32)),
             ]
-        self._operate("FULLY_CONNECTED", inputs, options, name, len(bias), quantized)
+        self._operate("FULLY_CONNECTED", inputs, options, name, len(layer.bias), quantized)
 
     def add_softmax(self) -> None:
         """Append SOFTMAX; where the input takes uint8, the answer is uint8 too."""
@@ -215,26 +232,65 @@ class _File:
         return len(self._model.buffers) - 1
 
 
+def quantize_dense(layer: Dense, input_scale: float) -> QuantizedDense:
+    """Return a layer's whole numbers, those that the converter writes.
+
+    Args:
+        layer: Any finite one, also with units whose weights are all 0.
+        input_scale: Real value of one step of the layer's int8 input.
+    Source: quantization_driver.cc and quantization_utils.cc of TensorFlow 2.21's converter.
+    """
+    weights = np.asarray(layer.weights, np.float32).T  # (units, inputs)
+    bias = np.asarray(layer.bias, np.float32)
+    largest = np.maximum(np.abs(weights).max(1), SMALLEST_RANGE / 2).astype(np.float64)
+    scales = (largest / WEIGHT_STEPS).astype(np.float32).astype(np.float64)
+    bias_scales = scales * input_scale
+    # A unit of tiny weights counts its bias in steps so small that int32 could not hold it: wider steps
+    # cost its weights, which matter little beside that bias.
+    least = np.abs(bias).astype(np.float64) / BIAS_STEPS
+    scales = np.where(least >= bias_scales, least / input_scale, scales)
+    bias_scales = np.maximum(least, bias_scales)
+    return QuantizedDense(
+        weights=_count_steps(weights, scales[:, None]).astype(np.int8),
+        bias=_count_steps(bias, bias_scales).astype(np.int32),
+        weight_scales=scales.astype(np.float32),
+        bias_scales=bias_scales.astype(np.float32),
+    )
+
+
 def choose_scale(low: float, high: float) -> tuple[float, int]:
     """Return scale and zero point of an int8 tensor that holds [low, high] and 0 exactly.
 
-    Source: TFLite 8-bit quantization specification, asymmetric activations.
+    Source: TFLite 8-bit quantization specification, asymmetric activations; in float32 as the converter.
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = (high - low) / 255 or 1.0
-    return scale, min(127, max(-128, math.floor(-128 - low / scale + 0.5)))
+    if high - low < SMALLEST_RANGE:
+        low, high = low - SMALLEST_RANGE, high + SMALLEST_RANGE
+    scale = float((np.float32(high) - np.float32(low)) / np.float32(255))
+    zero_point = int(_round(np.float32(-128 - low / scale)))
+    return scale, min(127, max(-128, zero_point))
 
 
-def _round(values: NDArray[Any]) -> NDArray[np.float64]:
+def _count_steps(values: NDArray[np.float32], scales: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round to whole steps: by the inverse and in float32, as the converter, or some round the other way."""
+    inverse = (1 / scales.astype(np.float32).astype(np.float64)).astype(np.float32)
+    return _round(values * inverse)
+
+
+def _round(values: NDArray[np.float32] | np.float32) -> NDArray[np.float64]:
     """Round halves away from zero, as C's round() and so the converter does."""
-    rounded: NDArray[np.float64] = np.sign(values) * np.floor(np.abs(values.astype(np.float64)) + 0.5)
+    exact = np.asarray(values, np.float64)
+    rounded: NDArray[np.float64] = np.sign(exact) * np.floor(np.abs(exact) + 0.5)
     return rounded
 
 
 def _check(layers: Sequence[Dense], labels: Sequence[str], width: int, name: str) -> None:
+    if not layers:
+        msg = f"head of {name}: it has no layers; train it"
+        raise InputError(msg)
     for number, layer in enumerate(layers, start=1):
-        inputs, units = layer.weights.shape
-        if inputs != width or layer.bias.shape != (units,):
+        shape = layer.weights.shape
+        if len(shape) != 2 or shape[0] != width or layer.bias.shape != shape[1:]:
             msg = (
                 f"head of {name}: layer {number} has weights {layer.weights.shape} and bias "
                 f"{layer.bias.shape}, it gets {width} values; train it on this backbone"
@@ -244,10 +300,25 @@ def _check(layers: Sequence[Dense], labels: Sequence[str], width: int, name: str
         if not all(np.isfinite(values).all() for values in numbers):
             msg = f"head of {name}: layer {number} has numbers that are not finite; train with a lower rate"
             raise InputError(msg)
-        width = units
+        if layer.low > layer.high:
+            msg = f"head of {name}: layer {number} has a range from {layer.low} to {layer.high}; swap them"
+            raise InputError(msg)
+        width = shape[1]
     if width != len(labels):
         msg = f"head of {name}: {width} outputs for {len(labels)} labels; train it on this snapshot"
         raise InputError(msg)
+
+
+def _read(schema: Any, data: bytes, name: str) -> Any:  # noqa: ANN401 - generated code
+    try:
+        if not schema.Model.ModelBufferHasIdentifier(data, 0):
+            msg = f"backbone of {name}: {len(data)} bytes that are no TFLite file; convert it anew"
+            raise InputError(msg)
+        return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    except (struct.error, TypeError, ValueError, IndexError) as e:
+        # What flatbuffers raises where an offset points out of the file.
+        msg = f"backbone of {name}: a broken TFLite file of {len(data)} bytes ({e}); convert it anew"
+        raise InputError(msg) from e
 
 
 def _aligned_builder() -> Any:  # noqa: ANN401 - flatbuffers has no types
