@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import logging.handlers
+import queue
 import resource
 
 import numpy as np
@@ -102,16 +104,15 @@ def test_processes_may_write_at_once(tmp_path):
 
 def _fill_a_full_disk(folder):
     """In a process of its own: no file of it can grow over 100 bytes, a log neither."""
-    told = []
-    handler = logging.Handler()
-    handler.emit = lambda record: told.append(record.getMessage())
+    records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     logger = logging.getLogger("luigi-interface")
-    logger.handlers, logger.propagate = [handler], False
+    logger.handlers, logger.propagate = [logging.handlers.QueueHandler(records)], False
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     pixels, objects = PixelCache(folder / "p", 6, 8), ContentCache(folder / "o")
     for _ in range(2):
         pixels.keep(names(3), pictures(3))
         objects.put("a" * 64, b"x" * 1000)
+    told = [records.get().getMessage() for _ in range(records.qsize())]
     return told, found(pixels, names(3))[0], objects.get("a" * 64)
 
 
