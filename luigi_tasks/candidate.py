@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import time
@@ -11,9 +12,11 @@ import numpy as np
 
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.contract.release import Normalization, Preprocessing, release_id
+from edge_client.inference.classifier import Classifier
 from luigi_tasks.backbones import architecture_name
 from luigi_tasks.cluster import parse_cluster
 from luigi_tasks.compose import Dense, compose_classifier
+from luigi_tasks.evaluate import measure
 from luigi_tasks.feature_batches import open_extractor
 from luigi_tasks.operators import read_operators
 from luigi_tasks.pipeline import (
@@ -31,12 +34,25 @@ from luigi_tasks.pipeline import (
     open_repository,
     tunes,
 )
-from luigi_tasks.records import TRAIN, Candidate, Lineage, QuantizationRecord, TunedRecord
+from luigi_tasks.records import (
+    HOLDOUT,
+    TRAIN,
+    BackboneRecord,
+    Candidate,
+    Lineage,
+    QuantizationRecord,
+    Rung,
+    TrainingRecord,
+    TunedRecord,
+)
 from luigi_tasks.targets import DocumentTarget
 from luigi_tasks.train import Form, pack_head, package_versions, train, unpack_head
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from luigi_tasks.pipeline import QuantizeModel
+    from luigi_tasks.records import Snapshot
     from luigi_tasks.store import Store
 
 
@@ -114,7 +130,7 @@ def train_on_features(task: TrainModel, target: DocumentTarget) -> None:
     settings = task.settings
     batches = [task.clone(BackboneFeatures, batch=batch).load() for batch in task.plan.batches]
     _, forms = task.clone(ConvertBackbone).load()
-    scheme = settings.quantization.scheme
+    scheme = str(task.scheme)
     extractor = open_extractor(forms[scheme])
     trained = train(
         load_snapshot(task),
@@ -131,9 +147,9 @@ def train_on_features(task: TrainModel, target: DocumentTarget) -> None:
     target.save(trained.record)
 
 
-def load_float_scores(task: PipelineTask) -> Any:  # noqa: ANN401 - (hold-out, classes) float32
-    """Return what the float network answers to the hold-out, in the snapshot's order."""
-    data = task.store.read(task.clone(TrainModel).output().folder + FLOAT_SCORES_FILE)
+def load_float_scores(task: PipelineTask, scheme: str) -> Any:  # noqa: ANN401 - (hold-out, classes) float32
+    """Return what the float network beside a scheme answers to the hold-out, in the snapshot's order."""
+    data = task.store.read(task.clone(TrainModel, scheme=scheme).output().folder + FLOAT_SCORES_FILE)
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 
@@ -141,18 +157,10 @@ def assemble_candidate(task: QuantizeModel) -> tuple[bytes, Candidate]:
     """Return the candidate's file and its description."""
     settings = task.settings
     snapshot = load_snapshot(task)
-    backbone, forms = task.clone(ConvertBackbone).load()
-    layers, ranges = unpack_head(task.store.read(task.clone(TrainModel).output().folder + HEAD_FILE))
-    size, scheme = settings.model.input_size, settings.quantization.scheme
-    model = compose_classifier(
-        forms[scheme],
-        [
-            Dense(layer.weights, layer.bias, low, high)
-            for layer, (low, high) in zip(layers, ranges, strict=True)
-        ],
-        snapshot.labels,
-        name=architecture_name(settings.model),
-    )
+    tried = task.climb()
+    models = [_compose(one, snapshot.labels) for one in tried]
+    model, scheme, size = models[-1], str(tried[-1].scheme), settings.model.input_size
+    backbone = tried[-1].clone(ConvertBackbone).output().load(BackboneRecord)
     preprocessing = Preprocessing(id=PREPROCESSING_ID, height=size, width=size, normalization=Normalization())
     release = release_id(model, snapshot.labels, preprocessing)
     if tunes(settings):
@@ -169,5 +177,50 @@ def assemble_candidate(task: QuantizeModel) -> tuple[bytes, Candidate]:
             calibration=backbone.calibration,
             operators=read_operators(model),
             made_with=package_versions(),
+            rungs=_measure_rungs(task, snapshot, tried, models) if len(tried) > 1 else (),
         ),
     )
+
+
+def _compose(trained: TrainModel, labels: Sequence[str]) -> bytes:
+    _, forms = trained.clone(ConvertBackbone).load()
+    layers, ranges = unpack_head(trained.store.read(trained.own_target().folder + HEAD_FILE))
+    return compose_classifier(
+        forms[str(trained.scheme)],
+        [
+            Dense(layer.weights, layer.bias, low, high)
+            for layer, (low, high) in zip(layers, ranges, strict=True)
+        ],
+        labels,
+        name=architecture_name(trained.settings.model),
+    )
+
+
+def _measure_rungs(
+    task: QuantizeModel, snapshot: Snapshot, tried: Sequence[TrainModel], models: Sequence[bytes]
+) -> tuple[Rung, ...]:
+    """Show the hold-out to every scheme's file: what each of them would have cost and given."""
+    size, holdout = task.settings.model.input_size, snapshot.split(HOLDOUT)
+    pixels = task.load_pixels(holdout, size, size)
+    rungs = []
+    for trained, model in zip(tried, models, strict=True):
+        found = measure(
+            functools.partial(Classifier, model, snapshot.labels, normalization=Normalization()),
+            snapshot.labels,
+            holdout,
+            pixels,
+            task.progress,
+            f"candidate in {trained.scheme}",
+        )
+        record = trained.own_target().load(TrainingRecord)
+        rungs.append(
+            Rung(
+                scheme=str(trained.scheme),
+                accuracy=found.accuracy,
+                float_drop_points=record.float_drop_points,
+                class_drop_points=record.class_drop_points,
+                model_bytes=len(model),
+                latency_ms_p50=found.latency_ms_p50,
+            )
+        )
+    return tuple(rungs)

@@ -81,8 +81,8 @@ def convert_backbone(
 ) -> tuple[dict[str, bytes], int]:
     """Return the TFLite forms of a backbone, and its number of features.
 
-    `float` takes [-1, 1] and gives float; `int8` takes uint8 pixels and gives int8; `float16` and
-    `dynamic` are float at both ends with small weights inside. Same input, same bytes.
+    `float` takes [-1, 1] and gives float; `int8` and `int8_wide` take uint8 pixels and give int8; the
+    others are float at both ends. Same input, same bytes.
 
     Args:
         model: Which backbone.
@@ -101,8 +101,12 @@ def convert_backbone(
         load_tuned(backbone, tuned)
     standardize(backbone, calibration)
     forms = {FLOAT: bytes(float_converter(backbone).convert())}
-    if scheme == "int8":
+    if scheme in {"int8", "int8_wide"}:
         forms[scheme] = bytes(int8_converter(backbone, calibration, progress).convert())
+    elif scheme == "mixed":
+        from luigi_tasks.mixed_precision import convert_mixed  # noqa: PLC0415 - seldom needed
+
+        forms[scheme] = convert_mixed(backbone, calibration, progress)
     else:
         forms[scheme] = bytes(_small_weights(float_converter(backbone), scheme).convert())
     return forms, int(backbone.output_shape[-1])

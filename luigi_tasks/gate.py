@@ -81,13 +81,17 @@ def judge(
     return Verdict(passed=not reasons, reasons=reasons, checks=tuple(checks))
 
 
-def _worst_class(classes: Sequence[ClassPair], limit: float) -> Check:
-    """Check the class that loses most; one picture more is chance, however few there are."""
+def find_worst_class(classes: Sequence[ClassPair]) -> tuple[float, str]:
+    """Return points and label of the class that loses most; one picture is chance, however few there are."""
     drops = [
         (max(0.0, (one.float_recall - one.recall) * 100 - 100 / max(one.support, 1)), one.label)
         for one in classes
     ]
-    drop, label = max(drops, default=(0.0, ""))
+    return max(drops, default=(0.0, ""))
+
+
+def _worst_class(classes: Sequence[ClassPair], limit: float) -> Check:
+    drop, label = find_worst_class(classes)
     check = _at_most(
         "loss of a class against the float model", drop, limit, "points", "[gate] max_class_drop_points"
     )

@@ -42,7 +42,7 @@ def judge_candidate(task: EvaluateModel) -> tuple[Evaluation, str]:
     evaluation = evaluate(
         candidate,
         task.store.read(target.folder + MODEL_FILE),
-        load_float_scores(task),
+        load_float_scores(task, candidate.quantization.scheme),
         _load_champion(state, task.champion(candidate.release), task.settings.dataset.holdout_percent),
         snapshot.split(HOLDOUT),
         task.load_pixels,
@@ -53,7 +53,7 @@ def judge_candidate(task: EvaluateModel) -> tuple[Evaluation, str]:
     report = render_report(
         evaluation,
         snapshot=snapshot,
-        training=_load_training(task),
+        training=_load_training(task, candidate.quantization.scheme),
         quantization=candidate.quantization,
         settings=flatten_settings(task.settings),
         thumbnails=_load_thumbnails(task, evaluation, snapshot),
@@ -97,9 +97,9 @@ def _self_test(task: PipelineTask, candidate: Candidate, model: bytes) -> list[S
     ]
 
 
-def _load_training(task: EvaluateModel) -> TrainingRecord:
+def _load_training(task: EvaluateModel, scheme: str) -> TrainingRecord:
     """Return what training did, with the curves of a tuned backbone before those of the head."""
-    record: TrainingRecord = task.clone(TrainModel).output().load(TrainingRecord)
+    record: TrainingRecord = task.clone(TrainModel, scheme=scheme).output().load(TrainingRecord)
     if not tunes(task.settings):
         return record
     tuned = task.clone(TuneBackbone).output().load(TunedRecord)

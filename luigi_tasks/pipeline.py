@@ -52,10 +52,10 @@ if TYPE_CHECKING:
 PLAN_VERSION = 1
 SNAPSHOT_VERSION = 2
 TUNING_VERSION = 1
-BACKBONE_VERSION = 1
+BACKBONE_VERSION = 2
 FEATURES_VERSION = 1
-TRAINING_VERSION = 2
-QUANTIZATION_VERSION = 2
+TRAINING_VERSION = 3
+QUANTIZATION_VERSION = 3
 EVALUATION_VERSION = 2
 
 # A presigned link lives at most a week (AWS Signature Version 4).
@@ -342,7 +342,22 @@ class TuneBackbone(PipelineTask):
         target.save(record)
 
 
-class ConvertBackbone(PipelineTask):
+class SchemeTask(PipelineTask):
+    """A step for one quantization scheme."""
+
+    scheme = luigi.Parameter(default="", description="one of [quantization]; empty: the first to try")
+
+    @classmethod
+    def get_param_values(cls, params: Any, args: Any, kwargs: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
+        """Fill in the scheme too."""
+        values = super().get_param_values(params, args, kwargs)
+        return [
+            (name, value or load_settings().quantization.scheme if name == "scheme" else value)
+            for name, value in values
+        ]
+
+
+class ConvertBackbone(SchemeTask):
     """The frozen backbone as TFLite, in float and in the candidate's form.
 
     With initial weights it is made once, and stays while they, the dataset and `[quantization]` stay:
@@ -362,10 +377,14 @@ class ConvertBackbone(PipelineTask):
             if isinstance(tuned, PendingTarget):
                 return tuned
             origin = tuned.key
-        key = content_key(
-            "backbone", BACKBONE_VERSION, _network(s), s.training.seed, _plain(s.quantization), origin
-        )
+        quantized = (self.scheme, self.calibrated_on)
+        key = content_key("backbone", BACKBONE_VERSION, _network(s), s.training.seed, quantized, origin)
         return DocumentTarget(self.store, f"work/backbones/{key}/backbone.json")
+
+    @property
+    def calibrated_on(self) -> int:
+        """How many pictures set the scales."""
+        return self.settings.quantization.calibrated_on(str(self.scheme))
 
     def work(self) -> None:
         """Choose the calibration set, and convert."""
@@ -374,11 +393,11 @@ class ConvertBackbone(PipelineTask):
         from luigi_tasks.train import package_versions  # noqa: PLC0415
 
         s, target = self.settings, self.own_target()
-        chosen = choose_calibration(load_snapshot(self).split(TRAIN), s.quantization.calibration_pictures)
+        chosen = choose_calibration(load_snapshot(self).split(TRAIN), self.calibrated_on)
         pixels = self.load_pixels(chosen, s.model.input_size, s.model.input_size)
         tuned = self.store.read(self.input().folder + WEIGHTS_FILE) if tunes(s) else None
         forms, width = convert_backbone(
-            s.model, s.quantization.scheme, pixels, tuned, self.progress, s.training.seed
+            s.model, str(self.scheme), pixels, tuned, self.progress, s.training.seed
         )
         digests = {form: hashlib.sha256(file).hexdigest() for form, file in forms.items()}
         for form, file in forms.items():
@@ -402,7 +421,7 @@ class ConvertBackbone(PipelineTask):
         }
 
 
-class BackboneFeatures(PipelineTask):
+class BackboneFeatures(SchemeTask):
     """What the frozen backbone says to each picture of a batch, and to its distorted views."""
 
     batch = luigi.Parameter(description="key of the batch, from the plan")
@@ -442,7 +461,7 @@ class BackboneFeatures(PipelineTask):
         rows, computed = compute_rows(
             forms,
             choose_rows(
-                pictures, s.quantization.scheme, s.training.augmented_views + 1, s.dataset.holdout_percent
+                pictures, str(self.scheme), s.training.augmented_views + 1, s.dataset.holdout_percent
             ),
             dict(zip(pictures, pixels, strict=True)),
             self._known(record, pictures),
@@ -493,7 +512,7 @@ class BackboneFeatures(PipelineTask):
         return known
 
 
-class TrainModel(PipelineTask):
+class TrainModel(SchemeTask):
     """A head on the frozen backbone, trained on the snapshot."""
 
     def requires(self) -> list[luigi.Task]:
@@ -524,19 +543,49 @@ class TrainModel(PipelineTask):
 
 
 class QuantizeModel(PipelineTask):
-    """The candidate: `model.tflite`."""
+    """The candidate: `model.tflite`, in the first scheme that loses no more than the gate allows."""
 
     def requires(self) -> TrainModel:
-        return self.clone(TrainModel)  # type: ignore[no-any-return]
+        return self.clone(TrainModel, scheme=self.settings.quantization.scheme)  # type: ignore[no-any-return]
+
+    def climb(self) -> tuple[TrainModel, ...]:
+        """Return the schemes tried so far, and the next one if the last of them lost too much."""
+        tried: list[TrainModel] = []
+        for scheme in self.settings.quantization.ladder():
+            tried.append(self.clone(TrainModel, scheme=scheme))
+            target = tried[-1].output()
+            if isinstance(target, PendingTarget) or not target.exists() or self._holds(target):
+                break
+        return tuple(tried)
+
+    def _holds(self, target: DocumentTarget) -> bool:
+        from luigi_tasks.records import TrainingRecord  # noqa: PLC0415
+
+        record, limits = target.load(TrainingRecord), self.settings.gate
+        return (
+            record.float_drop_points <= limits.max_float_drop_points
+            and record.class_drop_points <= limits.max_class_drop_points
+        )
 
     @settled
     def output(self) -> DocumentTarget | PendingTarget:
-        """Address: the head, the backbone under it and the scheme."""
-        record = self.clone(TrainModel).output()
-        if isinstance(record, PendingTarget) or not record.exists():
+        """Address: the heads that were tried, and the backbones under them."""
+        tried = self.climb()
+        if not tried[-1].complete():
             return PendingTarget()
-        key = content_key("candidate", QUANTIZATION_VERSION, record.key, _plain(self.settings.quantization))
+        key = content_key("candidate", QUANTIZATION_VERSION, [one.own_target().key for one in tried])
         return DocumentTarget(self.store, f"work/candidates/{key}/candidate.json")
+
+    def run(self) -> Generator[luigi.Task, None, None]:  # type: ignore[override]
+        """Train in the next scheme until one holds; then do the step."""
+        while not (needed := self.climb()[-1]).complete():
+            logger.warning(
+                "%s loses more against float than [gate] allows; trying %s",
+                self.climb()[-2].scheme if len(self.climb()) > 1 else "float",
+                needed.scheme,
+            )
+            yield needed
+        super().run()
 
     def work(self) -> None:
         """Write the head into the backbone's file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.documents import encode_document
@@ -66,6 +67,7 @@ def build_release(
         snapshot=candidate.snapshot,
         architecture=architecture,
         accuracy=evaluation.candidate.accuracy,
+        calibration=hashlib.sha256("".join(candidate.quantization.calibration).encode()).hexdigest(),
         made_with=candidate.quantization.made_with,
         settings=flatten_settings(settings),
         created_at=evaluation.at,

@@ -199,6 +199,7 @@ class TrainingRecord(Document, frozen=True, kw_only=True):
         seconds: Wall-clock time of the head's training.
         train_pictures: Pictures of the training split.
         float_drop_points: What the candidate's form loses against float on the hold-out, by features.
+        class_drop_points: What the class loses that loses most, one picture forgiven.
     """
 
     history: dict[str, tuple[float, ...]]
@@ -206,22 +207,45 @@ class TrainingRecord(Document, frozen=True, kw_only=True):
     seconds: float
     train_pictures: int
     float_drop_points: float
+    class_drop_points: float
+
+
+class Rung(Document, frozen=True, kw_only=True):
+    """One scheme that was tried, on the hold-out.
+
+    Attributes:
+        scheme: Its name.
+        accuracy: Of its file, 0-1.
+        float_drop_points: What it loses against float.
+        class_drop_points: What the class loses that loses most, one picture forgiven.
+        model_bytes: Size of its file.
+        latency_ms_p50: Preprocessing and inference, one thread.
+    """
+
+    scheme: str
+    accuracy: float
+    float_drop_points: float
+    class_drop_points: float
+    model_bytes: int
+    latency_ms_p50: float | None
 
 
 class QuantizationRecord(Document, frozen=True, kw_only=True):
     """How the file was made.
 
     Attributes:
-        scheme: `int8`, `float16` or `dynamic`.
+        scheme: The one that was taken, e.g. `int8`.
         calibration: Content hashes of the pictures that set the int8 ranges.
         operators: Highest version of each operator in the file.
         made_with: Package versions.
+        rungs: All schemes that were tried, where the first one lost too much.
     """
 
     scheme: str
     calibration: tuple[str, ...]
     operators: dict[str, int]
     made_with: dict[str, str]
+    rungs: tuple[Rung, ...] = ()
 
 
 class Candidate(Document, frozen=True, kw_only=True):

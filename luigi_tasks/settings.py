@@ -16,7 +16,10 @@ from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.names import check_name
 
 ARCHITECTURES = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
-SCHEMES = ("int8", "float16", "dynamic")
+# From the smallest loss allowed for to the least: a candidate falls back to later ones.
+SCHEMES = ("int8", "int8_wide", "mixed", "dynamic", "float16")
+# `int8_wide` calibrates on so many times the pictures: wider ranges, where new pictures exceed the old.
+WIDE_CALIBRATION = 4
 MODES = ("head", "finetune")
 
 
@@ -71,7 +74,18 @@ class QuantizationSettings:
     """How it becomes TFLite."""
 
     scheme: str
+    fallbacks: str
     calibration_pictures: int
+
+    def ladder(self) -> tuple[str, ...]:
+        """Return the scheme, and what to try after it where it loses too much."""
+        later = SCHEMES[SCHEMES.index(self.scheme) + 1 :]
+        wanted = split_names(self.fallbacks)
+        return (self.scheme, *(one for one in later if one in wanted))
+
+    def calibrated_on(self, scheme: str) -> int:
+        """Return how many pictures set a scheme's scales."""
+        return self.calibration_pictures * (WIDE_CALIBRATION if scheme == "int8_wide" else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,6 +256,11 @@ class quantization(luigi.Config):  # noqa: N801
     """Section [quantization]."""
 
     scheme = luigi.ChoiceParameter(default="int8", choices=SCHEMES, description="weights and activations")
+    fallbacks = luigi.Parameter(
+        default="int8_wide, mixed, float16",
+        description="schemes to try, in the order of the list above, while the one before loses more against "
+        "float than [gate] allows; empty: none",
+    )
     calibration_pictures = luigi.IntParameter(
         default=200, description="training pictures, balanced over classes, that set int8 ranges"
     )
@@ -376,6 +395,10 @@ def find_faults(settings: PipelineSettings) -> list[str]:
             s.training.mode != "head" or s.model.weights != "none",
             "[training] mode head needs [model] weights: a frozen backbone without weights learns nothing",
         ),
+        (
+            set(split_names(s.quantization.fallbacks)) <= set(SCHEMES),
+            f"[quantization] fallbacks: some of {', '.join(SCHEMES)}, with commas",
+        ),
         (s.quantization.calibration_pictures >= 10, "[quantization] calibration_pictures: at least 10"),
         (0 <= s.gate.min_accuracy <= 1, "[gate] min_accuracy: 0 to 1"),
         (s.store.url.startswith("s3://"), "[store] url: give s3://bucket or s3://bucket/prefix"),
@@ -391,6 +414,11 @@ def find_faults(settings: PipelineSettings) -> list[str]:
         except InputError as e:
             faults.append(str(e))
     return faults
+
+
+def split_names(names: str) -> tuple[str, ...]:
+    """Split at commas."""
+    return tuple(one.strip() for one in names.split(",") if one.strip())
 
 
 SectionT = TypeVar("SectionT")

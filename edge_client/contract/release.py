@@ -57,7 +57,7 @@ class ReleaseDocument(Document, frozen=True, kw_only=True):
         model_bytes: Its size.
         labels: Label of each output, in order; `labels.txt` has the same.
         preprocessing: Pixels to input.
-        quantization: `int8`, `float16` or `dynamic`.
+        quantization: Scheme, e.g. `int8`.
         operators: Highest version of each TFLite operator used, e.g. {"CONV_2D": 3}.
         self_test: Run on the device before activation.
         self_test_tolerance: Largest accepted difference of a confidence.
@@ -65,6 +65,8 @@ class ReleaseDocument(Document, frozen=True, kw_only=True):
         snapshot: Digest of the pictures that made it.
         architecture: e.g. `mobilenet_v2_1.0_160`.
         accuracy: Hold-out accuracy of the file itself, in [0, 1].
+        calibration: Hex SHA-256 over the content hashes of the pictures that set the int8 ranges; it stays
+            while the backbone does.
         made_with: Package and code versions.
         settings: The settings that made it, flat, e.g. {"training.epochs": "20"}.
         created_at: UTC, ISO 8601.
@@ -83,6 +85,7 @@ class ReleaseDocument(Document, frozen=True, kw_only=True):
     snapshot: str = ""
     architecture: str = ""
     accuracy: float = 0.0
+    calibration: str = ""
     made_with: dict[str, str] = {}
     settings: dict[str, str] = {}
     created_at: str = ""

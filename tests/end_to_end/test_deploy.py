@@ -123,6 +123,33 @@ def test_two_overlapping_runs_do_each_step_once(pipeline):
     assert {done.count(step) for step in set(done) - {"BackboneFeatures"}} == {1}, done
 
 
+def test_schemes_are_tried_until_one_holds_and_all_of_them_are_reported(pipeline, channel, monkeypatch):
+    """No scheme gains 1000 points on float, so each is tried and the gate refuses the last."""
+    pipeline.configure(gate={"max_float_drop_points": -1000.0})
+    run = pipeline.luigi("Deploy")
+    assert run.returncode == 0, run.stderr
+    assert steps_run(run.stderr).count("TrainModel") == 3  # the first is there
+    assert "trying float16" in run.stderr
+    assert "loss against the float model" in run.stderr
+    assert state_of(pipeline, monkeypatch).channel(channel) is None
+    [report] = [text for text in reports(pipeline, monkeypatch) if ">Quantization<" in text]
+    assert re.findall(r'scope="row">(int8|int8_wide|mixed|float16)<', report) == [
+        "int8",
+        "int8_wide",
+        "mixed",
+        "float16",
+    ]
+    assert steps_run(pipeline.luigi("Deploy").stderr) == []
+
+
+def reports(pipeline, monkeypatch) -> list[str]:
+    store, _ = parts_of(pipeline, monkeypatch)
+    folder = f"{pipeline.name}/work/evaluations/"
+    listed = store.client.list_objects_v2(Bucket=pipeline.store.bucket, Prefix=folder)["Contents"]
+    keys = [one["Key"].partition("/")[2] for one in listed if one["Key"].endswith("report.html")]
+    return [store.read(key).decode() for key in keys]
+
+
 def test_a_broker_that_lost_the_announcement_gets_it_again(pipeline, monkeypatch):
     release = state_of(pipeline, monkeypatch).channel("stable").release
     pipeline.broker.stop()

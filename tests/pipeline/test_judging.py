@@ -91,6 +91,7 @@ class Step:
                 made_with={},
                 seconds=1.0,
                 train_pictures=9,
+                class_drop_points=0.0,
                 float_drop_points=0.0,
             )
         )
@@ -103,7 +104,7 @@ class Step:
     def input(self) -> DocumentTarget:
         return self._input
 
-    def clone(self, kind: type) -> SimpleNamespace:
+    def clone(self, kind: type, scheme: str = "int8") -> SimpleNamespace:
         return SimpleNamespace(output=lambda: self._targets[kind.__name__])
 
     def champion(self, release: str) -> str | None:

@@ -139,6 +139,7 @@ def render(
             made_with={},
             seconds=12.5,
             train_pictures=100,
+            class_drop_points=0.0,
             float_drop_points=0.0,
         ),
         quantization=QuantizationRecord(

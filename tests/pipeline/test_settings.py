@@ -47,6 +47,7 @@ def test_the_default_is_free_of_faults():
         ("release", {"channel": "a/b"}, "channel 'a/b'"),
         ("broker", {"fleet": "#"}, "fleet '#'"),
         ("gate", {"min_accuracy": 80.0}, "min_accuracy"),
+        ("quantization", {"fallbacks": "int4"}, "fallbacks: some of int8"),
     ],
 )
 def test_each_fault_is_named(section, change, named):

@@ -16,7 +16,7 @@ from edge_client.inference.classifier import Classifier
 from luigi_tasks.backbones import architecture_name, build_backbone, weights_digest
 from luigi_tasks.compose import Dense, compose_classifier
 from luigi_tasks.conversion import choose_calibration, convert_backbone
-from luigi_tasks.feature_batches import compute_rows, open_extractor
+from luigi_tasks.feature_batches import FeatureRows, compute_rows, open_extractor
 from luigi_tasks.progress import silent
 from luigi_tasks.records import Picture, Snapshot
 from luigi_tasks.settings import ModelSettings, TrainingSettings
@@ -196,6 +196,21 @@ def test_other_schemes_are_as_right_and_smaller_than_float(coloured, weights_fil
     assert accuracy(coloured, made.model, 32) >= 0.9
     backbone = build_backbone(model, seed=1)
     assert len(made.model) < 0.6 * 4 * backbone.count_params()
+
+
+def test_a_head_that_had_to_learn_from_spoiled_features_does_not_hide_the_loss(coloured):
+    """Float features tell the classes apart, the int8 ones are noise: the float network is the good one."""
+    rng = np.random.default_rng(8)
+    pictures = [one.sha256 for one in coloured.snapshot.pictures]
+    wanted = choose_rows(pictures, "int8", 1, HOLDOUT_PERCENT)
+    labels = {one.sha256: coloured.snapshot.labels.index(one.label) for one in coloured.snapshot.pictures}
+    floats = np.stack([3.0 * np.eye(3)[labels[one]] for one in wanted["float_0"]]).astype(np.float16)
+    rows = FeatureRows(
+        wanted, {"int8_0": rng.integers(-128, 128, (len(pictures), 3), np.int8), "float_0": floats}
+    )
+    record = train(coloured.snapshot, [rows], "int8", Form(0.05, 0), TRAINING, silent).record
+    assert record.float_drop_points > 40
+    assert record.class_drop_points > 20
 
 
 @pytest.mark.parametrize(
