@@ -251,8 +251,10 @@ def _measure_champion(
     shared = [index for index, picture in enumerate(holdout) if picture.label in known]
     gone = sorted(known - set(candidate.labels))
     new = sorted(set(candidate.labels) - known)
+    renamed = _find_renamed(champion, holdout, new, gone, pixels_of, progress) if new and gone else ""
     if not shared:
-        return None, [], "The deployed model knows none of these classes; nothing can be compared."
+        note = "The deployed model knows none of these classes; nothing can be compared."
+        return None, [], note + renamed
     note = f"Compared on the same {len(shared)} hold-out pictures."
     if gone or new:
         changes = [f"new: {', '.join(new)}"] * bool(new) + [f"gone: {', '.join(gone)}"] * bool(gone)
@@ -260,6 +262,7 @@ def _measure_champion(
             f"The classes changed ({'; '.join(changes)}); compared on the {len(shared)} of {len(holdout)} "
             "hold-out pictures whose class both models know."
         )
+        note += renamed
     if champion.saw_holdout:
         note += (
             " The deployed model was trained on some of them, which flatters it: holdout_percent was smaller."
@@ -275,6 +278,35 @@ def _measure_champion(
         "deployed model",
     )
     return measurement, shared, note
+
+
+def _find_renamed(
+    champion: Champion,
+    holdout: Sequence[Picture],
+    new: Sequence[str],
+    gone: Sequence[str],
+    pixels_of: PixelLoader,
+    progress: Progress,
+) -> str:
+    """Return a sentence for each new class whose pictures the champion takes for one that is gone."""
+    size = champion.document.preprocessing
+    pictures = [one for one in holdout if one.label in new]
+    answers = _classify_all(
+        lambda: Classifier(champion.model, champion.document.labels, normalization=size.normalization),
+        pixels_of(pictures, size.height, size.width),
+        progress,
+        "looking for renamed classes",
+    )
+    note = ""
+    for label in new:
+        said = [one.label for one, picture in zip(answers, pictures, strict=True) if picture.label == label]
+        likely, count = collections.Counter(said).most_common(1)[0] if said else ("", 0)
+        if likely in gone and count > len(said) / 2:
+            note += (
+                f" {label!r} looks like {likely!r} renamed: the deployed model says so of {count} of its "
+                f"{len(said)} hold-out pictures."
+            )
+    return note
 
 
 def _accuracy_within(mine: Measurement, holdout: Sequence[Picture], shared: list[int]) -> float:

@@ -6,6 +6,7 @@ since targets are addressed by content and the trained model is found again.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 
@@ -132,7 +133,8 @@ def test_schemes_are_tried_until_one_holds_and_all_of_them_are_reported(pipeline
     assert "trying float16" in run.stderr
     assert "loss against the float model" in run.stderr
     assert state_of(pipeline, monkeypatch).channel(channel) is None
-    [report] = [text for text in reports(pipeline, monkeypatch) if ">Quantization<" in text]
+    reports = read_all(pipeline, monkeypatch, "work/evaluations/", "report.html")
+    [report] = [text.decode() for text in reports if b">Quantization<" in text]
     assert re.findall(r'scope="row">(int8|int8_wide|mixed|float16)<', report) == [
         "int8",
         "int8_wide",
@@ -142,12 +144,14 @@ def test_schemes_are_tried_until_one_holds_and_all_of_them_are_reported(pipeline
     assert steps_run(pipeline.luigi("Deploy").stderr) == []
 
 
-def reports(pipeline, monkeypatch) -> list[str]:
+def read_all(pipeline, monkeypatch, folder: str, name: str) -> list[bytes]:
+    """All objects of one name below a folder of the pipeline's bucket."""
     store, _ = parts_of(pipeline, monkeypatch)
-    folder = f"{pipeline.name}/work/evaluations/"
-    listed = store.client.list_objects_v2(Bucket=pipeline.store.bucket, Prefix=folder)["Contents"]
-    keys = [one["Key"].partition("/")[2] for one in listed if one["Key"].endswith("report.html")]
-    return [store.read(key).decode() for key in keys]
+    listed = store.client.list_objects_v2(Bucket=pipeline.store.bucket, Prefix=f"{pipeline.name}/{folder}")[
+        "Contents"
+    ]
+    keys = [one["Key"].partition("/")[2] for one in listed if one["Key"].endswith(name)]
+    return [store.read(key) for key in keys]
 
 
 def test_a_broker_that_lost_the_announcement_gets_it_again(pipeline, monkeypatch):
@@ -307,6 +311,20 @@ def test_unusable_pictures_are_named_and_nothing_is_trained(pipeline, tmp_path, 
     assert run.returncode != 0
     assert message in run.stderr
     assert not set(steps_run(run.stderr)) & {"DatasetSnapshot", *EXPENSIVE}
+
+
+def test_two_cold_runs_in_different_folders_make_the_same_file(tmp_path, scheduler, monkeypatch):
+    made = []
+    for name in ("one", "another place"):
+        settings: dict[str, dict[str, object]] = {"training": {"finetune_epochs": 1, "epochs": 3}}
+        with PipelineUnderTest(tmp_path / name, scheduler=scheduler, settings=settings) as pipeline:
+            pipeline.write_digits(per_class=20)
+            run = pipeline.luigi("QuantizeModel")
+            assert run.returncode == 0, run.stderr
+            assert "TuneBackbone" in steps_run(run.stderr)
+            [model] = read_all(pipeline, monkeypatch, "work/candidates/", "model.tflite")
+        made.append(hashlib.sha256(model).hexdigest())
+    assert made[0] == made[1]
 
 
 def test_store_killed_while_training_loses_nothing(tmp_path, scheduler):

@@ -232,6 +232,20 @@ def test_class_that_is_gone_is_named_and_an_answer_with_it_is_wrong():
     assert met(found).accuracy == 0.9
 
 
+def test_class_that_was_renamed_is_told():
+    deployed = changed(champion(), labels=("crimson", "green", "blue"))
+    found = judge_tiny(Album(*GOOD), deployed)
+    assert "'red' looks like 'crimson' renamed" in found.champion_note
+    assert "5 of its 5" in found.champion_note
+
+
+def test_class_that_only_came_as_another_went_is_not_called_renamed():
+    deployed = changed(champion(), labels=("crimson", "green", "blue"))
+    found = judge_tiny(Album(("red", "green", 5), *GOOD[1:]), deployed)
+    assert "new: red; gone: crimson" in found.champion_note
+    assert "renamed" not in found.champion_note
+
+
 def changed(deployed: Champion, **fields) -> Champion:
     return Champion(msgspec.structs.replace(deployed.document, **fields), deployed.model)
 

@@ -1,0 +1,101 @@
+"""Several workers, as on several machines: own folders and caches, one luigid, one store."""
+
+from __future__ import annotations
+
+import collections
+import os
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from pipeline_under_test import REPOSITORY, PipelineUnderTest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytest.importorskip("luigi", reason="the device's environments have no Luigi")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+DONE = re.compile(r"\] Worker .* done +(\w+)\(.*?(?:batch=(\w+))?\)$")
+RUNNING = re.compile(r"\] Worker .* running +(\w+)\(")
+# luigid looks for lost workers once a minute, and forgets one after another minute of silence.
+FORGOTTEN_S = 300
+
+
+class Machine:
+    """A worker process in a folder of its own, and what it logged so far."""
+
+    def __init__(self, pipeline: PipelineUnderTest, folder: Path, at_features: queue.Queue[Machine]) -> None:
+        folder.mkdir()
+        shutil.copy(REPOSITORY / "luigi.cfg", folder)
+        settings = folder / "settings.cfg"
+        text = pipeline.configuration.read_text()
+        settings.write_text(re.sub(r"(?m)^cache_dir = .*$", f"cache_dir = {folder / 'cache'}", text))
+        self.lines: list[str] = []
+        self._at_features = at_features
+        # On machines of their own no lock would hold them apart.
+        waiting = ["--no-lock", "--worker-keep-alive", "--worker-wait-interval", "1"]
+        self._process = subprocess.Popen(
+            pipeline.command("EvaluateModel", *waiting),
+            env={**pipeline.environment(), "LUIGI_CONFIG_PATH": str(settings)},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            found = RUNNING.search(line)
+            if found and found[1] == "BackboneFeatures":
+                self._at_features.put(self)
+
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> int:
+        code = self._process.wait(timeout=FORGOTTEN_S)
+        self._reader.join()
+        return code
+
+    def done(self) -> list[tuple[str, str | None]]:
+        return [(found[1], found[2]) for line in self.lines if (found := DONE.search(line))]
+
+
+def test_three_workers_share_the_batches_and_survive_the_loss_of_one(tmp_path, scheduler):
+    settings: dict[str, dict[str, object]] = {"dataset": {"batch_pictures": 20}}
+    with PipelineUnderTest(tmp_path / "p", scheduler=scheduler, settings=settings) as pipeline:
+        pipeline.write_digits(per_class=30)
+        at_features: queue.Queue[Machine] = queue.Queue()
+        machines = [Machine(pipeline, tmp_path / f"machine {number}", at_features) for number in range(3)]
+        victim = at_features.get(timeout=FORGOTTEN_S)
+        victim.kill()
+        codes = [machine.wait() for machine in machines if machine is not victim]
+        logs = "\n".join(line for machine in machines for line in machine.lines)
+        # 10 and 25: nothing left to do for this worker, others are at the rest.
+        assert set(codes) <= {0, 10, 25}, logs
+        done = collections.Counter(one for machine in machines for one in machine.done())
+        batches = {
+            name: {batch for task, batch in done if task == name}
+            for name in ("ReadBatch", "BackboneFeatures")
+        }
+        assert len(batches["ReadBatch"]) == 15, logs
+        assert batches["BackboneFeatures"] == batches["ReadBatch"], logs
+        assert set(done.values()) == {1}, "each piece of work is done once"
+        assert ("EvaluateModel", None) in done
+        readers = [one for one in machines if any(task == "ReadBatch" for task, _ in one.done())]
+        assert len(readers) > 1, logs
+        again = pipeline.luigi("EvaluateModel")
+        assert again.returncode == 0
+        assert " took " not in again.stderr
