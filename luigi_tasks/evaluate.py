@@ -228,7 +228,7 @@ def choose_self_test(
 def to_png(pixels: NDArray[np.uint8]) -> bytes:
     """Return (H, W, 3) RGB pixels as a PNG, lossless."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 

@@ -18,7 +18,7 @@ from luigi_tasks.features import FeatureExtractor
 from luigi_tasks.views import distort_all
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -66,7 +66,8 @@ def open_extractor(backbone: bytes) -> FeatureExtractor:
 def compute_rows(
     forms: Mapping[str, bytes],
     wanted: Mapping[str, tuple[str, ...]],
-    pixels: Mapping[str, NDArray[np.uint8]],
+    pictures: Sequence[str],
+    pixels: NDArray[np.uint8],
     known: Mapping[str, Mapping[str, NDArray[Any]]],
     progress: Progress,
     *,
@@ -77,7 +78,8 @@ def compute_rows(
     Args:
         forms: Each form's TFLite file.
         wanted: Content hashes by name.
-        pixels: (H, W, 3) RGB by content hash.
+        pictures: Content hashes of `pixels`.
+        pixels: (N, H, W, 3) RGB.
         known: Rows that an earlier batch has, by name and hash.
         progress: Gets pictures done.
         flip: Whether mirror images keep their meaning.
@@ -85,25 +87,25 @@ def compute_rows(
     """
     rows: dict[str, NDArray[Any]] = {}
     computed = 0
+    places = {one: place for place, one in enumerate(pictures)}
     views: dict[tuple[int, tuple[str, ...]], NDArray[np.uint8]] = {}
-    for name, pictures in wanted.items():
+    for name, own in wanted.items():
         form, _, view = name.rpartition("_")
         extractor = open_extractor(forms[form])
         kept = known.get(name, {})
-        missing = tuple(one for one in pictures if one not in kept)
+        missing = tuple(one for one in own if one not in kept)
         if (int(view), missing) not in views:
             views.clear()  # one at a time in memory
-            shown = (
-                np.stack([pixels[one] for one in missing]) if missing else np.empty((0, 1, 1, 3), np.uint8)
-            )
+            chosen = np.array([places[one] for one in missing], int)
+            shown = pixels if missing == tuple(pictures) else pixels[chosen]  # spares a copy
             views[int(view), missing] = distort_all(shown, missing, int(view), flip=flip)
         fresh = extractor(views[int(view), missing], progress, f"{form} features, view {int(view) + 1}")
         if not extractor.quantized:
             fresh = fresh.astype(np.float16)
         computed += len(missing)
-        if len(missing) < len(pictures):
+        if len(missing) < len(own):
             found = dict(zip(missing, fresh, strict=True))
-            fresh = np.stack([found[one] if one in found else kept[one] for one in pictures])
+            fresh = np.stack([found[one] if one in found else kept[one] for one in own])
         rows[name] = fresh
     return FeatureRows(dict(wanted), rows), computed
 

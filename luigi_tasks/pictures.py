@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from edge_client.contract.errors import InputError
-from edge_client.contract.preprocessing import decode_picture, fit_pixels
+from edge_client.contract.preprocessing import decode_fitted
 from luigi_tasks.records import ReadPicture
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def load_pixels(
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             msg = f"{source.url}: {picture.path} changed since the snapshot was taken; run again"
             raise InputError(msg)
-        pixels[number] = fit_pixels(decode_picture(data, source=picture.path), height, width)
+        pixels[number] = decode_fitted(data, height, width, source=picture.path)
 
     in_threads(load, missing, "decoding pictures", progress, threads=source.threads)
     if cache is not None and missing:
@@ -78,7 +78,7 @@ def read_pictures(
         entry = entries[number]
         data = source.read(entry.path)
         try:
-            pixels[number] = fit_pixels(decode_picture(data, source=entry.path), height, width)
+            pixels[number] = decode_fitted(data, height, width, source=entry.path)
         except InputError as e:
             return ReadPicture(entry.path, entry.size, entry.version, "", str(e), batch)
         return ReadPicture(entry.path, entry.size, entry.version, hashlib.sha256(data).hexdigest(), "", batch)

@@ -53,7 +53,7 @@ PLAN_VERSION = 1
 SNAPSHOT_VERSION = 2
 TUNING_VERSION = 1
 BACKBONE_VERSION = 2
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 TRAINING_VERSION = 3
 QUANTIZATION_VERSION = 3
 EVALUATION_VERSION = 2
@@ -460,10 +460,9 @@ class BackboneFeatures(SchemeTask):
         pixels = self.load_pixels([read[one] for one in pictures], size, size)
         rows, computed = compute_rows(
             forms,
-            choose_rows(
-                pictures, str(self.scheme), s.training.augmented_views + 1, s.dataset.holdout_percent
-            ),
-            dict(zip(pictures, pixels, strict=True)),
+            choose_rows(pictures, str(self.scheme), s.training.augmented_views, s.dataset.holdout_percent),
+            pictures,
+            pixels,
             self._known(record, pictures),
             self.progress,
             flip=s.training.horizontal_flip,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import mmap
 import os
 import tempfile
 import zlib
@@ -78,19 +77,19 @@ class PixelCache:
                 break
             with contextlib.suppress(OSError), path.open("rb") as file:
                 header, start = self._read_header(path, file.read(LENGTH_BYTES), file)
-                rows = [row for row, sha256 in enumerate(header.pictures) if sha256 in wanted]
-                if not rows:
-                    continue
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                    for row in rows:
-                        offset = start + row * self._row_bytes
-                        data = content[offset : offset + self._row_bytes]
-                        if zlib.crc32(data) != header.checksums[row]:
-                            logger.warning("%s: row %d is broken; its picture is decoded again", path, row)
-                            continue
-                        for position in wanted[header.pictures[row]]:
-                            pixels[position] = np.frombuffer(data, np.uint8).reshape(self._shape)
-                            missing.pop(position, None)
+                for row, sha256 in enumerate(header.pictures):
+                    if sha256 not in wanted or wanted[sha256][0] not in missing:
+                        continue
+                    first, *others = wanted[sha256]
+                    data = pixels[first].data.cast("B")
+                    file.seek(start + row * self._row_bytes)
+                    file.readinto(data)
+                    if zlib.crc32(data) != header.checksums[row]:
+                        logger.warning("%s: row %d is broken; its picture is decoded again", path, row)
+                        continue
+                    pixels[others] = pixels[first]
+                    for position in (first, *others):
+                        missing.pop(position, None)
         return list(missing)
 
     def keep(self, pictures: Sequence[str], pixels: NDArray[np.uint8]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 # Called as progress(what, done, total) with 0 <= done <= total.
 Progress = Callable[[str, int, int], None]
 
-# Each message to luigid is an HTTP request.
 SCHEDULER_INTERVAL_S = 0.5
 
 
@@ -30,14 +29,14 @@ class TaskProgress:
         self._bar: Any = None
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Take a report; luigid hears of it at most twice a second, and of each end."""
+        """Take a report; luigid hears of it at most twice a second, each time it is an HTTP request."""
         now = time.monotonic()
         if what != self._what:
-            self._what, self._started = what, now
+            self._what, self._started, self._told_at = what, now, now
             self._open_bar(what, total)
         if self._bars is not None:
             self._bars.update(self._bar, completed=done, total=total)
-        if done < total and now - self._told_at < SCHEDULER_INTERVAL_S:
+        if now - self._told_at < SCHEDULER_INTERVAL_S:
             return
         self._told_at = now
         self._task.set_status_message(_sentence(what, done, total, now - self._started))

@@ -56,7 +56,7 @@ class TrainingSettings:
     epochs: int
     batch_size: int
     learning_rate: float
-    augmented_views: int
+    augmented_views: float
     horizontal_flip: bool
     hidden_units: int
     dropout: float
@@ -217,10 +217,10 @@ class training(luigi.Config):  # noqa: N801
     epochs = luigi.IntParameter(default=30, description="most passes over the training pictures")
     batch_size = luigi.IntParameter(default=128, description="pictures a step")
     learning_rate = luigi.FloatParameter(default=0.001, description="Adam's peak rate, cosine decay to 0")
-    augmented_views = luigi.IntParameter(
-        default=1,
-        description="distorted copies of each training picture that are learned from too; more where "
-        "cameras differ",
+    augmented_views = luigi.FloatParameter(
+        default=0.5,
+        description="distorted copies of each training picture that are learned from too, 0.5: one of every "
+        "second; more where cameras differ",
     )
     horizontal_flip = luigi.BoolParameter(
         default=True,

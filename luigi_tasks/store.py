@@ -49,16 +49,9 @@ class StoredObject:
     etag: str
 
 
-def open_store(settings: StoreSettings) -> Store:
-    """Return the process's own `Store` of these settings.
-
-    A forked worker gets a store of its own: sockets must not be shared across a fork.
-    """
-    return _open_store(settings, os.getpid())
-
-
 @functools.lru_cache(maxsize=8)
-def _open_store(settings: StoreSettings, _pid: int) -> Store:
+def open_store(settings: StoreSettings) -> Store:
+    """Return the process's `Store` of these settings."""
     return Store(settings)
 
 
@@ -147,11 +140,18 @@ class Store:
         self._conditional = settings.conditional_writes
         self._settings = settings
         self._bucket_seen = False
+        self._clients: dict[int, Any] = {}
 
-    @functools.cached_property
+    @property
     def client(self) -> Any:  # noqa: ANN401
-        """The boto3 client, made at first use."""
-        return open_client(self._settings)
+        """This process's boto3 client, made at first use.
+
+        `luigi --workers 2` forks: two processes on one connection would read each other's answers.
+        """
+        own = self._clients.get(os.getpid())
+        if own is None:
+            own = self._clients[os.getpid()] = open_client(self._settings)
+        return own
 
     def url(self, key: str) -> str:
         """s3:// address of a key, for messages."""

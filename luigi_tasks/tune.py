@@ -191,7 +191,7 @@ class _Course:
         tf, keras = start_tensorflow_again()
         self._network, self._strategy, self._training = network, strategy, training
         self.epochs = training.epochs if whole else training.finetune_epochs
-        self._views = training.augmented_views + 1
+        self._views = math.ceil(training.augmented_views) + 1
         self._batch = max(1, training.batch_size // (1 if whole else FINETUNE_BATCH_SHARE))
         self._own_batch = max(1, self._batch // workers)
         self._steps = -(-pictures // self._batch)
@@ -313,7 +313,7 @@ def _open_lesson(
 ) -> tuple[Any, Any]:
     """Return (views, n, ...) inputs and the network from them to (batch, classes) logits."""
     _, keras = start_tensorflow_again()
-    views = range(training.augmented_views + 1)
+    views = range(math.ceil(training.augmented_views) + 1)
 
     def see(view: int) -> NDArray[np.uint8]:
         return distort_all(pupils.pixels, pupils.names, view, flip=training.horizontal_flip)

@@ -24,6 +24,7 @@ MAX_ROTATION_DEGREES = 12.0
 MIN_CROP = 0.75
 BRIGHTNESS = 0.15
 CONTRAST = 0.2
+PICTURES_A_TURN = 32
 
 
 def distort_all(
@@ -54,8 +55,12 @@ def distort_all(
         )
         cv2.LUT(turned, tables[number], views[number])
 
+    def see_some(start: int) -> None:
+        for number in range(start, min(start + PICTURES_A_TURN, len(names))):
+            see(number)
+
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(see, range(len(names))))
+        list(pool.map(see_some, range(0, len(names), PICTURES_A_TURN)))
     return views
 
 

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from edge_client.contract.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -59,12 +60,25 @@ def decode_picture(data: bytes | Path, *, source: str | None = None) -> NDArray[
     Returns: (H, W, 3) uint8 RGB, upright.
     Raises: InputError if it is none of `FORMATS`, truncated, or larger than `MAX_PIXELS`.
     """
+    return _decode(data, source, lambda image: np.asarray(image, np.uint8))
+
+
+def decode_fitted(
+    data: bytes | Path, height: int, width: int, *, source: str | None = None
+) -> NDArray[np.uint8]:
+    """Return `fit_pixels(decode_picture(data), height, width)`, without the copies between the two."""
+    return _decode(data, source, lambda image: _fit(image, height, width))
+
+
+def _decode(
+    data: bytes | Path, source: str | None, use: Callable[[Image.Image], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
     name = source or (f"picture of {len(data)} bytes" if isinstance(data, bytes) else str(data))
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as image:
             _check_size(image, name)
             ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(_to_rgb(image, name), np.uint8)  # (H, W, 3)
+            return use(_to_rgb(image, name))
     except FileNotFoundError as e:
         msg = f"{name}: no such file; check the path"
         raise InputError(msg) from e
@@ -100,6 +114,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
         msg = f"{name}: 32-bit grey has no defined white; convert it to 8 or 16 bits"
         raise InputError(msg)
+    if image.mode == "RGB":
+        return image
     if not image.mode.startswith("I"):
         return image.convert("RGB")
     # 16-bit grey ("I" for a PNG before Pillow 11.3); Pillow's own conversion makes all above 255 white.
@@ -119,10 +135,13 @@ def fit_pixels(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
         msg = f"picture of shape {pixels.shape} and type {pixels.dtype}: give (H, W, 3) uint8 RGB"
         raise InputError(msg)
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image, np.uint8)  # (height, width, 3)
+    return pixels if pixels.shape[:2] == (height, width) else _fit(Image.fromarray(pixels), height, width)
+
+
+def _fit(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    return np.asarray(
+        image.resize((width, height), Image.Resampling.BILINEAR), np.uint8
+    )  # (height, width, 3)
 
 
 def input_table(

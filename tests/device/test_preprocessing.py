@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edge_client.contract.errors import InputError
-from edge_client.contract.preprocessing import MAX_PIXELS, decode_picture, fit_pixels, input_table
+from edge_client.contract.preprocessing import (
+    MAX_PIXELS,
+    decode_fitted,
+    decode_picture,
+    fit_pixels,
+    input_table,
+)
 from edge_client.contract.release import Normalization
 
 if TYPE_CHECKING:
@@ -327,3 +333,14 @@ def test_without_normalization_the_pixel_itself_goes_in(dtype: type, first: int)
 def test_other_input_types_are_refused() -> None:
     with pytest.raises(InputError, match="float64"):
         input_table(np.dtype(np.float64), 1.0, 0, None)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (17, 64)])
+def test_decoding_and_fitting_at_once_is_the_same(size):
+    """Also where nothing is to be stretched, and where the picture is grey."""
+    rng = np.random.default_rng(3)
+    for pixels in (rng.integers(0, 256, (40, 30, 3), np.uint8), rng.integers(0, 256, (9, 7), np.uint8)):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        wanted = fit_pixels(decode_picture(file.getvalue()), *size)
+        assert np.array_equal(decode_fitted(file.getvalue(), *size), wanted)

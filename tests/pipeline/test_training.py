@@ -138,8 +138,9 @@ def make(coloured, model, folder, training=TRAINING, scheme="int8", calibration=
     pictures = [one.sha256 for one in snapshot.pictures]
     rows, _ = compute_rows(
         forms,
-        choose_rows(pictures, scheme, training.augmented_views + 1, HOLDOUT_PERCENT),
-        dict(zip(pictures, coloured.load(snapshot.pictures, size), strict=True)),
+        choose_rows(pictures, scheme, training.augmented_views, HOLDOUT_PERCENT),
+        pictures,
+        coloured.load(snapshot.pictures, size),
         {},
         silent,
         flip=True,
@@ -202,7 +203,7 @@ def test_a_head_that_had_to_learn_from_spoiled_features_does_not_hide_the_loss(c
     """Float features tell the classes apart, the int8 ones are noise: the float network is the good one."""
     rng = np.random.default_rng(8)
     pictures = [one.sha256 for one in coloured.snapshot.pictures]
-    wanted = choose_rows(pictures, "int8", 1, HOLDOUT_PERCENT)
+    wanted = choose_rows(pictures, "int8", 0, HOLDOUT_PERCENT)
     labels = {one.sha256: coloured.snapshot.labels.index(one.label) for one in coloured.snapshot.pictures}
     floats = np.stack([3.0 * np.eye(3)[labels[one]] for one in wanted["float_0"]]).astype(np.float16)
     rows = FeatureRows(
