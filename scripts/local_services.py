@@ -280,7 +280,7 @@ class Scheduler(LocalService):
         return [luigid, "--address", self.host, "--port", str(self.port), "--state-path", state]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "LUIGI_CONFIG_PATH": os.devnull}
+        return {**os.environ, "LUIGI_CONFIG_PATH": str(Path(__file__).resolve().parents[1] / "luigi.cfg")}
 
     def ready(self) -> bool:
         with urllib.request.urlopen(f"{self.url}/api/task_list?data=%7B%7D", timeout=2) as answer:  # noqa: S310

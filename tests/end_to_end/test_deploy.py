@@ -313,6 +313,23 @@ def test_unusable_pictures_are_named_and_nothing_is_trained(pipeline, tmp_path, 
     assert not set(steps_run(run.stderr)) & {"DatasetSnapshot", *EXPENSIVE}
 
 
+def test_two_processes_of_one_luigi_share_the_work(tmp_path, scheduler):
+    settings: dict[str, dict[str, object]] = {
+        "dataset": {"batch_pictures": 40},
+        "training": {"finetune_epochs": 1, "epochs": 3},
+    }
+    with PipelineUnderTest(tmp_path, scheduler=scheduler, settings=settings) as pipeline:
+        pipeline.write_digits(per_class=20)
+        run = pipeline.luigi("EvaluateModel", "--workers", "2")
+        assert run.returncode == 0, run.stderr
+        done = steps_run(run.stderr)
+        assert (done.count("ReadBatch"), done.count("BackboneFeatures"), done.count("EvaluateModel")) == (
+            5,
+            5,
+            1,
+        )
+
+
 def test_two_cold_runs_in_different_folders_make_the_same_file(tmp_path, scheduler, monkeypatch):
     made = []
     for name in ("one", "another place"):

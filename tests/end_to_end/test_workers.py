@@ -65,9 +65,12 @@ class Machine:
         self.wait()
 
     def wait(self) -> int:
-        code = self._process.wait(timeout=FORGOTTEN_S)
-        self._reader.join()
-        return code
+        try:
+            return self._process.wait(timeout=FORGOTTEN_S)
+        except subprocess.TimeoutExpired:
+            pytest.fail("\n".join(self.lines[-60:]))
+        finally:
+            self._reader.join(5)
 
     def done(self) -> list[tuple[str, str | None]]:
         return [(found[1], found[2]) for line in self.lines if (found := DONE.search(line))]

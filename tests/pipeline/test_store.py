@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import urllib.request
+from typing import Any
 
 import pytest
 from local_services import free_ports
@@ -98,3 +100,24 @@ def test_urls_split_into_bucket_and_prefix(url, expected):
 def test_other_urls_are_refused(url):
     with pytest.raises(SettingsError, match="s3://bucket"):
         split_url(url)
+
+
+def _read_at_once(store: Store, number: int, together: Any) -> None:
+    together.wait(30)
+    assert store.read(f"fork/{number}") == bytes([number]) * 1_000_000
+
+
+def test_forked_processes_do_not_read_each_others_answers(store):
+    """`luigi --workers 2` forks after the first request, whose connection waits for the next."""
+    fork = multiprocessing.get_context("fork")
+    for number in range(4):
+        store.put(f"fork/{number}", bytes([number]) * 1_000_000)
+    for _ in range(8):
+        store.read("fork/0")
+        together = fork.Barrier(4)
+        readers = [fork.Process(target=_read_at_once, args=(store, n, together)) for n in range(4)]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(60)
+        assert [reader.exitcode for reader in readers] == [0] * 4
