@@ -26,12 +26,20 @@ from edge_client.files import disk_errors
 from edge_client.inference.runtime import runtime_name
 from edge_client.inference.swap import ClassifierHolder
 from edge_client.mqtt import BrokerConnection
-from edge_client.settings import read_credentials, read_root
+from edge_client.settings import read_root
 from edge_client.sinks import open_sinks
 from edge_client.sources import open_source
 from edge_client.telemetry import STATUS_FILE, StatusBoard, utc_now
+from edge_client.update.look import look_in_child
 from edge_client.update.slots import Slots
-from edge_client.update.updater import Decision, RefusedError, ReleaseUpdater, UpdateOutcome, open_best_slot
+from edge_client.update.updater import (
+    Decision,
+    RefusedError,
+    UpdateOutcome,
+    let_serve,
+    open_best_slot,
+    this_software,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,12 +48,10 @@ if TYPE_CHECKING:
     from edge_client.inference.classifier import Classification
     from edge_client.settings import Settings
     from edge_client.sources import Frame
-    from edge_client.update.trust import TrustedRepository
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = "lock"
-METADATA_DIR = "metadata"
 # Announcements are not trusted: a flood of them costs one look a second at most.
 SHORTEST_LOOK_INTERVAL_S = 1.0
 # After a lost connection, or when the store does not show yet what was announced (a CDN may lag).
@@ -142,17 +148,7 @@ class Daemon:
             publish=self._broker.publish if self._broker else lambda _topic, _payload: None,
             topic=results_topic(device.fleet, device.id),
         )
-        self._updater = ReleaseUpdater(
-            device.id,
-            device.channel,
-            settings.update,
-            self._slots,
-            self._holder,
-            lambda: open_repository(settings),
-            threads=device.threads,
-            on_take=lambda _release: self._board.change(state="updating"),
-            before_swap=self._before_swap,
-        )
+        self._software = this_software()
         self._looked_at = self._measure_from = float("-inf")
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
@@ -336,7 +332,7 @@ class Daemon:
     def _look(self, announced: str | None) -> bool:
         """Look once and show what came of it; False if looking again soon may help."""
         try:
-            outcome = self._updater.check()
+            outcome = self._take_newest()
         except RefusedError as e:
             self._show_slots(last_error=str(e), refused=self._last_refused())
             return True
@@ -350,6 +346,25 @@ class Daemon:
             self._show_slots(last_error=f"unexpected {type(e).__name__}: {e}")
             return True
         return self._show_outcome(outcome, announced)
+
+    def _take_newest(self) -> UpdateOutcome:
+        """Look in a child process; what it took serves afterwards."""
+        try:
+            outcome = look_in_child(
+                self._settings, self._software, lambda: self._board.change(state="updating")
+            )
+        finally:
+            self._slots.reload()  # what was refused, too
+        if outcome.decision is Decision.TAKE:
+            let_serve(
+                outcome,
+                self._slots,
+                self._holder,
+                software=self._software,
+                threads=self._settings.device.threads,
+                before_swap=lambda: self._before_swap(outcome.release, outcome.bytes_pulled),
+            )
+        return outcome
 
     def _show_outcome(self, outcome: UpdateOutcome, announced: str | None) -> bool:
         error, refused = None, None
@@ -404,23 +419,6 @@ class RunningUpdate:
         return UpdateFigures(
             release=self.release, bytes_pulled=self.bytes_pulled, seconds=round(now - self.started, 3)
         )
-
-
-def open_repository(settings: Settings, *, remember: bool = True) -> TrustedRepository:
-    """Open a fresh look at the store. python-tuf is imported here: a device that only serves lacks it.
-
-    Raises: SettingsError if root or credentials cannot be read; TrustError if the root is invalid.
-    """
-    from edge_client.update.fetcher import StoreFetcher  # noqa: PLC0415
-    from edge_client.update.trust import TrustedRepository  # noqa: PLC0415
-
-    return TrustedRepository(
-        read_root(settings.trust),
-        settings.store.base_url,
-        settings.device.state_dir / METADATA_DIR,
-        StoreFetcher(settings.store, read_credentials(settings.store)),
-        remember=remember,
-    )
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def _check_root(settings: Settings) -> str:
 
 
 def _check_store(settings: Settings) -> str:
-    from edge_client.daemon import open_repository  # noqa: PLC0415 - only doctor and daemon look
+    from edge_client.update.trust import open_repository  # noqa: PLC0415 - imports python-tuf
 
     with open_repository(settings, remember=False) as repository:
         repository.refresh()

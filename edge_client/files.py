@@ -1,4 +1,4 @@
-"""The one place that writes state: every write is whole or absent, also after a power cut."""
+"""The disk: every write of state is whole or absent, also after a power cut; every error names its path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import DeviceError
+from edge_client.contract.names import RELEASE_FILE
+from edge_client.contract.release import RELEASE_LIMIT_BYTES, ReleaseDocument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,3 +55,14 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as e:
         msg = f"{path}: {e.strerror or e}; check free space (df) and that the disk is writable"
         raise DeviceError(msg) from e
+
+
+def read_release(folder: Path) -> ReleaseDocument:
+    """Read `release.json` of a release on disk.
+
+    Raises: DeviceError if it cannot be read; InputError if it is malformed.
+    """
+    path = folder / RELEASE_FILE
+    with disk_errors(path):
+        data = path.read_bytes()
+    return decode_document(ReleaseDocument, data, source=str(path), limit_bytes=RELEASE_LIMIT_BYTES)

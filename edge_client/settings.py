@@ -120,6 +120,7 @@ class UpdateSettings:
 
     Attributes:
         poll_s: Look at the store this often without an announcement.
+        look_timeout_s: Longest look at the store, with all that it downloads.
         self_test_timeout_s: Longest self-test.
         self_test_memory_bytes: Limit on the self-test's memory; 0: none.
         max_release_bytes: Largest release that is taken.
@@ -127,6 +128,7 @@ class UpdateSettings:
     """
 
     poll_s: float = 3600.0
+    look_timeout_s: float = 1800.0
     self_test_timeout_s: float = 120.0
     self_test_memory_bytes: int = 1_000_000_000
     max_release_bytes: int = 100_000_000
@@ -239,6 +241,7 @@ def find_faults(settings: Settings) -> list[str]:
             "[broker] ca_file and certificate_file need tls = true",
         ),
         (_is_positive(s.update.poll_s), "[update] poll_s: above 0"),
+        (_is_positive(s.update.look_timeout_s), "[update] look_timeout_s: above 0"),
         (_is_positive(s.update.self_test_timeout_s), "[update] self_test_timeout_s: above 0"),
         (s.update.self_test_memory_bytes >= 0, "[update] self_test_memory_bytes: 0 or more"),
         (s.update.max_release_bytes > 0, "[update] max_release_bytes: above 0"),

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edge_client.contract.errors import InputError
+from edge_client.contract.release import PREPROCESSING_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from edge_client.contract.release import Normalization
 
-PREPROCESSING_ID = "pillow-bilinear-1"
+__all__ = ["PREPROCESSING_ID", "decode_fitted", "decode_picture", "fit_pixels", "input_table"]
 
 # A 50-megapixel picture is 150 MB as RGB: more than any supported camera, less than a Pi's memory.
 MAX_PIXELS = 50_000_000

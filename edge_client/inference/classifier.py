@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_client.contract import names
-from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.preprocessing import PREPROCESSING_ID, fit_pixels, input_table
-from edge_client.contract.release import RELEASE_LIMIT_BYTES, ReleaseDocument
-from edge_client.files import disk_errors
+from edge_client.files import disk_errors, read_release
 from edge_client.inference.runtime import load_interpreter
 
 if TYPE_CHECKING:
@@ -197,15 +195,6 @@ def classifier_from_release(folder: Path, threads: int = 1) -> Classifier:
         )
         raise InputError(msg)
     return classifier
-
-
-def read_release(folder: Path) -> ReleaseDocument:
-    """Read `release.json` of a release on disk.
-
-    Raises: DeviceError if it cannot be read; InputError if it is malformed.
-    """
-    path = folder / names.RELEASE_FILE
-    return decode_document(ReleaseDocument, _read(path), source=str(path), limit_bytes=RELEASE_LIMIT_BYTES)
 
 
 def _read(path: Path) -> bytes:

@@ -1,39 +1,40 @@
 """Run a release's self-test in a child process: a model that crashes the runtime kills the child.
 
-    python -m edge_client.update.selftest FOLDER [--threads N] [--memory-bytes N]
+    python -m edge_client.update.selftest [--threads N] [--memory-bytes N]
 
-prints one JSON verdict. The child classifies each signed picture with the device's own classifier
-and compares label and confidence with what the pipeline saw. No version check replaces this: an old
-runtime may give wrong answers to a model whose operators it claims to have (tflite-micro PR#2602).
+reads the release's folder from standard input and prints one JSON verdict. It is started before the
+release is there, so that its imports cost no time then. The child classifies each signed picture
+with the device's own classifier and compares label and confidence with what the pipeline saw. No
+version check replaces this: an old runtime may give wrong answers to a model whose operators it claims
+to have (tflite-micro PR#2602).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import edge_client
 from edge_client.contract.documents import Document, decode_document, encode_document
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.names import check_name
 from edge_client.contract.preprocessing import decode_picture
+from edge_client.files import read_release
+from edge_client.update.child import be_first_to_go, describe_death, die_with_parent, environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     from edge_client.contract.release import ReleaseDocument, SelfTestCase
     from edge_client.inference.classifier import Classification, Classifier
 
 VERDICT_LIMIT_BYTES = 65536
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Verdict(Document, frozen=True, kw_only=True):
@@ -54,42 +55,60 @@ class SelfTestError(DeviceError):
     """This device cannot run the release, or not rightly."""
 
 
+class SelfTest:
+    """A child process that is ready to try one release; use it in a `with` block."""
+
+    def __init__(self, *, timeout_s: float, memory_bytes: int | None = None, threads: int = 1) -> None:
+        """Start the child.
+
+        Args:
+            timeout_s: The child is killed so long after `run`.
+            memory_bytes: Limit on the child's data (RLIMIT_DATA); None: none.
+            threads: Threads of the interpreter.
+        Raises: DeviceError if no child can be started.
+        """
+        command = [sys.executable, "-m", "edge_client.update.selftest", "--threads", str(threads)]
+        if memory_bytes is not None:
+            command += ["--memory-bytes", str(memory_bytes)]
+        self._timeout_s = timeout_s
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        try:
+            self._child = subprocess.Popen(command, env=environment(), **pipes)  # type: ignore[call-overload]
+        except OSError as e:
+            msg = f"self-test: {sys.executable} cannot be started: {e}"
+            raise DeviceError(msg) from e
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._child.kill()
+        self._child.communicate()
+
+    def run(self, folder: Path) -> int:
+        """Try the release in `folder`, a complete and verified one.
+
+        Returns: The number of pictures answered right.
+        Raises: SelfTestError with the reason if the release fails.
+        """
+        try:
+            said, complained = self._child.communicate(os.fsencode(folder), self._timeout_s)
+        except subprocess.TimeoutExpired as e:
+            msg = f"self-test: no verdict within {self._timeout_s:g} s ([update] self_test_timeout_s)"
+            raise SelfTestError(msg) from e
+        verdict = _read_verdict(self._child.returncode, said, complained)
+        if verdict.failure is not None:
+            msg = f"self-test: {verdict.failure}"
+            raise SelfTestError(msg)
+        return verdict.cases
+
+
 def run_self_test(
     folder: Path, *, timeout_s: float, memory_bytes: int | None = None, threads: int = 1
 ) -> int:
-    """Try the release in `folder` in a child process.
-
-    Args:
-        folder: A complete, verified release.
-        timeout_s: The child is killed after this.
-        memory_bytes: Limit on the child's data (RLIMIT_DATA); None: none.
-        threads: Threads of the interpreter.
-    Returns: The number of pictures answered right.
-    Raises: SelfTestError with the reason if the release fails; DeviceError if no child can be started.
-    """
-    command = [sys.executable, "-m", "edge_client.update.selftest", str(folder), "--threads", str(threads)]
-    if memory_bytes is not None:
-        command += ["--memory-bytes", str(memory_bytes)]
-    try:
-        child = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-            env=_environment(),
-        )
-    except subprocess.TimeoutExpired as e:
-        msg = f"self-test: no verdict within {timeout_s:g} s ([update] self_test_timeout_s)"
-        raise SelfTestError(msg) from e
-    except OSError as e:
-        msg = f"self-test: {sys.executable} cannot be started: {e}"
-        raise DeviceError(msg) from e
-    verdict = _read_verdict(child)
-    if verdict.failure is not None:
-        msg = f"self-test: {verdict.failure}"
-        raise SelfTestError(msg)
-    return verdict.cases
+    """Try the release in `folder` in a child process; see `SelfTest`."""
+    with SelfTest(timeout_s=timeout_s, memory_bytes=memory_bytes, threads=threads) as test:
+        return test.run(folder)
 
 
 def find_failure(classifier: Classifier, folder: Path, document: ReleaseDocument) -> str | None:
@@ -122,24 +141,29 @@ def compare(case: SelfTestCase, answer: Classification, tolerance: float) -> str
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the child: print a verdict, exit 0 whatever it is."""
     parser = argparse.ArgumentParser(prog="python -m edge_client.update.selftest", description=__doc__)
-    parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory-bytes", type=int)
     options = parser.parse_args(arguments)
-    _die_with_parent()
-    _be_first_to_go()
+    die_with_parent()
+    be_first_to_go()
     if options.memory_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (options.memory_bytes, options.memory_bytes))
     # A crash is an expected answer here: no core file of a whole model on an SD card.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.stdout.buffer.write(encode_document(_try(options.folder, options.threads)))
+    # Under the limit, as all that the model needs; and before the release is there.
+    from edge_client.inference.runtime import runtime_name  # noqa: PLC0415 - the parent does not need it
+
+    with contextlib.suppress(DeviceError):  # told with the verdict
+        runtime_name()
+    folder = sys.stdin.buffer.read()
+    if folder:
+        sys.stdout.buffer.write(encode_document(_try(Path(os.fsdecode(folder)), options.threads)))
     return 0
 
 
 def _try(folder: Path, threads: int) -> Verdict:
     from edge_client.inference.classifier import (  # noqa: PLC0415 - the parent does not need it
         classifier_from_release,
-        read_release,
     )
 
     try:
@@ -152,55 +176,24 @@ def _try(folder: Path, threads: int) -> Verdict:
         return Verdict(cases=0, failure="out of memory ([update] self_test_memory_bytes)")
 
 
-def _read_verdict(child: subprocess.CompletedProcess[bytes]) -> Verdict:
+def _read_verdict(returncode: int, stdout: bytes, stderr: bytes) -> Verdict:
     """Judge how the child ended.
 
     Raises: SelfTestError if it did not come to a verdict.
     """
-    said = child.stderr.decode(errors="replace").strip()[-500:]
-    if child.returncode < 0:
-        with contextlib.suppress(ValueError):
-            msg = f"self-test: {_describe_death(signal.Signals(-child.returncode))}. {said}".strip()
-            raise SelfTestError(msg)
+    said = stderr.decode(errors="replace").strip()[-500:]
+    if death := describe_death(returncode, "the model crashed the runtime"):
+        msg = f"self-test: {death}. {said}".strip()
+        raise SelfTestError(msg)
     try:
-        if child.returncode != 0:
+        if returncode != 0:
             raise InputError("the child failed")
         # Runtimes print to standard output too: the verdict is the last object there.
-        start = child.stdout.rfind(b"{\n")
-        return decode_document(
-            Verdict, child.stdout[max(start, 0) :], source="verdict", limit_bytes=VERDICT_LIMIT_BYTES
-        )
+        start = max(stdout.rfind(b"{\n"), 0)
+        return decode_document(Verdict, stdout[start:], source="verdict", limit_bytes=VERDICT_LIMIT_BYTES)
     except InputError as e:
-        msg = f"self-test: ended with code {child.returncode} and no verdict: {said or 'it said nothing'}"
+        msg = f"self-test: ended with code {returncode} and no verdict: {said or 'it said nothing'}"
         raise SelfTestError(msg) from e
-
-
-def _describe_death(number: signal.Signals) -> str:
-    if number == signal.SIGKILL:
-        return (
-            "the child was killed (SIGKILL), as the kernel does where memory runs out; free some, or publish "
-            "a smaller model"
-        )
-    return f"the model crashed the runtime ({number.name})"
-
-
-def _environment() -> dict[str, str]:
-    """Let the child find this package, and keep numerical libraries from reserving memory for each core."""
-    package_root = str(Path(edge_client.__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to kill this child when the daemon dies, however it dies."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _be_first_to_go() -> None:
-    """Ask Linux to take this child, and not the daemon that serves, where memory runs out (proc(5))."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class SlotsDocument(Document, frozen=True, kw_only=True):
 
 
 class Slots:
-    """The slots below one state folder. One process and one thread change them."""
+    """The slots below one state folder. One process and one thread at a time change them."""
 
     def __init__(self, state_dir: Path) -> None:
         """Read `slots.json`; without a readable one, adopt the newest release found on disk.
@@ -80,6 +80,13 @@ class Slots:
     def refused(self) -> dict[str, str]:
         """Reasons by refused release."""
         return dict(self._document.refused)
+
+    def reload(self) -> None:
+        """Read what another process wrote: a look in a child.
+
+        Raises: DeviceError.
+        """
+        self._document = self._load()
 
     def folder(self, release: str) -> Path:
         """Folder of a release in its slot, whether or not it exists."""

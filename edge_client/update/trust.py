@@ -28,6 +28,8 @@ from edge_client.contract.errors import TransportError, TrustError
 from edge_client.contract.names import METADATA_FOLDER, TARGETS_FOLDER, channel_target
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from edge_client.files import disk_errors, sync_folder, write_durably
+from edge_client.settings import read_credentials, read_root
+from edge_client.update.fetcher import StoreFetcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     from tuf.api.metadata import TargetFile
 
-    from edge_client.update.fetcher import StoreFetcher
+    from edge_client.settings import Settings
 
 # Limits in bytes. Targets metadata takes about 1.5 kB a release; the pipeline keeps 50 of them.
 _CONFIG = UpdaterConfig(
@@ -48,6 +50,7 @@ _CONFIG = UpdaterConfig(
     app_user_agent=f"edge-client/{__version__}",
 )
 # Oldest memory last: the timestamp is what protects against a store that goes back in time.
+METADATA_DIR = "metadata"
 _REMEMBERED = ("timestamp.json", "snapshot.json", "targets.json")
 
 
@@ -262,6 +265,20 @@ class TrustedRepository:
         except OSError as e:
             with disk_errors(self._memory):
                 raise e from None
+
+
+def open_repository(settings: Settings, *, remember: bool = True) -> TrustedRepository:
+    """Open a fresh look at the store.
+
+    Raises: SettingsError if root or credentials cannot be read; TrustError if the root is invalid.
+    """
+    return TrustedRepository(
+        read_root(settings.trust),
+        settings.store.base_url,
+        settings.device.state_dir / METADATA_DIR,
+        StoreFetcher(settings.store, read_credentials(settings.store)),
+        remember=remember,
+    )
 
 
 def describe_root(root: bytes, source: str) -> str:

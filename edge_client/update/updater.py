@@ -8,6 +8,7 @@ and wherever power goes, the old release goes on serving.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import logging
@@ -17,15 +18,12 @@ from typing import TYPE_CHECKING
 from edge_client import __version__
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.names import LABELS_FILE, MODEL_FILE, RELEASE_FILE, check_name, release_target
-from edge_client.contract.preprocessing import PREPROCESSING_ID
-from edge_client.contract.release import RELEASE_LIMIT_BYTES, ReleaseDocument, in_rollout
-from edge_client.files import disk_errors
-from edge_client.inference.classifier import classifier_from_release, read_release
-from edge_client.inference.runtime import runtime_name
-from edge_client.update.selftest import SelfTestError, run_self_test
+from edge_client.contract.release import PREPROCESSING_ID, RELEASE_LIMIT_BYTES, ReleaseDocument, in_rollout
+from edge_client.files import disk_errors, read_release
+from edge_client.update.selftest import SelfTest, SelfTestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from edge_client.contract.release import ChannelDocument
@@ -56,7 +54,7 @@ class UpdateOutcome:
     """What one look came to.
 
     Attributes:
-        decision: TAKE if the release now serves.
+        decision: TAKE if the release is ready to serve.
         release: Release that the signed channel points to.
         bytes_pulled: Bytes read from the store.
         reason: Why it was refused before; empty otherwise.
@@ -82,7 +80,7 @@ def decide(
 
 
 class ReleaseUpdater:
-    """Looks at the store and brings in what the channel points to. One thread at a time."""
+    """Looks at the store, and brings what the channel points to into a slot. One thread at a time."""
 
     def __init__(
         self,
@@ -90,12 +88,11 @@ class ReleaseUpdater:
         channel: str,
         settings: UpdateSettings,
         slots: Slots,
-        holder: ClassifierHolder,
         open_repository: Callable[[], TrustedRepository],
         *,
+        software: str | None = None,
         threads: int = 1,
         on_take: Callable[[str], None] = lambda _release: None,
-        before_swap: Callable[[str, int], None] = lambda _release, _bytes: None,
     ) -> None:
         """Build an updater.
 
@@ -104,29 +101,29 @@ class ReleaseUpdater:
             channel: Channel to follow.
             settings: Limits.
             slots: Releases on the disk.
-            holder: Gets the new classifier.
             open_repository: Gives a fresh `TrustedRepository`.
+            software: See `this_software`, which is the default.
             threads: Threads of the interpreter.
             on_take: Told the release that is going to be taken.
-            before_swap: Told release and bytes pulled right before the first frame can see it.
         """
         self._device_id = device_id
         self._channel = channel
         self._settings = settings
         self._slots = slots
-        self._holder = holder
         self._open_repository = open_repository
+        self._software = software
         self._threads = threads
         self._on_take = on_take
-        self._before_swap = before_swap
 
-    def check(self) -> UpdateOutcome:
-        """Look once, and take a release if there is one to take.
+    def look(self) -> UpdateOutcome:
+        """Look once; a release to take is verified, tried and in its slot afterwards.
 
-        Raises: TrustError, TransportError or DeviceError, with the old release serving; RefusedError
-            if the release is signed but unusable here.
+        It touches nothing that serves, so another process may do it (`look.py`).
+
+        Raises: TrustError, TransportError or DeviceError; RefusedError if the release is signed but unusable
+            here.
         """
-        software = this_software()
+        software = self._software or this_software()
         self._slots.forget_refusals_of_others(software)
         with self._open_repository() as repository:
             repository.refresh()
@@ -134,12 +131,8 @@ class ReleaseUpdater:
             release = check_name(channel.release, "release id")
             decision = decide(channel, self._device_id, self._slots.current, self._slots.refused)
             if decision is Decision.TAKE:
-                try:
+                with refusing(self._slots, release, software):
                     self._take(repository, release)
-                except (SelfTestError, InputError) as e:
-                    self._refuse(release, str(e), software)
-                    msg = f"release {release} is refused: {e}"
-                    raise RefusedError(msg) from e
             reason = self._slots.refused.get(release, "")
             return UpdateOutcome(decision, release, repository.bytes_pulled, reason)
 
@@ -150,8 +143,7 @@ class ReleaseUpdater:
             logger.info("release %s is on the disk still; going back to it", release)
         else:
             self._fetch(repository, release)
-            slot = self._slots.install(release)
-        self._serve(release, slot, repository.bytes_pulled)
+            self._slots.install(release)
 
     def _is_whole(self, repository: TrustedRepository, release: str, slot: Path) -> bool:
         """Whether all files of a slot are as they are signed now."""
@@ -171,13 +163,13 @@ class ReleaseUpdater:
         self._slots.clean_slots()
         folder = self._slots.stage(release)
         try:
-            self._gather(repository, release, folder)
-            cases = run_self_test(
-                folder,
+            with SelfTest(
                 timeout_s=self._settings.self_test_timeout_s,
                 memory_bytes=self._settings.self_test_memory_bytes or None,
                 threads=self._threads,
-            )
+            ) as test:
+                self._gather(repository, release, folder)
+                cases = test.run(folder)
             logger.info("release %s: self-test passed, %d pictures", release, cases)
         except (DeviceError, InputError):
             # Refused, or the disk is full: give the space back. After a lost connection it stays.
@@ -216,22 +208,52 @@ class ReleaseUpdater:
             )
             raise DeviceError(msg)
 
-    def _serve(self, release: str, slot: Path, bytes_pulled: int) -> None:
-        """Load beside the serving classifier, switch on disk, then between two frames."""
-        new = classifier_from_release(slot, self._threads)
-        new.warm()
-        self._slots.activate(release)
-        try:
-            self._before_swap(release, bytes_pulled)
-            self._holder.swap(new)
-        except EdgeError:
-            self._slots.return_to_previous()
-            raise
-        self._slots.clean_slots()
 
-    def _refuse(self, release: str, reason: str, software: str) -> None:
-        self._slots.refuse(release, reason, software)
-        logger.error("release %s is refused: %s", release, reason)
+def let_serve(
+    outcome: UpdateOutcome,
+    slots: Slots,
+    holder: ClassifierHolder,
+    *,
+    software: str,
+    threads: int,
+    before_swap: Callable[[], None] = lambda: None,
+) -> None:
+    """Load what a look took beside the serving classifier, switch on disk, then between two frames.
+
+    Args:
+        outcome: Of the look.
+        slots: Releases on the disk, as the look left them.
+        holder: Gets the new classifier.
+        software: See `this_software`.
+        threads: Threads of the interpreter.
+        before_swap: Called right before the first frame can see the release.
+    Raises: DeviceError, with the old release serving; RefusedError.
+    """
+    with refusing(slots, outcome.release, software):
+        new = open_slot(slots.folder(outcome.release), threads)
+    slots.activate(outcome.release)
+    try:
+        before_swap()
+        holder.swap(new)
+    except EdgeError:
+        slots.return_to_previous()
+        raise
+    slots.clean_slots()
+
+
+@contextlib.contextmanager
+def refusing(slots: Slots, release: str, software: str) -> Iterator[None]:
+    """Remember a release that cannot be used here.
+
+    Raises: RefusedError.
+    """
+    try:
+        yield
+    except (SelfTestError, InputError) as e:
+        slots.refuse(release, str(e), software)
+        logger.error("release %s is refused: %s", release, e)  # noqa: TRY400 - said in one line
+        msg = f"release {release} is refused: {e}"
+        raise RefusedError(msg) from e
 
 
 def open_best_slot(slots: Slots, threads: int) -> Classifier | None:
@@ -261,6 +283,8 @@ def open_slot(folder: Path, threads: int) -> Classifier:
 
     Raises: DeviceError or InputError if it is damaged or cannot run here.
     """
+    from edge_client.inference.classifier import classifier_from_release  # noqa: PLC0415 - not for a look
+
     classifier = classifier_from_release(folder, threads)
     classifier.warm()
     return classifier
@@ -268,6 +292,8 @@ def open_slot(folder: Path, threads: int) -> Classifier:
 
 def this_software() -> str:
     """Name what decides whether a release can run here."""
+    from edge_client.inference.runtime import runtime_name  # noqa: PLC0415 - not for a look
+
     return f"edge-client {__version__}, {runtime_name()}"
 
 

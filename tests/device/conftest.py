@@ -11,7 +11,7 @@ from edge_client.settings import StoreSettings, UpdateSettings
 from edge_client.update.fetcher import StoreFetcher
 from edge_client.update.slots import Slots
 from edge_client.update.trust import TrustedRepository
-from edge_client.update.updater import ReleaseUpdater
+from edge_client.update.updater import Decision, ReleaseUpdater, UpdateOutcome, let_serve, this_software
 from tests.fakes.tiny_model import plain_picture
 from tests.fakes.tuf_repository import TufRepository
 
@@ -46,14 +46,19 @@ class DeviceUnderTest:
             "stable",
             settings or self.settings,
             self.slots,
-            self.holder,
             self.open,
             on_take=self.taken.append,
         )
 
-    def check(self):
+    def check(self) -> UpdateOutcome:
         """One look, with all that follows."""
-        return self.updater().check()
+        return self.check_with(self.settings)
+
+    def check_with(self, settings: UpdateSettings) -> UpdateOutcome:
+        outcome = self.updater(settings).look()
+        if outcome.decision is Decision.TAKE:
+            let_serve(outcome, self.slots, self.holder, software=this_software(), threads=1)
+        return outcome
 
     def assert_serves(self, release: str) -> None:
         """The release is current in memory, on disk and for a process that starts now."""

@@ -22,12 +22,26 @@ from tests.fakes.tiny_model import plain_picture, tiny_model
 from tests.fakes.tiny_release import tiny_release
 
 
+class PassedSelfTest:
+    def __init__(self, **_settings: object) -> None:
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def run(self, _folder: object) -> int:
+        return 0
+
+
 @pytest.fixture
 def serving(device, repository, monkeypatch):
     """The device serves release 0; returns its id."""
     document = repository.publish_tiny(0)
     with monkeypatch.context() as patch:
-        patch.setattr(updater, "run_self_test", lambda *_, **__: 0)  # seconds saved; see the tests of it
+        patch.setattr(updater, "SelfTest", PassedSelfTest)  # seconds saved; see the tests of it
         outcome = device.check()
     assert (outcome.decision, outcome.release) == (Decision.TAKE, document.release)
     device.assert_serves(document.release)
@@ -275,7 +289,7 @@ def test_another_runtime_tries_a_refused_release_again(device, repository, servi
     release = signed_release(repository, *tiny_release(1, model=tiny_model(1, fully_connected_version=99)))
     with pytest.raises(RefusedError):
         device.check()
-    monkeypatch.setattr(updater, "runtime_name", lambda: "tflite-runtime 99")
+    monkeypatch.setattr("edge_client.inference.runtime.runtime_name", lambda: "tflite-runtime 99")
     with pytest.raises(RefusedError):
         device.check()
     assert device.taken == [serving, release, release]
@@ -300,7 +314,7 @@ def test_a_release_beyond_the_limit_is_refused_before_it_is_fetched(device, repo
     settings = dataclasses.replace(device.settings, max_release_bytes=1000)
     asked = len(repository.requests)
     with pytest.raises(RefusedError, match="max_release_bytes"):
-        device.updater(settings).check()
+        device.check_with(settings)
     device.assert_serves(serving)
     assert not any(path.endswith(".model.tflite") for path in repository.requests[asked:])
     assert release in device.slots.refused
@@ -309,7 +323,7 @@ def test_a_release_beyond_the_limit_is_refused_before_it_is_fetched(device, repo
 def test_too_little_space_is_a_device_error_and_tried_again(device, repository, serving):
     release = repository.publish_tiny(1).release
     with pytest.raises(DeviceError, match="make room"):
-        device.updater(dataclasses.replace(device.settings, min_free_bytes=1 << 60)).check()
+        device.check_with(dataclasses.replace(device.settings, min_free_bytes=1 << 60))
     device.assert_serves(serving)
     assert_nothing_staged(device)
     device.check()
@@ -438,5 +452,5 @@ def test_a_self_test_that_never_ends_is_ended(device, repository, serving, monke
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     repository.publish_tiny(1)
     with pytest.raises(RefusedError, match="self_test_timeout_s"):
-        device.updater(dataclasses.replace(device.settings, self_test_timeout_s=0.5)).check()
+        device.check_with(dataclasses.replace(device.settings, self_test_timeout_s=0.5))
     device.assert_serves(serving)

@@ -1,0 +1,50 @@
+"""Child processes of the daemon: what must not crash it, hang it, or stay in its memory runs in one."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+import edge_client
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def environment() -> dict[str, str]:
+    """Let the child find this package, and keep numerical libraries from reserving memory for each core."""
+    package_root = str(Path(edge_client.__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this child when the daemon dies, however it dies."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def be_first_to_go() -> None:
+    """Ask Linux to take this child, and not the daemon that serves, where memory runs out (proc(5))."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def describe_death(returncode: int, crash: str) -> str | None:
+    """Say which signal ended a child; None if none did.
+
+    Args:
+        returncode: As `subprocess` gives it.
+        crash: What a crash means, e.g. `the model crashed the runtime`.
+    """
+    if returncode >= 0:
+        return None
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    if -returncode == signal.SIGKILL:
+        return "the child was killed (SIGKILL), as the kernel does where memory runs out; free some"
+    return f"{crash} ({name})"
