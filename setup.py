@@ -57,7 +57,6 @@ setup(
         "pipeline": PIPELINE,
         "local": LOCAL_SERVICES,
         "dev": DEVELOPMENT,
-        "s3": ["botocore>=1.36,<2"],
         "video": ["opencv-python-headless>=4.9"],
         "picamera": ["picamera2>=0.3.18"],
     },

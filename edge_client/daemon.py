@@ -332,7 +332,7 @@ class Daemon:
     def _look(self, announced: str | None) -> bool:
         """Look once and show what came of it; False if looking again soon may help."""
         try:
-            outcome = self._take_newest()
+            outcome = self._take_newest(expecting=announced is not None)
         except RefusedError as e:
             self._show_slots(last_error=str(e), refused=self._last_refused())
             return True
@@ -347,11 +347,14 @@ class Daemon:
             return True
         return self._show_outcome(outcome, announced)
 
-    def _take_newest(self) -> UpdateOutcome:
+    def _take_newest(self, *, expecting: bool) -> UpdateOutcome:
         """Look in a child process; what it took serves afterwards."""
         try:
             outcome = look_in_child(
-                self._settings, self._software, lambda: self._board.change(state="updating")
+                self._settings,
+                self._software,
+                lambda: self._board.change(state="updating"),
+                expecting=expecting,
             )
         finally:
             self._slots.reload()  # what was refused, too

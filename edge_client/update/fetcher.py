@@ -7,7 +7,6 @@ and, through python-tuf, length.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import re
 import time
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalEr
 from tuf.ngclient.fetcher import FetcherInterface
 
 from edge_client import __version__
-from edge_client.contract.errors import SettingsError
+from edge_client.update.sigv4 import sign_get
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,11 +53,10 @@ class StoreFetcher(FetcherInterface):
             settings: `base_url`, region and limits.
             credentials: Sign requests for S3 with them; None reads a public bucket or CDN.
             clock: Seconds that only grow.
-        Raises: SettingsError if there are credentials, but the extra `s3` is not installed.
         """
         self.bytes_pulled = 0
         self._settings = settings
-        self._sign = _signer(settings.region, credentials) if credentials else None
+        self._credentials = credentials
         self._clock = clock
         self._pool: urllib3.PoolManager = _open_pool(settings)
 
@@ -120,7 +118,9 @@ class StoreFetcher(FetcherInterface):
     def _headers(self, url: str) -> dict[str, str]:
         # A compressed answer could unpack to any size, and signed lengths are those of the plain bytes.
         headers = {"User-Agent": f"edge-client/{__version__}", "Accept-Encoding": "identity"}
-        return headers | self._sign(url) if self._sign else headers
+        if self._credentials:
+            headers |= sign_get(url, self._settings.region, self._credentials)
+        return headers
 
 
 def _open_pool(settings: StoreSettings) -> urllib3.PoolManager:
@@ -131,27 +131,6 @@ def _open_pool(settings: StoreSettings) -> urllib3.PoolManager:
     if proxy and not proxy_bypass(parts.hostname or ""):
         return urllib3.ProxyManager(proxy, maxsize=1, ca_certs=ca_certs)
     return urllib3.PoolManager(maxsize=1, ca_certs=ca_certs)
-
-
-def _signer(region: str, credentials: StoreCredentials) -> Callable[[str], dict[str, str]]:
-    """Return what makes the headers that sign a GET of an address."""
-    try:
-        auth = importlib.import_module("botocore.auth")
-        awsrequest = importlib.import_module("botocore.awsrequest")
-        keyring = importlib.import_module("botocore.credentials")
-    except ImportError as e:
-        msg = f"[store] has credentials, but requests cannot be signed: {e}; pip install edge-fleet[s3]"
-        raise SettingsError(msg) from e
-    keys = keyring.Credentials(
-        credentials.access_key_id, credentials.secret_access_key, credentials.session_token or None
-    )
-
-    def sign(url: str) -> dict[str, str]:
-        request = awsrequest.AWSRequest(method="GET", url=url)
-        auth.S3SigV4Auth(keys, "s3", region).add_auth(request)
-        return dict(request.headers.items())
-
-    return sign
 
 
 def _refusal(response: urllib3.response.BaseHTTPResponse) -> str:

@@ -9,6 +9,7 @@ that hangs is killed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import subprocess
@@ -27,13 +28,20 @@ from edge_client.contract.errors import (
 )
 from edge_client.update.child import be_first_to_go, describe_death, die_with_parent, environment
 from edge_client.update.slots import Slots
-from edge_client.update.updater import Decision, RefusedError, ReleaseUpdater, UpdateOutcome
+from edge_client.update.updater import (
+    Decision,
+    RefusedError,
+    ReleaseUpdater,
+    UpdateOutcome,
+    start_self_test,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
 
     from edge_client.settings import Settings
+    from edge_client.update.selftest import SelfTest
 
 REPORT_LIMIT_BYTES = 65536
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
@@ -64,11 +72,14 @@ class Report(Document, frozen=True, kw_only=True):
     message: str
 
 
-def look_in_child(settings: Settings, software: str, on_take: Callable[[], None]) -> UpdateOutcome:
+def look_in_child(
+    settings: Settings, software: str, on_take: Callable[[], None], *, expecting: bool
+) -> UpdateOutcome:
     """Look once.
 
     Args:
         settings: The daemon's.
+        expecting: Whether a new release was announced: its self-test then starts at once.
         software: See `this_software`.
         on_take: Called when a release is going to be taken.
     Raises: What `ReleaseUpdater.look` raises; TransportError if it took too long; DeviceError if the child
@@ -91,7 +102,7 @@ def look_in_child(settings: Settings, software: str, on_take: Callable[[], None]
     timer.start()
     with child:
         try:
-            said = _talk(child, pickle.dumps((settings, software)), on_take)
+            said = _talk(child, pickle.dumps((settings, software, expecting)), on_take)
         except BaseException:
             child.kill()
             raise
@@ -138,12 +149,17 @@ def main() -> int:
     die_with_parent()
     be_first_to_go()
     # From the daemon that started this process, and from nobody else.
-    settings, software = pickle.load(sys.stdin.buffer)  # noqa: S301
+    settings, software, expecting = pickle.load(sys.stdin.buffer)  # noqa: S301
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     logging.getLogger("tuf").setLevel(logging.WARNING)
     out = sys.stdout.buffer
     try:
-        outcome = _look(settings, software, out)
+        with contextlib.ExitStack() as stack:
+            test = None
+            if expecting:
+                # On another core, while this process imports what it needs itself.
+                test = stack.enter_context(start_self_test(settings.update, settings.device.threads))
+            outcome = _look(settings, software, test, out)
     except EdgeError as e:
         error = next(name for name, kind in _ERRORS.items() if isinstance(e, kind))
         report = Report(decision="", release="", bytes_pulled=0, reason="", error=error, message=str(e))
@@ -160,7 +176,9 @@ def main() -> int:
     return 0
 
 
-def _look(settings: Settings, software: str, out: BinaryIO) -> UpdateOutcome:
+def _look(settings: Settings, software: str, test: SelfTest | None, out: BinaryIO) -> UpdateOutcome:
+    # python-tuf imports signers that a device never needs, and boto3 with them where it is installed.
+    sys.modules.setdefault("boto3", None)  # type: ignore[arg-type]
     from edge_client.update.trust import open_repository  # noqa: PLC0415 - the daemon goes without
 
     def tell(release: str) -> None:
@@ -174,6 +192,7 @@ def _look(settings: Settings, software: str, out: BinaryIO) -> UpdateOutcome:
         Slots(settings.device.state_dir),
         lambda: open_repository(settings),
         software=software,
+        open_self_test=(lambda: test) if test else None,
         threads=settings.device.threads,
         on_take=tell,
     )

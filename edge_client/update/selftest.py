@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 from edge_client.contract.documents import Document, decode_document, encode_document
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.names import check_name
-from edge_client.contract.preprocessing import decode_picture
 from edge_client.files import read_release
 from edge_client.update.child import be_first_to_go, describe_death, die_with_parent, environment
 
@@ -113,6 +112,8 @@ def run_self_test(
 
 def find_failure(classifier: Classifier, folder: Path, document: ReleaseDocument) -> str | None:
     """Return why the answers are not those that were signed; None if they are."""
+    from edge_client.contract.preprocessing import decode_picture  # noqa: PLC0415 - the parent does not need it
+
     if not document.self_test:
         return "the release has no self-test pictures; publish it with some"
     for case in document.self_test:
@@ -151,10 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A crash is an expected answer here: no core file of a whole model on an SD card.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Under the limit, as all that the model needs; and before the release is there.
-    from edge_client.inference.runtime import runtime_name  # noqa: PLC0415 - the parent does not need it
+    from edge_client.inference import classifier, runtime  # noqa: F401, PLC0415 - the parent does without
 
     with contextlib.suppress(DeviceError):  # told with the verdict
-        runtime_name()
+        runtime.runtime_name()
     folder = sys.stdin.buffer.read()
     if folder:
         sys.stdout.buffer.write(encode_document(_try(Path(os.fsdecode(folder)), options.threads)))

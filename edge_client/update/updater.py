@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import functools
 import logging
 import shutil
 from typing import TYPE_CHECKING
@@ -91,6 +92,7 @@ class ReleaseUpdater:
         open_repository: Callable[[], TrustedRepository],
         *,
         software: str | None = None,
+        open_self_test: Callable[[], SelfTest] | None = None,
         threads: int = 1,
         on_take: Callable[[str], None] = lambda _release: None,
     ) -> None:
@@ -103,6 +105,7 @@ class ReleaseUpdater:
             slots: Releases on the disk.
             open_repository: Gives a fresh `TrustedRepository`.
             software: See `this_software`, which is the default.
+            open_self_test: Starts the child that tries a release; default: when one is going to be fetched.
             threads: Threads of the interpreter.
             on_take: Told the release that is going to be taken.
         """
@@ -112,7 +115,7 @@ class ReleaseUpdater:
         self._slots = slots
         self._open_repository = open_repository
         self._software = software
-        self._threads = threads
+        self._open_self_test = open_self_test or functools.partial(start_self_test, settings, threads)
         self._on_take = on_take
 
     def look(self) -> UpdateOutcome:
@@ -163,11 +166,7 @@ class ReleaseUpdater:
         self._slots.clean_slots()
         folder = self._slots.stage(release)
         try:
-            with SelfTest(
-                timeout_s=self._settings.self_test_timeout_s,
-                memory_bytes=self._settings.self_test_memory_bytes or None,
-                threads=self._threads,
-            ) as test:
+            with self._open_self_test() as test:
                 self._gather(repository, release, folder)
                 cases = test.run(folder)
             logger.info("release %s: self-test passed, %d pictures", release, cases)
@@ -239,6 +238,18 @@ def let_serve(
         slots.return_to_previous()
         raise
     slots.clean_slots()
+
+
+def start_self_test(settings: UpdateSettings, threads: int) -> SelfTest:
+    """Start the child that tries a release.
+
+    Raises: DeviceError.
+    """
+    return SelfTest(
+        timeout_s=settings.self_test_timeout_s,
+        memory_bytes=settings.self_test_memory_bytes or None,
+        threads=threads,
+    )
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from edge_client.update.fetcher import StoreFetcher
 from edge_client.update.trust import NothingPublishedError, TrustedRepository
 
 pytest.importorskip("boto3", reason="the embedded S3 is set up with boto3, which devices do not have")
-pytest.importorskip("botocore", reason="the extra s3 is not installed")
 
 
 @pytest.fixture

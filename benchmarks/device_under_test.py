@@ -1,0 +1,174 @@
+"""A device daemon, a store and a broker for the benchmarks of the device; releases of real size."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "scripts")]
+
+import numpy as np  # noqa: E402 - found through the line above
+from local_services import MqttBroker, ObjectStore  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from edge_client.contract.documents import encode_document  # noqa: E402
+from edge_client.contract.names import LABELS_FILE, MODEL_FILE, RELEASE_FILE, release_target  # noqa: E402
+from edge_client.contract.release import (  # noqa: E402
+    PREPROCESSING_ID,
+    Normalization,
+    Preprocessing,
+    ReleaseDocument,
+    SelfTestCase,
+    release_id,
+)
+from edge_client.inference.classifier import Classifier  # noqa: E402
+from luigi_tasks.announce import BrokerClient  # noqa: E402
+from luigi_tasks.compose import Dense, compose_classifier  # noqa: E402
+from luigi_tasks.evaluate import to_png  # noqa: E402
+from luigi_tasks.feature_batches import open_extractor  # noqa: E402
+from luigi_tasks.keys import make_keys  # noqa: E402
+from luigi_tasks.publish import point_channel  # noqa: E402
+from luigi_tasks.repository import ReleaseRepository  # noqa: E402
+from luigi_tasks.settings import BrokerSettings, ModelSettings, StoreSettings, TrustSettings  # noqa: E402
+from luigi_tasks.store import Store  # noqa: E402
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+SIZE = 160
+LABELS = tuple(f"class-{number}" for number in range(10))
+DEVICE, FLEET, CHANNEL = "camera-1", "bench", "stable"
+SELF_TEST_PICTURES = 5
+
+
+def make_backbone(weights: Path) -> bytes:
+    """Return MobileNetV2 1.0/160 in int8.
+
+    Args:
+        weights: Keras's no-top ImageNet weights; random ones give scales that XNNPACK refuses.
+    """
+    from luigi_tasks.conversion import convert_backbone  # noqa: PLC0415 - TensorFlow
+
+    pictures = np.random.default_rng(1).integers(0, 256, (20, SIZE, SIZE, 3), np.uint8)
+    model = ModelSettings("mobilenet_v2", 1.0, SIZE, 2, str(weights))
+    forms, _ = convert_backbone(model, "int8", pictures, None, lambda *_: None, 1)
+    return forms["int8"]
+
+
+def make_release(backbone: bytes, number: int) -> tuple[str, dict[str, bytes]]:
+    """Return id and files, by signed path, of a release with a random head."""
+    rng = np.random.default_rng(number)
+    pictures = [rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8) for _ in range(SELF_TEST_PICTURES)]
+    extractor = open_extractor(backbone)
+    features = extractor(np.stack(pictures), lambda *_: None, "").astype(np.float32)
+    features = (features - extractor.zero_point) * extractor.scale
+    weights = rng.normal(0, 1, (features.shape[1], len(LABELS))).astype(np.float32)
+    weights *= 4 / np.abs(features @ weights).max()
+    head = Dense(weights, np.zeros(len(LABELS), np.float32), -4.0, 4.0)
+    model = compose_classifier(backbone, [head], LABELS, name="bench")
+    preprocessing = Preprocessing(id=PREPROCESSING_ID, height=SIZE, width=SIZE, normalization=Normalization())
+    classifier = Classifier(model, LABELS, normalization=preprocessing.normalization)
+    answers = [classifier.classify(picture) for picture in pictures]
+    names = [f"selftest-{place}.png" for place in range(SELF_TEST_PICTURES)]
+    release = release_id(model, LABELS, preprocessing)
+    document = ReleaseDocument(
+        release=release,
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        model_bytes=len(model),
+        labels=LABELS,
+        preprocessing=preprocessing,
+        quantization="int8",
+        operators={},
+        self_test=tuple(
+            SelfTestCase(file=name, label=answer.label, confidence=answer.confidence)
+            for name, answer in zip(names, answers, strict=True)
+        ),
+    )
+    files = {name: to_png(picture) for name, picture in zip(names, pictures, strict=True)}
+    files[MODEL_FILE] = model
+    files[LABELS_FILE] = "".join(f"{label}\n" for label in LABELS).encode()
+    files[RELEASE_FILE] = encode_document(document)
+    return release, {release_target(release, name): content for name, content in files.items()}
+
+
+class DeviceBench:
+    """Store, broker and keys; releases are published on one channel."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._services = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self.store = self._services.enter_context(ObjectStore(self.folder / "s3"))
+        self.broker = self._services.enter_context(MqttBroker(self.folder / "mqtt"))
+        os.environ.update(self.store.credentials())
+        make_keys(self.folder / "keys")
+        url = f"s3://{self.store.bucket}/bench"
+        store = Store(StoreSettings(url, self.store.endpoint_url, "us-east-1", "when_required", True))
+        trust = TrustSettings(
+            self.folder / "keys/device/root.json", str(self.folder / "keys/pipeline"), 14, 90, 365, 50
+        )
+        self._repository = ReleaseRepository(store, trust)
+        self._client = BrokerClient(
+            BrokerSettings(self.broker.host, self.broker.port, FLEET, "", "", False, "", 10.0)
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._services.close()
+
+    def publish(self, release: str, files: dict[str, bytes]) -> None:
+        """Sign a release, and let the channel point to it; nobody is told."""
+        self._repository.publish(
+            files,
+            lambda pointer: point_channel(pointer, CHANNEL, release, share_percent=100.0, at=""),
+            CHANNEL,
+        )
+
+    def announce(self, release: str) -> None:
+        """Tell the device."""
+        self._client.announce(CHANNEL, release)
+
+    @property
+    def base_url(self) -> str:
+        """What the device reads from."""
+        return f"{self.store.endpoint_url}/{self.store.bucket}/bench"
+
+    def write_settings(self, source: str, sinks: str = "") -> Path:
+        """Write the device's settings; return their path."""
+        path = self.folder / "device.toml"
+        path.write_text(
+            f"""
+[device]
+id = "{DEVICE}"
+fleet = "{FLEET}"
+state_dir = "{self.folder / "state"}"
+[store]
+base_url = "{self.base_url}"
+[trust]
+root = "{self.folder / "keys/device/root.json"}"
+[broker]
+host = "{self.broker.host}"
+port = {self.broker.port}
+[source]
+{source}
+[sinks]
+{sinks}
+"""
+        )
+        return path
+
+    def write_picture(self, name: str = "frame.jpg") -> Path:
+        """Write one 640x480 JPEG, as a camera would; return its path."""
+        path = self.folder / name
+        if not path.exists():
+            blocks: NDArray[np.uint8] = np.random.default_rng(2).integers(0, 256, (60, 80, 3), np.uint8)
+            Image.fromarray(blocks).resize((640, 480)).save(path, quality=85)
+        return path
