@@ -24,7 +24,14 @@ from edge_client.contract.documents import Document, decode_document, encode_doc
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.names import check_name
 from edge_client.files import read_release
-from edge_client.update.child import be_first_to_go, describe_death, die_with_parent, environment
+from edge_client.update.child import (
+    be_first_to_go,
+    describe_death,
+    die_with_parent,
+    leave,
+    self_test_command,
+    start,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,22 +64,26 @@ class SelfTestError(DeviceError):
 class SelfTest:
     """A child process that is ready to try one release; use it in a `with` block."""
 
-    def __init__(self, *, timeout_s: float, memory_bytes: int | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        timeout_s: float,
+        memory_bytes: int | None = None,
+        threads: int = 1,
+        started: subprocess.Popen[bytes] | None = None,
+    ) -> None:
         """Start the child.
 
         Args:
             timeout_s: The child is killed so long after `run`.
             memory_bytes: Limit on the child's data (RLIMIT_DATA); None: none.
             threads: Threads of the interpreter.
+            started: The child, if it runs already.
         Raises: DeviceError if no child can be started.
         """
-        command = [sys.executable, "-m", "edge_client.update.selftest", "--threads", str(threads)]
-        if memory_bytes is not None:
-            command += ["--memory-bytes", str(memory_bytes)]
         self._timeout_s = timeout_s
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         try:
-            self._child = subprocess.Popen(command, env=environment(), **pipes)  # type: ignore[call-overload]
+            self._child = started or start(self_test_command(threads, memory_bytes))
         except OSError as e:
             msg = f"self-test: {sys.executable} cannot be started: {e}"
             raise DeviceError(msg) from e
@@ -82,7 +93,8 @@ class SelfTest:
 
     def __exit__(self, *error: object) -> None:
         self._child.kill()
-        self._child.communicate()
+        with contextlib.suppress(ValueError):  # it has been talked to
+            self._child.communicate()
 
     def run(self, folder: Path) -> int:
         """Try the release in `folder`, a complete and verified one.
@@ -152,8 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A crash is an expected answer here: no core file of a whole model on an SD card.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Under the limit, as all that the model needs; and before the release is there.
+    from PIL import Image  # noqa: PLC0415 - the parent does without
+
     from edge_client.inference import classifier, runtime  # noqa: F401, PLC0415 - the parent does without
 
+    Image.preinit()
     with contextlib.suppress(DeviceError):  # told with the verdict
         runtime.runtime_name()
     folder = sys.stdin.buffer.read()
@@ -198,4 +213,4 @@ def _read_verdict(returncode: int, stdout: bytes, stderr: bytes) -> Verdict:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

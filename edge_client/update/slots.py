@@ -86,7 +86,8 @@ class Slots:
 
         Raises: DeviceError.
         """
-        self._document = self._load()
+        if self._file.exists():  # not before the first release: the one just installed does not serve yet
+            self._document = self._load()
 
     def folder(self, release: str) -> Path:
         """Folder of a release in its slot, whether or not it exists."""

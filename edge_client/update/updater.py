@@ -24,6 +24,7 @@ from edge_client.files import disk_errors, read_release
 from edge_client.update.selftest import SelfTest, SelfTestError
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -240,8 +241,10 @@ def let_serve(
     slots.clean_slots()
 
 
-def start_self_test(settings: UpdateSettings, threads: int) -> SelfTest:
-    """Start the child that tries a release.
+def start_self_test(
+    settings: UpdateSettings, threads: int, started: subprocess.Popen[bytes] | None = None
+) -> SelfTest:
+    """Start the child that tries a release, unless it is started.
 
     Raises: DeviceError.
     """
@@ -249,6 +252,7 @@ def start_self_test(settings: UpdateSettings, threads: int) -> SelfTest:
         timeout_s=settings.self_test_timeout_s,
         memory_bytes=settings.self_test_memory_bytes or None,
         threads=threads,
+        started=started,
     )
 
 
