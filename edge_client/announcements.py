@@ -51,7 +51,7 @@ class Doorbell:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._ring: Ring | None = None
-        self._closed = False
+        self._nudged = self._closed = False
 
     def ring(self, payload: bytes) -> None:
         """Leave an announcement; never waits, never raises."""
@@ -60,11 +60,17 @@ class Doorbell:
             self._ring = ring
             self._changed.notify_all()
 
-    def wait(self, timeout_s: float) -> Ring | None:
-        """Take the newest announcement; None after `timeout_s` or once closed."""
+    def nudge(self) -> None:
+        """Wake whoever waits, without an announcement."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ring or self._closed, max(timeout_s, 0))
-            ring, self._ring = self._ring, None
+            self._nudged = True
+            self._changed.notify_all()
+
+    def wait(self, timeout_s: float) -> Ring | None:
+        """Take the newest announcement; None after `timeout_s`, a nudge, or once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ring or self._nudged or self._closed, max(timeout_s, 0))
+            ring, self._ring, self._nudged = self._ring, None, False
             return ring
 
     def close(self) -> None:

@@ -11,12 +11,15 @@ import contextlib
 import dataclasses
 import fcntl
 import logging
+import operator
 import os
 import random
 import signal
 import threading
 import time
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from edge_client.announcements import Awaited, Doorbell, read_announcement
 from edge_client.contract.errors import DeviceError, EdgeError, InputError, TransportError
@@ -31,6 +34,7 @@ from edge_client.sinks import open_sinks
 from edge_client.sources import open_source
 from edge_client.telemetry import STATUS_FILE, StatusBoard, utc_now
 from edge_client.update.look import look_in_child
+from edge_client.update.probation import CRASHES, STOPPED, Probation, RecentAnswers
 from edge_client.update.slots import Slots
 from edge_client.update.updater import (
     Decision,
@@ -38,6 +42,7 @@ from edge_client.update.updater import (
     UpdateOutcome,
     let_serve,
     open_best_slot,
+    open_slot,
     this_software,
 )
 
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
     from edge_client.inference.classifier import Classification
     from edge_client.settings import Settings
     from edge_client.sources import Frame
+    from edge_client.update.probation import ProbationRecord
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +129,10 @@ class Daemon:
         self._doorbell = Doorbell()
         self._measured: RunningUpdate | None = None
         self._source_fault: str | None = None
+        self._software = this_software()
         self._slots = Slots(device.state_dir)
+        self._recent = RecentAnswers(settings.probation.unsure_below)
+        self._probation = self._resume_probation()
         self._holder = ClassifierHolder(open_best_slot(self._slots, device.threads))
         self._slots.clean()
         if self._holder.current is None:
@@ -148,7 +157,6 @@ class Daemon:
             publish=self._broker.publish if self._broker else lambda _topic, _payload: None,
             topic=results_topic(device.fleet, device.id),
         )
-        self._software = this_software()
         self._looked_at = self._measure_from = float("-inf")
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
@@ -181,6 +189,9 @@ class Daemon:
         self._may_serve.set()
         self._doorbell.close()
         self._board.close()
+        if record := self._slots.probation:
+            with contextlib.suppress(DeviceError):
+                self._slots.keep_probation(msgspec.structs.replace(record, crashes=STOPPED))
         deadline = time.monotonic() + STOP_S
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0))
@@ -224,7 +235,13 @@ class Daemon:
     def _show_slots(self, **changes: object) -> None:
         """Show which release serves, and whatever else changed."""
         state = "serving" if self._holder.current else "waiting"
-        self._board.change(state=state, release=self._slots.current, previous=self._slots.previous, **changes)
+        self._board.change(
+            state=state,
+            release=self._slots.current,
+            previous=self._slots.previous,
+            probation=self._slots.probation is not None,
+            **changes,
+        )
 
     # Frames
 
@@ -263,12 +280,16 @@ class Daemon:
                 if not failing:
                     logger.error("%s: %s", frame.source, e)  # noqa: TRY400 - said in one line
                 failing = True
+                self._watch(operator.methodcaller("failed", str(e)), classifier.release)
                 continue
             failing = False
             self._hand_out(frame, answer, classifier.release)
 
     def _hand_out(self, frame: Frame, answer: Classification, release: str | None) -> None:
         self._board.count(answer.latency_ms)
+        self._recent.take(answer.latency_ms, answer.confidence)
+        told = operator.methodcaller("answered", answer.latency_ms, answer.confidence, time.monotonic())
+        self._watch(told, release)
         result = Result(
             device=self._settings.device.id,
             source=frame.source,
@@ -288,6 +309,12 @@ class Daemon:
             measured, self._measured = self._measured, None
             self._board.change(update=measured.figures(time.monotonic()))
 
+    def _watch(self, tell: Callable[[Probation], bool], release: str | None) -> None:
+        """Tell the probation of a frame; the updates thread settles it."""
+        probation = self._probation
+        if probation is not None and probation.release == release and tell(probation):
+            self._doorbell.nudge()
+
     def _show_source_fault(self, error: EdgeError) -> None:
         if str(error) != self._source_fault:
             logger.error("%s", error)
@@ -304,6 +331,9 @@ class Daemon:
             ring = self._doorbell.wait(next_look - time.monotonic())
             if self._stop.is_set():
                 return
+            self._settle_probation()
+            if ring is None and time.monotonic() < next_look:
+                continue
             if ring is not None:
                 announced = self._read_announcement(ring.payload)
                 if announced == self._slots.current:
@@ -365,6 +395,7 @@ class Daemon:
                 self._holder,
                 software=self._software,
                 threads=self._settings.device.threads,
+                probation=self._begin_probation(outcome.release),
                 before_swap=lambda: self._before_swap(outcome.release, outcome.bytes_pulled),
             )
         return outcome
@@ -387,6 +418,71 @@ class Daemon:
 
     def _before_swap(self, release: str, bytes_pulled: int) -> None:
         self._measured = RunningUpdate(release, bytes_pulled, self._measure_from)
+        self._recent = RecentAnswers(self._settings.probation.unsure_below)
+        record = self._slots.probation
+        self._probation = (
+            Probation(record, self._settings.probation, time.monotonic()) if record is not None else None
+        )
+
+    # Probation
+
+    def _begin_probation(self, release: str) -> ProbationRecord | None:
+        """Compare a new release with the serving one; there must be one to go back to."""
+        if self._slots.current is None or not self._settings.probation.frames:
+            return None
+        return self._recent.as_record(release)
+
+    def _resume_probation(self) -> Probation | None:
+        """Go on after a restart; a release whose probation the daemon did not survive goes back."""
+        record = self._slots.probation
+        if record is None:
+            return None
+        try:
+            return self._count_start(record)
+        except DeviceError as e:
+            logger.warning("%s; release %s serves on, its probation is not counted", e, record.release)
+            return None
+
+    def _count_start(self, record: ProbationRecord) -> Probation | None:
+        record = msgspec.structs.replace(record, crashes=record.crashes + 1)
+        if record.crashes >= CRASHES and self._slots.previous is not None:
+            reason = f"the daemon ended {record.crashes} times without warning in its probation"
+            logger.error("release %s goes back: %s", record.release, reason)
+            self._slots.send_back(f"sent back: {reason}", self._software)
+            return None
+        self._slots.keep_probation(record)
+        return Probation(record, self._settings.probation, time.monotonic())
+
+    def _settle_probation(self) -> None:
+        """End a probation that has a verdict."""
+        probation = self._probation
+        if probation is None or probation.verdict is None:
+            return
+        self._probation = None
+        try:
+            if probation.verdict.breach and self._slots.previous is not None:
+                self._send_back(probation.verdict.breach)
+            else:
+                self._slots.keep_probation(None)
+                logger.info("release %s has passed its probation", probation.release)
+                self._show_slots()
+        except EdgeError as e:
+            logger.exception("release %s: its probation cannot be ended", probation.release)
+            self._show_slots(last_error=str(e))
+
+    def _send_back(self, breach: str) -> None:
+        """Let the previous release serve again.
+
+        Raises: DeviceError or InputError if it cannot; the current one goes on serving.
+        """
+        broken, device = self._slots.current, self._settings.device
+        reason = f"sent back in its probation: {breach}"
+        logger.error("release %s: %s", broken, reason)
+        old = open_slot(self._slots.folder(self._slots.previous or ""), device.threads)
+        self._slots.send_back(reason, self._software)
+        self._recent = RecentAnswers(self._settings.probation.unsure_below)
+        self._holder.swap(old)
+        self._show_slots(last_error=f"release {broken}: {reason}", refused=broken)
 
     def _last_refused(self) -> str | None:
         return next(reversed(self._slots.refused), None)

@@ -20,6 +20,7 @@ from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.names import check_name
 from edge_client.sinks import SinkSettings
 from edge_client.sources import SourceSettings
+from edge_client.update.probation import ProbationSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -156,6 +157,7 @@ class Settings:
     trust: TrustSettings
     broker: BrokerSettings
     update: UpdateSettings
+    probation: ProbationSettings
     status: StatusSettings
     source: SourceSettings
     sinks: SinkSettings
@@ -176,6 +178,7 @@ SECTIONS: dict[str, type[Any]] = {
     "trust": TrustSettings,
     "broker": BrokerSettings,
     "update": UpdateSettings,
+    "probation": ProbationSettings,
     "status": StatusSettings,
     "source": SourceSettings,
     "sinks": SinkSettings,
@@ -258,6 +261,7 @@ def find_faults(settings: Settings) -> list[str]:
             check_name(value, f"[{section}] {name}")
         except InputError as e:
             faults.append(str(e))
+    faults += [f"[probation] {fault}" for fault in s.probation.faults()]
     faults += [f"[source] {fault}" for fault in s.source.faults()]
     faults += [f"[sinks] {fault}" for fault in s.sinks.faults()]
     return faults

@@ -29,6 +29,7 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
         device: Device id.
         channel: Channel that it follows.
         state: `starting`, `serving`, `updating` or `waiting` (no release yet).
+        probation: Whether the serving release is watched still, and may go back.
         release: Id of the serving release.
         previous: Id of the release kept for a way back.
         runtime: Name and version of the TFLite runtime.
@@ -43,6 +44,7 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
     device: str
     channel: str
     state: str
+    probation: bool = False
     release: str | None = None
     previous: str | None = None
     runtime: str = ""

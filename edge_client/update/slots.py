@@ -21,6 +21,7 @@ from edge_client.contract.documents import Document, decode_document, encode_doc
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.names import RELEASE_FILE, check_name
 from edge_client.files import disk_errors, sync_folder, write_durably
+from edge_client.update.probation import ProbationRecord  # noqa: TC001 - msgspec resolves it at run time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,12 +43,14 @@ class SlotsDocument(Document, frozen=True, kw_only=True):
         previous: Release kept for a way back.
         refused: Releases that failed on this device, with the reason; not tried again.
         refused_by: Software that refused them: another runtime may be able to run them.
+        probation: What is known of the current release's probation; None if it is over.
     """
 
     current: str | None = None
     previous: str | None = None
     refused: dict[str, str] = {}
     refused_by: str = ""
+    probation: ProbationRecord | None = None
 
 
 class Slots:
@@ -126,20 +129,46 @@ class Slots:
             sync_folder(staged)
             if release == self.previous:
                 # Only reached when its files are damaged: it is no way back any more.
-                self._write(current=self.current, previous=None)
+                self._write(current=self.current, previous=None, probation=self._document.probation)
             _remove(slot)
             staged.rename(slot)
             sync_folder(self._slots_dir)
         return slot
 
-    def activate(self, release: str) -> None:
+    @property
+    def probation(self) -> ProbationRecord | None:
+        """What is known of the current release's probation; None if it is over."""
+        record = self._document.probation
+        return record if record is not None and record.release == self.current else None
+
+    def activate(self, release: str, probation: ProbationRecord | None = None) -> None:
         """Let `release` serve and keep the serving one as previous, in one durable step.
 
         Raises: DeviceError; the old release is then still current.
         """
         if release == self.current:
             return
-        self._write(current=release, previous=self.current)
+        self._write(current=release, previous=self.current, probation=probation)
+
+    def keep_probation(self, probation: ProbationRecord | None) -> None:
+        """Remember how the current release's probation stands, or that it is over.
+
+        Raises: DeviceError.
+        """
+        if probation != self._document.probation:
+            self._write(current=self.current, previous=self.previous, probation=probation)
+
+    def send_back(self, reason: str, by: str) -> None:
+        """Refuse the current release and let the previous one serve, in one durable step.
+
+        Args:
+            reason: Why, for people.
+            by: Software that refused it, see `forget_refusals_of_others`.
+        Raises: DeviceError.
+        """
+        if self.current is not None and self.previous is not None:
+            refused = self._with_refusal(self.current, reason)
+            self._write(current=self.previous, previous=None, refused=refused, refused_by=by)
 
     def return_to_previous(self) -> None:
         """Let the previous release serve again; the current one is no way back.
@@ -164,10 +193,18 @@ class Slots:
             by: Software that refused it, see `forget_refusals_of_others`.
         Raises: DeviceError.
         """
+        self._write(
+            current=self.current,
+            previous=self.previous,
+            refused=self._with_refusal(release, reason),
+            refused_by=by,
+            probation=self._document.probation,
+        )
+
+    def _with_refusal(self, release: str, reason: str) -> dict[str, str]:
         refused = {known: why for known, why in self._document.refused.items() if known != release}
         refused[release] = reason[:REASON_LIMIT]
-        kept = dict(list(refused.items())[-REFUSALS_KEPT:])
-        self._write(current=self.current, previous=self.previous, refused=kept, refused_by=by)
+        return dict(list(refused.items())[-REFUSALS_KEPT:])
 
     def forget_refusals_of_others(self, by: str) -> None:
         """Forget what other software refused: this one may be able to run it.
@@ -175,7 +212,13 @@ class Slots:
         Raises: DeviceError.
         """
         if self._document.refused and self._document.refused_by != by:
-            self._write(current=self.current, previous=self.previous, refused={}, refused_by=by)
+            self._write(
+                current=self.current,
+                previous=self.previous,
+                refused={},
+                refused_by=by,
+                probation=self._document.probation,
+            )
 
     def clean_slots(self) -> None:
         """Remove the releases that are neither current nor previous; never fails."""
@@ -236,6 +279,7 @@ class Slots:
         previous: str | None,
         refused: dict[str, str] | None = None,
         refused_by: str | None = None,
+        probation: ProbationRecord | None = None,
     ) -> None:
         old = self._document
         document = SlotsDocument(
@@ -243,6 +287,7 @@ class Slots:
             previous=previous,
             refused=old.refused if refused is None else refused,
             refused_by=old.refused_by if refused_by is None else refused_by,
+            probation=probation,
         )
         write_durably(self._file, encode_document(document))
         self._document = document

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edge_client.inference.classifier import Classifier
     from edge_client.inference.swap import ClassifierHolder
     from edge_client.settings import UpdateSettings
+    from edge_client.update.probation import ProbationRecord
     from edge_client.update.slots import Slots
     from edge_client.update.trust import TrustedRepository
 
@@ -216,6 +217,7 @@ def let_serve(
     *,
     software: str,
     threads: int,
+    probation: ProbationRecord | None = None,
     before_swap: Callable[[], None] = lambda: None,
 ) -> None:
     """Load what a look took beside the serving classifier, switch on disk, then between two frames.
@@ -226,12 +228,13 @@ def let_serve(
         holder: Gets the new classifier.
         software: See `this_software`.
         threads: Threads of the interpreter.
+        probation: What the release is compared with once it serves.
         before_swap: Called right before the first frame can see the release.
     Raises: DeviceError, with the old release serving; RefusedError.
     """
     with refusing(slots, outcome.release, software):
         new = open_slot(slots.folder(outcome.release), threads)
-    slots.activate(outcome.release)
+    slots.activate(outcome.release, probation)
     try:
         before_swap()
         holder.swap(new)

@@ -17,6 +17,7 @@ import uuid
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from local_services import wait_until
 from paho.mqtt import client as mqtt
@@ -147,10 +148,11 @@ class DaemonUnderTest:
         return self.process.wait(LIMIT_S)
 
     def drop(self, label: str, *, size: int = 40) -> str:
-        """Let one picture arrive in the watched folder; returns its name."""
+        """Let one picture arrive in the watched folder, grey or of a label's colour; returns its name."""
         name = f"{next(self._numbers):06}-{label}.png"
         temporary = self.folder / name
-        temporary.write_bytes(png(plain_picture(label, size, size)))
+        grey = np.full((size, size, 3), 128, np.uint8)
+        temporary.write_bytes(png(grey if label == "grey" else plain_picture(label, size, size)))
         temporary.rename(self.camera / name)
         return name
 
@@ -242,6 +244,65 @@ def test_a_swap_misses_no_frame(daemon, watcher, repository, serving):
     assert [key for key, _ in itertools.groupby(releases)] == [serving, release]
     status = watcher.wait_release(release)
     assert status.previous == serving
+
+
+def answer_all(daemon, watcher, label: str, count: int) -> None:
+    before = len(watcher.results)
+    for _ in range(count):
+        daemon.drop(label)
+    watcher.wait(lambda w: len(w.results) >= before + count, f"{count} answers")
+
+
+def test_a_release_that_does_worse_on_live_frames_goes_back_by_itself(daemon, watcher, repository, serving):
+    answer_all(daemon, watcher, "red", 30)
+    release = repository.publish_tiny(1).release
+    watcher.announce(release)
+    assert watcher.wait_release(release).probation
+    answer_all(daemon, watcher, "grey", 20)
+    status = watcher.wait_status(lambda s: s.refused == release, "the way back")
+    assert status.release == serving
+    assert status.probation is False
+    assert "unsure of 100% of the frames" in status.last_error
+    assert_answers(daemon, watcher, serving)
+    # Not tried again, also after a restart, until the channel moves.
+    daemon.terminate()
+    daemon.start()
+    watcher.wait(lambda w: w.online == "online", "online again")
+    status = watcher.wait_status(lambda s: s.refused == release and s.state == "serving", "still refused")
+    assert status.release == serving
+
+
+def test_a_release_that_does_well_passes_its_probation(daemon, watcher, repository, serving):
+    daemon.settings["probation"] = {"frames": 25}
+    daemon.terminate()
+    daemon.start()
+    watcher.wait_release(serving)
+    answer_all(daemon, watcher, "red", 30)
+    release = repository.publish_tiny(1).release
+    watcher.announce(release)
+    assert watcher.wait_release(release).probation
+    answer_all(daemon, watcher, "green", 25)
+    status = watcher.wait_status(lambda s: not s.probation, "the end of the probation")
+    assert (status.release, status.previous, status.last_error) == (release, serving, None)
+
+
+def test_a_release_in_whose_probation_the_daemon_keeps_dying_goes_back(daemon, watcher, repository, serving):
+    release = repository.publish_tiny(1).release
+    watcher.announce(release)
+    watcher.wait_release(release)
+    # Stopped by a person: no crash, however often.
+    for _ in range(3):
+        daemon.terminate()
+        daemon.start()
+        assert_answers(daemon, watcher, release)
+    for _ in range(2):
+        daemon.terminate(signal.SIGKILL)
+        daemon.start()
+        assert_answers(daemon, watcher, release)
+    daemon.terminate(signal.SIGKILL)
+    daemon.start()
+    assert_answers(daemon, watcher, serving)
+    assert "3 times without warning" in daemon.log
 
 
 def test_going_back_is_followed(daemon, watcher, repository, serving):

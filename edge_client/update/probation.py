@@ -1,0 +1,171 @@
+"""Probation: a release that was swapped in is watched beside the one before, and sent back if it does worse.
+
+The self-test knows a few pictures; only this camera's own frames show what a release is worth here.
+Values in, a verdict out: no disk, no threads.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import statistics
+
+from edge_client.contract.documents import Document
+
+# Answers of the serving release that the next one is compared with.
+RECENT_FRAMES = 200
+# Fewer answers say nothing about latency and confidence.
+LEAST_FRAMES = 20
+# Failed frames: so many, and such a share of all.
+FAILURES, FAILED_SHARE = 5, 0.05
+# Timers and other processes; below it nobody feels a difference.
+LATENCY_GRACE_MS = 2.0
+# Unclean ends of the daemon in one probation.
+CRASHES = 3
+# What a clean end leaves: the next start adds one.
+STOPPED = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbationSettings:
+    """Section [probation].
+
+    Attributes:
+        frames: Answers after which a release has passed; 0: no probation.
+        seconds: It passes after so long too, once it answered at all.
+        max_slowdown: Largest median latency, in multiples of the release before.
+        unsure_below: An answer with less confidence is unsure.
+        max_unsure_points: So many percentage points more unsure answers than before are too many.
+    """
+
+    frames: int = 200
+    seconds: float = 600.0
+    max_slowdown: float = 2.0
+    unsure_below: float = 0.5
+    max_unsure_points: float = 30.0
+
+    def faults(self) -> tuple[str, ...]:
+        """Say what is wrong with the settings; empty if nothing is."""
+        checks = [
+            (self.frames == 0 or self.frames >= LEAST_FRAMES, f"frames: 0, or at least {LEAST_FRAMES}"),
+            (self.seconds > 0, "seconds: above 0"),
+            (self.max_slowdown >= 1, "max_slowdown: at least 1"),
+            (0 <= self.unsure_below <= 1, "unsure_below: 0 to 1"),
+            (0 <= self.max_unsure_points <= 100, "max_unsure_points: 0 to 100"),
+        ]
+        return tuple(message for holds, message in checks if not holds)
+
+
+class ProbationRecord(Document, frozen=True, kw_only=True):
+    """What survives a restart.
+
+    Attributes:
+        release: Release on probation.
+        crashes: Ends of the daemon without warning, one after the other; see `STOPPED`.
+        latency_ms: Median of the release before; None if it answered too little.
+        unsure_share: Share of its answers that were unsure; None likewise.
+    """
+
+    release: str
+    crashes: int = 0
+    latency_ms: float | None = None
+    unsure_share: float | None = None
+
+
+class RecentAnswers:
+    """The last answers of the serving release."""
+
+    def __init__(self, unsure_below: float) -> None:
+        self._unsure_below = unsure_below
+        self._answers: collections.deque[tuple[float, bool]] = collections.deque(maxlen=RECENT_FRAMES)
+
+    def take(self, latency_ms: float, confidence: float) -> None:
+        """Count one answer."""
+        self._answers.append((latency_ms, confidence < self._unsure_below))
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    @property
+    def latency_ms(self) -> float:
+        """Median."""
+        return statistics.median(latency for latency, _ in self._answers)
+
+    @property
+    def unsure_share(self) -> float:
+        """0 to 1."""
+        return statistics.fmean(unsure for _, unsure in self._answers)
+
+    def as_record(self, release: str) -> ProbationRecord:
+        """Begin the probation of the release that follows."""
+        if len(self) < LEAST_FRAMES:
+            return ProbationRecord(release=release)
+        return ProbationRecord(
+            release=release, latency_ms=round(self.latency_ms, 4), unsure_share=round(self.unsure_share, 4)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbationVerdict:
+    """How it ended; `breach` is why the release goes back, empty if it passed."""
+
+    breach: str = ""
+
+
+class Probation:
+    """Watches one release; one thread tells it of every frame."""
+
+    def __init__(self, record: ProbationRecord, settings: ProbationSettings, started: float) -> None:
+        """Begin.
+
+        Args:
+            record: Which release, and how the one before did.
+            settings: The limits.
+            started: Monotonic seconds.
+        """
+        self.release = record.release
+        self._record = record
+        self._settings = settings
+        self._started = started
+        self._recent = RecentAnswers(settings.unsure_below)
+        self._answered = self._failed = 0
+        self.verdict: ProbationVerdict | None = None
+
+    def answered(self, latency_ms: float, confidence: float, now: float) -> bool:
+        """Take an answer at `now` (monotonic seconds); True once there is a verdict."""
+        self._recent.take(latency_ms, confidence)
+        self._answered += 1
+        over = self._answered >= self._settings.frames or now - self._started >= self._settings.seconds
+        if self.verdict is None and (over or self._answered % LEAST_FRAMES == 0):
+            breach = self._compare()
+            if breach or over:
+                self.verdict = ProbationVerdict(breach)
+        return self.verdict is not None
+
+    def failed(self, reason: str) -> bool:
+        """Take a frame that the release could not answer; True once there is a verdict."""
+        self._failed += 1
+        share = self._failed / (self._failed + self._answered)
+        if self.verdict is None and self._failed >= FAILURES and share > FAILED_SHARE:
+            self.verdict = ProbationVerdict(
+                f"{self._failed} of {self._failed + self._answered} frames failed: {reason}"
+            )
+        return self.verdict is not None
+
+    def _compare(self) -> str:
+        before, limits = self._record, self._settings
+        if before.latency_ms is None or before.unsure_share is None or len(self._recent) < LEAST_FRAMES:
+            return ""
+        slowest = before.latency_ms * limits.max_slowdown + LATENCY_GRACE_MS
+        if self._recent.latency_ms > slowest:
+            return (
+                f"{self._recent.latency_ms:.1f} ms a frame, the release before took "
+                f"{before.latency_ms:.1f} ms ([probation] max_slowdown)"
+            )
+        more = (self._recent.unsure_share - before.unsure_share) * 100
+        if more > limits.max_unsure_points:
+            return (
+                f"unsure of {self._recent.unsure_share:.0%} of the frames, the release before of "
+                f"{before.unsure_share:.0%} ([probation] max_unsure_points)"
+            )
+        return ""
