@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from local_services import MqttBroker, ObjectStore, Scheduler
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -104,6 +106,17 @@ class PipelineUnderTest:
                 for section, values in sections.items()
             )
         )
+
+    @contextlib.contextmanager
+    def changed(self, **changes: dict[str, object]) -> Iterator[None]:
+        """Write the settings and put them back, with all that was changed meanwhile."""
+        before = copy.deepcopy(self._changes)
+        self.configure(**changes)
+        try:
+            yield
+        finally:
+            self._changes = before
+            self.configure()
 
     def write_digits(self, per_class: int, start: int = 0) -> None:
         """Add pictures of the digits that scikit-learn ships, from the given one of each class on."""

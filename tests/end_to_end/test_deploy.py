@@ -36,11 +36,8 @@ def pipeline(tmp_path_factory, scheduler):
 def channel(pipeline, request):
     """A channel of the test's own; settings that the test changes are put back."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name)[:60].strip("-")
-    before = pipeline.configuration.read_text()
-    pipeline.configure(release={"channel": name})
-    yield name
-    pipeline.configure(release={"channel": "stable"})
-    pipeline.configuration.write_text(before)
+    with pipeline.changed(release={"channel": name}):
+        yield name
 
 
 def steps_run(log: str) -> list[str]:
@@ -109,11 +106,8 @@ def test_a_touched_picture_is_read_again_but_nothing_is_retrained(pipeline):
 @pytest.mark.usefixtures("channel")
 def test_two_overlapping_runs_do_each_step_once(pipeline):
     pipeline.configure(training={"seed": 7, "epochs": 2})
-    try:
-        runs = [pipeline.start_luigi("Deploy") for _ in range(2)]
-        logs = [run.communicate(timeout=600)[0] for run in runs]
-    finally:
-        pipeline.configure(training={"seed": 1, "epochs": 12})
+    runs = [pipeline.start_luigi("Deploy") for _ in range(2)]
+    logs = [run.communicate(timeout=600)[0] for run in runs]
     codes = sorted(run.returncode for run in runs)
     # 10: nothing left to do for this run, the other one is at it.
     assert codes[0] == 0, "\n".join(logs)
@@ -228,18 +222,15 @@ def test_a_roll_back_holds_until_something_changes(pipeline, channel, monkeypatc
     bad = state_of(pipeline, monkeypatch).channel(channel).release
     # Another release to go back to: the same network in another number format.
     pipeline.configure(quantization={"scheme": "float16"})
-    try:
-        assert pipeline.luigi("Deploy").returncode == 0
-        newer = state_of(pipeline, monkeypatch).channel(channel).release
-        assert newer != bad
-        run = pipeline.luigi("RollBack", "--to", bad)
-        assert run.returncode == 0, run.stderr
-        assert announced(pipeline, channel) == bad
-        assert state_of(pipeline, monkeypatch).channel(channel).withdrawn == (newer,)
-        assert pipeline.luigi("Deploy").returncode == 0
-        assert state_of(pipeline, monkeypatch).channel(channel).release == bad
-    finally:
-        pipeline.configure(quantization={"scheme": "int8"})
+    assert pipeline.luigi("Deploy").returncode == 0
+    newer = state_of(pipeline, monkeypatch).channel(channel).release
+    assert newer != bad
+    run = pipeline.luigi("RollBack", "--to", bad)
+    assert run.returncode == 0, run.stderr
+    assert announced(pipeline, channel) == bad
+    assert state_of(pipeline, monkeypatch).channel(channel).withdrawn == (newer,)
+    assert pipeline.luigi("Deploy").returncode == 0
+    assert state_of(pipeline, monkeypatch).channel(channel).release == bad
 
 
 @pytest.mark.usefixtures("channel")
@@ -330,11 +321,14 @@ def test_two_processes_of_one_luigi_share_the_work(tmp_path, scheduler):
         )
 
 
-def test_two_cold_runs_in_different_folders_make_the_same_file(tmp_path, scheduler, monkeypatch):
+def test_two_cold_runs_in_different_folders_make_the_same_file(
+    tmp_path, object_store, mqtt_broker, scheduler, monkeypatch
+):
     made = []
     for name in ("one", "another place"):
         settings: dict[str, dict[str, object]] = {"training": {"finetune_epochs": 1, "epochs": 3}}
-        with PipelineUnderTest(tmp_path / name, scheduler=scheduler, settings=settings) as pipeline:
+        services = {"store": object_store, "broker": mqtt_broker, "scheduler": scheduler}
+        with PipelineUnderTest(tmp_path / name, **services, settings=settings) as pipeline:
             pipeline.write_digits(per_class=20)
             run = pipeline.luigi("QuantizeModel")
             assert run.returncode == 0, run.stderr
