@@ -482,6 +482,7 @@ class Daemon:
         self._slots.send_back(reason, self._software)
         self._recent = RecentAnswers(self._settings.probation.unsure_below)
         self._holder.swap(old)
+        self._slots.clean_slots()
         self._show_slots(last_error=f"release {broken}: {reason}", refused=broken)
 
     def _last_refused(self) -> str | None:

@@ -7,6 +7,8 @@ nothing new from one with work to do.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import operator
 import os
 import re
 import stat
@@ -151,12 +153,13 @@ class FolderSource:
     def _scan(self, folder: os.DirEntry[str], prefix: str) -> Iterator[Entry]:
         with os.scandir(folder) as found:
             for one in found:
-                path = f"{prefix}/{one.name}"
-                if _is_hidden(one.name):
+                name = one.name
+                if _is_hidden(name):
                     continue
+                path = f"{prefix}/{name}"
                 if one.is_dir(follow_symlinks=False):
                     yield from self._scan(one, path)
-                elif _is_picture_name(one.name):
+                elif _is_picture_name(name):
                     yield self._entry(one, path)
                 elif one.is_symlink() and one.is_dir():
                     # It may lead back up; one that stands for a whole class is followed.
@@ -268,7 +271,7 @@ def _subfolders(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in SIDE_FOLDERS
+    return name[:1] == "." or name in SIDE_FOLDERS
 
 
 def _is_picture_name(name: str) -> bool:
@@ -286,7 +289,7 @@ def _finish(classes: dict[str, list[Entry]], url: str) -> tuple[Entry, ...]:
         named = ", ".join(repr(label) for label in empty[:NAMED_AT_MOST])
         msg = f"{url}: no pictures in {named}; add some ({suffixes}), or remove the folder"
         raise InputError(msg)
-    listing = sorted((one for entries in classes.values() for one in entries), key=lambda one: one.path)
+    listing = sorted(itertools.chain.from_iterable(classes.values()), key=operator.attrgetter("path"))
     for entry in listing:
         if not entry.path.isascii():
             _check_name(entry.path, url)

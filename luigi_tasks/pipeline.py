@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from luigi_tasks.feature_batches import FeatureRows
 
 # Raised when a step would make something else from the same input.
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 SNAPSHOT_VERSION = 2
 TUNING_VERSION = 1
 BACKBONE_VERSION = 2
@@ -293,17 +293,14 @@ class DatasetSnapshot(PipelineTask):
         from luigi_tasks.snapshot import make_snapshot  # noqa: PLC0415
 
         target, plan = self.own_target(), self.plan
-        kept, before = set(plan.kept), self.log.load(plan.inventory).pictures
-        read = [one for one in before if one.path in kept]
-        if len(read) != len(kept):
-            msg = f"{self.pictures}: an inventory of its pictures is gone from the store; run again"
-            raise TransportError(msg)
+        gone = set(plan.gone)
+        read = [one for one in self.log.load(plan.inventory).pictures if one.path not in gone]
         for batch in self.input():
             read += batch.load(Inventory).pictures
         read.sort(key=lambda one: one.path)
         saved = None
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            if plan.new or len(kept) != len(before):
+            if plan.new or plan.gone:
                 # Whatever the rules say of it: what was read stays known.
                 key = content_key("inventory", self.listing, plan.batches)
                 saved = pool.submit(self.log.save, key, Inventory(pictures=tuple(read)))

@@ -7,6 +7,7 @@ is for ever, with its features, whatever arrives later.
 from __future__ import annotations
 
 import collections
+import functools
 from typing import TYPE_CHECKING
 
 from luigi_tasks.records import Entry, Inventory, InventoryPointer, NewBatch, Plan
@@ -52,7 +53,7 @@ class PictureLog:
 
     def load(self, key: str) -> Inventory:
         """Return an inventory; of the key "", an empty one."""
-        return self._target(key).load(Inventory) if key else Inventory(pictures=())
+        return _load_inventory(self._store, self._target(key).key) if key else Inventory(pictures=())
 
     def save(self, key: str, inventory: Inventory) -> None:
         """Write an inventory and make it the newest."""
@@ -61,6 +62,12 @@ class PictureLog:
 
     def _target(self, key: str) -> DocumentTarget:
         return DocumentTarget(self._store, f"{self._pointer.folder}{key}.json")
+
+
+@functools.lru_cache(maxsize=1)
+def _load_inventory(store: Store, key: str) -> Inventory:
+    """Read it once for the plan and the snapshot: nobody changes an inventory."""
+    return DocumentTarget(store, key).load(Inventory)
 
 
 def make_plan(log: PictureLog, listing: Sequence[Entry], url: str, batch_pictures: int) -> Plan:
@@ -73,23 +80,23 @@ def make_plan(log: PictureLog, listing: Sequence[Entry], url: str, batch_picture
         batch_pictures: Size of a batch.
     """
     newest = log.newest()
-    known = {one.path: one for one in log.load(newest).pictures}
-    kept = [known[one.path] for one in listing if _is_same(known.get(one.path), one)]
-    kept = _without_crumbs(kept, batch_pictures)
+    now = {one.path: one for one in listing}
+    before = log.load(newest).pictures
+    kept = _without_crumbs([one for one in before if _is_same(one, now.get(one.path))], batch_pictures)
     paths = {one.path for one in kept}
     fresh = [Entry(one.path, one.size, one.version) for one in listing if one.path not in paths]
     new = tuple(_split(fresh, url, batch_pictures))
     old = dict.fromkeys(one.batch for one in kept)
     return Plan(
         inventory=newest,
-        kept=tuple(one.path for one in kept),
+        gone=tuple(one.path for one in before if one.path not in paths) if len(kept) < len(before) else (),
         new=new,
         batches=(*old, *(one.key for one in new)),
     )
 
 
-def _is_same(known: ReadPicture | None, now: Entry) -> bool:
-    return known is not None and (known.size, known.version) == (now.size, now.version)
+def _is_same(known: ReadPicture, now: Entry | None) -> bool:
+    return now is not None and known.version == now.version and known.size == now.size
 
 
 def _without_crumbs(kept: list[ReadPicture], batch_pictures: int) -> list[ReadPicture]:

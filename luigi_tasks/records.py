@@ -66,18 +66,18 @@ class Plan(Document, frozen=True, kw_only=True):
 
     Attributes:
         inventory: Key of the inventory that the known pictures are looked up in; empty: none.
-        kept: Paths of the known pictures, unchanged since.
+        gone: Paths in the inventory that are not taken from it: removed, changed, or to be read again.
         new: Batches to read.
         batches: Keys of all batches that hold a picture of the listing.
     """
 
     inventory: str
-    kept: tuple[str, ...]
+    gone: tuple[str, ...]
     new: tuple[NewBatch, ...]
     batches: tuple[str, ...]
 
 
-class Picture(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+class Picture(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One picture.
 
     Attributes:

@@ -48,8 +48,7 @@ def make_snapshot(read: Sequence[ReadPicture], url: str, settings: DatasetSettin
     splits = choose_splits(found, settings.holdout_percent)
     paths = {digest: path for path, digest in reversed(hashes.items())}
     pictures = tuple(
-        Picture(path=paths[digest], sha256=digest, label=found[digest], split=splits[digest])
-        for digest in sorted(found)
+        Picture(paths[digest], digest, found[digest], splits[digest]) for digest in sorted(found)
     )
     summary = "".join([f"{one.sha256} {one.split} {one.label}\n" for one in pictures])
     return Snapshot(

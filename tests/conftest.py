@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,59 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from luigi_tasks.settings import StoreSettings
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-fault", action="store_true", help="cut the power at every call, not some")
+    parser.addoption("--fault-table", help="write the table of injected faults to this file")
+
+
+class Faults:
+    """Counts the faults that tests inject; each was survived, or its test fails.
+
+    Attributes:
+        every: Whether all are wanted, however long it takes.
+    """
+
+    def __init__(self, *, every: bool) -> None:
+        self.every = every
+        self._tried: dict[tuple[str, str], collections.Counter[str]] = {}
+
+    def record(self, what: str, fault: str, place: str, times: int = 1) -> None:
+        """Count a fault after which the device served, and finished what it was at."""
+        self._tried.setdefault((what, fault), collections.Counter())[place] += times
+
+    def table(self) -> str:
+        """Return Markdown."""
+        rows = [
+            f"| {what} | {fault} | {places.total()} | {places.total()} |"
+            for (what, fault), places in self._tried.items()
+        ]
+        total = sum(places.total() for places in self._tried.values())
+        where = sum(self._tried.values(), collections.Counter())
+        return "\n".join(
+            [
+                "| what was going on | fault | injected | served, and finished |",
+                "| --- | --- | ---: | ---: |",
+                *rows,
+                f"| all | | {total} | {total} |",
+                "",
+                "| call that was not made | times |",
+                "| --- | ---: |",
+                *(f"| `{place}` | {times} |" for place, times in sorted(where.items()) if place),
+                "",
+            ]
+        )
+
+
+@pytest.fixture(scope="session")
+def faults(request: pytest.FixtureRequest) -> Iterator[Faults]:
+    """Count of injected faults."""
+    faults = Faults(every=request.config.getoption("--every-fault"))
+    yield faults
+    if path := request.config.getoption("--fault-table"):
+        Path(path).write_text(faults.table(), encoding="utf-8")
+
 
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 

@@ -18,22 +18,9 @@ from edge_client.update import updater
 from edge_client.update.slots import Slots
 from edge_client.update.trust import TrustedRepository
 from edge_client.update.updater import Decision, RefusedError, ReleaseUpdater, decide, open_best_slot
+from tests.device.conftest import PassedSelfTest
 from tests.fakes.tiny_model import plain_picture, tiny_model
 from tests.fakes.tiny_release import tiny_release
-
-
-class PassedSelfTest:
-    def __init__(self, **_settings: object) -> None:
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def run(self, _folder: object) -> int:
-        return 0
 
 
 @pytest.fixture
