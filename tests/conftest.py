@@ -24,11 +24,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 _ABOUT_FAULTS = """\
 # Faults injected into the device
 
-Written by `pytest tests/device --every-fault --fault-table docs/faults.md`; every run of the tests takes a
-sample. A device runs until the named call and ends there; what is then on its disk depends on the fault: a
-killed process loses nothing; a power cut loses what was not synced, as little as POSIX promises: bytes without
-fsync of the file, names without fsync of its folder. Then a new device starts on what is left. It must serve a
-complete, verified release (where one was ever installed), finish what was going on, and leave nothing over.
+Written by `pytest tests/device --every-fault --fault-table docs/faults.md`; every run of the tests takes
+a sample. A device runs until the named call and ends there; what is then on its disk depends on the
+fault: a killed process loses nothing; a power cut loses what was not synced, as little as POSIX
+promises: bytes without fsync of the file, names without fsync of its folder. Then a new device starts on
+what is left. It must serve a complete, verified release (where one was ever installed), finish what was
+going on, and leave nothing over.
 """
 
 
