@@ -18,6 +18,7 @@ DEVICE = [
     "tomli>=2; python_version < '3.11'",
     "tuf>=6,<8",
     "urllib3>=2.2,<3",
+    "zstandard>=0.22",
 ]
 PIPELINE = [
     # One tested pair: a converter and a Keras that differ break each other (tensorflow#63867).
@@ -39,7 +40,6 @@ DEVELOPMENT = [
     "pytest>=8",
     "pytest-timeout>=2.3",
     "ruff==0.17.*",
-    "zstandard>=0.22",
 ]
 
 setup(

@@ -67,6 +67,7 @@ class StoreSettings:
         ca_file: CA certificate of an https store.
         timeout_s: Longest silence of the store.
         min_bytes_per_s: Slower transfers are given up.
+        max_bytes_per_s: Read no faster; 0: no limit.
     """
 
     base_url: str = ""
@@ -75,6 +76,7 @@ class StoreSettings:
     ca_file: str = ""
     timeout_s: float = 20.0
     min_bytes_per_s: int = 500
+    max_bytes_per_s: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +235,10 @@ def find_faults(settings: Settings) -> list[str]:
         (bool(s.store.region), "[store] region: give one; any works with most stores other than AWS"),
         (_is_positive(s.store.timeout_s), "[store] timeout_s: above 0"),
         (s.store.min_bytes_per_s >= 0, "[store] min_bytes_per_s: 0 or more"),
+        (
+            s.store.max_bytes_per_s == 0 or s.store.max_bytes_per_s >= 2 * max(s.store.min_bytes_per_s, 1),
+            "[store] max_bytes_per_s: 0, or at least twice min_bytes_per_s",
+        ),
         (1 <= s.broker.port <= 65535, "[broker] port: 1 to 65535"),
         (5 <= s.broker.keepalive_s <= 3600, "[broker] keepalive_s: 5 to 3600"),
         (

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings import GateSettings
 
+# A picture of the release before is asked again only if its answer is no close call.
+KNOWN_CONFIDENCE = 0.6
 MISTAKES_AT_MOST = 24
 LATENCY_PICTURES = 50
 
@@ -201,28 +203,34 @@ def _figure_out(
 
 
 def choose_self_test(
-    classifier: Classifier, pictures: Sequence[Picture], pixels: NDArray[np.uint8], count: int
+    classifier: Classifier,
+    pictures: Sequence[Picture],
+    pixels: NDArray[np.uint8],
+    count: int,
+    known: frozenset[str] = frozenset(),
 ) -> list[tuple[int, Classification]]:
     """Return the pictures that a device shall answer before it activates the model.
 
     Right answers, most confident first, classes in turn: another runtime's rounding must not change
-    them, another model's answers should.
+    them, another model's answers should. Among confident ones, those in `known` come first: devices have
+    them from the release before.
 
     Returns: (index into `pictures`, the answer) of up to `count`; fewer if fewer were right.
     """
-    by_class: dict[str, list[tuple[float, str, int, Classification]]] = {}
+    by_class: dict[str, list[tuple[bool, float, str, int, Classification]]] = {}
     for index, picture in enumerate(pictures):
         answer = classifier.classify(pixels[index])
         if answer.label == picture.label:
-            row = (-answer.confidence, picture.sha256, index, answer)
+            new = picture.sha256 not in known or answer.confidence < KNOWN_CONFIDENCE
+            row = (new, -answer.confidence, picture.sha256, index, answer)
             by_class.setdefault(picture.label, []).append(row)
     ranked = [
         (rank, *row)
         for rows in by_class.values()
-        for rank, row in enumerate(sorted(rows, key=lambda r: r[:2]))
+        for rank, row in enumerate(sorted(rows, key=lambda r: r[:3]))
     ]
-    ranked.sort(key=lambda row: row[:3])
-    return [(row[3], row[4]) for row in ranked[:count]]
+    ranked.sort(key=lambda row: row[:4])
+    return [(row[4], row[5]) for row in ranked[:count]]
 
 
 def to_png(pixels: NDArray[np.uint8]) -> bytes:

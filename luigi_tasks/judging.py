@@ -84,7 +84,8 @@ def _self_test(task: PipelineTask, candidate: Candidate, model: bytes) -> list[S
     holdout = load_snapshot(task).split(HOLDOUT)
     pixels = task.load_pixels(holdout, size.height, size.width)
     classifier = Classifier(model, candidate.labels, normalization=size.normalization)
-    chosen = choose_self_test(classifier, holdout, pixels, task.settings.release.self_test_pictures)
+    known = _self_test_before(task)
+    chosen = choose_self_test(classifier, holdout, pixels, task.settings.release.self_test_pictures, known)
     if not chosen:
         msg = (
             f"release {candidate.release}: not one hold-out picture is answered right, so no device could "
@@ -92,9 +93,22 @@ def _self_test(task: PipelineTask, candidate: Candidate, model: bytes) -> list[S
         )
         raise InputError(msg)
     return [
-        SelfTestPicture(png=to_png(pixels[index]), label=answer.label, confidence=answer.confidence)
+        SelfTestPicture(
+            png=to_png(pixels[index]),
+            label=answer.label,
+            confidence=answer.confidence,
+            picture=holdout[index].sha256,
+        )
         for index, answer in chosen
     ]
+
+
+def _self_test_before(task: PipelineTask) -> frozenset[str]:
+    """Return the pictures that devices on the channel have."""
+    state = open_repository(task.settings).load()
+    pointer = state.channel(task.settings.release.channel)
+    before = state.release(pointer.release) if pointer is not None else None
+    return frozenset(case.picture for case in before.self_test) if before is not None else frozenset()
 
 
 def _load_training(task: EvaluateModel, scheme: str) -> TrainingRecord:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import luigi
 
 from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError
-from edge_client.contract.names import MODEL_FILE, REPORT_FILE
+from edge_client.contract.names import MODEL_FILE, REPORT_FILE, release_target
 from luigi_tasks.cache import ContentCache
 from luigi_tasks.dataset import PictureSource, listing_digest, open_source
 from luigi_tasks.plan import PictureLog, make_plan
@@ -655,12 +655,17 @@ class PublishRelease(PipelineTask):
     def work(self) -> None:
         """Sign and upload: data first, pointer last."""
         from luigi_tasks.judging import assemble_release  # noqa: PLC0415
+        from luigi_tasks.patches import make_patches  # noqa: PLC0415
         from luigi_tasks.publish import point_channel  # noqa: PLC0415
 
         rules = self.settings.release
         release = load_evaluation(self.input()).release
         repository = open_repository(self.settings)
-        files = {} if repository.load().release(release) is not None else assemble_release(self)
+        state = repository.load()
+        files = {} if state.release(release) is not None else assemble_release(self)
+        path = release_target(release, MODEL_FILE)
+        model = files[path] if files else state.read(path)
+        files |= make_patches(state, release, model, rules.channel, rules.patches)
         repository.publish(
             files,
             lambda pointer: point_channel(

@@ -33,11 +33,13 @@ class SelfTestPicture:
         png: The picture as the model sees it, lossless.
         label: Its answer.
         confidence: The score of that answer in [0, 1].
+        picture: Content hash of the picture.
     """
 
     png: bytes
     label: str
     confidence: float
+    picture: str = ""
 
 
 def build_release(
@@ -60,7 +62,9 @@ def build_release(
         quantization=candidate.quantization.scheme,
         operators=candidate.quantization.operators,
         self_test=tuple(
-            SelfTestCase(file=name, label=case.label, confidence=round(case.confidence, 6))
+            SelfTestCase(
+                file=name, label=case.label, confidence=round(case.confidence, 6), picture=case.picture
+            )
             for name, case in zip(names, self_test, strict=True)
         ),
         parent=evaluation.champion_release,

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import TransportError, TrustError
-from edge_client.contract.names import METADATA_FOLDER, TARGETS_FOLDER, channel_target, release_target
+from edge_client.contract.names import (
+    METADATA_FOLDER,
+    RELEASE_FILE,
+    TARGETS_FOLDER,
+    channel_target,
+    is_patch,
+    release_target,
+)
 from edge_client.contract.release import (
     CHANNEL_LIMIT_BYTES,
     RELEASE_LIMIT_BYTES,
@@ -126,10 +133,12 @@ class ReleaseRepository:
         self, root: Metadata[Root], metadata: Metadata[Timestamp] | Metadata[Snapshot] | Metadata[Targets]
     ) -> bytes:
         """Return the metadata with all the signatures that its role needs."""
+        from tuf.api.serialization.json import JSONSerializer  # noqa: PLC0415
+
         metadata.signatures.clear()
         for signer in open_signers(root.signed, self.settings, metadata.signed.type):
             metadata.sign(signer, append=True)
-        return metadata.to_bytes()
+        return metadata.to_bytes(JSONSerializer(compact=True))
 
     def _upload(self, files: Mapping[str, bytes]) -> None:
         for path, data in files.items():
@@ -223,10 +232,14 @@ class RepositoryState:
 
     def release(self, release: str) -> ReleaseDocument | None:
         """Return the document of a release; None if it is not signed (any more)."""
-        path = release_target(release, "release.json")
+        path = release_target(release, RELEASE_FILE)
         if path not in self.files:
             return None
         return decode_document(ReleaseDocument, self.read(path), source=path, limit_bytes=RELEASE_LIMIT_BYTES)
+
+    def releases(self) -> list[str]:
+        """Return the signed releases, oldest first."""
+        return _in_order(self.files)
 
     def read(self, path: str) -> bytes:
         """Return a signed file's content.
@@ -277,9 +290,10 @@ class RepositoryState:
         self._write_root()
         for path, data in files.items():
             signed = TargetFile.from_data(path, data)
-            signed.unrecognized_fields["custom"] = {"added": repository.now().isoformat()}
+            if path.endswith(f"/{RELEASE_FILE}"):
+                signed.unrecognized_fields["custom"] = {"added": repository.now().isoformat()}
             targets.signed.targets[path] = signed
-        self._drop_old_releases(targets.signed.targets)
+        self._drop_old(targets.signed.targets, files)
         self._extend(targets.signed, settings.targets_days)
         self._write_version(targets)
         snapshot.signed.meta["targets.json"] = MetaFile(targets.signed.version)
@@ -317,26 +331,39 @@ class RepositoryState:
         moment = self._repository.now() + datetime.timedelta(days=days)
         signed.expires = moment.replace(microsecond=0)
 
-    def _drop_old_releases(self, targets: dict[str, TargetFile]) -> None:
-        """Forget the oldest releases that no channel names, so that metadata does not grow for ever."""
-        added = {
-            path.split("/")[1]: str((file.custom or {}).get("added", ""))
-            for path, file in targets.items()
-            if path.startswith("releases/") and path.endswith("/release.json")
-        }
-        order = sorted(added, key=lambda release: added[release])
-        surplus = len(order) - self._repository.settings.keep_releases
-        if surplus <= 0:
-            return
+    def _drop_old(self, targets: dict[str, TargetFile], changed: Mapping[str, bytes]) -> None:
+        """Forget what no channel names: the oldest releases, and patches.
+
+        Each device reads all of this metadata at every release.
+        """
+        channels = [path for path in targets if path.startswith("channels/")]
         named = {
-            pointer.release
-            for path in list(self.files)
-            if path.startswith("channels/")
-            and (pointer := self.channel(path[len("channels/") : -len(".json")]))
+            decode_document(
+                ChannelDocument,
+                changed[path] if path in changed else self.read(path),
+                source=path,
+                limit_bytes=CHANNEL_LIMIT_BYTES,
+            ).release
+            for path in channels
         }
-        for release in [one for one in order[:surplus] if one not in named]:
-            for path in [one for one in targets if one.startswith(f"releases/{release}/")]:
+        order = _in_order(targets)
+        surplus = max(len(order) - self._repository.settings.keep_releases, 0)
+        old = set(order[:surplus]) - named
+        for path in list(targets):
+            folder, _, rest = path.partition("/")
+            release, _, name = rest.partition("/")
+            if folder == "releases" and (release in old or (is_patch(name) and release not in named)):
                 del targets[path]
+
+
+def _in_order(targets: Mapping[str, TargetFile]) -> list[str]:
+    """Return the releases among signed files, oldest first."""
+    added = {
+        path.split("/")[1]: str((file.custom or {}).get("added", ""))
+        for path, file in targets.items()
+        if path.startswith("releases/") and path.endswith(f"/{RELEASE_FILE}")
+    }
+    return sorted(added, key=lambda release: added[release])
 
 
 SignedT = TypeVar("SignedT", "Targets", "Snapshot", "Timestamp")

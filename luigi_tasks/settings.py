@@ -143,6 +143,7 @@ class ReleaseSettings:
     channel: str
     share_percent: float
     self_test_pictures: int
+    patches: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,6 +346,10 @@ class release(luigi.Config):  # noqa: N801
     self_test_pictures = luigi.IntParameter(
         default=5, description="signed hold-out pictures that a device answers before activation"
     )
+    patches = luigi.IntParameter(
+        default=3,
+        description="earlier releases that a patch leads from, a few kB instead of the model",
+    )
 
 
 def load_settings() -> PipelineSettings:
@@ -404,6 +409,7 @@ def find_faults(settings: PipelineSettings) -> list[str]:
         (s.store.url.startswith("s3://"), "[store] url: give s3://bucket or s3://bucket/prefix"),
         (0 <= s.release.share_percent <= 100, "[release] share_percent: 0 to 100"),
         (1 <= s.release.self_test_pictures <= 50, "[release] self_test_pictures: 1 to 50"),
+        (0 <= s.release.patches <= 20, "[release] patches: 0 to 20"),
         (s.trust.timestamp_days >= 1, "[trust] timestamp_days: at least 1"),
         (s.trust.keep_releases >= 2, "[trust] keep_releases: at least 2"),
     ]

@@ -13,6 +13,7 @@ METADATA_FOLDER = "metadata"
 TARGETS_FOLDER = "targets"
 
 MODEL_FILE = "model.tflite"
+COMPRESSED_MODEL_FILE = f"{MODEL_FILE}.zst"
 LABELS_FILE = "labels.txt"
 RELEASE_FILE = "release.json"
 EVALUATION_FILE = "evaluation.json"
@@ -39,6 +40,16 @@ def check_name(name: str, what: str) -> str:
 def release_target(release_id: str, file: str) -> str:
     """Signed target path of one file of a release."""
     return f"releases/{check_name(release_id, 'release id')}/{check_name(file, 'release file')}"
+
+
+def patch_file(base: str) -> str:
+    """Name, within a release, of the patch that makes its model from the one of release `base`."""
+    return f"{MODEL_FILE}.from-{check_name(base, 'release id')}.zst"
+
+
+def is_patch(file: str) -> bool:
+    """Whether a file of a release is a patch on another release."""
+    return file.startswith(f"{MODEL_FILE}.from-")
 
 
 def channel_target(channel: str) -> str:

@@ -43,11 +43,13 @@ class SelfTestCase(Document, frozen=True, kw_only=True):
         file: Name within the release.
         label: Expected best label.
         confidence: Expected score of that label in [0, 1].
+        picture: Content hash of the picture that it was made from.
     """
 
     file: str
     label: str
     confidence: float
+    picture: str = ""
 
 
 class ReleaseDocument(Document, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ SPEED_GRACE_S = 20.0
 # S3 answers errors in XML well below this.
 _ERROR_BODY_BYTES = 4096
 # Connecting again after a reset is safe for GET; a transfer that broke off is left to the updater's retry.
+_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
 _RETRIES = urllib3.Retry(total=3, connect=2, read=1, redirect=3, status=0, backoff_factor=0.3)
 
 
@@ -46,6 +47,7 @@ class StoreFetcher(FetcherInterface):
         settings: StoreSettings,
         credentials: StoreCredentials | None = None,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Open no connection yet.
 
@@ -53,11 +55,14 @@ class StoreFetcher(FetcherInterface):
             settings: `base_url`, region and limits.
             credentials: Sign requests for S3 with them; None reads a public bucket or CDN.
             clock: Seconds that only grow.
+            sleep: Waits, where reading is to be slowed down.
         """
         self.bytes_pulled = 0
+        self._free_at = 0.0
         self._settings = settings
         self._credentials = credentials
         self._clock = clock
+        self._sleep = sleep
         self._pool: urllib3.PoolManager = _open_pool(settings)
 
     def close(self) -> None:
@@ -66,11 +71,33 @@ class StoreFetcher(FetcherInterface):
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         """Start one GET; see `FetcherInterface`."""
+        return self._chunks(url, self._get(url, {}, {200}))
+
+    def fetch_from(self, url: str, offset: int) -> tuple[int, Iterator[bytes]]:
+        """Start a GET of what follows the first `offset` bytes of an object.
+
+        Returns: Where the chunks begin, which is 0 in a store that cannot begin elsewhere; the chunks.
+        Raises: DownloadError, from here or from the chunks.
+        """
+        if offset == 0:
+            return 0, self._fetch(url)
+        response = self._get(url, {"Range": f"bytes={offset}-"}, {200, 206, 416})
+        start = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if response.status == 206 and start and int(start[1]) == offset:
+            return offset, self._chunks(url, response)
+        if response.status == 200:
+            return 0, self._chunks(url, response)
+        response.close()
+        return 0, self._fetch(url)  # it is shorter than what lies here, or the store cannot count
+
+    def _get(
+        self, url: str, headers: dict[str, str], accepted: set[int]
+    ) -> urllib3.response.BaseHTTPResponse:
         try:
             response = self._pool.request(
                 "GET",
                 url,
-                headers=self._headers(url),
+                headers=self._headers(url) | headers,
                 preload_content=False,
                 decode_content=False,
                 timeout=urllib3.Timeout(connect=self._settings.timeout_s, read=self._settings.timeout_s),
@@ -79,10 +106,10 @@ class StoreFetcher(FetcherInterface):
         except urllib3.exceptions.HTTPError as e:
             msg = f"{url}: {_reason(e)}"
             raise DownloadError(msg) from e
-        if response.status != 200:
+        if response.status not in accepted:
             msg = f"{url}: {_refusal(response)}"
             raise DownloadHTTPError(msg, response.status)
-        return self._chunks(url, response)
+        return response
 
     def _chunks(self, url: str, response: urllib3.response.BaseHTTPResponse) -> Iterator[bytes]:
         started, received = self._clock(), 0
@@ -95,6 +122,7 @@ class StoreFetcher(FetcherInterface):
                 received += len(chunk)
                 self.bytes_pulled += len(chunk)
                 self._check_speed(url, received, self._clock() - started)
+                self._keep_to_rate(len(chunk))
                 yield chunk
         except urllib3.exceptions.HTTPError as e:
             msg = f"{url}: broke off after {received} bytes: {_reason(e)}"
@@ -114,6 +142,12 @@ class StoreFetcher(FetcherInterface):
                 "([store] min_bytes_per_s)"
             )
             raise SlowRetrievalError(msg)
+
+    def _keep_to_rate(self, size_bytes: int) -> None:
+        if rate := self._settings.max_bytes_per_s:
+            now = self._clock()
+            self._free_at = max(self._free_at, now) + size_bytes / rate
+            self._sleep(self._free_at - now)
 
     def _headers(self, url: str) -> dict[str, str]:
         # A compressed answer could unpack to any size, and signed lengths are those of the plain bytes.

@@ -2,7 +2,7 @@
 
     <state_dir>/slots.json            current, previous, refused: replaced in one durable step
     <state_dir>/slots/<release>/      a complete, verified release; never changed once it has its name
-    <state_dir>/incoming/<release>/   a release on its way; worth nothing after a restart
+    <state_dir>/incoming/<release>/   a release on its way, verified file by file as it is completed
 
 Power may go at any instruction. A folder gets its name below `slots/` by one rename, after all its
 files are on disk; it serves only once `slots.json` names it, and is removed only after `slots.json`
@@ -95,6 +95,10 @@ class Slots:
     def folder(self, release: str) -> Path:
         """Folder of a release in its slot, whether or not it exists."""
         return self._slots_dir / check_name(release, "release id")
+
+    def in_use(self) -> list[Path]:
+        """Folders of the current and the previous release."""
+        return [self.folder(release) for release in (self.current, self.previous) if release is not None]
 
     def stage(self, release: str) -> Path:
         """Return the folder to gather a release in; files from an earlier try may lie there.
@@ -229,9 +233,9 @@ class Slots:
                     _remove(path)
 
     def clean(self) -> None:
-        """Remove all leftovers, for a start; never fails."""
+        """Remove all leftovers but a release on its way, for a start; never fails."""
         self.clean_slots()
-        leftovers = [self._incoming_dir]
+        leftovers: list[Path] = []
         with contextlib.suppress(OSError):
             # Scratch folders of `trust.py` and unfinished writes of `files.py`.
             leftovers += self._state_dir.glob(".look-*")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -30,6 +29,7 @@ from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from edge_client.files import disk_errors, sync_folder, write_durably
 from edge_client.settings import read_credentials, read_root
 from edge_client.update.fetcher import StoreFetcher
+from edge_client.update.transfer import download
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,6 +190,8 @@ class TrustedRepository:
     def fetch(self, path: str, destination_dir: Path) -> Path:
         """Fetch one signed file, unless it lies there already with the signed content.
 
+        A download that broke off goes on where it stopped, also after a restart.
+
         Args:
             path: Signed target path.
             destination_dir: Where the file goes, under the path's last part.
@@ -200,18 +202,22 @@ class TrustedRepository:
         destination = destination_dir / path.rpartition("/")[2]
         if self._updater.find_cached_target(target, str(destination)):
             return destination
+        # One part of a path of its own: safe names begin without a dot, so it is no file of a release.
         incoming = destination.with_name(f".{destination.name}.incoming")
+        url = f"{self._base_url}/{TARGETS_FOLDER}/{target.get_prefixed_paths()[0]}"
         with self._verdicts(f"{self._base_url}/{TARGETS_FOLDER}/{path}"), disk_errors(destination):
-            try:
-                self._updater.download_target(target, str(incoming))
-                with incoming.open("rb+") as file:
-                    os.fsync(file.fileno())
-                incoming.replace(destination)
-                sync_folder(destination_dir)
-            finally:
-                with contextlib.suppress(OSError):
-                    incoming.unlink()
+            download(self._fetcher, url, target, incoming)
+            incoming.replace(destination)
+            sync_folder(destination_dir)
         return destination
+
+    def verify(self, path: str, data: bytes) -> None:
+        """Compare content that came another way with what is signed under `path`.
+
+        Raises: TrustError.
+        """
+        with self._verdicts(path):
+            self._find(path).verify_length_and_hashes(data)
 
     def _find(self, path: str) -> TargetFile:
         with self._verdicts(f"{self._base_url}/{METADATA_FOLDER}"):

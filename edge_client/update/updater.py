@@ -21,6 +21,7 @@ from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.names import LABELS_FILE, MODEL_FILE, RELEASE_FILE, check_name, release_target
 from edge_client.contract.release import PREPROCESSING_ID, RELEASE_LIMIT_BYTES, ReleaseDocument, in_rollout
 from edge_client.files import disk_errors, read_release
+from edge_client.update.patches import fetch_model
 from edge_client.update.selftest import SelfTest, SelfTestError
 
 if TYPE_CHECKING:
@@ -135,7 +136,9 @@ class ReleaseUpdater:
             channel = repository.channel(self._channel)
             release = check_name(channel.release, "release id")
             decision = decide(channel, self._device_id, self._slots.current, self._slots.refused)
-            if decision is Decision.TAKE:
+            if decision is not Decision.TAKE:
+                self._slots.drop_staged()  # the channel moved on before it was complete
+            else:
                 with refusing(self._slots, release, software):
                     self._take(repository, release)
             reason = self._slots.refused.get(release, "")
@@ -146,6 +149,7 @@ class ReleaseUpdater:
         slot = self._slots.folder(release)
         if release == self._slots.previous and self._is_whole(repository, release, slot):
             logger.info("release %s is on the disk still; going back to it", release)
+            self._slots.drop_staged()
         else:
             self._fetch(repository, release)
             self._slots.install(release)
@@ -183,12 +187,26 @@ class ReleaseUpdater:
         repository.fetch(path, folder)
         document = read_release(folder)
         check_document(document, release)
-        paths = [release_target(release, name) for name in needed_files(document)]
-        size_bytes = sum(repository.look_up(path).size_bytes for path in paths)
+        names = needed_files(document)
+        size_bytes = sum(repository.look_up(release_target(release, name)).size_bytes for name in names)
         self._check_size(size_bytes, self._settings.max_release_bytes, f"release {release}")
         self._check_space(folder, size_bytes)
-        for path in paths:
-            repository.fetch(path, folder)
+        for name in names:
+            if name == MODEL_FILE:
+                fetch_model(repository, release, folder, self._slots.in_use())
+            else:
+                self._fetch_or_copy(repository, release_target(release, name), folder)
+        _keep_only(folder, {RELEASE_FILE, *names})
+
+    def _fetch_or_copy(self, repository: TrustedRepository, path: str, folder: Path) -> None:
+        """Labels and self-test pictures are often those of the release before."""
+        name = path.rpartition("/")[2]
+        for slot in self._slots.in_use():
+            if repository.holds(path, slot / name):
+                with disk_errors(folder):
+                    shutil.copyfile(slot / name, folder / name)
+                break
+        repository.fetch(path, folder)  # nothing, if the copy is good
 
     def _check_size(self, size_bytes: int, limit_bytes: int, what: str) -> None:
         if size_bytes > limit_bytes:
@@ -208,6 +226,14 @@ class ReleaseUpdater:
                 "[update] min_free_bytes); make room, it will be tried again"
             )
             raise DeviceError(msg)
+
+
+def _keep_only(folder: Path, names: set[str]) -> None:
+    """Remove what ways that were given up left behind."""
+    with disk_errors(folder):
+        for path in folder.iterdir():
+            if path.name not in names:
+                path.unlink()
 
 
 def let_serve(

@@ -7,18 +7,22 @@ By default every n-th call is tried, each run another kind of cut; `--every-faul
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_client.contract.errors import TransportError
+from edge_client.contract.names import MODEL_FILE, patch_file, release_target
 from edge_client.update import updater
 from edge_client.update.probation import ProbationRecord
 from edge_client.update.selftest import SelfTestError
 from edge_client.update.slots import Slots
 from edge_client.update.updater import RefusedError, open_best_slot
 from tests.device.conftest import DeviceUnderTest, PassedSelfTest
+from tests.fakes.patches import zstd_patch
 from tests.fakes.power_cut import Cut, run_until
 from tests.fakes.tiny_model import plain_picture
 from tests.fakes.tiny_release import tiny_release
@@ -104,6 +108,22 @@ def serving_a(device: Device, repository: TufRepository) -> None:
     repository.publish_tiny(1)
 
 
+def patch_to_b(device: Device, repository: TufRepository) -> None:
+    serving_a(device, repository)
+    patch = zstd_patch(FILES[B][MODEL_FILE], FILES[A][MODEL_FILE])
+    repository.add({release_target(B, patch_file(A)): patch})
+    repository.sign()
+
+
+def broken_off_at_b(device: Device, repository: TufRepository) -> None:
+    serving_a(device, repository)
+    model = repository.find(f"{B}/{hashlib.sha256(FILES[B][MODEL_FILE]).hexdigest()}")
+    repository.break_off_after[model] = 100
+    with pytest.raises(TransportError):
+        device.check()
+    repository.break_off_after.clear()
+
+
 def serving_b_over_a(device: Device, repository: TufRepository) -> None:
     serving_a(device, repository)
     device.check()
@@ -140,6 +160,8 @@ def in_probation(device: Device, repository: TufRepository) -> None:
 SCENARIOS = {
     "first release": Scenario(nothing, Device.update, {None, A}, A),
     "newer release": Scenario(serving_a, Device.update, {A, B}, B),
+    "newer release, by a patch": Scenario(patch_to_b, Device.update, {A, B}, B),
+    "newer release, broken off before": Scenario(broken_off_at_b, Device.update, {A, B}, B),
     "way back to the release before": Scenario(back_to_a, Device.update, {A, B}, A),
     "newer release, all keys changed": Scenario(keys_changed, Device.update, {A, B}, B),
     "release that is refused": Scenario(bad_release, Device.update_to_refuse, {A}, A),

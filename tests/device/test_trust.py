@@ -294,23 +294,6 @@ def test_a_store_that_refuses_is_a_transport_error_with_a_way_out(
         look(device)
 
 
-def test_a_transfer_that_breaks_off_is_a_transport_error_and_leaves_nothing(
-    device, repository, published, tmp_path
-):
-    path = repository.find(f"{published}/{model_hash(1)}")
-    repository.break_off_after[path] = 700
-    staging = tmp_path / "staging"
-    staging.mkdir()
-    with device.open() as trusted:
-        trusted.refresh()
-        with pytest.raises(TransportError, match="broke off after 700 bytes"):
-            trusted.fetch(f"releases/{published}/model.tflite", staging)
-        assert list(staging.iterdir()) == []
-        del repository.break_off_after[path]
-        fetched = trusted.fetch(f"releases/{published}/model.tflite", staging)
-    assert fetched.read_bytes() == repository.objects[path]
-
-
 def test_a_trickle_is_given_up(device, repository, published, monkeypatch):
     """Slow retrieval: bytes come, so no socket times out."""
     monkeypatch.setattr(fetcher_module, "SPEED_GRACE_S", 0.5)

@@ -123,9 +123,6 @@ ATTACKS = {
     "changed document": lambda repository, release: repository.change_byte(
         only(repository, release, "release.json")
     ),
-    "changed self-test picture": lambda repository, release: repository.change_byte(
-        only(repository, release, "selftest-red.png")
-    ),
     "truncated model": lambda repository, release: repository.truncate(
         only(repository, release, "model.tflite")
     ),

@@ -9,6 +9,8 @@ from device_watcher import DeviceWatcher, running_device
 from local_services import wait_until
 from pipeline_under_test import PipelineUnderTest
 
+from edge_client.contract.names import MODEL_FILE, patch_file
+
 pytest.importorskip("luigi", reason="the device's environments have no Luigi")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -54,6 +56,14 @@ settle_s = 0.0
     return path
 
 
+def published_sizes(pipeline, release):
+    """Bytes of a release's files, by name."""
+    found = pipeline.store.client().list_objects_v2(
+        Bucket=pipeline.store.bucket, Prefix=f"{pipeline.name}/targets/releases/{release}/"
+    )
+    return {one["Key"].rpartition("/")[2].partition(".")[2]: one["Size"] for one in found["Contents"]}
+
+
 def test_a_device_pulls_serves_and_follows_with_a_key_that_may_only_read(pipeline, tmp_path):
     settings = write_settings(pipeline, tmp_path)
     with (
@@ -61,8 +71,7 @@ def test_a_device_pulls_serves_and_follows_with_a_key_that_may_only_read(pipelin
         running_device(settings, tmp_path / "log", pipeline.store),
     ):
         first = watcher.wait_for(lambda status: status.release is not None, "the first release")
-        # Another release, trained elsewhere in number format only.
-        pipeline.configure(quantization={"scheme": "float16"})
+        pipeline.configure(training={"label_smoothing": 0.1})
         run = pipeline.luigi("Deploy")
         assert run.returncode == 0, run.stderr
         second = watcher.wait_for(lambda status: status.release != first.release, "the second release")
@@ -73,6 +82,12 @@ def test_a_device_pulls_serves_and_follows_with_a_key_that_may_only_read(pipelin
             (tmp_path / "arriving.png").replace(tmp_path / "camera" / f"{number}.png")
         wait_until(lambda: len(watcher.results) == 5, "five results")
         assert {result.release for result in watcher.results} == {second.release}
+        cost = watcher.wait_for(lambda status: status.update is not None, "what the update cost").update
+        assert cost is not None
+        assert cost.release == second.release
+        assert first.release is not None
+        sizes = published_sizes(pipeline, second.release)
+        assert sizes[patch_file(first.release)] < cost.bytes_pulled < sizes[MODEL_FILE]
         run = pipeline.luigi("RollBack", "--to", first.release)
         assert run.returncode == 0, run.stderr
         back = watcher.wait_for(lambda status: status.release == first.release, "the way back")

@@ -40,6 +40,9 @@ class TufRepository:
     Attributes:
         objects: What is served, by path below `url`.
         requests: Paths that were asked for, in order.
+        ranges: Offsets that were asked for, by path, in order.
+        knows_ranges: Whether it answers them; a plain web server may not.
+        content_range: What it says of them, instead of the truth.
         root: The provisioned root metadata.
         break_off_after: Object path to the number of bytes after which the connection is cut.
         trickle: Object paths that are served one byte at a time, slowly.
@@ -50,6 +53,9 @@ class TufRepository:
         self._tls = tls
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.ranges: dict[str, list[int]] = {}
+        self.knows_ranges = True
+        self.content_range: str | None = None
         self.break_off_after: dict[str, int] = {}
         self.trickle: set[str] = set()
         self.status = 0
@@ -237,11 +243,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif data is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
-            self._answer(200, data, path)
+            self._answer_range(data, path)
 
-    def _answer(self, status: int, data: bytes, path: str = "") -> None:
+    def _answer_range(self, data: bytes, path: str) -> None:
+        repository = self.server.repository
+        offset = int(self.headers.get("Range", "bytes=0-")[len("bytes=") : -1])
+        if offset:
+            repository.ranges.setdefault(path, []).append(offset)
+        if not offset or not repository.knows_ranges:
+            self._answer(200, data, path)
+        elif offset >= len(data):
+            self._answer(416, b"<Error><Code>InvalidRange</Code></Error>")
+        else:
+            self._answer(206, data[offset:], path, f"bytes {offset}-{len(data) - 1}/{len(data)}")
+
+    def _answer(self, status: int, data: bytes, path: str = "", content_range: str = "") -> None:
         repository = self.server.repository
         self.send_response(status)
+        if content_range:
+            truth = repository.content_range is None
+            self.send_header("Content-Range", content_range if truth else repository.content_range or "")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if path in repository.trickle:

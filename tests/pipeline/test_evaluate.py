@@ -280,8 +280,9 @@ def tiny_classifier() -> Classifier:
     return Classifier(tiny_model(), tiny_labels(), normalization=Normalization())
 
 
-def chosen_paths(album: Album, count: int) -> list[str]:
-    chosen = choose_self_test(tiny_classifier(), album.pictures, album.load(album.pictures, 32, 32), count)
+def chosen_paths(album: Album, count: int, known: frozenset[str] = frozenset()) -> list[str]:
+    pixels = album.load(album.pictures, 32, 32)
+    chosen = choose_self_test(tiny_classifier(), album.pictures, pixels, count, known)
     return [album.pictures[index].path for index, _ in chosen]
 
 
@@ -298,6 +299,14 @@ def test_self_test_does_not_depend_on_the_order_of_pictures():
     before = chosen_paths(album, 5)
     album.pictures = album.pictures[::-1]
     assert chosen_paths(album, 5) == before
+
+
+def test_self_test_keeps_the_pictures_of_the_release_before():
+    album = Album(*GOOD)
+    last = {picture.label: picture.sha256 for picture in album.pictures}
+    paths = chosen_paths(album, 3, frozenset(last.values()))
+    by_path = {picture.path: picture.sha256 for picture in album.pictures}
+    assert {by_path[path] for path in paths} == set(last.values())
 
 
 def test_self_test_takes_what_there_is():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import datetime
 import json
+import random
 
 import pytest
 
 from edge_client.contract.errors import SettingsError, TransportError, TrustError
+from edge_client.contract.names import is_patch
 from edge_client.contract.release import ChannelDocument
+from edge_client.update.patches import unpack
 from luigi_tasks.keys import make_keys
+from luigi_tasks.patches import make_patches
 from luigi_tasks.repository import TIMESTAMP_KEY, ReleaseRepository
 from luigi_tasks.settings import TrustSettings
 from luigi_tasks.store import Store
@@ -160,6 +164,68 @@ def test_old_releases_are_dropped_but_never_one_that_a_channel_names(store_setti
         publish(repository, f"r{number}")
     releases = {path.split("/")[1] for path in repository.load().files if path.startswith("releases/")}
     assert releases == {"r0", "r3", "r4", "r5"}
+
+
+def names_of(repository, release: str) -> set[str]:
+    prefix = f"releases/{release}/"
+    return {path.removeprefix(prefix) for path in repository.load().files if path.startswith(prefix)}
+
+
+def model_of(release: int) -> bytes:
+    """Models of successive releases, alike but for a few bytes."""
+    model = bytearray(random.Random(0).randbytes(50_000))
+    model[release * 100 : release * 100 + 20] = bytes(20)
+    return bytes(model)
+
+
+def publish_with_patches(repository, release: int, channel: str = "stable", count: int = 2) -> None:
+    name, model = f"r{release}", model_of(release)
+    files = {f"releases/{name}/release.json": b"{}", f"releases/{name}/model.tflite": model}
+    patches = make_patches(repository.load(), name, model, channel, count)
+    repository.publish(files | patches, lambda _: ChannelDocument(channel=channel, release=name), channel)
+
+
+def test_a_release_is_signed_with_patches_on_those_before(repository, clock):
+    for release in range(3):
+        publish_with_patches(repository, release)
+        clock.now += datetime.timedelta(minutes=1)
+    names = {"model.tflite.from-r0.zst", "model.tflite.from-r1.zst"}
+    assert names < names_of(repository, "r2")
+    state = repository.load()
+    for base in (0, 1):
+        patch = state.read(f"releases/r2/model.tflite.from-r{base}.zst")
+        assert unpack(patch, model_of(base), 50_000) == model_of(2)
+        assert len(patch) < 500
+
+
+def test_a_patch_leads_from_what_the_channel_points_to_first(repository, clock):
+    for release, channel in enumerate(("stable", "canary", "canary", "stable")):
+        publish_with_patches(repository, release, channel, count=1)
+        clock.now += datetime.timedelta(minutes=1)
+    assert "model.tflite.from-r0.zst" in names_of(repository, "r3")
+    assert "model.tflite.from-r1.zst" in names_of(repository, "r2")
+
+
+def test_what_is_signed_already_is_not_made_again(repository):
+    publish_with_patches(repository, 0)
+    publish_with_patches(repository, 1)
+    assert make_patches(repository.load(), "r1", model_of(1), "stable", 2) == {}
+
+
+def test_a_compressible_model_is_signed_compressed(repository):
+    files = make_patches(repository.load(), "r0", bytes(50_000), "stable", 2)
+    assert list(files) == ["releases/r0/model.tflite.zst"]
+    assert unpack(files["releases/r0/model.tflite.zst"], b"", 50_000) == bytes(50_000)
+    assert make_patches(repository.load(), "r0", model_of(0), "stable", 2) == {}
+
+
+def test_patches_are_forgotten_with_the_channel_that_needed_them(repository, clock):
+    """Every device reads the metadata at every release."""
+    for release in range(4):
+        publish_with_patches(repository, release)
+        clock.now += datetime.timedelta(minutes=1)
+    assert any(map(is_patch, names_of(repository, "r3")))
+    assert not any(is_patch(name) for release in "012" for name in names_of(repository, f"r{release}"))
 
 
 def test_missing_key_file_is_named_and_nothing_changes(repository, keys):
