@@ -32,6 +32,7 @@ from luigi_tasks.compose import Dense, compose_classifier  # noqa: E402
 from luigi_tasks.evaluate import to_png  # noqa: E402
 from luigi_tasks.feature_batches import open_extractor  # noqa: E402
 from luigi_tasks.keys import make_keys  # noqa: E402
+from luigi_tasks.patches import make_patches  # noqa: E402
 from luigi_tasks.publish import point_channel  # noqa: E402
 from luigi_tasks.repository import ReleaseRepository  # noqa: E402
 from luigi_tasks.settings import BrokerSettings, ModelSettings, StoreSettings, TrustSettings  # noqa: E402
@@ -126,8 +127,10 @@ class DeviceBench:
 
     def publish(self, release: str, files: dict[str, bytes]) -> None:
         """Sign a release, and let the channel point to it; nobody is told."""
+        path = release_target(release, MODEL_FILE)
+        patches = make_patches(self._repository.load(), release, files[path], CHANNEL, 1)
         self._repository.publish(
-            files,
+            files | patches,
             lambda pointer: point_channel(pointer, CHANNEL, release, share_percent=100.0, at=""),
             CHANNEL,
         )

@@ -52,7 +52,7 @@ class DeviceSettings:
     fleet: str = "fleet"
     channel: str = "stable"
     state_dir: Path = Path("/var/lib/edge-client")
-    threads: int = 1
+    threads: int = 2
     top: int = 3
 
 

@@ -1,9 +1,10 @@
 """From a picture file to the model's input: the same steps in training, the gate and the device.
 
-Algorithm `pillow-bilinear-1`: the first frame, EXIF orientation applied, converted to RGB (an alpha
+Algorithm `area-bilinear-1`: the first frame, EXIF orientation applied, converted to RGB (an alpha
 channel is dropped, grey is repeated, the upper 8 of 16 bits are taken, CMYK is converted by Pillow),
-stretched to the model's input with Pillow's bilinear filter, whose support grows with the reduction
-(antialiased).
+then stretched to the model's input: where that is n times lower and m times narrower, blocks of n x m
+pixels are averaged; what is left, less than a halving, does Pillow's bilinear filter, whose support
+grows with the reduction (antialiased).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from edge_client.contract.averaging import average_blocks
 from edge_client.contract.errors import InputError
 from edge_client.contract.release import PREPROCESSING_ID
 
@@ -136,10 +138,20 @@ def fit_pixels(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
         msg = f"picture of shape {pixels.shape} and type {pixels.dtype}: give (H, W, 3) uint8 RGB"
         raise InputError(msg)
-    return pixels if pixels.shape[:2] == (height, width) else _fit(Image.fromarray(pixels), height, width)
+    lower, narrower = max(pixels.shape[0] // height, 1), max(pixels.shape[1] // width, 1)
+    if max(lower, narrower) > 1:
+        pixels = average_blocks(pixels, lower, narrower)
+    return pixels if pixels.shape[:2] == (height, width) else _stretch(Image.fromarray(pixels), height, width)
 
 
 def _fit(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """Do what `fit_pixels` does, without a copy where there is nothing to average."""
+    if image.height >= 2 * height or image.width >= 2 * width:
+        return fit_pixels(np.asarray(image, np.uint8), height, width)
+    return _stretch(image, height, width)
+
+
+def _stretch(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
     return np.asarray(
         image.resize((width, height), Image.Resampling.BILINEAR), np.uint8
     )  # (height, width, 3)

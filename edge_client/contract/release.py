@@ -7,7 +7,7 @@ import hashlib
 from edge_client.contract.documents import Document
 
 # The algorithm of `preprocessing.py`; here for those who only compare it.
-PREPROCESSING_ID = "pillow-bilinear-1"
+PREPROCESSING_ID = "area-bilinear-1"
 RELEASE_LIMIT_BYTES = 1 << 20
 CHANNEL_LIMIT_BYTES = 65536
 SELF_TEST_TOLERANCE = 0.15  # int8 kernels of two runtimes differ by a few steps of 1/256
