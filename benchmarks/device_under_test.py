@@ -65,12 +65,13 @@ def make_backbone(weights: Path) -> bytes:
 
 def make_release(backbone: bytes, number: int) -> tuple[str, dict[str, bytes]]:
     """Return id and files, by signed path, of a release with a random head."""
-    rng = np.random.default_rng(number)
+    # The pipeline keeps the self-test pictures of the release before, while they are answered right.
+    rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8) for _ in range(SELF_TEST_PICTURES)]
     extractor = open_extractor(backbone)
     features = extractor(np.stack(pictures), lambda *_: None, "").astype(np.float32)
     features = (features - extractor.zero_point) * extractor.scale
-    weights = rng.normal(0, 1, (features.shape[1], len(LABELS))).astype(np.float32)
+    weights = np.random.default_rng(number).normal(0, 1, (features.shape[1], len(LABELS))).astype(np.float32)
     weights *= 4 / np.abs(features @ weights).max()
     head = Dense(weights, np.zeros(len(LABELS), np.float32), -4.0, 4.0)
     model = compose_classifier(backbone, [head], LABELS, name="bench")

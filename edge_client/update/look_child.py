@@ -72,8 +72,10 @@ def _main(test: subprocess.Popen[bytes] | None) -> int:
 def _look(
     settings: Settings, software: str, test: subprocess.Popen[bytes] | None, out: BinaryIO
 ) -> UpdateOutcome:
-    # python-tuf imports signers that a device never needs, and boto3 with them where it is installed.
-    sys.modules.setdefault("boto3", None)  # type: ignore[arg-type]
+    # python-tuf imports signers that a device never needs, and boto3 with them where it is installed;
+    # msgspec looks for what `typing` of old Pythons lacked.
+    for unneeded in ("boto3", *(("typing_extensions",) if sys.version_info >= (3, 11) else ())):
+        sys.modules.setdefault(unneeded, None)  # type: ignore[arg-type]
     from edge_client.update.look import TAKING  # noqa: PLC0415 - as above
     from edge_client.update.slots import Slots  # noqa: PLC0415
     from edge_client.update.trust import open_repository  # noqa: PLC0415

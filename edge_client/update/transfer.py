@@ -34,7 +34,7 @@ WORTH_GOING_ON_BYTES = 65536
 
 
 def download(fetcher: StoreFetcher, url: str, signed: TargetFile, incoming: Path) -> None:
-    """Bring a signed file to `incoming`, verified and fsynced.
+    """Bring a signed file to `incoming`, verified; whoever puts it into use syncs it.
 
     Raises: DownloadError, with what came kept for the next try; LengthOrHashMismatchError or
         DownloadLengthMismatchError if it is not what was signed, OSError: nothing of it is kept.
@@ -72,8 +72,6 @@ def _complete(fetcher: StoreFetcher, url: str, signed: TargetFile, incoming: Pat
                 if file.tell() - offset < WORTH_GOING_ON_BYTES:
                     raise
                 begun_before = True
-        file.flush()
-        os.fsync(file.fileno())
     return begun_before
 
 

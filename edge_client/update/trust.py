@@ -26,7 +26,7 @@ from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import TransportError, TrustError
 from edge_client.contract.names import METADATA_FOLDER, TARGETS_FOLDER, channel_target
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
-from edge_client.files import disk_errors, sync_folder, write_durably
+from edge_client.files import disk_errors, write_durably
 from edge_client.settings import read_credentials, read_root
 from edge_client.update.fetcher import StoreFetcher
 from edge_client.update.transfer import download
@@ -195,7 +195,7 @@ class TrustedRepository:
         Args:
             path: Signed target path.
             destination_dir: Where the file goes, under the path's last part.
-        Returns: Its place; written, verified and fsynced.
+        Returns: Its place; verified, not synced.
         Raises: TrustError if it is not signed or not what was signed; TransportError; DeviceError.
         """
         target = self._find(path)
@@ -208,7 +208,6 @@ class TrustedRepository:
         with self._verdicts(f"{self._base_url}/{TARGETS_FOLDER}/{path}"), disk_errors(destination):
             download(self._fetcher, url, target, incoming)
             incoming.replace(destination)
-            sync_folder(destination_dir)
         return destination
 
     def verify(self, path: str, data: bytes) -> None:
