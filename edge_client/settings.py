@@ -378,7 +378,8 @@ def _section(name: str, kind: type[Any], table: object, folder: Path, faults: li
 def _names_file(section: str, key: str, table: dict[str, Any]) -> bool:
     """Whether a setting is a path only for some values of itself or another."""
     if (section, key) == ("source", "path"):
-        return table.get("kind", "folder") in {"folder", "files"}
+        kind = table.get("kind", "folder")
+        return kind in {"folder", "files"} or (kind == "pipe" and table[key] != "-")
     return (section, key) == ("sinks", "json_lines") and table[key] != "-"
 
 

@@ -7,7 +7,7 @@ memory; the buffers are kept because getting fresh pages costs more than the ari
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Largest block whose sum of 8-bit values fits into 16 bits.
 _SMALL_BLOCK = 257
+# A camera's frames are fitted to the model, and compared with one another.
+_KEPT = 2
 _mine = threading.local()
 
 
@@ -29,17 +31,18 @@ def average_blocks(pixels: NDArray[np.uint8], rows: int, columns: int) -> NDArra
     Returns: (H // rows, W // columns, 3) uint8.
     """
     wanted = (pixels.shape[0], pixels.shape[1], int(rows), int(columns))
-    blocks = getattr(_mine, "blocks", None)
-    if blocks is None or blocks.made_for != wanted:
-        blocks = _mine.blocks = _Blocks(*wanted)
-    return cast("_Blocks", blocks).average(pixels)
+    known: dict[tuple[int, ...], _Blocks] = _mine.__dict__.setdefault("blocks", {})
+    blocks = known.pop(wanted, None) or _Blocks(*wanted)
+    if len(known) == _KEPT:
+        del known[next(iter(known))]
+    known[wanted] = blocks  # the last one used comes last
+    return blocks.average(pixels)
 
 
 class _Blocks:
     """Buffers for pictures and blocks of one size."""
 
     def __init__(self, height: int, width: int, rows: int, columns: int) -> None:
-        self.made_for = (height, width, rows, columns)
         self._rows, self._columns = rows, columns
         self._high, self._wide = height // rows, width // columns
         self._top = (height - self._high * rows) // 2

@@ -1,4 +1,4 @@
-"""Where pictures come from: a watched folder, a list of files, a video or a camera."""
+"""Where pictures come from: a watched folder, a list of files, a pipe, a video or a camera."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edge_client.contract.errors import SettingsError
+from edge_client.sources.region import read_region
 
 if TYPE_CHECKING:
     import threading
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-KINDS = ("folder", "files", "video", "picamera")
+KINDS = ("folder", "files", "pipe", "video", "picamera")
 AFTER = ("keep", "delete", "move")
 
 
@@ -57,10 +58,12 @@ class SourceSettings:
     """Which source, and how it is read.
 
     Attributes:
-        kind: `folder` (watched for new files), `files` (each once, then the daemon ends), `video` (needs
-            the extra `video`) or `picamera` (needs the extra `picamera`).
-        path: folder: the folder. files: a file, a folder or a pattern such as `/data/*.jpg`. video: a file,
-            a camera's number or an RTSP URL. picamera: the camera's number; empty means 0.
+        kind: `folder` (watched for new files), `files` (each once, then the daemon ends), `pipe` (JPEG and
+            PNG, one after the other), `video` (needs the extra `video`) or `picamera` (needs the extra
+            `picamera`).
+        path: folder: the folder. files: a file, a folder or a pattern such as `/data/*.jpg`. pipe: a named
+            pipe, or `-` for standard input. video: a file, a camera's number or an RTSP URL. picamera: the
+            camera's number; empty means 0.
         after: What happens to a file of a watched folder once its result is written. `keep` leaves it (it
             is classified again after a restart), `move` puts it into `done/` beside it, `delete` removes
             it. A file that is no picture stays, goes to `broken/`, or is removed, in this order.
@@ -68,6 +71,11 @@ class SourceSettings:
         frames_per_second: Takes at most so many; 0 means as many as come.
         width: Camera frames, pixels.
         height: Camera frames, pixels.
+        region: The part of each frame that is looked at, `left, top, right, bottom` as shares from 0 to 1;
+            empty: all of it.
+        min_change_percent: Frames of which less than this share of the area has changed since the last one
+            that was classified are skipped; 0: none is.
+        longest_still_s: So long after the last one a frame is classified even so, in seconds.
     """
 
     kind: str = "folder"
@@ -77,6 +85,9 @@ class SourceSettings:
     frames_per_second: float = 0.0
     width: int = 640
     height: int = 480
+    region: str = ""
+    min_change_percent: float = 0.0
+    longest_still_s: float = 60.0
 
     def faults(self) -> tuple[str, ...]:
         """Say what is wrong with the settings, each with its way out; empty if nothing is."""
@@ -95,7 +106,19 @@ class SourceSettings:
             found.append(f"frames_per_second {self.frames_per_second}: give 0 (no limit) or more")
         if min(self.width, self.height) < 1:
             found.append(f"width and height {self.width}x{self.height}: give pixels, 1 or more")
-        return tuple(found)
+        return (*found, *self._attention_faults())
+
+    def _attention_faults(self) -> list[str]:
+        found = []
+        if not 0 <= self.min_change_percent <= 100:
+            found.append(f"min_change_percent {self.min_change_percent}: give 0 (all frames) to 100")
+        if not (math.isfinite(self.longest_still_s) and self.longest_still_s > 0):
+            found.append(f"longest_still_s {self.longest_still_s}: give seconds, above 0")
+        try:
+            read_region(self.region)
+        except ValueError as e:
+            found.append(str(e))
+        return found
 
 
 def open_source(settings: SourceSettings) -> Source:
@@ -106,7 +129,21 @@ def open_source(settings: SourceSettings) -> Source:
     faults = settings.faults()
     if faults:
         raise SettingsError("; ".join(f"[source] {fault}" for fault in faults))
-    pace = Pace(settings.frames_per_second)
+    source = _open(settings, Pace(settings.frames_per_second))
+    region = read_region(settings.region)
+    if region is None and settings.min_change_percent == 0:
+        return source
+    from edge_client.sources.attention import AttentiveSource  # noqa: PLC0415 - settings need no NumPy
+
+    return AttentiveSource(
+        source,
+        region=region,
+        min_change_percent=settings.min_change_percent,
+        longest_still_s=settings.longest_still_s,
+    )
+
+
+def _open(settings: SourceSettings, pace: Pace) -> Source:
     # Each kind is imported where it is chosen: a Pi with a camera needs no OpenCV.
     if settings.kind == "folder":
         from edge_client.sources.folder import WatchedFolder  # noqa: PLC0415
@@ -118,6 +155,10 @@ def open_source(settings: SourceSettings) -> Source:
         from edge_client.sources.files import ImageFiles, find_pictures  # noqa: PLC0415
 
         return ImageFiles(find_pictures(settings.path), pace=pace)
+    if settings.kind == "pipe":
+        from edge_client.sources.pipe import PicturePipe  # noqa: PLC0415
+
+        return PicturePipe(settings.path, pace=pace)
     if settings.kind == "video":
         from edge_client.sources.video import VideoSource  # noqa: PLC0415
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edge_client.contract.errors import DeviceError
 from edge_client.sources import Frame, Pace
+from edge_client.sources.newest import NewestFrame
 
 if TYPE_CHECKING:
     import threading
@@ -68,10 +69,13 @@ class VideoSource:
         """See `Source.frames`."""
         capture: _Capture | None = self._open()
         while capture is not None:
-            try:
-                yield from self._read(capture, stop)
-            finally:
-                capture.release()
+            if "://" in self._path:
+                yield from self._read_newest(capture, stop)
+            else:
+                try:
+                    yield from self._read(capture, stop)
+                finally:
+                    capture.release()
             capture = self._reopen(stop) if self._live else None
 
     def _open(self) -> _Capture:
@@ -112,8 +116,24 @@ class VideoSource:
                 return
             yield Frame(self._name(), self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB))
 
+    def _read_newest(self, capture: _Capture, stop: threading.Event) -> Iterator[Frame]:
+        """Yield the newest frame of a stream each time, until it gives none."""
+
+        def read() -> NDArray[np.uint8] | None:
+            there, frame = capture.read()
+            return frame if there else None
+
+        stream = NewestFrame(read, capture.release)
+        try:
+            while self._pace.wait(stop) and (frame := stream.take(stop)) is not None:
+                yield Frame(self._name(), self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB))
+        finally:
+            stream.close()
+        if not stop.is_set():
+            logger.warning("%s: no more frames; opening it again", self._name())
+
     def _skip(self, capture: _Capture, stop: threading.Event) -> None:
-        """Let the frames of a stream pass that come too early; else the delay would grow for ever."""
+        """Let the frames of a camera pass that come too early; else the delay would grow for ever."""
         while self._live and self._pace.left_s() > 0 and not stop.is_set():
             if not capture.grab():
                 return

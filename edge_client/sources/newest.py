@@ -1,0 +1,64 @@
+"""The newest frame of a stream, however slow its reader is."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+
+class NewestFrame:
+    """Reads a stream in a thread of its own, and keeps the newest frame only.
+
+    A stream's frames queue up in its decoder: a reader that takes them one after the other, slower than
+    they come, would fall behind for ever.
+    """
+
+    def __init__(self, read: Callable[[], NDArray[np.uint8] | None], close: Callable[[], None]) -> None:
+        """Begin to read.
+
+        Args:
+            read: Waits for a frame; None at the end.
+            close: Called in the thread after the last frame.
+        """
+        self._read, self._close = read, close
+        self._changed = threading.Condition()
+        self._newest: NDArray[np.uint8] | None = None
+        self._ended = False
+        self._wanted = True
+        threading.Thread(target=self._run, name="stream", daemon=True).start()
+
+    def take(self, stop: threading.Event) -> NDArray[np.uint8] | None:
+        """Return the newest frame that was not taken yet; None at the end or once `stop` is set."""
+        with self._changed:
+            while self._newest is None and not self._ended and not stop.is_set():
+                self._changed.wait(0.1)
+            newest, self._newest = self._newest, None
+            return newest
+
+    def close(self) -> None:
+        """Let the thread end after the frame that it waits for; it is not waited for."""
+        self._wanted = False
+
+    def _run(self) -> None:
+        try:
+            while self._wanted and (frame := self._read()) is not None:
+                with self._changed:
+                    self._newest = frame
+                    self._changed.notify_all()
+        except Exception:
+            # Whatever a decoder raises ends the stream, which is then opened again.
+            logger.exception("the stream broke")
+        finally:
+            self._close()
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
