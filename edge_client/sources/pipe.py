@@ -68,7 +68,10 @@ class PicturePipe:
             while not stop.is_set():
                 if not select.select([file], [], [], _LOOK_AT_STOP_S)[0]:
                     continue
-                chunk = os.read(file.fileno(), _CHUNK_BYTES)
+                try:
+                    chunk = os.read(file.fileno(), _CHUNK_BYTES)
+                except BlockingIOError:
+                    continue  # a writer came just now
                 if chunk:
                     yield from splitter.feed(chunk)
                 elif self._path == STANDARD_INPUT:
