@@ -1,4 +1,4 @@
-"""`edge-client`: run, classify, status, doctor.
+"""`edge-client`: run, classify, status, doctor, export, import.
 
 Exit codes: 0 done; 1 a picture or document cannot be used; 2 wrong usage or settings; 3 signatures do
 not hold; 4 store or broker cannot be reached; 5 the device's disk, camera or runtime failed.
@@ -81,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
         _add_config(command)
         command.add_argument("--json", action="store_true", help="for machines")
         command.set_defaults(command=function)
+    export = commands.add_parser("export", help="write the channel's release to a bundle, for a USB stick")
+    take = commands.add_parser("import", help="take the release of a bundle, with the same checks")
+    for command, function in ((export, _export), (take, _import)):
+        _add_config(command)
+        command.add_argument("bundle", type=Path, help="a .tar file")
+        command.set_defaults(command=function)
     return parser
 
 
@@ -126,12 +132,12 @@ def _classify(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from edge_client.daemon import is_running  # noqa: PLC0415
+    from edge_client.daemon import running_process  # noqa: PLC0415
     from edge_client.telemetry import read_status  # noqa: PLC0415
 
     state_dir = load_settings(options.config).device.state_dir
     status = read_status(state_dir)
-    running = is_running(state_dir)
+    running = running_process(state_dir) is not None
     if options.json:
         import msgspec  # noqa: PLC0415
 
@@ -175,6 +181,22 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         sys.stdout.write("".join(_mark(check) for check in checks))
     return 0 if all(check.passed for check in checks) else 5
+
+
+def _export(options: argparse.Namespace) -> int:
+    from edge_client.update.bundle import export_bundle  # noqa: PLC0415
+
+    release = export_bundle(load_settings(options.config), options.bundle)
+    size_bytes = options.bundle.stat().st_size
+    sys.stdout.write(f"{options.bundle}: release {release}, {size_bytes} bytes\n")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from edge_client.offline import import_bundle  # noqa: PLC0415
+
+    sys.stdout.write(f"{import_bundle(load_settings(options.config), options.bundle)}\n")
+    return 0
 
 
 def _mark(check: Check) -> str:

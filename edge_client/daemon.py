@@ -33,6 +33,7 @@ from edge_client.settings import read_root
 from edge_client.sinks import open_sinks
 from edge_client.sources import open_source
 from edge_client.telemetry import STATUS_FILE, StatusBoard, utc_now
+from edge_client.update.handover import BUNDLE_FILE, forget_bundle, of_bundle
 from edge_client.update.look import look_in_child
 from edge_client.update.probation import CRASHES, STOPPED, Probation, RecentAnswers
 from edge_client.update.slots import Slots
@@ -75,25 +76,27 @@ def run(settings: Settings) -> int:
     with state_lock(settings.device.state_dir), end_requests() as (wait_for_end, request_end):
         daemon = Daemon(settings, on_end=request_end)
         daemon.start()
-        logger.info("%s: stopping", wait_for_end())
+        logger.info("%s: stopping", wait_for_end(daemon.look_again))
         daemon.stop()
     return 0
 
 
 @contextlib.contextmanager
-def end_requests() -> Iterator[tuple[Callable[[], str], Callable[[], None]]]:
-    """Turn SIGTERM and SIGINT into bytes of a pipe: a handler that took a lock could wait for ever.
+def end_requests() -> Iterator[tuple[Callable[[Callable[[], None]], str], Callable[[], None]]]:
+    """Turn signals into bytes of a pipe: a handler that took a lock could wait for ever.
 
-    Yields: A function that waits for the end and returns its reason, and one that asks for it.
+    Yields: A function that waits for the end and returns its reason, calling what it is given at each
+        SIGHUP until then, and one that asks for the end.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    signals = (signal.SIGTERM, signal.SIGINT)
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     signal.set_wakeup_fd(writer)
     handlers = {number: signal.signal(number, lambda _number, _frame: None) for number in signals}
 
-    def wait() -> str:
-        number = os.read(reader, 1)[0]
+    def wait(on_hangup: Callable[[], None]) -> str:
+        while (number := os.read(reader, 1)[0]) == signal.SIGHUP:
+            on_hangup()
         return signal.Signals(number).name if number else "end of the source"
 
     def request() -> None:
@@ -130,6 +133,7 @@ class Daemon:
         self._measured: RunningUpdate | None = None
         self._source_fault: str | None = None
         self._software = this_software()
+        self._look_now = False
         self._slots = Slots(device.state_dir)
         self._recent = RecentAnswers(settings.probation.unsure_below)
         self._probation = self._resume_probation()
@@ -199,6 +203,11 @@ class Daemon:
             sink.close()
         if self._broker:
             self._broker.stop()
+
+    def look_again(self) -> None:
+        """Somebody left a bundle, or wants the store looked at now."""
+        self._look_now = True
+        self._doorbell.nudge()
 
     def _open_broker(self) -> BrokerConnection | None:
         device, broker = self._settings.device, self._settings.broker
@@ -332,8 +341,10 @@ class Daemon:
             if self._stop.is_set():
                 return
             self._settle_probation()
-            if ring is None and time.monotonic() < next_look:
+            self._take_bundle()
+            if ring is None and not self._look_now and time.monotonic() < next_look:
                 continue
+            self._look_now = False
             if ring is not None:
                 announced = self._read_announcement(ring.payload)
                 if announced == self._slots.current:
@@ -359,10 +370,20 @@ class Daemon:
         )
         return delay_s * random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER)  # noqa: S311 - no secret
 
-    def _look(self, announced: str | None) -> bool:
+    def _take_bundle(self) -> None:
+        """Look into a bundle that was left here, instead of the store."""
+        bundle = self._settings.device.state_dir / BUNDLE_FILE
+        if not bundle.exists():
+            return
+        self._look_now = False
+        self._measure_from = time.monotonic()
+        self._look(None, of_bundle(self._settings, bundle))
+        forget_bundle(self._settings.device.state_dir)
+
+    def _look(self, announced: str | None, settings: Settings | None = None) -> bool:
         """Look once and show what came of it; False if looking again soon may help."""
         try:
-            outcome = self._take_newest(expecting=announced is not None)
+            outcome = self._take_newest(settings or self._settings, expecting=announced is not None)
         except RefusedError as e:
             self._show_slots(last_error=str(e), refused=self._last_refused())
             return True
@@ -377,11 +398,11 @@ class Daemon:
             return True
         return self._show_outcome(outcome, announced)
 
-    def _take_newest(self, *, expecting: bool) -> UpdateOutcome:
+    def _take_newest(self, settings: Settings, *, expecting: bool) -> UpdateOutcome:
         """Look in a child process; what it took serves afterwards."""
         try:
             outcome = look_in_child(
-                self._settings,
+                settings,
                 self._software,
                 lambda: self._board.change(state="updating"),
                 expecting=expecting,
@@ -530,21 +551,25 @@ def state_lock(state_dir: Path) -> Iterator[None]:
     path = state_dir / LOCK_FILE
     with disk_errors(path):
         state_dir.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        file = path.open("a")  # not emptied: another daemon's number may stand there
     with file:
         if not _try_lock(file.fileno()):
             msg = f"{state_dir}: another edge-client uses it; stop that, or give each a [device] state_dir"
             raise DeviceError(msg)
+        with disk_errors(path):
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
         yield
 
 
-def is_running(state_dir: Path) -> bool:
-    """Whether a daemon holds the state folder."""
+def running_process(state_dir: Path) -> int | None:
+    """Process id of the daemon that holds the state folder; None if there is none."""
     try:
         with (state_dir / LOCK_FILE).open() as file:
-            return not _try_lock(file.fileno())
-    except OSError:
-        return False
+            return None if _try_lock(file.fileno()) else int(file.read() or 0) or None
+    except (OSError, ValueError):
+        return None
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -6,6 +6,7 @@ and, through python-tuf, length.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import re
 import time
@@ -35,12 +36,30 @@ _RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
 _RETRIES = urllib3.Retry(total=3, connect=2, read=1, redirect=3, status=0, backoff_factor=0.3)
 
 
-class StoreFetcher(FetcherInterface):
-    """HTTP GET with limits; counts what it reads.
+class Fetcher(FetcherInterface):
+    """What `trust.py` reads through.
 
     Attributes:
-        bytes_pulled: Body bytes read from the store so far, metadata and targets.
+        bytes_pulled: Bytes read so far, metadata and targets.
     """
+
+    bytes_pulled: int
+
+    @abc.abstractmethod
+    def fetch_from(self, url: str, offset: int) -> tuple[int, Iterator[bytes]]:
+        """Start to read what follows the first `offset` bytes of an object.
+
+        Returns: Where the chunks begin, which is 0 in a store that cannot begin elsewhere; the chunks.
+        Raises: DownloadError, from here or from the chunks.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of connections and files."""
+
+
+class StoreFetcher(Fetcher):
+    """HTTP GET with limits; counts the bytes of bodies."""
 
     def __init__(
         self,
@@ -74,11 +93,7 @@ class StoreFetcher(FetcherInterface):
         return self._chunks(url, self._get(url, {}, {200}))
 
     def fetch_from(self, url: str, offset: int) -> tuple[int, Iterator[bytes]]:
-        """Start a GET of what follows the first `offset` bytes of an object.
-
-        Returns: Where the chunks begin, which is 0 in a store that cannot begin elsewhere; the chunks.
-        Raises: DownloadError, from here or from the chunks.
-        """
+        """See `Fetcher.fetch_from`: a GET with a range."""
         if offset == 0:
             return 0, self._fetch(url)
         response = self._get(url, {"Range": f"bytes={offset}-"}, {200, 206, 416})

@@ -240,6 +240,7 @@ class Slots:
             # Scratch folders of `trust.py` and unfinished writes of `files.py`.
             leftovers += self._state_dir.glob(".look-*")
             leftovers += self._state_dir.glob(".*.json.*")
+            leftovers += self._state_dir.glob(".*.partial")
             leftovers += self._state_dir.glob("metadata/**/.*.json.*")
         for path in leftovers:
             _remove(path)

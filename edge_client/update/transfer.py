@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tuf.api.metadata import TargetFile
 
-    from edge_client.update.fetcher import StoreFetcher
+    from edge_client.update.fetcher import Fetcher
 
 # What a power cut takes of a long download at most.
 SYNC_BYTES = 4 << 20
@@ -33,7 +33,7 @@ SYNC_BYTES = 4 << 20
 WORTH_GOING_ON_BYTES = 65536
 
 
-def download(fetcher: StoreFetcher, url: str, signed: TargetFile, incoming: Path) -> None:
+def download(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path) -> None:
     """Bring a signed file to `incoming`, verified; whoever puts it into use syncs it.
 
     Raises: DownloadError, with what came kept for the next try; LengthOrHashMismatchError or
@@ -55,7 +55,7 @@ def download(fetcher: StoreFetcher, url: str, signed: TargetFile, incoming: Path
         raise
 
 
-def _complete(fetcher: StoreFetcher, url: str, signed: TargetFile, incoming: Path) -> bool:
+def _complete(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path) -> bool:
     """Append what is missing; returns whether not all of it came in one piece."""
     with incoming.open("ab") as file:
         begun_before = file.tell() > 0
@@ -75,7 +75,7 @@ def _complete(fetcher: StoreFetcher, url: str, signed: TargetFile, incoming: Pat
     return begun_before
 
 
-def _append(fetcher: StoreFetcher, url: str, signed: TargetFile, incoming: Path, file: BinaryIO) -> None:
+def _append(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path, file: BinaryIO) -> None:
     start, chunks = fetcher.fetch_from(url, file.tell())
     if start != file.tell():
         file.truncate(start)

@@ -28,7 +28,8 @@ from edge_client.contract.names import METADATA_FOLDER, TARGETS_FOLDER, channel_
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from edge_client.files import disk_errors, write_durably
 from edge_client.settings import read_credentials, read_root
-from edge_client.update.fetcher import StoreFetcher
+from edge_client.update.fetcher import Fetcher, StoreFetcher
+from edge_client.update.handover import BUNDLE_SCHEME
 from edge_client.update.transfer import download
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from tuf.api.metadata import TargetFile
 
-    from edge_client.settings import Settings
+    from edge_client.settings import Settings, StoreSettings
 
 # Limits in bytes. Targets metadata takes about 1.5 kB a release; the pipeline keeps 50 of them.
 _CONFIG = UpdaterConfig(
@@ -79,7 +80,7 @@ class TrustedRepository:
         root: bytes,
         base_url: str,
         metadata_dir: Path,
-        fetcher: StoreFetcher,
+        fetcher: Fetcher,
         *,
         remember: bool = True,
     ) -> None:
@@ -89,7 +90,7 @@ class TrustedRepository:
             root: The provisioned root metadata; the only thing trusted without proof.
             base_url: Address below which `metadata/` and `targets/` lie.
             metadata_dir: Remembers verified metadata from look to look.
-            fetcher: Reads the store.
+            fetcher: Reads the store, or what stands for it.
             remember: False leaves `metadata_dir` to a daemon that may be writing there now.
         Raises: TrustError if `root` is no valid root metadata; DeviceError if the disk fails.
         """
@@ -281,9 +282,17 @@ def open_repository(settings: Settings, *, remember: bool = True) -> TrustedRepo
         read_root(settings.trust),
         settings.store.base_url,
         settings.device.state_dir / METADATA_DIR,
-        StoreFetcher(settings.store, read_credentials(settings.store)),
+        _open_fetcher(settings.store),
         remember=remember,
     )
+
+
+def _open_fetcher(store: StoreSettings) -> Fetcher:
+    from edge_client.update.bundle import BundleFetcher  # noqa: PLC0415 - it imports this
+
+    if store.base_url.startswith(BUNDLE_SCHEME):
+        return BundleFetcher(Path(store.base_url.removeprefix(BUNDLE_SCHEME)))
+    return StoreFetcher(store, read_credentials(store))
 
 
 def describe_root(root: bytes, source: str) -> str:

@@ -1,0 +1,142 @@
+"""Offline bundles: what a device reads of the store for its channel, in one tar file on a USB stick.
+
+A bundle is as little trusted as the store: the same metadata is verified, and it expires alike. Members
+are the store's keys; nothing is ever unpacked to a path.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuf.api.exceptions import DownloadError, DownloadHTTPError
+
+from edge_client.contract.errors import InputError
+from edge_client.contract.names import METADATA_FOLDER, RELEASE_FILE, TARGETS_FOLDER, release_target
+from edge_client.files import disk_errors, read_release, sync_folder
+from edge_client.settings import read_credentials, read_root
+from edge_client.update.fetcher import CHUNK_BYTES, Fetcher, StoreFetcher
+from edge_client.update.handover import BUNDLE_SCHEME
+from edge_client.update.trust import TrustedRepository
+from edge_client.update.updater import needed_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edge_client.settings import Settings, StoreCredentials, StoreSettings
+
+_MOST_MEMBERS = 10_000
+
+
+def export_bundle(settings: Settings, path: Path) -> str:
+    """Write what a device needs to take its channel's release to `path`.
+
+    Returns: The release.
+    Raises: What a look raises; nothing is written then.
+    """
+    recorder = _Recorder(settings.store, read_credentials(settings.store))
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        root, store = read_root(settings.trust), settings.store.base_url
+        with TrustedRepository(root, store, here / METADATA_FOLDER, recorder) as repository:
+            repository.refresh()
+            release = repository.channel(settings.device.channel).release
+            repository.fetch(release_target(release, RELEASE_FILE), here)
+            for name in needed_files(read_release(here)):
+                repository.fetch(release_target(release, name), here)
+    with disk_errors(path):
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            _write(partial, recorder.objects)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    return release
+
+
+class BundleFetcher(Fetcher):
+    """Reads a bundle in place of the store."""
+
+    def __init__(self, bundle: Path) -> None:
+        """Open a bundle.
+
+        Raises: InputError if it cannot be read or is none.
+        """
+        self.bytes_pulled = 0
+        self._base_url = f"{BUNDLE_SCHEME}{bundle}/"
+        self._members: dict[str, tarfile.TarInfo] = {}
+        try:
+            self._tar = tarfile.open(bundle, "r:")  # noqa: SIM115 - `close` closes it
+            for member in self._tar:
+                if len(self._members) == _MOST_MEMBERS:
+                    msg = (
+                        f"{bundle}: over {_MOST_MEMBERS} files; no bundle of `edge-client export` has so many"
+                    )
+                    raise InputError(msg)
+                if member.isreg():
+                    self._members[member.name] = member
+        except (OSError, tarfile.TarError, EOFError) as e:
+            msg = f"{bundle}: no bundle ({e}); make one with `edge-client export`"
+            raise InputError(msg) from e
+        if f"{METADATA_FOLDER}/timestamp.json" not in self._members:
+            msg = f"{bundle}: has no signed metadata; make one with `edge-client export`"
+            raise InputError(msg)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._tar.close()
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        return self.fetch_from(url, 0)[1]
+
+    def fetch_from(self, url: str, offset: int) -> tuple[int, Iterator[bytes]]:
+        """See `Fetcher.fetch_from`."""
+        member = self._members.get(url.removeprefix(self._base_url))
+        if member is None:
+            msg = f"{url}: not in the bundle"
+            raise DownloadHTTPError(msg, 404)
+        return offset, self._chunks(url, member, offset)
+
+    def _chunks(self, url: str, member: tarfile.TarInfo, offset: int) -> Iterator[bytes]:
+        try:
+            file = self._tar.extractfile(member)
+            assert file is not None  # noqa: S101 - a regular file
+            file.seek(offset)
+            while chunk := file.read(CHUNK_BYTES):
+                self.bytes_pulled += len(chunk)
+                yield chunk
+        except (OSError, tarfile.TarError) as e:
+            msg = f"{url}: {e}"
+            raise DownloadError(msg) from e
+
+
+class _Recorder(StoreFetcher):
+    """Keeps what it reads, by key."""
+
+    def __init__(self, store: StoreSettings, credentials: StoreCredentials | None) -> None:
+        super().__init__(store, credentials)
+        self.objects: dict[str, bytes] = {}
+        self._prefix = f"{store.base_url.rstrip('/')}/"
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        chunks = []
+        for chunk in super()._fetch(url):
+            chunks.append(chunk)
+            yield chunk
+        self.objects[url.removeprefix(self._prefix)] = b"".join(chunks)
+
+
+def _write(path: Path, objects: dict[str, bytes]) -> None:
+    with path.open("wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for name in sorted(objects, key=lambda name: (name.startswith(TARGETS_FOLDER), name)):
+                member = tarfile.TarInfo(name)
+                member.size = len(objects[name])
+                tar.addfile(member, io.BytesIO(objects[name]))
+        file.flush()
+        os.fsync(file.fileno())

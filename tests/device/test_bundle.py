@@ -1,0 +1,208 @@
+"""Bundles on a USB stick: the checks are those of the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_client.cli import main
+from edge_client.contract.errors import DeviceError, InputError, TransportError, TrustError
+from edge_client.offline import import_bundle
+from edge_client.settings import load_settings
+from edge_client.update import handover
+from edge_client.update.bundle import BundleFetcher, export_bundle
+from edge_client.update.handover import BUNDLE_FILE
+from edge_client.update.slots import Slots
+from tests.device.test_daemon import assert_answers, daemon, fleet, serving, watcher  # noqa: F401 - fixtures
+from tests.fakes.patches import zstd_patch
+from tests.fakes.tiny_release import tiny_release
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge_client.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+
+def device_settings(folder: Path, repository) -> Settings:
+    folder.mkdir()
+    (folder / "root.json").write_bytes(repository.root)
+    file = folder / "device.toml"
+    file.write_text(
+        f'[device]\nid = "camera-1"\nstate_dir = "state"\n[store]\nbase_url = "{repository.url}"\n'
+        '[trust]\nroot = "root.json"\n[source]\npath = "camera"\n[update]\nmin_free_bytes = 0\n'
+    )
+    return load_settings(file)
+
+
+@pytest.fixture
+def bundle(tmp_path, repository):
+    """A bundle of release 0, exported where there is a network; returns (path, release)."""
+    release = repository.publish_tiny(0).release
+    path = tmp_path / "stick.tar"
+    assert export_bundle(device_settings(tmp_path / "office", repository), path) == release
+    return path, release
+
+
+@pytest.fixture
+def orchard(tmp_path, repository, bundle):
+    """A device that never sees the store."""
+    settings = device_settings(tmp_path / "orchard", repository)
+    repository.stop()
+    yield settings
+    repository.start()
+
+
+def test_a_device_without_a_network_takes_a_bundle(bundle, orchard):
+    path, release = bundle
+    assert release in import_bundle(orchard, path)
+    slots = Slots(orchard.device.state_dir)
+    assert slots.current == release
+    files = {one.name: one.read_bytes() for one in slots.folder(release).iterdir()}
+    assert files == tiny_release(0)[1]
+    assert "already" in import_bundle(orchard, path)
+
+
+def test_a_newer_bundle_follows_an_older_one_and_not_the_other_way_round(
+    bundle, orchard, repository, tmp_path
+):
+    path, first = bundle
+    import_bundle(orchard, path)
+    repository.start()
+    second = repository.publish_tiny(1).release
+    newer = tmp_path / "newer.tar"
+    export_bundle(dataclasses.replace(orchard), newer)
+    repository.stop()
+    assert second in import_bundle(orchard, newer)
+    with pytest.raises(TrustError, match="older than what this device has seen"):
+        import_bundle(orchard, path)
+    slots = Slots(orchard.device.state_dir)
+    assert (slots.current, slots.previous) == (second, first)
+
+
+def test_a_patch_that_is_signed_but_not_in_the_bundle_is_not_missed(bundle, orchard, repository, tmp_path):
+    path, first = bundle
+    import_bundle(orchard, path)
+    repository.start()
+    second, files = tiny_release(1)
+    patch = zstd_patch(files["model.tflite"], tiny_release(0)[1]["model.tflite"])
+    repository.publish(second.release, {**files, f"model.tflite.from-{first}.zst": patch})
+    newer = tmp_path / "newer.tar"
+    export_bundle(orchard, newer)
+    repository.stop()
+    assert second.release in import_bundle(orchard, newer)
+
+
+def rewrite(path: Path, change) -> None:
+    """Write the bundle anew with other members."""
+    with tarfile.open(path) as tar:
+        members = {one.name: tar.extractfile(one).read() for one in tar if one.isreg()}  # type: ignore[union-attr]
+    members = change(members)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+ATTACKS = {
+    "changed model": lambda members: {
+        name: data[:-1] + b"?" if name.endswith("model.tflite") else data for name, data in members.items()
+    },
+    "changed metadata": lambda members: {
+        name: data.replace(b"releases", b"releasez") if name.endswith("targets.json") else data
+        for name, data in members.items()
+    },
+    "longer model": lambda members: {
+        name: data * 50 if name.endswith("model.tflite") else data for name, data in members.items()
+    },
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_forged_bundle_is_refused(bundle, orchard, attack):
+    path, _ = bundle
+    rewrite(path, ATTACKS[attack])
+    with pytest.raises(TrustError):
+        import_bundle(orchard, path)
+    assert Slots(orchard.device.state_dir).current is None
+
+
+def test_a_bundle_without_the_model_says_so(bundle, orchard):
+    path, _ = bundle
+    rewrite(path, lambda members: {name: data for name, data in members.items() if "tflite" not in name})
+    with pytest.raises(TransportError, match="not in the bundle"):
+        import_bundle(orchard, path)
+
+
+def test_names_that_lead_out_of_the_folder_are_not_followed(bundle, orchard, tmp_path):
+    path, release = bundle
+    rewrite(path, lambda members: {**members, "../../evil": b"x", "/tmp/evil": b"x"})  # noqa: S108
+    assert release in import_bundle(orchard, path)
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_an_expired_bundle_is_refused(tmp_path, repository):
+    repository.expire("timestamp")
+    repository.publish_tiny(0)
+    settings = device_settings(tmp_path / "office", repository)
+    with pytest.raises(TrustError, match="expired"):
+        export_bundle(settings, tmp_path / "stick.tar")
+    assert not list(tmp_path.glob("*stick*"))
+
+
+@pytest.mark.parametrize("data", [b"", b"no tar", b"\0" * 10240])
+def test_what_is_no_bundle_is_named(orchard, tmp_path, data):
+    path = tmp_path / "photo.tar"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="edge-client export"):
+        import_bundle(orchard, path)
+    with pytest.raises(InputError, match="none"):
+        BundleFetcher(tmp_path / "none")
+
+
+def test_the_commands(bundle, orchard, capsys, tmp_path):
+    path, release = bundle
+    assert main(["import", "--config", str(orchard.file), str(path)]) == 0
+    assert release in capsys.readouterr().out
+    assert main(["export", "--config", str(orchard.file), str(tmp_path / "again.tar")]) == 4
+
+
+def test_a_running_daemon_takes_a_bundle_between_two_frames(daemon, watcher, serving, repository, tmp_path):  # noqa: F811
+    second = repository.publish_tiny(1).release
+    path = tmp_path / "stick.tar"
+    export_bundle(load_settings(daemon.file), path)
+    repository.stop()
+    done = daemon.ask("import", str(path))
+    assert done.returncode == 0, done.stderr
+    assert second in done.stdout
+    watcher.wait_release(second)
+    assert_answers(daemon, watcher, second)
+    assert not (daemon.state_dir / BUNDLE_FILE).exists()
+    repository.start()
+
+
+def test_a_running_daemon_says_why_it_does_not_take_a_bundle(daemon, watcher, serving, repository, tmp_path):  # noqa: F811
+    repository.publish_tiny(1)
+    path = tmp_path / "stick.tar"
+    export_bundle(load_settings(daemon.file), path)
+    rewrite(path, ATTACKS["changed model"])
+    done = daemon.ask("import", str(path))
+    assert done.returncode == 5
+    assert "not the content that was signed" in done.stderr
+    assert_answers(daemon, watcher, serving)
+
+
+def test_a_full_disk_leaves_no_half_bundle(bundle, orchard, monkeypatch):
+    def full(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(handover.shutil, "copyfile", full)  # type: ignore[attr-defined]
+    with pytest.raises(DeviceError, match="No space"):
+        handover.hand_over(bundle[0], orchard.device.state_dir)
+    assert not list(orchard.device.state_dir.glob("*bundle*"))
