@@ -1,4 +1,4 @@
-"""`edge-client`: run, classify, status, doctor, export, import.
+"""`edge-client`: run, classify, status, update, doctor, export, import.
 
 Exit codes: 0 done; 1 a picture or document cannot be used; 2 wrong usage or settings; 3 signatures do
 not hold; 4 store or broker cannot be reached; 5 the device's disk, camera or runtime failed.
@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         _add_config(command)
         command.add_argument("--json", action="store_true", help="for machines")
         command.set_defaults(command=function)
+    update = commands.add_parser("update", help="let the daemon take the channel's release now")
+    _add_config(update)
+    update.set_defaults(command=_update)
     export = commands.add_parser("export", help="write the channel's release to a bundle, for a USB stick")
     take = commands.add_parser("import", help="take the release of a bundle, with the same checks")
     for command, function in ((export, _export), (take, _import)):
@@ -155,6 +158,8 @@ def _describe(status: DeviceStatus, *, running: bool) -> str:
         ("state", status.state),
         ("channel", status.channel),
         ("release", status.release or "none yet"),
+        ("why", status.why or "-"),
+        ("latest", status.latest or "not known yet"),
         ("previous", status.previous or "none"),
         ("runtime", status.runtime),
         ("pictures", f"{status.frames} since its start, when this was written"),
@@ -181,6 +186,14 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         sys.stdout.write("".join(_mark(check) for check in checks))
     return 0 if all(check.passed for check in checks) else 5
+
+
+def _update(options: argparse.Namespace) -> int:
+    from edge_client.daemon import nudge  # noqa: PLC0415
+
+    nudge(load_settings(options.config).device.state_dir)
+    sys.stdout.write("the daemon looks; `edge-client status` says what came of it\n")
+    return 0
 
 
 def _export(options: argparse.Namespace) -> int:

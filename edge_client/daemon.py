@@ -24,14 +24,22 @@ import msgspec
 from edge_client.announcements import Awaited, Doorbell, read_announcement
 from edge_client.contract.errors import DeviceError, EdgeError, InputError, TransportError
 from edge_client.contract.messages import DeviceStatus, Result, UpdateFigures
-from edge_client.contract.names import announcement_topic, online_topic, results_topic, status_topic
+from edge_client.contract.names import (
+    announcement_topic,
+    command_topic,
+    online_topic,
+    results_topic,
+    status_topic,
+)
 from edge_client.files import disk_errors
+from edge_client.homeassistant import INSTALL, discovery_messages
 from edge_client.inference.runtime import runtime_name
 from edge_client.inference.swap import ClassifierHolder
 from edge_client.mqtt import BrokerConnection
 from edge_client.settings import read_root
 from edge_client.sinks import open_sinks
 from edge_client.sources import open_source
+from edge_client.systemd import SystemdNotifier
 from edge_client.telemetry import STATUS_FILE, StatusBoard, utc_now
 from edge_client.update.handover import BUNDLE_FILE, forget_bundle, of_bundle
 from edge_client.update.look import look_in_child
@@ -49,6 +57,7 @@ from edge_client.update.updater import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from http.server import HTTPServer
     from pathlib import Path
 
     from edge_client.inference.classifier import Classification
@@ -66,6 +75,8 @@ RETRY_DELAYS_S = (2.0, 5.0, 15.0, 60.0, 300.0)
 POLL_JITTER = 0.1
 SOURCE_RETRY_S = (1.0, 60.0)
 STOP_S = 5.0
+# No picture takes so long: the runtime hangs.
+STUCK_S = 60.0
 
 
 def run(settings: Settings) -> int:
@@ -150,24 +161,30 @@ class Daemon:
                 channel=device.channel,
                 state="starting",
                 runtime=runtime,
+                why="it was on the disk; the store was not looked at yet",
                 changed_at=utc_now(),
             ),
             file=device.state_dir / STATUS_FILE,
             publish=self._publish_status,
             interval_s=settings.status.interval_s,
         )
+        self._metrics = self._serve_metrics()
         self._sinks = open_sinks(
             settings.sinks,
             publish=self._broker.publish if self._broker else lambda _topic, _payload: None,
             topic=results_topic(device.fleet, device.id),
+            action=settings.action,
         )
         self._looked_at = self._measure_from = float("-inf")
+        self._systemd = SystemdNotifier()
+        self._classifying_since: float | None = None
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
             for name, target in (
                 ("frames", self._serve_frames),
                 ("updates", self._follow_channel),
                 ("status", self._send_status),
+                ("watchdog", self._say_alive),
             )
         ]
 
@@ -186,9 +203,11 @@ class Daemon:
             self._broker.start()
         for thread in self._threads:
             thread.start()
+        self._systemd.ready()
 
     def stop(self) -> None:
         """End all threads; an update on its way is abandoned, which is as safe as a power cut."""
+        self._systemd.stopping()
         self._stop.set()
         self._may_serve.set()
         self._doorbell.close()
@@ -201,11 +220,13 @@ class Daemon:
             thread.join(max(deadline - time.monotonic(), 0))
         for sink in self._sinks:
             sink.close()
+        if self._metrics:
+            self._metrics.shutdown()
         if self._broker:
             self._broker.stop()
 
     def look_again(self) -> None:
-        """Somebody left a bundle, or wants the store looked at now."""
+        """Somebody left a bundle, or wants the channel's release now."""
         self._look_now = True
         self._doorbell.nudge()
 
@@ -219,8 +240,30 @@ class Daemon:
             topic=announcement_topic(device.fleet, device.channel),
             online_topic=online_topic(device.fleet, device.id),
             on_message=self._doorbell.ring,
-            on_connection=lambda: self._board.send_again(),  # noqa: PLW0108 - made before the board
+            on_connection=self._greet,
+            commands=(command_topic(device.fleet, device.id), self._obey),
         )
+
+    def _serve_metrics(self) -> HTTPServer | None:
+        if not self._settings.metrics.port:
+            return None
+        from edge_client.metrics import serve  # noqa: PLC0415 - 2 MB that most devices do not need
+
+        return serve(self._settings.metrics, lambda: self._board.status)
+
+    def _greet(self) -> None:
+        """Publish what is retained anew: the broker may have forgotten it."""
+        self._board.send_again()
+        home = self._settings.homeassistant
+        if home.discovery and self._broker:
+            device = self._settings.device
+            for topic, payload in discovery_messages(home.prefix, device.fleet, device.id).items():
+                self._broker.publish_state(topic, payload)
+
+    def _obey(self, payload: bytes) -> None:
+        """Somebody asks for the channel's release; whoever it is, only what is signed for it is taken."""
+        if payload == INSTALL:
+            self.look_again()
 
     # Status
 
@@ -251,6 +294,16 @@ class Daemon:
             probation=self._slots.probation is not None,
             **changes,
         )
+
+    def _say_alive(self) -> None:
+        """Feed systemd's watchdog while the threads live and no picture takes for ever."""
+        while self._systemd.interval_s is not None and not self._stop.wait(self._systemd.interval_s):
+            since = self._classifying_since
+            stuck = since is not None and time.monotonic() - since > STUCK_S
+            if stuck or not all(thread.is_alive() for thread in self._threads):
+                logger.error("the daemon is stuck: systemd's watchdog is not fed any more")
+                return
+            self._systemd.alive()
 
     # Frames
 
@@ -283,6 +336,7 @@ class Daemon:
             classifier = self._holder.current
             if classifier is None:
                 continue  # cannot be: a classifier is only ever replaced by another
+            self._classifying_since = time.monotonic()
             try:
                 answer = classifier.classify(frame.pixels)
             except EdgeError as e:
@@ -291,6 +345,8 @@ class Daemon:
                 failing = True
                 self._watch(operator.methodcaller("failed", str(e)), classifier.release)
                 continue
+            finally:
+                self._classifying_since = None
             failing = False
             self._hand_out(frame, answer, classifier.release)
 
@@ -344,7 +400,7 @@ class Daemon:
             self._take_bundle()
             if ring is None and not self._look_now and time.monotonic() < next_look:
                 continue
-            self._look_now = False
+            asked_for, self._look_now = self._look_now, False
             if ring is not None:
                 announced = self._read_announcement(ring.payload)
                 if announced == self._slots.current:
@@ -355,7 +411,7 @@ class Daemon:
                 awaited, failures = Awaited(announced, ring.arrived), 0
             self._stop.wait(max(self._looked_at + SHORTEST_LOOK_INTERVAL_S - time.monotonic(), 0))
             self._measure_from = awaited.since if awaited else time.monotonic()
-            settled = self._look(awaited.release if awaited else None)
+            settled = self._look(awaited.release if awaited else None, asked_for=asked_for)
             self._looked_at = time.monotonic()
             failures = 0 if settled else failures + 1
             if settled or failures >= len(RETRY_DELAYS_S):
@@ -377,13 +433,19 @@ class Daemon:
             return
         self._look_now = False
         self._measure_from = time.monotonic()
-        self._look(None, of_bundle(self._settings, bundle))
+        self._look(None, of_bundle(self._settings, bundle), asked_for=True)
         forget_bundle(self._settings.device.state_dir)
 
-    def _look(self, announced: str | None, settings: Settings | None = None) -> bool:
+    def _look(
+        self, announced: str | None, settings: Settings | None = None, *, asked_for: bool = False
+    ) -> bool:
         """Look once and show what came of it; False if looking again soon may help."""
         try:
-            outcome = self._take_newest(settings or self._settings, expecting=announced is not None)
+            outcome = self._take_newest(
+                settings or self._settings,
+                expecting=announced is not None,
+                allowed=asked_for or self._settings.update.automatic,
+            )
         except RefusedError as e:
             self._show_slots(last_error=str(e), refused=self._last_refused())
             return True
@@ -398,7 +460,7 @@ class Daemon:
             return True
         return self._show_outcome(outcome, announced)
 
-    def _take_newest(self, settings: Settings, *, expecting: bool) -> UpdateOutcome:
+    def _take_newest(self, settings: Settings, *, expecting: bool, allowed: bool) -> UpdateOutcome:
         """Look in a child process; what it took serves afterwards."""
         try:
             outcome = look_in_child(
@@ -406,6 +468,7 @@ class Daemon:
                 self._software,
                 lambda: self._board.change(state="updating"),
                 expecting=expecting,
+                allowed=allowed,
             )
         finally:
             self._slots.reload()  # what was refused, too
@@ -434,7 +497,12 @@ class Daemon:
         if outcome.decision is Decision.TAKE:
             logger.info("release %s serves; %d bytes pulled", outcome.release, outcome.bytes_pulled)
             self._may_serve.set()
-        self._show_slots(last_error=error or self._source_fault, refused=refused)
+        self._show_slots(
+            last_error=error or self._source_fault,
+            refused=refused,
+            latest=outcome.release,
+            why=explain_outcome(outcome, self._settings.device.channel),
+        )
         return announced in {None, outcome.release}
 
     def _before_swap(self, release: str, bytes_pulled: int) -> None:
@@ -504,7 +572,11 @@ class Daemon:
         self._recent = RecentAnswers(self._settings.probation.unsure_below)
         self._holder.swap(old)
         self._slots.clean_slots()
-        self._show_slots(last_error=f"release {broken}: {reason}", refused=broken)
+        self._show_slots(
+            last_error=f"release {broken}: {reason}",
+            refused=broken,
+            why=f"release {broken} was {reason}",
+        )
 
     def _last_refused(self) -> str | None:
         return next(reversed(self._slots.refused), None)
@@ -519,6 +591,16 @@ class Daemon:
             logger.warning("%s", e)
             self._board.change(last_error=str(e))
             return None
+
+
+def explain_outcome(outcome: UpdateOutcome, channel: str) -> str:
+    """Say why the serving release serves, given what a look came to."""
+    if outcome.decision in {Decision.SERVES, Decision.TAKE}:
+        return f"channel {channel} points to it"
+    other = f"channel {channel} points to {outcome.release}, which"
+    if outcome.decision is Decision.NOT_IN_SHARE:
+        return f"{other} is for {outcome.share_percent:g}% of the devices so far; this one is not among them"
+    return f"{other} {outcome.decision.value}{': ' if outcome.reason else ''}{outcome.reason}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -570,6 +652,22 @@ def running_process(state_dir: Path) -> int | None:
             return None if _try_lock(file.fileno()) else int(file.read() or 0) or None
     except (OSError, ValueError):
         return None
+
+
+def nudge(state_dir: Path) -> None:
+    """Make the daemon look now, and take what it finds.
+
+    Raises: DeviceError if there is none, or it may not be told.
+    """
+    process = running_process(state_dir)
+    if process is None:
+        msg = f"{state_dir}: no daemon runs; start `edge-client run`"
+        raise DeviceError(msg)
+    try:
+        os.kill(process, signal.SIGHUP)
+    except OSError as e:
+        msg = f"the daemon (process {process}) cannot be told: {e.strerror}; run this as its user, or as root"
+        raise DeviceError(msg) from e
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -52,6 +52,7 @@ class BrokerConnection:
         online_topic: str,
         on_message: Callable[[bytes], None],
         on_connection: Callable[[], None],
+        commands: tuple[str, Callable[[bytes], None]] | None = None,
     ) -> None:
         """Prepare; `start` connects.
 
@@ -61,6 +62,7 @@ class BrokerConnection:
             topic: Subscribed at every connect.
             online_topic: Retained `online`, and `offline` as last will.
             on_message: Gets each payload of `topic` in paho's thread; only hands over.
+            commands: Another topic that is subscribed, and who gets its payloads, in the same way.
             on_connection: Called in paho's thread after a connect, for retained state to be published anew.
         Raises: SettingsError if password, CA or certificate cannot be read.
         """
@@ -68,7 +70,7 @@ class BrokerConnection:
         self._client_id = client_id
         self._topic = topic
         self._online_topic = online_topic
-        self._on_message = on_message
+        self._handlers = {topic: on_message} | (dict([commands]) if commands else {})
         self._on_connection = on_connection
         self._drops: deque[float] = deque(maxlen=_TAKEOVERS)
         self._dropping = False
@@ -144,7 +146,7 @@ class BrokerConnection:
             )
             return
         logger.info("MQTT broker %s: connected as %s", self.address, self._client_id)
-        client.subscribe(self._topic, qos=1)
+        client.subscribe([(topic, 1) for topic in self._handlers])
         client.publish(self._online_topic, ONLINE, qos=1, retain=True)
         self._on_connection()
 
@@ -187,7 +189,8 @@ class BrokerConnection:
             )
 
     def _received(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
-        self._on_message(bytes(message.payload))
+        if handler := self._handlers.get(message.topic):
+            handler(bytes(message.payload))
 
 
 def open_client(settings: BrokerSettings, client_id: str) -> paho.Client:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError
-from edge_client.daemon import running_process, state_lock
+from edge_client.daemon import nudge, running_process, state_lock
 from edge_client.inference.swap import ClassifierHolder
 from edge_client.telemetry import read_status
 from edge_client.update.bundle import BundleFetcher
@@ -33,9 +31,8 @@ def import_bundle(settings: Settings, bundle: Path) -> str:
     """
     state_dir = settings.device.state_dir
     BundleFetcher(bundle).close()
-    process = running_process(state_dir)
-    if process is not None:
-        return _through_daemon(settings, bundle, process)
+    if running_process(state_dir) is not None:
+        return _through_daemon(settings, bundle)
     with state_lock(state_dir):
         slots, software, threads = Slots(state_dir), this_software(), settings.device.threads
         outcome = look_in_child(of_bundle(settings, bundle), software, lambda: None, expecting=True)
@@ -46,7 +43,7 @@ def import_bundle(settings: Settings, bundle: Path) -> str:
         return f"release {outcome.release} {outcome.decision.value}. {outcome.reason}".rstrip(". ")
 
 
-def _through_daemon(settings: Settings, bundle: Path, process: int) -> str:
+def _through_daemon(settings: Settings, bundle: Path) -> str:
     """Leave the bundle to the daemon and wait until it has dealt with it.
 
     Raises: DeviceError if it does not, or took nothing.
@@ -54,11 +51,10 @@ def _through_daemon(settings: Settings, bundle: Path, process: int) -> str:
     state_dir = settings.device.state_dir
     place = hand_over(bundle, state_dir)
     try:
-        os.kill(process, signal.SIGHUP)
-    except OSError as e:
+        nudge(state_dir)
+    except DeviceError:
         forget_bundle(state_dir)
-        msg = f"the daemon (process {process}) cannot be told: {e.strerror}; run this as its user, or as root"
-        raise DeviceError(msg) from e
+        raise
     deadline = time.monotonic() + settings.update.look_timeout_s
     while place.exists():
         if running_process(state_dir) is None or time.monotonic() > deadline:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.names import check_name
 from edge_client.sinks import SinkSettings
+from edge_client.sinks.action import ActionSettings
 from edge_client.sources import SourceSettings
 from edge_client.update.probation import ProbationSettings
 
@@ -122,6 +123,7 @@ class UpdateSettings:
     """Section [update].
 
     Attributes:
+        automatic: Take a release as soon as it is there; else only when somebody asks for it.
         poll_s: Look at the store this often without an announcement.
         look_timeout_s: Longest look at the store, with all that it downloads.
         self_test_timeout_s: Longest self-test.
@@ -130,6 +132,7 @@ class UpdateSettings:
         min_free_bytes: Space that an update leaves free.
     """
 
+    automatic: bool = True
     poll_s: float = 3600.0
     look_timeout_s: float = 1800.0
     self_test_timeout_s: float = 120.0
@@ -150,6 +153,32 @@ class StatusSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class HomeAssistantSettings:
+    """Section [homeassistant].
+
+    Attributes:
+        discovery: Tell Home Assistant of this device.
+        prefix: First part of its discovery topics.
+    """
+
+    discovery: bool = False
+    prefix: str = "homeassistant"
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricsSettings:
+    """Section [metrics].
+
+    Attributes:
+        port: Metrics are at http://<host>:<port>/metrics; 0: nowhere.
+        host: Address to listen at.
+    """
+
+    port: int = 0
+    host: str = "127.0.0.1"
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """All of them; `file` is where they were read."""
 
@@ -163,6 +192,9 @@ class Settings:
     status: StatusSettings
     source: SourceSettings
     sinks: SinkSettings
+    action: ActionSettings
+    homeassistant: HomeAssistantSettings
+    metrics: MetricsSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +216,9 @@ SECTIONS: dict[str, type[Any]] = {
     "status": StatusSettings,
     "source": SourceSettings,
     "sinks": SinkSettings,
+    "action": ActionSettings,
+    "homeassistant": HomeAssistantSettings,
+    "metrics": MetricsSettings,
 }
 # Settings that name a file or folder: relative ones are relative to the settings file.
 _PATHS = {
@@ -256,12 +291,14 @@ def find_faults(settings: Settings) -> list[str]:
         (s.update.max_release_bytes > 0, "[update] max_release_bytes: above 0"),
         (s.update.min_free_bytes >= 0, "[update] min_free_bytes: 0 or more"),
         (_is_positive(s.status.interval_s), "[status] interval_s: above 0"),
+        (0 <= s.metrics.port <= 65535, "[metrics] port: 1 to 65535, or 0 for none"),
     ]
     faults = [message for holds, message in checks if not holds]
     for section, name, value in (
         ("device", "id", s.device.id),
         ("device", "fleet", s.device.fleet),
         ("device", "channel", s.device.channel),
+        ("homeassistant", "prefix", s.homeassistant.prefix),
     ):
         try:
             check_name(value, f"[{section}] {name}")
@@ -270,6 +307,7 @@ def find_faults(settings: Settings) -> list[str]:
     faults += [f"[probation] {fault}" for fault in s.probation.faults()]
     faults += [f"[source] {fault}" for fault in s.source.faults()]
     faults += [f"[sinks] {fault}" for fault in s.sinks.faults()]
+    faults += [f"[action] {fault}" for fault in s.action.faults()]
     return faults
 
 

@@ -32,6 +32,8 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
         probation: Whether the serving release is watched still, and may go back.
         release: Id of the serving release.
         previous: Id of the release kept for a way back.
+        latest: Release that the signed channel pointed to when this device looked last.
+        why: Why this release serves, in a sentence.
         runtime: Name and version of the TFLite runtime.
         last_error: Why the last update attempt failed, in one paragraph; None after a success.
         refused: Release that was refused on this device, and is not tried again.
@@ -47,6 +49,8 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
     probation: bool = False
     release: str | None = None
     previous: str | None = None
+    latest: str | None = None
+    why: str = ""
     runtime: str = ""
     last_error: str | None = None
     refused: str | None = None

@@ -72,6 +72,11 @@ def online_topic(fleet: str, device_id: str) -> str:
     return f"{_device(fleet, device_id)}/online"
 
 
+def command_topic(fleet: str, device_id: str) -> str:
+    """Topic on which somebody may ask a device to take the channel's release now."""
+    return f"{_device(fleet, device_id)}/update"
+
+
 def results_topic(fleet: str, device_id: str) -> str:
     """Topic of a device's classifications (not retained)."""
     return f"{_device(fleet, device_id)}/results"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_client.contract.messages import Result
+    from edge_client.sinks.action import ActionSettings
 
 # Two files of this size hold about 60,000 results.
 DEFAULT_MAX_BYTES = 10_000_000
@@ -53,7 +54,11 @@ class SinkSettings:
 
 
 def open_sinks(
-    settings: SinkSettings, *, publish: Callable[[str, bytes], None], topic: str
+    settings: SinkSettings,
+    *,
+    publish: Callable[[str, bytes], None],
+    topic: str,
+    action: ActionSettings | None = None,
 ) -> tuple[Sink, ...]:
     """Build the sinks that the settings name.
 
@@ -61,6 +66,7 @@ def open_sinks(
         settings: Which ones.
         publish: Hands (topic, payload) to the broker's client; must not wait for the network.
         topic: Results topic of this device.
+        action: Commands to run; None: none.
     Raises: SettingsError with all faults; DeviceError if the file cannot be opened.
     """
     faults = settings.faults()
@@ -77,4 +83,8 @@ def open_sinks(
     elif settings.json_lines:
         path = Path(settings.json_lines).expanduser()
         sinks.append(JsonLines(path, max_bytes=settings.json_lines_max_bytes))
+    if action is not None and action.names():
+        from edge_client.sinks.action import ActionSink  # noqa: PLC0415
+
+        sinks.append(ActionSink(action))
     return tuple(sinks)

@@ -52,6 +52,7 @@ class Report(Document, frozen=True, kw_only=True):
         reason: Why it was refused before; empty otherwise.
         error: Name of the error's class; empty if there was none.
         message: Its text.
+        share_percent: Share of devices that may take the release.
     """
 
     decision: str
@@ -60,10 +61,11 @@ class Report(Document, frozen=True, kw_only=True):
     reason: str
     error: str
     message: str
+    share_percent: float = 100.0
 
 
 def look_in_child(
-    settings: Settings, software: str, on_take: Callable[[], None], *, expecting: bool
+    settings: Settings, software: str, on_take: Callable[[], None], *, expecting: bool, allowed: bool = True
 ) -> UpdateOutcome:
     """Look once.
 
@@ -72,6 +74,7 @@ def look_in_child(
         expecting: Whether a new release was announced: its self-test then starts at once.
         software: See `this_software`.
         on_take: Called when a release is going to be taken.
+        allowed: Whether one may be taken now.
     Raises: What `ReleaseUpdater.look` raises; TransportError if it took too long; DeviceError if the child
         cannot be started or crashed.
     """
@@ -95,7 +98,7 @@ def look_in_child(
     timer.start()
     with child:
         try:
-            said = _talk(child, pickle.dumps((settings, software)), on_take)
+            said = _talk(child, pickle.dumps((settings, software, allowed)), on_take)
         except BaseException:
             child.kill()
             raise
@@ -134,4 +137,6 @@ def _read_report(returncode: int, said: bytes) -> UpdateOutcome:
         raise DeviceError(msg) from e
     if report.error:
         raise ERRORS.get(report.error, DeviceError)(report.message)
-    return UpdateOutcome(Decision[report.decision], report.release, report.bytes_pulled, report.reason)
+    return UpdateOutcome(
+        Decision[report.decision], report.release, report.bytes_pulled, report.reason, report.share_percent
+    )

@@ -46,12 +46,12 @@ def _main(test: subprocess.Popen[bytes] | None) -> int:
     from edge_client.update.look import ERRORS, LOG_FORMAT, Report  # noqa: PLC0415
 
     # From the daemon that started this process, and from nobody else.
-    settings, software = pickle.load(sys.stdin.buffer)  # noqa: S301
+    settings, software, allowed = pickle.load(sys.stdin.buffer)  # noqa: S301
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     logging.getLogger("tuf").setLevel(logging.WARNING)
     out = sys.stdout.buffer
     try:
-        outcome = _look(settings, software, test, out)
+        outcome = _look(settings, software, test, out, allowed=allowed)
     except EdgeError as e:
         error = next(name for name, kind in ERRORS.items() if isinstance(e, kind))
         report = Report(decision="", release="", bytes_pulled=0, reason="", error=error, message=str(e))
@@ -63,6 +63,7 @@ def _main(test: subprocess.Popen[bytes] | None) -> int:
             reason=outcome.reason,
             error="",
             message="",
+            share_percent=outcome.share_percent,
         )
     out.write(encode_document(report))
     out.flush()
@@ -70,7 +71,12 @@ def _main(test: subprocess.Popen[bytes] | None) -> int:
 
 
 def _look(
-    settings: Settings, software: str, test: subprocess.Popen[bytes] | None, out: BinaryIO
+    settings: Settings,
+    software: str,
+    test: subprocess.Popen[bytes] | None,
+    out: BinaryIO,
+    *,
+    allowed: bool,
 ) -> UpdateOutcome:
     # python-tuf imports signers that a device never needs, and boto3 with them where it is installed;
     # msgspec looks for what `typing` of old Pythons lacked.
@@ -93,6 +99,7 @@ def _look(
         lambda: open_repository(settings),
         software=software,
         open_self_test=lambda: start_self_test(settings.update, settings.device.threads, test),
+        allowed=allowed,
         on_take=tell,
     )
     return updater.look()

@@ -46,6 +46,7 @@ class Decision(enum.Enum):
     SERVES = "serves already"
     NOT_IN_SHARE = "is for a share of devices that this one is not in yet"
     REFUSED = "was refused on this device before"
+    HELD = "waits for somebody to ask for it (`edge-client update`)"
     TAKE = "is to be taken"
 
 
@@ -62,25 +63,40 @@ class UpdateOutcome:
         release: Release that the signed channel points to.
         bytes_pulled: Bytes read from the store.
         reason: Why it was refused before; empty otherwise.
+        share_percent: Share of devices that may take it.
     """
 
     decision: Decision
     release: str
     bytes_pulled: int
     reason: str = ""
+    share_percent: float = 100.0
 
 
 def decide(
-    channel: ChannelDocument, device_id: str, current: str | None, refused: dict[str, str]
+    channel: ChannelDocument,
+    device_id: str,
+    current: str | None,
+    refused: dict[str, str],
+    *,
+    allowed: bool = True,
 ) -> Decision:
-    """Return what a signed pointer means for one device."""
+    """Return what a signed pointer means for one device.
+
+    Args:
+        channel: The pointer.
+        device_id: Decides the rollout share.
+        current: Release that serves; a first one is taken in any case.
+        refused: Releases that failed here.
+        allowed: Whether a release may be taken now.
+    """
     if channel.release == current:
         return Decision.SERVES
     if not in_rollout(device_id, channel.release, channel.share_percent):
         return Decision.NOT_IN_SHARE
     if channel.release in refused:
         return Decision.REFUSED
-    return Decision.TAKE
+    return Decision.TAKE if allowed or current is None else Decision.HELD
 
 
 class ReleaseUpdater:
@@ -97,6 +113,7 @@ class ReleaseUpdater:
         software: str | None = None,
         open_self_test: Callable[[], SelfTest] | None = None,
         threads: int = 1,
+        allowed: bool = True,
         on_take: Callable[[str], None] = lambda _release: None,
     ) -> None:
         """Build an updater.
@@ -110,6 +127,7 @@ class ReleaseUpdater:
             software: See `this_software`, which is the default.
             open_self_test: Starts the child that tries a release; default: when one is going to be fetched.
             threads: Threads of the interpreter.
+            allowed: Whether a release may be taken now.
             on_take: Told the release that is going to be taken.
         """
         self._device_id = device_id
@@ -119,6 +137,7 @@ class ReleaseUpdater:
         self._open_repository = open_repository
         self._software = software
         self._open_self_test = open_self_test or functools.partial(start_self_test, settings, threads)
+        self._allowed = allowed
         self._on_take = on_take
 
     def look(self) -> UpdateOutcome:
@@ -135,14 +154,16 @@ class ReleaseUpdater:
             repository.refresh()
             channel = repository.channel(self._channel)
             release = check_name(channel.release, "release id")
-            decision = decide(channel, self._device_id, self._slots.current, self._slots.refused)
+            decision = decide(
+                channel, self._device_id, self._slots.current, self._slots.refused, allowed=self._allowed
+            )
             if decision is not Decision.TAKE:
                 self._slots.drop_staged()  # the channel moved on before it was complete
             else:
                 with refusing(self._slots, release, software):
                     self._take(repository, release)
             reason = self._slots.refused.get(release, "")
-            return UpdateOutcome(decision, release, repository.bytes_pulled, reason)
+            return UpdateOutcome(decision, release, repository.bytes_pulled, reason, channel.share_percent)
 
     def _take(self, repository: TrustedRepository, release: str) -> None:
         self._on_take(release)

@@ -9,10 +9,12 @@ import contextlib
 import itertools
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 import uuid
 from pathlib import Path
 
@@ -25,7 +27,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_client.contract.documents import encode_document
 from edge_client.contract.messages import Announcement, DeviceStatus, Result
-from edge_client.contract.names import announcement_topic, online_topic, results_topic, status_topic
+from edge_client.contract.names import (
+    announcement_topic,
+    command_topic,
+    online_topic,
+    results_topic,
+    status_topic,
+)
 from tests.fakes.tiny_model import plain_picture, tiny_model
 from tests.fakes.tiny_release import png, tiny_release
 
@@ -560,3 +568,70 @@ def test_the_state_folder_holds_nothing_superfluous_after_kills(daemon, watcher,
     names = {path.name for path in daemon.state_dir.iterdir()}
     assert names <= {"slots", "slots.json", "status.json", "metadata", "lock", "incoming"}
     assert len(list((daemon.state_dir / "slots").iterdir())) == 2
+
+
+def wait_held(watcher, release):
+    return watcher.wait_status(lambda s: s.latest == release, f"release {release} to be known")
+
+
+def test_a_release_waits_until_somebody_asks_for_it(daemon, watcher, repository):
+    """By the command line, and by the broker as Home Assistant's button does it."""
+    daemon.settings["update"] |= {"automatic": False}
+    first = repository.publish_tiny(0).release
+    daemon.start()
+    watcher.wait_release(first)
+    second = repository.publish_tiny(1).release
+    watcher.announce(second)
+    held = wait_held(watcher, second)
+    assert held.release == first
+    assert "waits for somebody to ask" in held.why
+    assert daemon.ask("update").returncode == 0
+    status = watcher.wait_release(second)
+    assert status.why == "channel stable points to it"
+    third = repository.publish_tiny(2).release
+    watcher.announce(third)
+    assert wait_held(watcher, third).release == second
+    watcher._client.publish(command_topic(watcher.fleet, DEVICE), b"anything else", qos=1)
+    watcher._client.publish(command_topic(watcher.fleet, DEVICE), b"install", qos=1)
+    watcher.wait_release(third)
+
+
+def test_the_update_command_needs_a_daemon(daemon):
+    told = daemon.ask("update")
+    assert told.returncode == 5
+    assert "no daemon runs" in told.stderr
+
+
+def test_home_assistant_finds_the_device_and_metrics_are_served(daemon, watcher, repository, mqtt_broker):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    prefix = f"ha-{watcher.fleet}"
+    daemon.settings |= {"homeassistant": {"discovery": True, "prefix": prefix}, "metrics": {"port": port}}
+    told: dict[str, bytes] = {}
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
+    client.on_message = lambda _c, _u, message: told.__setitem__(message.topic, bytes(message.payload))
+    client.connect(mqtt_broker.host, mqtt_broker.port)
+    client.loop_start()
+    client.subscribe(f"{prefix}/#", qos=1)
+    try:
+        release = repository.publish_tiny(0).release
+        daemon.start()
+        watcher.wait_release(release)
+        wait_until(lambda: len(told) == 4, "four entities")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            assert f'release="{release}"' in answer.read().decode()
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def test_a_command_runs_when_its_label_comes(daemon, watcher, serving, tmp_path):
+    assert daemon.terminate() == 0
+    seen = tmp_path / "seen"
+    daemon.settings["action"] = {"labels": "green", "on_command": f"touch '{seen}'"}
+    daemon.start()
+    daemon.drop("red")
+    name = daemon.drop("green")
+    watcher.wait(lambda w: any(result.source == name for result in w.results), "the answer")
+    wait_until(seen.exists, "the command")

@@ -58,6 +58,7 @@ def test_a_daemon_killed_in_an_update_serves_and_finishes_it(daemon, watcher, re
             assert_answers(daemon, watcher, release)
             watcher.results.clear()
             faults.record("random moment of an update, the real daemon under load", "killed", "")
+    assert daemon.terminate() == 0
     left = {path.name for path in daemon.state_dir.iterdir()} - {"lock", "status.json"}
     assert left <= {"slots", "slots.json", "metadata", "incoming"}
     assert len(list((daemon.state_dir / "slots").iterdir())) <= 2

@@ -431,6 +431,20 @@ def test_what_a_pointer_means(release, share, current, refused, expected):
     assert decide(channel, "camera-1", current, refused) is expected
 
 
+@pytest.mark.parametrize(
+    ("release", "current", "refused", "expected"),
+    [
+        ("b", "a", {}, Decision.HELD),
+        ("b", None, {}, Decision.TAKE),
+        ("a", "a", {}, Decision.SERVES),
+        ("b", "a", {"b": "no"}, Decision.REFUSED),
+    ],
+)
+def test_a_release_that_may_not_be_taken_is_held_unless_nothing_serves(release, current, refused, expected):
+    channel = ChannelDocument(channel="stable", release=release)
+    assert decide(channel, "camera-1", current, refused, allowed=False) is expected
+
+
 def test_a_self_test_that_never_ends_is_ended(device, repository, serving, monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import threading; threading.Event().wait()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -1,0 +1,73 @@
+"""Home Assistant finds the device by itself: its answer, its confidence, its release with an update button.
+
+Source: Home Assistant's MQTT integration, discovery messages `<prefix>/<component>/<id>/config`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from edge_client import __version__
+from edge_client.contract.names import command_topic, online_topic, results_topic, status_topic
+
+INSTALL = b"install"
+
+
+def discovery_messages(prefix: str, fleet: str, device_id: str) -> dict[str, bytes]:
+    """Return retained payloads by topic; an empty payload under the same topic takes an entity away."""
+    node = f"{fleet}_{device_id}".replace(".", "_")  # their ids have no dots
+    results, status = results_topic(fleet, device_id), status_topic(fleet, device_id)
+    common = {
+        "availability_topic": online_topic(fleet, device_id),
+        "device": {"identifiers": [f"edge-client_{node}"], "name": device_id, "sw_version": __version__},
+        "origin": {"name": "edge-client", "sw_version": __version__},
+    }
+    entities: dict[str, tuple[str, dict[str, object]]] = {
+        "label": ("sensor", {"name": "Label", "state_topic": results, "value_template": _field("label")}),
+        "confidence": (
+            "sensor",
+            {
+                "name": "Confidence",
+                "state_topic": results,
+                "value_template": "{{ (value_json.confidence * 100) | round(1) }}",
+                "unit_of_measurement": "%",
+                "state_class": "measurement",
+            },
+        ),
+        "latency": (
+            "sensor",
+            {
+                "name": "Latency",
+                "state_topic": status,
+                "value_template": _field("latency_ms"),
+                "unit_of_measurement": "ms",
+                "state_class": "measurement",
+                "entity_category": "diagnostic",
+            },
+        ),
+        "model": (
+            "update",
+            {
+                "name": "Model",
+                "state_topic": status,
+                "value_template": (
+                    "{{ {'installed_version': value_json.release or 'none', "
+                    "'latest_version': value_json.latest or value_json.release or 'none', "
+                    "'in_progress': value_json.state == 'updating'} | to_json }}"
+                ),
+                "command_topic": command_topic(fleet, device_id),
+                "payload_install": INSTALL.decode(),
+                "entity_category": "config",
+            },
+        ),
+    }
+    return {
+        f"{prefix}/{component}/{node}/{name}/config": msgspec.json.encode(
+            {**common, **entity, "unique_id": f"edge-client_{node}_{name}"}
+        )
+        for name, (component, entity) in entities.items()
+    }
+
+
+def _field(name: str) -> str:
+    return f"{{{{ value_json.{name} }}}}"

@@ -1,0 +1,77 @@
+"""What Home Assistant is told: topics that exist, templates that fit the messages."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from edge_client.contract.messages import DeviceStatus, Result
+from edge_client.contract.names import command_topic, online_topic, results_topic, status_topic
+from edge_client.homeassistant import INSTALL, discovery_messages
+
+jinja2 = pytest.importorskip("jinja2", reason="templates are Home Assistant's to render")
+
+MESSAGES = {
+    topic: json.loads(payload)
+    for topic, payload in discovery_messages("homeassistant", "f.1", "pi-1").items()
+}
+
+
+def rendered(name: str, message: object) -> str:
+    [config] = [config for topic, config in MESSAGES.items() if topic.endswith(f"/{name}/config")]
+    environment = jinja2.Environment()
+    environment.filters["to_json"] = json.dumps
+    value = json.loads(msgspec.json.encode(message))
+    return str(environment.from_string(config["value_template"]).render(value_json=value))
+
+
+RESULT = Result(
+    device="pi-1",
+    source="x",
+    frame=1,
+    label="ripe",
+    confidence=0.876,
+    top={"ripe": 0.876},
+    release="a",
+    latency_ms=1.0,
+    at="now",
+)
+
+
+def status(**fields) -> DeviceStatus:
+    return DeviceStatus(device="pi-1", channel="stable", **{"state": "serving", **fields})
+
+
+def test_topics_are_those_of_the_device():
+    topics = {config["state_topic"] for config in MESSAGES.values()}
+    assert topics == {results_topic("f.1", "pi-1"), status_topic("f.1", "pi-1")}
+    assert {config["availability_topic"] for config in MESSAGES.values()} == {online_topic("f.1", "pi-1")}
+    assert all(topic.startswith("homeassistant/") and "." not in topic for topic in MESSAGES)
+    assert len({config["unique_id"] for config in MESSAGES.values()}) == len(MESSAGES) == 4
+
+
+def test_sensors_show_the_answer():
+    assert rendered("label", RESULT) == "ripe"
+    assert rendered("confidence", RESULT) == "87.6"
+
+
+@pytest.mark.parametrize(
+    ("fields", "installed", "latest", "busy"),
+    [
+        ({"release": "a", "latest": "b"}, "a", "b", False),
+        ({"release": "a"}, "a", "a", False),
+        ({"release": "a", "latest": "a", "state": "updating"}, "a", "a", True),
+        ({"state": "waiting"}, "none", "none", False),
+    ],
+)
+def test_the_update_entity_shows_both_releases(fields, installed, latest, busy):
+    told = json.loads(rendered("model", status(**fields)))
+    assert told == {"installed_version": installed, "latest_version": latest, "in_progress": busy}
+
+
+def test_its_button_asks_on_the_devices_topic():
+    [config] = [config for topic, config in MESSAGES.items() if "/update/" in topic]
+    assert config["command_topic"] == command_topic("f.1", "pi-1")
+    assert config["payload_install"].encode() == INSTALL

@@ -1,0 +1,87 @@
+"""What Prometheus reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from edge_client.contract.errors import SettingsError
+from edge_client.contract.messages import DeviceStatus, UpdateFigures
+from edge_client.metrics import CONTENT_TYPE, render, serve
+from edge_client.settings import MetricsSettings
+
+STATUS = DeviceStatus(
+    device="pi-1",
+    channel="stable",
+    state="serving",
+    runtime='LiteRT "2"\n',
+    release="a1",
+    latest="b2",
+    frames=12_345_678,
+    latency_ms=2.5,
+    last_error="no network",
+    update=UpdateFigures(release="a1", bytes_pulled=1000, seconds=0.25),
+)
+LINE = re.compile(r'edge_client_[a-z_]+\{(?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)+\} [0-9.e+-]+')
+
+
+def value(text: str, name: str) -> float:
+    [line] = [line for line in text.splitlines() if line.startswith(f"edge_client_{name}{{")]
+    return float(line.rpartition(" ")[2])
+
+
+def test_each_line_is_well_formed_and_declared():
+    text = render(STATUS)
+    assert text.endswith("\n")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(LINE.fullmatch(line) for line in lines)
+    declared = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert {line.partition("{")[0] for line in lines} == declared
+
+
+def test_values_are_those_of_the_status():
+    text = render(STATUS)
+    assert value(text, "frames_total") == 12_345_678
+    assert value(text, "latency_seconds") == 0.0025
+    assert value(text, "update_bytes") == 1000
+    assert value(text, "up_to_date") == 0
+    assert value(text, "error") == 1
+    assert 'release="a1",latest="b2"' in text
+
+
+def test_what_is_not_known_is_left_out():
+    text = render(DeviceStatus(device="pi-1", channel="stable", state="starting"))
+    assert "latency" not in text
+    assert "update_seconds" not in text
+    assert value(text, "serving") == 0
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_it_is_served_on_loopback_and_nothing_else_is():
+    settings = MetricsSettings(port=free_port())
+    server = serve(settings, lambda: STATUS)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/metrics", timeout=5) as answer:
+            assert answer.headers["Content-Type"] == CONTENT_TYPE
+            assert answer.read().decode() == render(STATUS)
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/../etc/passwd", timeout=5)
+        with pytest.raises(SettingsError, match=r"\[metrics\].*free port"):
+            serve(settings, lambda: STATUS)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_nothing_listens_by_default():
+    assert dataclasses.asdict(MetricsSettings()) == {"port": 0, "host": "127.0.0.1"}
