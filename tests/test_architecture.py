@@ -86,6 +86,7 @@ def test_each_outside_party_has_one_room():
             "luigi_tasks/keys.py",
             "edge_client/update/trust.py",
             "edge_client/update/fetcher.py",
+            "edge_client/update/transfer.py",
         },
     }
     for package in ("edge_client", "luigi_tasks"):

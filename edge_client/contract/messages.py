@@ -6,6 +6,7 @@ from edge_client.contract.documents import Document
 
 ANNOUNCEMENT_LIMIT_BYTES = 4096
 STATUS_LIMIT_BYTES = 65536
+INBOX_RECORD_LIMIT_BYTES = 65536
 
 
 class Announcement(Document, frozen=True, kw_only=True):
@@ -98,3 +99,31 @@ class Result(Document, frozen=True, kw_only=True):
     release: str | None
     latency_ms: float
     at: str
+
+
+class InboxRecord(Document, frozen=True, kw_only=True):
+    """What a device says of a frame that it kept for labelling: `<name>.json` beside `<name>.jpg`.
+
+    Attributes:
+        device: Device id.
+        picture: Name of the picture beside it.
+        sha256: Hex digest of that file.
+        why: `unsure`, or `disagreement` between a serving release and the one beside it.
+        label: Best label, which is a suggestion only.
+        confidence: Its score in [0, 1].
+        top: The best labels with their scores, best first.
+        release: Id of the release that answered.
+        channel: Channel that the release serves.
+        at: UTC, ISO 8601.
+    """
+
+    device: str
+    picture: str
+    sha256: str
+    why: str
+    label: str
+    confidence: float
+    top: dict[str, float] = {}
+    release: str | None = None
+    channel: str = ""
+    at: str = ""

@@ -11,6 +11,8 @@ _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 METADATA_FOLDER = "metadata"
 TARGETS_FOLDER = "targets"
+# Frames that devices kept for labelling; unlike the other two, devices write here.
+INBOX_FOLDER = "inbox"
 
 MODEL_FILE = "model.tflite"
 COMPRESSED_MODEL_FILE = f"{MODEL_FILE}.zst"
@@ -55,6 +57,11 @@ def is_patch(file: str) -> bool:
 def channel_target(channel: str) -> str:
     """Signed target path of a channel's pointer."""
     return f"channels/{check_name(channel, 'channel')}.json"
+
+
+def inbox_key(device_id: str, file: str) -> str:
+    """Object key of a frame that a device kept, or of the record beside it."""
+    return f"{INBOX_FOLDER}/{check_name(device_id, 'device id')}/{check_name(file, 'inbox file')}"
 
 
 def announcement_topic(fleet: str, channel: str) -> str:

@@ -10,6 +10,7 @@ from edge_client.contract.documents import Document
 PREPROCESSING_ID = "area-bilinear-1"
 RELEASE_LIMIT_BYTES = 1 << 20
 CHANNEL_LIMIT_BYTES = 65536
+CONFIDENCE_BINS = 10
 SELF_TEST_TOLERANCE = 0.15  # int8 kernels of two runtimes differ by a few steps of 1/256
 
 
@@ -52,6 +53,18 @@ class SelfTestCase(Document, frozen=True, kw_only=True):
     picture: str = ""
 
 
+class HoldOut(Document, frozen=True, kw_only=True):
+    """How a release answered on the hold-out: what a device's own answers are compared with.
+
+    Attributes:
+        labels: How often each label was the answer, in the order of the release's labels.
+        confidence: How many answers fell into each of `CONFIDENCE_BINS` equal parts of [0, 1].
+    """
+
+    labels: tuple[int, ...]
+    confidence: tuple[int, ...]
+
+
 class ReleaseDocument(Document, frozen=True, kw_only=True):
     """`release.json`: what a device needs to run the model and a person to rebuild it.
 
@@ -69,6 +82,8 @@ class ReleaseDocument(Document, frozen=True, kw_only=True):
         snapshot: Digest of the pictures that made it.
         architecture: e.g. `mobilenet_v2_1.0_160`.
         accuracy: Hold-out accuracy of the file itself, in [0, 1].
+        hold_out: How the file itself answered there; None if that is not known.
+        device_class: Only devices of this class take it; empty: all do.
         calibration: Hex SHA-256 over the content hashes of the pictures that set the int8 ranges; it stays
             while the backbone does.
         made_with: Package and code versions.
@@ -89,6 +104,8 @@ class ReleaseDocument(Document, frozen=True, kw_only=True):
     snapshot: str = ""
     architecture: str = ""
     accuracy: float = 0.0
+    hold_out: HoldOut | None = None
+    device_class: str = ""
     calibration: str = ""
     made_with: dict[str, str] = {}
     settings: dict[str, str] = {}

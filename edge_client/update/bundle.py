@@ -13,13 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuf.api.exceptions import DownloadError, DownloadHTTPError
-
 from edge_client.contract.errors import InputError
 from edge_client.contract.names import METADATA_FOLDER, RELEASE_FILE, TARGETS_FOLDER, release_target
 from edge_client.files import disk_errors, read_release, sync_folder
 from edge_client.settings import read_credentials, read_root
-from edge_client.update.fetcher import CHUNK_BYTES, Fetcher, StoreFetcher
+from edge_client.update.fetcher import CHUNK_BYTES, Fetcher, StoreFetcher, absent, broken_off
 from edge_client.update.handover import BUNDLE_SCHEME
 from edge_client.update.trust import TrustedRepository
 from edge_client.update.updater import needed_files
@@ -98,8 +96,7 @@ class BundleFetcher(Fetcher):
         """See `Fetcher.fetch_from`."""
         member = self._members.get(url.removeprefix(self._base_url))
         if member is None:
-            msg = f"{url}: not in the bundle"
-            raise DownloadHTTPError(msg, 404)
+            raise absent(url, "not in the bundle")
         return offset, self._chunks(url, member, offset)
 
     def _chunks(self, url: str, member: tarfile.TarInfo, offset: int) -> Iterator[bytes]:
@@ -111,8 +108,7 @@ class BundleFetcher(Fetcher):
                 self.bytes_pulled += len(chunk)
                 yield chunk
         except (OSError, tarfile.TarError) as e:
-            msg = f"{url}: {e}"
-            raise DownloadError(msg) from e
+            raise broken_off(url, str(e)) from e
 
 
 class _Recorder(StoreFetcher):

@@ -36,6 +36,16 @@ _RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
 _RETRIES = urllib3.Retry(total=3, connect=2, read=1, redirect=3, status=0, backoff_factor=0.3)
 
 
+def absent(url: str, reason: str) -> Exception:
+    """Build the error that means to python-tuf: there is no such object."""
+    return DownloadHTTPError(f"{url}: {reason}", 404)
+
+
+def broken_off(url: str, reason: str) -> Exception:
+    """Build the error that means to python-tuf: it could not be read to its end."""
+    return DownloadError(f"{url}: {reason}")
+
+
 class Fetcher(FetcherInterface):
     """What `trust.py` reads through.
 

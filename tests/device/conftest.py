@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from edge_client.update.fetcher import StoreFetcher
 from edge_client.update.slots import Slots
 from edge_client.update.trust import TrustedRepository
 from edge_client.update.updater import Decision, ReleaseUpdater, UpdateOutcome, let_serve, this_software
+from tests.fakes.device_daemon import DaemonUnderTest, Watcher
 from tests.fakes.tiny_model import plain_picture
 from tests.fakes.tuf_repository import TufRepository
 
@@ -94,3 +96,33 @@ def repository() -> Iterator[TufRepository]:
 @pytest.fixture
 def device(tmp_path, repository) -> DeviceUnderTest:
     return DeviceUnderTest(tmp_path / "state", repository)
+
+
+@pytest.fixture
+def fleet() -> str:
+    return f"fleet-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def watcher(mqtt_broker, fleet):
+    watcher = Watcher(mqtt_broker, fleet)
+    yield watcher
+    watcher.close()
+
+
+@pytest.fixture
+def daemon(tmp_path, repository, mqtt_broker, fleet):
+    daemon = DaemonUnderTest(tmp_path, repository, mqtt_broker, fleet)
+    yield daemon
+    if daemon.process is not None and daemon.process.poll() is None:
+        daemon.process.kill()
+        daemon.process.wait()
+
+
+@pytest.fixture
+def serving(daemon, watcher, repository):
+    """The daemon runs and serves release 0; returns its id."""
+    release = repository.publish_tiny(0).release
+    daemon.start()
+    watcher.wait_release(release)
+    return release

@@ -17,7 +17,7 @@ from edge_client.update import handover
 from edge_client.update.bundle import BundleFetcher, export_bundle
 from edge_client.update.handover import BUNDLE_FILE
 from edge_client.update.slots import Slots
-from tests.device.test_daemon import assert_answers, daemon, fleet, serving, watcher  # noqa: F401 - fixtures
+from tests.fakes.device_daemon import assert_answers
 from tests.fakes.patches import zstd_patch
 from tests.fakes.tiny_release import tiny_release
 
@@ -173,7 +173,7 @@ def test_the_commands(bundle, orchard, capsys, tmp_path):
     assert main(["export", "--config", str(orchard.file), str(tmp_path / "again.tar")]) == 4
 
 
-def test_a_running_daemon_takes_a_bundle_between_two_frames(daemon, watcher, serving, repository, tmp_path):  # noqa: F811
+def test_a_running_daemon_takes_a_bundle_between_two_frames(daemon, watcher, serving, repository, tmp_path):
     second = repository.publish_tiny(1).release
     path = tmp_path / "stick.tar"
     export_bundle(load_settings(daemon.file), path)
@@ -187,7 +187,7 @@ def test_a_running_daemon_takes_a_bundle_between_two_frames(daemon, watcher, ser
     repository.start()
 
 
-def test_a_running_daemon_says_why_it_does_not_take_a_bundle(daemon, watcher, serving, repository, tmp_path):  # noqa: F811
+def test_a_running_daemon_says_why_it_does_not_take_a_bundle(daemon, watcher, serving, repository, tmp_path):
     repository.publish_tiny(1)
     path = tmp_path / "stick.tar"
     export_bundle(load_settings(daemon.file), path)

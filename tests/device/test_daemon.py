@@ -10,197 +10,26 @@ import itertools
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
 import uuid
-from pathlib import Path
 
-import msgspec
-import numpy as np
 import pytest
 from local_services import wait_until
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_client.contract.documents import encode_document
-from edge_client.contract.messages import Announcement, DeviceStatus, Result
+from edge_client.contract.messages import Announcement
 from edge_client.contract.names import (
-    announcement_topic,
     command_topic,
-    online_topic,
-    results_topic,
-    status_topic,
 )
-from tests.fakes.tiny_model import plain_picture, tiny_model
-from tests.fakes.tiny_release import png, tiny_release
+from tests.fakes.device_daemon import DEVICE, LIMIT_S, Watcher, assert_answers
+from tests.fakes.tiny_model import tiny_model
+from tests.fakes.tiny_release import tiny_release
 
 pytestmark = pytest.mark.slow
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-DEVICE = "camera-1"
-LIMIT_S = 20.0
-
-
-class Watcher:
-    """What any dashboard sees of the device."""
-
-    def __init__(self, broker, fleet: str) -> None:
-        self.fleet = fleet
-        self.status: DeviceStatus | None = None
-        self.online: str | None = None
-        self.results: list[Result] = []
-        self._changed = threading.Condition()
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"watcher-{uuid.uuid4().hex[:12]}")
-        subscribed = threading.Event()
-        topics = [status_topic(fleet, DEVICE), online_topic(fleet, DEVICE), results_topic(fleet, DEVICE)]
-        self._client.on_connect = lambda client, *_: client.subscribe([(topic, 1) for topic in topics])
-        self._client.on_subscribe = lambda *_: subscribed.set()
-        self._client.on_message = lambda _c, _u, message: self._take(message.topic, bytes(message.payload))
-        self._client.connect(broker.host, broker.port)
-        self._client.loop_start()
-        assert subscribed.wait(LIMIT_S)
-
-    def wait(self, condition, what: str) -> None:
-        with self._changed:
-            met = self._changed.wait_for(lambda: condition(self), LIMIT_S)
-        assert met, f"waited for {what}; status {self.status}, {self.online}, {len(self.results)} results"
-
-    def wait_status(self, condition, what: str) -> DeviceStatus:
-        self.wait(lambda w: w.status is not None and condition(w.status), what)
-        assert self.status is not None
-        return self.status
-
-    def wait_release(self, release: str) -> DeviceStatus:
-        return self.wait_status(lambda s: s.release == release and s.state == "serving", f"release {release}")
-
-    def publish(self, payload: bytes, channel: str = "stable", *, retain: bool = True) -> None:
-        topic = announcement_topic(self.fleet, channel)
-        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(LIMIT_S)
-
-    def announce(self, release: str) -> None:
-        self.publish(encode_document(Announcement(channel="stable", release=release, announced_at="now")))
-
-    def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-
-    def _take(self, topic: str, payload: bytes) -> None:
-        with self._changed:
-            if topic.endswith("/status"):
-                self.status = msgspec.json.decode(payload, type=DeviceStatus)
-            elif topic.endswith("/online"):
-                self.online = payload.decode()
-            else:
-                self.results.append(msgspec.json.decode(payload, type=Result))
-            self._changed.notify_all()
-
-
-class DaemonUnderTest:
-    """Settings, folders and the process of one device."""
-
-    def __init__(self, folder: Path, repository, broker, fleet: str) -> None:
-        self.folder = folder
-        self.state_dir = folder / "state"
-        self.camera = folder / "camera"
-        self.camera.mkdir(parents=True)
-        (folder / "root.json").write_bytes(repository.root)
-        self.settings = {
-            "device": {"id": DEVICE, "fleet": fleet, "state_dir": str(self.state_dir)},
-            "store": {"base_url": repository.url, "timeout_s": 5.0},
-            "trust": {"root": "root.json"},
-            "broker": {"host": broker.host, "port": broker.port, "keepalive_s": 5},
-            "update": {"poll_s": 3600.0, "min_free_bytes": 0},
-            "status": {"interval_s": 0.2},
-            "source": {"kind": "folder", "path": str(self.camera), "after": "delete", "settle_s": 0.0},
-            "sinks": {"mqtt": True},
-        }
-        self.process: subprocess.Popen[bytes] | None = None
-        self._numbers = itertools.count()
-
-    @property
-    def file(self) -> Path:
-        path = self.folder / "device.toml"
-        path.write_text(
-            "".join(
-                f"[{section}]\n"
-                + "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
-                for section, values in self.settings.items()
-            )
-        )
-        return path
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
-
-    def command(self, name: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "edge_client.cli", name, "--config", str(self.file), *arguments]
-
-    def start(self) -> None:
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command("run"), stdout=log, stderr=log, cwd=REPOSITORY, stdin=subprocess.DEVNULL
-            )
-
-    def ask(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(name, *arguments), capture_output=True, text=True, cwd=REPOSITORY, check=False
-        )
-
-    def terminate(self, number: int = signal.SIGTERM) -> int:
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(LIMIT_S)
-
-    def drop(self, label: str, *, size: int = 40) -> str:
-        """Let one picture arrive in the watched folder, grey or of a label's colour; returns its name."""
-        name = f"{next(self._numbers):06}-{label}.png"
-        temporary = self.folder / name
-        grey = np.full((size, size, 3), 128, np.uint8)
-        temporary.write_bytes(png(grey if label == "grey" else plain_picture(label, size, size)))
-        temporary.rename(self.camera / name)
-        return name
-
-
-@pytest.fixture
-def fleet() -> str:
-    return f"fleet-{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture
-def watcher(mqtt_broker, fleet):
-    watcher = Watcher(mqtt_broker, fleet)
-    yield watcher
-    watcher.close()
-
-
-@pytest.fixture
-def daemon(tmp_path, repository, mqtt_broker, fleet):
-    daemon = DaemonUnderTest(tmp_path, repository, mqtt_broker, fleet)
-    yield daemon
-    if daemon.process is not None and daemon.process.poll() is None:
-        daemon.process.kill()
-        daemon.process.wait()
-
-
-@pytest.fixture
-def serving(daemon, watcher, repository):
-    """The daemon runs and serves release 0; returns its id."""
-    release = repository.publish_tiny(0).release
-    daemon.start()
-    watcher.wait_release(release)
-    return release
-
-
-def assert_answers(daemon, watcher, release: str) -> None:
-    """The daemon classifies a picture that arrives now, with this release."""
-    name = daemon.drop("blue")
-    watcher.wait(lambda w: any(result.source == name for result in w.results), f"the answer to {name}")
-    [result] = [result for result in watcher.results if result.source == name]
-    assert (result.label, result.release) == ("blue", release)
 
 
 def test_a_first_release_is_heard_of_pulled_and_served(daemon, watcher, repository):

@@ -10,14 +10,7 @@ import time
 
 import pytest
 
-from tests.device.test_daemon import (  # noqa: F401 - fixtures
-    DaemonUnderTest,
-    assert_answers,
-    daemon,
-    fleet,
-    serving,
-    watcher,
-)
+from tests.fakes.device_daemon import DaemonUnderTest, assert_answers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -44,7 +37,7 @@ def load(device: DaemonUnderTest):
     thread.join()
 
 
-def test_a_daemon_killed_in_an_update_serves_and_finishes_it(daemon, watcher, repository, serving, faults):  # noqa: F811
+def test_a_daemon_killed_in_an_update_serves_and_finishes_it(daemon, watcher, repository, serving, faults):
     moments = random.Random(4)
     with load(daemon):
         for number in range(1, (EVERY_KILL if faults.every else KILLS) + 1):

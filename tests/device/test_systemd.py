@@ -8,7 +8,6 @@ import socket
 import pytest
 
 from edge_client.systemd import SystemdNotifier
-from tests.device.test_daemon import daemon, fleet, serving, watcher  # noqa: F401 - fixtures
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -55,7 +54,7 @@ def test_the_watchdog_is_meant_for_this_process():
 
 
 @pytest.mark.slow
-def test_the_daemon_says_that_it_lives(systemd, daemon, watcher, repository, monkeypatch):  # noqa: F811
+def test_the_daemon_says_that_it_lives(systemd, daemon, watcher, repository, monkeypatch):
     listener, address = systemd
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     monkeypatch.setenv("WATCHDOG_USEC", "400000")
