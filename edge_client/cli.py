@@ -23,12 +23,18 @@ from edge_client.contract.errors import (
     TransportError,
     TrustError,
 )
-from edge_client.settings import DEFAULT_FILE, load_settings
+from edge_client.settings import DEFAULT_FILE, load_settings, of_channel, of_channels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_client.contract.messages import DeviceStatus
+    from edge_client.contract.messages import (
+        Comparison,
+        DeviceStatus,
+        Drift,
+        InboxFigures,
+        UpdateFigures,
+    )
     from edge_client.doctor import Check
 
 EXIT_CODES: dict[type[EdgeError], int] = {
@@ -88,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     take = commands.add_parser("import", help="take the release of a bundle, with the same checks")
     for command, function in ((export, _export), (take, _import)):
         _add_config(command)
+        command.add_argument("--channel", default="", help="one of [device] more_channels (default: channel)")
         command.add_argument("bundle", type=Path, help="a .tar file")
         command.set_defaults(command=function)
     return parser
@@ -135,23 +142,27 @@ def _classify(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from edge_client.daemon import running_process  # noqa: PLC0415
-    from edge_client.telemetry import read_status  # noqa: PLC0415
+    from edge_client.process import refresh_status, running_process  # noqa: PLC0415
+    from edge_client.telemetry import STATUS_FILE, read_status  # noqa: PLC0415
 
-    state_dir = load_settings(options.config).device.state_dir
-    status = read_status(state_dir)
-    running = running_process(state_dir) is not None
+    settings = load_settings(options.config)
+    running = running_process(settings.device.state_dir) is not None
+    if running:
+        last = of_channels(settings)[-1].device.state_dir
+        refresh_status(settings.device.state_dir, last / STATUS_FILE)
+    statuses = [read_status(one.device.state_dir) for one in of_channels(settings)]
     if options.json:
         import msgspec  # noqa: PLC0415
 
-        sys.stdout.write(json.dumps({"running": running, **msgspec.to_builtins(status)}, indent=2) + "\n")
+        main, *more = (msgspec.to_builtins(status) for status in statuses)
+        shown = {"running": running, **main, **({"more_channels": more} if more else {})}
+        sys.stdout.write(json.dumps(shown, indent=2) + "\n")
     else:
-        sys.stdout.write(_describe(status, running=running))
+        sys.stdout.write("\n".join(_describe(status, running=running) for status in statuses))
     return 0
 
 
 def _describe(status: DeviceStatus, *, running: bool) -> str:
-    update = status.update
     lines = [
         ("device", status.device),
         ("daemon", "running" if running else "not running; what follows is its last state"),
@@ -162,17 +173,47 @@ def _describe(status: DeviceStatus, *, running: bool) -> str:
         ("latest", status.latest or "not known yet"),
         ("previous", status.previous or "none"),
         ("runtime", status.runtime),
-        ("pictures", f"{status.frames} since its start, when this was written"),
+        ("pictures", f"{status.frames} since its start"),
         ("latency", "-" if status.latency_ms is None else f"{status.latency_ms:.2f} ms"),
-        (
-            "last update",
-            f"{update.release}: {update.bytes_pulled} bytes, {update.seconds:.2f} s" if update else "-",
-        ),
+        ("last update", _describe_update(status.update)),
+        ("shadow", _describe_shadow(status.shadow)),
+        ("drift", _describe_drift(status.drift)),
+        ("inbox", _describe_inbox(status.inbox)),
         ("refused", status.refused or "none"),
         ("last error", status.last_error or "none"),
         ("changed at", status.changed_at),
     ]
     return "".join(f"{name:<12} {value}\n" for name, value in lines)
+
+
+def _describe_update(update: UpdateFigures | None) -> str:
+    return f"{update.release}: {update.bytes_pulled} bytes, {update.seconds:.2f} s" if update else "-"
+
+
+def _describe_shadow(shadow: Comparison | None) -> str:
+    if shadow is None or shadow.agreement is None:
+        return f"{shadow.release} is beside it, no frames yet" if shadow else "-"
+    return (
+        f"{shadow.release} agrees on {shadow.agreement:.0%} of {shadow.frames} frames, "
+        f"{shadow.latency_ms:.2f} ms beside {shadow.latency_before_ms or 0:.2f} ms, "
+        f"{shadow.seconds_left:.0f} s left"
+    )
+
+
+def _describe_drift(drift: Drift | None) -> str:
+    if drift is None:
+        return "-"
+    return (
+        f"labels {drift.labels:.2f}, confidence {drift.confidence:.2f} over {drift.answers} answers "
+        "(below 0.1 stable, above 0.25 a shift)"
+    )
+
+
+def _describe_inbox(inbox: InboxFigures | None) -> str:
+    if inbox is None:
+        return "-"
+    problem = f"; {inbox.error}" if inbox.error else ""
+    return f"{inbox.waiting} frames wait, {inbox.uploaded} uploaded{problem}"
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -189,7 +230,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _update(options: argparse.Namespace) -> int:
-    from edge_client.daemon import nudge  # noqa: PLC0415
+    from edge_client.process import nudge  # noqa: PLC0415
 
     nudge(load_settings(options.config).device.state_dir)
     sys.stdout.write("the daemon looks; `edge-client status` says what came of it\n")
@@ -199,7 +240,7 @@ def _update(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from edge_client.update.bundle import export_bundle  # noqa: PLC0415
 
-    release = export_bundle(load_settings(options.config), options.bundle)
+    release = export_bundle(of_channel(load_settings(options.config), options.channel), options.bundle)
     size_bytes = options.bundle.stat().st_size
     sys.stdout.write(f"{options.bundle}: release {release}, {size_bytes} bytes\n")
     return 0
@@ -208,7 +249,7 @@ def _export(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     from edge_client.offline import import_bundle  # noqa: PLC0415
 
-    sys.stdout.write(f"{import_bundle(load_settings(options.config), options.bundle)}\n")
+    sys.stdout.write(f"{import_bundle(load_settings(options.config), options.bundle, options.channel)}\n")
     return 0
 
 

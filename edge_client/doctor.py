@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import os
 import shutil
 import tempfile
+import threading
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError, EdgeError
 from edge_client.files import disk_errors
 from edge_client.inference.runtime import runtime_name
+from edge_client.settings import of_channels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edge_client.settings import Settings
+    from edge_client.sources import Source
 
-# No device runs this code before it was written: an earlier clock was never set.
-EARLIEST_CLOCK = datetime.datetime(2025, 1, 1, tzinfo=datetime.timezone.utc)
+CAMERAS = {"video", "picamera"}
+# A camera that takes longer for its first picture is of no use.
+CAMERA_S = 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +55,11 @@ def examine(
         ("store", lambda: _check_store(settings)),
         ("broker", lambda: _check_broker(settings)),
         ("source", lambda: _check_source(settings)),
-        ("release", lambda: _check_release(settings)),
+        *(
+            (f"release of {one.device.channel}", functools.partial(_check_release, one))
+            for one in of_channels(settings)
+        ),
+        ("inbox", lambda: _check_inbox(settings)),
     )
     return tuple(_make(name, check) for name, check in checks)
 
@@ -63,12 +72,9 @@ def _make(name: str, check: Callable[[], str]) -> Check:
 
 
 def _check_clock(now: datetime.datetime) -> str:
-    if now < EARLIEST_CLOCK:
-        msg = (
-            f"{now.isoformat(timespec='seconds')}: was never set, so expired metadata looks fresh; "
-            "timedatectl set-ntp true, or add a real-time clock"
-        )
-        raise DeviceError(msg)
+    from edge_client.update.clock import check_clock  # noqa: PLC0415
+
+    check_clock(now)
     return now.isoformat(timespec="seconds")
 
 
@@ -102,8 +108,9 @@ def _check_store(settings: Settings) -> str:
 
     with open_repository(settings, remember=False) as repository:
         repository.refresh()
-        channel = repository.channel(settings.device.channel)
-    return f"{settings.store.base_url}: channel {channel.channel} points to release {channel.release}"
+        channels = [repository.channel(one.device.channel) for one in of_channels(settings)]
+    found = ", ".join(f"channel {one.channel} points to release {one.release}" for one in channels)
+    return f"{settings.store.base_url}: {found}"
 
 
 def _check_broker(settings: Settings) -> str:
@@ -116,14 +123,66 @@ def _check_broker(settings: Settings) -> str:
 
 
 def _check_source(settings: Settings) -> str:
+    from edge_client.process import running_process  # noqa: PLC0415
     from edge_client.sources import open_source  # noqa: PLC0415
 
     source = settings.source
-    open_source(source)
+    found = f"{source.kind} {source.path}".strip()
+    opened = open_source(source)
     if source.kind == "folder" and not os.path.isdir(os.path.expanduser(source.path)):  # noqa: PTH111, PTH112
         msg = f"{source.path}: no such folder; create it, or correct [source] path"
         raise DeviceError(msg)
-    return f"{source.kind} {source.path}".strip()
+    if source.kind not in CAMERAS:
+        return found
+    if running_process(settings.device.state_dir) is not None:
+        return f"{found}: in use by the daemon; stop it to try the camera here"
+    return f"{found}: gives {_first_frame(opened)} pixels"
+
+
+def _first_frame(source: Source) -> str:
+    """Take one frame; return its size, for people.
+
+    Raises: DeviceError if none comes.
+    """
+    sizes: list[str] = []
+    faults: list[EdgeError] = []
+    stop = threading.Event()
+
+    def take() -> None:
+        try:
+            for frame in source.frames(stop):
+                sizes.append(f"{frame.pixels.shape[1]}x{frame.pixels.shape[0]}")
+                return
+        except EdgeError as e:
+            faults.append(e)
+
+    # A driver that hangs must not take this with it.
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    thread.join(CAMERA_S)
+    stop.set()
+    if faults:
+        raise faults[0]
+    if not sizes:
+        msg = f"no picture within {CAMERA_S:g} s; check cable, driver, address, and that nothing else uses it"
+        raise DeviceError(msg)
+    return sizes[0]
+
+
+def _check_inbox(settings: Settings) -> str:
+    from edge_client.inbox import INBOX_DIR  # noqa: PLC0415
+    from edge_client.inbox.keeper import kept_records  # noqa: PLC0415
+    from edge_client.settings import read_credentials  # noqa: PLC0415
+
+    inbox = settings.inbox
+    if not inbox.keeps:
+        return "no frames are kept for labelling"
+    if inbox.upload and read_credentials(settings.store) is None:
+        msg = "[inbox] upload: needs keys that may write there; name them in [store] access_key_file"
+        raise DeviceError(msg)
+    waiting = len(kept_records(settings.device.state_dir / INBOX_DIR))
+    where = f"uploaded to {inbox.base_url or settings.store.base_url}" if inbox.upload else "not uploaded"
+    return f"{waiting} frames wait; they are {where}"
 
 
 def _check_release(settings: Settings) -> str:

@@ -13,10 +13,18 @@ from edge_client.contract.names import command_topic, online_topic, results_topi
 INSTALL = b"install"
 
 
-def discovery_messages(prefix: str, fleet: str, device_id: str) -> dict[str, bytes]:
-    """Return retained payloads by topic; an empty payload under the same topic takes an entity away."""
+def discovery_messages(prefix: str, fleet: str, device_id: str, channel: str = "") -> dict[str, bytes]:
+    """Return retained payloads by topic; an empty payload under the same topic takes an entity away.
+
+    Args:
+        prefix: First part of the discovery topics.
+        fleet: The device's.
+        device_id: The device's.
+        channel: One beside its main channel: its entities carry its name; empty: the main one.
+    """
     node = f"{fleet}_{device_id}".replace(".", "_")  # their ids have no dots
-    results, status = results_topic(fleet, device_id), status_topic(fleet, device_id)
+    results, status = results_topic(fleet, device_id, channel), status_topic(fleet, device_id, channel)
+    beside = f"{channel.replace('.', '_')}_" if channel else ""
     common = {
         "availability_topic": online_topic(fleet, device_id),
         "device": {"identifiers": [f"edge-client_{node}"], "name": device_id, "sw_version": __version__},
@@ -62,8 +70,13 @@ def discovery_messages(prefix: str, fleet: str, device_id: str) -> dict[str, byt
         ),
     }
     return {
-        f"{prefix}/{component}/{node}/{name}/config": msgspec.json.encode(
-            {**common, **entity, "unique_id": f"edge-client_{node}_{name}"}
+        f"{prefix}/{component}/{node}/{beside}{name}/config": msgspec.json.encode(
+            {
+                **common,
+                **entity,
+                "name": f"{channel} {entity['name']}".strip(),
+                "unique_id": f"edge-client_{node}_{beside}{name}",
+            }
         )
         for name, (component, entity) in entities.items()
     }

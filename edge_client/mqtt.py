@@ -21,7 +21,7 @@ from edge_client.contract.errors import SettingsError, TransportError
 from edge_client.settings import read_password
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from paho.mqtt.reasoncodes import ReasonCode
 
@@ -41,36 +41,32 @@ _TAKEOVERS, _TAKEOVER_WINDOW_S = 5, 60.0
 
 
 class BrokerConnection:
-    """Publishes, and hands over what arrives on one topic; reconnects for ever by itself."""
+    """Publishes, and hands over what arrives on some topics; reconnects for ever by itself."""
 
     def __init__(
         self,
         settings: BrokerSettings,
         client_id: str,
         *,
-        topic: str,
+        handlers: Mapping[str, Callable[[bytes], None]],
         online_topic: str,
-        on_message: Callable[[bytes], None],
         on_connection: Callable[[], None],
-        commands: tuple[str, Callable[[bytes], None]] | None = None,
     ) -> None:
         """Prepare; `start` connects.
 
         Args:
             settings: Broker and credentials.
             client_id: The device id: a broker lets each id in once.
-            topic: Subscribed at every connect.
+            handlers: Topics, subscribed at every connect, and who gets the payloads of each, in paho's
+                thread: they only hand over.
             online_topic: Retained `online`, and `offline` as last will.
-            on_message: Gets each payload of `topic` in paho's thread; only hands over.
-            commands: Another topic that is subscribed, and who gets its payloads, in the same way.
             on_connection: Called in paho's thread after a connect, for retained state to be published anew.
         Raises: SettingsError if password, CA or certificate cannot be read.
         """
         self._settings = settings
         self._client_id = client_id
-        self._topic = topic
         self._online_topic = online_topic
-        self._handlers = {topic: on_message} | (dict([commands]) if commands else {})
+        self._handlers = dict(handlers)
         self._on_connection = on_connection
         self._drops: deque[float] = deque(maxlen=_TAKEOVERS)
         self._dropping = False
@@ -185,7 +181,7 @@ class BrokerConnection:
                 "releases",
                 self.address,
                 self._client_id,
-                self._topic,
+                ", ".join(self._handlers),
             )
 
     def _received(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:

@@ -18,10 +18,12 @@ from urllib.parse import urlsplit
 
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.names import check_name
+from edge_client.inbox import InboxSettings
 from edge_client.sinks import SinkSettings
 from edge_client.sinks.action import ActionSettings
 from edge_client.sources import SourceSettings
 from edge_client.update.probation import ProbationSettings
+from edge_client.update.shadow import ShadowSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 DEFAULT_FILE = Path("/etc/edge-client/device.toml")
+# Below the state folder: those of the channels beside the main one.
+CHANNELS_FOLDER = "channels"
 _SERIAL_NUMBER = Path("/proc/device-tree/serial-number")
 _MACHINE_ID = Path("/etc/machine-id")
 
@@ -44,6 +48,8 @@ class DeviceSettings:
         id: Name of this device; empty: from the board's serial number.
         fleet: Fleet that it belongs to.
         channel: Channel that it follows.
+        more_channels: Channels whose releases answer to the same frames too, with commas between.
+        device_class: Releases made for another class of devices are refused.
         state_dir: Holds releases and trusted metadata.
         threads: Threads of the interpreter.
         top: Labels in each result.
@@ -52,9 +58,15 @@ class DeviceSettings:
     id: str = ""
     fleet: str = "fleet"
     channel: str = "stable"
+    more_channels: str = ""
+    device_class: str = ""
     state_dir: Path = Path("/var/lib/edge-client")
     threads: int = 2
     top: int = 3
+
+    def further_channels(self) -> tuple[str, ...]:
+        """Channels beside the main one."""
+        return tuple(name for part in self.more_channels.split(",") if (name := part.strip()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +137,7 @@ class UpdateSettings:
     Attributes:
         automatic: Take a release as soon as it is there; else only when somebody asks for it.
         poll_s: Look at the store this often without an announcement.
+        spread_s: After an announcement, wait a random part of this first.
         look_timeout_s: Longest look at the store, with all that it downloads.
         self_test_timeout_s: Longest self-test.
         self_test_memory_bytes: Limit on the self-test's memory; 0: none.
@@ -134,6 +147,7 @@ class UpdateSettings:
 
     automatic: bool = True
     poll_s: float = 3600.0
+    spread_s: float = 0.0
     look_timeout_s: float = 1800.0
     self_test_timeout_s: float = 120.0
     self_test_memory_bytes: int = 1_000_000_000
@@ -189,10 +203,12 @@ class Settings:
     broker: BrokerSettings
     update: UpdateSettings
     probation: ProbationSettings
+    shadow: ShadowSettings
     status: StatusSettings
     source: SourceSettings
     sinks: SinkSettings
     action: ActionSettings
+    inbox: InboxSettings
     homeassistant: HomeAssistantSettings
     metrics: MetricsSettings
 
@@ -213,10 +229,12 @@ SECTIONS: dict[str, type[Any]] = {
     "broker": BrokerSettings,
     "update": UpdateSettings,
     "probation": ProbationSettings,
+    "shadow": ShadowSettings,
     "status": StatusSettings,
     "source": SourceSettings,
     "sinks": SinkSettings,
     "action": ActionSettings,
+    "inbox": InboxSettings,
     "homeassistant": HomeAssistantSettings,
     "metrics": MetricsSettings,
 }
@@ -256,6 +274,31 @@ def load_settings(file: Path) -> Settings:
     return settings
 
 
+def of_channels(settings: Settings) -> tuple[Settings, ...]:
+    """Return the settings of each channel, the main one first: each has a state folder of its own."""
+    device = settings.device
+    further = (
+        dataclasses.replace(
+            device, channel=name, more_channels="", state_dir=device.state_dir / CHANNELS_FOLDER / name
+        )
+        for name in device.further_channels()
+    )
+    return (settings, *(dataclasses.replace(settings, device=one) for one in further))
+
+
+def of_channel(settings: Settings, channel: str) -> Settings:
+    """Return the settings of one channel; an empty name stands for the main one.
+
+    Raises: SettingsError if the device does not follow it.
+    """
+    channels = {one.device.channel: one for one in of_channels(settings)}
+    name = channel or settings.device.channel
+    if name not in channels:
+        msg = f"channel {name!r}: this device follows {', '.join(channels)} ([device] channel, more_channels)"
+        raise SettingsError(msg)
+    return channels[name]
+
+
 def find_faults(settings: Settings) -> list[str]:
     """Return one sentence for each setting that cannot work."""
     s = settings
@@ -285,6 +328,7 @@ def find_faults(settings: Settings) -> list[str]:
             "[broker] ca_file and certificate_file need tls = true",
         ),
         (_is_positive(s.update.poll_s), "[update] poll_s: above 0"),
+        (s.update.spread_s >= 0, "[update] spread_s: 0 or more"),
         (_is_positive(s.update.look_timeout_s), "[update] look_timeout_s: above 0"),
         (_is_positive(s.update.self_test_timeout_s), "[update] self_test_timeout_s: above 0"),
         (s.update.self_test_memory_bytes >= 0, "[update] self_test_memory_bytes: 0 or more"),
@@ -298,16 +342,23 @@ def find_faults(settings: Settings) -> list[str]:
         ("device", "id", s.device.id),
         ("device", "fleet", s.device.fleet),
         ("device", "channel", s.device.channel),
+        *(("device", "more_channels", name) for name in s.device.further_channels()),
+        *((("device", "device_class", s.device.device_class),) if s.device.device_class else ()),
         ("homeassistant", "prefix", s.homeassistant.prefix),
     ):
         try:
             check_name(value, f"[{section}] {name}")
         except InputError as e:
             faults.append(str(e))
+    channels = (s.device.channel, *s.device.further_channels())
+    if len(set(channels)) < len(channels):
+        faults.append(f"[device] channel and more_channels: name each channel once ({', '.join(channels)})")
     faults += [f"[probation] {fault}" for fault in s.probation.faults()]
+    faults += [f"[shadow] {fault}" for fault in s.shadow.faults()]
     faults += [f"[source] {fault}" for fault in s.source.faults()]
     faults += [f"[sinks] {fault}" for fault in s.sinks.faults()]
     faults += [f"[action] {fault}" for fault in s.action.faults()]
+    faults += [f"[inbox] {fault}" for fault in s.inbox.faults()]
     return faults
 
 

@@ -36,7 +36,13 @@ class StatusBoard:
     """Gathers changes from all threads; one thread calls `step` in a loop to send them."""
 
     def __init__(
-        self, status: DeviceStatus, *, file: Path, publish: Callable[[bytes], bool], interval_s: float
+        self,
+        status: DeviceStatus,
+        *,
+        file: Path,
+        publish: Callable[[bytes], bool],
+        interval_s: float,
+        moment: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         """Begin with `status`.
 
@@ -45,11 +51,13 @@ class StatusBoard:
             file: Where it is kept.
             publish: Sends one retained payload; False if it could not go out now.
             interval_s: Least time between two messages that only count on.
+            moment: Returns fields of the status that are read when it is sent.
         """
         self._status = status
         self._file = file
         self._publish = publish
         self._interval_s = interval_s
+        self._moment = moment
         self._wake = threading.Condition()
         self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._frames = 0
@@ -94,6 +102,12 @@ class StatusBoard:
             self._unsent = True
             self._wake.notify_all()
 
+    def keep(self) -> None:
+        """Write the status to the disk as it is now; in the thread that calls `step`."""
+        with self._wake:
+            self._changed = self._unsent = True
+            self._wake.notify_all()
+
     def close(self) -> None:
         """Make `step` send what is left and return False."""
         with self._wake:
@@ -121,6 +135,7 @@ class StatusBoard:
             self._status,
             frames=self._frames,
             latency_ms=None if latency_ms is None else round(latency_ms, 3),
+            **self._moment(),
         )
 
     def _keep(self, payload: bytes) -> None:

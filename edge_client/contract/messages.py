@@ -41,6 +41,9 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
         frames: Pictures classified since start.
         latency_ms: Median of preprocessing plus inference over the last 100 pictures.
         update: Figures of the last completed update.
+        shadow: How a new release answers beside the serving one; None if there is none.
+        drift: How far the answers are from those on the release's hold-out; None while that is not known.
+        inbox: Frames kept for labelling; None if none are kept.
         changed_at: UTC, ISO 8601.
     """
 
@@ -58,7 +61,58 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
     frames: int = 0
     latency_ms: float | None = None
     update: UpdateFigures | None = None
+    shadow: Comparison | None = None
+    drift: Drift | None = None
+    inbox: InboxFigures | None = None
     changed_at: str = ""
+
+
+class Comparison(Document, frozen=True, kw_only=True):
+    """Two releases on the same live frames.
+
+    Attributes:
+        release: The one that does not serve yet.
+        frames: Frames that both answered.
+        agreement: Share of them, 0-1, with the same best label; None before the first.
+        latency_ms: Median of its last answers.
+        latency_before_ms: Median of those of the serving release.
+        seconds_left: Until it is decided.
+    """
+
+    release: str
+    frames: int
+    agreement: float | None = None
+    latency_ms: float | None = None
+    latency_before_ms: float | None = None
+    seconds_left: float = 0.0
+
+
+class Drift(Document, frozen=True, kw_only=True):
+    """Population stability indices, see `drift.py`: below 0.1 stable, above 0.25 a shift.
+
+    Attributes:
+        answers: Last answers that were compared.
+        labels: Index of the labels answered.
+        confidence: Index of how sure the answers were.
+    """
+
+    answers: int
+    labels: float
+    confidence: float
+
+
+class InboxFigures(Document, frozen=True, kw_only=True):
+    """Frames kept for labelling.
+
+    Attributes:
+        waiting: Kept on the device.
+        uploaded: Brought to the store since start.
+        error: Why the last upload failed; None if it did not.
+    """
+
+    waiting: int
+    uploaded: int = 0
+    error: str | None = None
 
 
 class UpdateFigures(Document, frozen=True, kw_only=True):
@@ -86,6 +140,7 @@ class Result(Document, frozen=True, kw_only=True):
         confidence: Its score in [0, 1].
         top: The best labels with their scores, best first.
         release: Id of the release that answered.
+        channel: Channel that the release serves.
         latency_ms: Preprocessing plus inference.
         at: UTC, ISO 8601.
     """
@@ -97,6 +152,7 @@ class Result(Document, frozen=True, kw_only=True):
     confidence: float
     top: dict[str, float]
     release: str | None
+    channel: str = ""
     latency_ms: float
     at: str
 

@@ -21,6 +21,9 @@ RELEASE_FILE = "release.json"
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.html"
 
+# Field of the signed timestamp: when it was signed, UTC, ISO 8601. Devices judge their clock by it.
+SIGNED_AT_FIELD = "x-edge-signed-at"
+
 
 def check_name(name: str, what: str) -> str:
     """Return `name` if it is safe as one segment of a path, key and topic.
@@ -69,9 +72,12 @@ def announcement_topic(fleet: str, channel: str) -> str:
     return f"edge/{check_name(fleet, 'fleet')}/channels/{check_name(channel, 'channel')}"
 
 
-def status_topic(fleet: str, device_id: str) -> str:
-    """Topic of a device's retained status; its last will goes to `online_topic`."""
-    return f"{_device(fleet, device_id)}/status"
+def status_topic(fleet: str, device_id: str, channel: str = "") -> str:
+    """Topic of a device's retained status; its last will goes to `online_topic`.
+
+    A channel that is served beside the device's main one has a topic of its own.
+    """
+    return f"{_device(fleet, device_id)}/status{_beside(channel)}"
 
 
 def online_topic(fleet: str, device_id: str) -> str:
@@ -84,9 +90,13 @@ def command_topic(fleet: str, device_id: str) -> str:
     return f"{_device(fleet, device_id)}/update"
 
 
-def results_topic(fleet: str, device_id: str) -> str:
-    """Topic of a device's classifications (not retained)."""
-    return f"{_device(fleet, device_id)}/results"
+def results_topic(fleet: str, device_id: str, channel: str = "") -> str:
+    """Topic of a device's classifications (not retained); `channel` as for `status_topic`."""
+    return f"{_device(fleet, device_id)}/results{_beside(channel)}"
+
+
+def _beside(channel: str) -> str:
+    return f"/{check_name(channel, 'channel')}" if channel else ""
 
 
 def _device(fleet: str, device_id: str) -> str:

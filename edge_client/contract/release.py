@@ -130,13 +130,19 @@ class ChannelDocument(Document, frozen=True, kw_only=True):
     moved_at: str = ""
 
 
-def release_id(model: bytes, labels: tuple[str, ...], preprocessing: Preprocessing) -> str:
-    """Id of a release: 20 hex digits over all that decides its answers.
+def release_id(
+    model: bytes, labels: tuple[str, ...], preprocessing: Preprocessing, device_class: str = ""
+) -> str:
+    """Id of a release: 20 hex digits over all that decides its answers, and for whom they are.
 
-    The same candidate always gets the same id, so publishing twice is publishing once.
+    The same candidate always gets the same id, so publishing twice is publishing once. For another class
+    of devices it is another release: what is signed under an id never changes. Without a class the id is
+    what it was before there were classes.
     """
     digest = hashlib.sha256()
     parts = [model, "\n".join(labels).encode(), repr(preprocessing).encode()]
+    if device_class:
+        parts.append(device_class.encode())
     for part in parts:
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()[:20]

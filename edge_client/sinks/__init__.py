@@ -57,7 +57,7 @@ def open_sinks(
     settings: SinkSettings,
     *,
     publish: Callable[[str, bytes], None],
-    topic: str,
+    topic_of: Callable[[str], str],
     action: ActionSettings | None = None,
 ) -> tuple[Sink, ...]:
     """Build the sinks that the settings name.
@@ -65,7 +65,7 @@ def open_sinks(
     Args:
         settings: Which ones.
         publish: Hands (topic, payload) to the broker's client; must not wait for the network.
-        topic: Results topic of this device.
+        topic_of: Returns the topic for the results of a channel.
         action: Commands to run; None: none.
     Raises: SettingsError with all faults; DeviceError if the file cannot be opened.
     """
@@ -77,7 +77,7 @@ def open_sinks(
 
     sinks: list[Sink] = []
     if settings.mqtt:
-        sinks.append(MqttSink(publish, topic))
+        sinks.append(MqttSink(publish, topic_of))
     if settings.json_lines == "-":
         sinks.append(StandardOutput())
     elif settings.json_lines:

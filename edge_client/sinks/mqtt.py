@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 class MqttSink:
     """Publishes each result; not retained, because the last result is no state."""
 
-    def __init__(self, publish: Callable[[str, bytes], None], topic: str) -> None:
+    def __init__(self, publish: Callable[[str, bytes], None], topic_of: Callable[[str], str]) -> None:
         """See `open_sinks`."""
         self._publish = publish
-        self._topic = topic
+        self._topic_of = topic_of
 
     def write(self, result: Result) -> None:
         """Hand the result over as one compact JSON object."""
-        self._publish(self._topic, msgspec.json.encode(result))
+        self._publish(self._topic_of(result.channel), msgspec.json.encode(result))
 
     def close(self) -> None:
         """Nothing to let go: the client belongs to the daemon."""

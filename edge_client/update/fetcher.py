@@ -31,9 +31,18 @@ CHUNK_BYTES = 65536
 SPEED_GRACE_S = 20.0
 # S3 answers errors in XML well below this.
 _ERROR_BODY_BYTES = 4096
-# Connecting again after a reset is safe for GET; a transfer that broke off is left to the updater's retry.
 _RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
-_RETRIES = urllib3.Retry(total=3, connect=2, read=1, redirect=3, status=0, backoff_factor=0.3)
+# Connecting again after a reset is safe for GET; a transfer that broke off is left to the updater's retry.
+_RETRIES = urllib3.Retry(
+    total=3,
+    connect=2,
+    read=1,
+    redirect=3,
+    status=0,
+    backoff_factor=0.3,
+    # A store may redirect; what lets this device in goes to no other host. urllib3 does not know S3's token.
+    remove_headers_on_redirect={*urllib3.Retry.DEFAULT_REMOVE_HEADERS_ON_REDIRECT, "x-amz-security-token"},
+)
 
 
 def absent(url: str, reason: str) -> Exception:
@@ -92,7 +101,7 @@ class StoreFetcher(Fetcher):
         self._credentials = credentials
         self._clock = clock
         self._sleep = sleep
-        self._pool: urllib3.PoolManager = _open_pool(settings)
+        self._pool: urllib3.PoolManager = open_pool(settings)
 
     def close(self) -> None:
         """Close the connections."""
@@ -129,10 +138,10 @@ class StoreFetcher(Fetcher):
                 retries=_RETRIES,
             )
         except urllib3.exceptions.HTTPError as e:
-            msg = f"{url}: {_reason(e)}"
+            msg = f"{url}: {innermost_reason(e)}"
             raise DownloadError(msg) from e
         if response.status not in accepted:
-            msg = f"{url}: {_refusal(response)}"
+            msg = f"{url}: {describe_refusal(response)}"
             raise DownloadHTTPError(msg, response.status)
         return response
 
@@ -150,7 +159,7 @@ class StoreFetcher(Fetcher):
                 self._keep_to_rate(len(chunk))
                 yield chunk
         except urllib3.exceptions.HTTPError as e:
-            msg = f"{url}: broke off after {received} bytes: {_reason(e)}"
+            msg = f"{url}: broke off after {received} bytes: {innermost_reason(e)}"
             raise DownloadError(msg) from e
         except OSError as e:
             msg = f"{url}: broke off after {received} bytes: {e}"
@@ -182,7 +191,7 @@ class StoreFetcher(Fetcher):
         return headers
 
 
-def _open_pool(settings: StoreSettings) -> urllib3.PoolManager:
+def open_pool(settings: StoreSettings) -> urllib3.PoolManager:
     """Return a pool through the proxy that the environment names, if it names one."""
     parts = urlsplit(settings.base_url)
     proxy = getproxies().get(parts.scheme)
@@ -192,7 +201,7 @@ def _open_pool(settings: StoreSettings) -> urllib3.PoolManager:
     return urllib3.PoolManager(maxsize=1, ca_certs=ca_certs)
 
 
-def _refusal(response: urllib3.response.BaseHTTPResponse) -> str:
+def describe_refusal(response: urllib3.response.BaseHTTPResponse) -> str:
     """Return status and S3's error code, e.g. `403 SignatureDoesNotMatch`."""
     body = b""
     with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
@@ -202,7 +211,7 @@ def _refusal(response: urllib3.response.BaseHTTPResponse) -> str:
     return f"{response.status} {code[1].decode() if code else response.reason or ''}".strip()
 
 
-def _reason(error: BaseException) -> str:
+def innermost_reason(error: BaseException) -> str:
     """Return the innermost reason: urllib3 wraps it in its retries."""
     inner = getattr(error, "reason", None)
-    return _reason(inner) if isinstance(inner, BaseException) else str(error) or type(error).__name__
+    return innermost_reason(inner) if isinstance(inner, BaseException) else str(error) or type(error).__name__

@@ -99,6 +99,7 @@ def _look(
         lambda: open_repository(settings),
         software=software,
         open_self_test=lambda: start_self_test(settings.update, settings.device.threads, test),
+        device_class=settings.device.device_class,
         allowed=allowed,
         on_take=tell,
     )

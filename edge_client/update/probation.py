@@ -89,12 +89,16 @@ class RecentAnswers:
     @property
     def latency_ms(self) -> float:
         """Median."""
-        return statistics.median(latency for latency, _ in self._answers)
+        return statistics.median(latency for latency, _ in self._copy())
 
     @property
     def unsure_share(self) -> float:
         """0 to 1."""
-        return statistics.fmean(unsure for _, unsure in self._answers)
+        return statistics.fmean(unsure for _, unsure in self._copy())
+
+    def _copy(self) -> tuple[tuple[float, bool], ...]:
+        """Return the answers as of now, in one step: another thread may add to them meanwhile."""
+        return tuple(self._answers)
 
     def as_record(self, release: str) -> ProbationRecord:
         """Begin the probation of the release that follows."""
@@ -145,27 +149,43 @@ class Probation:
     def failed(self, reason: str) -> bool:
         """Take a frame that the release could not answer; True once there is a verdict."""
         self._failed += 1
-        share = self._failed / (self._failed + self._answered)
-        if self.verdict is None and self._failed >= FAILURES and share > FAILED_SHARE:
-            self.verdict = ProbationVerdict(
-                f"{self._failed} of {self._failed + self._answered} frames failed: {reason}"
-            )
+        breach = find_failure(self._failed, self._answered, reason)
+        if self.verdict is None and breach:
+            self.verdict = ProbationVerdict(breach)
         return self.verdict is not None
 
     def _compare(self) -> str:
-        before, limits = self._record, self._settings
+        before = self._record
         if before.latency_ms is None or before.unsure_share is None or len(self._recent) < LEAST_FRAMES:
             return ""
-        slowest = before.latency_ms * limits.max_slowdown + LATENCY_GRACE_MS
-        if self._recent.latency_ms > slowest:
-            return (
-                f"{self._recent.latency_ms:.1f} ms a frame, the release before took "
-                f"{before.latency_ms:.1f} ms ([probation] max_slowdown)"
-            )
-        more = (self._recent.unsure_share - before.unsure_share) * 100
-        if more > limits.max_unsure_points:
-            return (
-                f"unsure of {self._recent.unsure_share:.0%} of the frames, the release before of "
-                f"{before.unsure_share:.0%} ([probation] max_unsure_points)"
-            )
-        return ""
+        return find_breach(before.latency_ms, before.unsure_share, self._recent, self._settings)
+
+
+def find_breach(latency_ms: float, unsure_share: float, now: RecentAnswers, limits: ProbationSettings) -> str:
+    """Say in what a release does worse than the one before; empty if it does not.
+
+    Args:
+        latency_ms: Median of the release before.
+        unsure_share: Share of its answers that were unsure.
+        now: Answers of the release that is judged.
+        limits: What may be worse.
+    """
+    if now.latency_ms > latency_ms * limits.max_slowdown + LATENCY_GRACE_MS:
+        return (
+            f"{now.latency_ms:.1f} ms a frame, the release before took {latency_ms:.1f} ms "
+            "([probation] max_slowdown)"
+        )
+    if (now.unsure_share - unsure_share) * 100 > limits.max_unsure_points:
+        return (
+            f"unsure of {now.unsure_share:.0%} of the frames, the release before of {unsure_share:.0%} "
+            "([probation] max_unsure_points)"
+        )
+    return ""
+
+
+def find_failure(failed: int, answered: int, reason: str) -> str:
+    """Say that too many frames failed; empty if they did not."""
+    frames = failed + answered
+    if failed >= FAILURES and failed / frames > FAILED_SHARE:
+        return f"{failed} of {frames} frames failed: {reason}"
+    return ""

@@ -17,6 +17,8 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from edge_client.contract.documents import Document, decode_document, encode_document
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.names import RELEASE_FILE, check_name
@@ -44,6 +46,8 @@ class SlotsDocument(Document, frozen=True, kw_only=True):
         refused: Releases that failed on this device, with the reason; not tried again.
         refused_by: Software that refused them: another runtime may be able to run them.
         probation: What is known of the current release's probation; None if it is over.
+        shadow: Release that answers beside the current one before it may serve, and how that went so far;
+            None if there is none.
     """
 
     current: str | None = None
@@ -51,6 +55,7 @@ class SlotsDocument(Document, frozen=True, kw_only=True):
     refused: dict[str, str] = {}
     refused_by: str = ""
     probation: ProbationRecord | None = None
+    shadow: ProbationRecord | None = None
 
 
 class Slots:
@@ -96,9 +101,17 @@ class Slots:
         """Folder of a release in its slot, whether or not it exists."""
         return self._slots_dir / check_name(release, "release id")
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Releases whose slots stay: the current, the previous, and one that answers beside it."""
+        shadow = self.shadow.release if self.shadow is not None else None
+        return tuple(
+            dict.fromkeys(release for release in (self.current, self.previous, shadow) if release is not None)
+        )
+
     def in_use(self) -> list[Path]:
-        """Folders of the current and the previous release."""
-        return [self.folder(release) for release in (self.current, self.previous) if release is not None]
+        """Folders of the releases whose slots stay."""
+        return [self.folder(release) for release in self.kept]
 
     def stage(self, release: str) -> Path:
         """Return the folder to gather a release in; files from an earlier try may lie there.
@@ -131,9 +144,11 @@ class Slots:
             for path in staged.iterdir():
                 _sync_file(path)
             sync_folder(staged)
+            # Only reached when its files are damaged: it is no way back, or forward, any more.
             if release == self.previous:
-                # Only reached when its files are damaged: it is no way back any more.
-                self._write(current=self.current, previous=None, probation=self._document.probation)
+                self._write(previous=None)
+            if self.shadow is not None and self.shadow.release == release:
+                self._write(shadow=None)
             _remove(slot)
             staged.rename(slot)
             sync_folder(self._slots_dir)
@@ -145,6 +160,11 @@ class Slots:
         record = self._document.probation
         return record if record is not None and record.release == self.current else None
 
+    @property
+    def shadow(self) -> ProbationRecord | None:
+        """The release that answers beside the current one; None if there is none."""
+        return self._document.shadow
+
     def activate(self, release: str, probation: ProbationRecord | None = None) -> None:
         """Let `release` serve and keep the serving one as previous, in one durable step.
 
@@ -152,7 +172,7 @@ class Slots:
         """
         if release == self.current:
             return
-        self._write(current=release, previous=self.current, probation=probation)
+        self._write(current=release, previous=self.current, probation=probation, shadow=None)
 
     def keep_probation(self, probation: ProbationRecord | None) -> None:
         """Remember how the current release's probation stands, or that it is over.
@@ -160,7 +180,15 @@ class Slots:
         Raises: DeviceError.
         """
         if probation != self._document.probation:
-            self._write(current=self.current, previous=self.previous, probation=probation)
+            self._write(probation=probation)
+
+    def keep_shadow(self, shadow: ProbationRecord | None) -> None:
+        """Remember which release answers beside the current one, or that none does.
+
+        Raises: DeviceError.
+        """
+        if shadow != self._document.shadow:
+            self._write(shadow=shadow)
 
     def send_back(self, reason: str, by: str) -> None:
         """Refuse the current release and let the previous one serve, in one durable step.
@@ -172,24 +200,24 @@ class Slots:
         """
         if self.current is not None and self.previous is not None:
             refused = self._with_refusal(self.current, reason)
-            self._write(current=self.previous, previous=None, refused=refused, refused_by=by)
+            self._write(current=self.previous, previous=None, probation=None, refused=refused, refused_by=by)
 
     def return_to_previous(self) -> None:
         """Let the previous release serve again; the current one is no way back.
 
         Raises: DeviceError.
         """
-        self._write(current=self.previous, previous=None)
+        self._write(current=self.previous, previous=None, probation=None)
 
     def forget_slots(self) -> None:
         """Neither slot can serve: start anew.
 
         Raises: DeviceError.
         """
-        self._write(current=None, previous=None)
+        self._write(current=None, previous=None, probation=None, shadow=None)
 
     def refuse(self, release: str, reason: str, by: str) -> None:
-        """Remember that `release` failed here.
+        """Remember that `release` failed here; it answers beside no other any more.
 
         Args:
             release: Its id.
@@ -197,13 +225,8 @@ class Slots:
             by: Software that refused it, see `forget_refusals_of_others`.
         Raises: DeviceError.
         """
-        self._write(
-            current=self.current,
-            previous=self.previous,
-            refused=self._with_refusal(release, reason),
-            refused_by=by,
-            probation=self._document.probation,
-        )
+        shadow = self.shadow if self.shadow is None or self.shadow.release != release else None
+        self._write(refused=self._with_refusal(release, reason), refused_by=by, shadow=shadow)
 
     def _with_refusal(self, release: str, reason: str) -> dict[str, str]:
         refused = {known: why for known, why in self._document.refused.items() if known != release}
@@ -216,20 +239,13 @@ class Slots:
         Raises: DeviceError.
         """
         if self._document.refused and self._document.refused_by != by:
-            self._write(
-                current=self.current,
-                previous=self.previous,
-                refused={},
-                refused_by=by,
-                probation=self._document.probation,
-            )
+            self._write(refused={}, refused_by=by)
 
     def clean_slots(self) -> None:
-        """Remove the releases that are neither current nor previous; never fails."""
-        used = {self.current, self.previous}
+        """Remove the releases whose slots need not stay; never fails."""
         with contextlib.suppress(OSError):
             for path in self._slots_dir.iterdir():
-                if path.name not in used:
+                if path.name not in self.kept:
                     _remove(path)
 
     def clean(self) -> None:
@@ -257,7 +273,8 @@ class Slots:
             document = decode_document(
                 SlotsDocument, data, source=str(self._file), limit_bytes=SLOTS_LIMIT_BYTES
             )
-            for release in (document.current, document.previous):
+            shadow = document.shadow.release if document.shadow is not None else None
+            for release in (document.current, document.previous, shadow):
                 if release is not None:
                     check_name(release, "release id")
         except InputError as e:
@@ -277,23 +294,8 @@ class Slots:
             current=names[-1] if names else None, previous=names[0] if len(names) > 1 else None
         )
 
-    def _write(
-        self,
-        *,
-        current: str | None,
-        previous: str | None,
-        refused: dict[str, str] | None = None,
-        refused_by: str | None = None,
-        probation: ProbationRecord | None = None,
-    ) -> None:
-        old = self._document
-        document = SlotsDocument(
-            current=current,
-            previous=previous,
-            refused=old.refused if refused is None else refused,
-            refused_by=old.refused_by if refused_by is None else refused_by,
-            probation=probation,
-        )
+    def _write(self, **changes: object) -> None:
+        document = msgspec.structs.replace(self._document, **changes)
         write_durably(self._file, encode_document(document))
         self._document = document
 

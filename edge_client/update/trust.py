@@ -28,6 +28,7 @@ from edge_client.contract.names import METADATA_FOLDER, TARGETS_FOLDER, channel_
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from edge_client.files import disk_errors, write_durably
 from edge_client.settings import read_credentials, read_root
+from edge_client.update.clock import check_clock, read_signing_time, utc_now
 from edge_client.update.fetcher import Fetcher, StoreFetcher
 from edge_client.update.handover import BUNDLE_SCHEME
 from edge_client.update.transfer import download
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
 
     from edge_client.settings import Settings, StoreSettings
+    from edge_client.update.clock import Clock
 
 # Limits in bytes. Targets metadata takes about 1.5 kB a release; the pipeline keeps 50 of them.
 _CONFIG = UpdaterConfig(
@@ -83,6 +85,7 @@ class TrustedRepository:
         fetcher: Fetcher,
         *,
         remember: bool = True,
+        clock: Clock = utc_now,
     ) -> None:
         """Start from what this device trusts already.
 
@@ -92,12 +95,14 @@ class TrustedRepository:
             metadata_dir: Remembers verified metadata from look to look.
             fetcher: Reads the store, or what stands for it.
             remember: False leaves `metadata_dir` to a daemon that may be writing there now.
+            clock: The time, as this device knows it. Expiry is python-tuf's to judge, by a clock of its own.
         Raises: TrustError if `root` is no valid root metadata; DeviceError if the disk fails.
         """
         self._base_url = base_url.rstrip("/")
         self._memory = metadata_dir
         self._remembers = remember
         self._fetcher = fetcher
+        self._clock = clock
         with disk_errors(metadata_dir):
             metadata_dir.mkdir(parents=True, exist_ok=True)
             self._scratch = tempfile.TemporaryDirectory(prefix=".look-", dir=metadata_dir.parent)
@@ -137,8 +142,16 @@ class TrustedRepository:
         """Fetch and verify the newest metadata, and remember it durably.
 
         Raises: TrustError if it is forged, older than known, or expired; TransportError if the store
-            cannot be read (NothingPublishedError if it never had anything); DeviceError.
+            cannot be read (NothingPublishedError if it never had anything) or this device's clock cannot be
+            right (ClockError); DeviceError.
         """
+        check_clock(self._clock())
+        self._refresh()
+        # By what was just verified, never by what lies on the disk: a revoked key may have signed that, with
+        # any time, and the way out of it is the newer root that only a refresh brings.
+        check_clock(self._clock(), read_signing_time((self._scratch_path / "timestamp.json").read_bytes()))
+
+    def _refresh(self) -> None:
         try:
             with self._verdicts(f"{self._base_url}/{METADATA_FOLDER}"):
                 self._updater.refresh()

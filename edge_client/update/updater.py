@@ -113,6 +113,7 @@ class ReleaseUpdater:
         software: str | None = None,
         open_self_test: Callable[[], SelfTest] | None = None,
         threads: int = 1,
+        device_class: str = "",
         allowed: bool = True,
         on_take: Callable[[str], None] = lambda _release: None,
     ) -> None:
@@ -127,6 +128,7 @@ class ReleaseUpdater:
             software: See `this_software`, which is the default.
             open_self_test: Starts the child that tries a release; default: when one is going to be fetched.
             threads: Threads of the interpreter.
+            device_class: Releases for another class are refused.
             allowed: Whether a release may be taken now.
             on_take: Told the release that is going to be taken.
         """
@@ -137,6 +139,7 @@ class ReleaseUpdater:
         self._open_repository = open_repository
         self._software = software
         self._open_self_test = open_self_test or functools.partial(start_self_test, settings, threads)
+        self._device_class = device_class
         self._allowed = allowed
         self._on_take = on_take
 
@@ -168,8 +171,8 @@ class ReleaseUpdater:
     def _take(self, repository: TrustedRepository, release: str) -> None:
         self._on_take(release)
         slot = self._slots.folder(release)
-        if release == self._slots.previous and self._is_whole(repository, release, slot):
-            logger.info("release %s is on the disk still; going back to it", release)
+        if release in self._slots.kept and self._is_whole(repository, release, slot):
+            logger.info("release %s is on the disk already", release)
             self._slots.drop_staged()
         else:
             self._fetch(repository, release)
@@ -207,7 +210,7 @@ class ReleaseUpdater:
         self._check_size(repository.look_up(path).size_bytes, RELEASE_LIMIT_BYTES, path)
         repository.fetch(path, folder)
         document = read_release(folder)
-        check_document(document, release)
+        check_document(document, release, self._device_class)
         names = needed_files(document)
         size_bytes = sum(repository.look_up(release_target(release, name)).size_bytes for name in names)
         self._check_size(size_bytes, self._settings.max_release_bytes, f"release {release}")
@@ -258,30 +261,32 @@ def _keep_only(folder: Path, names: set[str]) -> None:
 
 
 def let_serve(
-    outcome: UpdateOutcome,
+    release: str,
     slots: Slots,
     holder: ClassifierHolder,
     *,
     software: str,
     threads: int,
+    loaded: Classifier | None = None,
     probation: ProbationRecord | None = None,
     before_swap: Callable[[], None] = lambda: None,
 ) -> None:
-    """Load what a look took beside the serving classifier, switch on disk, then between two frames.
+    """Load a release beside the serving classifier, switch on disk, then between two frames.
 
     Args:
-        outcome: Of the look.
-        slots: Releases on the disk, as the look left them.
+        release: In its slot, as a look left it.
+        slots: Releases on the disk.
         holder: Gets the new classifier.
         software: See `this_software`.
         threads: Threads of the interpreter.
+        loaded: The release, if it is loaded already.
         probation: What the release is compared with once it serves.
         before_swap: Called right before the first frame can see the release.
     Raises: DeviceError, with the old release serving; RefusedError.
     """
-    with refusing(slots, outcome.release, software):
-        new = open_slot(slots.folder(outcome.release), threads)
-    slots.activate(outcome.release, probation)
+    with refusing(slots, release, software):
+        new = loaded or open_slot(slots.folder(release), threads)
+    slots.activate(release, probation)
     try:
         before_swap()
         holder.swap(new)
@@ -355,11 +360,12 @@ def open_slot(folder: Path, threads: int) -> Classifier:
     return classifier
 
 
-def this_software() -> str:
+def this_software(device_class: str = "") -> str:
     """Name what decides whether a release can run here."""
     from edge_client.inference.runtime import runtime_name  # noqa: PLC0415 - not for a look
 
-    return f"edge-client {__version__}, {runtime_name()}"
+    name = f"edge-client {__version__}, {runtime_name()}"
+    return f"{name}, class {device_class}" if device_class else name
 
 
 def needed_files(document: ReleaseDocument) -> tuple[str, ...]:
@@ -371,13 +377,19 @@ def needed_files(document: ReleaseDocument) -> tuple[str, ...]:
     return tuple(dict.fromkeys((LABELS_FILE, *pictures, MODEL_FILE)))
 
 
-def check_document(document: ReleaseDocument, release: str) -> None:
+def check_document(document: ReleaseDocument, release: str, device_class: str = "") -> None:
     """Refuse a release document that cannot be right for this release and this device.
 
     Raises: InputError.
     """
     if document.release != release:
         msg = f"{RELEASE_FILE} is of release {document.release!r}, not {release!r}; publish it again"
+        raise InputError(msg)
+    if document.device_class not in {"", device_class}:
+        msg = (
+            f"it is for devices of class {document.device_class!r}, this one is of class {device_class!r} "
+            "([device] device_class); publish to another channel, or correct the class"
+        )
         raise InputError(msg)
     if document.preprocessing.id != PREPROCESSING_ID:
         msg = (

@@ -76,7 +76,7 @@ class DeviceUnderTest:
     def check_with(self, settings: UpdateSettings) -> UpdateOutcome:
         outcome = self.updater(settings).look()
         if outcome.decision is Decision.TAKE:
-            let_serve(outcome, self.slots, self.holder, software=this_software(), threads=1)
+            let_serve(outcome.release, self.slots, self.holder, software=this_software(), threads=1)
         return outcome
 
     def assert_serves(self, release: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import threading
 
+import numpy as np
 import pytest
 
 from edge_client.cli import main
@@ -85,8 +87,52 @@ def test_it_leaves_the_memory_of_trust_to_the_daemon(settings_file):
 
 def test_the_command_prints_and_counts(settings_file, repository, capsys):
     assert main(["doctor", "--config", str(settings_file)]) == 0
-    assert capsys.readouterr().out.count("ok  ") == 8
+    assert capsys.readouterr().out.count("ok  ") == 9
     repository.stop()
     assert main(["doctor", "--json", "--config", str(settings_file)]) == 5
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert [check["name"] for check in checks if not check["passed"]] == ["store"]
+
+
+class HungCamera:
+    """A driver that never gives a frame, and does not listen."""
+
+    def frames(self, stop):
+        del stop
+        threading.Event().wait(60)
+        yield from ()
+
+
+def with_camera(settings_file, path: str):
+    settings = load_settings(settings_file)
+    return dataclasses.replace(settings, source=dataclasses.replace(settings.source, kind="video", path=path))
+
+
+def test_a_camera_is_tried(settings_file):
+    cv2 = pytest.importorskip("cv2", reason="the extra [video] is not installed")
+    film = str(settings_file.parent / "film.avi")
+    writer = cv2.VideoWriter(film, cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(3):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    [source] = [check for check in examine(with_camera(settings_file, film)) if check.name == "source"]
+    assert source.passed
+    assert "gives 64x48 pixels" in source.detail
+    gone = failures(with_camera(settings_file, str(settings_file.parent / "none.avi")))
+    assert "none.avi" in gone["source"]
+
+
+def test_a_camera_that_hangs_is_named(settings_file, monkeypatch):
+    monkeypatch.setattr("edge_client.sources.open_source", lambda _settings: HungCamera())
+    monkeypatch.setattr("edge_client.doctor.CAMERA_S", 0.1)
+    assert "no picture within 0.1 s" in failures(with_camera(settings_file, "0"))["source"]
+
+
+def test_frames_that_wait_are_counted_and_keys_to_upload_them_asked_for(settings_file, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    settings = load_settings(settings_file)
+    inbox = dataclasses.replace(settings.inbox, unsure_below=0.5)
+    found = {check.name: check.detail for check in examine(dataclasses.replace(settings, inbox=inbox))}
+    assert found["inbox"] == "0 frames wait; they are not uploaded"
+    inbox = dataclasses.replace(inbox, upload=True)
+    assert "access_key_file" in failures(dataclasses.replace(settings, inbox=inbox))["inbox"]

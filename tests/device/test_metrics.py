@@ -36,7 +36,7 @@ def value(text: str, name: str) -> float:
 
 
 def test_each_line_is_well_formed_and_declared():
-    text = render(STATUS)
+    text = render([STATUS])
     assert text.endswith("\n")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert all(LINE.fullmatch(line) for line in lines)
@@ -45,7 +45,7 @@ def test_each_line_is_well_formed_and_declared():
 
 
 def test_values_are_those_of_the_status():
-    text = render(STATUS)
+    text = render([STATUS])
     assert value(text, "frames_total") == 12_345_678
     assert value(text, "latency_seconds") == 0.0025
     assert value(text, "update_bytes") == 1000
@@ -55,7 +55,7 @@ def test_values_are_those_of_the_status():
 
 
 def test_what_is_not_known_is_left_out():
-    text = render(DeviceStatus(device="pi-1", channel="stable", state="starting"))
+    text = render([DeviceStatus(device="pi-1", channel="stable", state="starting")])
     assert "latency" not in text
     assert "update_seconds" not in text
     assert value(text, "serving") == 0
@@ -69,15 +69,15 @@ def free_port() -> int:
 
 def test_it_is_served_on_loopback_and_nothing_else_is():
     settings = MetricsSettings(port=free_port())
-    server = serve(settings, lambda: STATUS)
+    server = serve(settings, lambda: [STATUS])
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/metrics", timeout=5) as answer:
             assert answer.headers["Content-Type"] == CONTENT_TYPE
-            assert answer.read().decode() == render(STATUS)
+            assert answer.read().decode() == render([STATUS])
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/../etc/passwd", timeout=5)
         with pytest.raises(SettingsError, match=r"\[metrics\].*free port"):
-            serve(settings, lambda: STATUS)
+            serve(settings, lambda: [STATUS])
     finally:
         server.shutdown()
         server.server_close()

@@ -71,9 +71,8 @@ class Connection:
         self.connection = BrokerConnection(
             BrokerSettings(port=port, keepalive_s=5),
             "camera-1",
-            topic=f"{self.name}/in",
+            handlers={f"{self.name}/in": options.get("on_message", self.messages.put)},
             online_topic=f"{self.name}/online",
-            on_message=options.get("on_message", self.messages.put),
             on_connection=self.connected.release,
         )
         self.connection.start()

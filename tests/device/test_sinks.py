@@ -8,6 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from edge_client.contract.errors import DeviceError, SettingsError
@@ -181,11 +182,11 @@ def test_reader_that_went_away_does_not_stop_inference(
 
 def test_mqtt_gets_one_compact_document_on_the_results_topic() -> None:
     sent: list[tuple[str, bytes]] = []
-    sink = MqttSink(lambda topic, payload: sent.append((topic, payload)), "edge/f/devices/pi-1/results")
-    sink.write(result(3))
+    sink = MqttSink(lambda topic, payload: sent.append((topic, payload)), lambda channel: f"t/{channel}")
+    sink.write(msgspec.structs.replace(result(3), channel="stable"))
     sink.close()
     ((topic, payload),) = sent
-    assert topic == "edge/f/devices/pi-1/results"
+    assert topic == "t/stable"
     assert b"\n" not in payload
     assert json.loads(payload)["source"] == "Grüße.jpg"
 
@@ -203,7 +204,7 @@ def test_settings_choose_the_sinks(
     settings: SinkSettings, kinds: list[type], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    sinks = open_sinks(settings, publish=lambda _topic, _payload: None, topic="t")
+    sinks = open_sinks(settings, publish=lambda _topic, _payload: None, topic_of=lambda _channel: "t")
     assert [type(sink) for sink in sinks] == kinds
     for sink in sinks:
         sink.write(result())
@@ -212,4 +213,6 @@ def test_settings_choose_the_sinks(
 
 def test_limit_that_holds_no_result_is_refused() -> None:
     with pytest.raises(SettingsError, match="json_lines_max_bytes"):
-        open_sinks(SinkSettings(json_lines_max_bytes=0), publish=lambda _t, _p: None, topic="t")
+        open_sinks(
+            SinkSettings(json_lines_max_bytes=0), publish=lambda _t, _p: None, topic_of=lambda _channel: "t"
+        )

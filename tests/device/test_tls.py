@@ -90,9 +90,8 @@ def test_a_device_hears_announcements_through_tls_with_its_password(password_set
     connection = BrokerConnection(
         password_settings,
         "camera-1",
-        topic="edge/f/channels/stable",
+        handlers={"edge/f/channels/stable": heard.put},
         online_topic="edge/f/devices/camera-1/online",
-        on_message=heard.put,
         on_connection=lambda: connected.put(True),
     )
     connection.start()

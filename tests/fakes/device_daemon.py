@@ -28,9 +28,15 @@ LIMIT_S = 20.0
 
 
 class Watcher:
-    """What any dashboard sees of the device."""
+    """What any dashboard sees of the device.
 
-    def __init__(self, broker, fleet: str) -> None:
+    Args:
+        broker: Host and port.
+        fleet: The device's.
+        channel: One beside the device's main channel; empty: the main one.
+    """
+
+    def __init__(self, broker, fleet: str, channel: str = "") -> None:
         self.fleet = fleet
         self.status: DeviceStatus | None = None
         self.online: str | None = None
@@ -38,7 +44,9 @@ class Watcher:
         self._changed = threading.Condition()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"watcher-{uuid.uuid4().hex[:12]}")
         subscribed = threading.Event()
-        topics = [status_topic(fleet, DEVICE), online_topic(fleet, DEVICE), results_topic(fleet, DEVICE)]
+        self._status = status_topic(fleet, DEVICE, channel)
+        self._online = online_topic(fleet, DEVICE)
+        topics = [self._status, self._online, results_topic(fleet, DEVICE, channel)]
         self._client.on_connect = lambda client, *_: client.subscribe([(topic, 1) for topic in topics])
         self._client.on_subscribe = lambda *_: subscribed.set()
         self._client.on_message = lambda _c, _u, message: self._take(message.topic, bytes(message.payload))
@@ -63,8 +71,9 @@ class Watcher:
         topic = announcement_topic(self.fleet, channel)
         self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(LIMIT_S)
 
-    def announce(self, release: str) -> None:
-        self.publish(encode_document(Announcement(channel="stable", release=release, announced_at="now")))
+    def announce(self, release: str, channel: str = "stable") -> None:
+        announcement = Announcement(channel=channel, release=release, announced_at="now")
+        self.publish(encode_document(announcement), channel)
 
     def close(self) -> None:
         self._client.disconnect()
@@ -72,9 +81,9 @@ class Watcher:
 
     def _take(self, topic: str, payload: bytes) -> None:
         with self._changed:
-            if topic.endswith("/status"):
+            if topic == self._status:
                 self.status = msgspec.json.decode(payload, type=DeviceStatus)
-            elif topic.endswith("/online"):
+            elif topic == self._online:
                 self.online = payload.decode()
             else:
                 self.results.append(msgspec.json.decode(payload, type=Result))

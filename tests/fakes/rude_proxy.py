@@ -22,8 +22,8 @@ class RudeProxy:
 
     Attributes:
         fault: None: pass everything on. `refuse`: end each connection at once. `reset`, `truncate`: end it
-            with RST or FIN after some bytes. `blackhole`: take everything and answer nothing. `delay`: pass
-            on slowly.
+            with RST or FIN after some bytes. `blackhole`: take everything and answer nothing, for as long
+            as the connection lasts: bytes of a stream are never left out. `delay`: pass on slowly.
         spoilt: Connections that a fault met.
     """
 
@@ -60,18 +60,19 @@ class RudeProxy:
                 self._pump(client, server)
 
     def _pump(self, client: socket.socket, server: socket.socket) -> None:
-        met, going = False, True
+        met: str | None = None
+        going = True
         while going and not self._closed.is_set():
             for ready in select.select([client, server], [], [], 0.05)[0]:
                 data = ready.recv(65536)
-                if self.fault is not None and not met:
-                    met, self.spoilt = True, self.spoilt + 1
-                going = going and bool(data) and self._pass_on(data, ready is client, client, server)
+                if self.fault is not None and met is None:
+                    met, self.spoilt = self.fault, self.spoilt + 1
+                going = going and bool(data)
+                if going and met != "blackhole":
+                    going = self._pass_on(data, ready is client, client, server)
 
     def _pass_on(self, data: bytes, asks: bool, client: socket.socket, server: socket.socket) -> bool:
         """Pass a piece on, as badly as the fault wants; False ends the connection."""
-        if self.fault == "blackhole":
-            return True
         if asks or self.fault not in {"reset", "truncate"}:
             (server if asks else client).sendall(data)
             if self.fault == "delay":

@@ -12,6 +12,7 @@ from edge_client.contract import names
 from edge_client.contract.documents import encode_document
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.contract.release import (
+    HoldOut,
     Normalization,
     Preprocessing,
     ReleaseDocument,
@@ -35,7 +36,13 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def tiny_release(
-    bias: int = 0, size: int = 32, labels: int = 3, *, model: bytes | None = None
+    bias: int = 0,
+    size: int = 32,
+    labels: int = 3,
+    *,
+    model: bytes | None = None,
+    hold_out: HoldOut | None = None,
+    device_class: str = "",
 ) -> tuple[ReleaseDocument, dict[str, bytes]]:
     """Build a release.
 
@@ -45,6 +52,8 @@ def tiny_release(
         size: Model input, pixels.
         labels: Number of labels.
         model: Another model's bytes under the same promises, for a release that must be refused.
+        hold_out: See `ReleaseDocument`.
+        device_class: See `ReleaseDocument`.
     Returns: The document, and each file's name and content, `release.json` among them.
     """
     content = tiny_model(bias, size, labels) if model is None else model
@@ -64,6 +73,8 @@ def tiny_release(
         ),
         architecture="tiny",
         accuracy=1.0,
+        hold_out=hold_out,
+        device_class=device_class,
     )
     files[names.MODEL_FILE] = content
     files[names.LABELS_FILE] = ("\n".join(words) + "\n").encode()

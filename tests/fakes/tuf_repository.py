@@ -18,7 +18,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from edge_client.contract.documents import encode_document
-from edge_client.contract.names import channel_target, release_target
+from edge_client.contract.names import SIGNED_AT_FIELD, channel_target, release_target
 from edge_client.contract.release import ChannelDocument
 from tests.fakes.tiny_release import tiny_release
 
@@ -47,6 +47,9 @@ class TufRepository:
         break_off_after: Object path to the number of bytes after which the connection is cut.
         trickle: Object paths that are served one byte at a time, slowly.
         status: Answer every request with this status instead; 0: do not.
+        signed_at: What the next timestamps say of the time of signing; None: the truth.
+        signers: The key of each role.
+        co_signers: More keys of a role, see `share`.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -60,7 +63,9 @@ class TufRepository:
         self.trickle: set[str] = set()
         self.status = 0
         self.expiry = {role: _in_days(30) for role in ROLES}
+        self.signed_at: str | None = None
         self.signers = {role: CryptoSigner.generate_ed25519() for role in ROLES}
+        self.co_signers: dict[str, list[CryptoSigner]] = {role: [] for role in ROLES}
         self._targets = Targets()
         self._targets.version = 0
         self._snapshot_version = self._timestamp_version = 0
@@ -156,19 +161,38 @@ class TufRepository:
             expires=self.expiry[Timestamp.type],
             snapshot_meta=MetaFile(self._snapshot_version),
         )
+        timestamp.unrecognized_fields[SIGNED_AT_FIELD] = self.signed_at or _in_days(0).isoformat()
         self.objects["metadata/timestamp.json"] = self._signed(timestamp, Timestamp.type)
 
-    def rotate(self, role: str, *, old_root_signs: bool = True) -> None:
-        """Replace a role's key by a new root version."""
-        old_root, old = self.signers[Root.type], self.signers[role]
+    def rotate(self, role: str, *, old_root_signs: bool = True, new_root_signs: bool = True) -> None:
+        """Replace the keys of a role by a new root version."""
+        old_root, old = self._signers(Root.type), self._signers(role)
         self.signers[role] = CryptoSigner.generate_ed25519()
+        self.co_signers[role] = [CryptoSigner.generate_ed25519() for _ in self.co_signers[role]]
+        for signer in old:
+            self._root.revoke_key(signer.public_key.keyid, role)
+        for signer in self._signers(role):
+            self._root.add_key(signer.public_key, role)
+        signers = [
+            *(old_root if old_root_signs else []),
+            *(self._signers(Root.type) if new_root_signs else []),
+        ]
+        self.publish_root(signers)
+
+    def publish_root(self, signers: list[CryptoSigner] | None = None) -> None:
+        """Publish the root as it stands as a new version; signed by its own keys, unless by others."""
         self._root.version += 1
-        self._root.revoke_key(old.public_key.keyid, role)
-        self._root.add_key(self.signers[role].public_key, role)
-        signers = [self.signers[Root.type]]
-        if old_root_signs and old_root is not signers[0]:
-            signers.append(old_root)
-        self.objects[f"metadata/{self._root.version}.root.json"] = self._sign_root(signers)
+        self._root.expires = self.expiry[Root.type]
+        unique = {signer.public_key.keyid: signer for signer in signers or self._signers(Root.type)}
+        self.objects[f"metadata/{self._root.version}.root.json"] = self._sign_root([*unique.values()])
+
+    def share(self, role: str, keys: int, threshold: int) -> None:
+        """Share a role among several keys in the provisioned root: before a device gets it."""
+        self.co_signers[role] = [CryptoSigner.generate_ed25519() for _ in range(keys - 1)]
+        for signer in self.co_signers[role]:
+            self._root.add_key(signer.public_key, role)
+        self._root.roles[role].threshold = threshold
+        self.root = self._sign_root(self._signers(Root.type))
 
     # Lying
 
@@ -201,8 +225,12 @@ class TufRepository:
 
     def _signed(self, signed: SignedT, role: str) -> bytes:
         metadata = Metadata(signed)
-        metadata.sign(self.signers[role])
+        for signer in self._signers(role):
+            metadata.sign(signer, append=True)
         return metadata.to_bytes()
+
+    def _signers(self, role: str) -> list[CryptoSigner]:
+        return [self.signers[role], *self.co_signers[role]]
 
     def _sign_root(self, signers: list[CryptoSigner]) -> bytes:
         metadata = Metadata(self._root)

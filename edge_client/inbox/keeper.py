@@ -1,0 +1,174 @@
+"""Keeps frames on the disk, in a thread of its own: inference never waits for an SD card.
+
+A frame is two files below one folder, `<name>.jpg` and, written last, `<name>.json`, its record: only a
+picture with a record counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import queue
+import shutil
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from edge_client.contract.documents import encode_document
+from edge_client.contract.errors import DeviceError
+from edge_client.contract.messages import InboxRecord
+from edge_client.files import write_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edge_client.contract.messages import Result
+    from edge_client.inbox import InboxSettings
+
+logger = logging.getLogger(__name__)
+
+_JPEG_QUALITY = 90
+_DAY_S = 86400.0
+_STOP_S = 2.0
+
+
+class FrameKeeper:
+    """Writes frames within the limits of byte, rate and age."""
+
+    def __init__(
+        self,
+        settings: InboxSettings,
+        folder: Path,
+        *,
+        min_free_bytes: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            settings: The limits.
+            folder: Gets the frames.
+            min_free_bytes: Left free on the disk.
+            clock: Monotonic seconds.
+        """
+        self._settings = settings
+        self._folder = folder
+        self._min_free_bytes = min_free_bytes
+        self._clock = clock
+        self._next = float("-inf")
+        self._failing = False
+        self._waiting: queue.Queue[tuple[NDArray[np.uint8], Result, str] | None] = queue.Queue(1)
+        self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
+        self._thread.start()
+
+    def take(self, pixels: NDArray[np.uint8], result: Result, why: str) -> bool:
+        """Keep a frame, (H, W, 3) uint8 RGB, if it is time for one; never waits. True if it is kept."""
+        now = self._clock()
+        if now < self._next or self._waiting.full():
+            return False
+        self._next = now + 3600 / self._settings.per_hour
+        self._waiting.put_nowait((pixels.copy(), result, why))  # a camera may use its buffer again
+        return True
+
+    def close(self) -> None:
+        """Write what was taken, and end."""
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(None, timeout=_STOP_S)
+        self._thread.join(_STOP_S)
+
+    def _run(self) -> None:
+        sweep(self._folder)
+        while (taken := self._waiting.get()) is not None:
+            try:
+                self._keep(*taken)
+            except DeviceError as e:
+                if not self._failing:
+                    logger.warning("%s; frames for labelling are dropped until it works", e)
+                self._failing = True
+            else:
+                self._failing = False
+
+    def _keep(self, pixels: NDArray[np.uint8], result: Result, why: str) -> None:
+        picture = to_jpeg(pixels, self._settings.longest_side)
+        self._make_room(len(picture))
+        digest = hashlib.sha256(picture).hexdigest()
+        name = f"{result.at[:19].replace('-', '').replace(':', '')}-{digest[:12]}"
+        record = InboxRecord(
+            device=result.device,
+            picture=f"{name}.jpg",
+            sha256=digest,
+            why=why,
+            label=result.label,
+            confidence=result.confidence,
+            top=result.top,
+            release=result.release,
+            channel=result.channel,
+            at=result.at,
+        )
+        write_durably(self._folder / record.picture, picture)
+        write_durably(self._folder / f"{name}.json", encode_document(record))
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Delete what is too old, and the oldest of what is too much.
+
+        Raises: DeviceError if the disk is too full all the same.
+        """
+        oldest = time.time() - self._settings.keep_days * _DAY_S
+        kept = [(path, *_age_and_size(path)) for path in kept_records(self._folder)]
+        total = size_bytes + sum(size for _, _, size in kept)
+        for path, written, size in kept:
+            if written >= oldest and total <= self._settings.max_bytes:
+                break
+            forget(path)
+            total -= size
+        # The folder may not be there yet.
+        free = shutil.disk_usage(self._folder if self._folder.is_dir() else self._folder.parent).free
+        if free - size_bytes < self._min_free_bytes:
+            msg = f"{self._folder}: {free} bytes free; make room ([update] min_free_bytes)"
+            raise DeviceError(msg)
+
+
+def kept_records(folder: Path) -> list[Path]:
+    """Records of the frames kept in `folder`, the oldest first: names begin with the time."""
+    return sorted(folder.glob("*.json"))
+
+
+def forget(record: Path) -> None:
+    """Remove a frame, its record first: a picture without one is swept away."""
+    for path in (record, record.with_suffix(".jpg")):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a power cut left half written; never fails."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.suffix != ".json" and not path.with_suffix(".json").exists():
+                path.unlink()
+
+
+def to_jpeg(pixels: NDArray[np.uint8], longest_side: int) -> bytes:
+    """Encode (H, W, 3) uint8 RGB, scaled down to `longest_side` pixels where it is larger."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((longest_side, longest_side))
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=_JPEG_QUALITY)
+    return data.getvalue()
+
+
+def _age_and_size(record: Path) -> tuple[float, int]:
+    """When a frame was written (seconds since 1970), and the bytes of both its files."""
+    try:
+        stat = record.stat()
+        return stat.st_mtime, stat.st_size + record.with_suffix(".jpg").stat().st_size
+    except OSError:
+        return 0.0, 0

@@ -1,0 +1,58 @@
+"""Brings kept frames to the store, in a child process: what that takes does not stay in memory."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from edge_client.contract.documents import Document, decode_document
+from edge_client.contract.errors import DeviceError, InputError
+from edge_client.update.child import describe_death, environment
+
+if TYPE_CHECKING:
+    from edge_client.settings import Settings
+
+_REPORT_LIMIT_BYTES = 65536
+
+
+class UploadReport(Document, frozen=True, kw_only=True):
+    """How an upload ended.
+
+    Attributes:
+        uploaded: Frames that arrived.
+        error: Why the rest did not; None if all did.
+    """
+
+    uploaded: int
+    error: str | None
+
+
+def upload_in_child(settings: Settings) -> UploadReport:
+    """Upload what is kept.
+
+    Raises: DeviceError if the child cannot be started, crashed or hung.
+    """
+    command = [sys.executable, "-m", "edge_client.inbox.upload_child"]
+    limit_s = settings.update.look_timeout_s
+    try:
+        child = subprocess.run(
+            command,
+            input=pickle.dumps(settings),
+            stdout=subprocess.PIPE,
+            env=environment(),
+            timeout=limit_s,
+            check=False,
+        )
+        return decode_document(UploadReport, child.stdout, source="upload", limit_bytes=_REPORT_LIMIT_BYTES)
+    except OSError as e:
+        msg = f"{sys.executable} cannot be started: {e}; no upload until it can"
+        raise DeviceError(msg) from e
+    except subprocess.TimeoutExpired as e:
+        msg = f"the upload took over {limit_s:g} s ([update] look_timeout_s); it goes on with the next"
+        raise DeviceError(msg) from e
+    except InputError as e:
+        death = describe_death(child.returncode, "it crashed") or f"code {child.returncode}"
+        msg = f"the upload ended without a report: {death}; the log says more"
+        raise DeviceError(msg) from e

@@ -1,0 +1,127 @@
+"""The child that uploads kept frames.
+
+    python -m edge_client.inbox.upload_child
+
+reads settings from standard input, uploads what is kept, deletes here what arrived there, and prints a
+report. A picture goes before its record: what has a record in the inbox is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import urllib3
+
+from edge_client.contract.documents import encode_document
+from edge_client.contract.errors import EdgeError, SettingsError, TransportError
+from edge_client.contract.names import inbox_key
+from edge_client.files import disk_errors
+from edge_client.inbox import INBOX_DIR
+from edge_client.inbox.keeper import forget, kept_records
+from edge_client.inbox.upload import UploadReport
+from edge_client.settings import read_credentials
+from edge_client.update.child import be_first_to_go, die_with_parent, leave
+from edge_client.update.fetcher import describe_refusal, innermost_reason, open_pool
+from edge_client.update.sigv4 import sign_put
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge_client.settings import Settings, StoreCredentials
+
+_WRITTEN = {200, 201, 204}
+# Somebody wrote an object of this name before: with the digest in it, that is this one.
+_THERE_ALREADY = 412
+
+
+class InboxWriter:
+    """Writes objects below the inbox's address; never over one that is there."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open no connection yet.
+
+        Raises: SettingsError if there are no keys.
+        """
+        self._settings = settings
+        self._base_url = (settings.inbox.base_url or settings.store.base_url).rstrip("/")
+        credentials = read_credentials(settings.store)
+        if credentials is None:
+            msg = "[inbox] upload: needs keys that may write there; name them in [store] access_key_file"
+            raise SettingsError(msg)
+        self._credentials: StoreCredentials = credentials
+        self._pool = open_pool(dataclasses.replace(settings.store, base_url=self._base_url))
+
+    def write(self, key: str, body: bytes, content_type: str) -> None:
+        """Write one object, at the store's speed limit.
+
+        Raises: TransportError.
+        """
+        store, url = self._settings.store, f"{self._base_url}/{key}"
+        headers = {"Content-Type": content_type, "If-None-Match": "*"}
+        try:
+            response = self._pool.request(
+                "PUT",
+                url,
+                body=body,
+                headers=headers | sign_put(url, store.region, self._credentials, body),
+                timeout=urllib3.Timeout(store.timeout_s),
+                retries=urllib3.Retry(total=2, redirect=0, status=0, backoff_factor=0.3),
+                preload_content=False,
+            )
+        except urllib3.exceptions.HTTPError as e:
+            msg = f"{url}: {innermost_reason(e)}; it will be tried again"
+            raise TransportError(msg) from e
+        if response.status not in _WRITTEN | {_THERE_ALREADY}:
+            msg = (
+                f"{url}: {describe_refusal(response)}; check the device's right to write there "
+                "(configs/iam-device.json), its clock and [inbox] base_url"
+            )
+            raise TransportError(msg)
+        response.drain_conn()
+        if store.max_bytes_per_s:
+            time.sleep(len(body) / store.max_bytes_per_s)
+
+
+def upload(settings: Settings, writer: InboxWriter) -> UploadReport:
+    """Upload frame by frame; the first that fails ends it, the rest stays for the next time."""
+    uploaded = 0
+    for record in kept_records(settings.device.state_dir / INBOX_DIR):
+        try:
+            _upload_one(settings.device.id, record, writer)
+        except EdgeError as e:
+            return UploadReport(uploaded=uploaded, error=str(e))
+        forget(record)
+        uploaded += 1
+    return UploadReport(uploaded=uploaded, error=None)
+
+
+def _upload_one(device_id: str, record: Path, writer: InboxWriter) -> None:
+    picture = record.with_suffix(".jpg")
+    if not picture.exists():
+        return  # somebody took it away
+    with disk_errors(record):
+        contents = picture.read_bytes(), record.read_bytes()
+    writer.write(inbox_key(device_id, picture.name), contents[0], "image/jpeg")
+    writer.write(inbox_key(device_id, record.name), contents[1], "application/json")
+
+
+def main() -> int:
+    """Run the child."""
+    die_with_parent()
+    be_first_to_go()
+    # From the daemon that started this process, and from nobody else.
+    settings: Settings = pickle.load(sys.stdin.buffer)  # noqa: S301
+    try:
+        report = upload(settings, InboxWriter(settings))
+    except EdgeError as e:
+        report = UploadReport(uploaded=0, error=str(e))
+    sys.stdout.buffer.write(encode_document(report))
+    return 0
+
+
+if __name__ == "__main__":
+    leave(main())

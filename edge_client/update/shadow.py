@@ -1,0 +1,104 @@
+"""Shadow mode: a new release answers beside the serving one, on the same live frames, before it may serve.
+
+What it answers goes nowhere; how often both agree, how sure and how fast it is goes into the status.
+Values in, a verdict out: no disk, no threads. Probation follows once it serves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from edge_client.contract.messages import Comparison
+from edge_client.update.probation import LEAST_FRAMES, RecentAnswers, find_breach, find_failure
+from edge_client.update.probation import ProbationSettings as Limits
+
+
+@dataclasses.dataclass(frozen=True)
+class ShadowSettings:
+    """Section [shadow].
+
+    Attributes:
+        seconds: A new release answers beside the serving one for so long before it serves; 0: it does not.
+        min_agreement_percent: It is refused if it agrees on fewer frames.
+    """
+
+    seconds: float = 0.0
+    min_agreement_percent: float = 50.0
+
+    def faults(self) -> tuple[str, ...]:
+        """Say what is wrong with the settings; empty if nothing is."""
+        checks = [
+            (math.isfinite(self.seconds) and self.seconds >= 0, "seconds: 0 or more"),
+            (0 <= self.min_agreement_percent <= 100, "min_agreement_percent: 0 to 100"),
+        ]
+        return tuple(message for holds, message in checks if not holds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What one release said of a frame."""
+
+    label: str
+    confidence: float
+    latency_ms: float
+
+
+class Shadow:
+    """Compares two releases; one thread tells it of every frame."""
+
+    def __init__(self, release: str, settings: ShadowSettings, limits: Limits, started: float) -> None:
+        """Begin.
+
+        Args:
+            release: The new one.
+            settings: How long, and how much both must agree.
+            limits: What else it may do worse in.
+            started: Monotonic seconds.
+        """
+        self.release = release
+        self._settings = settings
+        self._limits = limits
+        self._started = self._now = started
+        self._before, self._new = RecentAnswers(limits.unsure_below), RecentAnswers(limits.unsure_below)
+        self._frames = self._agreed = self._failed = 0
+        self.breach: str | None = None
+
+    def compare(self, before: Answer, new: Answer, now: float) -> bool:
+        """Take both answers to a frame at `now` (monotonic seconds); True once there is a verdict."""
+        self._now = now
+        self._frames += 1
+        self._agreed += before.label == new.label
+        self._before.take(before.latency_ms, before.confidence)
+        self._new.take(new.latency_ms, new.confidence)
+        over = now - self._started >= self._settings.seconds and self._frames >= LEAST_FRAMES
+        if self.breach is None and over:
+            self.breach = self._judge()
+        return self.breach is not None
+
+    def failed(self, reason: str) -> bool:
+        """Take a frame that the new release could not answer; True once there is a verdict."""
+        self._failed += 1
+        if self.breach is None:
+            self.breach = find_failure(self._failed, self._frames, reason) or None
+        return self.breach is not None
+
+    def figures(self) -> Comparison:
+        """Return how it stands."""
+        return Comparison(
+            release=self.release,
+            frames=self._frames,
+            agreement=round(self._agreed / self._frames, 4) if self._frames else None,
+            latency_ms=round(self._new.latency_ms, 3) if self._frames else None,
+            latency_before_ms=round(self._before.latency_ms, 3) if self._frames else None,
+            seconds_left=round(max(self._started + self._settings.seconds - self._now, 0.0), 1),
+        )
+
+    def _judge(self) -> str:
+        agreement = self._agreed / self._frames * 100
+        if agreement < self._settings.min_agreement_percent:
+            return (
+                f"agreed with the serving release on {agreement:.0f}% of {self._frames} frames "
+                "([shadow] min_agreement_percent)"
+            )
+        return find_breach(self._before.latency_ms, self._before.unsure_share, self._new, self._limits)

@@ -1,0 +1,307 @@
+"""Frames kept for labelling: which ones, within which limits, and their way to the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import http.server
+import io
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+from local_services import wait_until
+from PIL import Image
+
+from edge_client.contract.documents import decode_document
+from edge_client.contract.errors import DeviceError
+from edge_client.contract.messages import InboxRecord, Result
+from edge_client.inbox import DISAGREEMENT, INBOX_DIR, UNSURE, InboxSettings, why_keep
+from edge_client.inbox.keeper import FrameKeeper, kept_records
+from edge_client.inbox.upload import upload_in_child
+from edge_client.settings import load_settings
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (480, 640, 3), np.uint8)
+KEEPS = InboxSettings(unsure_below=0.6, disagreements=True, per_hour=3600.0)
+
+
+def result(number: int = 1, **fields) -> Result:
+    return Result(
+        **{
+            "device": "camera-1",
+            "source": f"{number}.png",
+            "frame": number,
+            "label": "ripe",
+            "confidence": 0.4,
+            "top": {"ripe": 0.4, "rotten": 0.35},
+            "release": "r1",
+            "channel": "stable",
+            "latency_ms": 1.0,
+            "at": f"2026-11-24T12:00:{number:02}.000+00:00",
+            **fields,
+        }
+    )
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / INBOX_DIR
+
+
+@pytest.fixture
+def keep(folder):
+    """Keep `count` frames, one at each tick of a clock that the limits allow; returns their records."""
+    keepers = []
+
+    def keep_(count: int, settings: InboxSettings = KEEPS, **options) -> list[InboxRecord]:
+        clock = Clock()
+        keeper = FrameKeeper(settings, folder, clock=clock, **options)
+        keepers.append(keeper)
+        for number in range(count):
+            pixels = np.roll(PIXELS, number, axis=1)
+            assert keeper.take(pixels, result(number), UNSURE)
+            wait_kept(folder, f"20261124T1200{number:02}")
+            clock.now += 3600 / settings.per_hour
+        keeper.close()
+        return [read(path) for path in kept_records(folder)]
+
+    return keep_
+
+
+def wait_kept(folder, newest: str) -> None:
+    wait_until(lambda: any(record.name.startswith(newest) for record in kept_records(folder)), newest)
+
+
+def read(path) -> InboxRecord:
+    return decode_document(InboxRecord, path.read_bytes(), source=str(path), limit_bytes=65536)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "disagreed", "settings", "why"),
+    [
+        (0.59, False, KEEPS, UNSURE),
+        (0.61, False, KEEPS, None),
+        (0.61, True, KEEPS, DISAGREEMENT),
+        (0.0, True, InboxSettings(), None),
+        (0.61, True, InboxSettings(unsure_below=0.6), None),
+        (0.1, True, dataclasses.replace(KEEPS, never_labels="dog, person"), None),
+        (0.1, False, dataclasses.replace(KEEPS, never_labels="dog"), UNSURE),
+    ],
+)
+def test_what_is_worth_labelling(confidence, disagreed, settings, why):
+    scores = {"ripe": confidence, "person": 0.06, "dog": 0.04}
+    assert why_keep(settings, scores, confidence, disagreed=disagreed) == why
+
+
+def test_nothing_is_kept_by_default():
+    assert not InboxSettings().keeps
+    assert not InboxSettings().upload
+
+
+def test_a_frame_and_its_record_are_kept(keep, folder):
+    [record] = keep(1)
+    picture = (folder / record.picture).read_bytes()
+    assert hashlib.sha256(picture).hexdigest() == record.sha256
+    assert Image.open(io.BytesIO(picture)).size == (640, 480)
+    assert (record.label, record.confidence, record.why) == ("ripe", 0.4, UNSURE)
+    assert (record.device, record.release, record.channel) == ("camera-1", "r1", "stable")
+
+
+def test_frames_are_scaled_down(keep, folder):
+    [record] = keep(1, dataclasses.replace(KEEPS, longest_side=100))
+    assert Image.open(folder / record.picture).size == (100, 75)
+
+
+def test_so_many_an_hour_and_no_more(folder):
+    clock = Clock()
+    keeper = FrameKeeper(dataclasses.replace(KEEPS, per_hour=2.0), folder, clock=clock)
+    taken = []
+    for second in range(0, 7200, 60):
+        clock.now = float(second)
+        if keeper.take(PIXELS[:64, :64], result(second // 1800), UNSURE):
+            taken.append(second)
+            wait_kept(folder, f"20261124T1200{second // 1800:02}")
+    keeper.close()
+    assert taken == [0, 1800, 3600, 5400]
+
+
+def test_the_oldest_make_room(keep, folder):
+    one = keep(1)[0]
+    size = sum((folder / name).stat().st_size for name in (one.picture, one.picture[:-3] + "json"))
+    records = keep(6, dataclasses.replace(KEEPS, max_bytes=3 * size + size // 2))
+    assert [record.at[17:19] for record in records] == ["03", "04", "05"]
+    assert len(list(folder.iterdir())) == 6
+
+
+def test_what_is_too_old_is_deleted(keep, folder):
+    keep(2)
+    long_ago = time.time() - 15 * 86400
+    os.utime(kept_records(folder)[0], (long_ago, long_ago))
+    [_, record] = keep(1)
+    assert len(kept_records(folder)) == 2
+    assert record.at[17:19] == "01"
+
+
+def test_a_full_disk_keeps_nothing_and_says_so_once(folder, caplog):
+    clock = Clock()
+    keeper = FrameKeeper(KEEPS, folder, min_free_bytes=1 << 60, clock=clock)
+    for number in range(3):
+        clock.now = number * 10.0
+        wait_until(keeper._waiting.empty, "the frame before")
+        assert keeper.take(PIXELS, result(number), UNSURE)
+    keeper.close()
+    assert kept_records(folder) == []
+    assert len([r for r in caplog.records if "make room" in r.getMessage()]) == 1
+
+
+def test_what_a_power_cut_left_is_swept_away(folder, keep):
+    keep(1)
+    (folder / "20200101T000000-abc.jpg").write_bytes(b"half")
+    (folder / ".20200101T000000-abc.json.x1y2").write_bytes(b"")
+    keep(1)
+    assert {path.suffix for path in folder.iterdir()} == {".jpg", ".json"}
+    assert len(list(folder.iterdir())) == 2
+
+
+class Inbox(http.server.ThreadingHTTPServer):
+    """Takes PUTs, as S3 does, and fails when told to."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.objects: dict[str, bytes] = {}
+        self.authorized: list[str] = []
+        self.fail_after = 1000
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Inbox
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.authorized.append(self.headers.get("Authorization", ""))
+        status = 200
+        if len(self.server.objects) >= self.server.fail_after:
+            status = 403
+        elif self.path in self.server.objects and self.headers.get("If-None-Match") == "*":
+            status = 412
+        else:
+            self.server.objects[self.path] = body
+        answer = b"<Error><Code>AccessDenied</Code></Error>" if status == 403 else b""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def inbox():
+    with Inbox() as inbox:
+        yield inbox
+
+
+@pytest.fixture
+def settings(tmp_path, inbox, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    file = tmp_path / "device.toml"
+    file.write_text(
+        f'[device]\nid = "camera-1"\nstate_dir = "{tmp_path}"\n'
+        f'[store]\nbase_url = "http://127.0.0.1:{inbox.server_address[1]}/bucket/prefix"\n'
+        f'[source]\npath = "{tmp_path}"\n'
+    )
+    return load_settings(file)
+
+
+def test_frames_arrive_and_are_deleted_here(keep, settings, inbox, folder):
+    records = keep(3)
+    report = upload_in_child(settings)
+    assert (report.uploaded, report.error) == (3, None)
+    assert list(folder.iterdir()) == []
+    for record in records:
+        picture = inbox.objects[f"/bucket/prefix/inbox/camera-1/{record.picture}"]
+        assert hashlib.sha256(picture).hexdigest() == record.sha256
+        assert inbox.objects[f"/bucket/prefix/inbox/camera-1/{record.picture[:-3]}json"]
+    assert all("AKIDEXAMPLE" in header and "secret" not in header for header in inbox.authorized)
+
+
+def test_an_upload_that_breaks_off_goes_on_with_the_next(keep, settings, inbox, folder):
+    keep(3)
+    inbox.fail_after = 3  # the second frame's picture arrives, its record does not
+    report = upload_in_child(settings)
+    assert report.uploaded == 1
+    assert "403 AccessDenied" in str(report.error)
+    assert len(kept_records(folder)) == 2
+    inbox.fail_after = 1000
+    assert upload_in_child(settings).uploaded == 2
+    assert len(inbox.objects) == 6
+    assert list(folder.iterdir()) == []
+
+
+def test_a_store_that_is_away_costs_no_frame(keep, settings, inbox, folder):
+    keep(2)
+    inbox.shutdown()
+    inbox.server_close()
+    report = upload_in_child(settings)
+    assert report.uploaded == 0
+    assert "it will be tried again" in str(report.error)
+    assert len(kept_records(folder)) == 2
+
+
+def test_without_keys_it_says_what_to_do(keep, settings, monkeypatch):
+    keep(1)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    assert "access_key_file" in str(upload_in_child(settings).error)
+
+
+def test_a_frame_that_somebody_took_away_is_no_error(keep, settings, folder):
+    keep(2)
+    (folder / kept_records(folder)[0].with_suffix(".jpg").name).unlink()
+    report = upload_in_child(settings)
+    assert (report.uploaded, report.error) == (2, None)
+    assert list(folder.iterdir()) == []
+
+
+def test_an_upload_that_hangs_is_ended(keep, settings, monkeypatch):
+    keep(1)
+    limit = dataclasses.replace(settings.update, look_timeout_s=0.01)
+    with pytest.raises(DeviceError, match="took over"):
+        upload_in_child(dataclasses.replace(settings, update=limit))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"unsure_below": 1.1},
+        {"per_hour": 0.0},
+        {"max_bytes": 5},
+        {"keep_days": 0.0},
+        {"longest_side": 1},
+        {"upload_s": 0.0},
+        {"base_url": "ftp://x"},
+    ],
+)
+def test_settings_that_cannot_be_are_named(wrong):
+    assert len(InboxSettings(**wrong).faults()) == 1
+    assert InboxSettings().faults() == ()
