@@ -23,6 +23,7 @@ from edge_client.contract.errors import (
     TransportError,
     TrustError,
 )
+from edge_client.logs import configure_logs
 from edge_client.settings import DEFAULT_FILE, load_settings, of_channel, of_channels
 
 if TYPE_CHECKING:
@@ -115,12 +116,7 @@ def _positive(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # The journal adds the time.
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s"
-    )
-    # It reports each refusal once more, and root.json's absence as a debug matter.
-    logging.getLogger("tuf").setLevel(logging.WARNING)
+    configure_logs(logging.DEBUG if options.verbose else logging.INFO)
     settings = load_settings(options.config)
     from edge_client.daemon import run  # noqa: PLC0415 - the other commands start faster
 

@@ -230,7 +230,13 @@ class ObjectStore(LocalService):
         everything = ("Admin", "Read", "Write", "List", "Tagging")
         return [
             identity("pipeline", self.access_key, self.secret_key, *everything),
-            identity("device", self.device_access_key, self.device_secret_key, f"Read:{self.bucket}"),
+            identity(
+                "device",
+                self.device_access_key,
+                self.device_secret_key,
+                f"Read:{self.bucket}",
+                f"Write:{self.bucket}/*/inbox/*",  # below any store prefix
+            ),
         ]
 
 

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from edge_client.settings import Settings
 
 REPORT_LIMIT_BYTES = 65536
-LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 TAKING = b"taking "
 ERRORS: dict[str, type[EdgeError]] = {
     kind.__name__: kind

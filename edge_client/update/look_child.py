@@ -38,17 +38,16 @@ def main() -> int:
 
 
 def _main(test: subprocess.Popen[bytes] | None) -> int:
-    import logging  # noqa: PLC0415 - from here on, as the docstring says
-    import pickle  # noqa: PLC0415
+    import pickle  # noqa: PLC0415 - from here on, as the docstring says
 
     from edge_client.contract.documents import encode_document  # noqa: PLC0415
     from edge_client.contract.errors import EdgeError  # noqa: PLC0415
-    from edge_client.update.look import ERRORS, LOG_FORMAT, Report  # noqa: PLC0415
+    from edge_client.logs import configure_logs  # noqa: PLC0415
+    from edge_client.update.look import ERRORS, Report  # noqa: PLC0415
 
     # From the daemon that started this process, and from nobody else.
     settings, software, allowed = pickle.load(sys.stdin.buffer)  # noqa: S301
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-    logging.getLogger("tuf").setLevel(logging.WARNING)
+    configure_logs()
     out = sys.stdout.buffer
     try:
         outcome = _look(settings, software, test, out, allowed=allowed)

@@ -75,3 +75,25 @@ def test_its_button_asks_on_the_devices_topic():
     [config] = [config for topic, config in MESSAGES.items() if "/update/" in topic]
     assert config["command_topic"] == command_topic("f.1", "pi-1")
     assert config["payload_install"].encode() == INSTALL
+
+
+def test_a_channel_beside_the_main_one_has_entities_of_its_own():
+    beside = {
+        topic: json.loads(payload)
+        for topic, payload in discovery_messages("homeassistant", "f.1", "pi-1", "doors").items()
+    }
+    assert not beside.keys() & MESSAGES.keys()
+    known = {config["unique_id"] for config in MESSAGES.values()}
+    assert not {config["unique_id"] for config in beside.values()} & known
+    assert {config["state_topic"] for config in beside.values()} == {
+        results_topic("f.1", "pi-1", "doors"),
+        status_topic("f.1", "pi-1", "doors"),
+    }
+    assert {config["name"] for config in beside.values()} == {
+        "doors Label",
+        "doors Confidence",
+        "doors Latency",
+        "doors Model",
+    }
+    devices = [config["device"]["identifiers"] for config in (*beside.values(), *MESSAGES.values())]
+    assert all(device == devices[0] for device in devices)

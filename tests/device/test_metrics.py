@@ -8,10 +8,11 @@ import socket
 import urllib.error
 import urllib.request
 
+import msgspec
 import pytest
 
 from edge_client.contract.errors import SettingsError
-from edge_client.contract.messages import DeviceStatus, UpdateFigures
+from edge_client.contract.messages import Comparison, DeviceStatus, Drift, InboxFigures, UpdateFigures
 from edge_client.metrics import CONTENT_TYPE, render, serve
 from edge_client.settings import MetricsSettings
 
@@ -85,3 +86,26 @@ def test_it_is_served_on_loopback_and_nothing_else_is():
 
 def test_nothing_listens_by_default():
     assert dataclasses.asdict(MetricsSettings()) == {"port": 0, "host": "127.0.0.1"}
+
+
+def test_each_channel_has_its_own_values_below_one_declaration():
+    doors = msgspec.structs.replace(STATUS, channel="doors", frames=5, latency_ms=None)
+    text = render([STATUS, doors])
+    assert text.count("# TYPE edge_client_frames_total") == 1
+    assert 'frames_total{device="pi-1",channel="doors"} 5' in text
+    assert text.count("edge_client_latency_seconds{") == 1
+
+
+def test_what_is_watched_is_told():
+    watched = msgspec.structs.replace(
+        STATUS,
+        shadow=Comparison(release="b2", frames=10, agreement=0.9),
+        drift=Drift(answers=500, labels=0.3, confidence=0.05),
+        inbox=InboxFigures(waiting=3, uploaded=4),
+    )
+    text = render([watched])
+    assert value(text, "shadow_agreement") == 0.9
+    assert value(text, "drift_labels") == 0.3
+    assert value(text, "drift_confidence") == 0.05
+    assert value(text, "inbox_waiting") == 3
+    assert value(text, "inbox_uploaded_total") == 4

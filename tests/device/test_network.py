@@ -27,6 +27,7 @@ def test_a_bad_network_delays_an_update_and_no_picture(
     mqtt_broker,
     tmp_path,
     fault,
+    faults,
 ):
     log = tmp_path / "results.jsonl"
     url = urlsplit(repository.url)
@@ -53,9 +54,12 @@ def test_a_bad_network_delays_an_update_and_no_picture(
         watcher.wait_release(release)
         assert_answers(daemon, watcher, release)
         assert "Traceback" not in daemon.log
+    faults.record("newer release, network between device, store and broker", fault, "")
 
 
-def test_store_and_broker_that_restart_in_an_update_are_waited_for(daemon, repository, tmp_path, fleet):
+def test_store_and_broker_that_restart_in_an_update_are_waited_for(
+    daemon, repository, tmp_path, fleet, faults
+):
     with MqttBroker(tmp_path / "broker") as own:
         watcher = Watcher(own, fleet)
         daemon.settings["broker"]["port"] = own.port
@@ -76,3 +80,4 @@ def test_store_and_broker_that_restart_in_an_update_are_waited_for(daemon, repos
         assert_answers(daemon, watcher, document.release)
         assert repository.ranges[model] == [100]
         watcher.close()
+    faults.record("newer release", "store and broker restarted", "")
