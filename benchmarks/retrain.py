@@ -65,7 +65,7 @@ def measure(options: argparse.Namespace, folder: Path, stack: contextlib.ExitSta
     paths = sorted(one for one in options.pictures.glob("*/*") if one.is_file())
     add(paths, options.pictures, pipeline.pictures)
     asset = run(pipeline, "ConvertBackbone")
-    cold, peaks = [], []
+    cold, peaks = [], [asset["peak_gib"]]
     for _ in range(options.runs):
         forget(pipeline, folder)
         found = run(pipeline, "EvaluateModel")
@@ -117,6 +117,7 @@ def measure(options: argparse.Namespace, folder: Path, stack: contextlib.ExitSta
     }
     if not options.no_finetune:
         pipeline.configure(training={"mode": "finetune", "epochs": 30})
+        forget(pipeline, folder)  # its pictures are decoded anew too, as those of the recipe
         found = run(pipeline, "EvaluateModel")
         peaks.append(found["peak_gib"])
         tuned, _ = read(pipeline)

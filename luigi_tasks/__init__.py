@@ -1,5 +1,6 @@
 """The pipeline: `luigi --module luigi_tasks Deploy`. Importing it is cheap; steps import what they need."""
 
+from luigi_tasks.labelling_tasks import ListInbox, TakeLabelled
 from luigi_tasks.pipeline import (
     AnnounceRelease,
     DatasetSnapshot,
@@ -16,8 +17,10 @@ __all__ = [
     "DatasetSnapshot",
     "Deploy",
     "EvaluateModel",
+    "ListInbox",
     "PublishRelease",
     "QuantizeModel",
     "RollBack",
+    "TakeLabelled",
     "TrainModel",
 ]

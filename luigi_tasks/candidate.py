@@ -162,7 +162,7 @@ def assemble_candidate(task: QuantizeModel) -> tuple[bytes, Candidate]:
     model, scheme, size = models[-1], str(tried[-1].scheme), settings.model.input_size
     backbone = tried[-1].clone(ConvertBackbone).output().load(BackboneRecord)
     preprocessing = Preprocessing(id=PREPROCESSING_ID, height=size, width=size, normalization=Normalization())
-    release = release_id(model, snapshot.labels, preprocessing)
+    release = release_id(model, snapshot.labels, preprocessing, settings.release.device_class)
     if tunes(settings):
         folder = task.clone(TuneBackbone).output().folder
         DocumentTarget(task.store, lineage_key(release)).save(Lineage(tuned=folder))

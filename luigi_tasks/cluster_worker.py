@@ -6,7 +6,8 @@ import argparse
 import sys
 import time
 
-from edge_client.contract.errors import EdgeError
+from edge_client.contract.errors import EdgeError, SettingsError
+from luigi_tasks.cluster import parse_cluster
 from luigi_tasks.progress import silent
 
 POLL_S = 1.0
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         task = TuneBackbone(pictures=options.pictures)
+        check_place(task.settings.training.cluster, options.index)
         snapshot = task.clone(DatasetSnapshot).output()
         while not snapshot.exists():
             time.sleep(POLL_S)
@@ -40,6 +42,20 @@ def main(arguments: list[str] | None = None) -> int:
     except EdgeError as e:
         parser.exit(2, f"edge-tune: {e}\n")
     return 0
+
+
+def check_place(workers: str, index: int) -> None:
+    """Refuse a place that no helper has: outside the cluster, or its first, which runs luigi.
+
+    Raises: SettingsError.
+    """
+    cluster = parse_cluster(workers, index)
+    if cluster is None:
+        msg = "[training] cluster is empty, so there is nobody to tune with; list host:port of each machine"
+        raise SettingsError(msg)
+    if index == 0:
+        msg = f"--index 0 is {cluster.workers[0]}, which runs luigi; count helpers from 1"
+        raise SettingsError(msg)
 
 
 if __name__ == "__main__":

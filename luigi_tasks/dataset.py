@@ -36,6 +36,7 @@ SIDE_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
 NAMED_AT_MOST = 10
 CONNECTIONS = 10  # boto3 keeps so many open
 
+PRESETS = ("digits", "flowers")
 DIGITS_FOLDER = "digits-1"  # raised when the written pictures would change
 DIGIT_SIZE = 32
 
@@ -143,7 +144,7 @@ class FolderSource:
                 label.name: [
                     entry for entry in self._scan(label, label.name) if entry.path not in self._without
                 ]
-                for label in _subfolders(self.folder)
+                for label in subfolders(self.folder)
             }
         except OSError as e:
             msg = f"{e.filename}: {e.strerror}; repair or remove it"
@@ -154,7 +155,7 @@ class FolderSource:
         with os.scandir(folder) as found:
             for one in found:
                 name = one.name
-                if _is_hidden(name):
+                if is_hidden(name):
                     continue
                 path = f"{prefix}/{name}"
                 if one.is_dir(follow_symlinks=False):
@@ -203,10 +204,10 @@ class BucketSource:
             for found in (found for page in pages for found in page.get("Contents", ())):
                 path = found["Key"][len(self.prefix) :]
                 label, *below = path.split("/")
-                if not below or any(_is_hidden(part) for part in (label, *below[:-1])) or not label:
+                if not below or any(is_hidden(part) for part in (label, *below[:-1])) or not label:
                     continue
                 entries = classes.setdefault(label, [])
-                if "" not in below and not _is_hidden(below[-1]) and _is_picture_name(below[-1]):
+                if "" not in below and not is_hidden(below[-1]) and _is_picture_name(below[-1]):
                     entries.append(Entry(path, found["Size"], found["ETag"].strip('"')))
         return _finish(classes, self.url)
 
@@ -259,18 +260,20 @@ def _open_archive(archive: Archive, cache_dir: Path, max_unpacked_bytes: int) ->
 
 def _descend(folder: Path) -> Path:
     """Step into a single top folder that only wraps the class folders."""
-    inside = [Path(one.path) for one in _subfolders(folder)]
-    if len(inside) == 1 and next(_subfolders(inside[0]), None):
+    inside = [Path(one.path) for one in subfolders(folder)]
+    if len(inside) == 1 and next(subfolders(inside[0]), None):
         return inside[0]
     return folder
 
 
-def _subfolders(folder: Path) -> Iterator[os.DirEntry[str]]:
+def subfolders(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the class folders of a local dataset; a link to a folder is one."""
     with os.scandir(folder) as found:
-        yield from (one for one in found if one.is_dir() and not _is_hidden(one.name))
+        yield from (one for one in found if one.is_dir() and not is_hidden(one.name))
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a folder or file of this name is no part of a dataset."""
     return name[:1] == "." or name in SIDE_FOLDERS
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from edge_client.contract.preprocessing import PREPROCESSING_ID
+from edge_client.contract.release import CONFIDENCE_BINS, HoldOut
 from edge_client.inference.classifier import Classification, Classifier
 from edge_client.inference.runtime import runtime_name
 from luigi_tasks.gate import ClassPair, judge
@@ -199,6 +200,25 @@ def _figure_out(
         latency_ms_p90=round(float(np.percentile(latencies, 90)), 4) if latencies else None,
         runtime=runtime,
         mistakes=tuple(wrong[:MISTAKES_AT_MOST]),
+        hold_out=count_answers(labels, answers, confidences),
+    )
+
+
+def count_answers(labels: Sequence[str], answers: Sequence[str], confidences: Sequence[float]) -> HoldOut:
+    """Return how often each label was the answer, and a histogram of how sure the answers were.
+
+    Args:
+        labels: The bins of the first, in order; answers outside them are not counted there.
+        answers: Best labels.
+        confidences: Score of each in [0, 1]; 1 itself falls into the last bin.
+    """
+    said = collections.Counter(answers)
+    bins = collections.Counter(
+        min(max(int(one * CONFIDENCE_BINS), 0), CONFIDENCE_BINS - 1) for one in confidences
+    )
+    return HoldOut(
+        labels=tuple(said[label] for label in labels),
+        confidence=tuple(bins[number] for number in range(CONFIDENCE_BINS)),
     )
 
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from luigi_tasks.pipeline import EvaluateModel
 
 THUMBNAIL_PIXELS = 128
-PAST_RELEASES = 20
 
 
 def judge_candidate(task: EvaluateModel) -> tuple[Evaluation, str]:
@@ -143,7 +142,8 @@ def _load_thumbnails(task: PipelineTask, evaluation: Evaluation, snapshot: Any) 
 def _past(state: Any, release: str | None) -> list[Past]:  # noqa: ANN401
     """Accuracies of the releases before, oldest first."""
     found: list[Past] = []
-    while release is not None and len(found) < PAST_RELEASES:
+    # As many as are signed still: [trust] keep_releases.
+    while release is not None:
         document = state.release(release)
         if document is None:
             break

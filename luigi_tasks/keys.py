@@ -1,23 +1,53 @@
-"""`edge-keys`: makes the signing keys and says where each belongs."""
+"""`edge-keys`: makes the signing keys, says where each belongs, and replaces them.
+
+A rotation is one file that appears: `device/N.root.json`, the new root. Before it, the new keys lie beside
+the old ones and nothing names them; after it, the pipeline uses them, for it takes the newest root that it
+finds beside `[trust] root`. What is left then (root.json for new devices, old keys to `retired/`) is done by
+the next run where one was interrupted. The pipeline publishes the roots at its next Deploy, or at once with
+`edge-keys publish` (`repository.py`).
+"""
 
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses
 import datetime
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import EdgeError, InputError
-from edge_client.files import write_durably
-from luigi_tasks.signing import ONLINE_ROLES
+from edge_client.contract.errors import EdgeError, InputError, SettingsError
+from edge_client.files import disk_errors, sync_folder, write_durably
+from luigi_tasks.signing import DISOWNS_FIELD, ONLINE_ROLES, check_successor, load_root, load_roots, root_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from securesystemslib.signer import CryptoSigner
+    from tuf.api.metadata import Metadata, Root
 
 ROOT_YEARS = 5
+ROOT_ROLE = "root"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotation:
+    """What a new root changes.
+
+    Attributes:
+        roles: Roles that get new keys; empty: none, the root is only renewed.
+        root_keys: How many root keys there are then; None: as many as now. Only where root is among `roles`.
+        threshold: How many of them must sign a root; None: as many as now.
+        stolen: Whether somebody else may have had the old keys: what only they signed is disowned.
+        years: Lifetime of the new root.
+    """
+
+    roles: tuple[str, ...] = ()
+    root_keys: int | None = None
+    threshold: int | None = None
+    stolen: bool = False
+    years: int = ROOT_YEARS
 
 
 def make_keys(folder: Path, *, root_keys: int = 1, threshold: int = 1, years: int = ROOT_YEARS) -> None:
@@ -30,54 +60,211 @@ def make_keys(folder: Path, *, root_keys: int = 1, threshold: int = 1, years: in
         years: Lifetime of the root document.
     Raises: InputError if `folder` has keys already: overwriting them would orphan every device.
     """
-    from securesystemslib.signer import CryptoSigner  # noqa: PLC0415
     from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
 
-    if any(folder.rglob("*.pem")) or (folder / "device" / "root.json").exists():
+    if any(folder.rglob("*.pem")) or _root_path(folder).exists():
         msg = f"{folder}: holds keys already; choose another folder"
         raise InputError(msg)
+    _check_threshold(threshold, root_keys)
+    root = Root(consistent_snapshot=True, expires=_in_years(years))
+    files = {folder / "root" / f"root-{number}.pem": ROOT_ROLE for number in range(1, root_keys + 1)}
+    files |= {folder / "pipeline" / f"{role}.pem": role for role in ONLINE_ROLES}
+    signers = _write_keys(files)
+    for path, signer in signers.items():
+        root.add_key(signer.public_key, files[path])
+    root.roles[ROOT_ROLE].threshold = threshold
+    metadata = Metadata(root)
+    _sign(metadata, [signer for path, signer in signers.items() if files[path] == ROOT_ROLE])
+    write_durably(_root_path(folder), metadata.to_bytes())
+
+
+def rotate_keys(folder: Path, rotation: Rotation) -> int:
+    """Write a new root with new keys; the old keys move to `retired/`.
+
+    Interrupted at any moment, it leaves a set that works: the old one, or the new one.
+
+    Args:
+        folder: As `make_keys` wrote it; of `root/`, as many keys as its threshold asks.
+        rotation: What to change.
+    Returns: The new root's version.
+    Raises: SettingsError if root keys are missing; InputError; TrustError if the roots are damaged.
+    """
+    finish_rotation(folder)
+    old = load_root(_root_path(folder))
+    signers = _open_root_signers(folder, old)
+    new, new_signers = _build_root(folder, old, rotation)
+    _sign(new, [*signers, *new_signers])
+    path, version = _root_path(folder), new.signed.version
+    check_successor(old, new, f"new root {version}")
+    if not (before := root_file(path, version - 1)).exists():
+        with disk_errors(path):
+            write_durably(before, path.read_bytes())
+    write_durably(root_file(path, version), new.to_bytes())
+    finish_rotation(folder)
+    return version
+
+
+def finish_rotation(folder: Path) -> None:
+    """Do what a rotation that was interrupted left undone; safe at any time.
+
+    Raises: SettingsError, TrustError, DeviceError.
+    """
+    path = _root_path(folder)
+    newest = load_roots(path)[-1]
+    if newest.signed.version > load_root(path).signed.version:
+        with disk_errors(path):
+            write_durably(path, root_file(path, newest.signed.version).read_bytes())
+    retired = folder / "retired" / f"{_today()}-before-root-{newest.signed.version}"
+    for key, signer in _read_keys(folder).items():
+        if signer.public_key.keyid not in newest.signed.keys:
+            _move(key, retired / key.parent.name / key.name)
+
+
+def _build_root(
+    folder: Path, old: Metadata[Root], rotation: Rotation
+) -> tuple[Metadata[Root], list[CryptoSigner]]:
+    """Return the next root, unsigned, with its new root keys; the new keys are on the disk then."""
+    from tuf.api.metadata import Metadata  # noqa: PLC0415
+
+    root = copy.deepcopy(old.signed)
+    root.version += 1
+    root.expires = _in_years(rotation.years)
+    root.unrecognized_fields.pop(DISOWNS_FIELD, None)
+    if rotation.stolen:
+        root.unrecognized_fields[DISOWNS_FIELD] = True
+    files: dict[Path, str] = {}
+    for role in rotation.roles:
+        count = len(root.roles[role].keyids)
+        if role == ROOT_ROLE:
+            count = rotation.root_keys or count
+            threshold = rotation.threshold or root.roles[role].threshold
+            _check_threshold(threshold, count)
+            root.roles[role].threshold = threshold
+        for keyid in list(root.roles[role].keyids):
+            root.revoke_key(keyid, role)
+        files |= _new_files(folder, role, root.version, count)
+    signers = _write_keys(files)
+    for path, signer in signers.items():
+        root.add_key(signer.public_key, files[path])
+    return Metadata(root), [signer for path, signer in signers.items() if files[path] == ROOT_ROLE]
+
+
+def _new_files(folder: Path, role: str, version: int, count: int) -> dict[Path, str]:
+    """Name the new keys of a role beside the old ones; `signing.py` tries each and takes those that fit."""
+    room = folder / ("root" if role == ROOT_ROLE else "pipeline")
+    numbers = [""] if count == 1 and role != ROOT_ROLE else [f"-{n}" for n in range(1, count + 1)]
+    return {room / f"{role}-v{version}{number}.pem": role for number in numbers}
+
+
+def _open_root_signers(folder: Path, root: Metadata[Root]) -> list[CryptoSigner]:
+    """Return the root keys that are here.
+
+    Raises: SettingsError if they are too few to sign a root.
+    """
+    role = root.signed.roles[ROOT_ROLE]
+    found = [
+        signer
+        for path, signer in _read_keys(folder).items()
+        if path.parent.name == "root" and signer.public_key.keyid in role.keyids
+    ]
+    if len(found) < role.threshold:
+        msg = (
+            f"{folder / 'root'}: {len(found)} of the {role.threshold} root keys that must sign a new root are"
+            " there; nothing was changed. Fetch them from where they are kept offline, and put them there"
+            " while this runs. If they are lost, no key can be replaced any more: make new ones with"
+            " `edge-keys make`, and give every device the new root.json by hand"
+        )
+        raise SettingsError(msg)
+    return found
+
+
+def _read_keys(folder: Path) -> dict[Path, CryptoSigner]:
+    """Return the private keys in `root/` and `pipeline/` by their files; what is no plain key is left out."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+    from securesystemslib.signer import CryptoSigner  # noqa: PLC0415
+
+    keys = {}
+    for path in _key_files(folder):
+        try:
+            keys[path] = CryptoSigner(load_pem_private_key(path.read_bytes(), None))
+        except (OSError, ValueError, TypeError) as e:
+            sys.stderr.write(f"edge-keys: {path} is left as it is: no key that can be read ({e})\n")
+    return keys
+
+
+def _key_files(folder: Path) -> Iterator[Path]:
+    yield from sorted((folder / "root").glob("root-*.pem"))
+    for role in ONLINE_ROLES:
+        yield from sorted((folder / "pipeline").glob(f"{role}*.pem"))
+
+
+def _move(source: Path, place: Path) -> None:
+    """Move a file durably: at any moment it is in one of both folders."""
+    with disk_errors(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (place.parent, place.parent.parent, place.parent.parent.parent):
+            folder.chmod(0o700)
+        source.replace(place)
+        sync_folder(place.parent)
+        sync_folder(source.parent)
+
+
+def _sign(metadata: Metadata[Root], signers: Sequence[CryptoSigner]) -> None:
+    for signer in signers:
+        metadata.sign(signer, append=True)
+
+
+def _write_keys(files: Mapping[Path, str]) -> dict[Path, CryptoSigner]:
+    """Generate a key for each file."""
+    from securesystemslib.signer import CryptoSigner  # noqa: PLC0415
+
+    signers = {path: CryptoSigner.generate_ed25519() for path in files}
+    for path, signer in signers.items():
+        # write_durably's temporary file, and so the result, is readable by its owner alone.
+        write_durably(path, signer.private_bytes)
+        path.parent.chmod(0o700)
+    return signers
+
+
+def _check_threshold(threshold: int, root_keys: int) -> None:
     if not 1 <= threshold <= root_keys:
         msg = f"threshold {threshold} of {root_keys} root keys: give 1 to {root_keys}"
         raise InputError(msg)
-    root = Root(consistent_snapshot=True, expires=_in_years(years))
-    root_signers = [CryptoSigner.generate_ed25519() for _ in range(root_keys)]
-    for number, signer in enumerate(root_signers, start=1):
-        root.add_key(signer.public_key, Root.type)
-        _write_key(folder / "root" / f"root-{number}.pem", signer)
-    root.roles[Root.type].threshold = threshold
-    for role in ONLINE_ROLES:
-        signer = CryptoSigner.generate_ed25519()
-        root.add_key(signer.public_key, role)
-        _write_key(folder / "pipeline" / f"{role}.pem", signer)
-    metadata = Metadata(root)
-    for signer in root_signers:
-        metadata.sign(signer, append=True)
-    write_durably(folder / "device" / "root.json", metadata.to_bytes())
+
+
+def _root_path(folder: Path) -> Path:
+    return folder / "device" / "root.json"
+
+
+def _in_years(years: int) -> datetime.datetime:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return (now + datetime.timedelta(days=365 * years)).replace(microsecond=0)
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+
+
+# The command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `edge-keys`; exit code 0, or 1 with one paragraph on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        make_keys(options.folder, root_keys=options.root_keys, threshold=options.threshold)
+        text = {"make": _make, "rotate": _rotate, "renew": _renew, "publish": _publish}[options.command](
+            options
+        )
     except EdgeError as e:
         sys.stderr.write(f"edge-keys: {e}\n")
         return 1
-    sys.stdout.write(_explain(options.folder))
+    sys.stdout.write(text)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edge-keys", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("make", help="make a full set of keys")
-    make.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
-    make.add_argument("--root-keys", type=int, default=1, help="number of root keys (default 1)")
-    make.add_argument("--threshold", type=int, default=1, help="root keys that must sign (default 1)")
-    return parser
-
-
-def _explain(folder: Path) -> str:
+def _make(options: argparse.Namespace) -> str:
+    make_keys(options.folder, root_keys=options.root_keys, threshold=options.threshold)
+    folder = options.folder
     return (
         f"{folder}/root/       take OFFLINE now (a USB stick in a safe); needed only to replace other keys\n"
         f"{folder}/pipeline/   the machine that runs luigi: [trust] keys in luigi.cfg; readable by it alone\n"
@@ -87,15 +274,83 @@ def _explain(folder: Path) -> str:
     )
 
 
-def _in_years(years: int) -> datetime.datetime:
-    now = datetime.datetime.now(datetime.timezone.utc)
-    return (now + datetime.timedelta(days=365 * years)).replace(microsecond=0)
+def _rotate(options: argparse.Namespace) -> str:
+    online = ONLINE_ROLES if options.stolen else tuple(dict.fromkeys(options.role or ()))
+    if (options.root_keys or options.threshold) and not options.root:
+        raise InputError("--root-keys and --threshold are about new root keys: give --root too")
+    roles = (*online, *((ROOT_ROLE,) if options.root else ())) or ONLINE_ROLES
+    rotation = Rotation(roles, options.root_keys, options.threshold, options.stolen, options.years)
+    version = rotate_keys(options.folder, rotation)
+    ends = (
+        "What only the old keys signed is disowned: the next run publishes anew, from the pipeline's work.\n"
+        if options.stolen
+        else ""
+    )
+    return f"New keys for {', '.join(roles)}.\n" + _explain_root(options.folder, version) + ends
 
 
-def _write_key(path: Path, signer: CryptoSigner) -> None:
-    # write_durably's temporary file, and so the result, is readable by its owner alone.
-    write_durably(path, signer.private_bytes)
-    path.parent.chmod(0o700)
+def _renew(options: argparse.Namespace) -> str:
+    version = rotate_keys(options.folder, Rotation(years=options.years))
+    return f"The same keys, for {options.years} years more.\n" + _explain_root(options.folder, version)
+
+
+def _publish(_options: argparse.Namespace) -> str:
+    from luigi_tasks.repository import open_repository  # noqa: PLC0415 - imports python-tuf
+    from luigi_tasks.settings import load_settings  # noqa: PLC0415 - imports luigi
+    from luigi_tasks.store import open_store  # noqa: PLC0415 - as above
+
+    settings = load_settings()
+    repository = open_repository(open_store(settings.store), settings.trust)
+    if not repository.load().needs_renewal():
+        return f"{settings.store.url}: nothing to do; the newest root is there, and signatures are fresh\n"
+    repository.renew()
+    return f"{settings.store.url}: the newest root is there, and everything is signed by its keys\n"
+
+
+def _explain_root(folder: Path, version: int) -> str:
+    return (
+        f"{folder}/device/     copy all of it to where [trust] root in luigi.cfg points: {version}.root.json "
+        "is the new root, root.json is the same for new devices. The others follow by themselves\n"
+        f"{folder}/pipeline/   copy to the machine that runs luigi, and remove the old keys there\n"
+        f"{folder}/root/       take OFFLINE again, in place of what was there\n"
+        f"{folder}/retired/    the old keys, where any were replaced; destroy them once devices follow\n"
+        "Nothing changes for the fleet yet. Where luigi runs, run `edge-keys publish` now (or wait for the "
+        "next Deploy): it publishes the new root, then signs everything with the new keys.\n"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edge-keys", description="Make and replace the signing keys.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("make", help="make a full set of keys")
+    make.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
+    make.add_argument("--root-keys", type=int, default=1, help="number of root keys (default 1)")
+    make.add_argument("--threshold", type=int, default=1, help="root keys that must sign (default 1)")
+    rotate = commands.add_parser("rotate", help="replace keys; needs the root keys in FOLDER/root")
+    rotate.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
+    rotate.add_argument("--role", action="append", choices=ONLINE_ROLES, help="replace this key; repeatable")
+    rotate.add_argument("--root", action="store_true", help="replace the root keys (alone: only them)")
+    rotate.add_argument(
+        "--stolen",
+        action="store_true",
+        help="somebody else may hold the old keys: replace all three online keys, and sign nothing again "
+        "that only they vouched for",
+    )
+    rotate.add_argument("--root-keys", type=int, help="with --root: number of root keys (default: as now)")
+    rotate.add_argument("--threshold", type=int, help="with --root: how many must sign (default: as now)")
+    renew = commands.add_parser("renew", help="sign the same root for more years; needs the root keys")
+    renew.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
+    publish = commands.add_parser(
+        "publish", help="publish a new root and sign anew; with the settings of luigi.cfg, where luigi runs"
+    )
+    for command in (rotate, renew):
+        command.add_argument(
+            "--years", type=int, default=ROOT_YEARS, help=f"lifetime of the root (default {ROOT_YEARS})"
+        )
+    acts = {make: _make, rotate: _rotate, renew: _renew, publish: _publish}
+    for command, act in acts.items():
+        command.set_defaults(act=act)
+    return parser
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ import luigi
 
 from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError
 from edge_client.contract.names import MODEL_FILE, REPORT_FILE, release_target
+from edge_client.contract.release import PREPROCESSING_ID
 from luigi_tasks.cache import ContentCache
 from luigi_tasks.dataset import PictureSource, listing_digest, open_source
 from luigi_tasks.plan import PictureLog, make_plan
-from luigi_tasks.progress import Progress, TaskProgress
+from luigi_tasks.progress import Progress, TaskProgress, silent
 from luigi_tasks.records import BackboneRecord, Entry, FeaturesRecord, Inventory, Plan, ReadPicture
 from luigi_tasks.settings import PipelineSettings, load_settings
 from luigi_tasks.store import Store, open_store
@@ -56,7 +57,9 @@ BACKBONE_VERSION = 2
 FEATURES_VERSION = 2
 TRAINING_VERSION = 3
 QUANTIZATION_VERSION = 3
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
+# The same of views.py, which three steps learn from.
+VIEWS_VERSION = 2
 
 # A presigned link lives at most a week (AWS Signature Version 4).
 REPORT_LINK_S = 7 * 24 * 3600
@@ -244,8 +247,9 @@ class PipelineTask(luigi.Task):
         return target
 
     def tell(self, message: str) -> None:
-        """Show a message on luigid's page."""
-        self.set_status_message(message)  # type: ignore[misc]
+        """Show a message on luigid's page, if this is the step that runs."""
+        if self.set_status_message is not None:
+            self.set_status_message(message)
 
 
 class ReadBatch(PipelineTask):
@@ -326,7 +330,7 @@ class TuneBackbone(PipelineTask):
         if summary is None:
             return PendingTarget()
         s = self.settings
-        key = content_key("tuned", TUNING_VERSION, summary.digest, _network(s), _plain(s.training))
+        key = content_key("tuned", TUNING_VERSION, summary.digest, _network(s), _lessons(s))
         return DocumentTarget(self.store, f"work/tuned/{key}/tuned.json")
 
     def work(self) -> None:
@@ -437,7 +441,8 @@ class BackboneFeatures(SchemeTask):
     def _target(self, backbone: BackboneRecord, batch: str) -> DocumentTarget:
         s = self.settings
         views = (s.training.augmented_views, s.training.horizontal_flip, s.dataset.holdout_percent)
-        key = content_key("features", FEATURES_VERSION, backbone.forms, s.model.input_size, views)
+        shown = (PREPROCESSING_ID, VIEWS_VERSION, views)
+        key = content_key("features", FEATURES_VERSION, backbone.forms, s.model.input_size, shown)
         return DocumentTarget(self.store, f"work/features/{key}/{batch}.json")
 
     def work(self) -> None:
@@ -482,6 +487,7 @@ class BackboneFeatures(SchemeTask):
             packed = self.read_cached(f"{target.folder}{record.sha256}.npz", record.sha256)
         except (InputError, TransportError) as e:
             logger.warning("%s: %s; computed again", self.task_id, e)
+            self.progress = silent  # it is not this step that runs
             return self.make()
         return unpack_rows(packed, record.pictures)
 
@@ -527,8 +533,7 @@ class TrainModel(SchemeTask):
         if summary is None or isinstance(backbone, PendingTarget) or not backbone.exists():
             return PendingTarget()
         forms = backbone.load(BackboneRecord).forms
-        training = _plain(self.settings.training)
-        key = content_key("head", TRAINING_VERSION, summary.digest, forms, training)
+        key = content_key("head", TRAINING_VERSION, summary.digest, forms, _lessons(self.settings))
         return DocumentTarget(self.store, f"work/heads/{key}/training.json")
 
     def work(self) -> None:
@@ -565,11 +570,14 @@ class QuantizeModel(PipelineTask):
 
     @settled
     def output(self) -> DocumentTarget | PendingTarget:
-        """Address: the heads that were tried, and the backbones under them."""
+        """Address: the heads that were tried, the backbones under them, and the class of devices."""
         tried = self.climb()
         if not tried[-1].complete():
             return PendingTarget()
-        key = content_key("candidate", QUANTIZATION_VERSION, [one.own_target().key for one in tried])
+        parts: list[object] = [[one.own_target().key for one in tried]]
+        if self.settings.release.device_class:  # it is part of the release's id
+            parts.append(self.settings.release.device_class)
+        key = content_key("candidate", QUANTIZATION_VERSION, *parts)
         return DocumentTarget(self.store, f"work/candidates/{key}/candidate.json")
 
     def run(self) -> Generator[luigi.Task, None, None]:  # type: ignore[override]
@@ -842,7 +850,13 @@ def _form_key(target: DocumentTarget, form: str, sha256: str) -> str:
 def _network(settings: PipelineSettings) -> dict[str, object]:
     from luigi_tasks.backbones import weights_digest  # noqa: PLC0415
 
-    return {**_plain(settings.model), "weights": weights_digest(settings.model)}
+    weights = weights_digest(settings.model)
+    return {**_plain(settings.model), "weights": weights, "preprocessing": PREPROCESSING_ID}
+
+
+def _lessons(settings: PipelineSettings) -> dict[str, object]:
+    """Return what decides how something is learned from the same pictures."""
+    return {**_plain(settings.training), "preprocessing": PREPROCESSING_ID, "views": VIEWS_VERSION}
 
 
 # The listing that named the last task, so that making its plan lists no bucket again; and when.

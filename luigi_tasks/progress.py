@@ -35,7 +35,8 @@ class TaskProgress:
             self._what, self._started, self._told_at = what, now, now
             self._open_bar(what, total)
         if self._bars is not None:
-            self._bars.update(self._bar, completed=done, total=total)
+            rate = _rate(done, now - self._started)
+            self._bars.update(self._bar, completed=done, total=total, rate=f"{rate:.0f}/s")
         if now - self._told_at < SCHEDULER_INTERVAL_S:
             return
         self._told_at = now
@@ -58,14 +59,19 @@ class TaskProgress:
                 rich_progress.TextColumn("{task.description:<32}"),
                 rich_progress.BarColumn(),
                 rich_progress.MofNCompleteColumn(),
+                rich_progress.TextColumn("{task.fields[rate]}"),
                 rich_progress.TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
             self._bars.start()
-        self._bar = self._bars.add_task(what, total=total)
+        self._bar = self._bars.add_task(what, total=total, rate="")
 
 
 def _sentence(what: str, done: int, total: int, seconds: float) -> str:
-    rate = done / seconds if seconds > 0 else 0.0
+    rate = _rate(done, seconds)
     left = f", {(total - done) / rate:.0f} s left" if 0 < done < total and rate > 0 else ""
     return f"{what}: {done} of {total} ({rate:.0f}/s{left})"
+
+
+def _rate(done: int, seconds: float) -> float:
+    return done / seconds if seconds > 0 else 0.0

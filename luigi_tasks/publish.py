@@ -71,6 +71,8 @@ def build_release(
         snapshot=candidate.snapshot,
         architecture=architecture,
         accuracy=evaluation.candidate.accuracy,
+        hold_out=evaluation.candidate.hold_out,
+        device_class=settings.release.device_class,
         calibration=hashlib.sha256("".join(candidate.quantization.calibration).encode()).hexdigest(),
         made_with=candidate.quantization.made_with,
         settings=flatten_settings(settings),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from edge_client.contract.documents import Document
-from edge_client.contract.release import Preprocessing  # noqa: TC001 - msgspec resolves it at run time
+from edge_client.contract.release import HoldOut, Preprocessing  # noqa: TC001 - msgspec resolves them
 
 TRAIN, HOLDOUT = "train", "holdout"
 
@@ -329,6 +329,8 @@ class Measurement(Document, frozen=True, kw_only=True):
         latency_ms_p90: The slowest tenth begins here.
         runtime: What ran it.
         mistakes: The most confident wrong answers, worst first.
+        hold_out: How often each label was the answer, and how sure; None in records from before there
+            was one.
     """
 
     accuracy: float
@@ -340,6 +342,7 @@ class Measurement(Document, frozen=True, kw_only=True):
     latency_ms_p90: float | None
     runtime: str
     mistakes: tuple[Mistake, ...]
+    hold_out: HoldOut | None = None
 
 
 class Evaluation(Document, frozen=True, kw_only=True):
@@ -366,3 +369,26 @@ class Evaluation(Document, frozen=True, kw_only=True):
     model_bytes: int
     verdict: Verdict
     at: str
+
+
+class SkippedObject(Document, frozen=True, kw_only=True):
+    """An object of the inbox that is not used, and why."""
+
+    key: str
+    reason: str
+
+
+class LabellingRecord(Document, frozen=True, kw_only=True):
+    """`listing.json` in a folder that a person labels: what was listed.
+
+    Attributes:
+        digest: Of the inbox and of what else decides the folder, see `labelling.folder_digest`.
+        pictures: Frames listed.
+        waiting: Frames in the inbox that were too many for this folder.
+        skipped: Objects that could not be listed.
+    """
+
+    digest: str
+    pictures: int
+    waiting: int
+    skipped: tuple[SkippedObject, ...]

@@ -7,13 +7,19 @@ Order of writes: files of the release, then `N.targets.json`, `N.snapshot.json`,
 `timestamp.json`, the one object that moves everything (written only if nobody else moved it
 since it was read). A crash before it leaves the earlier release current; the next run writes
 the same files again and finishes. Source: TUF specification 1.0.34, sections 3 and 5.
+
+New keys come with a new root, which `edge-keys rotate` left beside `[trust] root`. Roots are written first of
+all, in order, for a device needs each to believe the next; then everything is signed anew. What only keys of
+an earlier root signed is taken over into that, unless the newer root disowns it: a stolen key's work is not.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import hashlib
+import logging
 from typing import TYPE_CHECKING, TypeVar
 
 from edge_client.contract.documents import decode_document
@@ -21,6 +27,7 @@ from edge_client.contract.errors import TransportError, TrustError
 from edge_client.contract.names import (
     METADATA_FOLDER,
     RELEASE_FILE,
+    SIGNED_AT_FIELD,
     TARGETS_FOLDER,
     channel_target,
     is_patch,
@@ -32,21 +39,25 @@ from edge_client.contract.release import (
     ChannelDocument,
     ReleaseDocument,
 )
-from luigi_tasks.signing import load_root, open_signers
+from luigi_tasks.signing import adoptable, check_successor, load_roots, open_signers
 from luigi_tasks.store import StoreConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
     from luigi_tasks.settings import TrustSettings
     from luigi_tasks.store import Store, StoredObject
 
+logger = logging.getLogger(__name__)
+
 METADATA_LIMIT_BYTES = 32 << 20
 MAX_ROOT_ROTATIONS = 256
 PUBLISH_ATTEMPTS = 5
 TIMESTAMP_KEY = f"{METADATA_FOLDER}/timestamp.json"
+# Renewing the root takes a person and what lies in a safe: time to plan that.
+ROOT_NOTICE = datetime.timedelta(days=180)
 
 
 @functools.lru_cache(maxsize=8)
@@ -74,20 +85,52 @@ class ReleaseRepository:
 
         Raises: TrustError if the bucket's metadata is not signed by our keys; TransportError.
         """
-        from tuf.api.metadata import Snapshot, Targets, Timestamp  # noqa: PLC0415
-
-        root = self._walk_root(load_root(self.settings.root))
+        roots = self._walk_roots(load_roots(self.settings.root))
         stamp = self.store.get(TIMESTAMP_KEY, limit_bytes=METADATA_LIMIT_BYTES)
         if stamp is None:
-            return RepositoryState(self, root, None, None, None, None)
-        if self._latest is not None and self._latest.is_of(root, stamp):
+            return RepositoryState(self, roots, Published())
+        if self._latest is not None and self._latest.is_of(roots[-1], stamp):
             return self._latest  # the signed timestamp names all the rest
+        self._latest = RepositoryState(self, roots, self._read_published(roots, stamp))
+        return self._latest
+
+    def _read_published(self, roots: Sequence[Metadata[Root]], stamp: StoredObject) -> Published:
+        """Verify what is published by the newest root, or by one before it that is at work still."""
+        faults: list[TrustError] = []
+        trusted = list(adoptable(roots))
+        for root in trusted:
+            try:
+                return self._read_signed_by(root, stamp)
+            except TrustError as e:
+                faults.append(e)
+        if any(self._signed_timestamp(root, stamp) for root in roots[: -len(trusted)]):
+            logger.warning(
+                "%s: signed by keys that root version %d disowns; starting anew",
+                self.store.url(TIMESTAMP_KEY),
+                trusted[-1].signed.version,
+            )
+            return Published(stamp=stamp, starts_anew=True)
+        self._check_roots(roots)
+        raise faults[0]
+
+    def _signed_timestamp(self, root: Metadata[Root], stamp: StoredObject) -> bool:
+        from tuf.api.metadata import Timestamp  # noqa: PLC0415
+
+        try:
+            self._verified(root, Timestamp, stamp.data, TIMESTAMP_KEY)
+        except TrustError:
+            return False
+        return True
+
+    def _read_signed_by(self, root: Metadata[Root], stamp: StoredObject) -> Published:
+        """Read what is published; all of it must be signed by the keys of one root."""
+        from tuf.api.metadata import Snapshot, Targets, Timestamp  # noqa: PLC0415
+
         timestamp = self._verified(root, Timestamp, stamp.data, TIMESTAMP_KEY)
         snapshot_version = timestamp.signed.snapshot_meta.version
         snapshot = self._read(root, Snapshot, snapshot_version)
         targets = self._read(root, Targets, snapshot.signed.meta["targets.json"].version)
-        self._latest = RepositoryState(self, root, timestamp, snapshot, targets, stamp)
-        return self._latest
+        return Published(timestamp, snapshot, targets, stamp, root.signed.version)
 
     def publish(
         self,
@@ -144,26 +187,68 @@ class ReleaseRepository:
         for path, data in files.items():
             self.store.put(object_key(path, hashlib.sha256(data).hexdigest()), data)
 
-    def _walk_root(self, root: Metadata[Root]) -> Metadata[Root]:
+    def _walk_roots(self, roots: list[Metadata[Root]]) -> list[Metadata[Root]]:
         """Follow key rotations that are in the bucket, each signed by the one before it."""
         from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
         from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
 
         for _ in range(MAX_ROOT_ROTATIONS):
-            key = f"{METADATA_FOLDER}/{root.signed.version + 1}.root.json"
+            key = root_key(roots[-1].signed.version + 1)
             found = self.store.get(key, limit_bytes=METADATA_LIMIT_BYTES)
             if found is None:
-                return root
+                return roots
             try:
                 newer = Metadata[Root].from_bytes(found.data)
-                root.verify_delegate(Root.type, newer)
-                newer.verify_delegate(Root.type, newer)
-            except RepositoryError as e:
+                check_successor(roots[-1], newer, self.store.url(key))
+            except (RepositoryError, TrustError) as e:
                 raise self._distrust(key, e) from e
-            if newer.signed.version != root.signed.version + 1:
-                raise self._distrust(key, ValueError(f"holds version {newer.signed.version}"))
-            root = newer
+            roots = [*roots, newer]
         msg = f"{self.store.url(METADATA_FOLDER)}: over {MAX_ROOT_ROTATIONS} root rotations; refused"
+        raise TrustError(msg)
+
+    def publish_roots(self, roots: Sequence[Metadata[Root]]) -> None:
+        """Write the roots that are missing in the bucket, the oldest first: devices go from one to the next.
+
+        Raises: TrustError if another root with our keys' signatures is there, which some devices may follow.
+        """
+        for root in self._check_roots(roots):
+            key = root_key(root.signed.version)
+            self.store.put(key, root.to_bytes(), content_type="application/json")
+        left = roots[-1].signed.expires - self.now()
+        if left < ROOT_NOTICE:
+            logger.warning(
+                "%s: the root expires in %d days, and then no device takes a release any more: "
+                "run `edge-keys renew` with the root keys, then Deploy",
+                self.settings.root,
+                left.days,
+            )
+
+    def _check_roots(self, roots: Sequence[Metadata[Root]]) -> list[Metadata[Root]]:
+        """Return the roots that the bucket lacks, or holds damaged; raises as `publish_roots`."""
+        lacking = []
+        for before, root in zip([None, *roots], roots, strict=False):
+            key = root_key(root.signed.version)
+            found = self.store.get(key, limit_bytes=METADATA_LIMIT_BYTES)
+            if found is None or not self._is_root(found.data, before, root, key):
+                lacking.append(root)
+        return lacking
+
+    def _is_root(self, data: bytes, before: Metadata[Root] | None, root: Metadata[Root], key: str) -> bool:
+        """Whether `data` is this root; False if it is nothing that a device would follow."""
+        from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
+        from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
+
+        try:
+            found = Metadata[Root].from_bytes(data)
+            if found.signed == root.signed:
+                return True
+            (before or root).verify_delegate(Root.type, found)
+        except RepositoryError:
+            return False
+        msg = (
+            f"{self.store.url(key)}: another root of this version, signed by the same keys: two people "
+            f"rotated keys. Decide which one counts, and put that beside [trust] root ({self.settings.root})"
+        )
         raise TrustError(msg)
 
     def _read(self, root: Metadata[Root], kind: type, version: int) -> Metadata:  # type: ignore[type-arg]
@@ -190,33 +275,48 @@ class ReleaseRepository:
     def _distrust(self, key: str, reason: Exception) -> TrustError:
         return TrustError(
             f"{self.store.url(key)}: not what our keys signed ({reason}). Somebody wrote to the bucket, or "
-            f"[trust] root ({self.settings.root}) belongs to another repository. Nothing was published"
+            f"[trust] root ({self.settings.root}) belongs to another repository, or lacks the other roots of "
+            "its folder beside it. Nothing was published"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What is published, verified; all None where nothing is.
+
+    Attributes:
+        timestamp: With the two that follow, one consistent state.
+        snapshot: See `timestamp`.
+        targets: See `timestamp`.
+        stamp: The timestamp as it lies in the bucket.
+        root_version: The root whose keys signed all of it.
+        starts_anew: Something is there, but not to be taken over.
+    """
+
+    timestamp: Metadata[Timestamp] | None = None
+    snapshot: Metadata[Snapshot] | None = None
+    targets: Metadata[Targets] | None = None
+    stamp: StoredObject | None = None
+    root_version: int = 0
+    starts_anew: bool = False
 
 
 class RepositoryState:
     """What was published at one moment, verified."""
 
     def __init__(
-        self,
-        repository: ReleaseRepository,
-        root: Metadata[Root],
-        timestamp: Metadata[Timestamp] | None,
-        snapshot: Metadata[Snapshot] | None,
-        targets: Metadata[Targets] | None,
-        stamp: StoredObject | None,
+        self, repository: ReleaseRepository, roots: Sequence[Metadata[Root]], published: Published
     ) -> None:
         self._repository = repository
-        self._root = root
-        self._timestamp = timestamp
-        self._snapshot = snapshot
-        self._targets = targets
-        self._stamp = stamp
+        self._roots = roots
+        self._root = roots[-1]
+        self._published = published
+        self._targets = published.targets
         self._contents: dict[str, bytes] = {}
 
     def is_of(self, root: Metadata[Root], stamp: StoredObject) -> bool:
         """Whether this is what the root and the timestamp stand for."""
-        return self._stamp == stamp and self._root.signed.version == root.signed.version
+        return self._published.stamp == stamp and self._root.signed.version == root.signed.version
 
     @property
     def files(self) -> Mapping[str, TargetFile]:
@@ -263,13 +363,19 @@ class RepositoryState:
         return data
 
     def needs_renewal(self) -> bool:
-        """Whether any signature has less than half of its lifetime left."""
+        """Whether a new root waits, or any signature has less than half of its lifetime left."""
+        published = self._published
+        if published.stamp is None:
+            return False
+        version = self._root.signed.version
+        if published.root_version < version or not self._repository.store.exists(root_key(version)):
+            return True
         days = self._repository.settings
         now = self._repository.now()
         lifetimes = (
-            (self._timestamp, days.timestamp_days),
-            (self._snapshot, days.snapshot_days),
-            (self._targets, days.targets_days),
+            (published.timestamp, days.timestamp_days),
+            (published.snapshot, days.snapshot_days),
+            (published.targets, days.targets_days),
         )
         return any(
             metadata is not None and metadata.signed.expires - now < datetime.timedelta(days=lifetime) / 2
@@ -283,11 +389,13 @@ class RepositoryState:
         """
         from tuf.api.metadata import MetaFile, Snapshot, TargetFile, Targets, Timestamp  # noqa: PLC0415
 
-        targets = self._targets or _unborn(Targets())
-        snapshot = self._snapshot or _unborn(Snapshot())
-        timestamp = self._timestamp or _unborn(Timestamp())
-        repository, settings = self._repository, self._repository.settings
-        self._write_root()
+        repository, settings, published = self._repository, self._repository.settings, self._published
+        # Beyond all that was counted so far; devices forget higher versions with the keys that signed them.
+        born = int(repository.now().timestamp()) if published.starts_anew else 0
+        targets = published.targets or _unborn(Targets(), born)
+        snapshot = published.snapshot or _unborn(Snapshot(), born)
+        timestamp = published.timestamp or _unborn(Timestamp(), born)
+        repository.publish_roots(self._roots)
         for path, data in files.items():
             signed = TargetFile.from_data(path, data)
             if path.endswith(f"/{RELEASE_FILE}"):
@@ -301,17 +409,12 @@ class RepositoryState:
         self._write_version(snapshot)
         timestamp.signed.version += 1
         timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
+        timestamp.signed.unrecognized_fields[SIGNED_AT_FIELD] = repository.now().isoformat(timespec="seconds")
         self._extend(timestamp.signed, settings.timestamp_days)
         data = repository.sign(self._root, timestamp)
         repository.store.put_if_unchanged(
-            TIMESTAMP_KEY, data, self._stamp.etag if self._stamp is not None else None
+            TIMESTAMP_KEY, data, published.stamp.etag if published.stamp is not None else None
         )
-
-    def _write_root(self) -> None:
-        """Publish the root where it is missing."""
-        key = f"{METADATA_FOLDER}/{self._root.signed.version}.root.json"
-        if not self._repository.store.exists(key):
-            self._repository.store.put(key, self._root.to_bytes(), content_type="application/json")
 
     def _write_version(self, metadata: Metadata[Targets] | Metadata[Snapshot]) -> None:
         """Upload under the next free version; a crashed run may have left some that nothing names."""
@@ -369,12 +472,17 @@ def _in_order(targets: Mapping[str, TargetFile]) -> list[str]:
 SignedT = TypeVar("SignedT", "Targets", "Snapshot", "Timestamp")
 
 
-def _unborn(signed: SignedT) -> Metadata[SignedT]:
-    """Wrap a first document so that raising its version gives 1."""
+def _unborn(signed: SignedT, version: int) -> Metadata[SignedT]:
+    """Wrap a first document so that raising its version gives the first."""
     from tuf.api.metadata import Metadata  # noqa: PLC0415
 
-    signed.version = 0
+    signed.version = version
     return Metadata(signed)
+
+
+def root_key(version: int) -> str:
+    """Key of one version of the root."""
+    return f"{METADATA_FOLDER}/{version}.root.json"
 
 
 def object_key(target_path: str, sha256: str) -> str:

@@ -142,6 +142,7 @@ class ReleaseSettings:
 
     channel: str
     share_percent: float
+    device_class: str
     self_test_pictures: int
     patches: int
 
@@ -343,6 +344,9 @@ class release(luigi.Config):  # noqa: N801
 
     channel = luigi.Parameter(default="stable", description="channel that Deploy moves")
     share_percent = luigi.FloatParameter(default=100.0, description="share of devices that may take it")
+    device_class = luigi.Parameter(
+        default="", description="only devices of this [device] device_class take the release; empty: all do"
+    )
     self_test_pictures = luigi.IntParameter(
         default=5, description="signed hold-out pictures that a device answers before activation"
     )
@@ -414,7 +418,10 @@ def find_faults(settings: PipelineSettings) -> list[str]:
         (s.trust.keep_releases >= 2, "[trust] keep_releases: at least 2"),
     ]
     faults = [message for holds, message in checks if not holds]
-    for value, what in ((s.release.channel, "channel"), (s.broker.fleet, "fleet")):
+    names = [(s.release.channel, "channel"), (s.broker.fleet, "fleet")]
+    if s.release.device_class:
+        names.append((s.release.device_class, "[release] device_class"))
+    for value, what in names:
         try:
             check_name(value, what)
         except InputError as e:

@@ -64,8 +64,15 @@ def name_classes(entries: Iterable[Entry]) -> dict[str, str]:
 
     Raises: InputError if two folders would be one class, or a label cannot be a line of a file.
     """
-    folders = sorted({entry.path.split("/", 1)[0] for entry in entries})
-    labels = {folder: unicodedata.normalize("NFC", folder).strip() for folder in folders}
+    return name_folders({entry.path.split("/", 1)[0] for entry in entries})
+
+
+def name_folders(folders: Iterable[str]) -> dict[str, str]:
+    """Map each class folder to its label.
+
+    Raises: as `name_classes`.
+    """
+    labels = {folder: unicodedata.normalize("NFC", folder).strip() for folder in sorted(folders)}
     seen: dict[str, str] = {}
     for folder, label in labels.items():
         if not label or any(unicodedata.category(one) in NOT_IN_LABELS for one in label):

@@ -41,6 +41,19 @@ class StoreConflictError(TransportError):
     """Somebody else wrote the object since it was read; read again and retry."""
 
 
+class TooLargeError(TransportError):
+    """An object is larger than its reader accepts; it was not read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedObject:
+    """An object as a listing shows it, without its content."""
+
+    key: str
+    size_bytes: int
+    etag: str
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredObject:
     """Content of an object and the ETag that names this version of it."""
@@ -178,7 +191,7 @@ class Store:
     def get(self, key: str, *, limit_bytes: int | None = None) -> StoredObject | None:
         """Return the object, or None if there is none.
 
-        Raises: SettingsError, TransportError; also if it is larger than `limit_bytes`.
+        Raises: SettingsError, TransportError; TooLargeError if it is larger than `limit_bytes`.
         """
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
@@ -192,7 +205,7 @@ class Store:
                 return None
             if limit_bytes is not None and int(answer["ContentLength"]) > limit_bytes:
                 msg = f"{self.url(key)}: {answer['ContentLength']} bytes, at most {limit_bytes} are expected"
-                raise TransportError(msg)
+                raise TooLargeError(msg)
             try:
                 data: bytes = answer["Body"].read()
             except (BotoCoreError, OSError) as e:
@@ -200,6 +213,21 @@ class Store:
                 raise TransportError(msg) from e
         self._bucket_seen = True
         return StoredObject(data, str(answer["ETag"]))
+
+    def list_folder(self, folder: str) -> tuple[ListedObject, ...]:
+        """Return all objects whose keys start with `folder` ("" or ending in /), by key.
+
+        One request for each thousand. Keys that are folders of a file browser's making end in /.
+        Raises: SettingsError if the bucket is missing or closed; TransportError.
+        """
+        start = self.prefix + folder
+        with s3_errors(self.url(folder)):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start)
+            found = [one for page in pages for one in page.get("Contents", ())]
+        listed = [
+            ListedObject(one["Key"][len(self.prefix) :], int(one["Size"]), str(one["ETag"])) for one in found
+        ]
+        return tuple(sorted(listed, key=lambda one: one.key))
 
     def read(self, key: str) -> bytes:
         """Return the object's content.
@@ -218,6 +246,11 @@ class Store:
             self.client.put_object(
                 Bucket=self.bucket, Key=self.prefix + key, Body=data, ContentType=content_type
             )
+
+    def delete(self, key: str) -> None:
+        """Remove the object; one that is not there is no fault."""
+        with s3_errors(self.url(key)):
+            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
 
     def put_if_unchanged(self, key: str, data: bytes, etag: str | None) -> None:
         """Write the object only if it still is the version `etag` (None: only if there is none).

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_client.contract import preprocessing
 from luigi_tasks.feature_batches import FLOAT
 from luigi_tasks.gate import ClassPair, find_worst_class
 from luigi_tasks.head import Layer, Lesson, TrainedHead, train_head
@@ -190,8 +191,17 @@ def package_versions() -> dict[str, str]:
     """Return the versions that decide the bytes of a model."""
     from importlib import metadata  # noqa: PLC0415 - reads the file system
 
-    # The runtime too: a head learns from features that it computed.
-    names = ("tensorflow", "tf_keras", "ai-edge-litert", "numpy", "pillow", "edge-fleet")
+    # The runtime too: a head learns from features that it computed; OpenCV draws the distorted views.
+    names = (
+        "tensorflow",
+        "tf_keras",
+        "ai-edge-litert",
+        "numpy",
+        "pillow",
+        "opencv-python-headless",
+        "flatbuffers",
+        "edge-fleet",
+    )
     versions = {"python": platform.python_version(), "machine": platform.machine(), "code": _code_version()}
     for name in names:
         try:
@@ -202,10 +212,12 @@ def package_versions() -> dict[str, str]:
 
 
 def _code_version() -> str:
-    """12 hex digits over the pipeline's source: it changes between two versions with one number."""
+    """12 hex digits over the source that makes a model: it changes between two versions with one number."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    # The contract too: pictures are decoded and fitted there.
+    for folder in (Path(__file__).parent, Path(preprocessing.__file__).parent):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 

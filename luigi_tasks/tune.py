@@ -18,14 +18,14 @@ import io
 import json
 import logging
 import math
+import os
 import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edge_client.contract.errors import InputError
+from edge_client.contract.errors import InputError, SettingsError
 from luigi_tasks.backbones import (
     NO_WEIGHTS,
     STANDARD_SUFFIX,
@@ -40,6 +40,7 @@ from luigi_tasks.views import distort_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -126,25 +127,26 @@ def tune_backbone(
         training: How.
         start: Weights of an earlier release's backbone to go on from, or None for the initial ones.
         scratch: Folder on a disk with room for the activations (19 kB a picture and view for MobileNetV2
-            1.0/160); emptied afterwards.
+            1.0/160); nothing is left there, also by a killed process.
         checkpoints: Keep the course once an epoch.
         progress: Gets steps done.
         cluster: Other machines that train the same network; each learns from its share of the pictures.
-    Raises: SettingsError, TransportError (see `build_backbone`); InputError if `start` does not fit.
+    Raises: SettingsError, TransportError (see `build_backbone`), SettingsError where the disk has no room
+        for the activations; InputError if `start` does not fit.
     """
     progress("starting TensorFlow", 0, 1)
     fingerprint = _fingerprint(pupils, model, training, start)
     index, count = (cluster.index, cluster.size) if cluster is not None else (0, 1)
     whole = model.weights == NO_WEIGHTS and start is None
     strategy = cluster.start() if cluster is not None else None
-    with _scope(strategy), tempfile.TemporaryDirectory(dir=_made(scratch)) as folder:
+    with _scope(strategy):
         backbone = build_backbone(model, training.seed)
         if start is not None:
             load_tuned(backbone, start)
         if not whole:
             standardize(backbone, pupils.pixels[:: max(1, len(pupils.names) // STANDARDIZE_PICTURES)])
         inputs, network = _open_lesson(
-            pupils.share(index, count), backbone, model, training, Path(folder), progress, whole=whole
+            pupils.share(index, count), backbone, model, training, scratch, progress, whole=whole
         )
         course = _Course(network, len(pupils.names), training, strategy, count, whole=whole)
         course.resume(checkpoints.load(), fingerprint)
@@ -153,6 +155,26 @@ def tune_backbone(
             course.learn_epoch(inputs, targets, pupils, progress)
             course.keep(checkpoints if index == 0 else None, fingerprint)
     return Tuned(pack_weights(backbone), {name: tuple(values) for name, values in course.history.items()})
+
+
+def map_array(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
+    """Return an array of zeros on disk, mapped into memory; its file has no name, so nothing stays behind.
+
+    Raises: SettingsError if the disk has no room for all of it. Were room taken page by page, a disk that
+        fills up would kill the process without a word (SIGBUS).
+    """
+    size_bytes = math.prod(shape) * np.dtype(np.float16).itemsize
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
+            return np.memmap(file, np.float16, "r+", shape=shape)
+    except OSError as e:
+        msg = (
+            f"{folder}: no room for {size_bytes / 1e6:.0f} MB of activations ({e.strerror or e}); free some "
+            "space, or let [dataset] cache_dir name a folder that can be written"
+        )
+        raise SettingsError(msg) from e
 
 
 def pack_weights(network: Any) -> bytes:  # noqa: ANN401 - Keras has no types
@@ -327,16 +349,15 @@ def _open_lesson(
         return inputs, keras.Model(backbone.input, classes(backbone.output))
     cut = backbone.get_layer(CUT_LAYERS[model.architecture]).output
     lower = FeatureExtractor(bytes(float_converter(keras.Model(backbone.input, cut)).convert()))
-    shape = (len(views), len(pupils.names), *lower.shape)
     # Float16 halves the disk; activations behind a batch-norm stay far below its limit of 65,504.
-    acts = np.lib.format.open_memmap(folder / "activations.npy", "w+", np.float16, shape)
+    acts = map_array(folder, (len(views), len(pupils.names), *lower.shape))
     for view in views:
         acts[view] = lower(see(view), progress, f"activations, view {view + 1}")
     upper = keras.Model(cut, backbone.output)
     for layer in upper.layers:
         if isinstance(layer, keras.layers.BatchNormalization) or layer.name.endswith(STANDARD_SUFFIX):
             layer.trainable = False
-    given = keras.Input(shape[2:])
+    given = keras.Input(acts.shape[2:])
     network = keras.Model(given, classes(upper(given)))
     _begin_head(upper, classes, acts[0], pupils, training, progress)
     return acts, network
@@ -391,8 +412,3 @@ def _fingerprint(
 
 def _scope(strategy: Any) -> Any:  # noqa: ANN401
     return contextlib.nullcontext() if strategy is None else strategy.scope()
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

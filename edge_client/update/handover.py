@@ -35,8 +35,12 @@ def hand_over(bundle: Path, state_dir: Path) -> Path:
     partial = place.with_name(f".{BUNDLE_FILE}.partial")
     with disk_errors(place):
         state_dir.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle, partial)
-        partial.replace(place)
+        try:
+            shutil.copyfile(bundle, partial)
+            partial.replace(place)
+        except OSError:
+            partial.unlink(missing_ok=True)  # the disk may be full: it must not stay so
+            raise
     return place
 
 

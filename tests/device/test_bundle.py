@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import tarfile
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -164,6 +165,54 @@ def test_what_is_no_bundle_is_named(orchard, tmp_path, data):
         import_bundle(orchard, path)
     with pytest.raises(InputError, match="none"):
         BundleFetcher(tmp_path / "none")
+
+
+def header(kind: bytes = b"0", size: bytes = b"%011o\0" % 0) -> bytes:
+    """One tar header, as wrong as wanted."""
+    member = tarfile.TarInfo("some/file")
+    data = bytearray(member.tobuf(tarfile.USTAR_FORMAT))
+    data[124:136], data[156:157] = size, kind
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data)
+    return bytes(data)
+
+
+def pax(**records: str) -> bytes:
+    """A file with these PAX records."""
+    member = tarfile.TarInfo("some/file")
+    member.pax_headers = records
+    return member.tobuf(tarfile.PAX_FORMAT)
+
+
+END = bytes(1024)
+GIGABYTES = b"%011o\0" % (3 << 30)
+SPARSE = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9" * 18}
+HOSTILE = {
+    "a negative size, which older tarfiles read for ever": header(size=b"\xff" * 12) * 3 + END,
+    "a negative size in a PAX header": pax(size="-512") * 50 + END,
+    "a size that is no number": pax(size="many") + END,
+    "a name of gigabytes": header(b"L", GIGABYTES) + bytes(4096) + END,
+    "a PAX header of gigabytes": header(b"x", GIGABYTES) + bytes(4096) + END,
+    "PAX headers without end": header(b"x") * 5000 + END,
+    "the same file without end": header() * 10_001 + END,
+    "a sparse file": pax(**SPARSE) + END,
+    "a link to another file": header(b"2") + END,
+    "a device": header(b"3") + END,
+    "cut off": header()[:300],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_tar_is_named_and_costs_no_memory(orchard, tmp_path, name):
+    path = tmp_path / "stick.tar"
+    path.write_bytes(HOSTILE[name])
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="edge-client export"):
+            BundleFetcher(path)
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_commands(bundle, orchard, capsys, tmp_path):

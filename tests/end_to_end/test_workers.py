@@ -9,10 +9,12 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from local_services import free_ports
 from pipeline_under_test import REPOSITORY, PipelineUnderTest
 
 if TYPE_CHECKING:
@@ -102,3 +104,62 @@ def test_three_workers_share_the_batches_and_survive_the_loss_of_one(tmp_path, s
         again = pipeline.luigi("EvaluateModel")
         assert again.returncode == 0
         assert " took " not in again.stderr
+
+
+def accuracy_of(pipeline: PipelineUnderTest, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Hold-out accuracy of the pipeline's only candidate, measured on its int8 file."""
+    from edge_client.contract.documents import decode_document  # noqa: PLC0415 - as above
+    from luigi_tasks.records import Evaluation  # noqa: PLC0415
+    from luigi_tasks.settings import StoreSettings  # noqa: PLC0415
+    from luigi_tasks.store import Store  # noqa: PLC0415
+
+    for name, value in pipeline.store.credentials().items():
+        monkeypatch.setenv(name, value)
+    url = f"s3://{pipeline.store.bucket}/{pipeline.name}"
+    store = Store(StoreSettings(url, pipeline.store.endpoint_url, "us-east-1", "when_required", True))
+    listed = store.client.list_objects_v2(Bucket=store.bucket, Prefix=f"{store.prefix}work/evaluations/")
+    [key] = [one["Key"] for one in listed["Contents"] if one["Key"].endswith("evaluation.json")]
+    data = store.read(key.removeprefix(store.prefix))
+    return decode_document(Evaluation, data, source=key, limit_bytes=1 << 24).candidate.accuracy
+
+
+def test_two_machines_tune_one_network_as_well_as_one_does(tmp_path, scheduler, object_store, monkeypatch):
+    """`luigi` on one, `edge-tune` on the other; what is compared is the int8 file on the hold-out."""
+    accuracies = []
+    for machines in (1, 2):
+        ports = free_ports(machines)
+        cluster = ",".join(f"127.0.0.1:{port}" for port in ports) if machines > 1 else ""
+        settings: dict[str, dict[str, object]] = {
+            "training": {
+                "cluster": cluster,
+                "epochs": 30,
+                "learning_rate": 0.01,
+                "batch_size": 32,
+                "horizontal_flip": "false",
+            },
+        }
+        folder = tmp_path / f"with {machines}"
+        with PipelineUnderTest(
+            folder, scheduler=scheduler, store=object_store, settings=settings
+        ) as pipeline:
+            pipeline.write_digits(per_class=60)
+            others = [
+                subprocess.Popen(
+                    [sys.executable, "-m", "luigi_tasks.cluster_worker", "--index", str(index)],
+                    env=pipeline.environment(),
+                    cwd=folder,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+                for index in range(1, machines)
+            ]
+            run = pipeline.luigi("EvaluateModel")
+            for other in others:
+                told, _ = other.communicate(timeout=120)
+                assert other.returncode == 0, told
+            assert run.returncode == 0, run.stderr
+            accuracies.append(accuracy_of(pipeline, monkeypatch))
+    alone, together = accuracies
+    assert alone > 0.7, accuracies
+    assert together > alone - 0.05, accuracies

@@ -46,6 +46,7 @@ class TufRepository:
         root: The provisioned root metadata.
         break_off_after: Object path to the number of bytes after which the connection is cut.
         trickle: Object paths that are served one byte at a time, slowly.
+        trickle_headers: Send the headers of every answer one byte at a time, slowly.
         status: Answer every request with this status instead; 0: do not.
         signed_at: What the next timestamps say of the time of signing; None: the truth.
         signers: The key of each role.
@@ -61,6 +62,7 @@ class TufRepository:
         self.content_range: str | None = None
         self.break_off_after: dict[str, int] = {}
         self.trickle: set[str] = set()
+        self.trickle_headers = False
         self.status = 0
         self.expiry = {role: _in_days(30) for role in ROLES}
         self.signed_at: str | None = None
@@ -292,20 +294,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             truth = repository.content_range is None
             self.send_header("Content-Range", content_range if truth else repository.content_range or "")
         self.send_header("Content-Length", str(len(data)))
+        if repository.trickle_headers:
+            self._trickle(b"HTTP/1.1 200 OK\r\n" + b"X-More: x\r\n" * 90)
+            return
         self.end_headers()
         if path in repository.trickle:
-            for byte in data:
-                try:
-                    self.wfile.write(bytes([byte]))
-                except OSError:
-                    return
-                time.sleep(0.05)  # being slow is what this is about
+            self._trickle(data)
         elif path in repository.break_off_after:
             self.wfile.write(data[: repository.break_off_after[path]])
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_RDWR)
         else:
             self.wfile.write(data)
+
+    def _trickle(self, data: bytes) -> None:
+        for byte in data:
+            try:
+                self.wfile.write(bytes([byte]))
+            except OSError:
+                return
+            time.sleep(0.05)  # being slow is what this is about
 
     def log_message(self, _format: str, *args: object) -> None:
         """Say nothing; `requests` knows."""

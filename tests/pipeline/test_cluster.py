@@ -12,6 +12,7 @@ from local_services import free_ports
 
 from edge_client.contract.errors import SettingsError
 from luigi_tasks.cluster import parse_cluster
+from luigi_tasks.cluster_worker import check_place
 
 WORKER = """
 import dataclasses, hashlib, json, sys
@@ -80,6 +81,20 @@ def test_two_workers_train_one_network_as_well_as_one_does(tmp_path):
 def test_cluster_that_cannot_be_is_named(workers, index, complaint):
     with pytest.raises(SettingsError, match=complaint):
         parse_cluster(workers, index)
+
+
+@pytest.mark.parametrize(
+    ("workers", "index", "complaint"),
+    [
+        ("", 1, r"\[training\] cluster is empty"),
+        ("a:1,b:2", 0, "a:1, which runs luigi; count helpers from 1"),
+        ("a:1,b:2", 2, "no worker number 2"),
+        ("a:1,b:2", -1, "no worker number -1"),
+    ],
+)
+def test_helper_without_a_place_of_its_own_is_refused(workers, index, complaint):
+    with pytest.raises(SettingsError, match=complaint):
+        check_place(workers, index)
 
 
 def test_no_list_is_no_cluster():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from PIL import Image
 
 from edge_client.contract.errors import InputError
 from edge_client.contract.release import Normalization
@@ -199,14 +201,13 @@ def test_file_is_also_a_zip_with_the_labels_and_runs(small, pictures):
 
 MEDIAPIPE = """
 import sys
-import numpy as np
 import mediapipe as mp
 from mediapipe.tasks.python import BaseOptions, vision
 
 options = vision.ImageClassifierOptions(BaseOptions(model_asset_path=sys.argv[1]), max_results=1)
 with vision.ImageClassifier.create_from_options(options) as classifier:
-    for pixels in np.load(sys.argv[2]):
-        image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(pixels))
+    for path in sys.argv[2:]:
+        image = mp.Image.create_from_file(path)
         best = classifier.classify(image).classifications[0].categories[0]
         print(best.category_name, best.score, sep="\t")
 """
@@ -232,25 +233,27 @@ def mediapipe_python(tmp_path_factory):
 
 @pytest.mark.parametrize("scheme", ["int8", "float"])
 def test_mediapipe_gives_the_same_answers(convert, pictures, mediapipe_python, tmp_path, scheme):
+    """On pictures of the model's size: others, MediaPipe scales its own way, which no file can tell it."""
     labels = ("first", "second", "third")
     networks = convert(scheme, 0, 3)
     # Only the float file is fed what its metadata's mean and deviation say.
     model = compose_classifier(networks.alone, [head(networks)], labels, name="x")
     (tmp_path / "model.tflite").write_bytes(model)
-    np.save(tmp_path / "pictures.npy", pictures[:10])
-    told = subprocess.run(
-        [mediapipe_python, "-c", MEDIAPIPE, tmp_path / "model.tflite", tmp_path / "pictures.npy"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    classifier = Classifier(model, labels, normalization=Normalization())
-    lines = [line.split("\t") for line in told.splitlines() if "\t" in line]
-    assert len(lines) == 10
-    for picture, (label, score) in zip(pictures, lines, strict=False):
-        ours = classifier.classify(picture)
-        assert ours.label == label
-        assert ours.confidence == pytest.approx(float(score), abs=1e-4)
+    (tmp_path / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+    files = [tmp_path / f"{number}.png" for number in range(10)]
+    for path, pixels in zip(files, pictures[:10], strict=True):
+        Image.fromarray(pixels).save(path)
+    command = [mediapipe_python, "-c", MEDIAPIPE, tmp_path / "model.tflite", *files]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    theirs = [line.split("\t") for line in told.splitlines() if "\t" in line]
+    client = [sys.executable, "-m", "edge_client.cli", "classify", "--json", "--top", "1"]
+    options = ["--model", tmp_path / "model.tflite", "--labels", tmp_path / "labels.txt"]
+    told = subprocess.run([*client, *options, *files], check=True, capture_output=True, text=True).stdout
+    ours = [json.loads(line) for line in told.splitlines()]
+    assert len(theirs) == len(ours) == 10
+    for (label, score), answer in zip(theirs, ours, strict=True):
+        assert answer["label"] == label
+        assert answer["confidence"] == pytest.approx(float(score), abs=1e-4)
 
 
 def test_unit_without_weights_answers_its_bias(small, pictures):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,9 +12,17 @@ import pytest
 
 from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.preprocessing import PREPROCESSING_ID, decode_picture
-from edge_client.contract.release import Normalization, Preprocessing, release_id
+from edge_client.contract.release import CONFIDENCE_BINS, Normalization, Preprocessing, release_id
 from edge_client.inference.classifier import Classifier
-from luigi_tasks.evaluate import MISTAKES_AT_MOST, Champion, choose_self_test, evaluate, measure, to_png
+from luigi_tasks.evaluate import (
+    MISTAKES_AT_MOST,
+    Champion,
+    choose_self_test,
+    count_answers,
+    evaluate,
+    measure,
+    to_png,
+)
 from luigi_tasks.progress import silent
 from luigi_tasks.records import HOLDOUT, Candidate, Evaluation, Measurement, Picture, QuantizationRecord
 from luigi_tasks.settings import GateSettings
@@ -125,6 +134,35 @@ def test_all_right_is_accuracy_one_without_mistakes():
     assert found.pictures == 15
     assert found.confusion == ((5, 0, 0), (0, 5, 0), (0, 0, 5))
     assert found.mistakes == ()
+
+
+def test_a_device_can_compare_its_answers_with_those_on_the_holdout():
+    """Every answer of the file counts, right or wrong, in the order of the release's labels."""
+    album = Album(("red", "red", 5), ("red", "blue", 3), ("green", "red", 1), ("blue", "blue", 1))
+    found = album.measure().hold_out
+    assert found is not None
+    assert found.labels == (6, 0, 4)
+    assert sum(found.confidence) == 10
+    assert len(found.confidence) == CONFIDENCE_BINS
+
+
+def test_confidences_are_counted_in_equal_parts_of_which_the_last_has_one_itself():
+    found = count_answers(("a", "b"), ["a", "b", "b", "other"], [0.0, 0.0999, 0.1, 1.0])
+    assert found.labels == (1, 2)
+    assert found.confidence == (2, 1, 0, 0, 0, 0, 0, 0, 0, 1)
+
+
+def test_an_evaluation_from_before_there_was_a_holdout_count_is_still_read():
+    album = Album(*GOOD)
+    now = judge_tiny(album, None)
+    old = json.loads(encode_document(now))
+    for measured in ("candidate", "float_model"):
+        del old[measured]["hold_out"]
+    data = json.dumps(old).encode()
+    found = decode_document(Evaluation, data, source="evaluation.json", limit_bytes=1 << 20)
+    assert found.candidate.hold_out is None
+    assert now.candidate.hold_out is not None
+    assert found.candidate.accuracy == now.candidate.accuracy
 
 
 def test_figures_are_those_counted_by_hand():

@@ -19,7 +19,14 @@ from edge_client.contract.release import Normalization, Preprocessing, release_i
 from edge_client.inference.classifier import Classifier
 from luigi_tasks.judging import assemble_release, judge_candidate
 from luigi_tasks.keys import make_keys
-from luigi_tasks.pipeline import FLOAT_SCORES_FILE, EvaluateModel, open_repository, utc_now
+from luigi_tasks.pipeline import (
+    FLOAT_SCORES_FILE,
+    QUANTIZATION_VERSION,
+    EvaluateModel,
+    QuantizeModel,
+    open_repository,
+    utc_now,
+)
 from luigi_tasks.progress import silent
 from luigi_tasks.publish import point_channel
 from luigi_tasks.records import (
@@ -34,7 +41,7 @@ from luigi_tasks.records import (
 from luigi_tasks.repository import object_key
 from luigi_tasks.settings import PipelineSettings, load_settings
 from luigi_tasks.store import Store
-from luigi_tasks.targets import DocumentTarget
+from luigi_tasks.targets import DocumentTarget, content_key
 from tests.fakes.tiny_model import plain_picture, tiny_labels, tiny_model
 
 if TYPE_CHECKING:
@@ -57,7 +64,7 @@ class Step:
         model = tiny_model(bias)
         preprocessing = Preprocessing(id=PREPROCESSING_ID, height=32, width=32, normalization=Normalization())
         self.candidate = Candidate(
-            release=release_id(model, words, preprocessing),
+            release=release_id(model, words, preprocessing, settings.release.device_class),
             model_sha256=hashlib.sha256(model).hexdigest(),
             labels=words,
             preprocessing=preprocessing,
@@ -157,8 +164,49 @@ def test_first_candidate_meets_nothing_and_becomes_a_whole_release(settings):
     document = state.release(release)
     assert document.accuracy == 1
     assert document.parent is None
+    assert document.hold_out == evaluation.candidate.hold_out
+    assert (document.hold_out.labels, sum(document.hold_out.confidence)) == ((4, 4, 4), 12)
+    assert document.device_class == ""
     path = release_target(release, EVALUATION_FILE)
     decode_document(Evaluation, state.read(path), source=path, limit_bytes=1 << 20)
+
+
+def test_a_release_for_one_class_of_devices_says_so_under_an_id_of_its_own(settings):
+    """What is signed under an id never changes: the same model for others is another release."""
+    special = dataclasses.replace(
+        settings, release=dataclasses.replace(settings.release, device_class="hailo-8")
+    )
+    everybody, few = Step(settings, bias=0), Step(special, bias=0)
+    everybody.publish()
+    few.publish()
+    assert few.candidate.model_sha256 == everybody.candidate.model_sha256
+    state = everybody.published()
+    assert state.channel("stable").release == few.candidate.release != everybody.candidate.release
+    assert state.release(few.candidate.release).device_class == "hailo-8"
+    assert state.release(everybody.candidate.release).device_class == ""
+
+
+def test_another_class_of_devices_is_another_candidate(settings):
+    def address(device_class: str) -> str:
+        release = dataclasses.replace(settings.release, device_class=device_class)
+        head = SimpleNamespace(complete=lambda: True, own_target=lambda: SimpleNamespace(key="head"))
+        task = SimpleNamespace(
+            settings=dataclasses.replace(settings, release=release), store=None, climb=lambda: (head,)
+        )
+        return str(QuantizeModel.output(task).key)  # type: ignore[union-attr]
+
+    assert (
+        address("")
+        == f"work/candidates/{content_key('candidate', QUANTIZATION_VERSION, ['head'])}/candidate.json"
+    )
+    assert len({address(one) for one in ("", "a", "b")}) == 3
+
+
+def test_the_id_of_a_release_for_all_is_what_it_was_before_there_were_classes():
+    preprocessing = Preprocessing(id=PREPROCESSING_ID, height=32, width=32, normalization=Normalization())
+    parts = (b"model", ("a", "b"), preprocessing)
+    assert release_id(*parts) == release_id(*parts, "") == "54caabeca7e9244cc94d"
+    assert len({release_id(*parts, one) for one in ("", "a", "b")}) == 3
 
 
 def test_self_test_of_a_release_is_answered_as_signed(settings):

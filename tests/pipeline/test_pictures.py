@@ -13,6 +13,7 @@ from edge_client.contract.errors import InputError, TransportError
 from edge_client.contract.preprocessing import decode_picture, fit_pixels
 from luigi_tasks.dataset import FolderSource
 from luigi_tasks.pictures import load_pixels
+from luigi_tasks.pixel_cache import PixelCache
 from luigi_tasks.progress import silent
 from luigi_tasks.records import Entry, Picture
 from tests.fakes.datasets import picture_bytes, write_tree
@@ -66,6 +67,40 @@ def test_pixels_are_what_the_device_would_see_in_the_order_asked_for(tmp_path):
     for picture, found in zip(pictures, pixels, strict=True):
         assert np.array_equal(found, fit_pixels(decode_picture(tree[picture.path]), 6, 9))
     assert reports == [("decoding pictures", done, 40) for done in range(1, 41)]
+
+
+def test_pictures_are_read_and_decoded_in_parallel():
+    """No picture comes before as many are asked for as the source has threads."""
+    tree = {f"a/{number}.png": picture_bytes(number) for number in range(12)}
+    together = threading.Barrier(4, timeout=20)
+
+    class Meeting(FailingSource):
+        def read(self, path):
+            together.wait()
+            return super().read(path)
+
+    assert load_pixels(Meeting(tree), pictures_of(tree), 8, 8, silent).shape == (12, 8, 8, 3)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated"])
+def test_a_broken_cache_file_is_decoded_again_and_put_right(tmp_path, damage):
+    tree = {f"a/{number}.png": picture_bytes(number) for number in range(6)}
+    cache = PixelCache(tmp_path, 8, 8)
+
+    def load():
+        source = FailingSource(tree)
+        pixels = load_pixels(source, pictures_of(tree), 8, 8, silent, cache)
+        return sorted(source.asked), pixels
+
+    _, expected = load()
+    assert load()[0] == []
+    [path] = cache.folder.iterdir()
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if damage == "flipped" else data[:-1])
+    asked, pixels = load()
+    assert asked == (["a/5.png"] if damage == "flipped" else sorted(tree))
+    np.testing.assert_array_equal(pixels, expected)
+    assert load()[0] == []
 
 
 def test_no_pictures_give_no_pixels(tmp_path):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import html.parser
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from luigi_tasks.gate import judge
+from luigi_tasks.judging import _past
 from luigi_tasks.records import (
     ClassFigures,
     Evaluation,
     Measurement,
     Mistake,
     QuantizationRecord,
+    Rung,
     Snapshot,
     TrainingRecord,
 )
@@ -111,6 +114,7 @@ def render(
     thumbnails: dict[str, bytes] | None = None,
     settings: dict[str, str] | None = None,
     skipped: tuple[str, ...] = (),
+    rungs: tuple[Rung, ...] = (),
 ) -> Page:
     candidate, deployed = measurement(labels, wrong), measurement(labels)
     evaluation = Evaluation(
@@ -143,7 +147,11 @@ def render(
             float_drop_points=0.0,
         ),
         quantization=QuantizationRecord(
-            scheme="int8", calibration=("a",), operators={"CONV_2D": 3}, made_with={"tensorflow": "2.21.0"}
+            scheme="int8",
+            calibration=("a",),
+            operators={"CONV_2D": 3},
+            made_with={"tensorflow": "2.21.0"},
+            rungs=rungs,
         ),
         settings={"training.epochs": "40"} if settings is None else settings,
         thumbnails={"0" * 64: picture(9)} if thumbnails is None else thumbnails,
@@ -261,6 +269,50 @@ def test_past_releases_are_drawn_with_their_figures():
     page = render(past=(Past("r1", 0.9, "2026-01-01T00:00:00"), Past("r2", 0.95, "2026-01-02T00:00:00")))
     assert "r1, 2026-01-01T00:00:00: 90.00 %" in page.text
     assert "this candidate: 95.00 %" in page.text
+
+
+def test_learning_curves_have_a_point_for_each_epoch():
+    page = render(history={"loss": (2.0, 1.0, 0.5), "validation accuracy": (0.5, 0.75)})
+    assert [len(str(one["points"]).split()) for one in page.all("polyline")] == [3, 2]
+    assert "epoch 3: 0.500" in page.text
+    assert "epoch 2: 75.00 %" in page.text
+
+
+def test_every_scheme_that_was_tried_shows_what_it_gave_and_cost():
+    page = render(
+        rungs=(
+            Rung(
+                scheme="int8",
+                accuracy=0.25,
+                float_drop_points=61.5,
+                class_drop_points=80.25,
+                model_bytes=2_738_448,
+                latency_ms_p50=1.71,
+            ),
+            Rung(
+                scheme="mixed",
+                accuracy=0.875,
+                float_drop_points=-0.5,
+                class_drop_points=0.0,
+                model_bytes=3_100_000,
+                latency_ms_p50=2.62,
+            ),
+        )
+    )
+    assert "int8 25.00 % 61.50 80.25 2.74 MB 1.71" in page.text
+    assert "mixed 87.50 % -0.50 0.00 3.10 MB 2.62" in page.text
+    assert "lost more against float than the gate allows" not in render().text
+
+
+def test_every_release_that_is_still_signed_is_drawn():
+    documents = {
+        number: SimpleNamespace(
+            release=f"r{number}", accuracy=0.9, created_at="2026-01-01", parent=number - 1 if number else None
+        )
+        for number in range(40)
+    }
+    found = _past(SimpleNamespace(release=documents.get), 39)  # type: ignore[arg-type]
+    assert [one.release for one in found] == [f"r{number}" for number in range(40)]
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def test_the_default_is_free_of_faults():
         ("model", {"weights": "none"}, "frozen backbone without weights"),
         ("store", {"url": "bucket"}, "s3://"),
         ("release", {"channel": "a/b"}, "channel 'a/b'"),
+        ("release", {"device_class": "pi 5"}, "[release] device_class 'pi 5'"),
         ("broker", {"fleet": "#"}, "fleet '#'"),
         ("gate", {"min_accuracy": 80.0}, "min_accuracy"),
         ("quantization", {"fallbacks": "int4"}, "fallbacks: some of int8"),

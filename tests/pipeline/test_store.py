@@ -77,6 +77,30 @@ def test_an_object_over_its_limit_is_not_read(store):
         store.get("big", limit_bytes=999)
 
 
+def test_a_listing_has_what_lies_below_its_folder_by_key(store):
+    for key in ("a/2", "a/1", "a/b/3", "ab/4", "5"):
+        store.put(key, key.encode())
+    listed = store.list_folder("a/")
+    assert [(one.key, one.size_bytes) for one in listed] == [("a/1", 3), ("a/2", 3), ("a/b/3", 5)]
+    assert listed[0].etag == store.get("a/1").etag
+    assert len(store.list_folder("")) == 5
+    assert store.list_folder("none/") == ()
+
+
+def test_what_was_deleted_is_gone_and_may_be_deleted_again(store):
+    store.put("key", b"content")
+    for _ in range(2):
+        store.delete("key")
+    assert store.get("key") is None
+
+
+def test_listing_and_deleting_in_a_bucket_that_is_missing_name_it(store_settings):
+    store = Store(dataclasses.replace(store_settings, url="s3://no-such-bucket/x"))
+    for act in (store.list_folder, store.delete):
+        with pytest.raises(SettingsError, match=r"s3://no-such-bucket/x/key/.*does not exist; create it"):
+            act("key/")
+
+
 def test_a_signed_link_shows_the_object_without_credentials(store):
     store.put("report.html", b"<p>hello", content_type="text/html")
     with urllib.request.urlopen(store.sign_link("report.html", 60)) as answer:  # noqa: S310

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import logging
+import multiprocessing
+import resource
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +19,13 @@ from local_services import free_ports
 from edge_client.contract.errors import InputError, SettingsError, TransportError
 from edge_client.contract.release import Normalization
 from edge_client.inference.classifier import Classifier
-from luigi_tasks.backbones import architecture_name, build_backbone, weights_digest
+from luigi_tasks.backbones import (
+    STANDARD_SUFFIX,
+    architecture_name,
+    build_backbone,
+    standardize,
+    weights_digest,
+)
 from luigi_tasks.compose import Dense, compose_classifier
 from luigi_tasks.conversion import choose_calibration, convert_backbone
 from luigi_tasks.feature_batches import FeatureRows, compute_rows, open_extractor
@@ -21,7 +33,7 @@ from luigi_tasks.progress import silent
 from luigi_tasks.records import Picture, Snapshot
 from luigi_tasks.settings import ModelSettings, TrainingSettings
 from luigi_tasks.train import Form, Trained, choose_rows, train
-from luigi_tasks.tune import Pupils, load_tuned, tune_backbone
+from luigi_tasks.tune import CUT_LAYERS, Pupils, load_tuned, map_array, tune_backbone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -317,6 +329,8 @@ def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch, tmp_pat
     dead = f"http://127.0.0.1:{free_ports(1)[0]}"
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, dead)
+    # It keeps the proxies of its first use: neither earlier ones for this test, nor these for later ones.
+    monkeypatch.setattr("urllib.request._opener", None)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     model = ModelSettings("mobilenet_v2", 0.35, 96, 2, "imagenet")
@@ -332,3 +346,65 @@ def test_calibration_is_balanced_and_seldom_moves(coloured):
     )
     fewer = choose_calibration(tuple(one for one in pictures if one not in chosen[:1]), 12)
     assert len(set(chosen) & set(fewer)) == 11
+
+
+# --- activations on disk ------------------------------------------------------------------------
+
+
+def _map_on_a_full_disk(folder):
+    """In a process of its own: no file of it can grow over 1,000 bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        map_array(folder, (10, 100))
+    except SettingsError as e:
+        return str(e)
+    return "no error"
+
+
+def test_full_disk_is_told_before_activations_are_computed(tmp_path):
+    """A page that finds no room when it is written would end the process without a word."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        told = pool.submit(_map_on_a_full_disk, tmp_path).result()
+    assert "no room for 0 MB of activations" in told
+    assert "free some space, or let [dataset] cache_dir name a folder" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_process_leaves_no_activations(tmp_path):
+    script = (
+        "import os, signal, sys; from pathlib import Path; from luigi_tasks.tune import map_array\n"
+        "acts = map_array(Path(sys.argv[1]), (10, 1000)); acts[:] = 1; acts.flush()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, tmp_path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_activations_are_mapped_from_disk_not_held_in_memory(tmp_path):
+    acts = map_array(tmp_path, (3, 5, 7))
+    assert isinstance(acts, np.memmap)
+    assert (acts.shape, acts.dtype) == ((3, 5, 7), np.float16)
+    acts[1] = 2.5
+    assert float(acts.sum()) == 5 * 7 * 2.5
+
+
+def test_only_what_is_above_the_cut_and_no_batch_norm_learns(coloured, weights_file, tmp_path):
+    import tf_keras as keras  # noqa: PLC0415 - TensorFlow
+
+    model = dataclasses.replace(SCRATCH, weights=str(weights_file))
+    before = build_backbone(model, seed=1)
+    standardize(before, coloured.pupils(32).pixels)  # as the tuning does before its first step
+    wanted = {layer.name: layer.get_weights() for layer in before.layers}
+    tuned = tune(coloured, model, tmp_path, dataclasses.replace(TRAINING, finetune_epochs=1))
+    after = build_backbone(model, seed=1)
+    load_tuned(after, tuned.weights)
+    cut = [layer.name for layer in after.layers].index(CUT_LAYERS[model.architecture])
+    learned = []
+    for place, layer in enumerate(after.layers):
+        same = all(np.array_equal(a, b) for a, b in zip(layer.get_weights(), wanted[layer.name], strict=True))
+        if layer.get_weights() and not layer.name.endswith(STANDARD_SUFFIX):
+            learned += [layer.name] * (not same)
+            if place <= cut or isinstance(layer, keras.layers.BatchNormalization):
+                assert same, layer.name
+    assert learned, "the convolutions above the cut do"

@@ -1,0 +1,52 @@
+"""All online keys are stolen and used: what an operator does, with the commands as he runs them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from local_services import Scheduler
+from pipeline_under_test import PipelineUnderTest
+
+from edge_client.settings import StoreCredentials, StoreSettings
+from edge_client.update.fetcher import StoreFetcher
+from edge_client.update.trust import TrustedRepository
+
+pytest.importorskip("luigi", reason="the device's environments have no Luigi")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def test_after_a_theft_the_next_deploy_publishes_anew_without_training(tmp_path, scheduler):
+    from luigi_tasks.keys import main  # noqa: PLC0415 - after the check for Luigi
+
+    with PipelineUnderTest(tmp_path, scheduler=scheduler) as pipeline:
+        pipeline.write_digits(per_class=20)
+        assert pipeline.luigi("Deploy").returncode == 0
+        device = look_with((pipeline.keys / "device/root.json").read_bytes(), pipeline, tmp_path / "metadata")
+        release = device()
+        assert main(["rotate", str(pipeline.keys), "--stolen", "--root"]) == 0
+        with Scheduler() as pipeline.scheduler:  # the other ignores for ten seconds that what was done is not
+            run = pipeline.luigi("Deploy")
+        assert run.returncode == 0, run.stderr
+        assert "starting anew" in run.stderr
+        steps = re.findall(r"(\w+) took [\d.]+ s$", run.stderr, re.MULTILINE)
+        assert not {"TrainModel", "QuantizeModel"} & {*steps}
+        assert "PublishRelease" in steps
+        assert device() == release
+        with Scheduler() as pipeline.scheduler:
+            assert "took" not in pipeline.luigi("Deploy").stderr
+
+
+def look_with(root: bytes, pipeline: PipelineUnderTest, memory):
+    """Give what a device says that was provisioned with `root`."""
+    store = pipeline.store
+    settings = StoreSettings(base_url=f"{store.endpoint_url}/{store.bucket}/{pipeline.name}")
+    credentials = StoreCredentials(store.device_access_key, store.device_secret_key)
+
+    def look() -> str:
+        fetcher = StoreFetcher(settings, credentials)
+        with TrustedRepository(root, settings.base_url, memory, fetcher) as trusted:
+            trusted.refresh()
+            return trusted.channel("stable").release
+
+    return look
