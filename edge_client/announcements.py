@@ -38,40 +38,53 @@ class Ring:
 
 
 @dataclasses.dataclass(frozen=True)
-class Awaited:
-    """A release that was announced at `since` (monotonic seconds) and did not come to serve yet."""
+class Call:
+    """What came since the last one.
 
-    release: str
-    since: float
+    Attributes:
+        ring: The newest announcement; None if none came.
+        asked: Whether somebody asked for the channel's release.
+    """
+
+    ring: Ring | None = None
+    asked: bool = False
 
 
 class Doorbell:
-    """Hands announcements from paho's thread to the updater; only the newest waits."""
+    """Hands announcements and wishes to the updater, from any thread; only the newest announcement waits."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._ring: Ring | None = None
+        self._call = Call()
         self._nudged = self._closed = False
 
     def ring(self, payload: bytes) -> None:
         """Leave an announcement; never waits, never raises."""
         ring = Ring(payload, time.monotonic())
         with self._changed:
-            self._ring = ring
+            self._call = dataclasses.replace(self._call, ring=ring)
+            self._changed.notify_all()
+
+    def ask(self) -> None:
+        """Leave the wish for the channel's release, whatever it is."""
+        with self._changed:
+            self._call = dataclasses.replace(self._call, asked=True)
             self._changed.notify_all()
 
     def nudge(self) -> None:
-        """Wake whoever waits, without an announcement."""
+        """Wake whoever waits, without either."""
         with self._changed:
             self._nudged = True
             self._changed.notify_all()
 
-    def wait(self, timeout_s: float) -> Ring | None:
-        """Take the newest announcement; None after `timeout_s`, a nudge, or once closed."""
+    def wait(self, timeout_s: float) -> Call:
+        """Take what came; nothing after `timeout_s`, a nudge, or once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ring or self._nudged or self._closed, max(timeout_s, 0))
-            ring, self._ring, self._nudged = self._ring, None, False
-            return ring
+            self._changed.wait_for(
+                lambda: self._call != Call() or self._nudged or self._closed, max(timeout_s, 0)
+            )
+            call, self._call, self._nudged = self._call, Call(), False
+            return call
 
     def close(self) -> None:
         """Wake whoever waits."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         UpdateFigures,
     )
     from edge_client.doctor import Check
+    from edge_client.settings import Settings
 
 EXIT_CODES: dict[type[EdgeError], int] = {
     InputError: 1,
@@ -138,35 +139,58 @@ def _classify(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from edge_client.process import refresh_status, running_process  # noqa: PLC0415
-    from edge_client.telemetry import STATUS_FILE, read_status  # noqa: PLC0415
+    from edge_client.process import daemon_runs, refresh_status  # noqa: PLC0415
+    from edge_client.telemetry import STATUS_FILE  # noqa: PLC0415
 
     settings = load_settings(options.config)
-    running = running_process(settings.device.state_dir) is not None
-    if running:
-        last = of_channels(settings)[-1].device.state_dir
-        refresh_status(settings.device.state_dir, last / STATUS_FILE)
-    statuses = [read_status(one.device.state_dir) for one in of_channels(settings)]
+    channels, state_dir = of_channels(settings), settings.device.state_dir
+    running = daemon_runs(state_dir)
+    fresh = running and refresh_status(state_dir, [one.device.state_dir / STATUS_FILE for one in channels])
+    statuses = [_last_status(one, main=one is settings) for one in channels]
     if options.json:
         import msgspec  # noqa: PLC0415
 
         main, *more = (msgspec.to_builtins(status) for status in statuses)
-        shown = {"running": running, **main, **({"more_channels": more} if more else {})}
+        shown = {"running": running, "fresh": fresh, **main, **({"more_channels": more} if more else {})}
         sys.stdout.write(json.dumps(shown, indent=2) + "\n")
     else:
-        sys.stdout.write("\n".join(_describe(status, running=running) for status in statuses))
+        daemon = _describe_daemon(running=running, fresh=fresh)
+        sys.stdout.write("\n".join(_describe(status, daemon) for status in statuses))
     return 0
 
 
-def _describe(status: DeviceStatus, *, running: bool) -> str:
+def _last_status(settings: Settings, *, main: bool) -> DeviceStatus:
+    """Return what a channel's status said last.
+
+    Raises: DeviceError if it cannot be read; a channel beside the main one may have been added just now.
+    """
+    from edge_client.contract.messages import DeviceStatus  # noqa: PLC0415 - the other commands start faster
+    from edge_client.telemetry import STATUS_FILE, read_status  # noqa: PLC0415
+
+    device = settings.device
+    if not main and not (device.state_dir / STATUS_FILE).exists():
+        why = "the daemon has not followed this channel yet; it does from its next start on"
+        return DeviceStatus(device=device.id, channel=device.channel, state="not started yet", why=why)
+    return read_status(device.state_dir)
+
+
+def _describe_daemon(*, running: bool, fresh: bool) -> str:
+    if not running:
+        return "not running; what follows is its last state"
+    return "running" if fresh else "running; it could not be asked for news, what follows may be old"
+
+
+def _describe(status: DeviceStatus, daemon: str) -> str:
     lines = [
         ("device", status.device),
-        ("daemon", "running" if running else "not running; what follows is its last state"),
+        ("daemon", daemon),
         ("state", status.state),
         ("channel", status.channel),
         ("release", status.release or "none yet"),
+        ("probation", "on probation" if status.probation else "none"),
         ("why", status.why or "-"),
         ("latest", status.latest or "not known yet"),
+        ("share", "-" if status.share_percent is None else f"{status.share_percent:g}% of the devices"),
         ("previous", status.previous or "none"),
         ("runtime", status.runtime),
         ("pictures", f"{status.frames} since its start"),
@@ -176,6 +200,7 @@ def _describe(status: DeviceStatus, *, running: bool) -> str:
         ("drift", _describe_drift(status.drift)),
         ("inbox", _describe_inbox(status.inbox)),
         ("refused", status.refused or "none"),
+        ("warning", status.warning or "none"),
         ("last error", status.last_error or "none"),
         ("changed at", status.changed_at),
     ]

@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import EdgeError
 from edge_client.contract.names import (
@@ -26,11 +26,14 @@ from edge_client.contract.names import (
 )
 from edge_client.follower import Answered, ChannelFollower
 from edge_client.homeassistant import INSTALL, discovery_messages
+from edge_client.inbox import INBOX_DIR, View, is_needed
 from edge_client.mqtt import BrokerConnection
-from edge_client.process import state_lock
+from edge_client.process import BUNDLE_SIGNAL, hold_state, sweep_channels
 from edge_client.settings import of_channels, read_root
 from edge_client.sinks import open_sinks
 from edge_client.sources import open_source
+from edge_client.sources.driver import SILENT_S, DriverWatch
+from edge_client.sources.driver import STUCK_S as DRIVER_STUCK_S
 from edge_client.systemd import SystemdNotifier
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 
     from edge_client.inbox.service import Inbox
     from edge_client.settings import Settings
-    from edge_client.sources import Frame
+    from edge_client.sources import Frame, Source
     from edge_client.telemetry import StatusBoard
 
 logger = logging.getLogger(__name__)
@@ -48,6 +51,8 @@ SOURCE_RETRY_S = (1.0, 60.0)
 STOP_S = 5.0
 # No picture takes so long: the runtime hangs.
 STUCK_S = 60.0
+# Between looks at the driver where no watchdog sets the pace.
+WATCH_S = 10.0
 
 
 def run(settings: Settings) -> int:
@@ -55,14 +60,17 @@ def run(settings: Settings) -> int:
 
     Raises: SettingsError, DeviceError if it cannot start.
     """
-    with state_lock(settings.device.state_dir), end_requests() as (wait_for_end, request_end):
+    with hold_state(settings.device.state_dir) as lock, end_requests() as (wait_for_end, request_end):
         daemon = Daemon(settings, on_end=request_end)
         daemon.start()
         asked: dict[int, Callable[[], None]] = {
             signal.SIGHUP: daemon.look_again,
             signal.SIGUSR1: daemon.keep_status,
+            BUNDLE_SIGNAL: daemon.take_bundles,
         }
-        logger.info("%s: stopping", wait_for_end(asked))
+        with lock.taking_signals():
+            reason = wait_for_end(asked)
+        logger.info("%s: stopping", reason)
         daemon.stop()
     return 0
 
@@ -76,7 +84,7 @@ def end_requests() -> Iterator[tuple[Callable[[Mapping[int, Callable[[], None]]]
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, BUNDLE_SIGNAL)
     signal.set_wakeup_fd(writer)
     handlers = {number: signal.signal(number, lambda _number, _frame: None) for number in signals}
 
@@ -111,10 +119,13 @@ class Daemon:
         """
         self._settings = settings
         self._on_end = on_end
+        sweep_channels(settings)
         self._stop = threading.Event()
         self._may_serve = threading.Event()
         self._broker: BrokerConnection | None = None
         self._source_fault: str | None = None
+        self._source: Source | None = None
+        self._driver = DriverWatch()
         self._inbox = self._open_inbox()
         self._followers = {
             one.device.channel: ChannelFollower(
@@ -122,15 +133,24 @@ class Daemon:
                 stop=self._stop,
                 may_serve=self._may_serve,
                 publish_status=functools.partial(self._publish_status, self._beside(one.device.channel)),
-                moment=self._inbox.moment if self._inbox is not None and one is settings else dict,
+                moment=self._moment if one is settings else dict,
             )
             for one in of_channels(settings)
         }
         if not all(follower.serves for follower in self._followers.values()):
             read_root(settings.trust)  # without a release and without a root there is nothing to do
+        try:
+            self._open_rest()
+        except BaseException:
+            # A setting is wrong: no release is to blame for this end.
+            for follower in self._followers.values():
+                follower.close()
+            raise
+
+    def _open_rest(self) -> None:
+        settings, device = self._settings, self._settings.device
         self._broker = self._open_broker()
         self._metrics = self._serve_metrics()
-        device = settings.device
         self._sinks = open_sinks(
             settings.sinks,
             publish=self._broker.publish if self._broker else lambda _topic, _payload: None,
@@ -167,10 +187,13 @@ class Daemon:
         self._stop.set()
         self._may_serve.set()
         for follower in self._followers.values():
-            follower.close()
+            follower.end()
         deadline = time.monotonic() + STOP_S
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0))
+        for name, follower in self._followers.items():
+            if not any(thread.is_alive() for thread in self._threads if thread.name == f"updates of {name}"):
+                follower.close()
         for sink in self._sinks:
             sink.close()
         if self._inbox:
@@ -181,9 +204,14 @@ class Daemon:
             self._broker.stop()
 
     def look_again(self) -> None:
-        """Somebody left a bundle, or wants the channels' releases now."""
+        """Somebody wants the channels' releases now."""
         for follower in self._followers.values():
             follower.look_again()
+
+    def take_bundles(self) -> None:
+        """Somebody left a bundle for one of the channels."""
+        for follower in self._followers.values():
+            follower.doorbell.nudge()
 
     def keep_status(self) -> None:
         """Somebody wants to read it: it is written to the disk now."""
@@ -194,24 +222,32 @@ class Daemon:
         device, broker = self._settings.device, self._settings.broker
         if not broker.host:
             return None
-        handlers: dict[str, Callable[[bytes], None]] = {
-            announcement_topic(device.fleet, name): follower.doorbell.ring
-            for name, follower in self._followers.items()
-        }
         return BrokerConnection(
             broker,
             device.id,
-            handlers={**handlers, command_topic(device.fleet, device.id): self._obey},
+            handlers={
+                announcement_topic(device.fleet, name): follower.doorbell.ring
+                for name, follower in self._followers.items()
+            },
+            commands={
+                command_topic(device.fleet, device.id, self._beside(name)): functools.partial(_obey, follower)
+                for name, follower in self._followers.items()
+            },
             online_topic=online_topic(device.fleet, device.id),
             on_connection=self._greet,
         )
 
     def _open_inbox(self) -> Inbox | None:
-        if not self._settings.inbox.keeps:
+        if not is_needed(self._settings.inbox, self._settings.device.state_dir / INBOX_DIR):
             return None
         from edge_client.inbox.service import Inbox  # noqa: PLC0415 - most devices keep nothing
 
         return Inbox(self._settings)
+
+    def _moment(self) -> dict[str, Any]:
+        """Return what the status says of the device, and not of one channel."""
+        kept = self._inbox.moment() if self._inbox is not None and self._settings.inbox.keeps else {}
+        return {"warning": self._broker.rival if self._broker else None, **kept}
 
     def _serve_metrics(self) -> HTTPServer | None:
         if not self._settings.metrics.port:
@@ -236,11 +272,6 @@ class Daemon:
                 for topic, payload in messages.items():
                     self._broker.publish_state(topic, payload)
 
-    def _obey(self, payload: bytes) -> None:
-        """Somebody asks for the channel's release; whoever it is, only what is signed for it is taken."""
-        if payload == INSTALL:
-            self.look_again()
-
     def _send_status(self, board: StatusBoard) -> None:
         going = True
         while going:
@@ -259,14 +290,22 @@ class Daemon:
         )
 
     def _say_alive(self) -> None:
-        """Feed systemd's watchdog while the threads live and no picture takes for ever."""
-        while self._systemd.interval_s is not None and not self._stop.wait(self._systemd.interval_s):
-            since = self._classifying_since
-            stuck = since is not None and time.monotonic() - since > STUCK_S
-            if stuck or not all(thread.is_alive() for thread in self._threads):
+        """Feed systemd's watchdog while the threads live and nothing hangs."""
+        while not self._stop.wait(self._systemd.interval_s or WATCH_S):
+            if self._driver.waiting_s() > SILENT_S:
+                self._show_source_fault(f"the camera's driver has not answered for over {SILENT_S:g} s")
+            if not self._is_sound():
                 logger.error("the daemon is stuck: systemd's watchdog is not fed any more")
                 return
             self._systemd.alive()
+
+    def _is_sound(self) -> bool:
+        since = self._classifying_since
+        if since is not None and time.monotonic() - since > STUCK_S:
+            return False
+        if self._driver.waiting_s() > DRIVER_STUCK_S or not (self._inbox is None or self._inbox.alive):
+            return False
+        return all(thread.is_alive() for thread in self._threads)
 
     # Frames
 
@@ -305,7 +344,9 @@ class Daemon:
         return sum(follower.board.frames for follower in self._followers.values())
 
     def _classify_all(self) -> None:
-        for frame in open_source(self._settings.source).frames(self._stop):
+        if self._source is None:
+            self._source = open_source(self._settings.source, self._driver)  # it knows what it has given out
+        for frame in self._source.frames(self._stop):
             self._classifying_since = time.monotonic()
             try:
                 self._serve(frame)
@@ -315,20 +356,24 @@ class Daemon:
     def _serve(self, frame: Frame) -> None:
         """Let all channels answer a frame; what only looks on comes after the results are out."""
         answered: list[tuple[ChannelFollower, Answered]] = []
-        whole = True
         for follower in self._followers.values():
-            answer = follower.classify(frame)
-            if answer is None:
-                whole = whole and not follower.serves
-                continue
-            for sink in self._sinks:
-                sink.write(answer.result)
-            answered.append((follower, answer))
-        if answered and whole:
+            if (answer := follower.classify(frame)) is not None:
+                for sink in self._sinks:
+                    sink.write(answer.result, answer.answer)
+                answered.append((follower, answer))
+        if answered:
             frame.done()
             self._source_fault = None
+        views = []
         for follower, answer in answered:
             follower.handed_out(answer)
-            disagreed = follower.compare(frame, answer)
-            if self._inbox:
-                self._inbox.consider(frame.pixels, answer.answer, answer.result, disagreed=disagreed)
+            views.append(View(answer.answer, answer.result, follower.compare(frame, answer)))
+        # Where one release did not answer, what it would see may be private.
+        if self._inbox and len(views) == sum(follower.serves for follower in self._followers.values()):
+            self._inbox.consider(frame.pixels, views)
+
+
+def _obey(follower: ChannelFollower, payload: bytes) -> None:
+    """Somebody asks for the channel's release; whoever it is, only what is signed for it is taken."""
+    if payload == INSTALL:
+        follower.look_again()

@@ -5,26 +5,35 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import logging
 import os
+import shlex
 import shutil
+import socket
 import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import DeviceError, EdgeError
-from edge_client.files import disk_errors
+from edge_client.contract.errors import DeviceError, EdgeError, SettingsError
+from edge_client.contract.names import probe_topic
+from edge_client.files import disk_errors, read_release
 from edge_client.inference.runtime import runtime_name
 from edge_client.settings import of_channels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from edge_client.settings import Settings
     from edge_client.sources import Source
 
+logger = logging.getLogger(__name__)
+
 CAMERAS = {"video", "picamera"}
 # A camera that takes longer for its first picture is of no use.
 CAMERA_S = 15.0
+# A network may know a thousand.
+_LABELS_SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +69,19 @@ def examine(
             for one in of_channels(settings)
         ),
         ("inbox", lambda: _check_inbox(settings)),
+        *((name, functools.partial(check, settings)) for name, check in _wanted(settings)),
     )
     return tuple(_make(name, check) for name, check in checks)
+
+
+def _wanted(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], str]]]:
+    """Checks of what most devices do not use."""
+    if settings.sinks.json_lines not in {"", "-"}:
+        yield "json lines", _check_json_lines
+    if settings.action.names():
+        yield "action", _check_action
+    if settings.metrics.port:
+        yield "metrics", _check_metrics
 
 
 def _make(name: str, check: Callable[[], str]) -> Check:
@@ -69,6 +89,10 @@ def _make(name: str, check: Callable[[], str]) -> Check:
         return Check(name, passed=True, detail=check())
     except EdgeError as e:
         return Check(name, passed=False, detail=str(e))
+    except Exception as e:
+        # The other checks are wanted all the more.
+        logger.debug("%s", name, exc_info=True)
+        return Check(name, passed=False, detail=f"unexpected {type(e).__name__}: {e}; please report it")
 
 
 def _check_clock(now: datetime.datetime) -> str:
@@ -81,11 +105,8 @@ def _check_clock(now: datetime.datetime) -> str:
 def _check_state(settings: Settings) -> str:
     folder, update = settings.device.state_dir, settings.update
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"probe")
-            os.fsync(probe.fileno())
-        free = shutil.disk_usage(folder).free
+        found = _probe(folder) if folder.exists() else _check_makeable(folder)
+        free = shutil.disk_usage(folder if folder.exists() else _above(folder)).free
     wanted = update.min_free_bytes + update.max_release_bytes
     if free < wanted:
         msg = (
@@ -93,7 +114,32 @@ def _check_state(settings: Settings) -> str:
             f"{wanted // 1_000_000} MB ([update] max_release_bytes, min_free_bytes); make room"
         )
         raise DeviceError(msg)
-    return f"{folder}: writable, {free // 1_000_000} MB free"
+    return f"{folder}: {found}, {free // 1_000_000} MB free"
+
+
+def _probe(folder: Path) -> str:
+    """Write a file that goes again at once. Raises: OSError."""
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"probe")
+        os.fsync(probe.fileno())
+    return "writable"
+
+
+def _check_makeable(path: Path) -> str:
+    """See whether this user may make a file or folder, and what it lies in, without making it.
+
+    Raises: DeviceError.
+    """
+    above = _above(path)
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        msg = f"{path}: cannot be made: {above} is not writable by this user; change its owner or the setting"
+        raise DeviceError(msg)
+    return "not there yet, `edge-client run` makes it"
+
+
+def _above(path: Path) -> Path:
+    """What is there of the folders that a path lies in."""
+    return next(folder for folder in path.parents if folder.exists())
 
 
 def _check_root(settings: Settings) -> str:
@@ -114,16 +160,26 @@ def _check_store(settings: Settings) -> str:
 
 
 def _check_broker(settings: Settings) -> str:
-    from edge_client.mqtt import try_connection  # noqa: PLC0415
+    from edge_client.mqtt import try_connection, try_echo  # noqa: PLC0415
 
-    if not settings.broker.host:
+    device, broker = settings.device, settings.broker
+    if not broker.host:
         return "none is set: this device only polls"
-    try_connection(settings.broker, f"{settings.device.id[:50]}-doctor")
-    return f"{settings.broker.host}:{settings.broker.port}: lets this device in"
+    client_id, address = f"{device.id[:50]}-doctor", f"{broker.host}:{broker.port}"
+    topic = probe_topic(device.fleet, device.id)
+    try_connection(broker, client_id)
+    if not try_echo(broker, client_id, topic):
+        msg = (
+            f"{address}: lets this device in, but what it publishes on {topic} does not come back. With "
+            f"configs/mosquitto.acl [broker] username (now {broker.username!r}) must be the device id, and "
+            "may read and write below edge/+/devices/<id>/"
+        )
+        raise DeviceError(msg)
+    return f"{address}: lets this device in and passes on what it publishes"
 
 
 def _check_source(settings: Settings) -> str:
-    from edge_client.process import running_process  # noqa: PLC0415
+    from edge_client.process import daemon_runs  # noqa: PLC0415
     from edge_client.sources import open_source  # noqa: PLC0415
 
     source = settings.source
@@ -134,7 +190,7 @@ def _check_source(settings: Settings) -> str:
         raise DeviceError(msg)
     if source.kind not in CAMERAS:
         return found
-    if running_process(settings.device.state_dir) is not None:
+    if daemon_runs(settings.device.state_dir):
         return f"{found}: in use by the daemon; stop it to try the camera here"
     return f"{found}: gives {_first_frame(opened)} pixels"
 
@@ -180,17 +236,74 @@ def _check_inbox(settings: Settings) -> str:
     if inbox.upload and read_credentials(settings.store) is None:
         msg = "[inbox] upload: needs keys that may write there; name them in [store] access_key_file"
         raise DeviceError(msg)
+    _check_private_labels(settings)
     waiting = len(kept_records(settings.device.state_dir / INBOX_DIR))
     where = f"uploaded to {inbox.base_url or settings.store.base_url}" if inbox.upload else "not uploaded"
     return f"{waiting} frames wait; they are {where}"
 
 
+def _check_private_labels(settings: Settings) -> None:
+    """Raise SettingsError if a label that must not be seen in a kept frame is one that no release knows."""
+    folders = [folder for one in of_channels(settings) if (folder := _current_slot(one)) is not None]
+    known = {label for folder in folders for label in read_release(folder).labels}
+    if folders and (unknown := settings.inbox.private_labels() - known):
+        msg = (
+            f"[inbox] never_labels: no release here knows {', '.join(sorted(unknown))}, so frames that show "
+            f"it are kept; there are {', '.join(sorted(known)[:_LABELS_SHOWN])}"
+        )
+        raise SettingsError(msg)
+
+
 def _check_release(settings: Settings) -> str:
-    from edge_client.update.slots import Slots  # noqa: PLC0415
     from edge_client.update.updater import open_slot  # noqa: PLC0415
 
-    slots = Slots(settings.device.state_dir)
-    if slots.current is None:
+    folder = _current_slot(settings)
+    if folder is None:
         return "none yet; `edge-client run` fetches it"
-    open_slot(slots.folder(slots.current), settings.device.threads)
-    return f"{slots.current} loads and runs"
+    open_slot(folder, settings.device.threads)
+    return f"{folder.name} loads and runs"
+
+
+def _current_slot(settings: Settings) -> Path | None:
+    """Folder of the release that serves; None if there is none yet."""
+    from edge_client.update.slots import Slots  # noqa: PLC0415
+
+    if not (settings.device.state_dir / "slots").is_dir():
+        return None  # opening the slots would make it
+    slots = Slots(settings.device.state_dir)
+    return None if slots.current is None else slots.folder(slots.current)
+
+
+def _check_json_lines(settings: Settings) -> str:
+    path = Path(settings.sinks.json_lines)
+    if not path.exists():
+        return f"{path}: {_check_makeable(path)}"
+    if path.is_dir() or not os.access(path, os.W_OK):
+        msg = f"{path}: not a file that this user may write; change its owner, or [sinks] json_lines"
+        raise DeviceError(msg)
+    return f"{path}: writable"
+
+
+def _check_action(settings: Settings) -> str:
+    commands = [shlex.split(text) for text in (settings.action.on_command, settings.action.off_command)]
+    programs = [command[0] for command in commands if command]
+    if missing := [program for program in programs if shutil.which(program) is None]:
+        msg = f"{', '.join(missing)}: no such program for this user; install it, or correct [action]"
+        raise DeviceError(msg)
+    return f"{', '.join(programs)}: found"
+
+
+def _check_metrics(settings: Settings) -> str:
+    from edge_client.process import daemon_runs  # noqa: PLC0415
+
+    host, port = settings.metrics.host, settings.metrics.port
+    if daemon_runs(settings.device.state_dir):
+        return f"{host}:{port}: the daemon's"
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind((host, port))
+    except OSError as e:
+        msg = f"[metrics] {host}:{port}: {e.strerror or e}; give a free port"
+        raise SettingsError(msg) from e
+    return f"{host}:{port}: free"

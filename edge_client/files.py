@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """Return what is the same until the machine starts anew; empty where that is not known."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Replace `path` by `data`: temp file in the same folder, fsync, rename, fsync of the folder.
 

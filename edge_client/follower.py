@@ -6,38 +6,40 @@ in a thread of its own, and so does the board's sending. What serves is changed 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from edge_client.announcements import Awaited, Doorbell, read_announcement
-from edge_client.contract.errors import EdgeError, InputError, TransportError
+from edge_client.announcements import Doorbell, read_announcement
+from edge_client.contract.errors import DeviceError, EdgeError, InputError, TransportError
 from edge_client.contract.messages import DeviceStatus, Result, UpdateFigures
 from edge_client.contract.names import announcement_topic
 from edge_client.inference.runtime import runtime_name
 from edge_client.serving import Serving
 from edge_client.telemetry import STATUS_FILE, StatusBoard, utc_now
-from edge_client.update.handover import BUNDLE_FILE, forget_bundle, of_bundle
-from edge_client.update.look import look_in_child
+from edge_client.update.handover import BUNDLE_FILE, BundleResult, close_bundle, of_bundle
+from edge_client.update.look import LookControl, LookStoppedError, look_in_child, name_of
+from edge_client.update.schedule import SHORTEST_INTERVAL_S, LookSchedule
 from edge_client.update.updater import Decision, RefusedError, UpdateOutcome, this_software
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from edge_client.announcements import Ring
     from edge_client.inference.classifier import Classification
     from edge_client.settings import Settings
     from edge_client.sources import Frame
 
 logger = logging.getLogger(__name__)
 
-# Announcements are not trusted: a flood of them costs one look a second at most.
-SHORTEST_LOOK_INTERVAL_S = 1.0
-# After a lost connection, or when the store does not show yet what was announced (a CDN may lag).
-RETRY_DELAYS_S = (2.0, 5.0, 15.0, 60.0, 300.0)
-POLL_JITTER = 0.1
+SETTLE_RETRY_S = 10.0
+# A release beside the serving one is judged at least so often, also where no frames come.
+LONGEST_WAIT_S = 600.0
+_chance = random.Random()  # noqa: S311 - no secret
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,21 @@ class Answered:
 
     answer: Classification
     result: Result
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """How a look ended.
+
+    Attributes:
+        result: In words.
+        settled: Whether looking again soon would not help.
+        signed: Release that the signed channel points to, if it is known.
+    """
+
+    result: BundleResult
+    settled: bool
+    signed: str | None = None
 
 
 class ChannelFollower:
@@ -82,10 +99,12 @@ class ChannelFollower:
         self._may_serve = may_serve
         self._source_fault: str | None = None
         self._software = this_software(device.device_class)
-        self._serving = Serving(settings, self._software, on_verdict=self.doorbell.nudge)
+        self._looking = LookControl()
+        self._serving = Serving(settings, self._software, on_verdict=self._heed)
         self._measured: RunningUpdate | None = None
         self._looked_at = self._measure_from = float("-inf")
-        self._look_now = self._failing = False
+        self._settle_after = float("inf")
+        self._failing = False
         if self.serves:
             self._may_serve.set()
         self.board = StatusBoard(
@@ -94,8 +113,11 @@ class ChannelFollower:
                 channel=device.channel,
                 state="starting",
                 runtime=runtime_name(),
-                why="it was on the disk; the store was not looked at yet",
                 changed_at=utc_now(),
+                **{
+                    "why": "it was on the disk; the store was not looked at yet",
+                    **self._serving.sent_back,
+                },
             ),
             file=device.state_dir / STATUS_FILE,
             publish=publish_status,
@@ -117,13 +139,16 @@ class ChannelFollower:
 
     def look_again(self) -> None:
         """Somebody left a bundle, or wants the channel's release now."""
-        self._look_now = True
-        self.doorbell.nudge()
+        self.doorbell.ask()
 
-    def close(self) -> None:
+    def end(self) -> None:
         """End `follow`; an update on its way is abandoned, which is as safe as a power cut."""
+        self._looking.stop()
         self.doorbell.close()
         self.board.close()
+
+    def close(self) -> None:
+        """Remember that the daemon was told to end; once `follow` has ended, or was never begun."""
         self._serving.close()
 
     def show_source_fault(self, fault: str) -> None:
@@ -141,22 +166,27 @@ class ChannelFollower:
         except EdgeError as e:
             if not self._failing:
                 logger.error("%s: %s", frame.source, e)  # noqa: TRY400 - said in one line
+                self.board.change(last_error=f"{frame.source}: {e}")
             self._failing = True
             return None
         if answered is None:
             return None
+        if self._failing:
+            self.board.change(last_error=None)
         self._failing = False
         answer, release = answered
         self.board.count(answer.latency_ms)
         return Answered(answer, self._result(frame, answer, release))
 
-    def compare(self, frame: Frame, answered: Answered) -> bool:
-        """Let a release that is beside the serving one answer too; whether it says something else."""
+    def compare(self, frame: Frame, answered: Answered) -> Classification | None:
+        """Let a release that is beside the serving one answer too, see `Serving.compare`."""
         return self._serving.compare(frame.pixels, answered.answer)
 
     def handed_out(self, answered: Answered) -> None:
         """The result is with all sinks."""
-        self._source_fault = None
+        if self._source_fault is not None:
+            self._source_fault = None
+            self.board.change(last_error=None)
         if self._measured is not None and self._measured.release == answered.result.release:
             measured, self._measured = self._measured, None
             self.board.change(update=measured.figures(time.monotonic()))
@@ -182,7 +212,7 @@ class ChannelFollower:
         """Show which release serves, and whatever else changed."""
         self.board.change(
             state="serving" if self.serves else "waiting",
-            release=self._serving.slots.current,
+            release=self._serving.release,
             previous=self._serving.slots.previous,
             probation=self._serving.slots.probation is not None,
             **changes,
@@ -192,91 +222,95 @@ class ChannelFollower:
 
     def follow(self) -> None:
         """Look at the start, at each announcement, and when the poll interval is over; until closed."""
-        awaited: Awaited | None = None
-        failures, next_look = 0, time.monotonic()
+        schedule = LookSchedule(self._settings.update, time.monotonic(), _chance.uniform, serves=self.serves)
+        asked = False
         while True:
-            ring = self.doorbell.wait(next_look - time.monotonic())
+            now = time.monotonic()
+            call = self.doorbell.wait(min(schedule.due_in(now), self._settle_after - now, LONGEST_WAIT_S))
             if self._stop.is_set():
                 return
             self._settle()
             self._take_bundle()
-            if ring is None and not self._look_now and time.monotonic() < next_look:
+            asked = asked or call.asked
+            now = time.monotonic()
+            if asked:
+                schedule.ask(now)
+            if call.ring is not None and not self._hear(call.ring, schedule, now):
+                # Whoever floods this device with announcements keeps nothing but himself busy.
+                self._stop.wait(min(schedule.due_in(now), SHORTEST_INTERVAL_S))
+            if schedule.due_in(time.monotonic()) > 0:
                 continue
-            asked_for, self._look_now = self._look_now, False
-            if ring is not None:
-                announced = self._read_announcement(ring.payload)
-                if announced == self._serving.slots.current:
-                    awaited = None  # whatever was announced before, the channel is back here
-                if announced in {None, self._serving.newest}:
-                    self._stop.wait(SHORTEST_LOOK_INTERVAL_S)
-                    continue
-                awaited, failures = Awaited(announced, ring.arrived), 0
-                if (spread_s := self._settings.update.spread_s) and not asked_for:
-                    spread = random.uniform(0, spread_s)  # noqa: S311 - no secret
-                    # Whoever announces without an end must not put the look off.
-                    next_look = min(next_look, time.monotonic() + spread)
-                    continue
-            self._stop.wait(max(self._looked_at + SHORTEST_LOOK_INTERVAL_S - time.monotonic(), 0))
+            awaited = schedule.awaited
             self._measure_from = awaited.since if awaited else time.monotonic()
-            settled = self._look(awaited.release if awaited else None, asked_for=asked_for)
-            self._looked_at = time.monotonic()
-            failures = 0 if settled else failures + 1
-            if settled or failures >= len(RETRY_DELAYS_S):
-                awaited = None  # anybody may announce anything: from here on, what is signed counts
-            next_look = time.monotonic() + self._delay_s(failures)
+            looked = self._look(awaited.release if awaited else None, asked_for=asked)
+            asked = False
+            schedule.looked(time.monotonic(), settled=looked.settled, signed=looked.signed)
+
+    def _hear(self, ring: Ring, schedule: LookSchedule, now: float) -> bool:
+        """Take an announcement; whether it is news."""
+        announced = self._read_announcement(ring.payload)
+        return announced is not None and schedule.hear(ring, announced, self._serving.newest, now)
 
     def _settle(self) -> None:
         """End what has a verdict: a probation, or a release's time beside the serving one."""
+        now = time.monotonic()
+        if now < self._settle_after and self._settle_after != float("inf"):
+            return
+        self._settle_after = float("inf")
         try:
             changes = self._serving.settle(self._begin_measuring)
         except EdgeError as e:
-            logger.exception("the verdict on a release cannot be carried out")
+            logger.exception("the verdict on a release cannot be carried out; it will be tried again")
+            self._settle_after = now + SETTLE_RETRY_S
             changes = {"last_error": str(e)}
         if changes is not None:
             self.show_slots(**changes)
 
-    def _delay_s(self, failures: int) -> float:
-        """Seconds until the next look, spread so that a fleet does not come at once."""
-        poll_s = self._settings.update.poll_s
-        delay_s = (
-            poll_s if failures == 0 else min(RETRY_DELAYS_S[min(failures, len(RETRY_DELAYS_S)) - 1], poll_s)
-        )
-        return delay_s * random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER)  # noqa: S311 - no secret
+    def _heed(self, urgent: bool) -> None:
+        """There is a verdict; a look that goes on is no reason to answer badly for longer."""
+        if urgent:
+            self._looking.stop()
+        self.doorbell.nudge()
 
     def _take_bundle(self) -> None:
         """Look into a bundle that was left here, instead of the store."""
         bundle = self._settings.device.state_dir / BUNDLE_FILE
         if not bundle.exists():
             return
-        self._look_now = False
         self._measure_from = time.monotonic()
-        self._look(None, of_bundle(self._settings, bundle), asked_for=True)
-        forget_bundle(self._settings.device.state_dir)
+        looked = self._look(None, of_bundle(self._settings, bundle), asked_for=True)
+        close_bundle(self._settings.device.state_dir, looked.result)
 
     def _look(
         self, announced: str | None, settings: Settings | None = None, *, asked_for: bool = False
-    ) -> bool:
-        """Look once and show what came of it; False if looking again soon may help."""
+    ) -> Looked:
+        """Look once and show what came of it."""
         try:
             outcome = self._take_newest(
                 settings or self._settings,
                 expecting=announced is not None,
-                allowed=asked_for
-                or self._settings.update.automatic
-                or self._serving.newest != self._serving.slots.current,
+                allowed=asked_for or self._settings.update.automatic,
             )
         except RefusedError as e:
-            self.show_slots(last_error=str(e), refused=self._last_refused())
-            return True
+            # The channel points to that one now, and not to one that may answer beside.
+            refused = self._last_refused()
+            with contextlib.suppress(DeviceError):
+                self._serving.drop_shadow()
+            self.show_slots(last_error=str(e), refused=refused, latest=refused)
+            return Looked(BundleResult(message=str(e), error=name_of(e)), settled=True, signed=refused)
+        except LookStoppedError as e:
+            return Looked(BundleResult(message=str(e), error=name_of(e)), settled=False)
         except EdgeError as e:
             logger.warning("no update: %s", e)
             self.show_slots(last_error=str(e))
-            return not isinstance(e, TransportError)
+            result = BundleResult(message=str(e), error=name_of(e))
+            return Looked(result, settled=not isinstance(e, TransportError))
         except Exception as e:
             # The serving release is not touched before everything is verified: safe to go on.
             logger.exception("no update")
-            self.show_slots(last_error=f"unexpected {type(e).__name__}: {e}")
-            return True
+            text = f"unexpected {type(e).__name__}: {e}"
+            self.show_slots(last_error=text)
+            return Looked(BundleResult(message=text, error=name_of(e)), settled=True)
         return self._show_outcome(outcome, announced)
 
     def _take_newest(self, settings: Settings, *, expecting: bool, allowed: bool) -> UpdateOutcome:
@@ -288,6 +322,7 @@ class ChannelFollower:
                 lambda: self.board.change(state="updating"),
                 expecting=expecting,
                 allowed=allowed,
+                control=self._looking,
             )
         finally:
             self._serving.slots.reload()  # what was refused, too
@@ -302,7 +337,7 @@ class ChannelFollower:
     def _begin_measuring(self, outcome: UpdateOutcome) -> None:
         self._measured = RunningUpdate(outcome.release, outcome.bytes_pulled, self._measure_from)
 
-    def _show_outcome(self, outcome: UpdateOutcome, announced: str | None) -> bool:
+    def _show_outcome(self, outcome: UpdateOutcome, announced: str | None) -> Looked:
         error, refused = None, None
         channel = self._settings.device.channel
         if outcome.decision is Decision.REFUSED:
@@ -319,7 +354,8 @@ class ChannelFollower:
         self.show_slots(
             last_error=error or self._source_fault, refused=refused, latest=outcome.release, why=why
         )
-        return announced in {None, outcome.release}
+        result = BundleResult(message=f"release {self._serving.release} serves: {why}")
+        return Looked(result, settled=announced in {None, outcome.release}, signed=outcome.release)
 
     def _last_refused(self) -> str | None:
         return next(reversed(self._serving.slots.refused), None)
@@ -332,7 +368,8 @@ class ChannelFollower:
             return read_announcement(payload, topic=topic, channel=device.channel)
         except InputError as e:
             logger.warning("%s", e)
-            self.board.change(last_error=str(e))
+            # Without what anybody may write there: each new text would wear out the card.
+            self.board.change(last_error=f"the last announcement on {topic} was none; the log says more")
             return None
 
 

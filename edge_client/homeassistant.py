@@ -11,6 +11,17 @@ from edge_client import __version__
 from edge_client.contract.names import command_topic, online_topic, results_topic, status_topic
 
 INSTALL = b"install"
+# As `follower.explain_outcome` words it: the status has no other sign of a release for other devices only.
+_FOR_OTHERS = "this one is not among them"
+# A release that the button would not bring is not shown as an update.
+_MODEL = (
+    "{% set installed = value_json.release or 'none' %}"
+    "{% set offered = value_json.latest and value_json.latest != value_json.refused"
+    f" and '{_FOR_OTHERS}' not in value_json.why %}}"
+    "{{ {'installed_version': installed, "
+    "'latest_version': value_json.latest if offered else installed, "
+    "'in_progress': value_json.state == 'updating'} | to_json }}"
+)
 
 
 def discovery_messages(prefix: str, fleet: str, device_id: str, channel: str = "") -> dict[str, bytes]:
@@ -58,12 +69,8 @@ def discovery_messages(prefix: str, fleet: str, device_id: str, channel: str = "
             {
                 "name": "Model",
                 "state_topic": status,
-                "value_template": (
-                    "{{ {'installed_version': value_json.release or 'none', "
-                    "'latest_version': value_json.latest or value_json.release or 'none', "
-                    "'in_progress': value_json.state == 'updating'} | to_json }}"
-                ),
-                "command_topic": command_topic(fleet, device_id),
+                "value_template": _MODEL,
+                "command_topic": command_topic(fleet, device_id, channel),
                 "payload_install": INSTALL.decode(),
                 "entity_category": "config",
             },

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.server
 import logging
+import socketserver
 import threading
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,14 @@ _ABOUT = {
     "inbox_waiting": ("gauge", "Frames kept for labelling."),
     "inbox_uploaded_total": ("counter", "Frames uploaded for labelling since start."),
 }
+
+
+class _Server(http.server.HTTPServer):
+    """Without the look at DNS for its own name, which takes half a minute where DNS is away."""
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
 
 def render(statuses: Sequence[DeviceStatus]) -> str:
@@ -82,7 +91,7 @@ def serve(
             logger.debug(format, *args)
 
     try:
-        server = http.server.HTTPServer((settings.host, settings.port), Handler)
+        server = _Server((settings.host, settings.port), Handler)
     except OSError as e:
         msg = f"[metrics] {settings.host}:{settings.port}: {e.strerror or e}; give a free port"
         raise SettingsError(msg) from e

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError
 from edge_client.inference.swap import ClassifierHolder
-from edge_client.process import nudge, running_process, state_lock
+from edge_client.process import BUNDLE_SIGNAL, daemon_runs, hold_state, nudge
 from edge_client.settings import of_channel
-from edge_client.telemetry import read_status
 from edge_client.update.bundle import BundleFetcher
-from edge_client.update.handover import forget_bundle, hand_over, of_bundle
-from edge_client.update.look import look_in_child
+from edge_client.update.handover import BUNDLE_FILE, forget_bundle, hand_over, of_bundle, take_result
+from edge_client.update.look import error_named, look_in_child
 from edge_client.update.slots import Slots
 from edge_client.update.updater import Decision, let_serve, this_software
 
@@ -20,8 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_client.settings import Settings
+    from edge_client.update.handover import BundleResult
 
 _LOOK_S = 0.1
+# The daemon says what came of a bundle right after it removed it.
+_RESULT_S = 5.0
 
 
 def import_bundle(settings: Settings, bundle: Path, channel: str = "") -> str:
@@ -36,9 +38,10 @@ def import_bundle(settings: Settings, bundle: Path, channel: str = "") -> str:
     """
     state_dir, one = settings.device.state_dir, of_channel(settings, channel)
     BundleFetcher(bundle).close()
-    if running_process(state_dir) is not None:
+    if daemon_runs(state_dir):
         return _through_daemon(state_dir, one, bundle)
-    with state_lock(state_dir):
+    with hold_state(state_dir) as lock:
+        lock.take_no_signals()
         slots, threads = Slots(one.device.state_dir), one.device.threads
         software = this_software(one.device.device_class)
         outcome = look_in_child(of_bundle(one, bundle), software, lambda: None, expecting=True)
@@ -56,22 +59,36 @@ def _through_daemon(daemon_dir: Path, settings: Settings, bundle: Path) -> str:
         daemon_dir: State folder of the daemon.
         settings: Of the channel.
         bundle: The file.
-    Raises: DeviceError if it does not, or took nothing.
+    Returns: What came of it.
+    Raises: As if it was taken without the daemon; DeviceError if that does not deal with it.
     """
     state_dir = settings.device.state_dir
-    place = hand_over(bundle, state_dir)
+    hand_over(bundle, state_dir)
     try:
-        nudge(daemon_dir)
+        nudge(daemon_dir, BUNDLE_SIGNAL)
     except DeviceError:
         forget_bundle(state_dir)
         raise
-    deadline = time.monotonic() + settings.update.look_timeout_s
+    result = _wait_for_result(daemon_dir, state_dir, settings.update.look_timeout_s)
+    if result.error:
+        raise error_named(result.error, result.message)
+    return result.message
+
+
+def _wait_for_result(daemon_dir: Path, state_dir: Path, limit_s: float) -> BundleResult:
+    place = state_dir / BUNDLE_FILE
+    deadline = time.monotonic() + limit_s
     while place.exists():
-        if running_process(daemon_dir) is None or time.monotonic() > deadline:
+        if not daemon_runs(daemon_dir) or time.monotonic() > deadline:
             msg = f"the daemon has not dealt with {place}; it does at its next start. Its log says more"
             raise DeviceError(msg)
         time.sleep(_LOOK_S)
-    status = read_status(state_dir)
-    if status.last_error is not None:
-        raise DeviceError(status.last_error)
-    return f"release {status.release} serves: {status.why}"
+    deadline = time.monotonic() + _RESULT_S
+    while (result := take_result(state_dir)) is None:
+        if time.monotonic() > deadline:
+            msg = (
+                f"the daemon dealt with {place}, but could not say what came of it; ask `edge-client status`"
+            )
+            raise DeviceError(msg)
+        time.sleep(_LOOK_S)
+    return result

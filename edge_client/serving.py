@@ -18,9 +18,16 @@ import msgspec
 
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.drift import DriftWatch
-from edge_client.files import read_release
+from edge_client.files import boot_id, read_release
 from edge_client.inference.swap import ClassifierHolder
-from edge_client.update.probation import CRASHES, STOPPED, Probation, ProbationRecord, RecentAnswers
+from edge_client.update.probation import (
+    STOPPED,
+    Probation,
+    ProbationRecord,
+    RecentAnswers,
+    begun_again,
+    find_loop,
+)
 from edge_client.update.shadow import Answer, Shadow
 from edge_client.update.slots import Slots
 from edge_client.update.updater import (
@@ -60,22 +67,31 @@ class Beside:
 
 
 class Serving:
-    """The releases of one channel."""
+    """The releases of one channel.
 
-    def __init__(self, settings: Settings, software: str, on_verdict: Callable[[], None]) -> None:
+    Attributes:
+        slots: They, on the disk.
+        sent_back: What the status has to say of a release that was sent back at this start; else empty.
+    """
+
+    def __init__(self, settings: Settings, software: str, on_verdict: Callable[[bool], None]) -> None:
         """Load the release on the disk.
 
         Args:
             settings: Of the channel.
             software: See `this_software`.
-            on_verdict: Called by the thread that asks `answer` and `compare`, when `settle` has work.
+            on_verdict: Called by the thread that asks `answer` and `compare`, when `settle` has work; is told
+                whether that is urgent, because frames fail or are answered badly.
         Raises: DeviceError.
         """
         self._settings = settings
         self._software = software
         self._on_verdict = on_verdict
+        self._boot = boot_id()
         self._beside: Beside | None = None
+        self._compare_after = float("-inf")
         self._drift: DriftWatch | None = None
+        self.sent_back: dict[str, Any] = {}
         self.slots = Slots(settings.device.state_dir)
         self._recent = RecentAnswers(settings.probation.unsure_below)
         self._probation = self._resume_probation()
@@ -87,6 +103,11 @@ class Serving:
     def serves(self) -> bool:
         """Whether a release serves."""
         return self._holder.current is not None
+
+    @property
+    def release(self) -> str | None:
+        """The release that serves."""
+        return None if self._holder.current is None else self._holder.current.release
 
     @property
     def newest(self) -> str | None:
@@ -107,7 +128,8 @@ class Serving:
             if record := self.slots.probation:
                 self.slots.keep_probation(msgspec.structs.replace(record, crashes=STOPPED))
             if record := self.slots.shadow:
-                self.slots.keep_shadow(msgspec.structs.replace(record, crashes=STOPPED))
+                seconds = self._beside.shadow.seconds(time.monotonic()) if self._beside else record.seconds
+                self.slots.keep_shadow(msgspec.structs.replace(record, crashes=STOPPED, seconds=seconds))
 
     # Frames
 
@@ -126,30 +148,45 @@ class Serving:
             answer = classifier.classify(pixels)
         except EdgeError as e:
             if watched is not None and watched.failed(str(e)):
-                self._on_verdict()
+                self._tell(watched)
+            if (beside := self._beside) is not None and beside.shadow.unanswered():
+                self._on_verdict(False)
             raise
         self._recent.take(answer.latency_ms, answer.confidence)
         drift = self._drift
         if drift is not None and drift.release == classifier.release:
             drift.take(answer.index, answer.confidence)
         if watched is not None and watched.answered(answer.latency_ms, answer.confidence, time.monotonic()):
-            self._on_verdict()
+            self._tell(watched)
         return answer, classifier.release
 
-    def compare(self, pixels: NDArray[np.uint8], before: Classification) -> bool:
-        """Let a release that is beside the serving one answer too; whether it says something else."""
-        beside = self._beside
-        if beside is None or beside.shadow.breach is not None:
-            return False
+    def compare(self, pixels: NDArray[np.uint8], before: Classification) -> Classification | None:
+        """Let a release that is beside the serving one answer too, if there is one and time for it.
+
+        Comparing takes half of the time at most: a camera's next frame must not wait for it.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB.
+            before: What the serving release says of them.
+        Returns: What the other one says.
+        """
+        beside, started = self._beside, time.monotonic()
+        if beside is None or beside.shadow.breach is not None or started < self._compare_after:
+            return None
         try:
             new = beside.classifier.classify(pixels)
         except EdgeError as e:
             if beside.shadow.failed(str(e)):
-                self._on_verdict()
-            return False
-        if beside.shadow.compare(_heard(before), _heard(new), time.monotonic()):
-            self._on_verdict()
-        return before.label != new.label
+                self._on_verdict(False)
+            return None
+        now = time.monotonic()
+        self._compare_after = now + 2 * (now - started)
+        if beside.shadow.compare(_heard(before), _heard(new), now):
+            self._on_verdict(False)
+        return new
+
+    def _tell(self, probation: Probation) -> None:
+        self._on_verdict(probation.verdict is not None and bool(probation.verdict.breach))
 
     # Changes
 
@@ -164,7 +201,7 @@ class Serving:
         if self._settings.shadow.seconds > 0 and self.serves and outcome.release != self.slots.previous:
             self._begin_shadow(outcome)
         else:  # also on the way back, which is short
-            self.drop_shadow()
+            self._beside = None
             self._let_serve(outcome, before_swap)
 
     def settle(self, before_swap: Callable[[UpdateOutcome], None]) -> dict[str, Any] | None:
@@ -177,8 +214,10 @@ class Serving:
         """
         if self._probation is not None and self._probation.verdict is not None:
             return self._settle_probation(self._probation)
-        if self._beside is not None and self._beside.shadow.breach is not None:
-            return self._settle_shadow(self._beside, before_swap)
+        if self._beside is not None:
+            self._beside.shadow.give_up_waiting(time.monotonic())
+            if self._beside.shadow.breach is not None:
+                return self._settle_shadow(self._beside, before_swap)
         return None
 
     def drop_shadow(self) -> None:
@@ -218,9 +257,11 @@ class Serving:
         self._recent = RecentAnswers(self._settings.probation.unsure_below)
         self._watch_drift()
         record = self.slots.probation
-        self._probation = (
-            Probation(record, self._settings.probation, time.monotonic()) if record is not None else None
-        )
+        self._probation = self._watch(record) if record is not None else None
+
+    def _watch(self, record: ProbationRecord) -> Probation:
+        budget_ms = self._settings.device.latency_budget_ms
+        return Probation(record, self._settings.probation, time.monotonic(), budget_ms)
 
     def _watch_drift(self) -> None:
         """Compare the current release's answers with those on its hold-out, where they are known."""
@@ -245,20 +286,28 @@ class Serving:
             return
         self._beside = None
         known = self.slots.shadow
-        before = known.crashes if known is not None and known.release == release else STOPPED
+        if known is None or known.release != release:
+            known = ProbationRecord(release=release, crashes=STOPPED)
+        record = begun_again(known, self._boot)
         with refusing(self.slots, release, self._software):
-            if before + 1 >= CRASHES:
-                msg = f"the daemon ended {CRASHES} times without warning while it answered beside another"
+            if loop := find_loop(record):
+                msg = f"{loop} while it answered beside another"
                 raise InputError(msg)
-            self.slots.keep_shadow(ProbationRecord(release=release, crashes=before + 1))
+            self.slots.keep_shadow(record)
             classifier = open_slot(self.slots.folder(release), self._settings.device.threads)
-        shadow = Shadow(release, self._settings.shadow, self._settings.probation, time.monotonic())
+        shadow = Shadow(
+            release,
+            self._settings.shadow,
+            self._settings.probation,
+            time.monotonic(),
+            elapsed_s=record.seconds,
+            budget_ms=self._settings.device.latency_budget_ms,
+        )
         self._beside = Beside(classifier, shadow, outcome)
         logger.info("release %s answers beside %s", release, self.slots.current)
         self.slots.clean_slots()
 
     def _settle_shadow(self, beside: Beside, before_swap: Callable[[UpdateOutcome], None]) -> dict[str, Any]:
-        self._beside = None
         figures = beside.shadow.figures()
         try:
             with refusing(self.slots, figures.release, self._software):
@@ -266,6 +315,7 @@ class Serving:
                     msg = f"beside the serving release it {beside.shadow.breach}"
                     raise InputError(msg)
         except RefusedError as e:
+            self._beside = None
             self.slots.clean_slots()
             return {"last_error": str(e), "refused": figures.release, "why": str(e)}
         agreed = (
@@ -274,6 +324,7 @@ class Serving:
         )
         logger.info("release %s %s", figures.release, agreed)
         self._let_serve(beside.outcome, before_swap, beside.classifier)
+        self._beside = None
         return {
             "last_error": None,
             "why": f"channel {self._settings.device.channel} points to it; it {agreed}",
@@ -285,7 +336,13 @@ class Serving:
         """Compare a new release with the serving one; there must be one to go back to."""
         if self.slots.current is None or not self._settings.probation.frames:
             return None
-        return self._recent.as_record(release)
+        record, watched = self._recent.as_record(release, self._boot), self.slots.probation
+        if watched is None or self.slots.previous in {None, release}:
+            return record
+        # What serves has proven nothing itself: the one before both is what counts, and stays the way back.
+        return msgspec.structs.replace(
+            record, latency_ms=watched.latency_ms, unsure_share=watched.unsure_share
+        )
 
     def _resume_probation(self) -> Probation | None:
         """Go on after a restart; a release whose probation the daemon did not survive goes back."""
@@ -299,40 +356,47 @@ class Serving:
             return None
 
     def _count_start(self, record: ProbationRecord) -> Probation | None:
-        record = msgspec.structs.replace(record, crashes=record.crashes + 1)
-        if record.crashes >= CRASHES and self.slots.previous is not None:
-            reason = f"the daemon ended {record.crashes} times without warning in its probation"
+        record = begun_again(record, self._boot)
+        if (loop := find_loop(record)) and self.slots.previous is not None:
+            reason = f"{loop} in its probation"
             logger.error("release %s goes back: %s", record.release, reason)
             self.slots.send_back(f"sent back: {reason}", self._software)
+            self.sent_back = _sent_back(record.release, reason)
             return None
         self.slots.keep_probation(record)
-        return Probation(record, self._settings.probation, time.monotonic())
+        return self._watch(record)
 
     def _settle_probation(self, probation: Probation) -> dict[str, Any]:
-        self._probation = None
+        """Carry out a verdict; it stays where that fails."""
         if probation.verdict is not None and probation.verdict.breach and self.slots.previous is not None:
-            return self._send_back(probation.verdict.breach)
-        self.slots.keep_probation(None)
-        logger.info("release %s has passed its probation", probation.release)
-        return {}
+            changes = self._send_back(probation.release, probation.verdict.breach)
+        else:
+            self.slots.keep_probation(None)
+            logger.info("release %s has passed its probation", probation.release)
+            changes = {}
+        self._probation = None
+        return changes
 
-    def _send_back(self, breach: str) -> dict[str, Any]:
-        """Let the previous release serve again.
+    def _send_back(self, broken: str, breach: str) -> dict[str, Any]:
+        """Let the previous release serve again, also if the disk refuses to remember that.
 
-        Raises: DeviceError or InputError if it cannot; the current one goes on serving.
+        Raises: DeviceError or InputError if it cannot be loaded or remembered.
         """
-        broken = self.slots.current
-        reason = f"sent back in its probation: {breach}"
-        logger.error("release %s: %s", broken, reason)
+        reason = f"{breach} in its probation"
+        logger.error("release %s is sent back: %s", broken, reason)
         old = open_slot(self.slots.folder(self.slots.previous or ""), self._settings.device.threads)
-        self.slots.send_back(reason, self._software)
-        self._recent = RecentAnswers(self._settings.probation.unsure_below)
-        self.drop_shadow()  # it was compared with another; the next look begins anew
         self._holder.swap(old)
+        self._recent = RecentAnswers(self._settings.probation.unsure_below)
+        self.slots.send_back(f"sent back: {reason}", self._software)
+        self.drop_shadow()  # it was compared with another; the next look begins anew
         self._watch_drift()
         self.slots.clean_slots()
-        why = f"release {broken} was {reason}"
-        return {"last_error": f"release {broken}: {reason}", "refused": broken, "why": why}
+        return _sent_back(broken, reason)
+
+
+def _sent_back(release: str, reason: str) -> dict[str, Any]:
+    why = f"release {release} was sent back: {reason}"
+    return {"last_error": why, "refused": release, "why": why}
 
 
 def _heard(answer: Classification) -> Answer:

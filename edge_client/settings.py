@@ -53,6 +53,7 @@ class DeviceSettings:
         state_dir: Holds releases and trusted metadata.
         threads: Threads of the interpreter.
         top: Labels in each result.
+        latency_budget_ms: Longest time for one picture; a release that takes longer is refused. 0: no limit.
     """
 
     id: str = ""
@@ -63,6 +64,7 @@ class DeviceSettings:
     state_dir: Path = Path("/var/lib/edge-client")
     threads: int = 2
     top: int = 3
+    latency_budget_ms: float = 0.0
 
     def further_channels(self) -> tuple[str, ...]:
         """Channels beside the main one."""
@@ -306,6 +308,7 @@ def find_faults(settings: Settings) -> list[str]:
     checks = [
         (1 <= s.device.threads <= 64, "[device] threads: 1 to 64"),
         (1 <= s.device.top <= 100, "[device] top: 1 to 100"),
+        (s.device.latency_budget_ms >= 0, "[device] latency_budget_ms: 0 or more"),
         (
             url.scheme in {"http", "https"} and bool(url.hostname),
             f"[store] base_url {s.store.base_url!r}: give http(s)://host/bucket/prefix",

@@ -70,7 +70,8 @@ class StatusBoard:
     def status(self) -> DeviceStatus:
         """The status as of now."""
         with self._wake:
-            return self._compose()
+            counted = self._with_counts()
+        return self._with_moment(counted)
 
     @property
     def frames(self) -> int:
@@ -120,23 +121,31 @@ class StatusBoard:
             self._wake.wait_for(lambda: self._unsent or self._closed, self._interval_s)
             closed, keep = self._closed, self._changed or self._closed
             send = self._unsent or self._counted
+            counted = self._with_counts()
             self._changed = self._unsent = self._counted = False
-            payload = encode_document(self._compose())
-        if send:
-            # What cannot go out now is sent after the next connect, by `send_again`.
-            self._publish(payload)
+        sent = False
+        try:
+            payload = encode_document(self._with_moment(counted))
+            sent = not send or self._publish(payload)
+        finally:
+            if not sent:
+                # Tried again after an interval: the queue was full. Without a connection `send_again` comes.
+                self._counted = True
         if keep:
             self._keep(payload)
         return not closed
 
-    def _compose(self) -> DeviceStatus:
+    def _with_counts(self) -> DeviceStatus:
         latency_ms = statistics.median(self._latencies) if self._latencies else None
         return msgspec.structs.replace(
             self._status,
             frames=self._frames,
             latency_ms=None if latency_ms is None else round(latency_ms, 3),
-            **self._moment(),
         )
+
+    def _with_moment(self, status: DeviceStatus) -> DeviceStatus:
+        """Add what others tell: not under the lock, which the frames' thread needs."""
+        return msgspec.structs.replace(status, **self._moment())
 
     def _keep(self, payload: bytes) -> None:
         try:

@@ -14,6 +14,7 @@ from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.contract.release import Normalization, Preprocessing, release_id
 from edge_client.inference.classifier import Classifier
 from luigi_tasks.backbones import architecture_name
+from luigi_tasks.calibration import choose_calibration, demand_calibration, recall_calibration
 from luigi_tasks.cluster import parse_cluster
 from luigi_tasks.compose import Dense, compose_classifier
 from luigi_tasks.evaluate import measure
@@ -38,6 +39,7 @@ from luigi_tasks.records import (
     HOLDOUT,
     TRAIN,
     BackboneRecord,
+    CalibrationSet,
     Candidate,
     Lineage,
     QuantizationRecord,
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from luigi_tasks.pipeline import QuantizeModel
-    from luigi_tasks.records import Snapshot
+    from luigi_tasks.records import Picture, Snapshot
     from luigi_tasks.store import Store
 
 
@@ -86,7 +88,7 @@ def tune_on_snapshot(task: TuneBackbone, target: DocumentTarget, index: int = 0)
     number = {label: index for index, label in enumerate(snapshot.labels)}
     size = settings.model.input_size
     pupils = Pupils(
-        pixels=task.load_pixels(pictures, size, size),
+        read=lambda rows: task.load_pixels([pictures[row] for row in rows], size, size),
         targets=np.array([number[one.label] for one in pictures]),
         names=[one.sha256 for one in pictures],
         classes=len(snapshot.labels),
@@ -125,6 +127,39 @@ def _find_parent(task: TuneBackbone) -> tuple[str, bytes | None]:
     return (pointer.release, found.data) if found is not None else ("", None)
 
 
+def convert_on_snapshot(task: ConvertBackbone) -> tuple[dict[str, bytes], BackboneRecord]:
+    """Calibrate on pictures of the snapshot and convert; return the forms and what they are."""
+    from luigi_tasks.conversion import convert_backbone  # noqa: PLC0415 - TensorFlow
+
+    settings, size = task.settings, task.settings.model.input_size
+    chosen = _calibrate(task)
+    pixels = task.load_pixels(chosen, size, size)
+    tuned = task.store.read(task.input().folder + WEIGHTS_FILE) if tunes(settings) else None
+    forms, width = convert_backbone(
+        settings.model, str(task.scheme), pixels, tuned, task.progress, settings.training.seed
+    )
+    return forms, BackboneRecord(
+        forms={form: hashlib.sha256(file).hexdigest() for form, file in forms.items()},
+        width=width,
+        calibration=tuple(one.sha256 for one in chosen),
+        made_with=package_versions(),
+    )
+
+
+def _calibrate(task: ConvertBackbone) -> tuple[Picture, ...]:
+    """Return the calibration set: an earlier one where the backbone is that of an earlier release."""
+    pictures = load_snapshot(task).split(TRAIN)
+    # What was tuned is new with each snapshot, and so is its set: the snapshot alone decides it.
+    if not tunes(task.settings):
+        state, named = open_repository(task.settings).load(), task.settings.quantization.calibration
+        if named:
+            return demand_calibration(state, named, task.backbone, pictures)
+        kept = recall_calibration(state, task.settings.release.channel, task.backbone, pictures)
+        if kept:
+            return kept
+    return choose_calibration(pictures, task.calibrated_on)
+
+
 def train_on_features(task: TrainModel, target: DocumentTarget) -> None:
     """Train the head and save it, the record last."""
     settings = task.settings
@@ -160,7 +195,6 @@ def assemble_candidate(task: QuantizeModel) -> tuple[bytes, Candidate]:
     tried = task.climb()
     models = [_compose(one, snapshot.labels) for one in tried]
     model, scheme, size = models[-1], str(tried[-1].scheme), settings.model.input_size
-    backbone = tried[-1].clone(ConvertBackbone).output().load(BackboneRecord)
     preprocessing = Preprocessing(id=PREPROCESSING_ID, height=size, width=size, normalization=Normalization())
     release = release_id(model, snapshot.labels, preprocessing, settings.release.device_class)
     if tunes(settings):
@@ -174,12 +208,18 @@ def assemble_candidate(task: QuantizeModel) -> tuple[bytes, Candidate]:
         snapshot=snapshot.digest,
         quantization=QuantizationRecord(
             scheme=scheme,
-            calibration=backbone.calibration,
+            calibration=tuple(map(_describe_calibration, tried)),
             operators=read_operators(model),
             made_with=package_versions(),
             rungs=_measure_rungs(task, snapshot, tried, models) if len(tried) > 1 else (),
         ),
     )
+
+
+def _describe_calibration(trained: TrainModel) -> CalibrationSet:
+    converted = trained.clone(ConvertBackbone)
+    pictures = converted.output().load(BackboneRecord).calibration
+    return CalibrationSet(backbone=converted.backbone, scheme=str(trained.scheme), pictures=pictures)
 
 
 def _compose(trained: TrainModel, labels: Sequence[str]) -> bytes:

@@ -45,6 +45,15 @@ class Cluster:
         return tf.distribute.MultiWorkerMirroredStrategy()
 
 
+def cluster_size(workers: str) -> int:
+    """Return how many machines a list names; 0: it is empty.
+
+    Raises: SettingsError as `parse_cluster`.
+    """
+    cluster = parse_cluster(workers, 0)
+    return cluster.size if cluster is not None else 0
+
+
 def parse_cluster(workers: str, index: int) -> Cluster | None:
     """Return the cluster of a comma-separated list, or None if the list is empty.
 

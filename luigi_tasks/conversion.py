@@ -1,4 +1,4 @@
-"""From a Keras network to TFLite: the converters, the frozen backbone's forms, the calibration set.
+"""From a Keras network to TFLite: the converters, the frozen backbone's forms.
 
 The concrete function goes to the converter as a graph: through a saved model, its default, the same
 conversion takes 13 s instead of 0.7 s (measured on MobileNetV2 1.0/160).
@@ -6,7 +6,6 @@ conversion takes 13 s instead of 0.7 s (measured on MobileNetV2 1.0/160).
 
 from __future__ import annotations
 
-import collections
 from typing import TYPE_CHECKING, Any
 
 from luigi_tasks.backbones import build_backbone, standardize
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luigi_tasks.progress import Progress
-    from luigi_tasks.records import Picture
     from luigi_tasks.settings import ModelSettings
 
 
@@ -119,19 +117,3 @@ def _small_weights(converter: Any, scheme: str) -> Any:  # noqa: ANN401
     if scheme == "float16":
         converter.target_spec.supported_types = [tf.float16]
     return converter
-
-
-def choose_calibration(pictures: tuple[Picture, ...], count: int) -> tuple[Picture, ...]:
-    """Return up to `count` pictures, as many of each class as there are, lowest hashes first.
-
-    By hash, so that new pictures seldom change the choice.
-    """
-    by_class: dict[str, list[Picture]] = collections.defaultdict(list)
-    for picture in sorted(pictures, key=lambda one: one.sha256):
-        by_class[picture.label].append(picture)
-    chosen: list[Picture] = []
-    for rank in range(max(map(len, by_class.values()))):
-        for label in sorted(by_class):
-            if rank < len(by_class[label]) and len(chosen) < count:
-                chosen.append(by_class[label][rank])
-    return tuple(chosen)

@@ -29,11 +29,12 @@ from edge_client.contract.errors import EdgeError, InputError, SettingsError, Tr
 from edge_client.contract.names import MODEL_FILE, REPORT_FILE, release_target
 from edge_client.contract.release import PREPROCESSING_ID
 from luigi_tasks.cache import ContentCache
+from luigi_tasks.cluster import cluster_size
 from luigi_tasks.dataset import PictureSource, listing_digest, open_source
 from luigi_tasks.plan import PictureLog, make_plan
 from luigi_tasks.progress import Progress, TaskProgress, silent
 from luigi_tasks.records import BackboneRecord, Entry, FeaturesRecord, Inventory, Plan, ReadPicture
-from luigi_tasks.settings import PipelineSettings, load_settings
+from luigi_tasks.settings import PipelineSettings, Portions, load_settings
 from luigi_tasks.store import Store, open_store
 from luigi_tasks.targets import (
     AnnouncementTarget,
@@ -52,11 +53,11 @@ if TYPE_CHECKING:
 # Raised when a step would make something else from the same input.
 PLAN_VERSION = 2
 SNAPSHOT_VERSION = 2
-TUNING_VERSION = 1
+TUNING_VERSION = 2
 BACKBONE_VERSION = 2
-FEATURES_VERSION = 2
-TRAINING_VERSION = 3
-QUANTIZATION_VERSION = 3
+FEATURES_VERSION = 3
+TRAINING_VERSION = 4
+QUANTIZATION_VERSION = 4
 EVALUATION_VERSION = 3
 # The same of views.py, which three steps learn from.
 VIEWS_VERSION = 2
@@ -362,7 +363,8 @@ class ConvertBackbone(SchemeTask):
     """The frozen backbone as TFLite, in float and in the candidate's form.
 
     With initial weights it is made once, and stays while they, the dataset and `[quantization]` stay:
-    the calibration set too, so that the next release differs from this one in its head alone.
+    the calibration set too, so that the next release differs from this one in its head alone. Where it
+    was cleared from the store, the deployed release tells on what it was calibrated.
     """
 
     def requires(self) -> DatasetSnapshot | TuneBackbone:
@@ -371,16 +373,24 @@ class ConvertBackbone(SchemeTask):
     @settled
     def output(self) -> DocumentTarget | PendingTarget:
         """Address: the weights, the dataset's address and how it is quantized; not its pictures."""
+        if not tunes(self.settings):
+            named = self.settings.quantization.calibration
+            return self._target([self.pictures, named] if named else self.pictures)
+        tuned = self.clone(TuneBackbone).output()
+        return tuned if isinstance(tuned, PendingTarget) else self._target(tuned.key)
+
+    def _target(self, origin: object) -> DocumentTarget:
+        return DocumentTarget(self.store, f"work/backbones/{self._key(origin)}/backbone.json")
+
+    def _key(self, *origin: object) -> str:
         s = self.settings
-        origin: object = self.pictures
-        if tunes(s):
-            tuned = self.clone(TuneBackbone).output()
-            if isinstance(tuned, PendingTarget):
-                return tuned
-            origin = tuned.key
         quantized = (self.scheme, self.calibrated_on)
-        key = content_key("backbone", BACKBONE_VERSION, _network(s), s.training.seed, quantized, origin)
-        return DocumentTarget(self.store, f"work/backbones/{key}/backbone.json")
+        return content_key("backbone", BACKBONE_VERSION, _network(s), s.training.seed, quantized, *origin)
+
+    @property
+    def backbone(self) -> str:
+        """Key of what a calibration set is chosen for: the address, wherever the pictures lie."""
+        return self._key(self.clone(TuneBackbone).own_target().key) if tunes(self.settings) else self._key()
 
     @property
     def calibrated_on(self) -> int:
@@ -388,29 +398,14 @@ class ConvertBackbone(SchemeTask):
         return self.settings.quantization.calibrated_on(str(self.scheme))
 
     def work(self) -> None:
-        """Choose the calibration set, and convert."""
-        from luigi_tasks.conversion import choose_calibration, convert_backbone  # noqa: PLC0415
-        from luigi_tasks.records import TRAIN  # noqa: PLC0415
-        from luigi_tasks.train import package_versions  # noqa: PLC0415
+        """Calibrate and convert; the forms lie beside the record, and are there before it."""
+        from luigi_tasks.candidate import convert_on_snapshot  # noqa: PLC0415
 
-        s, target = self.settings, self.own_target()
-        chosen = choose_calibration(load_snapshot(self).split(TRAIN), self.calibrated_on)
-        pixels = self.load_pixels(chosen, s.model.input_size, s.model.input_size)
-        tuned = self.store.read(self.input().folder + WEIGHTS_FILE) if tunes(s) else None
-        forms, width = convert_backbone(
-            s.model, str(self.scheme), pixels, tuned, self.progress, s.training.seed
-        )
-        digests = {form: hashlib.sha256(file).hexdigest() for form, file in forms.items()}
-        for form, file in forms.items():
-            self.store.put(_form_key(target, form, digests[form]), file)
-        target.save_first(
-            BackboneRecord(
-                forms=digests,
-                width=width,
-                calibration=tuple(one.sha256 for one in chosen),
-                made_with=package_versions(),
-            )
-        )
+        target = self.own_target()
+        forms, record = convert_on_snapshot(self)
+        for form, sha256 in record.forms.items():
+            self.store.put(_form_key(target, form, sha256), forms[form])
+        target.save_first(record)
 
     def load(self) -> tuple[BackboneRecord, dict[str, bytes]]:
         """Return the record and the forms."""
@@ -433,14 +428,15 @@ class BackboneFeatures(SchemeTask):
     @settled
     def output(self) -> DocumentTarget | PendingTarget:
         """Address: the backbone's bytes, the views and the batch."""
-        backbone = self.clone(ConvertBackbone).output()
-        if isinstance(backbone, PendingTarget) or not backbone.exists():
+        summary, backbone = load_summary(self), self.clone(ConvertBackbone).output()
+        if summary is None or isinstance(backbone, PendingTarget) or not backbone.exists():
             return PendingTarget()
-        return self._target(backbone.load(BackboneRecord), str(self.batch))
+        portions = self.settings.training.portions(summary.train_pictures)
+        return self._target(backbone.load(BackboneRecord), portions, str(self.batch))
 
-    def _target(self, backbone: BackboneRecord, batch: str) -> DocumentTarget:
+    def _target(self, backbone: BackboneRecord, portions: Portions, batch: str) -> DocumentTarget:
         s = self.settings
-        views = (s.training.augmented_views, s.training.horizontal_flip, s.dataset.holdout_percent)
+        views = (_plain(portions), s.training.horizontal_flip, s.dataset.holdout_percent)
         shown = (PREPROCESSING_ID, VIEWS_VERSION, views)
         key = content_key("features", FEATURES_VERSION, backbone.forms, s.model.input_size, shown)
         return DocumentTarget(self.store, f"work/features/{key}/{batch}.json")
@@ -458,14 +454,14 @@ class BackboneFeatures(SchemeTask):
         read = {one.sha256: one for one in self._read_pictures() if not one.fault}
         pictures = sorted(read)
         record, forms = self.clone(ConvertBackbone).load()
-        size = s.model.input_size
+        size, portions = s.model.input_size, s.training.portions(load_summary(self).train_pictures)
         pixels = self.load_pixels([read[one] for one in pictures], size, size)
         rows, computed = compute_rows(
             forms,
-            choose_rows(pictures, str(self.scheme), s.training.augmented_views, s.dataset.holdout_percent),
+            choose_rows(pictures, str(self.scheme), portions, s.dataset.holdout_percent),
             pictures,
             pixels,
-            self._known(record, pictures),
+            self._known(record, portions, pictures),
             self.progress,
             flip=s.training.horizontal_flip,
         )
@@ -499,13 +495,15 @@ class BackboneFeatures(SchemeTask):
         plan = self.clone(DatasetSnapshot).plan
         return tuple(one for one in self.log.load(plan.inventory).pictures if one.batch == self.batch)
 
-    def _known(self, backbone: BackboneRecord, pictures: Iterable[str]) -> dict[str, dict[str, Any]]:
+    def _known(
+        self, backbone: BackboneRecord, portions: Portions, pictures: Iterable[str]
+    ) -> dict[str, dict[str, Any]]:
         """Rows of pictures that another batch had before they were moved, touched or merged."""
         wanted = set(pictures)
         log = self.log.load(self.clone(DatasetSnapshot).plan.inventory)
         known: dict[str, dict[str, Any]] = {}
         for batch in sorted({one.batch for one in log.pictures if one.sha256 in wanted} - {self.batch}):
-            if not self._target(backbone, batch).exists():
+            if not self._target(backbone, portions, batch).exists():
                 continue
             rows = self.clone(BackboneFeatures, batch=batch).load()
             for name in rows.rows:
@@ -856,7 +854,9 @@ def _network(settings: PipelineSettings) -> dict[str, object]:
 
 def _lessons(settings: PipelineSettings) -> dict[str, object]:
     """Return what decides how something is learned from the same pictures."""
-    return {**_plain(settings.training), "preprocessing": PREPROCESSING_ID, "views": VIEWS_VERSION}
+    lessons = {**_plain(settings.training), "preprocessing": PREPROCESSING_ID, "views": VIEWS_VERSION}
+    # What the machines are called changes nothing; how many tune together does: each sees its own share.
+    return lessons | {"cluster": cluster_size(settings.training.cluster) if tunes(settings) else 0}
 
 
 # The listing that named the last task, so that making its plan lists no bucket again; and when.

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from edge_client.contract.documents import encode_document
+from edge_client.contract.documents import encode_compact, encode_document
 from edge_client.contract.errors import InputError
 from edge_client.contract.names import (
     EVALUATION_FILE,
@@ -17,11 +17,13 @@ from edge_client.contract.names import (
     release_target,
 )
 from edge_client.contract.release import ChannelDocument, ReleaseDocument, SelfTestCase
+from luigi_tasks.calibration import CALIBRATION_FILE
+from luigi_tasks.records import Calibration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from luigi_tasks.records import Candidate, Evaluation
+    from luigi_tasks.records import CalibrationSet, Candidate, Evaluation
     from luigi_tasks.settings import PipelineSettings
 
 
@@ -73,7 +75,7 @@ def build_release(
         accuracy=evaluation.candidate.accuracy,
         hold_out=evaluation.candidate.hold_out,
         device_class=settings.release.device_class,
-        calibration=hashlib.sha256("".join(candidate.quantization.calibration).encode()).hexdigest(),
+        calibration=digest_calibration(candidate.quantization.calibration),
         made_with=candidate.quantization.made_with,
         settings=flatten_settings(settings),
         created_at=evaluation.at,
@@ -83,10 +85,17 @@ def build_release(
         LABELS_FILE: "".join(f"{label}\n" for label in candidate.labels).encode(),
         RELEASE_FILE: encode_document(document),
         EVALUATION_FILE: encode_document(evaluation),
+        CALIBRATION_FILE: encode_compact(Calibration(sets=candidate.quantization.calibration)),
         REPORT_FILE: report,
         **{name: case.png for name, case in zip(names, self_test, strict=True)},
     }
     return {release_target(candidate.release, name): data for name, data in files.items()}
+
+
+def digest_calibration(sets: Sequence[CalibrationSet]) -> str:
+    """Hex SHA-256 over the content hashes that calibrated the scheme that was taken."""
+    pictures = sets[-1].pictures if sets else ()
+    return hashlib.sha256("".join(pictures).encode()).hexdigest()
 
 
 def flatten_settings(settings: PipelineSettings) -> dict[str, str]:
@@ -103,6 +112,7 @@ def flatten_settings(settings: PipelineSettings) -> dict[str, str]:
         for name, value in dataclasses.asdict(values).items()
     }
     del flat["training.cluster"]
+    del flat["quantization.calibration"]  # whatever it was taken from, the release has its own list
     flat["dataset.holdout_percent"] = str(settings.dataset.holdout_percent)
     flat["model.weights"] = settings.model.weights.rsplit("/", 1)[-1]
     return flat

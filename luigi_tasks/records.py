@@ -176,6 +176,30 @@ class BackboneRecord(Document, frozen=True, kw_only=True):
     made_with: dict[str, str]
 
 
+class CalibrationSet(msgspec.Struct, frozen=True, kw_only=True):
+    """The pictures that set a backbone's scales and int8 ranges.
+
+    Attributes:
+        backbone: Key of what they were chosen for: the network, its weights, how it is quantized.
+        scheme: e.g. `int8`.
+        pictures: Content hashes, in the order in which they were shown.
+    """
+
+    backbone: str
+    scheme: str
+    pictures: tuple[str, ...]
+
+
+class Calibration(Document, frozen=True, kw_only=True):
+    """`calibration.json` of a release: who has the pictures can make the same file again.
+
+    Attributes:
+        sets: One for each scheme that was tried; the last is that of the release.
+    """
+
+    sets: tuple[CalibrationSet, ...]
+
+
 class FeaturesRecord(Document, frozen=True, kw_only=True):
     """Features of one batch, which lie beside as `<sha256>.npz`.
 
@@ -235,14 +259,14 @@ class QuantizationRecord(Document, frozen=True, kw_only=True):
 
     Attributes:
         scheme: The one that was taken, e.g. `int8`.
-        calibration: Content hashes of the pictures that set the int8 ranges.
+        calibration: Of each scheme that was tried, in that order.
         operators: Highest version of each operator in the file.
         made_with: Package versions.
         rungs: All schemes that were tried, where the first one lost too much.
     """
 
     scheme: str
-    calibration: tuple[str, ...]
+    calibration: tuple[CalibrationSet, ...]
     operators: dict[str, int]
     made_with: dict[str, str]
     rungs: tuple[Rung, ...] = ()

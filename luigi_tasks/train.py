@@ -19,6 +19,7 @@ from luigi_tasks.feature_batches import FLOAT
 from luigi_tasks.gate import ClassPair, find_worst_class
 from luigi_tasks.head import Layer, Lesson, TrainedHead, train_head
 from luigi_tasks.records import HOLDOUT, TRAIN, Picture, Snapshot, TrainingRecord
+from luigi_tasks.settings import FLOAT_SHARE, SMALL_SET_PICTURES
 from luigi_tasks.snapshot import is_validation, position
 
 if TYPE_CHECKING:
@@ -28,12 +29,7 @@ if TYPE_CHECKING:
 
     from luigi_tasks.feature_batches import FeatureRows
     from luigi_tasks.progress import Progress
-    from luigi_tasks.settings import TrainingSettings
-
-
-# Float features take twice as long as int8 ones; those of some of the pictures will do: in five folds of
-# sign digits 0.9733 in int8 and 0.9700 in float, with a quarter of them 0.9737 and 0.9690.
-FLOAT_SHARE = 0.15
+    from luigi_tasks.settings import Portions, TrainingSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Trained:
 
 
 def choose_rows(
-    pictures: Sequence[str], scheme: str, augmented_views: float, holdout_percent: float
+    pictures: Sequence[str], scheme: str, portions: Portions, holdout_percent: float
 ) -> dict[str, tuple[str, ...]]:
     """Return which features of which pictures, by content hash, training and the gate need.
 
@@ -78,22 +74,23 @@ def choose_rows(
     Args:
         pictures: Content hashes.
         scheme: The candidate's form.
-        augmented_views: Distorted views of each picture; 0.5: one of every second.
+        portions: How many other views, and in how many float features.
         holdout_percent: Share of the hold-out.
     """
     learned = tuple(one for one in pictures if position(one) * 100 >= holdout_percent)
     wanted = {f"{scheme}_0": tuple(pictures)}
-    for view in range(1, math.ceil(augmented_views) + 1):
+    for view in range(1, math.ceil(portions.views) + 1):
         # The last view may be one of some pictures only.
-        share = augmented_views - (view - 1)
+        share = portions.views - (view - 1)
         wanted[f"{scheme}_{view}"] = tuple(one for one in learned if _in_share(one, 24, share))
-    floats = [one for one in pictures if position(one) * 100 < holdout_percent or in_float_share(one)]
+    unlearned = set(pictures).difference(learned)
+    floats = [one for one in pictures if one in unlearned or in_float_share(one, portions.float_share)]
     return wanted | {f"{FLOAT}_0": tuple(floats)}
 
 
-def in_float_share(sha256: str) -> bool:
-    """Whether a picture's float features are learned from."""
-    return _in_share(sha256, 16, FLOAT_SHARE)
+def in_float_share(sha256: str, share: float = FLOAT_SHARE) -> bool:
+    """Whether a picture is in the share whose float features are computed."""
+    return _in_share(sha256, 16, share)
 
 
 def _in_share(sha256: str, digit: int, share: float) -> bool:
@@ -130,15 +127,18 @@ def train(
     views = [_gather(batches, name, pictures) for name in names]
     number = {label: index for index, label in enumerate(snapshot.labels)}
     targets = np.array([number[one.label] for one in pictures])
-    validation = np.array([is_validation(one.sha256) for one in pictures])
+    # A handful of pictures cannot tell when to stop: a small set is learned from for all epochs.
+    small = len(pictures) < SMALL_SET_PICTURES
+    validation = np.array([not small and is_validation(one.sha256) for one in pictures])
     floats = {one: row for batch in batches for one, row in batch.find(f"{FLOAT}_0").items()}
-    rows = np.array(
-        [row for row, one in enumerate(pictures) if one.sha256 in floats and in_float_share(one.sha256)], int
-    )
+    share = training.portions(len(pictures)).float_share
+    known = [one.sha256 in floats and in_float_share(one.sha256, share) for one in pictures]
+    rows = np.flatnonzero(known)
     in_float = np.stack([floats[pictures[row].sha256] for row in rows]) if len(rows) else None
     if views[0].dtype == np.int8 and in_float is not None:
+        mixed = [place for place, row in enumerate(rows) if in_float_share(pictures[row].sha256)]
         views.append(views[0].copy())
-        views[-1][rows] = form.quantize(in_float)
+        views[-1][rows[mixed]] = form.quantize(in_float[mixed])
     lesson = Lesson(views, targets, len(number), validation, form.scale, form.zero_point)
     head = train_head(lesson, training, progress, "training the head")
     mine = head.probabilities(_gather(batches, f"{scheme}_0", holdout), form.scale, form.zero_point)
@@ -147,7 +147,7 @@ def train(
     truths = np.array([number[one.label] for one in holdout])
     if in_float is not None:
         # A head that had to learn from features that int8 spoiled is bad in float too, and would hide
-        # the loss. One that saw nothing else shows it, though it saw fewer pictures.
+        # the loss. One that saw nothing else shows it; of a large set, it saw fewer pictures.
         pure = Lesson([in_float], targets[rows], len(number), np.zeros(len(rows), bool))
         scores = train_head(pure, training, progress, "training a head in float").probabilities(shown)
         float_scores = max(float_scores, scores, key=lambda one: (one.argmax(1) == truths).mean())

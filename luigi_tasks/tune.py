@@ -4,15 +4,14 @@ What lies below the cut stays as ImageNet taught it, so its activations are the 
 they are computed by TFLite and memory-mapped, and an epoch costs a third of one through the whole
 network. A backbone without weights is trained whole, from the pixels.
 
-Batch-norm layers stay frozen. Measured on sign digits (MobileNetV2 1.0/160, hold-out in float after
-five epochs at 5e-4): frozen 0.979, scale and offset trained 0.976. The rate matters more: 0.976 at
-2e-4, 0.979 at 5e-4, 0.987 at 1e-3.
+Batch-norm layers stay frozen, a measured choice: docs/decisions/0006-frozen-batch-norm.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -33,13 +32,14 @@ from luigi_tasks.backbones import (
     standardize,
     start_tensorflow_again,
 )
+from luigi_tasks.cluster import cluster_size
 from luigi_tasks.conversion import float_converter
-from luigi_tasks.features import FeatureExtractor, to_input
+from luigi_tasks.features import CHUNK, FeatureExtractor, to_input
 from luigi_tasks.head import Lesson, train_head
 from luigi_tasks.views import distort_all
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -63,6 +63,9 @@ HEAD_EPOCHS = 15
 FINETUNE_BATCH_SHARE = 4
 STANDARDIZE_PICTURES = 200
 CHECKPOINT_INTERVAL_S = 10.0
+# Pixels in memory: 80 MB at 160. A multiple of what an extractor's thread takes, so that the numbers do not
+# depend on it.
+PICTURES_AT_ONCE = 32 * CHUNK
 
 logger = logging.getLogger("luigi-interface")
 
@@ -90,21 +93,24 @@ class Pupils:
     """The pictures to learn from.
 
     Attributes:
-        pixels: (N, H, W, 3) uint8 RGB.
+        read: Called with row numbers, (n,) int; returns (n, H, W, 3) uint8 RGB. Never asked for all at
+            once: 100,000 pictures of 160 pixels are 7.7 GB.
         targets: (N,) class numbers.
         names: N content hashes.
         classes: How many classes there are.
     """
 
-    pixels: NDArray[np.uint8]
+    read: Callable[[NDArray[np.intp]], NDArray[np.uint8]]
     targets: NDArray[np.int64]
     names: Sequence[str]
     classes: int
 
     def share(self, index: int, count: int) -> Pupils:
         """Return every `count`-th picture, from `index` on."""
-        rows = slice(index, None, count)
-        return Pupils(self.pixels[rows], self.targets[rows], self.names[rows], self.classes)
+        rows = np.arange(len(self.names))[index::count]
+        return Pupils(
+            lambda some: self.read(rows[some]), self.targets[rows], self.names[index::count], self.classes
+        )
 
 
 def tune_backbone(
@@ -127,7 +133,7 @@ def tune_backbone(
         training: How.
         start: Weights of an earlier release's backbone to go on from, or None for the initial ones.
         scratch: Folder on a disk with room for the activations (19 kB a picture and view for MobileNetV2
-            1.0/160); nothing is left there, also by a killed process.
+            1.0/160), or without weights for the pixels; nothing is left there, also by a killed process.
         checkpoints: Keep the course once an epoch.
         progress: Gets steps done.
         cluster: Other machines that train the same network; each learns from its share of the pictures.
@@ -144,9 +150,11 @@ def tune_backbone(
         if start is not None:
             load_tuned(backbone, start)
         if not whole:
-            standardize(backbone, pupils.pixels[:: max(1, len(pupils.names) // STANDARDIZE_PICTURES)])
+            some = np.arange(0, len(pupils.names), max(1, len(pupils.names) // STANDARDIZE_PICTURES))
+            standardize(backbone, pupils.read(some))
+        views = count_views(training, len(pupils.names))
         inputs, network = _open_lesson(
-            pupils.share(index, count), backbone, model, training, scratch, progress, whole=whole
+            pupils.share(index, count), views, backbone, model, training, scratch, progress, whole=whole
         )
         course = _Course(network, len(pupils.names), training, strategy, count, whole=whole)
         course.resume(checkpoints.load(), fingerprint)
@@ -157,18 +165,23 @@ def tune_backbone(
     return Tuned(pack_weights(backbone), {name: tuple(values) for name, values in course.history.items()})
 
 
-def map_array(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
+def count_views(training: TrainingSettings, train_pictures: int) -> int:
+    """Return how many views of each picture there are, the picture itself among them."""
+    return math.ceil(training.portions(train_pictures).views) + 1
+
+
+def map_array(folder: Path, shape: tuple[int, ...], kind: type[np.generic] = np.float16) -> NDArray[Any]:
     """Return an array of zeros on disk, mapped into memory; its file has no name, so nothing stays behind.
 
     Raises: SettingsError if the disk has no room for all of it. Were room taken page by page, a disk that
         fills up would kill the process without a word (SIGBUS).
     """
-    size_bytes = math.prod(shape) * np.dtype(np.float16).itemsize
+    size_bytes = math.prod(shape) * np.dtype(kind).itemsize
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, size_bytes)
-            return np.memmap(file, np.float16, "r+", shape=shape)
+            return np.memmap(file, kind, "r+", shape=shape)
     except OSError as e:
         msg = (
             f"{folder}: no room for {size_bytes / 1e6:.0f} MB of activations ({e.strerror or e}); free some "
@@ -213,7 +226,7 @@ class _Course:
         tf, keras = start_tensorflow_again()
         self._network, self._strategy, self._training = network, strategy, training
         self.epochs = training.epochs if whole else training.finetune_epochs
-        self._views = math.ceil(training.augmented_views) + 1
+        self._views = count_views(training, pictures)
         self._batch = max(1, training.batch_size // (1 if whole else FINETUNE_BATCH_SHARE))
         self._own_batch = max(1, self._batch // workers)
         self._steps = -(-pictures // self._batch)
@@ -325,6 +338,7 @@ class _Course:
 
 def _open_lesson(
     pupils: Pupils,
+    views: int,
     backbone: Any,  # noqa: ANN401
     model: ModelSettings,
     training: TrainingSettings,
@@ -333,26 +347,19 @@ def _open_lesson(
     *,
     whole: bool,
 ) -> tuple[Any, Any]:
-    """Return (views, n, ...) inputs and the network from them to (batch, classes) logits."""
+    """Return (views, n, ...) inputs, on disk, and the network from them to (batch, classes) logits."""
     _, keras = start_tensorflow_again()
-    views = range(math.ceil(training.augmented_views) + 1)
-
-    def see(view: int) -> NDArray[np.uint8]:
-        return distort_all(pupils.pixels, pupils.names, view, flip=training.horizontal_flip)
-
     classes = keras.layers.Dense(pupils.classes, name="classes")
+    see = functools.partial(_see_all, pupils, views, training, folder, progress)
     if whole:
         for layer in backbone.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.momentum = SCRATCH_BATCH_NORM_MOMENTUM
-        inputs = np.stack([see(view) for view in views])
+        inputs = see(None, (model.input_size, model.input_size, 3))
         return inputs, keras.Model(backbone.input, classes(backbone.output))
     cut = backbone.get_layer(CUT_LAYERS[model.architecture]).output
     lower = FeatureExtractor(bytes(float_converter(keras.Model(backbone.input, cut)).convert()))
-    # Float16 halves the disk; activations behind a batch-norm stay far below its limit of 65,504.
-    acts = map_array(folder, (len(views), len(pupils.names), *lower.shape))
-    for view in views:
-        acts[view] = lower(see(view), progress, f"activations, view {view + 1}")
+    acts = see(lower, lower.shape)
     upper = keras.Model(cut, backbone.output)
     for layer in upper.layers:
         if isinstance(layer, keras.layers.BatchNormalization) or layer.name.endswith(STANDARD_SUFFIX):
@@ -361,6 +368,39 @@ def _open_lesson(
     network = keras.Model(given, classes(upper(given)))
     _begin_head(upper, classes, acts[0], pupils, training, progress)
     return acts, network
+
+
+def _see_all(
+    pupils: Pupils,
+    views: int,
+    training: TrainingSettings,
+    folder: Path,
+    progress: Progress,
+    lower: FeatureExtractor | None,
+    shape: tuple[int, ...],
+) -> NDArray[Any]:
+    """Return (views, n, *shape) of all views: pixels, or float16 activations of a network's lower part.
+
+    Float16 halves the disk; activations behind a batch-norm stay far below its limit of 65,504.
+    """
+    size = len(pupils.names)
+    seen = map_array(folder, (views, size, *shape), np.uint8 if lower is None else np.float16)
+    for start in range(0, size, PICTURES_AT_ONCE):
+        part = slice(start, min(start + PICTURES_AT_ONCE, size))
+        rows, names = np.arange(size)[part], pupils.names[part]
+        pixels = pupils.read(rows)
+        for view in range(views):
+            done = start * views + view * len(rows)
+            shown = distort_all(pixels, names, view, flip=training.horizontal_flip)
+            if lower is not None:
+                shown = lower(shown, _continued(progress, done, size * views), "activations")
+            seen[view, rows] = shown
+    return seen
+
+
+def _continued(progress: Progress, before: int, total: int) -> Progress:
+    """Return the progress of one of many parts."""
+    return lambda what, done, _: progress(what, before + done, total)
 
 
 def _begin_head(
@@ -403,7 +443,9 @@ def _schedule(keras: Any, tf: Any, peak: float, steps: int) -> Any:  # noqa: ANN
 def _fingerprint(
     pupils: Pupils, model: ModelSettings, training: TrainingSettings, start: bytes | None
 ) -> str:
-    digest = hashlib.sha256(repr((model, training, pupils.classes)).encode())
+    # How many machines tune together, not what they are called.
+    nameless = dataclasses.replace(training, cluster=str(cluster_size(training.cluster)))
+    digest = hashlib.sha256(repr((model, nameless, pupils.classes)).encode())
     for name, target in zip(pupils.names, pupils.targets, strict=True):
         digest.update(f"{name} {target}\n".encode())
     digest.update(start or b"")

@@ -29,7 +29,8 @@ a sample. A device runs until the named call and ends there; what is then on its
 fault: a killed process loses nothing; a power cut loses what was not synced, as little as POSIX
 promises: bytes without fsync of the file, names without fsync of its folder. Then a new device starts on
 what is left. It must serve a complete, verified release (where one was ever installed), finish what was
-going on, and leave nothing over.
+going on, and leave nothing over. `docs/update.md` has the states that these are cut in; each scenario
+begins in one of them, and the calls below lead through those that follow.
 """
 
 

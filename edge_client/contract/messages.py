@@ -37,9 +37,11 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
         why: Why this release serves, in a sentence.
         runtime: Name and version of the TFLite runtime.
         last_error: Why the last update attempt failed, in one paragraph; None after a success.
+        warning: What is wrong with the device, and keeps nothing from going on; None if nothing is.
         refused: Release that was refused on this device, and is not tried again.
         frames: Pictures classified since start.
         latency_ms: Median of preprocessing plus inference over the last 100 pictures.
+        share_percent: Share of the devices that `latest` is for; None before the first look.
         update: Figures of the last completed update.
         shadow: How a new release answers beside the serving one; None if there is none.
         drift: How far the answers are from those on the release's hold-out; None while that is not known.
@@ -57,9 +59,11 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
     why: str = ""
     runtime: str = ""
     last_error: str | None = None
+    warning: str | None = None
     refused: str | None = None
     frames: int = 0
     latency_ms: float | None = None
+    share_percent: float | None = None
     update: UpdateFigures | None = None
     shadow: Comparison | None = None
     drift: Drift | None = None

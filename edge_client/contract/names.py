@@ -85,9 +85,17 @@ def online_topic(fleet: str, device_id: str) -> str:
     return f"{_device(fleet, device_id)}/online"
 
 
-def command_topic(fleet: str, device_id: str) -> str:
-    """Topic on which somebody may ask a device to take the channel's release now."""
-    return f"{_device(fleet, device_id)}/update"
+def command_topic(fleet: str, device_id: str, channel: str = "") -> str:
+    """Topic on which somebody may ask a device to take a channel's release now.
+
+    `channel` is as for `status_topic`.
+    """
+    return f"{_device(fleet, device_id)}/update{_beside(channel)}"
+
+
+def probe_topic(fleet: str, device_id: str) -> str:
+    """Topic on which a device tries whether the broker lets it publish (`edge-client doctor`)."""
+    return f"{_device(fleet, device_id)}/doctor"
 
 
 def results_topic(fleet: str, device_id: str, channel: str = "") -> str:

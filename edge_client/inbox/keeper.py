@@ -7,6 +7,7 @@ picture with a record counts.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import logging
@@ -21,7 +22,7 @@ from PIL import Image
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import InboxRecord
-from edge_client.files import write_durably
+from edge_client.files import disk_errors, write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 _JPEG_QUALITY = 90
 _DAY_S = 86400.0
+# What is too old goes within so long, also where no frame comes.
+_TIDY_S = 3600.0
 _STOP_S = 2.0
 
 
@@ -63,18 +66,34 @@ class FrameKeeper:
         self._folder = folder
         self._min_free_bytes = min_free_bytes
         self._clock = clock
-        self._next = float("-inf")
+        self._next = clock() + _rest_s(folder, self._interval_s)
         self._failing = False
+        self._kept = 0
         self._waiting: queue.Queue[tuple[NDArray[np.uint8], Result, str] | None] = queue.Queue(1)
         self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread lives."""
+        return self._thread.is_alive()
+
+    @property
+    def kept(self) -> int:
+        """Frames on the disk, as far as this process knows; costs no look at it."""
+        return self._kept
+
+    def count(self) -> int:
+        """Look how many frames are on the disk: another process took some away."""
+        self._kept = len(kept_records(self._folder))
+        return self._kept
 
     def take(self, pixels: NDArray[np.uint8], result: Result, why: str) -> bool:
         """Keep a frame, (H, W, 3) uint8 RGB, if it is time for one; never waits. True if it is kept."""
         now = self._clock()
         if now < self._next or self._waiting.full():
             return False
-        self._next = now + 3600 / self._settings.per_hour
+        self._next = now + self._interval_s
         self._waiting.put_nowait((pixels.copy(), result, why))  # a camera may use its buffer again
         return True
 
@@ -84,21 +103,45 @@ class FrameKeeper:
             self._waiting.put(None, timeout=_STOP_S)
         self._thread.join(_STOP_S)
 
+    @property
+    def _interval_s(self) -> float:
+        return 3600 / self._settings.per_hour
+
     def _run(self) -> None:
-        sweep(self._folder)
-        while (taken := self._waiting.get()) is not None:
+        self._try(lambda: sweep(self._folder))
+        self._try(self._tidy)
+        while True:
             try:
-                self._keep(*taken)
-            except DeviceError as e:
-                if not self._failing:
-                    logger.warning("%s; frames for labelling are dropped until it works", e)
-                self._failing = True
-            else:
-                self._failing = False
+                taken = self._waiting.get(timeout=_TIDY_S)
+            except queue.Empty:
+                self._try(self._tidy)
+                continue
+            if taken is None:
+                return
+            self._try(functools.partial(self._keep, *taken))
+
+    def _try(self, act: Callable[[], None]) -> None:
+        """Do something that may fail; the next frame is tried whatever happens."""
+        try:
+            act()
+        except DeviceError as e:
+            if not self._failing:
+                logger.warning("%s; frames for labelling are dropped until it works", e)
+            self._failing = True
+        except Exception:
+            # A frame that is not kept costs nothing; a thread that is not there keeps none, and deletes none.
+            logger.exception("a frame for labelling is dropped")
+        else:
+            self._failing = False
+
+    def _tidy(self) -> None:
+        """Delete what is too old."""
+        self._make_room(0)
 
     def _keep(self, pixels: NDArray[np.uint8], result: Result, why: str) -> None:
         picture = to_jpeg(pixels, self._settings.longest_side)
         self._make_room(len(picture))
+        self._check_free(len(picture))
         digest = hashlib.sha256(picture).hexdigest()
         name = f"{result.at[:19].replace('-', '').replace(':', '')}-{digest[:12]}"
         record = InboxRecord(
@@ -113,24 +156,33 @@ class FrameKeeper:
             channel=result.channel,
             at=result.at,
         )
-        write_durably(self._folder / record.picture, picture)
-        write_durably(self._folder / f"{name}.json", encode_document(record))
+        path = self._folder / f"{name}.json"
+        try:
+            write_durably(self._folder / record.picture, picture)
+            write_durably(path, encode_document(record))
+        except DeviceError:
+            forget(path)  # a picture without a record would count towards no limit
+            raise
+        self._kept += 1
 
     def _make_room(self, size_bytes: int) -> None:
-        """Delete what is too old, and the oldest of what is too much.
-
-        Raises: DeviceError if the disk is too full all the same.
-        """
+        """Delete what is too old, and the oldest of what is too much, so that `size_bytes` more may come."""
         oldest = time.time() - self._settings.keep_days * _DAY_S
         kept = [(path, *_age_and_size(path)) for path in kept_records(self._folder)]
         total = size_bytes + sum(size for _, _, size in kept)
+        left = len(kept)
         for path, written, size in kept:
-            if written >= oldest and total <= self._settings.max_bytes:
-                break
-            forget(path)
-            total -= size
-        # The folder may not be there yet.
-        free = shutil.disk_usage(self._folder if self._folder.is_dir() else self._folder.parent).free
+            if written < oldest or total > self._settings.max_bytes:
+                forget(path)
+                total -= size
+                left -= 1
+        self._kept = left
+
+    def _check_free(self, size_bytes: int) -> None:
+        """Raise DeviceError if the disk is too full."""
+        with disk_errors(self._folder):
+            # The folder may not be there yet.
+            free = shutil.disk_usage(self._folder if self._folder.is_dir() else self._folder.parent).free
         if free - size_bytes < self._min_free_bytes:
             msg = f"{self._folder}: {free} bytes free; make room ([update] min_free_bytes)"
             raise DeviceError(msg)
@@ -172,3 +224,16 @@ def _age_and_size(record: Path) -> tuple[float, int]:
         return stat.st_mtime, stat.st_size + record.with_suffix(".jpg").stat().st_size
     except OSError:
         return 0.0, 0
+
+
+def _rest_s(folder: Path, interval_s: float) -> float:
+    """Seconds until a frame may be kept after a start: one that starts again and again keeps no more.
+
+    The folder changed last when a frame was kept, or was brought away since.
+    """
+    try:
+        since_s = time.time() - folder.stat().st_mtime
+    except OSError:
+        return 0.0  # nothing was kept yet
+    # A clock that was set back meanwhile makes this negative.
+    return interval_s - min(max(since_s, 0.0), interval_s)

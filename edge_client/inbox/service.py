@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import InboxFigures
 from edge_client.inbox import INBOX_DIR, why_keep
-from edge_client.inbox.keeper import FrameKeeper, kept_records
+from edge_client.inbox.keeper import FrameKeeper
 from edge_client.inbox.upload import upload_in_child
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge_client.contract.messages import Result
-    from edge_client.inference.classifier import Classification
+    from edge_client.inbox import View
     from edge_client.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,9 +34,12 @@ class Inbox:
     def __init__(self, settings: Settings) -> None:
         """Start to keep, and to upload where that is wanted."""
         self._settings = settings
-        self._folder = settings.device.state_dir / INBOX_DIR
+        self._private = settings.inbox.private_labels()
+        self._said: set[str] = set()
         self._keeper = FrameKeeper(
-            settings.inbox, self._folder, min_free_bytes=settings.update.min_free_bytes
+            settings.inbox,
+            settings.device.state_dir / INBOX_DIR,
+            min_free_bytes=settings.update.min_free_bytes,
         )
         self._uploaded = 0
         self._error: str | None = None
@@ -44,30 +48,54 @@ class Inbox:
         if settings.inbox.upload:
             self._uploads.start()
 
-    def consider(
-        self, pixels: NDArray[np.uint8], answer: Classification, result: Result, *, disagreed: bool
-    ) -> None:
-        """Keep a frame, (H, W, 3) uint8 RGB, if it is worth labelling; never waits."""
-        scores = dict(zip(answer.labels, map(float, answer.scores), strict=True))
-        why = why_keep(self._settings.inbox, scores, answer.confidence, disagreed=disagreed)
-        if why is not None:
-            self._keeper.take(pixels, result, why)
+    @property
+    def alive(self) -> bool:
+        """Whether its threads live."""
+        return self._keeper.alive and (self._uploads.is_alive() or not self._settings.inbox.upload)
+
+    def consider(self, pixels: NDArray[np.uint8], views: Sequence[View]) -> None:
+        """Keep a frame if it is worth labelling; never waits.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB.
+            views: One for each channel that serves. Do not ask where one is missing: what it would see may be
+                private.
+        """
+        self._check_private(views)
+        if (found := why_keep(self._settings.inbox, views)) is not None:
+            why, view = found
+            self._keeper.take(pixels, view.result, why)
 
     def moment(self) -> dict[str, Any]:
-        """Return what the status says of it."""
-        waiting = len(kept_records(self._folder))
-        return {"inbox": InboxFigures(waiting=waiting, uploaded=self._uploaded, error=self._error)}
+        """Return what the status says of it; looks at no disk."""
+        figures = InboxFigures(waiting=self._keeper.kept, uploaded=self._uploaded, error=self._error)
+        return {"inbox": figures}
 
     def close(self) -> None:
         """End; an upload on its way goes on at the next start."""
         self._stop.set()
         self._keeper.close()
 
+    def _check_private(self, views: Sequence[View]) -> None:
+        """Say once which private labels no release knows: one with a typo in it hides nothing."""
+        known = (answer.labels for view in views for answer in view.answers)
+        if unknown := self._private.difference(self._said, *known):
+            self._said |= unknown
+            logger.warning(
+                "[inbox] never_labels: no release here knows %s, so frames that show it are kept; correct it",
+                ", ".join(sorted(unknown)),
+            )
+
     def _upload_now_and_then(self) -> None:
         interval_s = self._settings.inbox.upload_s
         while not self._stop.wait(interval_s * random.uniform(1 - _JITTER, 1)):  # noqa: S311 - no secret
-            if kept_records(self._folder):
-                self._upload()
+            try:
+                if self._keeper.count():
+                    self._upload()
+                    self._keeper.count()
+            except Exception:
+                # The frames stay, and the next time tries again.
+                logger.exception("no upload for labelling")
 
     def _upload(self) -> None:
         try:

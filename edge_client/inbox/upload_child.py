@@ -87,24 +87,33 @@ class InboxWriter:
 
 
 def upload(settings: Settings, writer: InboxWriter) -> UploadReport:
-    """Upload frame by frame; the first that fails ends it, the rest stays for the next time."""
-    uploaded = 0
+    """Upload frame by frame; what fails stays for the next time.
+
+    One frame that cannot be read keeps no other back; a store that fails ends it, for all would.
+
+    Returns: What arrived, and the first error.
+    """
+    uploaded, error = 0, None
     for record in kept_records(settings.device.state_dir / INBOX_DIR):
         try:
             _upload_one(settings.device.id, record, writer)
         except EdgeError as e:
-            return UploadReport(uploaded=uploaded, error=str(e))
+            error = error or str(e)
+            if isinstance(e, (TransportError, SettingsError)):
+                break
+            continue
         forget(record)
         uploaded += 1
-    return UploadReport(uploaded=uploaded, error=None)
+    return UploadReport(uploaded=uploaded, error=error)
 
 
 def _upload_one(device_id: str, record: Path, writer: InboxWriter) -> None:
     picture = record.with_suffix(".jpg")
-    if not picture.exists():
-        return  # somebody took it away
     with disk_errors(record):
-        contents = picture.read_bytes(), record.read_bytes()
+        try:
+            contents = picture.read_bytes(), record.read_bytes()
+        except FileNotFoundError:
+            return  # somebody took it away
     writer.write(inbox_key(device_id, picture.name), contents[0], "image/jpeg")
     writer.write(inbox_key(device_id, record.name), contents[1], "application/json")
 

@@ -16,7 +16,7 @@ from edge_client.files import disk_errors, read_release
 from edge_client.inference.runtime import load_interpreter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -61,6 +61,14 @@ class Classification:
                 break
             best.setdefault(self.labels[i], float(self.scores[i]))
         return best
+
+    def scores_of(self, names: Collection[str]) -> dict[str, float]:
+        """Return the score of each of these labels that is known; of a word used twice the better one."""
+        found: dict[str, float] = {}
+        for name, score in zip(self.labels, self.scores.tolist(), strict=True):
+            if name in names:
+                found[name] = max(score, found.get(name, 0.0))
+        return found
 
 
 class Classifier:

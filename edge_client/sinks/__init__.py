@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_client.contract.messages import Result
+    from edge_client.inference.classifier import Classification
     from edge_client.sinks.action import ActionSettings
 
 # Two files of this size hold about 60,000 results.
@@ -22,8 +23,13 @@ _SMALLEST_MAX_BYTES = 10_000
 class Sink(Protocol):
     """Takes results. What goes wrong in it is logged there: inference never stops for a sink."""
 
-    def write(self, result: Result) -> None:
-        """Take one result."""
+    def write(self, result: Result, answer: Classification | None = None, /) -> None:
+        """Take one result.
+
+        Args:
+            result: As it goes out.
+            answer: What it was made of, with the scores of all labels; None where they are not at hand.
+        """
         ...
 
     def close(self) -> None:
@@ -67,7 +73,7 @@ def open_sinks(
         publish: Hands (topic, payload) to the broker's client; must not wait for the network.
         topic_of: Returns the topic for the results of a channel.
         action: Commands to run; None: none.
-    Raises: SettingsError with all faults; DeviceError if the file cannot be opened.
+    Raises: SettingsError with all faults.
     """
     faults = settings.faults()
     if faults:

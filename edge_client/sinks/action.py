@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING
 from edge_client.contract.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from edge_client.contract.messages import Result
+    from edge_client.inference.classifier import Classification
 
 logger = logging.getLogger(__name__)
 
 # Commands that wait while one runs; then the oldest are dropped.
 WAITING_AT_MOST = 10
 _STOP_S = 2.0
+# Where the keys of the store may stand (`settings.read_credentials`): a command is somebody else's program.
+_SECRETS = "AWS_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +100,10 @@ class Trigger:
 
 
 class ActionSink:
-    """Runs the commands one after the other in a thread of its own: inference never waits for one."""
+    """Runs the commands one after the other in a thread of its own: inference never waits for one.
+
+    A label is watched on each channel whose release knows it: what others answer says nothing of it.
+    """
 
     def __init__(self, settings: ActionSettings, clock: Callable[[], float] = time.monotonic) -> None:
         """Start the thread.
@@ -109,19 +115,27 @@ class ActionSink:
             raise SettingsError("; ".join(f"[action] {fault}" for fault in faults))
         self._settings = settings
         self._clock = clock
-        self._triggers = {name: Trigger(settings) for name in settings.names()}
+        self._labels = settings.names()
+        self._triggers: dict[tuple[str, str], Trigger] = {}  # by channel and label
         self._commands = {True: shlex.split(settings.on_command), False: shlex.split(settings.off_command)}
         self._waiting: queue.Queue[tuple[list[str], dict[str, str]] | None] = queue.Queue(WAITING_AT_MOST)
         self._thread = threading.Thread(target=self._run, name="actions", daemon=True)
         self._thread.start()
 
-    def write(self, result: Result) -> None:
-        """Take one result."""
+    def write(self, result: Result, answer: Classification | None = None, /) -> None:
+        """See `Sink.write`; without the answer, a label outside of the result's best ones scores 0."""
         now = self._clock()
-        for label, trigger in self._triggers.items():
-            there = trigger.take(result.top.get(label, 0.0), now)
+        scores = result.top if answer is None else answer.scores_of(self._labels)
+        for label in self._labels:
+            key = (result.channel, label)
+            if label in scores:
+                self._triggers.setdefault(key, Trigger(self._settings))
+            elif key not in self._triggers:
+                continue
+            score = scores.get(label, 0.0)  # 0: a new release does not know it any more
+            there = self._triggers[key].take(score, now)
             if there is not None and self._commands[there]:
-                self._put((self._commands[there], describe(result, label, there=there)))
+                self._put((self._commands[there], describe(result, label, score, there=there)))
 
     def close(self) -> None:
         """Let a command that runs end, for a moment; those that wait are dropped."""
@@ -142,7 +156,7 @@ class ActionSink:
             try:
                 subprocess.run(
                     command,
-                    env={**os.environ, **variables},
+                    env={**without_secrets(os.environ), **variables},
                     stdin=subprocess.DEVNULL,
                     timeout=self._settings.timeout_s,
                     check=True,
@@ -159,12 +173,18 @@ class ActionSink:
                 logger.warning("%s cannot be run: %s; correct [action]", command[0], e)
 
 
-def describe(result: Result, label: str, *, there: bool) -> dict[str, str]:
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a command may see of the daemon's environment."""
+    return {name: value for name, value in environment.items() if not name.startswith(_SECRETS)}
+
+
+def describe(result: Result, label: str, score: float, *, there: bool) -> dict[str, str]:
     """Return what a command finds in its environment."""
     return {
         "EDGE_LABEL": label,
         "EDGE_STATE": "on" if there else "off",
-        "EDGE_SCORE": f"{result.top.get(label, 0.0):.4f}",
+        "EDGE_SCORE": f"{score:.4f}",
+        "EDGE_CHANNEL": result.channel,
         "EDGE_SOURCE": result.source,
         "EDGE_DEVICE": result.device,
         "EDGE_AT": result.at,

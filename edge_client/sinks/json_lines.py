@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from edge_client.files import disk_errors
 from edge_client.sinks import DEFAULT_MAX_BYTES
 
 if TYPE_CHECKING:
@@ -28,37 +27,40 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        """Open for appending.
-
-        Raises: DeviceError if it cannot be opened.
-        """
+        """Open for appending; a path where that is not possible now is tried again with each result."""
         self._path = path
         self._max_bytes = max_bytes
         self._failing = False
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = self._open()
+        self._file: BinaryIO | None = None
+        try:
+            self._file = self._open()
+        except OSError as e:
+            self._warn(e)
 
-    def write(self, result: Result) -> None:
+    def write(self, result: Result, _answer: object = None, /) -> None:
         """Append one line; on a full disk it is dropped, with one warning until it works again."""
         line = msgspec.json.encode(result) + b"\n"
         try:
             self._append(line)
         except OSError as e:
-            if not self._failing:
-                logger.warning("%s: %s; results are dropped until it works", self._path, e.strerror or e)
-            self._failing = True
+            self._warn(e)
         else:
             self._failing = False
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+
+    def _warn(self, error: OSError) -> None:
+        if not self._failing:
+            logger.warning("%s: %s; results are dropped until it works", self._path, error.strerror or error)
+        self._failing = True
 
     def _append(self, line: bytes) -> None:
-        if self._failing:
+        if self._failing or self._file is None:
             # A torn line may stand there, or the file may be gone: start anew.
-            self._file.close()
+            self.close()
             self._file = self._open()
         if self._size and self._size + len(line) > self._max_bytes:
             self._file.close()
@@ -72,6 +74,8 @@ class JsonLines:
 
     def _open(self) -> BinaryIO:
         """Open unbuffered, and end a torn last line."""
+        if not self._path.parent.exists():
+            self._path.parent.mkdir(parents=True)
         file = self._path.open("ab+", buffering=0)
         self._size = file.seek(0, os.SEEK_END)
         if self._size:
@@ -87,7 +91,7 @@ class StandardOutput:
     def __init__(self) -> None:
         self._failing = False
 
-    def write(self, result: Result) -> None:
+    def write(self, result: Result, _answer: object = None, /) -> None:
         """Write one line at once; dropped, with one warning, once the reader went away."""
         try:
             sys.stdout.write(msgspec.json.encode(result).decode() + "\n")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edge_client.sources.driver import DriverWatch
+
 KINDS = ("folder", "files", "pipe", "video", "picamera")
 AFTER = ("keep", "delete", "move")
 
@@ -48,7 +50,9 @@ class Source(Protocol):
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """Yield frames until `stop` is set or there are no more.
 
-        Raises: DeviceError if the folder or camera cannot be opened.
+        May be called again after an error: a watched folder then goes on where it was.
+
+        Raises: DeviceError if the folder or camera cannot be opened, or is gone for long.
         """
         ...
 
@@ -121,15 +125,18 @@ class SourceSettings:
         return found
 
 
-def open_source(settings: SourceSettings) -> Source:
+def open_source(settings: SourceSettings, driver: DriverWatch | None = None) -> Source:
     """Build the source that the settings name.
 
+    Args:
+        settings: Which one.
+        driver: Is told of a camera's driver, which may hang; None: nobody asks.
     Raises: SettingsError with all faults; DeviceError if an extra is not installed.
     """
     faults = settings.faults()
     if faults:
         raise SettingsError("; ".join(f"[source] {fault}" for fault in faults))
-    source = _open(settings, Pace(settings.frames_per_second))
+    source = _open(settings, Pace(settings.frames_per_second), driver)
     region = read_region(settings.region)
     if region is None and settings.min_change_percent == 0:
         return source
@@ -143,7 +150,7 @@ def open_source(settings: SourceSettings) -> Source:
     )
 
 
-def _open(settings: SourceSettings, pace: Pace) -> Source:
+def _open(settings: SourceSettings, pace: Pace, driver: DriverWatch | None) -> Source:
     # Each kind is imported where it is chosen: a Pi with a camera needs no OpenCV.
     if settings.kind == "folder":
         from edge_client.sources.folder import WatchedFolder  # noqa: PLC0415
@@ -162,10 +169,14 @@ def _open(settings: SourceSettings, pace: Pace) -> Source:
     if settings.kind == "video":
         from edge_client.sources.video import VideoSource  # noqa: PLC0415
 
-        return VideoSource(settings.path, width=settings.width, height=settings.height, pace=pace)
+        return VideoSource(
+            settings.path, width=settings.width, height=settings.height, pace=pace, driver=driver
+        )
     from edge_client.sources.picamera import PiCamera  # noqa: PLC0415
 
-    return PiCamera(int(settings.path or 0), width=settings.width, height=settings.height, pace=pace)
+    return PiCamera(
+        int(settings.path or 0), width=settings.width, height=settings.height, pace=pace, driver=driver
+    )
 
 
 class Pace:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.preprocessing import decode_picture
 from edge_client.sources import Frame, Pace
+from edge_client.sources.driver import SILENT_S
 from edge_client.sources.files import is_picture_name
 
 if TYPE_CHECKING:
@@ -60,29 +61,48 @@ class WatchedFolder:
     """New pictures of one folder, oldest first; subfolders are not looked at."""
 
     def __init__(
-        self, folder: Path, *, after: str = "keep", settle_s: float = 0.5, pace: Pace | None = None
+        self,
+        folder: Path,
+        *,
+        after: str = "keep",
+        settle_s: float = 0.5,
+        pace: Pace | None = None,
+        gone_s: float = SILENT_S,
     ) -> None:
-        """See `SourceSettings` for the meaning of all."""
+        """See `SourceSettings` for the meaning of the others.
+
+        Args:
+            folder: Which one.
+            after: What happens to a file.
+            settle_s: A file must not have changed for so long.
+            pace: Limit of pictures per second.
+            gone_s: Of a folder that cannot be read for so long, `frames` says so by its end.
+        """
         self._folder = folder
         self._after = after
         self._settle_s = settle_s
         self._pace = pace or Pace()
+        self._gone_s = gone_s
         self._known: dict[str, _Known] = {}
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """See `Source.frames`; ends only with `stop`."""
         self._check()
-        readable = True
+        gone_at: float | None = None
         while not stop.is_set():
             started = time.monotonic()
             try:
                 ready = self._look(started)
-                readable = True
+                gone_at = None
             except OSError as e:
                 # A stick that was pulled out may come back: wait for it, and say so once.
-                if readable:
+                if gone_at is None:
+                    gone_at = started
                     logger.warning("%s: %s; waiting for it to come back", self._folder, e.strerror or e)
-                readable, ready = False, []
+                if started - gone_at >= self._gone_s:
+                    msg = f"{self._folder}: gone for {self._gone_s:g} s ({e.strerror or e}); check the disk"
+                    raise DeviceError(msg) from e
+                ready = []
             yield from self._take(ready, stop)
             looked_s = time.monotonic() - started if not ready else 0.0
             stop.wait(max(_POLL_S, looked_s / _LARGEST_SHARE_OF_TIME))

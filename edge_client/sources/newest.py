@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,10 +38,16 @@ class NewestFrame:
         self._wanted = True
         threading.Thread(target=self._run, name="stream", daemon=True).start()
 
-    def take(self, stop: threading.Event) -> NDArray[np.uint8] | None:
-        """Return the newest frame that was not taken yet; None at the end or once `stop` is set."""
+    def take(self, stop: threading.Event, limit_s: float = math.inf) -> NDArray[np.uint8] | None:
+        """Return the newest frame that was not taken yet; None at the end or once `stop` is set.
+
+        Raises: TimeoutError if nothing came for `limit_s`.
+        """
+        deadline = time.monotonic() + limit_s
         with self._changed:
             while self._newest is None and not self._ended and not stop.is_set():
+                if time.monotonic() >= deadline:
+                    raise TimeoutError
                 self._changed.wait(0.1)
             newest, self._newest = self._newest, None
             return newest
@@ -58,7 +66,11 @@ class NewestFrame:
             # Whatever a decoder raises ends the stream, which is then opened again.
             logger.exception("the stream broke")
         finally:
-            self._close()
-            with self._changed:
+            with self._changed:  # before `close`, which may fail or hang
                 self._ended = True
                 self._changed.notify_all()
+        try:
+            self._close()
+        except Exception:
+            # Nobody reads this stream any more.
+            logger.exception("the stream could not be closed")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import DeviceError
 from edge_client.sources import Frame, Pace
+from edge_client.sources.driver import DriverWatch
 
 if TYPE_CHECKING:
     import threading
@@ -16,9 +17,15 @@ class PiCamera:
     """Frames of one camera, for ever."""
 
     def __init__(
-        self, number: int = 0, *, width: int = 640, height: int = 480, pace: Pace | None = None
+        self,
+        number: int = 0,
+        *,
+        width: int = 640,
+        height: int = 480,
+        pace: Pace | None = None,
+        driver: DriverWatch | None = None,
     ) -> None:
-        """Prepare to read.
+        """Prepare to read; `driver` is told of each call of picamera2 that may hang.
 
         Raises: DeviceError if picamera2 is not installed.
         """
@@ -26,27 +33,33 @@ class PiCamera:
         self._number = number
         self._size = (width, height)
         self._pace = pace or Pace()
+        self._driver = driver or DriverWatch()
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """See `Source.frames`; DeviceError also if the camera breaks off."""
         name = f"picamera-{self._number}"
         try:
-            camera = self._camera_class(self._number)
+            with self._driver:
+                camera = self._camera_class(self._number)
         except (RuntimeError, IndexError) as e:
             msg = f"{name}: cannot be opened: {e}; check the ribbon cable and `rpicam-hello --list-cameras`"
             raise DeviceError(msg) from e
         try:
             # libcamera names formats by their order in a little-endian word: BGR888 is R, G, B in memory.
             # Source: the Picamera2 manual, appendix A.
-            camera.configure(camera.create_video_configuration({"size": self._size, "format": "BGR888"}))
-            camera.start()
+            with self._driver:
+                camera.configure(camera.create_video_configuration({"size": self._size, "format": "BGR888"}))
+                camera.start()
             while self._pace.wait(stop):
-                yield Frame(name, camera.capture_array("main"))
+                with self._driver:
+                    pixels = camera.capture_array("main")
+                yield Frame(name, pixels)
         except RuntimeError as e:
             msg = f"{name}: broke off: {e}; check the ribbon cable and the power supply"
             raise DeviceError(msg) from e
         finally:
-            camera.close()
+            with self._driver:
+                camera.close()
 
 
 def _import_picamera2() -> Any:  # noqa: ANN401

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edge_client.contract.errors import DeviceError
 from edge_client.sources import Frame, Pace
+from edge_client.sources.driver import SILENT_S, DriverWatch
 from edge_client.sources.newest import NewestFrame
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -35,7 +39,8 @@ class _Capture(Protocol):
 class VideoSource:
     """Frames of a video file, once, or of a camera or stream, for ever.
 
-    A camera or stream that breaks off is opened again, with growing pauses.
+    A camera or stream that breaks off is opened again, with growing pauses; one that gives nothing for long
+    is faulty.
     """
 
     def __init__(
@@ -45,7 +50,9 @@ class VideoSource:
         width: int = 640,
         height: int = 480,
         pace: Pace | None = None,
+        driver: DriverWatch | None = None,
         first_pause_s: float = _FIRST_PAUSE_S,
+        silent_s: float = SILENT_S,
     ) -> None:
         """Prepare to read.
 
@@ -54,7 +61,9 @@ class VideoSource:
             width: Asked of a camera, pixels.
             height: Asked of a camera, pixels.
             pace: Limit of frames per second.
+            driver: Is told of each call of OpenCV.
             first_pause_s: Before a camera that broke off is opened again; doubles up to a minute.
+            silent_s: A camera that gives nothing for so long is faulty.
         Raises: DeviceError if OpenCV is not installed.
         """
         self._cv2 = _import_opencv()
@@ -63,23 +72,25 @@ class VideoSource:
         self._live = self._camera is not None or "://" in path
         self._size = (width, height)
         self._pace = pace or Pace()
+        self._driver = driver or DriverWatch()
         self._first_pause_s = first_pause_s
+        self._silent_s = silent_s
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
-        """See `Source.frames`."""
+        """See `Source.frames`; DeviceError also if a camera gives nothing for long."""
         capture: _Capture | None = self._open()
+        seen_at = time.monotonic()
         while capture is not None:
-            if "://" in self._path:
-                yield from self._read_newest(capture, stop)
-            else:
-                try:
-                    yield from self._read(capture, stop)
-                finally:
-                    capture.release()
-            capture = self._reopen(stop) if self._live else None
+            read = self._read_newest if "://" in self._path else self._read
+            with contextlib.closing(read(capture, stop)) as frames:
+                for frame in frames:
+                    yield frame
+                    seen_at = time.monotonic()
+            capture = self._reopen(stop, seen_at + self._silent_s) if self._live else None
 
     def _open(self) -> _Capture:
-        opened = self._cv2.VideoCapture(self._path if self._camera is None else self._camera)
+        with self._driver:
+            opened = self._cv2.VideoCapture(self._path if self._camera is None else self._camera)
         capture = cast("_Capture", opened)
         if not capture.isOpened():
             capture.release()
@@ -92,10 +103,15 @@ class VideoSource:
             capture.set(self._cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest
         return capture
 
-    def _reopen(self, stop: threading.Event) -> _Capture | None:
-        """Try until it opens; None if `stop` was set before."""
+    def _reopen(self, stop: threading.Event, deadline: float) -> _Capture | None:
+        """Try until it opens; None if `stop` was set before.
+
+        Raises: DeviceError once it is `deadline`, in monotonic seconds.
+        """
         pause_s = self._first_pause_s
-        while not stop.wait(pause_s):
+        while not stop.wait(min(pause_s, max(deadline - time.monotonic(), 0))):
+            if time.monotonic() >= deadline:
+                raise self._silence()
             try:
                 return self._open()
             except DeviceError as e:
@@ -103,39 +119,62 @@ class VideoSource:
                 logger.warning("%s; next try in %.0f s", e, pause_s)
         return None
 
-    def _read(self, capture: _Capture, stop: threading.Event) -> Iterator[Frame]:
-        """Yield frames until the capture gives none."""
-        while not stop.is_set():
-            self._skip(capture, stop)
-            if not self._pace.wait(stop):
-                return
-            there, frame = capture.read()  # (H, W, 3) uint8 BGR
-            if not there:
-                if self._live:
-                    logger.warning("%s: no more frames; opening it again", self._name())
-                return
-            yield Frame(self._name(), self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB))
+    def _silence(self) -> DeviceError:
+        return DeviceError(
+            f"{self._name()}: no picture for {self._silent_s:g} s; check its power, cable and network. It is "
+            "tried again"
+        )
 
-    def _read_newest(self, capture: _Capture, stop: threading.Event) -> Iterator[Frame]:
-        """Yield the newest frame of a stream each time, until it gives none."""
-
-        def read() -> NDArray[np.uint8] | None:
-            there, frame = capture.read()
-            return frame if there else None
-
-        stream = NewestFrame(read, capture.release)
+    def _read(self, capture: _Capture, stop: threading.Event) -> Generator[Frame, None, None]:
+        """Yield frames until the capture gives none; release it then."""
         try:
-            while self._pace.wait(stop) and (frame := stream.take(stop)) is not None:
+            while not stop.is_set():
+                self._skip(capture, stop)
+                if not self._pace.wait(stop):
+                    return
+                frame = self._take(capture)
+                if frame is None:
+                    if self._live:
+                        logger.warning("%s: no more frames; opening it again", self._name())
+                    return
                 yield Frame(self._name(), self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB))
+        finally:
+            self._release(capture)
+
+    def _read_newest(self, capture: _Capture, stop: threading.Event) -> Generator[Frame, None, None]:
+        """Yield the newest frame of a stream each time, until it gives none.
+
+        Raises: DeviceError if its decoder hangs.
+        """
+        stream = NewestFrame(
+            functools.partial(self._take, capture), functools.partial(self._release, capture)
+        )
+        try:
+            while self._pace.wait(stop) and (frame := stream.take(stop, self._silent_s)) is not None:
+                yield Frame(self._name(), self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB))
+        except TimeoutError as e:
+            raise self._silence() from e
         finally:
             stream.close()
         if not stop.is_set():
             logger.warning("%s: no more frames; opening it again", self._name())
 
+    def _take(self, capture: _Capture) -> NDArray[np.uint8] | None:
+        """Wait for a frame, (H, W, 3) uint8 BGR; None if no more comes."""
+        with self._driver:
+            there, frame = capture.read()
+        return frame if there else None
+
+    def _release(self, capture: _Capture) -> None:
+        with self._driver:
+            capture.release()
+
     def _skip(self, capture: _Capture, stop: threading.Event) -> None:
         """Let the frames of a camera pass that come too early; else the delay would grow for ever."""
         while self._live and self._pace.left_s() > 0 and not stop.is_set():
-            if not capture.grab():
+            with self._driver:
+                grabbed = capture.grab()
+            if not grabbed:
                 return
 
     def _name(self) -> str:

@@ -38,10 +38,14 @@ def be_first_to_go() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
-def self_test_command(threads: int, memory_bytes: int | None) -> list[str]:
+def self_test_command(threads: int, memory_bytes: int | None, latency_budget_ms: float = 0.0) -> list[str]:
     """Return the command of a self-test; see `selftest.py`."""
     command = [sys.executable, "-m", "edge_client.update.selftest", "--threads", str(threads)]
-    return command if memory_bytes is None else [*command, "--memory-bytes", str(memory_bytes)]
+    if memory_bytes is not None:
+        command += ["--memory-bytes", str(memory_bytes)]
+    if latency_budget_ms:
+        command += ["--latency-budget-ms", str(latency_budget_ms)]
+    return command
 
 
 def start(command: list[str]) -> subprocess.Popen[bytes]:

@@ -6,6 +6,7 @@ loads it. A look that hangs is killed.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from edge_client.update.updater import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from edge_client.settings import Settings
 
@@ -63,8 +64,61 @@ class Report(Document, frozen=True, kw_only=True):
     share_percent: float = 100.0
 
 
+def name_of(error: Exception) -> str:
+    """Name the kind of an error for another process; see `error_named`."""
+    return next((name for name, kind in ERRORS.items() if isinstance(error, kind)), DeviceError.__name__)
+
+
+def error_named(name: str, message: str) -> EdgeError:
+    """Build the error of a kind that another process named."""
+    return ERRORS.get(name, DeviceError)(message)
+
+
+class LookStoppedError(EdgeError):
+    """The look was stopped by this process; it may be made again at once."""
+
+
+class LookControl:
+    """Stops a look that goes on, from another thread; what it downloaded stays for the next."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    @contextlib.contextmanager
+    def over(self, child: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Control a child for the length of the block.
+
+        Raises: LookStoppedError at its end if it was stopped.
+        """
+        with self._lock:
+            self._child, self._stopped = child, False
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._child = None
+        if self._stopped:
+            msg = "the look was stopped"
+            raise LookStoppedError(msg)
+
+    def stop(self) -> None:
+        """Stop the look that goes on, if one does."""
+        with self._lock:
+            if self._child is not None:
+                self._stopped = True
+                self._child.kill()
+
+
 def look_in_child(
-    settings: Settings, software: str, on_take: Callable[[], None], *, expecting: bool, allowed: bool = True
+    settings: Settings,
+    software: str,
+    on_take: Callable[[], None],
+    *,
+    expecting: bool,
+    allowed: bool = True,
+    control: LookControl | None = None,
 ) -> UpdateOutcome:
     """Look once.
 
@@ -74,13 +128,18 @@ def look_in_child(
         software: See `this_software`.
         on_take: Called when a release is going to be taken.
         allowed: Whether one may be taken now.
-    Raises: What `ReleaseUpdater.look` raises; TransportError if it took too long; DeviceError if the child
-        cannot be started or crashed.
+        control: Stops it from another thread.
+    Raises: LookStoppedError; what `ReleaseUpdater.look` raises; TransportError if it took too long;
+        DeviceError if the child cannot be started or crashed.
     """
     command = [sys.executable, "-m", "edge_client.update.look_child"]
     if expecting:
         limits = settings.update
-        command += self_test_command(settings.device.threads, limits.self_test_memory_bytes or None)
+        command += self_test_command(
+            settings.device.threads,
+            limits.self_test_memory_bytes or None,
+            settings.device.latency_budget_ms,
+        )
     try:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
     except OSError as e:
@@ -95,7 +154,7 @@ def look_in_child(
 
     timer = threading.Timer(limit_s, give_up)
     timer.start()
-    with child:
+    with (control or LookControl()).over(child), child:
         try:
             said = _talk(child, pickle.dumps((settings, software, allowed)), on_take)
         except BaseException:
@@ -135,7 +194,7 @@ def _read_report(returncode: int, said: bytes) -> UpdateOutcome:
         msg = f"the look at the store ended without a report: {death}; the log says more"
         raise DeviceError(msg) from e
     if report.error:
-        raise ERRORS.get(report.error, DeviceError)(report.message)
+        raise error_named(report.error, report.message)
     return UpdateOutcome(
         Decision[report.decision], report.release, report.bytes_pulled, report.reason, report.share_percent
     )

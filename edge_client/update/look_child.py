@@ -43,7 +43,7 @@ def _main(test: subprocess.Popen[bytes] | None) -> int:
     from edge_client.contract.documents import encode_document  # noqa: PLC0415
     from edge_client.contract.errors import EdgeError  # noqa: PLC0415
     from edge_client.logs import configure_logs  # noqa: PLC0415
-    from edge_client.update.look import ERRORS, Report  # noqa: PLC0415
+    from edge_client.update.look import Report, name_of  # noqa: PLC0415
 
     # From the daemon that started this process, and from nobody else.
     settings, software, allowed = pickle.load(sys.stdin.buffer)  # noqa: S301
@@ -52,8 +52,7 @@ def _main(test: subprocess.Popen[bytes] | None) -> int:
     try:
         outcome = _look(settings, software, test, out, allowed=allowed)
     except EdgeError as e:
-        error = next(name for name, kind in ERRORS.items() if isinstance(e, kind))
-        report = Report(decision="", release="", bytes_pulled=0, reason="", error=error, message=str(e))
+        report = Report(decision="", release="", bytes_pulled=0, reason="", error=name_of(e), message=str(e))
     else:
         report = Report(
             decision=outcome.decision.name,
@@ -83,13 +82,14 @@ def _look(
         sys.modules.setdefault(unneeded, None)  # type: ignore[arg-type]
     from edge_client.update.look import TAKING  # noqa: PLC0415 - as above
     from edge_client.update.slots import Slots  # noqa: PLC0415
-    from edge_client.update.trust import open_repository  # noqa: PLC0415
+    from edge_client.update.trust import open_repository, sweep_scratch  # noqa: PLC0415
     from edge_client.update.updater import ReleaseUpdater, start_self_test  # noqa: PLC0415
 
     def tell(release: str) -> None:
         out.write(TAKING + release.encode() + b"\n")
         out.flush()
 
+    sweep_scratch(settings.device.state_dir)  # of a look that was killed
     updater = ReleaseUpdater(
         settings.device.id,
         settings.device.channel,
@@ -97,7 +97,12 @@ def _look(
         Slots(settings.device.state_dir),
         lambda: open_repository(settings),
         software=software,
-        open_self_test=lambda: start_self_test(settings.update, settings.device.threads, test),
+        open_self_test=lambda: start_self_test(
+            settings.update,
+            settings.device.threads,
+            test,
+            latency_budget_ms=settings.device.latency_budget_ms,
+        ),
         device_class=settings.device.device_class,
         allowed=allowed,
         on_take=tell,

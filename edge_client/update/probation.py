@@ -10,6 +10,8 @@ import collections
 import dataclasses
 import statistics
 
+import msgspec
+
 from edge_client.contract.documents import Document
 
 # Answers of the serving release that the next one is compared with.
@@ -20,8 +22,8 @@ LEAST_FRAMES = 20
 FAILURES, FAILED_SHARE = 5, 0.05
 # Timers and other processes; below it nobody feels a difference.
 LATENCY_GRACE_MS = 2.0
-# Unclean ends of the daemon in one probation.
-CRASHES = 3
+# Unclean ends of the daemon in one probation; with the whole machine, as where somebody pulls the plug, more.
+CRASHES, POWER_CUTS = 3, 10
 # What a clean end leaves: the next start adds one.
 STOPPED = -1
 
@@ -62,14 +64,41 @@ class ProbationRecord(Document, frozen=True, kw_only=True):
     Attributes:
         release: Release on probation.
         crashes: Ends of the daemon without warning, one after the other; see `STOPPED`.
+        power_cuts: Ends with the whole machine.
+        boot: Boot in which it was written; see `files.boot_id`.
+        seconds: For which it has gone on, before the last clean end.
         latency_ms: Median of the release before; None if it answered too little.
         unsure_share: Share of its answers that were unsure; None likewise.
     """
 
     release: str
     crashes: int = 0
+    power_cuts: int = 0
+    boot: str = ""
+    seconds: float = 0.0
     latency_ms: float | None = None
     unsure_share: float | None = None
+
+
+def begun_again(record: ProbationRecord, boot: str) -> ProbationRecord:
+    """Count a start of the daemon after an end that nobody may have wanted.
+
+    Args:
+        record: As it was left.
+        boot: The boot of now.
+    """
+    if record.crashes != STOPPED and record.boot and boot and record.boot != boot:
+        return msgspec.structs.replace(record, power_cuts=record.power_cuts + 1, boot=boot)
+    return msgspec.structs.replace(record, crashes=record.crashes + 1, boot=boot)
+
+
+def find_loop(record: ProbationRecord) -> str:
+    """Say that the daemon does not survive a release; empty if it does."""
+    if record.crashes >= CRASHES:
+        return f"the daemon ended {record.crashes} times without warning"
+    if record.power_cuts >= POWER_CUTS:
+        return f"the machine went down {record.power_cuts} times"
+    return ""
 
 
 class RecentAnswers:
@@ -100,12 +129,15 @@ class RecentAnswers:
         """Return the answers as of now, in one step: another thread may add to them meanwhile."""
         return tuple(self._answers)
 
-    def as_record(self, release: str) -> ProbationRecord:
+    def as_record(self, release: str, boot: str = "") -> ProbationRecord:
         """Begin the probation of the release that follows."""
         if len(self) < LEAST_FRAMES:
-            return ProbationRecord(release=release)
+            return ProbationRecord(release=release, boot=boot)
         return ProbationRecord(
-            release=release, latency_ms=round(self.latency_ms, 4), unsure_share=round(self.unsure_share, 4)
+            release=release,
+            boot=boot,
+            latency_ms=round(self.latency_ms, 4),
+            unsure_share=round(self.unsure_share, 4),
         )
 
 
@@ -119,14 +151,18 @@ class ProbationVerdict:
 class Probation:
     """Watches one release; one thread tells it of every frame."""
 
-    def __init__(self, record: ProbationRecord, settings: ProbationSettings, started: float) -> None:
+    def __init__(
+        self, record: ProbationRecord, settings: ProbationSettings, started: float, budget_ms: float = 0.0
+    ) -> None:
         """Begin.
 
         Args:
             record: Which release, and how the one before did.
             settings: The limits.
             started: Monotonic seconds.
+            budget_ms: Longest median latency, whatever the release before took; 0: none.
         """
+        self._budget_ms = budget_ms
         self.release = record.release
         self._record = record
         self._settings = settings
@@ -156,9 +192,20 @@ class Probation:
 
     def _compare(self) -> str:
         before = self._record
-        if before.latency_ms is None or before.unsure_share is None or len(self._recent) < LEAST_FRAMES:
+        if len(self._recent) < LEAST_FRAMES:
+            return ""
+        if slow := find_slow(self._recent, self._budget_ms):
+            return slow
+        if before.latency_ms is None or before.unsure_share is None:
             return ""
         return find_breach(before.latency_ms, before.unsure_share, self._recent, self._settings)
+
+
+def find_slow(now: RecentAnswers, budget_ms: float) -> str:
+    """Say that a release takes longer than this device may; empty if it does not, or there is no limit."""
+    if budget_ms and now.latency_ms > budget_ms:
+        return f"{now.latency_ms:.1f} ms a frame ([device] latency_budget_ms is {budget_ms:g})"
+    return ""
 
 
 def find_breach(latency_ms: float, unsure_share: float, now: RecentAnswers, limits: ProbationSettings) -> str:

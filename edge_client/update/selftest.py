@@ -1,6 +1,6 @@
 """Run a release's self-test in a child process: a model that crashes the runtime kills the child.
 
-    python -m edge_client.update.selftest [--threads N] [--memory-bytes N]
+    python -m edge_client.update.selftest [--threads N] [--memory-bytes N] [--latency-budget-ms MS]
 
 reads the release's folder from standard input and prints one JSON verdict. It is started before the
 release is there, so that its imports cost no time then. The child classifies each signed picture
@@ -37,10 +37,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edge_client.contract.release import ReleaseDocument, SelfTestCase
     from edge_client.inference.classifier import Classification, Classifier
 
 VERDICT_LIMIT_BYTES = 65536
+# Answers to each picture, before a release counts as too slow.
+TIMED_ANSWERS = 5
 
 
 class Verdict(Document, frozen=True, kw_only=True):
@@ -70,6 +75,7 @@ class SelfTest:
         timeout_s: float,
         memory_bytes: int | None = None,
         threads: int = 1,
+        latency_budget_ms: float = 0.0,
         started: subprocess.Popen[bytes] | None = None,
     ) -> None:
         """Start the child.
@@ -78,12 +84,13 @@ class SelfTest:
             timeout_s: The child is killed so long after `run`.
             memory_bytes: Limit on the child's data (RLIMIT_DATA); None: none.
             threads: Threads of the interpreter.
+            latency_budget_ms: Longest time for one picture; 0: any.
             started: The child, if it runs already.
         Raises: DeviceError if no child can be started.
         """
         self._timeout_s = timeout_s
         try:
-            self._child = started or start(self_test_command(threads, memory_bytes))
+            self._child = started or start(self_test_command(threads, memory_bytes, latency_budget_ms))
         except OSError as e:
             msg = f"self-test: {sys.executable} cannot be started: {e}"
             raise DeviceError(msg) from e
@@ -115,24 +122,57 @@ class SelfTest:
 
 
 def run_self_test(
-    folder: Path, *, timeout_s: float, memory_bytes: int | None = None, threads: int = 1
+    folder: Path,
+    *,
+    timeout_s: float,
+    memory_bytes: int | None = None,
+    threads: int = 1,
+    latency_budget_ms: float = 0.0,
 ) -> int:
     """Try the release in `folder` in a child process; see `SelfTest`."""
-    with SelfTest(timeout_s=timeout_s, memory_bytes=memory_bytes, threads=threads) as test:
+    with SelfTest(
+        timeout_s=timeout_s, memory_bytes=memory_bytes, threads=threads, latency_budget_ms=latency_budget_ms
+    ) as test:
         return test.run(folder)
 
 
-def find_failure(classifier: Classifier, folder: Path, document: ReleaseDocument) -> str | None:
-    """Return why the answers are not those that were signed; None if they are."""
+def find_failure(
+    classifier: Classifier, folder: Path, document: ReleaseDocument, latency_budget_ms: float = 0.0
+) -> str | None:
+    """Return why the answers are not those that were signed, or come too late; None if all is well."""
     from edge_client.contract.preprocessing import decode_picture  # noqa: PLC0415 - the parent does not need it
 
     if not document.self_test:
         return "the release has no self-test pictures; publish it with some"
+    best_ms = float("inf")
     for case in document.self_test:
         pixels = decode_picture(folder / check_name(case.file, "self-test file"))
-        failure = compare(case, classifier.classify(pixels), document.self_test_tolerance)
-        if failure:
+        answer = classifier.classify(pixels)
+        if failure := compare(case, answer, document.self_test_tolerance):
             return failure
+        best_ms = min(best_ms, answer.latency_ms)
+        if latency_budget_ms and best_ms > latency_budget_ms:
+            best_ms = min(best_ms, time_answers(classifier, pixels))
+    return judge_latency(best_ms, latency_budget_ms)
+
+
+def time_answers(classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
+    """Return the shortest of some answers to one picture, in milliseconds.
+
+    The shortest of all, over all pictures too, and not their median: another release serves on the same cores
+    meanwhile, and a picture may be larger than this camera's. A refusal is for good, so it takes a release
+    that is too slow at its best; probation judges the median on live frames.
+    """
+    return min(classifier.classify(pixels).latency_ms for _ in range(TIMED_ANSWERS))
+
+
+def judge_latency(best_ms: float, latency_budget_ms: float) -> str | None:
+    """Say that a release is too slow at its best; None if it is not, or there is no budget (0)."""
+    if latency_budget_ms and best_ms > latency_budget_ms:
+        return (
+            f"too slow for this device: {best_ms:.1f} ms a picture at best, {latency_budget_ms:g} ms are "
+            "allowed ([device] latency_budget_ms); publish a smaller model, or raise it"
+        )
     return None
 
 
@@ -156,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m edge_client.update.selftest", description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory-bytes", type=int)
+    parser.add_argument("--latency-budget-ms", type=float, default=0.0)
     options = parser.parse_args(arguments)
     die_with_parent()
     be_first_to_go()
@@ -173,11 +214,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runtime.runtime_name()
     folder = sys.stdin.buffer.read()
     if folder:
-        sys.stdout.buffer.write(encode_document(_try(Path(os.fsdecode(folder)), options.threads)))
+        verdict = _try(Path(os.fsdecode(folder)), options.threads, options.latency_budget_ms)
+        sys.stdout.buffer.write(encode_document(verdict))
     return 0
 
 
-def _try(folder: Path, threads: int) -> Verdict:
+def _try(folder: Path, threads: int, latency_budget_ms: float) -> Verdict:
     from edge_client.inference.classifier import (  # noqa: PLC0415 - the parent does not need it
         classifier_from_release,
     )
@@ -185,7 +227,8 @@ def _try(folder: Path, threads: int) -> Verdict:
     try:
         document = read_release(folder)
         classifier = classifier_from_release(folder, threads)
-        return Verdict(cases=len(document.self_test), failure=find_failure(classifier, folder, document))
+        failure = find_failure(classifier, folder, document, latency_budget_ms)
+        return Verdict(cases=len(document.self_test), failure=failure)
     except EdgeError as e:
         return Verdict(cases=0, failure=str(e))
     except MemoryError:

@@ -10,8 +10,11 @@ import dataclasses
 import math
 
 from edge_client.contract.messages import Comparison
-from edge_client.update.probation import LEAST_FRAMES, RecentAnswers, find_breach, find_failure
+from edge_client.update.probation import LEAST_FRAMES, RecentAnswers, find_breach, find_failure, find_slow
 from edge_client.update.probation import ProbationSettings as Limits
+
+# Where few frames come: so many times the wanted time, and an hour.
+LONGEST, LEAST_WAIT_S = 4, 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,16 @@ class Answer:
 class Shadow:
     """Compares two releases; one thread tells it of every frame."""
 
-    def __init__(self, release: str, settings: ShadowSettings, limits: Limits, started: float) -> None:
+    def __init__(
+        self,
+        release: str,
+        settings: ShadowSettings,
+        limits: Limits,
+        started: float,
+        *,
+        elapsed_s: float = 0.0,
+        budget_ms: float = 0.0,
+    ) -> None:
         """Begin.
 
         Args:
@@ -55,22 +67,25 @@ class Shadow:
             settings: How long, and how much both must agree.
             limits: What else it may do worse in.
             started: Monotonic seconds.
+            elapsed_s: For which it went on before a restart.
+            budget_ms: Longest median latency, whatever the serving release takes; 0: none.
         """
         self.release = release
+        self._budget_ms = budget_ms
         self._settings = settings
         self._limits = limits
-        self._started = self._now = started
+        self._started, self._now = started - elapsed_s, started
         self._before, self._new = RecentAnswers(limits.unsure_below), RecentAnswers(limits.unsure_below)
-        self._frames = self._agreed = self._failed = 0
+        self._frames = self._agreed = self._failed = self._unanswered = 0
         self.breach: str | None = None
 
     def compare(self, before: Answer, new: Answer, now: float) -> bool:
         """Take both answers to a frame at `now` (monotonic seconds); True once there is a verdict."""
         self._now = now
-        self._frames += 1
-        self._agreed += before.label == new.label
         self._before.take(before.latency_ms, before.confidence)
         self._new.take(new.latency_ms, new.confidence)
+        self._agreed += before.label == new.label
+        self._frames += 1
         over = now - self._started >= self._settings.seconds and self._frames >= LEAST_FRAMES
         if self.breach is None and over:
             self.breach = self._judge()
@@ -82,6 +97,22 @@ class Shadow:
         if self.breach is None:
             self.breach = find_failure(self._failed, self._frames, reason) or None
         return self.breach is not None
+
+    def unanswered(self) -> bool:
+        """The serving release failed on a frame: one that does so all the time compares with nothing."""
+        self._unanswered += 1
+        if self.breach is None and self._unanswered >= LEAST_FRAMES and self._unanswered > self._frames:
+            self.breach = ""
+        return self.breach is not None
+
+    def seconds(self, now: float) -> float:
+        """For how long it has gone on."""
+        return now - self._started
+
+    def give_up_waiting(self, now: float) -> None:
+        """Pass a release that saw too few frames for so long that more of them are not to be expected."""
+        if self.breach is None and self.seconds(now) > LONGEST * self._settings.seconds + LEAST_WAIT_S:
+            self.breach = ""
 
     def figures(self) -> Comparison:
         """Return how it stands."""
@@ -101,4 +132,6 @@ class Shadow:
                 f"agreed with the serving release on {agreement:.0f}% of {self._frames} frames "
                 "([shadow] min_agreement_percent)"
             )
+        if slow := find_slow(self._new, self._budget_ms):
+            return slow
         return find_breach(self._before.latency_ms, self._before.unsure_share, self._new, self._limits)

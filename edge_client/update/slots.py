@@ -165,14 +165,26 @@ class Slots:
         """The release that answers beside the current one; None if there is none."""
         return self._document.shadow
 
-    def activate(self, release: str, probation: ProbationRecord | None = None) -> None:
-        """Let `release` serve and keep the serving one as previous, in one durable step.
+    def activate(self, release: str, probation: ProbationRecord | None = None) -> SlotsDocument:
+        """Let `release` serve and keep a proven one as previous, in one durable step.
 
+        Returns: How it was before, for `put_back`.
         Raises: DeviceError; the old release is then still current.
         """
-        if release == self.current:
-            return
-        self._write(current=release, previous=self.current, probation=probation, shadow=None)
+        before = self._document
+        if release != self.current:
+            # One that is on probation itself is no way back, unless there is no other.
+            proven = self.previous if self.probation is not None else None
+            previous = proven if proven not in {None, release} else self.current
+            self._write(current=release, previous=previous, probation=probation, shadow=None)
+        return before
+
+    def put_back(self, before: SlotsDocument) -> None:
+        """Undo an activation.
+
+        Raises: DeviceError.
+        """
+        self._write(**msgspec.structs.asdict(before))
 
     def keep_probation(self, probation: ProbationRecord | None) -> None:
         """Remember how the current release's probation stands, or that it is over.

@@ -54,6 +54,7 @@ _CONFIG = UpdaterConfig(
 )
 # Oldest memory last: the timestamp is what protects against a store that goes back in time.
 METADATA_DIR = "metadata"
+_SCRATCH = ".look-"
 _REMEMBERED = ("timestamp.json", "snapshot.json", "targets.json")
 
 
@@ -94,7 +95,7 @@ class TrustedRepository:
             base_url: Address below which `metadata/` and `targets/` lie.
             metadata_dir: Remembers verified metadata from look to look.
             fetcher: Reads the store, or what stands for it.
-            remember: False leaves `metadata_dir` to a daemon that may be writing there now.
+            remember: False leaves the disk beside `metadata_dir` to a daemon that may be writing there now.
             clock: The time, as this device knows it. Expiry is python-tuf's to judge, by a clock of its own.
         Raises: TrustError if `root` is no valid root metadata; DeviceError if the disk fails.
         """
@@ -104,8 +105,7 @@ class TrustedRepository:
         self._fetcher = fetcher
         self._clock = clock
         with disk_errors(metadata_dir):
-            metadata_dir.mkdir(parents=True, exist_ok=True)
-            self._scratch = tempfile.TemporaryDirectory(prefix=".look-", dir=metadata_dir.parent)
+            self._scratch = self._open_scratch()
         try:
             with disk_errors(metadata_dir):
                 self._recall()
@@ -121,6 +121,12 @@ class TrustedRepository:
         except BaseException:
             self._scratch.cleanup()
             raise
+
+    def _open_scratch(self) -> tempfile.TemporaryDirectory[str]:
+        if not self._remembers:
+            return tempfile.TemporaryDirectory(prefix="edge-client-")
+        self._memory.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._memory.parent)
 
     def __enter__(self) -> Self:
         return self
@@ -298,6 +304,12 @@ def open_repository(settings: Settings, *, remember: bool = True) -> TrustedRepo
         _open_fetcher(settings.store),
         remember=remember,
     )
+
+
+def sweep_scratch(state_dir: Path) -> None:
+    """Remove the scratch copies of looks that were killed; never fails. Only one look may be under way."""
+    for folder in state_dir.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _open_fetcher(store: StoreSettings) -> Fetcher:

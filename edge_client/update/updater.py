@@ -14,6 +14,7 @@ import enum
 import functools
 import logging
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 from edge_client import __version__
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from edge_client.update.trust import TrustedRepository
 
 logger = logging.getLogger(__name__)
+
+UNREADABLE_WAITS_S = (1.0, 3.0, 10.0)
 
 
 class Decision(enum.Enum):
@@ -80,6 +83,7 @@ def decide(
     refused: dict[str, str],
     *,
     allowed: bool = True,
+    beside: str | None = None,
 ) -> Decision:
     """Return what a signed pointer means for one device.
 
@@ -89,6 +93,7 @@ def decide(
         current: Release that serves; a first one is taken in any case.
         refused: Releases that failed here.
         allowed: Whether a release may be taken now.
+        beside: Release that was taken and answers beside the serving one.
     """
     if channel.release == current:
         return Decision.SERVES
@@ -96,7 +101,7 @@ def decide(
         return Decision.NOT_IN_SHARE
     if channel.release in refused:
         return Decision.REFUSED
-    return Decision.TAKE if allowed or current is None else Decision.HELD
+    return Decision.TAKE if allowed or current is None or channel.release == beside else Decision.HELD
 
 
 class ReleaseUpdater:
@@ -157,8 +162,14 @@ class ReleaseUpdater:
             repository.refresh()
             channel = repository.channel(self._channel)
             release = check_name(channel.release, "release id")
+            shadow = self._slots.shadow
             decision = decide(
-                channel, self._device_id, self._slots.current, self._slots.refused, allowed=self._allowed
+                channel,
+                self._device_id,
+                self._slots.current,
+                self._slots.refused,
+                allowed=self._allowed,
+                beside=shadow.release if shadow is not None else None,
             )
             if decision is not Decision.TAKE:
                 self._slots.drop_staged()  # the channel moved on before it was complete
@@ -242,7 +253,9 @@ class ReleaseUpdater:
 
     def _check_space(self, folder: Path, size_bytes: int) -> None:
         with disk_errors(folder):
-            free = shutil.disk_usage(folder).free
+            # What came of it before counts: else a download that broke off could never go on.
+            here = sum(path.stat().st_size for path in folder.iterdir())
+            free = shutil.disk_usage(folder).free + here
         needed = size_bytes + self._settings.min_free_bytes
         if free < needed:
             msg = (
@@ -286,18 +299,22 @@ def let_serve(
     """
     with refusing(slots, release, software):
         new = loaded or open_slot(slots.folder(release), threads)
-    slots.activate(release, probation)
+    before = slots.activate(release, probation)
     try:
         before_swap()
         holder.swap(new)
     except EdgeError:
-        slots.return_to_previous()
+        slots.put_back(before)
         raise
     slots.clean_slots()
 
 
 def start_self_test(
-    settings: UpdateSettings, threads: int, started: subprocess.Popen[bytes] | None = None
+    settings: UpdateSettings,
+    threads: int,
+    started: subprocess.Popen[bytes] | None = None,
+    *,
+    latency_budget_ms: float = 0.0,
 ) -> SelfTest:
     """Start the child that tries a release, unless it is started.
 
@@ -307,6 +324,7 @@ def start_self_test(
         timeout_s=settings.self_test_timeout_s,
         memory_bytes=settings.self_test_memory_bytes or None,
         threads=threads,
+        latency_budget_ms=latency_budget_ms,
         started=started,
     )
 
@@ -326,26 +344,43 @@ def refusing(slots: Slots, release: str, software: str) -> Iterator[None]:
         raise RefusedError(msg) from e
 
 
-def open_best_slot(slots: Slots, threads: int) -> Classifier | None:
+def open_best_slot(
+    slots: Slots, threads: int, sleep: Callable[[float], None] = time.sleep
+) -> Classifier | None:
     """Load the release that shall serve: the current one, or the previous if that is damaged.
+
+    A disk that cannot be read, as a tired card at a start, is given some time: what is forgotten here is
+    deleted, and a device without a network would not serve any more.
 
     Returns: None if there is none that can serve; it is then fetched again.
     Raises: DeviceError if `slots.json` cannot be written.
     """
-    for release in (slots.current, slots.previous):
-        if release is None:
-            continue
-        try:
-            classifier = open_slot(slots.folder(release), threads)
-        except EdgeError as e:
-            logger.error("release %s cannot serve: %s", release, e)  # noqa: TRY400 - said in one line
-            continue
-        if release != slots.current:
-            slots.return_to_previous()
-        return classifier
+    for wait_s in (*UNREADABLE_WAITS_S, None):
+        unreadable = False
+        for release in (slots.current, slots.previous):
+            if release is None:
+                continue
+            try:
+                classifier = open_slot(slots.folder(release), threads)
+            except EdgeError as e:
+                logger.error("release %s cannot serve: %s", release, e)  # noqa: TRY400 - said in one line
+                unreadable = unreadable or _is_unreadable(e)
+                continue
+            if release != slots.current:
+                slots.return_to_previous()
+            return classifier
+        if not unreadable or wait_s is None:
+            break
+        sleep(wait_s)
     if slots.current is not None:
         slots.forget_slots()
     return None
+
+
+def _is_unreadable(error: EdgeError) -> bool:
+    """Whether the disk failed, rather than what lies there being damaged or gone."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
 
 
 def open_slot(folder: Path, threads: int) -> Classifier:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from local_services import wait_until
 
 from edge_client.contract.errors import SettingsError
 from edge_client.contract.messages import Result
+from edge_client.inference.classifier import Classification
 from edge_client.sinks.action import ActionSettings, ActionSink, Trigger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -21,8 +25,9 @@ def settings(**changes: Any) -> ActionSettings:
     return ActionSettings(**{"labels": "cat", "on_command": "true", "hold_off_s": 0.0, **changes})
 
 
-def result(score: float, label: str = "cat") -> Result:
+def result(score: float, label: str = "cat", channel: str = "") -> Result:
     return Result(
+        channel=channel,
         device="pi-1",
         source="camera-0",
         frame=1,
@@ -92,6 +97,88 @@ def test_each_label_has_a_state_of_its_own(log):
     wait_until(lambda: len(log.lines) == 2, "two commands")
     sink.close()
     assert [line.split()[0] for line in log.lines] == ["cat", "dog"]
+
+
+def answered(sink: ActionSink, channel: str = "stable", **scores: float) -> None:
+    """Hand over what a release with these labels said; its result names the best one alone."""
+    best = max(scores, key=lambda label: scores[label])
+    values = np.array(list(scores.values()), np.float32)
+    answer = Classification(best, list(scores).index(best), scores[best], values, 1.0, tuple(scores))
+    sink.write(result(scores[best], best, channel), answer)
+
+
+class Watched:
+    """A sink whose changes are written down instead of carried out, and its clock."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.now = 0.0
+        self.seen: list[tuple[str, str, str]] = []
+        self.sink = ActionSink(settings(off_command="true", **changes), clock=lambda: self.now)
+        self.sink._put = self._note  # type: ignore[method-assign]
+
+    def _note(self, command: tuple[list[str], dict[str, str]]) -> None:
+        _, told = command
+        self.seen.append((told["EDGE_CHANNEL"], told["EDGE_LABEL"], told["EDGE_STATE"]))
+
+
+@pytest.fixture
+def watched() -> Iterator[Callable[..., Watched]]:
+    opened: list[Watched] = []
+
+    def open_(**changes: Any) -> Watched:
+        opened.append(Watched(**changes))
+        return opened[-1]
+
+    yield open_
+    for one in opened:
+        one.sink.close()
+
+
+def test_a_channel_that_does_not_know_the_label_says_nothing_of_it(watched):
+    one = watched(hold_off_s=5.0)
+    for _ in range(300):
+        one.now += 0.1
+        answered(one.sink, "stable", cat=0.95, none=0.05)
+        answered(one.sink, "doors", open=0.9, shut=0.1)
+    assert one.seen == [("stable", "cat", "on")]
+
+
+def test_each_channel_that_knows_the_label_has_a_state_of_its_own(watched):
+    one = watched()
+    for score in (0.9, 0.1):
+        answered(one.sink, "stable", cat=0.9, none=0.1)
+        answered(one.sink, "night", cat=score, none=1 - score)
+    assert one.seen == [("stable", "cat", "on"), ("night", "cat", "on"), ("night", "cat", "off")]
+
+
+def test_a_label_that_is_not_among_the_best_has_its_score(watched):
+    one = watched(threshold=0.5, release_below=0.3)
+    answered(one.sink, cat=0.6, dog=0.4)
+    answered(one.sink, cat=0.45, dog=0.55)
+    assert one.seen == [("stable", "cat", "on")]
+
+
+def test_a_label_that_a_new_release_does_not_know_has_gone(watched):
+    one = watched()
+    answered(one.sink, cat=0.9, dog=0.1)
+    answered(one.sink, dog=0.9, bird=0.1)
+    assert [state for _, _, state in one.seen] == ["on", "off"]
+
+
+def test_a_command_does_not_find_the_keys_of_the_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "secret")
+    monkeypatch.setenv("SIREN_VOLUME", "11")
+    script = tmp_path / "command.py"
+    script.write_text("import json, os, sys\njson.dump(dict(os.environ), open(sys.argv[1], 'w'))\n")
+    told = tmp_path / "environment.json"
+    sink = ActionSink(settings(on_command=f"'{sys.executable}' '{script}' '{told}'"))
+    answered(sink, cat=0.9, dog=0.1)
+    wait_until(lambda: told.exists() and told.read_text().endswith("}"), "the command")
+    sink.close()
+    found = json.loads(told.read_text())
+    assert not [name for name in found if name.startswith("AWS_")]
+    assert (found["SIREN_VOLUME"], found["EDGE_CHANNEL"]) == ("11", "stable")
 
 
 def test_a_missing_off_command_is_nothing_to_do(log):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.announcements import Doorbell, read_announcement
+from edge_client.announcements import Call, Doorbell, read_announcement
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import InputError
 from edge_client.contract.messages import Announcement
@@ -53,13 +53,25 @@ def test_only_the_newest_ring_waits():
     doorbell = Doorbell()
     for number in range(1000):
         doorbell.ring(str(number).encode())
-    ring = doorbell.wait(0)
-    assert ring is not None
-    assert ring.payload == b"999"
-    assert doorbell.wait(0) is None
+    call = doorbell.wait(0)
+    assert call.ring is not None
+    assert call.ring.payload == b"999"
+    assert doorbell.wait(0) == Call()
+
+
+def test_a_wish_is_not_lost_among_announcements():
+    doorbell = Doorbell()
+    doorbell.ring(b"1")
+    doorbell.ask()
+    doorbell.ring(b"2")
+    call = doorbell.wait(0)
+    assert call.asked
+    assert call.ring is not None
+    assert call.ring.payload == b"2"
+    assert doorbell.wait(0) == Call()
 
 
 def test_closing_wakes_whoever_waits():
     doorbell = Doorbell()
     doorbell.close()
-    assert doorbell.wait(60) is None
+    assert doorbell.wait(60) == Call()

@@ -167,3 +167,29 @@ def test_the_end_of_a_stream_is_told_after_its_last_frame(end):
     stop = threading.Event()
     assert stream.take(stop) is not None
     assert stream.take(stop) is None
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["fails", "hangs"])
+def test_a_stream_that_cannot_be_closed_has_ended_all_the_same(hangs, caplog):
+    over = threading.Event()
+
+    def close() -> None:
+        over.wait(30 if hangs else 0)
+        raise RuntimeError("release failed")
+
+    stream = NewestFrame(lambda: None, close)
+    assert stream.take(threading.Event(), 5) is None
+    over.set()
+    wait_until(lambda: "release failed" in caplog.text, "the failure to be said")
+
+
+def test_a_stream_that_gives_nothing_keeps_nobody_for_ever():
+    over = threading.Event()
+
+    def hang() -> None:
+        over.wait(30)
+
+    stream = NewestFrame(hang, lambda: None)
+    with pytest.raises(TimeoutError):
+        stream.take(threading.Event(), 0.2)
+    over.set()

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
+import subprocess
+import sys
 import tarfile
 import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_client import offline
 from edge_client.cli import main
+from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError, InputError, TransportError, TrustError
+from edge_client.contract.messages import DeviceStatus
 from edge_client.offline import import_bundle
+from edge_client.process import refresh_status, running_process
 from edge_client.settings import load_settings
 from edge_client.update import handover
 from edge_client.update.bundle import BundleFetcher, export_bundle
-from edge_client.update.handover import BUNDLE_FILE
+from edge_client.update.handover import BUNDLE_FILE, RESULT_FILE, BundleResult, close_bundle
 from edge_client.update.slots import Slots
+from edge_client.update.updater import RefusedError
 from tests.fakes.device_daemon import assert_answers
 from tests.fakes.patches import zstd_patch
 from tests.fakes.tiny_release import tiny_release
@@ -242,9 +250,97 @@ def test_a_running_daemon_says_why_it_does_not_take_a_bundle(daemon, watcher, se
     export_bundle(load_settings(daemon.file), path)
     rewrite(path, ATTACKS["changed model"])
     done = daemon.ask("import", str(path))
-    assert done.returncode == 5
+    assert done.returncode == 3, "as without a daemon"
     assert "not the content that was signed" in done.stderr
     assert_answers(daemon, watcher, serving)
+
+
+ANSWERS = {
+    "taken": (BundleResult(message="release r2 serves"), None),
+    "forged": (BundleResult(message="older than known", error="TrustError"), TrustError),
+    "refused": (BundleResult(message="too slow", error="RefusedError"), RefusedError),
+    "of a kind that is not known here": (BundleResult(message="?", error="Newer"), DeviceError),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_what_came_of_a_bundle_is_not_read_from_a_status_of_yesterday(bundle, orchard, monkeypatch, name):
+    """The daemon's status comes to the disk in a thread of its own, later than the bundle is dealt with."""
+    result, error = ANSWERS[name]
+    state_dir = orchard.device.state_dir
+    state_dir.mkdir()
+    status = DeviceStatus(device="c", channel="stable", state="serving", last_error="yesterday's")
+    (state_dir / "status.json").write_bytes(encode_document(status))
+    monkeypatch.setattr(offline, "daemon_runs", lambda _folder: True)
+    monkeypatch.setattr(offline, "nudge", lambda _folder, _number: close_bundle(state_dir, result))
+    if error is None:
+        assert import_bundle(orchard, bundle[0]) == "release r2 serves"
+    else:
+        with pytest.raises(error, match=re.escape(result.message)):
+            import_bundle(orchard, bundle[0])
+    assert {path.name for path in state_dir.iterdir()} == {"status.json"}
+
+
+def test_a_daemon_that_cannot_say_what_came_of_a_bundle_is_not_waited_for(bundle, orchard, monkeypatch):
+    """Its disk may be full."""
+    monkeypatch.setattr(offline, "daemon_runs", lambda _folder: True)
+    monkeypatch.setattr(offline, "nudge", lambda *_: handover.forget_bundle(orchard.device.state_dir))
+    monkeypatch.setattr(offline, "_RESULT_S", 0.1)
+    with pytest.raises(DeviceError, match="edge-client status"):
+        import_bundle(orchard, bundle[0])
+
+
+def test_a_daemon_that_failed_yesterday_says_what_came_of_todays_bundle(
+    daemon, watcher, serving, repository, tmp_path
+):
+    second = repository.publish_tiny(1).release
+    path = tmp_path / "stick.tar"
+    export_bundle(load_settings(daemon.file), path)
+    repository.stop()
+    daemon.ask("update")
+    watcher.wait_status(lambda s: s.last_error is not None, "yesterday's error")
+    done = daemon.ask("import", str(path))
+    assert done.returncode == 0, done.stderr
+    assert f"release {second} serves" in done.stdout
+    again = daemon.ask("import", str(path))
+    assert f"release {second} serves" in again.stdout
+    assert not (daemon.state_dir / RESULT_FILE).exists()
+    repository.start()
+
+
+def test_a_release_that_is_too_slow_for_the_device_never_becomes_current(bundle, orchard, capsys):
+    path, release = bundle
+    device = dataclasses.replace(orchard.device, latency_budget_ms=0.0001)
+    with pytest.raises(RefusedError, match="too slow for this device"):
+        import_bundle(dataclasses.replace(orchard, device=device), path)
+    slots = Slots(orchard.device.state_dir)
+    assert slots.current is None
+    assert "latency_budget_ms" in slots.refused[release]
+
+
+def test_what_a_look_left_that_was_killed_is_swept_by_the_next(bundle, orchard):
+    path, _release = bundle
+    left = orchard.device.state_dir / ".look-killed/root_history"
+    left.mkdir(parents=True)
+    import_bundle(orchard, path)
+    assert not list(orchard.device.state_dir.glob(".look-*"))
+
+
+def test_status_does_not_end_an_import(bundle, orchard):
+    """`edge-client status` beside an import without a daemon sends it nothing."""
+    path, release = bundle
+    command = [sys.executable, "-m", "edge_client.cli"]
+    with subprocess.Popen(
+        [*command, "import", "--config", str(orchard.file), str(path)], stdout=subprocess.PIPE, text=True
+    ) as taking:
+        asked = 0
+        while taking.poll() is None:
+            assert running_process(orchard.device.state_dir) is None
+            refresh_status(orchard.device.state_dir, [])
+            asked += 1
+        said = taking.communicate()[0]
+    assert (taking.returncode, asked > 1) == (0, True)
+    assert release in said
 
 
 def test_a_full_disk_leaves_no_half_bundle(bundle, orchard, monkeypatch):

@@ -96,6 +96,42 @@ def test_status_and_bundles_know_channels(daemon, watcher, doors, repository, bo
     assert "stable, doors" in refused.stderr
 
 
+def test_a_bundle_for_one_channel_makes_no_other_take_what_waits(
+    daemon, watcher, doors, repository, tmp_path
+):
+    daemon.settings["device"]["more_channels"] = "doors"
+    daemon.settings["update"]["automatic"] = False
+    first = repository.publish_tiny(0).release
+    repository.publish_tiny(1, channel="doors")
+    daemon.start()
+    watcher.wait_release(first)
+    doors.wait_status(lambda s: s.state == "serving", "the other channel")
+    held = repository.publish_tiny(2).release
+    watcher.announce(held)
+    watcher.wait_status(lambda s: s.latest == held, "the release to be known")
+    third = repository.publish_tiny(3, channel="doors").release
+    bundle = tmp_path / "doors.tar"
+    daemon.ask("export", "--channel", "doors", str(bundle))
+    taken = daemon.ask("import", "--channel", "doors", str(bundle))
+    assert f"release {third} serves" in taken.stdout, taken.stderr
+    asked = len(repository.requests)
+    assert_answers(daemon, watcher, first)
+    assert len(repository.requests) == asked
+    assert watcher.status.release == first
+    assert daemon.ask("update").returncode == 0
+    watcher.wait_release(held)
+
+
+def test_what_a_channel_left_that_is_not_followed_any_more_is_removed(daemon, watcher, doors, both):
+    first, _second = both
+    assert daemon.terminate() == 0
+    assert (daemon.state_dir / "channels/doors/slots").is_dir()
+    daemon.settings["device"]["more_channels"] = ""
+    daemon.start()
+    assert_answers(daemon, watcher, first)
+    assert not (daemon.state_dir / "channels/doors").exists()
+
+
 def test_a_release_for_another_class_of_devices_is_refused(daemon, watcher, repository):
     daemon.settings["device"]["device_class"] = "orchard"
     first = repository.publish_tiny(0, device_class="orchard").release

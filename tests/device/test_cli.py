@@ -18,6 +18,7 @@ from edge_client.contract.errors import (
     TrustError,
 )
 from edge_client.contract.messages import DeviceStatus, UpdateFigures
+from edge_client.process import hold_state
 from tests.fakes.tiny_model import plain_picture, tiny_labels, tiny_model
 from tests.fakes.tiny_release import png
 
@@ -93,6 +94,45 @@ def test_status_shows_the_last_state_of_a_daemon_that_is_down(settings_file, cap
     text = capsys.readouterr().out
     for part in ("not running", "r2", "r1", "1.50 ms", "1234 bytes"):
         assert part in text
+
+
+def test_status_says_what_a_release_is_on_and_for_whom(settings_file, tmp_path, capsys):
+    status = DeviceStatus(
+        device="c",
+        channel="stable",
+        state="serving",
+        release="r2",
+        probation=True,
+        refused="r3",
+        share_percent=12.5,
+        warning="does another device use the id c?",
+    )
+    (tmp_path / "state/status.json").write_bytes(encode_document(status))
+    assert main(["status", "--config", str(settings_file)]) == 0
+    text = capsys.readouterr().out
+    for part in ("on probation", "12.5% of the devices", "r3", "does another device use the id c?"):
+        assert part in text
+
+
+def test_status_of_a_channel_that_was_just_added(settings_file, capsys):
+    text = settings_file.read_text()
+    settings_file.write_text(text.replace("[device]\n", '[device]\nmore_channels = "doors"\n'))
+    assert main(["status", "--config", str(settings_file)]) == 0
+    text = capsys.readouterr().out
+    for part in ("r2", "doors", "not started yet"):
+        assert part in text
+    assert main(["status", "--json", "--config", str(settings_file)]) == 0
+    [doors] = json.loads(capsys.readouterr().out)["more_channels"]
+    assert (doors["channel"], doors["state"]) == ("doors", "not started yet")
+
+
+def test_status_of_a_daemon_that_cannot_be_asked_says_that_it_may_be_old(settings_file, tmp_path, capsys):
+    with hold_state(tmp_path / "state"):
+        assert main(["status", "--config", str(settings_file)]) == 0
+        assert "running; it could not be asked for news" in capsys.readouterr().out
+        assert main(["status", "--json", "--config", str(settings_file)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["running"], told["fresh"]) == (True, False)
 
 
 def test_status_for_machines(settings_file, capsys):

@@ -173,7 +173,8 @@ def test_an_announcement_that_is_none_is_shown_and_triggers_nothing(
     asked = len(repository.requests)
     watcher.publish(payload, retain=False)
     status = watcher.wait_status(lambda s: s.last_error is not None, "the error")
-    assert reason in status.last_error
+    assert "the last announcement on" in status.last_error
+    assert reason in daemon.log
     assert status.release == serving
     assert_answers(daemon, watcher, serving)
     assert len(repository.requests) == asked

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import getpass
 import json
+import socket
 import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from local_services import MqttBroker
 
 from edge_client.cli import main
 from edge_client.contract.errors import DeviceError
 from edge_client.doctor import examine
 from edge_client.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edge_client.settings import Settings
+
+ACL = Path(__file__).resolve().parents[2] / "configs/mosquitto.acl"
 
 
 @pytest.fixture
@@ -78,11 +90,49 @@ def test_a_missing_runtime_is_named(settings_file, monkeypatch):
     assert "pip install" in failures(load_settings(settings_file))["runtime"]
 
 
-def test_it_leaves_the_memory_of_trust_to_the_daemon(settings_file):
-    settings = load_settings(settings_file)
+def listing(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def with_channel(settings: Settings) -> Settings:
+    return dataclasses.replace(settings, device=dataclasses.replace(settings.device, more_channels="doors"))
+
+
+def test_it_makes_nothing_on_a_new_device(settings_file):
+    settings = with_channel(load_settings(settings_file))
     examine(settings)
-    left = [path for path in settings.device.state_dir.rglob("*") if path.is_file()]
-    assert left == []
+    assert not settings.device.state_dir.exists()
+
+
+def test_it_changes_nothing_on_a_device_that_serves(settings_file, device, repository):
+    settings = with_channel(load_settings(settings_file))
+    repository.publish_tiny(1, channel="doors")
+    device.check()
+    before = listing(settings.device.state_dir)
+    found = {check.name: check.detail for check in examine(settings)}
+    assert listing(settings.device.state_dir) == before
+    assert found["release of stable"].endswith("loads and runs")
+    assert found["release of doors"].startswith("none yet")
+
+
+def test_it_remembers_what_the_device_saw(settings_file, device, repository):
+    settings = load_settings(settings_file)
+    before = dict(repository.objects)
+    repository.publish_tiny(1)
+    device.check()
+    assert "store" not in failures(settings)
+    repository.go_back_to(before)
+    assert "store" in failures(settings)
+
+
+def test_a_check_that_breaks_leaves_the_others_alone(settings_file, monkeypatch):
+    def broken(_settings):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("edge_client.doctor._check_root", broken)
+    assert failures(load_settings(settings_file)) == {
+        "root of trust": "unexpected ZeroDivisionError: a bug; please report it"
+    }
 
 
 def test_the_command_prints_and_counts(settings_file, repository, capsys):
@@ -136,3 +186,96 @@ def test_frames_that_wait_are_counted_and_keys_to_upload_them_asked_for(settings
     assert found["inbox"] == "0 frames wait; they are not uploaded"
     inbox = dataclasses.replace(inbox, upload=True)
     assert "access_key_file" in failures(dataclasses.replace(settings, inbox=inbox))["inbox"]
+
+
+def test_a_private_label_that_no_release_knows_is_named(settings_file, device):
+    settings = load_settings(settings_file)
+
+    def private(labels: str) -> Settings:
+        inbox = dataclasses.replace(settings.inbox, unsure_below=0.5, never_labels=labels)
+        return dataclasses.replace(settings, inbox=inbox)
+
+    assert "inbox" not in failures(private("Red"))  # no release yet that could know it
+    device.check()
+    assert "inbox" not in failures(private("red"))
+    said = failures(private("red, Red"))["inbox"]
+    assert "no release here knows Red," in said
+    assert "there are blue, green, red" in said
+
+
+def extra(settings: Settings, section: str, **changes: object) -> tuple[bool, str]:
+    """Whether the check of a section that most devices do not use is passed, and what it says."""
+    changed = dataclasses.replace(getattr(settings, section), **changes)
+    found = examine(dataclasses.replace(settings, **{section: changed}))
+    name = {"sinks": "json lines"}.get(section, section)
+    [check] = [check for check in found if check.name == name]
+    return check.passed, check.detail
+
+
+def test_a_results_file_that_cannot_be_written_is_named(settings_file):
+    settings, folder = load_settings(settings_file), settings_file.parent
+    assert extra(settings, "sinks", json_lines=str(folder / "new" / "results.jsonl"))[0]
+    assert not (folder / "new").exists()
+    below_a_file = settings_file / "results.jsonl"
+    passed, said = extra(settings, "sinks", json_lines=str(below_a_file))
+    assert not passed
+    assert f"{below_a_file}: cannot be made: {settings_file} is not writable" in said
+    passed, said = extra(settings, "sinks", json_lines=str(folder / "camera"))
+    assert not passed
+    assert "not a file" in said
+
+
+def test_a_command_that_is_not_there_is_named(settings_file):
+    settings = load_settings(settings_file)
+    assert extra(settings, "action", labels="red", on_command="true now", off_command="false")[0]
+    passed, said = extra(settings, "action", labels="red", on_command="true", off_command="no-such-siren off")
+    assert not passed
+    assert "no-such-siren: no such program" in said
+
+
+def test_a_port_that_is_taken_is_named(settings_file):
+    settings = load_settings(settings_file)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        passed, said = extra(settings, "metrics", port=port)
+        assert not passed
+        assert "give a free port" in said
+    assert extra(settings, "metrics", port=port) == (True, f"127.0.0.1:{port}: free")
+
+
+class BrokerWithRights(MqttBroker):
+    """Mosquitto with the rights of configs/mosquitto.acl; it believes each name that it is told."""
+
+    def command(self) -> list[str]:
+        assert self.mosquitto is not None
+        acl, file = self.folder / "acl", self.folder / "mosquitto.conf"
+        acl.touch(mode=0o600)
+        acl.write_text(ACL.read_text())
+        file.write_text(
+            f"user {getpass.getuser()}\nlistener {self.port} {self.host}\nallow_anonymous true\n"
+            f"acl_file {acl}\n"
+        )
+        return [self.mosquitto, "-c", str(file)]
+
+
+@pytest.fixture
+def broker_with_rights(tmp_path) -> Iterator[BrokerWithRights]:
+    if MqttBroker().mosquitto is None:
+        pytest.skip("no mosquitto: the embedded broker has no rights to give")
+    with BrokerWithRights(tmp_path / "broker") as broker:
+        yield broker
+
+
+@pytest.mark.parametrize(("user", "lets_through"), [("camera-1", True), ("kiosk", False), ("", False)])
+def test_a_device_that_the_brokers_rights_make_mute_is_named(
+    user, lets_through, settings_file, broker_with_rights, monkeypatch
+):
+    monkeypatch.setattr("edge_client.mqtt.ECHO_S", 1.0)
+    settings = load_settings(settings_file)
+    broker = dataclasses.replace(settings.broker, port=broker_with_rights.port, username=user)
+    found = failures(dataclasses.replace(settings, broker=broker))
+    assert ("broker" not in found) == lets_through
+    if not lets_through:
+        assert f"[broker] username (now {user!r}) must be the device id" in found["broker"]

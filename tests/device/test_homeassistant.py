@@ -9,7 +9,9 @@ import pytest
 
 from edge_client.contract.messages import DeviceStatus, Result
 from edge_client.contract.names import command_topic, online_topic, results_topic, status_topic
+from edge_client.follower import explain_outcome
 from edge_client.homeassistant import INSTALL, discovery_messages
+from edge_client.update.updater import Decision, UpdateOutcome
 
 jinja2 = pytest.importorskip("jinja2", reason="templates are Home Assistant's to render")
 
@@ -57,6 +59,10 @@ def test_sensors_show_the_answer():
     assert rendered("confidence", RESULT) == "87.6"
 
 
+def why(decision: Decision) -> str:
+    return explain_outcome(UpdateOutcome(decision, "b", 0, share_percent=10.0), "stable")
+
+
 @pytest.mark.parametrize(
     ("fields", "installed", "latest", "busy"),
     [
@@ -64,6 +70,11 @@ def test_sensors_show_the_answer():
         ({"release": "a"}, "a", "a", False),
         ({"release": "a", "latest": "a", "state": "updating"}, "a", "a", True),
         ({"state": "waiting"}, "none", "none", False),
+        ({"state": "waiting", "latest": "b"}, "none", "b", False),
+        ({"release": "a", "latest": "b", "refused": "b"}, "a", "a", False),
+        ({"release": "a", "latest": "c", "refused": "b"}, "a", "c", False),
+        ({"release": "a", "latest": "b", "why": why(Decision.NOT_IN_SHARE)}, "a", "a", False),
+        ({"release": "a", "latest": "b", "why": why(Decision.HELD)}, "a", "b", False),
     ],
 )
 def test_the_update_entity_shows_both_releases(fields, installed, latest, busy):
@@ -89,6 +100,8 @@ def test_a_channel_beside_the_main_one_has_entities_of_its_own():
         results_topic("f.1", "pi-1", "doors"),
         status_topic("f.1", "pi-1", "doors"),
     }
+    [button] = [config["command_topic"] for config in beside.values() if "command_topic" in config]
+    assert button == command_topic("f.1", "pi-1", "doors") == "edge/f.1/devices/pi-1/update/doors"
     assert {config["name"] for config in beside.values()} == {
         "doors Label",
         "doors Confidence",

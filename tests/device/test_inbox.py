@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import http.server
 import io
@@ -18,9 +19,23 @@ from PIL import Image
 from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import InboxRecord, Result
-from edge_client.inbox import DISAGREEMENT, INBOX_DIR, UNSURE, InboxSettings, why_keep
-from edge_client.inbox.keeper import FrameKeeper, kept_records
+from edge_client.files import write_durably
+from edge_client.inbox import (
+    DISAGREEMENT,
+    INBOX_DIR,
+    UNSURE,
+    InboxSettings,
+    View,
+    is_needed,
+    keeper,
+    service,
+    why_keep,
+)
+from edge_client.inbox.keeper import FrameKeeper, forget, kept_records
+from edge_client.inbox.service import Inbox
 from edge_client.inbox.upload import upload_in_child
+from edge_client.inbox.upload_child import InboxWriter, upload
+from edge_client.inference.classifier import Classification
 from edge_client.settings import load_settings
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (480, 640, 3), np.uint8)
@@ -45,6 +60,17 @@ def result(number: int = 1, **fields) -> Result:
     )
 
 
+def answer(**scores: float) -> Classification:
+    best = max(scores, key=lambda label: scores[label])
+    values = np.array(list(scores.values()), np.float32)
+    return Classification(best, list(scores).index(best), scores[best], values, 1.0, tuple(scores))
+
+
+def view(seen: Classification, beside: Classification | None = None, channel: str = "stable") -> View:
+    said = result(label=seen.label, confidence=seen.confidence, channel=channel)
+    return View(seen, said, beside)
+
+
 class Clock:
     now = 0.0
 
@@ -66,8 +92,10 @@ def keep(folder):
         clock = Clock()
         keeper = FrameKeeper(settings, folder, clock=clock, **options)
         keepers.append(keeper)
+        clock.now += 3600 / settings.per_hour  # frames of a run before count too
         for number in range(count):
             pixels = np.roll(PIXELS, number, axis=1)
+            wait_until(keeper._waiting.empty, "the frame before")
             assert keeper.take(pixels, result(number), UNSURE)
             wait_kept(folder, f"20261124T1200{number:02}")
             clock.now += 3600 / settings.per_hour
@@ -85,21 +113,62 @@ def read(path) -> InboxRecord:
     return decode_document(InboxRecord, path.read_bytes(), source=str(path), limit_bytes=65536)
 
 
+SURE, DOUBT = answer(ripe=0.7, rotten=0.3), answer(ripe=0.5, rotten=0.5)
+OTHER = answer(ripe=0.3, rotten=0.7)
+
+
 @pytest.mark.parametrize(
-    ("confidence", "disagreed", "settings", "why"),
+    ("views", "settings", "why"),
     [
-        (0.59, False, KEEPS, UNSURE),
-        (0.61, False, KEEPS, None),
-        (0.61, True, KEEPS, DISAGREEMENT),
-        (0.0, True, InboxSettings(), None),
-        (0.61, True, InboxSettings(unsure_below=0.6), None),
-        (0.1, True, dataclasses.replace(KEEPS, never_labels="dog, person"), None),
-        (0.1, False, dataclasses.replace(KEEPS, never_labels="dog"), UNSURE),
+        ([view(DOUBT)], KEEPS, UNSURE),
+        ([view(SURE)], KEEPS, None),
+        ([view(SURE, OTHER)], KEEPS, DISAGREEMENT),
+        ([view(SURE, SURE)], KEEPS, None),
+        ([view(DOUBT, OTHER)], KEEPS, DISAGREEMENT),
+        ([view(DOUBT, OTHER)], InboxSettings(), None),
+        ([view(SURE, OTHER)], InboxSettings(unsure_below=0.6), None),
+        ([view(SURE), view(DOUBT, channel="doors")], KEEPS, UNSURE),
+        ([view(SURE), view(SURE, OTHER, "doors")], KEEPS, DISAGREEMENT),
     ],
 )
-def test_what_is_worth_labelling(confidence, disagreed, settings, why):
-    scores = {"ripe": confidence, "person": 0.06, "dog": 0.04}
-    assert why_keep(settings, scores, confidence, disagreed=disagreed) == why
+def test_what_is_worth_labelling(views, settings, why):
+    found = why_keep(settings, views)
+    assert (found and found[0]) == why
+    assert found is None or found[1] is views[-1]
+
+
+def test_the_least_sure_answer_goes_into_the_record():
+    views = [view(answer(open=0.5, shut=0.4), channel="doors"), view(answer(ripe=0.4, rotten=0.3))]
+    assert why_keep(KEEPS, views) == (UNSURE, views[1])
+
+
+PERSON, HINT, DOG = (
+    answer(person=0.996, ripe=0.004),
+    answer(ripe=0.5, person=0.06),
+    answer(ripe=0.5, dog=0.04),
+)
+
+
+@pytest.mark.parametrize(
+    ("views", "kept"),
+    [
+        ([view(HINT)], False),
+        ([view(DOG)], True),
+        ([view(PERSON), view(DOUBT, channel="doors")], False),
+        ([view(DOUBT, channel="doors"), view(PERSON)], False),
+        ([view(DOUBT, PERSON)], False),
+        ([view(DOUBT), view(SURE, PERSON, "doors")], False),
+        ([view(dataclasses.replace(DOUBT, labels=("person", "person")))], False),
+    ],
+)
+def test_what_any_release_takes_for_private_is_not_kept(views, kept):
+    settings = dataclasses.replace(KEEPS, never_labels="dog, person")
+    assert (why_keep(settings, views) is not None) == kept
+
+
+def test_of_a_label_used_twice_the_better_score_counts():
+    twice = dataclasses.replace(answer(a=0.5, b=0.48, c=0.02), labels=("ripe", "person", "person"))
+    assert why_keep(dataclasses.replace(KEEPS, never_labels="person"), [view(twice)]) is None
 
 
 def test_nothing_is_kept_by_default():
@@ -119,6 +188,23 @@ def test_a_frame_and_its_record_are_kept(keep, folder):
 def test_frames_are_scaled_down(keep, folder):
     [record] = keep(1, dataclasses.replace(KEEPS, longest_side=100))
     assert Image.open(folder / record.picture).size == (100, 75)
+
+
+def test_a_daemon_that_starts_again_and_again_keeps_no_more(folder):
+    settings, clock = dataclasses.replace(KEEPS, per_hour=60.0), Clock()
+    kept = 0
+    for number in range(5):
+        keeper = FrameKeeper(settings, folder, clock=clock)
+        kept += keeper.take(PIXELS, result(number), UNSURE)
+        keeper.close()
+        for record in kept_records(folder):  # brought away at once: this is no way round the limit
+            forget(record)
+    assert kept == 1
+    long_ago = time.time() - 61
+    os.utime(folder, (long_ago, long_ago))
+    keeper = FrameKeeper(settings, folder, clock=clock)
+    assert keeper.take(PIXELS, result(), UNSURE)
+    keeper.close()
 
 
 def test_so_many_an_hour_and_no_more(folder):
@@ -151,6 +237,78 @@ def test_what_is_too_old_is_deleted(keep, folder):
     assert record.at[17:19] == "01"
 
 
+def of_1970(folder, name: str = "20200101T000000-aaaaaaaaaaaa") -> None:
+    folder.mkdir(exist_ok=True)
+    for suffix in (".json", ".jpg"):
+        path = folder / (name + suffix)
+        path.write_text("{}")
+        os.utime(path, (0, 0))
+
+
+def test_what_is_too_old_goes_where_no_frame_comes(folder, monkeypatch):
+    monkeypatch.setattr(keeper, "_TIDY_S", 0.05)
+    of_1970(folder)
+    kept = FrameKeeper(KEEPS, folder)
+    wait_until(lambda: list(folder.iterdir()) == [], "the start to tidy up")
+    of_1970(folder, "20990101T000000-aaaaaaaaaaaa")
+    wait_until(lambda: list(folder.iterdir()) == [], "the next hour")
+    kept.close()
+
+
+def test_what_is_too_old_goes_where_nothing_is_kept_any_more(settings, folder):
+    assert not is_needed(settings.inbox, folder)
+    of_1970(folder)
+    assert is_needed(settings.inbox, folder)
+    inbox = Inbox(settings)
+    wait_until(lambda: list(folder.iterdir()) == [], "the old frames to go")
+    inbox.consider(PIXELS, [view(DOUBT, OTHER)])
+    inbox.close()
+    assert list(folder.iterdir()) == []
+    assert not is_needed(settings.inbox, folder)
+    assert is_needed(KEEPS, folder)
+
+
+def test_one_error_of_the_disk_ends_no_thread(folder, monkeypatch, caplog):
+    clock = Clock()
+    kept = FrameKeeper(KEEPS, folder, clock=clock)
+    for number, error in enumerate((OSError(5, "Input/output error"), RuntimeError("a bug"))):
+        with monkeypatch.context() as patched:
+            patched.setattr("shutil.disk_usage", raising(error))
+            assert kept.take(PIXELS, result(number), UNSURE)
+            wait_until(functools.partial(is_logged, caplog, str(error.args[-1])), "the failure")
+        clock.now += 10
+    assert kept.alive
+    assert kept.take(PIXELS, result(3), UNSURE)
+    kept.close()
+    assert len(kept_records(folder)) == 1
+    assert not kept.alive
+
+
+def is_logged(caplog, text: str) -> bool:
+    return text in caplog.text
+
+
+def raising(error: Exception):
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_picture_whose_record_cannot_be_written_goes_too(folder, monkeypatch):
+    def write(path, data: bytes) -> None:
+        if path.suffix == ".json":
+            raise DeviceError("no space left")
+        write_durably(path, data)
+
+    monkeypatch.setattr(keeper, "write_durably", write)
+    kept = FrameKeeper(KEEPS, folder)
+    assert kept.take(PIXELS, result(), UNSURE)
+    kept.close()
+    assert list(folder.iterdir()) == []
+    assert kept.kept == 0
+
+
 def test_a_full_disk_keeps_nothing_and_says_so_once(folder, caplog):
     clock = Clock()
     keeper = FrameKeeper(KEEPS, folder, min_free_bytes=1 << 60, clock=clock)
@@ -172,7 +330,7 @@ def test_what_a_power_cut_left_is_swept_away(folder, keep):
     assert len(list(folder.iterdir())) == 2
 
 
-class Inbox(http.server.ThreadingHTTPServer):
+class PutServer(http.server.ThreadingHTTPServer):
     """Takes PUTs, as S3 does, and fails when told to."""
 
     daemon_threads = True
@@ -193,7 +351,7 @@ class Inbox(http.server.ThreadingHTTPServer):
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Inbox
+    server: PutServer
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -217,7 +375,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def inbox():
-    with Inbox() as inbox:
+    with PutServer() as inbox:
         yield inbox
 
 
@@ -288,6 +446,85 @@ def test_an_upload_that_hangs_is_ended(keep, settings, monkeypatch):
     limit = dataclasses.replace(settings.update, look_timeout_s=0.01)
     with pytest.raises(DeviceError, match="took over"):
         upload_in_child(dataclasses.replace(settings, update=limit))
+
+
+def test_one_frame_that_cannot_be_read_keeps_no_other_back(keep, settings, inbox, folder, monkeypatch):
+    keep(3)
+    first = kept_records(folder)[0].with_suffix(".jpg")
+    read_bytes = type(first).read_bytes
+    monkeypatch.setattr(
+        type(first),
+        "read_bytes",
+        lambda path: raising(OSError(5, "EIO"))() if path == first else read_bytes(path),
+    )
+    report = upload(settings, InboxWriter(settings))
+    assert report.uploaded == 2
+    assert first.name[:-4] in str(report.error)
+    assert len(inbox.objects) == 4
+    assert [record.stem for record in kept_records(folder)] == [first.stem]
+
+
+@pytest.fixture
+def keeping(settings):
+    """The inbox of a daemon, and its settings changed as wanted."""
+    opened = []
+
+    def open_(**changes) -> Inbox:
+        changed = dataclasses.replace(settings.inbox, unsure_below=0.6, per_hour=1e9, **changes)
+        opened.append(Inbox(dataclasses.replace(settings, inbox=changed)))
+        return opened[-1]
+
+    yield open_
+    for inbox in opened:
+        inbox.close()
+
+
+def test_the_status_counts_without_a_look_at_the_disk(keeping, folder, monkeypatch):
+    of_1970(folder)
+    for suffix in (".json", ".jpg"):
+        (folder / f"20261124T110000-b{suffix}").write_text("{}")
+    inbox = keeping()
+    wait_until(lambda: inbox.moment()["inbox"].waiting == 1, "the count at the start")
+    inbox.consider(PIXELS, [view(DOUBT)])
+    wait_until(lambda: inbox.moment()["inbox"].waiting == 2, "the frame")
+    monkeypatch.setattr(keeper, "kept_records", raising(AssertionError("looked at the disk")))
+    monkeypatch.setattr(type(folder), "glob", raising(AssertionError("looked at the disk")))
+    assert inbox.moment()["inbox"].waiting == 2
+
+
+def test_what_was_uploaded_waits_no_more(keeping, folder, keep):
+    keep(2)
+    inbox = keeping(upload=True, upload_s=4.0)
+    wait_until(lambda: inbox.moment()["inbox"].uploaded == 2, "the upload")
+    wait_until(lambda: inbox.moment()["inbox"].waiting == 0, "the count after it", 1.0)
+
+
+def test_a_bug_in_one_upload_does_not_end_them(keeping, keep, monkeypatch, caplog):
+    keep(1)
+    failed = iter([True])
+
+    def upload_once_broken(settings):
+        if next(failed, False):
+            raise RuntimeError("a bug")
+        return upload_in_child(settings)
+
+    monkeypatch.setattr(service, "upload_in_child", upload_once_broken)
+    inbox = keeping(upload=True, upload_s=0.1)
+    wait_until(lambda: inbox.moment()["inbox"].uploaded == 1, "the upload after the one that failed")
+    assert "a bug" in caplog.text
+    assert inbox.alive
+
+
+def test_a_private_label_that_no_release_knows_is_said_once(keeping, caplog):
+    inbox = keeping(never_labels="Ripe, rotten, open")
+    views = [view(SURE), view(answer(open=0.9, shut=0.1), channel="doors")]
+    for seen in (views, views, views[:1], views):
+        inbox.consider(PIXELS, seen)
+    said = [record.getMessage() for record in caplog.records]
+    assert [("Ripe" in text, "rotten" in text, "open" in text) for text in said] == [
+        (True, False, False),
+        (False, False, True),
+    ]
 
 
 @pytest.mark.parametrize(

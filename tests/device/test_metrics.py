@@ -84,6 +84,17 @@ def test_it_is_served_on_loopback_and_nothing_else_is():
         server.server_close()
 
 
+def test_no_name_is_looked_up_at_the_start(monkeypatch):
+    def no_dns(*_arguments: object) -> None:
+        raise AssertionError("the daemon waits for DNS")
+
+    for name in ("getfqdn", "gethostbyaddr"):
+        monkeypatch.setattr(socket, name, no_dns)
+    server = serve(MetricsSettings(port=free_port(), host="0.0.0.0"), list)  # noqa: S104
+    server.shutdown()
+    server.server_close()
+
+
 def test_nothing_listens_by_default():
     assert dataclasses.asdict(MetricsSettings()) == {"port": 0, "host": "127.0.0.1"}
 

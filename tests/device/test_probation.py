@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import pytest
 
 from edge_client.update.probation import (
     FAILURES,
     LEAST_FRAMES,
+    STOPPED,
     Probation,
     ProbationRecord,
     ProbationSettings,
     RecentAnswers,
+    begun_again,
+    find_loop,
 )
 
 SETTINGS = ProbationSettings(frames=60)
@@ -99,3 +103,37 @@ def test_a_verdict_stays():
     said = breach(probation)
     assert answer(probation, 100)
     assert breach(probation) == said
+
+
+def test_a_budget_holds_without_a_release_to_compare_with():
+    probation = Probation(ProbationRecord(release="b"), SETTINGS, started=0.0, budget_ms=8.0)
+    assert answer(probation, LEAST_FRAMES)
+    assert "latency_budget_ms is 8" in breach(probation)
+
+
+def starts(*boots: str, clean: bool = False) -> ProbationRecord:
+    record = ProbationRecord(release="b", boot="1")
+    for boot in boots:
+        if clean:
+            record = msgspec.structs.replace(record, crashes=STOPPED)
+        record = begun_again(record, boot)
+    return record
+
+
+def test_ends_without_warning_are_counted_within_a_boot():
+    assert not find_loop(starts("1", "1"))
+    assert "3 times without warning" in find_loop(starts("1", "1", "1"))
+
+
+def test_a_pulled_plug_is_no_crash_until_it_is_one_too_many():
+    assert not find_loop(starts(*"23456789"))
+    assert "went down 10 times" in find_loop(starts(*"23456789ab"))
+
+
+def test_clean_ends_are_not_counted():
+    assert not find_loop(starts(*"1" * 50, clean=True))
+    assert not find_loop(starts(*"23456789abcdef", clean=True))
+
+
+def test_where_boots_are_not_known_every_end_counts():
+    assert find_loop(starts("", "", ""))

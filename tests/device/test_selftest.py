@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import select
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError
-from edge_client.update.selftest import SelfTestError, run_self_test
+from edge_client.inference.classifier import classifier_from_release
+from edge_client.update.selftest import SelfTestError, find_failure, run_self_test
 from tests.fakes.tiny_model import tiny_model
 from tests.fakes.tiny_release import write_release
 
@@ -59,6 +61,41 @@ def test_a_missing_file_is_named(tmp_path, name):
     (tmp_path / "r" / name).unlink()
     with pytest.raises(SelfTestError, match=name):
         run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)
+
+
+@pytest.mark.parametrize(("budget_ms", "passes"), [(0.0, True), (10_000.0, True), (0.0001, False)])
+def test_a_model_that_is_too_slow_for_this_device_fails(tmp_path, budget_ms, passes):
+    write_release(tmp_path / "r")
+    if passes:
+        assert run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S, latency_budget_ms=budget_ms) == 3
+    else:
+        with pytest.raises(SelfTestError, match=r"too slow for this device: .* latency_budget_ms"):
+            run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S, latency_budget_ms=budget_ms)
+
+
+class Timed:
+    """A classifier that takes as long as it is told; the last time stands for all further answers."""
+
+    def __init__(self, folder: Path, *latencies_ms: float) -> None:
+        self.classifier = classifier_from_release(folder)
+        self.latencies_ms = list(latencies_ms)
+
+    def classify(self, pixels):
+        answer = self.classifier.classify(pixels)
+        latency_ms = self.latencies_ms.pop(0) if len(self.latencies_ms) > 1 else self.latencies_ms[0]
+        return dataclasses.replace(answer, latency_ms=latency_ms)
+
+
+def test_a_device_that_was_busy_for_a_moment_refuses_no_release(tmp_path):
+    """Another release serves on the same cores: what counts is the shortest answer."""
+    document = write_release(tmp_path / "r")
+    busy_at_first = Timed(tmp_path / "r", 90.0, 80.0, 70.0, 20.0)
+    assert find_failure(busy_at_first, tmp_path / "r", document, 33.0) is None  # type: ignore[arg-type]
+    slow = Timed(tmp_path / "r", 90.0, 40.04)
+    failure = find_failure(slow, tmp_path / "r", document, 33.0)  # type: ignore[arg-type]
+    assert failure is not None
+    assert "40.0 ms a picture at best, 33 ms are allowed" in failure
+    assert find_failure(slow, tmp_path / "r", document) is None  # type: ignore[arg-type]
 
 
 def test_a_model_that_takes_too_much_memory_fails_alone(tmp_path):

@@ -83,3 +83,30 @@ def test_figures_say_how_it_stands():
 def test_settings_that_cannot_be_are_named(settings):
     assert len(settings.faults()) == 1
     assert ShadowSettings().faults() == ()
+
+
+def test_a_serving_release_that_fails_all_the_time_keeps_no_other_waiting():
+    shadow = beside()
+    assert not any(shadow.unanswered() for _ in range(LEAST_FRAMES - 1))
+    assert shadow.unanswered()
+    assert shadow.breach == ""
+
+
+def test_a_few_failures_of_the_serving_release_decide_nothing():
+    shadow = beside()
+    compare(shadow, 30, now=110.0)
+    assert not any(shadow.unanswered() for _ in range(LEAST_FRAMES))
+
+
+def test_where_no_frames_come_it_is_given_up_waiting():
+    shadow = beside()
+    shadow.give_up_waiting(100.0 + 4 * 60 + 3599)
+    assert shadow.breach is None
+    shadow.give_up_waiting(100.0 + 4 * 60 + 3601)
+    assert shadow.breach == ""
+
+
+def test_a_budget_holds_whatever_the_serving_release_takes():
+    shadow = Shadow("new", SETTINGS, ProbationSettings(), started=100.0, budget_ms=8.0)
+    assert compare(shadow, LEAST_FRAMES)
+    assert "latency_budget_ms is 8" in str(shadow.breach)

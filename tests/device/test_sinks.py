@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from edge_client.contract.errors import DeviceError, SettingsError
+from edge_client.contract.errors import SettingsError
 from edge_client.contract.messages import Result
 from edge_client.sinks import SinkSettings, open_sinks
 from edge_client.sinks.json_lines import JsonLines, StandardOutput
@@ -102,10 +102,23 @@ def test_line_longer_than_the_limit_is_still_written(tmp_path: Path) -> None:
     assert frames_of(tmp_path / "results.jsonl.1", path) == [1, 2]
 
 
-def test_path_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+def test_path_that_cannot_be_opened_stops_no_start_and_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "stick").write_bytes(b"")
+    sink = JsonLines(tmp_path / "stick" / "results.jsonl")
+    sink.write(result(1))
+    (tmp_path / "stick").unlink()
+    sink.write(result(2))
+    sink.close()
+    assert frames_of(tmp_path / "stick" / "results.jsonl") == [2]
+    (record,) = caplog.records
+    assert "results.jsonl: Not a directory; results are dropped until it works" in record.getMessage()
+
+
+def test_sink_that_never_opened_is_closed_without_a_word(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DeviceError, match=r"results\.jsonl"):
-        JsonLines(tmp_path / "file" / "results.jsonl")
+    JsonLines(tmp_path / "file" / "results.jsonl").close()
 
 
 class FullDisk:

@@ -15,6 +15,7 @@ import pytest
 
 from edge_client.contract.errors import DeviceError, SettingsError
 from edge_client.sources import Frame, Pace, Source, SourceSettings, folder, open_source
+from edge_client.sources.driver import DriverWatch
 from edge_client.sources.files import ImageFiles, find_pictures
 from edge_client.sources.folder import WatchedFolder
 from edge_client.sources.video import VideoSource
@@ -246,6 +247,23 @@ def test_folder_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.LogC
     assert "waiting for it to come back" in caplog.text
 
 
+def test_folder_that_is_gone_for_long_is_said_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    put(stick / "a.png", RED)
+    source = WatchedFolder(stick, gone_s=0.2)
+    frames = source.frames(threading.Event())
+    assert next(frames).source == "a.png"
+    stick.rename(tmp_path / "away")
+    with pytest.raises(DeviceError, match=r"stick: gone for 0\.2 s \(No such file or directory\)"):
+        next(frames)
+    with pytest.raises(DeviceError, match="no such folder"):
+        next(source.frames(threading.Event()))
+    (tmp_path / "away").rename(stick)
+    put(stick / "b.png", BLUE)
+    assert next(source.frames(threading.Event())).source == "b.png"  # and not a.png, which was kept
+
+
 def test_missing_folder_is_refused_with_the_way_out(tmp_path: Path) -> None:
     source = WatchedFolder(tmp_path / "none")
     with pytest.raises(DeviceError, match="none: no such folder; create it"):
@@ -400,6 +418,107 @@ def test_camera_that_breaks_off_is_opened_again(camera: Any, caplog: pytest.LogC
     assert "cannot be opened" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["0", "rtsp://camera/stream"])
+@pytest.mark.parametrize("later", [[-1] * 1000, [0] * 1000], ids=["cannot be opened", "gives nothing"])
+def test_camera_that_is_gone_for_long_is_faulty(name: str, later: list[int], camera: Any) -> None:
+    fake = camera(3, *later)
+    frames = VideoSource(name, first_pause_s=0.01, silent_s=0.5).frames(threading.Event())
+    next(frames)
+    started = time.monotonic()
+    with pytest.raises(DeviceError, match=r"(camera-0|rtsp://camera/stream): no picture for 0\.5 s"):
+        list(frames)
+    assert 0.4 < time.monotonic() - started < 5
+    until(lambda: fake.released == len(fake.opened))
+
+
+def test_camera_that_comes_back_in_time_is_not_faulty(camera: Any) -> None:
+    camera(*[1, 0, 0, -1] * 20, 10**9)
+    with Reader(VideoSource("0", first_pause_s=0.01, silent_s=0.5)) as reader:
+        reader.names(30)
+
+
+def test_slow_reader_is_not_taken_for_a_silent_camera(camera: Any) -> None:
+    camera(1, 1)
+    frames = VideoSource("0", first_pause_s=0.01, silent_s=0.2).frames(threading.Event())
+    next(frames)
+    time.sleep(0.4)
+    assert next(frames).source == "camera-0"
+
+
+class Stuck(Capture):
+    """A driver that never comes back; what it is asked for goes on once the test ends."""
+
+    over = threading.Event()
+
+    def read(self) -> tuple[bool, Any]:
+        self.over.wait(30)
+        return False, None
+
+
+@pytest.fixture
+def stuck(camera: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    fake = camera()
+    monkeypatch.setattr(Stuck, "over", threading.Event())
+    monkeypatch.setattr(fake, "VideoCapture", lambda _name: Stuck(fake, 1))
+    yield
+    Stuck.over.set()
+
+
+@pytest.mark.parametrize("name", ["0", "rtsp://camera/stream"])
+def test_driver_that_hangs_can_be_seen_from_outside(name: str, stuck: None) -> None:
+    driver = DriverWatch()
+    source = open_source(SourceSettings(kind="video", path=name), driver)
+    assert driver.waiting_s() == 0
+    stop = threading.Event()
+    reader = threading.Thread(target=lambda: list(source.frames(stop)))
+    reader.start()
+    until(lambda: driver.waiting_s() > 0.3)
+    stop.set()
+    Stuck.over.set()
+    reader.join(10)
+    until(lambda: driver.waiting_s() == 0)
+
+
+def test_stream_whose_decoder_hangs_is_faulty_and_its_driver_known_to_hang(stuck: None) -> None:
+    driver = DriverWatch()
+    frames = VideoSource("rtsp://camera/stream", driver=driver, silent_s=0.3).frames(threading.Event())
+    with pytest.raises(DeviceError, match="no picture"):
+        next(frames)
+    assert driver.waiting_s() >= 0.3
+
+
+def test_pace_is_not_taken_for_a_driver_that_hangs(camera: Any) -> None:
+    camera(10**9)
+    driver = DriverWatch()
+    with Reader(VideoSource("0", pace=Pace(0.001), driver=driver)) as reader:
+        reader.names(1)
+        time.sleep(0.3)
+        assert driver.waiting_s() < 0.2
+
+
+def test_the_longest_call_of_a_driver_counts() -> None:
+    now = 0.0
+    driver = DriverWatch(clock=lambda: now)
+    begun, over = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        with driver:
+            begun.set()
+            over.wait(10)
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    assert begun.wait(10)
+    now = 50.0
+    with driver:
+        now = 70.0
+        assert driver.waiting_s() == 70
+    assert driver.waiting_s() == 70
+    over.set()
+    thread.join(10)
+    assert driver.waiting_s() == 0
+
+
 def test_camera_that_is_missing_at_the_start_is_refused(camera: Any) -> None:
     fake = camera(-1)
     with pytest.raises(DeviceError, match="camera-2: cannot be opened"):
@@ -505,6 +624,21 @@ def test_pi_camera_gives_rgb_frames_and_is_closed(monkeypatch: pytest.MonkeyPatc
         list(frames)
     assert cameras[0].events[0] == {"size": (32, 24), "format": "BGR888"}
     assert cameras[0].events[-1] == "close"
+
+
+def test_pi_camera_that_hangs_can_be_seen_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, over = DriverWatch(), threading.Event()
+
+    class Hung(Picamera2):
+        def capture_array(self, name: str) -> Any:
+            over.wait(30)
+            return super().capture_array(name)
+
+    monkeypatch.setitem(sys.modules, "picamera2", SimpleNamespace(Picamera2=Hung))
+    with Reader(open_source(SourceSettings(kind="picamera"), driver)) as reader:
+        until(lambda: driver.waiting_s() > 0.3)
+        over.set()
+        reader.names(1)
 
 
 def test_absent_pi_camera_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

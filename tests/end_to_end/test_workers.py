@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import importlib.util
 import os
 import queue
 import re
@@ -11,14 +12,12 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import pytest
 from local_services import free_ports
 from pipeline_under_test import REPOSITORY, PipelineUnderTest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytest.importorskip("luigi", reason="the device's environments have no Luigi")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -163,3 +162,51 @@ def test_two_machines_tune_one_network_as_well_as_one_does(tmp_path, scheduler, 
     alone, together = accuracies
     assert alone > 0.7, accuracies
     assert together > alone - 0.05, accuracies
+
+
+def test_what_a_pod_runs_ends_well_also_where_others_did_the_work(tmp_path, scheduler, object_store):
+    """The command of configs/kubernetes_workers.py; a pod that ends with another code has failed."""
+    pod = load_example("kubernetes_workers").KubernetesWorker(
+        number=0, pictures=str(tmp_path / "p/pictures"), scheduler="127.0.0.1", scheduler_port=scheduler.port
+    )
+    # The image's; on machines of their own no lock would hold them apart.
+    command = [str(Path(sys.executable).with_name(pod.command[0])), *pod.command[1:], "--no-lock"]
+    settings: dict[str, dict[str, object]] = {"dataset": {"batch_pictures": 50}, "training": {"epochs": 2}}
+    with PipelineUnderTest(
+        tmp_path / "p", scheduler=scheduler, store=object_store, settings=settings
+    ) as pipeline:
+        pipeline.write_digits(per_class=20)
+        pods = [
+            subprocess.Popen(
+                command,
+                env=pipeline.environment(),
+                cwd=REPOSITORY,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for _ in range(3)
+        ]
+        logs = [one.communicate(timeout=FORGOTTEN_S)[0] for one in pods]
+        assert [one.returncode for one in pods] == [0, 0, 0], "\n".join(logs)
+        assert sum(" AnnounceRelease took " in log for log in logs) == 1
+        late = subprocess.run(
+            command, env=pipeline.environment(), cwd=REPOSITORY, check=True, capture_output=True, text=True
+        )
+        assert " took " not in late.stderr
+        pipeline.configure(dataset={"min_images_per_class": 500})
+        failed = subprocess.run(
+            command, env=pipeline.environment(), cwd=REPOSITORY, check=False, capture_output=True, text=True
+        )
+        assert failed.returncode == 30, "a step that failed is a pod that failed"
+
+
+def load_example(name: str) -> Any:
+    """Import a file of configs/ as a user does who copied it."""
+    pytest.importorskip(f"luigi.contrib.{name.partition('_')[0]}")
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "configs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -36,7 +36,7 @@ training = dataclasses.replace(
     load_settings().training, mode="finetune", epochs=30, batch_size=16, learning_rate=0.01
 )
 tuned = tune_backbone(
-    Pupils(pixels.astype(np.uint8), targets, names, 3),
+    Pupils(pixels.astype(np.uint8).__getitem__, targets, names, 3),
     ModelSettings("mobilenet_v1", 0.25, 32, 0, "none"),
     training, None, folder, Shelf(), silent, parse_cluster(workers, index),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -11,9 +12,9 @@ import luigi_tasks.pipeline as pipeline_module
 from luigi_tasks.feature_batches import FeatureRows, compute_rows, unpack_rows
 from luigi_tasks.pipeline import BackboneFeatures, _lessons, _network, _recipe, _with_dataset
 from luigi_tasks.progress import silent
-from luigi_tasks.records import BackboneRecord
-from luigi_tasks.settings import load_settings
-from luigi_tasks.train import choose_rows, in_float_share
+from luigi_tasks.records import BackboneRecord, Picture, Snapshot
+from luigi_tasks.settings import FLOAT_SHARE, Portions, load_settings
+from luigi_tasks.train import Form, choose_rows, in_float_share, train
 from luigi_tasks.views import distort_all
 from tests.fakes.tiny_model import tiny_model
 
@@ -46,7 +47,7 @@ def forms():
 
 
 def compute(forms, pictures, known=None, views=1.0):
-    wanted = choose_rows(pictures, "int8", views, 20.0)
+    wanted = choose_rows(pictures, "int8", Portions(views, FLOAT_SHARE), 20.0)
     return compute_rows(forms, wanted, pictures, pixels_of(pictures), known or {}, silent, flip=True)
 
 
@@ -86,13 +87,50 @@ def test_rows_survive_being_stored(forms):
 
 def test_holdout_has_no_distorted_views_and_its_float_features_are_all_there():
     pictures = names(500)
-    wanted = choose_rows(pictures, "int8", 1.5, 20.0)
+    wanted = choose_rows(pictures, "int8", Portions(1.5, FLOAT_SHARE), 20.0)
     held = {one for one in pictures if int(one[:8], 16) / 2**32 < 0.2}
     assert set(wanted["int8_0"]) == set(pictures)
     assert not held & (set(wanted["int8_1"]) | set(wanted["int8_2"]))
     assert set(wanted["int8_1"]) == set(pictures) - held
     assert 0.4 < len(wanted["int8_2"]) / len(wanted["int8_1"]) < 0.6
     assert held <= set(wanted["float_0"]) == held | {one for one in pictures if in_float_share(one)}
+
+
+def test_a_small_set_is_learned_from_in_more_views_and_all_its_float_features():
+    training = dataclasses.replace(load_settings().training, augmented_views=0.5, small_set_views=2.0)
+    assert training.portions(1000) == Portions(0.5, FLOAT_SHARE)
+    assert training.portions(999) == Portions(2.0, 1.0)
+    pictures = names(500)
+    wanted = choose_rows(pictures, "int8", training.portions(400), 20.0)
+    learned = {one for one in pictures if int(one[:8], 16) / 2**32 >= 0.2}
+    assert set(wanted["int8_1"]) == set(wanted["int8_2"]) == learned
+    assert wanted["float_0"] == wanted["int8_0"] == tuple(pictures)
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_only_a_large_set_can_spare_pictures_that_say_when_to_stop(small):
+    rng = np.random.default_rng(1)
+    training = dataclasses.replace(load_settings().training, epochs=3)
+    some = names(900 if small else 1000) + names(20, start=2000)
+    labels = {one: int(one[:2], 16) % 3 for one in some}
+    pictures = [
+        Picture(
+            path=one,
+            sha256=one,
+            label="abc"[labels[one]],
+            split="train" if place < len(some) - 20 else "holdout",
+        )
+        for place, one in enumerate(some)
+    ]
+    rows = np.stack([np.eye(3)[labels[one]] * 50 + rng.normal(0, 5, 3) for one in some])
+    features = FeatureRows(
+        {"int8_0": tuple(some), "float_0": tuple(some)},
+        {"int8_0": rows.astype(np.int8), "float_0": (rows / 50).astype(np.float16)},
+    )
+    snapshot = Snapshot(digest="d", labels=("a", "b", "c"), pictures=tuple(pictures))
+    record = train(snapshot, [features], "int8", Form(1 / 50, 0), training, silent).record
+    assert ("validation loss" in record.history) != small
+    assert len(record.history["loss"]) == 3
 
 
 def test_a_picture_that_was_moved_to_training_is_found_as_itself():
@@ -149,7 +187,11 @@ def addresses():
         pictures="somewhere", listing="l", recipe=_recipe(settings), scheme="int8", batch="b"
     )
     record = BackboneRecord(forms={"float": "1", "int8": "2"}, width=3, calibration=(), made_with={})
-    return task._target(record, "b").key, _network(settings), _lessons(settings)
+    return (
+        task._target(record, settings.training.portions(2000), "b").key,
+        _network(settings),
+        _lessons(settings),
+    )
 
 
 @pytest.mark.parametrize("name", ["PREPROCESSING_ID", "VIEWS_VERSION"])
@@ -161,3 +203,24 @@ def test_features_of_other_pixels_are_other_features(monkeypatch, name):
     assert after[0] != before[0]
     assert (after[1] != before[1]) == (name == "PREPROCESSING_ID")
     assert after[2] != before[2]
+
+
+@pytest.mark.parametrize(
+    ("mode", "machines", "same"),
+    [
+        ("head", "", True),
+        ("head", "x:9,y:9,z:9", True),
+        ("finetune", "x:9,y:9", True),
+        ("finetune", "x:9,y:9,z:9", False),
+        ("finetune", "", False),
+    ],
+)
+def test_renaming_a_machine_trains_nothing_again(mode, machines, same):
+    """How many tune together decides what each sees; `head` is trained by one."""
+
+    def lessons(cluster):
+        settings = load_settings()
+        training = dataclasses.replace(settings.training, mode=mode, cluster=cluster)
+        return _lessons(dataclasses.replace(settings, training=training))
+
+    assert (lessons(machines) == lessons("a:1,b:1")) == same

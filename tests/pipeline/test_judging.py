@@ -17,6 +17,8 @@ from edge_client.contract.names import EVALUATION_FILE, REPORT_FILE, release_tar
 from edge_client.contract.preprocessing import PREPROCESSING_ID, decode_picture
 from edge_client.contract.release import Normalization, Preprocessing, release_id
 from edge_client.inference.classifier import Classifier
+from edge_client.update.updater import needed_files
+from luigi_tasks.calibration import CALIBRATION_FILE
 from luigi_tasks.judging import assemble_release, judge_candidate
 from luigi_tasks.keys import make_keys
 from luigi_tasks.pipeline import (
@@ -31,6 +33,8 @@ from luigi_tasks.progress import silent
 from luigi_tasks.publish import point_channel
 from luigi_tasks.records import (
     HOLDOUT,
+    Calibration,
+    CalibrationSet,
     Candidate,
     Evaluation,
     Picture,
@@ -48,6 +52,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+
+# The first scheme lost too much, the second was taken.
+CALIBRATION = Calibration(
+    sets=(
+        CalibrationSet(backbone="b", scheme="int8", pictures=("c" * 64, "d" * 64)),
+        CalibrationSet(backbone="w", scheme="int8_wide", pictures=("e" * 64,)),
+    )
+)
 
 
 class Step:
@@ -69,7 +82,9 @@ class Step:
             labels=words,
             preprocessing=preprocessing,
             snapshot="s",
-            quantization=QuantizationRecord(scheme="int8", calibration=(), operators={}, made_with={}),
+            quantization=QuantizationRecord(
+                scheme="int8", calibration=CALIBRATION.sets, operators={}, made_with={}
+            ),
         )
         self._targets = {
             name: DocumentTarget(self.store, f"work/{name}/{self.candidate.release}/document.json")
@@ -169,6 +184,19 @@ def test_first_candidate_meets_nothing_and_becomes_a_whole_release(settings):
     assert document.device_class == ""
     path = release_target(release, EVALUATION_FILE)
     decode_document(Evaluation, state.read(path), source=path, limit_bytes=1 << 20)
+
+
+def test_a_release_carries_what_it_was_calibrated_on_and_devices_do_not_fetch_it(settings):
+    step = Step(settings, bias=0)
+    step.publish()
+    state = step.published()
+    path = release_target(step.candidate.release, CALIBRATION_FILE)
+    found = decode_document(Calibration, state.read(path), source=path, limit_bytes=1 << 20)
+    assert found == CALIBRATION
+    document = state.release(step.candidate.release)
+    assert document.calibration == hashlib.sha256(b"e" * 64).hexdigest()
+    assert CALIBRATION_FILE not in needed_files(document)
+    assert "quantization.calibration" not in document.settings
 
 
 def test_a_release_for_one_class_of_devices_says_so_under_an_id_of_its_own(settings):

@@ -5,6 +5,7 @@ Real S3, broker, luigid and `luigi`; the backbone is a small one that was traine
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import shutil
@@ -19,7 +20,8 @@ from PIL import Image
 from pipeline_under_test import PipelineUnderTest
 
 from edge_client.contract.documents import decode_document
-from luigi_tasks.records import Evaluation, FeaturesRecord, TunedRecord
+from luigi_tasks.calibration import choose_calibration
+from luigi_tasks.records import Evaluation, FeaturesRecord, Snapshot, TunedRecord
 from luigi_tasks.repository import ReleaseRepository
 from luigi_tasks.settings import StoreSettings, TrustSettings
 from luigi_tasks.store import Store
@@ -64,7 +66,7 @@ pixels = np.clip(blocks, 0, 255).astype(np.uint8).repeat(4, 1).repeat(4, 2)
 training = dataclasses.replace(
     load_settings().training, mode="finetune", epochs=30, batch_size=16, learning_rate=0.01
 )
-pupils = Pupils(pixels, targets, [f"{n:064x}" for n in range(240)], 12)
+pupils = Pupils(pixels.__getitem__, targets, [f"{n:064x}" for n in range(240)], 12)
 tuned = tune_backbone(pupils, model, training, None, Path(sys.argv[1]).parent, Shelf(), silent)
 backbone = build_backbone(model, 1)
 load_tuned(backbone, tuned.weights)
@@ -99,9 +101,9 @@ class Fleet:
         trust = TrustSettings(keys / "device/root.json", str(keys / "pipeline"), 14, 90, 365, 50)
         self._repository = ReleaseRepository(self.store, trust)
 
-    def deploy(self) -> tuple[list[str], str]:
+    def deploy(self, *arguments: str) -> tuple[list[str], str]:
         """Run; return the steps that did work, and the log."""
-        run = self.pipeline.luigi("Deploy", report_imports=True)
+        run = self.pipeline.luigi("Deploy", *arguments, report_imports=True)
         assert run.returncode == 0, run.stderr
         return re.findall(r"(\w+) took [\d.]+ s$", run.stderr, re.MULTILINE), run.stderr + run.stdout
 
@@ -115,6 +117,16 @@ class Fleet:
         pointer = state.channel("stable")
         assert pointer is not None
         return state.release(pointer.release)
+
+    def forget(self) -> None:
+        """Remove all that may be deleted: `work/` in the bucket, and this machine's cache."""
+        found = self.store.client.list_objects_v2(
+            Bucket=self.store.bucket, Prefix=f"{self.store.prefix}work/"
+        )
+        assert not found["IsTruncated"]
+        for one in found["Contents"]:
+            self.store.client.delete_object(Bucket=self.store.bucket, Key=one["Key"])
+        shutil.rmtree(self.pipeline.folder / "cache")
 
     def newest(self, folder: str, name: str):
         """The object below a folder, with this end of its name, that was written last."""
@@ -199,6 +211,35 @@ def test_a_night_with_new_pictures_of_some_classes(fleet, tmp_path, weights, ser
         assert "ConvertBackbone took" in run.stderr
         candidate = Fleet(twin).newest("candidates", "candidate.json")[1].decode()
         assert before.model_sha256 in candidate
+
+
+def test_a_release_from_a_later_snapshot_is_made_again_from_cold(fleet, tmp_path):
+    """Its calibration set was chosen long before: the release itself has the list."""
+    tree = coloured(60) | coloured(20, start=60)
+    fleet.upload(coloured(20, start=60))
+    fleet.deploy()
+    released = fleet.deployed()
+    snapshot = fleet.newest_document(Snapshot, "snapshots", "pictures.json")
+    chosen_now = [one.sha256 for one in choose_calibration(snapshot.split("train"), 50)]
+    assert released.calibration != hashlib.sha256("".join(chosen_now).encode()).hexdigest()
+    fleet.forget()
+    # A luigid remembers for some seconds what it just did.
+    steps, log = fleet.deploy("--local-scheduler")
+    assert {"ConvertBackbone", "EvaluateModel"} <= set(steps)
+    assert f"Calibrating on the 50 pictures of release {released.release}" in log
+    assert not {"PublishRelease", "AnnounceRelease"} & set(steps)
+    assert fleet.deployed() == released
+    assert released.model_sha256 in fleet.newest("candidates", "candidate.json")[1].decode()
+
+    # As a person does it, who has its pictures and its name, whatever the channel points to.
+    write_tree(tmp_path / "kept", tree)
+    fleet.pipeline.configure(
+        quantization={"calibration": released.release}, release={"channel": "nothing-deployed"}
+    )
+    run = fleet.pipeline.luigi("QuantizeModel", "--pictures", str(tmp_path / "kept"))
+    assert run.returncode == 0, run.stderr
+    assert "ConvertBackbone took" in run.stderr
+    assert released.model_sha256 in fleet.newest("candidates", "candidate.json")[1].decode()
 
 
 def test_features_that_the_store_or_the_disk_broke_are_computed_again(fleet):

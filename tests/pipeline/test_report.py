@@ -13,6 +13,7 @@ from PIL import Image
 from luigi_tasks.gate import judge
 from luigi_tasks.judging import _past
 from luigi_tasks.records import (
+    CalibrationSet,
     ClassFigures,
     Evaluation,
     Measurement,
@@ -148,7 +149,7 @@ def render(
         ),
         quantization=QuantizationRecord(
             scheme="int8",
-            calibration=("a",),
+            calibration=(CalibrationSet(backbone="b", scheme="int8", pictures=("a",)),),
             operators={"CONV_2D": 3},
             made_with={"tensorflow": "2.21.0"},
             rungs=rungs,

@@ -49,6 +49,7 @@ def test_the_default_is_free_of_faults():
         ("broker", {"fleet": "#"}, "fleet '#'"),
         ("gate", {"min_accuracy": 80.0}, "min_accuracy"),
         ("quantization", {"fallbacks": "int4"}, "fallbacks: some of int8"),
+        ("quantization", {"calibration": "../x"}, "[quantization] calibration '../x'"),
     ],
 )
 def test_each_fault_is_named(section, change, named):
