@@ -63,11 +63,13 @@ class Looked:
         result: In words.
         settled: Whether looking again soon would not help.
         signed: Release that the signed channel points to, if it is known.
+        stopped: Whether this process ended it before it came to anything.
     """
 
     result: BundleResult
     settled: bool
     signed: str | None = None
+    stopped: bool = False
 
 
 class ChannelFollower:
@@ -279,6 +281,8 @@ class ChannelFollower:
             return
         self._measure_from = time.monotonic()
         looked = self._look(None, of_bundle(self._settings, bundle), asked_for=True)
+        if looked.stopped:
+            return  # it is taken in the next round, or at the next start
         close_bundle(self._settings.device.state_dir, looked.result)
 
     def _look(
@@ -299,7 +303,8 @@ class ChannelFollower:
             self.show_slots(last_error=str(e), refused=refused, latest=refused)
             return Looked(BundleResult(message=str(e), error=name_of(e)), settled=True, signed=refused)
         except LookStoppedError as e:
-            return Looked(BundleResult(message=str(e), error=name_of(e)), settled=False)
+            result = BundleResult(message=str(e), error=name_of(e))
+            return Looked(result, settled=False, stopped=True)
         except EdgeError as e:
             logger.warning("no update: %s", e)
             self.show_slots(last_error=str(e))
@@ -352,7 +357,11 @@ class ChannelFollower:
         if self._serving.newest == outcome.release != self._serving.slots.current:
             why = f"channel {channel} points to {outcome.release}, which answers beside it first ([shadow])"
         self.show_slots(
-            last_error=error or self._source_fault, refused=refused, latest=outcome.release, why=why
+            last_error=error or self._source_fault,
+            refused=refused,
+            latest=outcome.release,
+            why=why,
+            share_percent=outcome.share_percent,
         )
         result = BundleResult(message=f"release {self._serving.release} serves: {why}")
         return Looked(result, settled=announced in {None, outcome.release}, signed=outcome.release)

@@ -65,6 +65,9 @@ VIEWS_VERSION = 2
 # A presigned link lives at most a week (AWS Signature Version 4).
 REPORT_LINK_S = 7 * 24 * 3600
 
+# A network that fails for a minute is forgiven.
+KEEP_ALIVE_TRIES = 2
+
 WEIGHTS_FILE = "weights.npz"
 CHECKPOINT_FILE = "checkpoint.npz"
 HEAD_FILE = "head.npz"
@@ -128,6 +131,14 @@ class PipelineTask(luigi.Task):
         if not values["listing"]:
             values["listing"] = _list_once(settings)
         return [(name, values[name]) for name, _ in params]
+
+    @property
+    def retry_count(self) -> int | None:
+        """How often a step may fail while workers wait for each other; Luigi would try it for ever.
+
+        Without --worker-keep-alive the run ends at the first failure, and the next run tries again.
+        """
+        return KEEP_ALIVE_TRIES if luigi.worker.worker().keep_alive else None
 
     @functools.cached_property
     def settings(self) -> PipelineSettings:

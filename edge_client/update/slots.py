@@ -64,14 +64,12 @@ class Slots:
     def __init__(self, state_dir: Path) -> None:
         """Read `slots.json`; without a readable one, adopt the newest release found on disk.
 
-        Raises: DeviceError if the folder cannot be made or read.
+        Raises: DeviceError if it cannot be read.
         """
         self._state_dir = state_dir
         self._slots_dir = state_dir / "slots"
         self._incoming_dir = state_dir / "incoming"
         self._file = state_dir / "slots.json"
-        with disk_errors(self._slots_dir):
-            self._slots_dir.mkdir(parents=True, exist_ok=True)
         self._document = self._load()
 
     @property
@@ -150,6 +148,7 @@ class Slots:
             if self.shadow is not None and self.shadow.release == release:
                 self._write(shadow=None)
             _remove(slot)
+            self._slots_dir.mkdir(parents=True, exist_ok=True)
             staged.rename(slot)
             sync_folder(self._slots_dir)
         return slot
@@ -296,7 +295,7 @@ class Slots:
     def _adopt(self, why: str) -> SlotsDocument:
         """Serve the newest release on disk: each slot was verified before it got its name."""
         found = sorted(
-            (path for path in self._slots_dir.iterdir() if (path / RELEASE_FILE).is_file()),
+            (path for path in self._slots_dir.glob("*") if (path / RELEASE_FILE).is_file()),
             key=lambda path: path.stat().st_mtime,
         )
         names = [path.name for path in found[-2:]]

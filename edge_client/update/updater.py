@@ -367,14 +367,22 @@ def open_best_slot(
                 unreadable = unreadable or _is_unreadable(e)
                 continue
             if release != slots.current:
-                slots.return_to_previous()
+                _remember(slots.return_to_previous)
             return classifier
         if not unreadable or wait_s is None:
             break
         sleep(wait_s)
     if slots.current is not None:
-        slots.forget_slots()
+        _remember(slots.forget_slots)
     return None
+
+
+def _remember(choice: Callable[[], None]) -> None:
+    """Write down what serves; where the disk is full or read-only, the next start chooses alike."""
+    try:
+        choice()
+    except DeviceError as e:
+        logger.error("%s", e)  # noqa: TRY400 - said in one line
 
 
 def _is_unreadable(error: EdgeError) -> bool:

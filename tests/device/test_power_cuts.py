@@ -203,6 +203,7 @@ def test_a_device_survives_losing_power(name, cut, tmp_path, repository, monkeyp
     monkeypatch.setattr(updater, "SelfTest", QuickSelfTest)
     scenario = SCENARIOS[name]
     template, state = tmp_path / "template", tmp_path / "state"
+    template.mkdir()
     scenario.prepare(Device(template, repository), repository)
     stride = 1 if faults.every else STRIDE
     first = list(Cut).index(cut) % stride + 1

@@ -12,6 +12,7 @@ import json
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -227,6 +228,18 @@ def test_a_job_is_submitted_and_waited_for(jobs, batch):
 def test_a_job_that_failed_fails_the_task_with_its_last_words(jobs, batch):
     with batch("FAILED"), pytest.raises(Exception, match="what the worker said last"):
         jobs[0].run()
+
+
+@pytest.mark.parametrize("deployed", [True, False], ids=["nothing new", "jobs that left work undone"])
+def test_a_run_ends_well_only_if_everything_is_done(batch, monkeypatch, deployed):
+    pytest.importorskip("boto3", reason="the device's environments have no boto3")
+    module = load("batch_workers")
+    deploy = SimpleNamespace(complete=lambda: deployed)
+    monkeypatch.setattr(module, "Deploy", lambda pictures: deploy)
+    workers = module.BatchWorkers(count=2, pictures="s3://bucket/orchard")
+    with batch("SUCCEEDED") as found:
+        assert luigi.build([workers], local_scheduler=True, no_lock=True) == deployed
+    assert len(found.submitted) == (0 if deployed else 2)
 
 
 def test_the_job_definition_is_one_that_batch_takes(jobs):
