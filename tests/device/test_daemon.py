@@ -25,7 +25,7 @@ from edge_client.contract.messages import Announcement
 from edge_client.contract.names import (
     command_topic,
 )
-from tests.fakes.device_daemon import DEVICE, LIMIT_S, Watcher, assert_answers
+from tests.fakes.device_daemon import DEVICE, LIMIT_S, Watcher, answer_all, assert_answers
 from tests.fakes.tiny_model import tiny_model
 from tests.fakes.tiny_release import tiny_release
 
@@ -81,13 +81,6 @@ def test_a_swap_misses_no_frame(daemon, watcher, repository, serving):
     assert [key for key, _ in itertools.groupby(releases)] == [serving, release]
     status = watcher.wait_release(release)
     assert status.previous == serving
-
-
-def answer_all(daemon, watcher, label: str, count: int) -> None:
-    before = len(watcher.results)
-    for _ in range(count):
-        daemon.drop(label)
-    watcher.wait(lambda w: len(w.results) >= before + count, f"{count} answers")
 
 
 def test_a_release_that_does_worse_on_live_frames_goes_back_by_itself(daemon, watcher, repository, serving):

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fakes.device_daemon import assert_answers
+from tests.fakes.device_daemon import answer_all, assert_answers
 
 pytestmark = pytest.mark.slow
-
-
-def answer_all(daemon, watcher, label: str, count: int) -> None:
-    before = len(watcher.results)
-    for _ in range(count):
-        daemon.drop(label)
-    watcher.wait(lambda w: len(w.results) >= before + count, f"{count} answers")
 
 
 def test_a_release_goes_back_also_while_the_next_one_trickles_in(daemon, watcher, repository, serving):

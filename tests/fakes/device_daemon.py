@@ -163,3 +163,11 @@ def assert_answers(daemon, watcher, release: str) -> None:
     watcher.wait(lambda w: any(result.source == name for result in w.results), f"the answer to {name}")
     [result] = [result for result in watcher.results if result.source == name]
     assert (result.label, result.release) == ("blue", release)
+
+
+def answer_all(daemon, watcher, label: str, count: int) -> None:
+    """Let pictures arrive, and wait until all are answered."""
+    before = len(watcher.results)
+    for _ in range(count):
+        daemon.drop(label)
+    watcher.wait(lambda w: len(w.results) >= before + count, f"{count} answers")
