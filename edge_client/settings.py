@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import math
 import os
-import sys
 import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,90 +18,54 @@ from urllib.parse import urlsplit
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.names import check_name
 from edge_client.inbox import InboxSettings
+from edge_client.sections import (
+    DeviceSettings,
+    LookSettings,
+    StoreCredentials,
+    StoreSettings,
+    TrustSettings,
+    UpdateSettings,
+    read_credentials,
+    read_root,
+    read_toml,
+)
 from edge_client.sinks import SinkSettings
 from edge_client.sinks.action import ActionSettings
 from edge_client.sources import SourceSettings
 from edge_client.update.probation import ProbationSettings
 from edge_client.update.shadow import ShadowSettings
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+
+# What a look needs stands in a room of its own; others find all settings here.
+__all__ = [
+    "BrokerSettings",
+    "DeviceSettings",
+    "HomeAssistantSettings",
+    "LookSettings",
+    "MetricsSettings",
+    "Settings",
+    "StatusSettings",
+    "StoreCredentials",
+    "StoreSettings",
+    "TrustSettings",
+    "UpdateSettings",
+    "find_faults",
+    "load_settings",
+    "machine_name",
+    "of_channel",
+    "of_channels",
+    "read_credentials",
+    "read_password",
+    "read_root",
+]
 
 DEFAULT_FILE = Path("/etc/edge-client/device.toml")
 # Below the state folder: those of the channels beside the main one.
 CHANNELS_FOLDER = "channels"
 _SERIAL_NUMBER = Path("/proc/device-tree/serial-number")
 _MACHINE_ID = Path("/etc/machine-id")
-
-
-@dataclasses.dataclass(frozen=True)
-class DeviceSettings:
-    """Section [device].
-
-    Attributes:
-        id: Name of this device; empty: from the board's serial number.
-        fleet: Fleet that it belongs to.
-        channel: Channel that it follows.
-        more_channels: Channels whose releases answer to the same frames too, with commas between.
-        device_class: Releases made for another class of devices are refused.
-        state_dir: Holds releases and trusted metadata.
-        threads: Threads of the interpreter.
-        top: Labels in each result.
-        latency_budget_ms: Longest time for one picture; a release that takes longer is refused. 0: no limit.
-    """
-
-    id: str = ""
-    fleet: str = "fleet"
-    channel: str = "stable"
-    more_channels: str = ""
-    device_class: str = ""
-    state_dir: Path = Path("/var/lib/edge-client")
-    threads: int = 2
-    top: int = 3
-    latency_budget_ms: float = 0.0
-
-    def further_channels(self) -> tuple[str, ...]:
-        """Channels beside the main one."""
-        return tuple(name for part in self.more_channels.split(",") if (name := part.strip()))
-
-
-@dataclasses.dataclass(frozen=True)
-class StoreSettings:
-    """Section [store].
-
-    Attributes:
-        base_url: Address below which `metadata/` and `targets/` lie.
-        region: S3 region that signatures are made for.
-        access_key_file: TOML file with the keys of a private bucket.
-        ca_file: CA certificate of an https store.
-        timeout_s: Longest silence of the store.
-        min_bytes_per_s: Slower transfers are given up.
-        max_bytes_per_s: Read no faster; 0: no limit.
-    """
-
-    base_url: str = ""
-    region: str = "us-east-1"
-    access_key_file: str = ""
-    ca_file: str = ""
-    timeout_s: float = 20.0
-    min_bytes_per_s: int = 500
-    max_bytes_per_s: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class TrustSettings:
-    """Section [trust].
-
-    Attributes:
-        root: The provisioned root metadata.
-    """
-
-    root: Path = Path("/etc/edge-client/root.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,31 +93,6 @@ class BrokerSettings:
     certificate_file: str = ""
     key_file: str = ""
     keepalive_s: int = 30
-
-
-@dataclasses.dataclass(frozen=True)
-class UpdateSettings:
-    """Section [update].
-
-    Attributes:
-        automatic: Take a release as soon as it is there; else only when somebody asks for it.
-        poll_s: Look at the store this often without an announcement.
-        spread_s: After an announcement, wait a random part of this first.
-        look_timeout_s: Longest look at the store, with all that it downloads.
-        self_test_timeout_s: Longest self-test.
-        self_test_memory_bytes: Limit on the self-test's memory; 0: none.
-        max_release_bytes: Largest release that is taken.
-        min_free_bytes: Space that an update leaves free.
-    """
-
-    automatic: bool = True
-    poll_s: float = 3600.0
-    spread_s: float = 0.0
-    look_timeout_s: float = 1800.0
-    self_test_timeout_s: float = 120.0
-    self_test_memory_bytes: int = 1_000_000_000
-    max_release_bytes: int = 100_000_000
-    min_free_bytes: int = 50_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,15 +133,11 @@ class MetricsSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(LookSettings):
     """All of them; `file` is where they were read."""
 
     file: Path
-    device: DeviceSettings
-    store: StoreSettings
-    trust: TrustSettings
     broker: BrokerSettings
-    update: UpdateSettings
     probation: ProbationSettings
     shadow: ShadowSettings
     status: StatusSettings
@@ -213,15 +147,6 @@ class Settings:
     inbox: InboxSettings
     homeassistant: HomeAssistantSettings
     metrics: MetricsSettings
-
-
-@dataclasses.dataclass(frozen=True)
-class StoreCredentials:
-    """Keys of a private bucket; never shown."""
-
-    access_key_id: str
-    secret_access_key: str = dataclasses.field(repr=False)
-    session_token: str = dataclasses.field(default="", repr=False)
 
 
 SECTIONS: dict[str, type[Any]] = {
@@ -256,7 +181,7 @@ def load_settings(file: Path) -> Settings:
 
     Raises: SettingsError that lists every fault at once.
     """
-    table = _read_toml(file, "copy configs/device.toml there, or name yours with --config")
+    table = read_toml(file, "copy configs/device.toml there, or name yours with --config")
     faults: list[str] = [
         f"[{name}]: no such section (there are {', '.join(SECTIONS)})"
         for name in table
@@ -365,36 +290,6 @@ def find_faults(settings: Settings) -> list[str]:
     return faults
 
 
-def read_credentials(
-    store: StoreSettings, environment: Mapping[str, str] = os.environ
-) -> StoreCredentials | None:
-    """Return the store's keys: from the file, else from AWS_* variables, else None (a public store).
-
-    Raises: SettingsError if the file cannot be read or lacks a key.
-    """
-    if store.access_key_file:
-        return _credentials_from_file(Path(store.access_key_file))
-    key, secret = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
-    if key and secret:
-        return StoreCredentials(key, secret, environment.get("AWS_SESSION_TOKEN", ""))
-    return None
-
-
-def read_root(trust: TrustSettings) -> bytes:
-    """Return the provisioned root metadata, not judged yet.
-
-    Raises: SettingsError if it cannot be read.
-    """
-    try:
-        return trust.root.read_bytes()
-    except OSError as e:
-        msg = (
-            f"[trust] root {trust.root}: {e.strerror or e}; copy device/root.json, which `edge-keys make` "
-            "wrote, to this device"
-        )
-        raise SettingsError(msg) from e
-
-
 def read_password(broker: BrokerSettings) -> str | None:
     """Return the broker's password; None if no file is named.
 
@@ -433,17 +328,6 @@ def _with_device_id(settings: Settings) -> Settings:
         msg = f"{settings.file}: [device] id: this machine has no serial number; give it a name of its own"
         raise SettingsError(msg)
     return dataclasses.replace(settings, device=dataclasses.replace(settings.device, id=name))
-
-
-def _read_toml(file: Path, way_out: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as e:
-        msg = f"{file}: {e.strerror or e}; {way_out}"
-        raise SettingsError(msg) from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        msg = f"{file}: not TOML: {e}; strings need quotes"
-        raise SettingsError(msg) from e
 
 
 def _section(name: str, kind: type[Any], table: object, folder: Path, faults: list[str]) -> Any:  # noqa: ANN401 - built from any section's dataclass
@@ -517,19 +401,6 @@ _READERS: dict[Any, Callable[[object], Any]] = {
     float: _read_float,
     Path: lambda value: Path(_read_str(value)),
 }
-
-
-def _credentials_from_file(path: Path) -> StoreCredentials:
-    table = _read_toml(path, "[store] access_key_file names it")
-    unknown = set(table) - {field.name for field in dataclasses.fields(StoreCredentials)}
-    valid = all(isinstance(value, str) for value in table.values())
-    if unknown or not valid or not (table.get("access_key_id") and table.get("secret_access_key")):
-        msg = (
-            f'{path}: give access_key_id = "…" and secret_access_key = "…" (and session_token = "…" '
-            "where there is one), nothing else"
-        )
-        raise SettingsError(msg)
-    return StoreCredentials(**table)
 
 
 def _first_line(path: Path) -> str:

@@ -252,8 +252,8 @@ class training(luigi.Config):  # noqa: N801
     )
     small_set_views = luigi.FloatParameter(
         default=4.0,
-        description="the same where fewer than 1,000 pictures are learned from: they gain most by it, and it "
-        "costs seconds",
+        description="the same for the head where fewer than 1,000 pictures are learned from: it gains most "
+        "there, and it costs seconds",
     )
     horizontal_flip = luigi.BoolParameter(
         default=True,

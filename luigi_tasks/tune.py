@@ -152,9 +152,8 @@ def tune_backbone(
         if not whole:
             some = np.arange(0, len(pupils.names), max(1, len(pupils.names) // STANDARDIZE_PICTURES))
             standardize(backbone, pupils.read(some))
-        views = count_views(training, len(pupils.names))
         inputs, network = _open_lesson(
-            pupils.share(index, count), views, backbone, model, training, scratch, progress, whole=whole
+            pupils.share(index, count), backbone, model, training, scratch, progress, whole=whole
         )
         course = _Course(network, len(pupils.names), training, strategy, count, whole=whole)
         course.resume(checkpoints.load(), fingerprint)
@@ -165,9 +164,9 @@ def tune_backbone(
     return Tuned(pack_weights(backbone), {name: tuple(values) for name, values in course.history.items()})
 
 
-def count_views(training: TrainingSettings, train_pictures: int) -> int:
+def count_views(training: TrainingSettings) -> int:
     """Return how many views of each picture there are, the picture itself among them."""
-    return math.ceil(training.portions(train_pictures).views) + 1
+    return math.ceil(training.augmented_views) + 1
 
 
 def map_array(folder: Path, shape: tuple[int, ...], kind: type[np.generic] = np.float16) -> NDArray[Any]:
@@ -226,7 +225,7 @@ class _Course:
         tf, keras = start_tensorflow_again()
         self._network, self._strategy, self._training = network, strategy, training
         self.epochs = training.epochs if whole else training.finetune_epochs
-        self._views = count_views(training, pictures)
+        self._views = count_views(training)
         self._batch = max(1, training.batch_size // (1 if whole else FINETUNE_BATCH_SHARE))
         self._own_batch = max(1, self._batch // workers)
         self._steps = -(-pictures // self._batch)
@@ -338,7 +337,6 @@ class _Course:
 
 def _open_lesson(
     pupils: Pupils,
-    views: int,
     backbone: Any,  # noqa: ANN401
     model: ModelSettings,
     training: TrainingSettings,
@@ -350,7 +348,7 @@ def _open_lesson(
     """Return (views, n, ...) inputs, on disk, and the network from them to (batch, classes) logits."""
     _, keras = start_tensorflow_again()
     classes = keras.layers.Dense(pupils.classes, name="classes")
-    see = functools.partial(_see_all, pupils, views, training, folder, progress)
+    see = functools.partial(_see_all, pupils, training, folder, progress)
     if whole:
         for layer in backbone.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -372,7 +370,6 @@ def _open_lesson(
 
 def _see_all(
     pupils: Pupils,
-    views: int,
     training: TrainingSettings,
     folder: Path,
     progress: Progress,
@@ -383,7 +380,7 @@ def _see_all(
 
     Float16 halves the disk; activations behind a batch-norm stay far below its limit of 65,504.
     """
-    size = len(pupils.names)
+    views, size = count_views(training), len(pupils.names)
     seen = map_array(folder, (views, size, *shape), np.uint8 if lower is None else np.float16)
     for start in range(0, size, PICTURES_AT_ONCE):
         part = slice(start, min(start + PICTURES_AT_ONCE, size))

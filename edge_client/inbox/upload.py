@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.documents import Document, decode_document
 from edge_client.contract.errors import DeviceError, InputError
-from edge_client.update.child import describe_death, environment
+from edge_client.update.child import describe_death, environment, python_command
 
 if TYPE_CHECKING:
     from edge_client.settings import Settings
@@ -34,7 +34,7 @@ def upload_in_child(settings: Settings) -> UploadReport:
 
     Raises: DeviceError if the child cannot be started, crashed or hung.
     """
-    command = [sys.executable, "-m", "edge_client.inbox.upload_child"]
+    command = python_command("edge_client.inbox.upload_child")
     limit_s = settings.update.look_timeout_s
     try:
         child = subprocess.run(

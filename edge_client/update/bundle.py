@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from edge_client.contract.errors import InputError
 from edge_client.contract.names import METADATA_FOLDER, RELEASE_FILE, TARGETS_FOLDER, release_target
 from edge_client.files import disk_errors, read_release, sync_folder
-from edge_client.settings import read_credentials, read_root
+from edge_client.sections import read_credentials, read_root
 from edge_client.update.fetcher import CHUNK_BYTES, Fetcher, StoreFetcher, absent, broken_off
 from edge_client.update.handover import BUNDLE_SCHEME
 from edge_client.update.trust import TrustedRepository

@@ -22,7 +22,13 @@ from edge_client.contract.errors import (
     TransportError,
     TrustError,
 )
-from edge_client.update.child import describe_death, environment, self_test_command
+from edge_client.sections import LookSettings
+from edge_client.update.child import (
+    describe_death,
+    environment,
+    python_command,
+    self_test_command,
+)
 from edge_client.update.updater import (
     Decision,
     RefusedError,
@@ -132,7 +138,8 @@ def look_in_child(
     Raises: LookStoppedError; what `ReleaseUpdater.look` raises; TransportError if it took too long;
         DeviceError if the child cannot be started or crashed.
     """
-    command = [sys.executable, "-m", "edge_client.update.look_child"]
+    command = python_command("edge_client.update.look_child")
+    needed = LookSettings(settings.device, settings.store, settings.trust, settings.update)
     if expecting:
         limits = settings.update
         command += self_test_command(
@@ -156,7 +163,7 @@ def look_in_child(
     timer.start()
     with (control or LookControl()).over(child), child:
         try:
-            said = _talk(child, pickle.dumps((settings, software, allowed)), on_take)
+            said = _talk(child, pickle.dumps((needed, software, allowed)), on_take)
         except BaseException:
             child.kill()
             raise

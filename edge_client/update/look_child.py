@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import subprocess
     from typing import BinaryIO
 
-    from edge_client.settings import Settings
+    from edge_client.sections import LookSettings
     from edge_client.update.updater import UpdateOutcome
 
 
@@ -38,6 +38,10 @@ def main() -> int:
 
 
 def _main(test: subprocess.Popen[bytes] | None) -> int:
+    # python-tuf imports signers that a device never needs, and boto3 with them where it is installed;
+    # msgspec looks for what `typing` of old Pythons lacked.
+    for unneeded in ("boto3", *(("typing_extensions",) if sys.version_info >= (3, 11) else ())):
+        sys.modules.setdefault(unneeded, None)  # type: ignore[arg-type]
     import pickle  # noqa: PLC0415 - from here on, as the docstring says
 
     from edge_client.contract.documents import encode_document  # noqa: PLC0415
@@ -69,17 +73,13 @@ def _main(test: subprocess.Popen[bytes] | None) -> int:
 
 
 def _look(
-    settings: Settings,
+    settings: LookSettings,
     software: str,
     test: subprocess.Popen[bytes] | None,
     out: BinaryIO,
     *,
     allowed: bool,
 ) -> UpdateOutcome:
-    # python-tuf imports signers that a device never needs, and boto3 with them where it is installed;
-    # msgspec looks for what `typing` of old Pythons lacked.
-    for unneeded in ("boto3", *(("typing_extensions",) if sys.version_info >= (3, 11) else ())):
-        sys.modules.setdefault(unneeded, None)  # type: ignore[arg-type]
     from edge_client.update.look import TAKING  # noqa: PLC0415 - as above
     from edge_client.update.slots import Slots  # noqa: PLC0415
     from edge_client.update.trust import open_repository, sweep_scratch  # noqa: PLC0415

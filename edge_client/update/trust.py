@@ -27,7 +27,7 @@ from edge_client.contract.errors import TransportError, TrustError
 from edge_client.contract.names import METADATA_FOLDER, TARGETS_FOLDER, channel_target
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from edge_client.files import disk_errors, write_durably
-from edge_client.settings import read_credentials, read_root
+from edge_client.sections import read_credentials, read_root
 from edge_client.update.clock import check_clock, read_signing_time, utc_now
 from edge_client.update.fetcher import Fetcher, StoreFetcher
 from edge_client.update.handover import BUNDLE_SCHEME
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from tuf.api.metadata import TargetFile
 
-    from edge_client.settings import Settings, StoreSettings
+    from edge_client.sections import LookSettings, StoreSettings
     from edge_client.update.clock import Clock
 
 # Limits in bytes. Targets metadata takes about 1.5 kB a release; the pipeline keeps 50 of them.
@@ -292,7 +292,7 @@ class TrustedRepository:
                 raise e from None
 
 
-def open_repository(settings: Settings, *, remember: bool = True) -> TrustedRepository:
+def open_repository(settings: LookSettings, *, remember: bool = True) -> TrustedRepository:
     """Open a fresh look at the store.
 
     Raises: SettingsError if root or credentials cannot be read; TrustError if the root is invalid.

@@ -349,6 +349,7 @@ def test_signed_requests_carry_no_secret(monkeypatch):
 
 
 def test_a_read_only_memory_is_a_device_error(tmp_path, repository, device):
+    (tmp_path / "state").mkdir()
     if os.geteuid() == 0:
         (tmp_path / "state" / "metadata").write_text("a file where a folder belongs")
     else:

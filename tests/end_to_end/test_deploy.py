@@ -24,7 +24,11 @@ STEPS = ("ReadBatch", "DatasetSnapshot", *EXPENSIVE, "EvaluateModel", "PublishRe
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory, scheduler):
     """A pipeline with services of its own, that has deployed once on channel `stable`."""
-    with PipelineUnderTest(tmp_path_factory.mktemp("pipeline"), scheduler=scheduler) as pipeline:
+    # It has to learn something: a release tests itself with pictures that it answers right.
+    settings: dict[str, dict[str, object]] = {"training": {"learning_rate": 0.01, "batch_size": 32}}
+    with PipelineUnderTest(
+        tmp_path_factory.mktemp("pipeline"), scheduler=scheduler, settings=settings
+    ) as pipeline:
         pipeline.write_digits(per_class=40)
         run = pipeline.luigi("Deploy")
         assert run.returncode == 0, run.stderr
