@@ -20,18 +20,14 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def python_command(module: str) -> list[str]:
-    """Return the command that runs a module of this package, with `environment`.
-
-    Without `site`, whose search for packages this process has made already: 15 ms of each update.
-    """
-    return [sys.executable, "-S", "-m", module]
+    """Return the command that runs a module of this package, with `environment`."""
+    return [sys.executable, "-m", module]
 
 
 def environment() -> dict[str, str]:
-    """Let the child find what this one finds, and keep numerical libraries from reserving memory per core."""
+    """Let the child find this package, and keep numerical libraries from reserving memory for each core."""
     package_root = str(Path(edge_client.__file__).resolve().parents[1])
-    known = (path for path in sys.path if os.path.isabs(path))  # noqa: PTH117 - mostly not there at all
-    path = os.pathsep.join(dict.fromkeys([package_root, *known]))
+    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
