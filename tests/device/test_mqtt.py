@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import struct
@@ -159,13 +160,26 @@ def test_a_connect_that_cannot_be_greeted_is_a_connection_all_the_same(
     assert "RuntimeError: a bug" in caplog.text
 
 
+def wait_subscribed(device: Connection, friend: paho.Client) -> None:
+    """Publish until it is heard: a connection is known before the broker has taken the subscription."""
+    for number in range(100):
+        friend.publish(f"{device.name}/in", str(number).encode(), qos=1).wait_for_publish(LIMIT_S)
+        with contextlib.suppress(queue.Empty):
+            while device.messages.get(timeout=0.2) != str(number).encode():
+                pass
+            return
+    pytest.fail("it hears nothing")
+
+
 def test_a_retained_command_is_not_carried_out_at_every_connect(mqtt_broker, friend, open_connection, caplog):
     device = open_connection(mqtt_broker.port)
     device.wait()
+    wait_subscribed(device, friend)
     friend.publish(f"{device.name}/do", b"now", qos=1, retain=True).wait_for_publish(LIMIT_S)
     assert device.messages.get(timeout=LIMIT_S) == b"now"
     device.connection._client.socket().shutdown(socket.SHUT_RDWR)
     device.wait()
+    wait_subscribed(device, friend)
     friend.publish(f"{device.name}/in", b"last", qos=1).wait_for_publish(LIMIT_S)
     assert device.messages.get(timeout=LIMIT_S) == b"last"
     assert "a retained command is not carried out" in caplog.text
