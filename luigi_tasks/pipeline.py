@@ -65,8 +65,8 @@ VIEWS_VERSION = 2
 # A presigned link lives at most a week (AWS Signature Version 4).
 REPORT_LINK_S = 7 * 24 * 3600
 
-# A network that fails for a minute is forgiven.
-KEEP_ALIVE_TRIES = 2
+# A network that fails for a minute is forgiven, and so are two lost machines: luigid counts them too.
+KEEP_ALIVE_TRIES = 3
 
 WEIGHTS_FILE = "weights.npz"
 CHECKPOINT_FILE = "checkpoint.npz"
