@@ -268,8 +268,6 @@ def _current_slot(settings: Settings) -> Path | None:
     """Folder of the release that serves; None if there is none yet."""
     from edge_client.update.slots import Slots  # noqa: PLC0415
 
-    if not (settings.device.state_dir / "slots").is_dir():
-        return None  # opening the slots would make it
     slots = Slots(settings.device.state_dir)
     return None if slots.current is None else slots.folder(slots.current)
 
