@@ -39,6 +39,7 @@ DEVELOPMENT = [
     "mypy==2.4.*",
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.5",
     "ruff==0.17.*",
 ]
 
@@ -63,8 +64,8 @@ setup(
     entry_points={
         "console_scripts": [
             "edge-client = edge_client.cli:main",
-            "edge-keys = luigi_tasks.keys:main",
-            "edge-tune = luigi_tasks.cluster_worker:main",
+            "edge-keys = luigi_tasks.edge_keys:main",
+            "edge-tune = luigi_tasks.edge_tune:main",
         ]
     },
 )

@@ -27,16 +27,16 @@ from edge_client.contract.release import (  # noqa: E402
     release_id,
 )
 from edge_client.inference.classifier import Classifier  # noqa: E402
-from luigi_tasks.announce import BrokerClient  # noqa: E402
-from luigi_tasks.compose import Dense, compose_classifier  # noqa: E402
-from luigi_tasks.evaluate import to_png  # noqa: E402
-from luigi_tasks.feature_batches import open_extractor  # noqa: E402
-from luigi_tasks.keys import make_keys  # noqa: E402
-from luigi_tasks.patches import make_patches  # noqa: E402
-from luigi_tasks.publish import point_channel  # noqa: E402
-from luigi_tasks.repository import ReleaseRepository  # noqa: E402
-from luigi_tasks.settings import BrokerSettings, ModelSettings, StoreSettings, TrustSettings  # noqa: E402
-from luigi_tasks.store import Store  # noqa: E402
+from luigi_tasks.dataset.pixels import to_png  # noqa: E402
+from luigi_tasks.quantization.compose import Dense, compose_classifier  # noqa: E402
+from luigi_tasks.release.broker import BrokerClient  # noqa: E402
+from luigi_tasks.release.channel import point_channel  # noqa: E402
+from luigi_tasks.release.keys import make_keys  # noqa: E402
+from luigi_tasks.release.patches import make_patches  # noqa: E402
+from luigi_tasks.release.repository import ReleaseRepository  # noqa: E402
+from luigi_tasks.settings.values import BrokerSettings, ModelSettings, StoreSettings, TrustSettings  # noqa: E402
+from luigi_tasks.storage.store import Store  # noqa: E402
+from luigi_tasks.training.features import open_extractor  # noqa: E402
 
 if TYPE_CHECKING:
     from typing import Self
@@ -55,7 +55,7 @@ def make_backbone(weights: Path) -> bytes:
     Args:
         weights: Keras's no-top ImageNet weights; random ones give scales that XNNPACK refuses.
     """
-    from luigi_tasks.conversion import convert_backbone  # noqa: PLC0415 - TensorFlow
+    from luigi_tasks.quantization.variants import convert_backbone  # noqa: PLC0415 - TensorFlow
 
     pictures = np.random.default_rng(1).integers(0, 256, (20, SIZE, SIZE, 3), np.uint8)
     model = ModelSettings("mobilenet_v2", 1.0, SIZE, 2, str(weights))

@@ -30,7 +30,7 @@ from device_under_test import LABELS, REPOSITORY, make_backbone, make_release
 from PIL import Image
 
 from edge_client.contract.names import MODEL_FILE
-from edge_client.settings import DeviceSettings
+from edge_client.settings.update import DeviceSettings
 
 if TYPE_CHECKING:
     from typing import Self

@@ -29,7 +29,8 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "scripts")]
 from pipeline_under_test import PipelineUnderTest  # noqa: E402 - found through the line above
 
 from edge_client.contract.documents import Document, decode_document  # noqa: E402
-from luigi_tasks.records import Evaluation, Snapshot  # noqa: E402
+from luigi_tasks.dataset.records import Snapshot  # noqa: E402
+from luigi_tasks.gate.records import Evaluation  # noqa: E402
 
 NEW_SHARE = 0.05
 LUIGID_COOLDOWN_S = 11

@@ -103,8 +103,8 @@ def floor(bench: DeviceBench, release: str) -> float:
     """Seconds of the least that is safe."""
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
-    from edge_client.settings import StoreCredentials, StoreSettings  # noqa: PLC0415
-    from edge_client.update.fetcher import StoreFetcher  # noqa: PLC0415
+    from edge_client.repository.http_fetcher import StoreFetcher  # noqa: PLC0415
+    from edge_client.settings.update import StoreCredentials, StoreSettings  # noqa: PLC0415
 
     keys = StoreCredentials(bench.store.device_access_key, bench.store.device_secret_key)
     fetcher = StoreFetcher(StoreSettings(base_url=bench.base_url), keys)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client import __version__
+from edge_client.commands.status import _status
 from edge_client.contract.errors import (
     DeviceError,
     EdgeError,
@@ -23,21 +24,13 @@ from edge_client.contract.errors import (
     TransportError,
     TrustError,
 )
-from edge_client.logs import configure_logs
-from edge_client.settings import DEFAULT_FILE, load_settings, of_channel, of_channels
+from edge_client.reporting.logs import configure_logs
+from edge_client.settings.file import DEFAULT_FILE, load_settings, of_channel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_client.contract.messages import (
-        Comparison,
-        DeviceStatus,
-        Drift,
-        InboxFigures,
-        UpdateFigures,
-    )
-    from edge_client.doctor import Check
-    from edge_client.settings import Settings
+    from edge_client.commands.doctor import Check
 
 EXIT_CODES: dict[type[EdgeError], int] = {
     InputError: 1,
@@ -119,13 +112,13 @@ def _positive(text: str) -> int:
 def _run(options: argparse.Namespace) -> int:
     configure_logs(logging.DEBUG if options.verbose else logging.INFO)
     settings = load_settings(options.config)
-    from edge_client.daemon import run  # noqa: PLC0415 - the other commands start faster
+    from edge_client.daemon.daemon import run  # noqa: PLC0415 - the other commands start faster
 
     return run(settings)
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from edge_client.classify import classify_files  # noqa: PLC0415
+    from edge_client.commands.classify import classify_files  # noqa: PLC0415
 
     return classify_files(
         options.model,
@@ -138,107 +131,8 @@ def _classify(options: argparse.Namespace) -> int:
     )
 
 
-def _status(options: argparse.Namespace) -> int:
-    from edge_client.process import daemon_runs, refresh_status  # noqa: PLC0415
-    from edge_client.telemetry import STATUS_FILE  # noqa: PLC0415
-
-    settings = load_settings(options.config)
-    channels, state_dir = of_channels(settings), settings.device.state_dir
-    running = daemon_runs(state_dir)
-    fresh = running and refresh_status(state_dir, [one.device.state_dir / STATUS_FILE for one in channels])
-    statuses = [_last_status(one, main=one is settings) for one in channels]
-    if options.json:
-        import msgspec  # noqa: PLC0415
-
-        main, *more = (msgspec.to_builtins(status) for status in statuses)
-        shown = {"running": running, "fresh": fresh, **main, **({"more_channels": more} if more else {})}
-        sys.stdout.write(json.dumps(shown, indent=2) + "\n")
-    else:
-        daemon = _describe_daemon(running=running, fresh=fresh)
-        sys.stdout.write("\n".join(_describe(status, daemon) for status in statuses))
-    return 0
-
-
-def _last_status(settings: Settings, *, main: bool) -> DeviceStatus:
-    """Return what a channel's status said last.
-
-    Raises: DeviceError if it cannot be read; a channel beside the main one may have been added just now.
-    """
-    from edge_client.contract.messages import DeviceStatus  # noqa: PLC0415 - the other commands start faster
-    from edge_client.telemetry import STATUS_FILE, read_status  # noqa: PLC0415
-
-    device = settings.device
-    if not main and not (device.state_dir / STATUS_FILE).exists():
-        why = "the daemon has not followed this channel yet; it does from its next start on"
-        return DeviceStatus(device=device.id, channel=device.channel, state="not started yet", why=why)
-    return read_status(device.state_dir)
-
-
-def _describe_daemon(*, running: bool, fresh: bool) -> str:
-    if not running:
-        return "not running; what follows is its last state"
-    return "running" if fresh else "running; it could not be asked for news, what follows may be old"
-
-
-def _describe(status: DeviceStatus, daemon: str) -> str:
-    lines = [
-        ("device", status.device),
-        ("daemon", daemon),
-        ("state", status.state),
-        ("channel", status.channel),
-        ("release", status.release or "none yet"),
-        ("probation", "on probation" if status.probation else "none"),
-        ("why", status.why or "-"),
-        ("latest", status.latest or "not known yet"),
-        ("share", "-" if status.share_percent is None else f"{status.share_percent:g}% of the devices"),
-        ("previous", status.previous or "none"),
-        ("runtime", status.runtime),
-        ("pictures", f"{status.frames} since its start"),
-        ("latency", "-" if status.latency_ms is None else f"{status.latency_ms:.2f} ms"),
-        ("last update", _describe_update(status.update)),
-        ("shadow", _describe_shadow(status.shadow)),
-        ("drift", _describe_drift(status.drift)),
-        ("inbox", _describe_inbox(status.inbox)),
-        ("refused", status.refused or "none"),
-        ("warning", status.warning or "none"),
-        ("last error", status.last_error or "none"),
-        ("changed at", status.changed_at),
-    ]
-    return "".join(f"{name:<12} {value}\n" for name, value in lines)
-
-
-def _describe_update(update: UpdateFigures | None) -> str:
-    return f"{update.release}: {update.bytes_pulled} bytes, {update.seconds:.2f} s" if update else "-"
-
-
-def _describe_shadow(shadow: Comparison | None) -> str:
-    if shadow is None or shadow.agreement is None:
-        return f"{shadow.release} is beside it, no frames yet" if shadow else "-"
-    return (
-        f"{shadow.release} agrees on {shadow.agreement:.0%} of {shadow.frames} frames, "
-        f"{shadow.latency_ms:.2f} ms beside {shadow.latency_before_ms or 0:.2f} ms, "
-        f"{shadow.seconds_left:.0f} s left"
-    )
-
-
-def _describe_drift(drift: Drift | None) -> str:
-    if drift is None:
-        return "-"
-    return (
-        f"labels {drift.labels:.2f}, confidence {drift.confidence:.2f} over {drift.answers} answers "
-        "(below 0.1 stable, above 0.25 a shift)"
-    )
-
-
-def _describe_inbox(inbox: InboxFigures | None) -> str:
-    if inbox is None:
-        return "-"
-    problem = f"; {inbox.error}" if inbox.error else ""
-    return f"{inbox.waiting} frames wait, {inbox.uploaded} uploaded{problem}"
-
-
 def _doctor(options: argparse.Namespace) -> int:
-    from edge_client.doctor import examine  # noqa: PLC0415
+    from edge_client.commands.doctor import examine  # noqa: PLC0415
 
     settings = load_settings(options.config)
     checks = examine(settings)
@@ -251,7 +145,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _update(options: argparse.Namespace) -> int:
-    from edge_client.process import nudge  # noqa: PLC0415
+    from edge_client.state_folder import nudge  # noqa: PLC0415
 
     nudge(load_settings(options.config).device.state_dir)
     sys.stdout.write("the daemon looks; `edge-client status` says what came of it\n")
@@ -259,7 +153,7 @@ def _update(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from edge_client.update.bundle import export_bundle  # noqa: PLC0415
+    from edge_client.offline.export import export_bundle  # noqa: PLC0415
 
     release = export_bundle(of_channel(load_settings(options.config), options.channel), options.bundle)
     size_bytes = options.bundle.stat().st_size
@@ -268,7 +162,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from edge_client.offline import import_bundle  # noqa: PLC0415
+    from edge_client.offline.importing import import_bundle  # noqa: PLC0415
 
     sys.stdout.write(f"{import_bundle(load_settings(options.config), options.bundle, options.channel)}\n")
     return 0

@@ -1,6 +1,6 @@
 """The pipeline: `luigi --module luigi_tasks Deploy`. Importing it is cheap; steps import what they need."""
 
-from luigi_tasks.labelling_tasks import ListInbox, TakeLabelled
+from luigi_tasks.labelling.tasks import ListInbox, TakeLabelled
 from luigi_tasks.pipeline import (
     AnnounceRelease,
     DatasetSnapshot,

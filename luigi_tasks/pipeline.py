@@ -19,7 +19,6 @@ import datetime
 import functools
 import hashlib
 import logging
-import math
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,27 +27,25 @@ import luigi
 from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError
 from edge_client.contract.names import MODEL_FILE, REPORT_FILE, release_target
 from edge_client.contract.release import PREPROCESSING_ID
-from luigi_tasks.cache import ContentCache
-from luigi_tasks.cluster import cluster_size
-from luigi_tasks.dataset import PictureSource, listing_digest, open_source
-from luigi_tasks.plan import PictureLog, make_plan
+from luigi_tasks.backbone.records import BackboneRecord
+from luigi_tasks.dataset.listing import _list_once, _recall_listing, listing_digest
+from luigi_tasks.dataset.records import Inventory, Plan, ReadPicture
+from luigi_tasks.dataset.shards import PictureLog, make_plan
+from luigi_tasks.dataset.sources import PictureSource, open_source
 from luigi_tasks.progress import Progress, TaskProgress, silent
-from luigi_tasks.records import BackboneRecord, Entry, FeaturesRecord, Inventory, Plan, ReadPicture
-from luigi_tasks.settings import PipelineSettings, Portions, load_settings
-from luigi_tasks.store import Store, open_store
-from luigi_tasks.targets import (
-    AnnouncementTarget,
-    ChannelTarget,
-    DocumentTarget,
-    FreshSignaturesTarget,
-    PendingTarget,
-    content_key,
-)
+from luigi_tasks.settings.sections import load_settings
+from luigi_tasks.storage.cache import ContentCache
+from luigi_tasks.storage.documents import DocumentTarget, content_key
+from luigi_tasks.storage.store import Store, open_store
+from luigi_tasks.targets import AnnouncementTarget, ChannelTarget, FreshSignaturesTarget, PendingTarget
+from luigi_tasks.training.cluster import cluster_size
+from luigi_tasks.training.records import FeaturesRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
 
-    from luigi_tasks.feature_batches import FeatureRows
+    from luigi_tasks.settings.values import PipelineSettings, Portions
+    from luigi_tasks.training.features import FeatureRows
 
 # Raised when a step would make something else from the same input.
 PLAN_VERSION = 2
@@ -195,14 +192,14 @@ class PipelineTask(luigi.Task):
 
     def load_pixels(self, pictures: Any, height: int, width: int) -> Any:  # noqa: ANN401
         """Return (N, height, width, 3) uint8 pixels of the snapshot's pictures."""
-        from luigi_tasks.pictures import load_pixels  # noqa: PLC0415 - a run with nothing to do skips it
+        from luigi_tasks.dataset.pixels import load_pixels  # noqa: PLC0415 - a run with nothing to do skips it
 
         cache = self.pixel_cache(height, width)
         return load_pixels(self.source, pictures, height, width, self.progress, cache)
 
     def pixel_cache(self, height: int, width: int) -> Any:  # noqa: ANN401 - imported as above
         """This machine's decoded pictures of one size."""
-        from luigi_tasks.pixel_cache import PixelCache  # noqa: PLC0415 - as above
+        from luigi_tasks.dataset.pixel_cache import PixelCache  # noqa: PLC0415 - as above
 
         return PixelCache(self.settings.dataset.cache_dir / "pixels", height, width)
 
@@ -276,7 +273,7 @@ class ReadBatch(PipelineTask):
 
     def work(self) -> None:
         """Read every picture of the batch."""
-        from luigi_tasks.pictures import read_pictures  # noqa: PLC0415
+        from luigi_tasks.dataset.pixels import read_pictures  # noqa: PLC0415
 
         size = self.settings.model.input_size
         found = [one.pictures for one in self.clone(DatasetSnapshot).plan.new if one.key == self.batch]
@@ -305,8 +302,8 @@ class DatasetSnapshot(PipelineTask):
 
     def work(self) -> None:
         """Put together what is known and what was read."""
-        from luigi_tasks.records import SnapshotSummary  # noqa: PLC0415
-        from luigi_tasks.snapshot import make_snapshot  # noqa: PLC0415
+        from luigi_tasks.dataset.records import SnapshotSummary  # noqa: PLC0415
+        from luigi_tasks.dataset.snapshot import make_snapshot  # noqa: PLC0415
 
         target, plan = self.own_target(), self.plan
         gone = set(plan.gone)
@@ -347,7 +344,7 @@ class TuneBackbone(PipelineTask):
 
     def work(self) -> None:
         """Train; the weights lie beside the record, and are there before it."""
-        from luigi_tasks.candidate import tune_on_snapshot  # noqa: PLC0415
+        from luigi_tasks.quantization.candidate import tune_on_snapshot  # noqa: PLC0415
 
         target = self.own_target()
         weights, record = tune_on_snapshot(self, target)
@@ -410,7 +407,7 @@ class ConvertBackbone(SchemeTask):
 
     def work(self) -> None:
         """Calibrate and convert; the forms lie beside the record, and are there before it."""
-        from luigi_tasks.candidate import convert_on_snapshot  # noqa: PLC0415
+        from luigi_tasks.quantization.candidate import convert_on_snapshot  # noqa: PLC0415
 
         target = self.own_target()
         forms, record = convert_on_snapshot(self)
@@ -458,8 +455,11 @@ class BackboneFeatures(SchemeTask):
 
     def make(self) -> FeatureRows:
         """Compute, save and return the features."""
-        from luigi_tasks.feature_batches import compute_rows, digest_of  # noqa: PLC0415
-        from luigi_tasks.train import choose_rows  # noqa: PLC0415
+        from luigi_tasks.training.features import (  # noqa: PLC0415
+            choose_rows,
+            compute_rows,
+            digest_of,
+        )
 
         s, target = self.settings, self.own_target()
         read = {one.sha256: one for one in self._read_pictures() if not one.fault}
@@ -486,7 +486,7 @@ class BackboneFeatures(SchemeTask):
 
     def load(self) -> FeatureRows:
         """Return the features; what the store has broken is computed again."""
-        from luigi_tasks.feature_batches import unpack_rows  # noqa: PLC0415
+        from luigi_tasks.training.features import unpack_rows  # noqa: PLC0415
 
         target = self.own_target()
         record = target.load(FeaturesRecord)
@@ -547,7 +547,7 @@ class TrainModel(SchemeTask):
 
     def work(self) -> None:
         """Train; the head lies beside the record, and is there before it."""
-        from luigi_tasks.candidate import train_on_features  # noqa: PLC0415
+        from luigi_tasks.quantization.candidate import train_on_features  # noqa: PLC0415
 
         train_on_features(self, self.own_target())
 
@@ -569,7 +569,7 @@ class QuantizeModel(PipelineTask):
         return tuple(tried)
 
     def _holds(self, target: DocumentTarget) -> bool:
-        from luigi_tasks.records import TrainingRecord  # noqa: PLC0415
+        from luigi_tasks.training.records import TrainingRecord  # noqa: PLC0415
 
         record, limits = target.load(TrainingRecord), self.settings.gate
         return (
@@ -602,7 +602,7 @@ class QuantizeModel(PipelineTask):
 
     def work(self) -> None:
         """Write the head into the backbone's file."""
-        from luigi_tasks.candidate import assemble_candidate  # noqa: PLC0415
+        from luigi_tasks.quantization.candidate import assemble_candidate  # noqa: PLC0415
 
         target = self.own_target()
         model, candidate = assemble_candidate(self)
@@ -621,7 +621,7 @@ class EvaluateModel(PipelineTask):
         target = self.clone(QuantizeModel).output()
         if isinstance(target, PendingTarget) or not target.exists():
             return PendingTarget()
-        from luigi_tasks.records import Candidate  # noqa: PLC0415
+        from luigi_tasks.quantization.records import Candidate  # noqa: PLC0415
 
         release = target.load(Candidate).release
         champion = self.champion(release)
@@ -641,7 +641,7 @@ class EvaluateModel(PipelineTask):
 
     def work(self) -> None:
         """Measure, judge and write the report."""
-        from luigi_tasks.judging import judge_candidate  # noqa: PLC0415
+        from luigi_tasks.release.history import judge_candidate  # noqa: PLC0415
 
         target = self.own_target()
         evaluation, report = judge_candidate(self)
@@ -671,9 +671,9 @@ class PublishRelease(PipelineTask):
 
     def work(self) -> None:
         """Sign and upload: data first, pointer last."""
-        from luigi_tasks.judging import assemble_release  # noqa: PLC0415
-        from luigi_tasks.patches import make_patches  # noqa: PLC0415
-        from luigi_tasks.publish import point_channel  # noqa: PLC0415
+        from luigi_tasks.release.channel import point_channel  # noqa: PLC0415
+        from luigi_tasks.release.history import assemble_release  # noqa: PLC0415
+        from luigi_tasks.release.patches import make_patches  # noqa: PLC0415
 
         rules = self.settings.release
         release = load_evaluation(self.input()).release
@@ -745,7 +745,7 @@ class Deploy(PipelineTask):
                 "Release %s is not published, the gate refused it: %s", evaluation.release, reasons
             )
         repository = open_repository(self.settings)
-        if repository.load().needs_renewal():
+        if repository.needs_renewal():
             repository.renew()
 
 
@@ -769,7 +769,7 @@ class RollBack(luigi.Task):
 
     def run(self) -> None:
         """Publish the older release under newer metadata, then announce."""
-        from luigi_tasks.publish import roll_channel_back  # noqa: PLC0415
+        from luigi_tasks.release.channel import roll_channel_back  # noqa: PLC0415
 
         settings = load_settings()
         channel = settings.release.channel
@@ -783,7 +783,7 @@ class RollBack(luigi.Task):
 
 def load_snapshot(task: PipelineTask) -> Any:  # noqa: ANN401 - Snapshot is imported only where one is read
     """Return the full list of pictures of the task's listing."""
-    from luigi_tasks.records import Snapshot  # noqa: PLC0415
+    from luigi_tasks.dataset.records import Snapshot  # noqa: PLC0415
 
     summary = task.clone(DatasetSnapshot).output()
     return DocumentTarget(task.store, summary.folder + "pictures.json").load(Snapshot)
@@ -793,14 +793,14 @@ def load_evaluation(target: DocumentTarget | PendingTarget) -> Any:  # noqa: ANN
     """Return the gate's record, or None if there is none yet."""
     if isinstance(target, PendingTarget) or not target.exists():
         return None
-    from luigi_tasks.records import Evaluation  # noqa: PLC0415
+    from luigi_tasks.gate.records import Evaluation  # noqa: PLC0415
 
     return target.load(Evaluation)
 
 
 def open_repository(settings: PipelineSettings) -> Any:  # noqa: ANN401 - tuf is imported only here
     """Return the signed repository."""
-    from luigi_tasks.repository import open_repository as open_one  # noqa: PLC0415
+    from luigi_tasks.release.repository import open_repository as open_one  # noqa: PLC0415
 
     return open_one(open_store(settings.store), settings.trust)
 
@@ -813,7 +813,7 @@ def channel_target(settings: PipelineSettings, release: str) -> ChannelTarget:
 
 def announcement(settings: PipelineSettings) -> AnnouncementTarget:
     """Return the target of the channel's announcement."""
-    from luigi_tasks.announce import BrokerClient  # noqa: PLC0415
+    from luigi_tasks.release.broker import BrokerClient  # noqa: PLC0415
 
     return AnnouncementTarget(
         open_repository(settings), BrokerClient(settings.broker), settings.release.channel
@@ -822,7 +822,7 @@ def announcement(settings: PipelineSettings) -> AnnouncementTarget:
 
 def announce(settings: PipelineSettings) -> None:
     """Announce what the channel points to."""
-    from luigi_tasks.announce import BrokerClient  # noqa: PLC0415
+    from luigi_tasks.release.broker import BrokerClient  # noqa: PLC0415
 
     channel = settings.release.channel
     pointer = open_repository(settings).load().channel(channel)
@@ -846,7 +846,7 @@ def lineage_key(release: str) -> str:
 
 def load_summary(task: PipelineTask) -> Any:  # noqa: ANN401 - as in load_snapshot
     """Return what most steps need of the snapshot, or None if it is not there yet."""
-    from luigi_tasks.records import SnapshotSummary  # noqa: PLC0415
+    from luigi_tasks.dataset.records import SnapshotSummary  # noqa: PLC0415
 
     target = task.clone(DatasetSnapshot).output()
     return target.load(SnapshotSummary) if target.exists() else None
@@ -857,7 +857,7 @@ def _form_key(target: DocumentTarget, form: str, sha256: str) -> str:
 
 
 def _network(settings: PipelineSettings) -> dict[str, object]:
-    from luigi_tasks.backbones import weights_digest  # noqa: PLC0415
+    from luigi_tasks.backbone.weights import weights_digest  # noqa: PLC0415
 
     weights = weights_digest(settings.model)
     return {**_plain(settings.model), "weights": weights, "preprocessing": PREPROCESSING_ID}
@@ -868,28 +868,6 @@ def _lessons(settings: PipelineSettings) -> dict[str, object]:
     lessons = {**_plain(settings.training), "preprocessing": PREPROCESSING_ID, "views": VIEWS_VERSION}
     # What the machines are called changes nothing; how many tune together does: each sees its own share.
     return lessons | {"cluster": cluster_size(settings.training.cluster) if tunes(settings) else 0}
-
-
-# The listing that named the last task, so that making its plan lists no bucket again; and when.
-_listed: dict[str, tuple[float, str, tuple[Entry, ...]]] = {}
-# Luigi asks for a new task's parameters twice, at once one after the other.
-ASKED_AGAIN_S = 1.0
-
-
-def _list_once(settings: PipelineSettings) -> str:
-    url = settings.dataset.url
-    at, digest, _ = _listed.get(url, (-math.inf, "", ()))
-    if time.monotonic() - at > ASKED_AGAIN_S:
-        listing = open_source(settings.dataset, settings.store).listing()
-        digest = listing_digest(listing)
-        _listed.clear()
-        _listed[url] = (time.monotonic(), digest, listing)
-    return digest
-
-
-def _recall_listing(url: str, digest: str) -> tuple[Entry, ...]:
-    _, known, listing = _listed.get(url, (0.0, "", ()))
-    return listing if known == digest else ()
 
 
 def _with_dataset(settings: PipelineSettings, url: str) -> PipelineSettings:

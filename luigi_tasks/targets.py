@@ -5,33 +5,13 @@ A target exists when the world already is as the task would make it.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import luigi
 
-from edge_client.contract.documents import Document, decode_document, encode_compact, encode_document
-from luigi_tasks.store import StoreConflictError
-
 if TYPE_CHECKING:
-    from luigi_tasks.announce import BrokerClient
-    from luigi_tasks.repository import ReleaseRepository
-    from luigi_tasks.store import Store
-
-DOCUMENT_LIMIT_BYTES = 256 << 20  # a snapshot of a million pictures
-
-DocumentT = TypeVar("DocumentT", bound=Document)
-
-
-def content_key(*parts: object) -> str:
-    """Return 20 hex digits that name a result by all that decides it.
-
-    Args:
-        parts: JSON values; equal parts give equal keys on every machine.
-    """
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    from luigi_tasks.release.broker import BrokerClient
+    from luigi_tasks.release.repository import ReleaseRepository
 
 
 class PendingTarget(luigi.Target):
@@ -40,49 +20,6 @@ class PendingTarget(luigi.Target):
     def exists(self) -> bool:
         """Never."""
         return False
-
-
-class DocumentTarget(luigi.Target):
-    """A JSON document at a content-addressed key; written last, it says that a step is done."""
-
-    def __init__(self, store: Store, key: str) -> None:
-        self.store = store
-        self.key = key
-        self._seen = False
-
-    @property
-    def folder(self) -> str:
-        """Key of the folder that the step's other results lie in, ending in /."""
-        return self.key.rsplit("/", 1)[0] + "/"
-
-    def exists(self) -> bool:
-        """Whether the step is done; once seen, it stays done."""
-        self._seen = self._seen or self.store.exists(self.key)
-        return self._seen
-
-    def load(self, kind: type[DocumentT]) -> DocumentT:
-        """Read the document.
-
-        Raises: InputError if somebody broke it, TransportError if it is gone.
-        """
-        data = self.store.read(self.key)
-        return decode_document(kind, data, source=self.store.url(self.key), limit_bytes=DOCUMENT_LIMIT_BYTES)
-
-    def save(self, document: Document) -> None:
-        """Write the document in one step."""
-        self.store.put(self.key, encode_document(document), content_type="application/json")
-
-    def save_list(self, document: Document) -> None:
-        """Write a document of very many parts, not for people to read."""
-        self.store.put(self.key, encode_compact(document), content_type="application/json")
-
-    def save_first(self, document: DocumentT) -> DocumentT:
-        """Write the document unless there is one; return the one that is there then."""
-        try:
-            self.store.put_if_unchanged(self.key, encode_compact(document), None)
-        except StoreConflictError:
-            return self.load(type(document))
-        return document
 
 
 class ChannelTarget(luigi.Target):
@@ -116,7 +53,7 @@ class FreshSignaturesTarget(luigi.Target):
 
     def exists(self) -> bool:
         """Whether there is nothing to renew (also where nothing is published yet)."""
-        return not self.repository.load().needs_renewal()
+        return not self.repository.needs_renewal()
 
 
 class AnnouncementTarget(luigi.Target):

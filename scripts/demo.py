@@ -33,7 +33,7 @@ from pipeline_under_test import REPORT_IMPORTS
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from luigi_tasks.keys import make_keys
+from luigi_tasks.release.keys import make_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,7 +169,7 @@ class Demo:
 
     def make_digits(self) -> Path:
         """Write out the digits that scikit-learn ships."""
-        from luigi_tasks.dataset import write_digits  # noqa: PLC0415 - scikit-learn takes a second
+        from luigi_tasks.dataset.presets import write_digits  # noqa: PLC0415 - scikit-learn takes a second
 
         return write_digits(self.work / "cache")
 

@@ -56,7 +56,7 @@ class PipelineUnderTest:
         self._changes: dict[str, dict[str, object]] = settings or {}
 
     def __enter__(self) -> Self:
-        from luigi_tasks.keys import make_keys  # noqa: PLC0415
+        from luigi_tasks.release.keys import make_keys  # noqa: PLC0415
 
         make_keys(self.keys)
         self.configure()

@@ -13,7 +13,7 @@ from local_services import MqttBroker, ObjectStore, Scheduler
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from luigi_tasks.settings import StoreSettings
+    from luigi_tasks.settings.values import StoreSettings
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -117,7 +117,7 @@ def scheduler() -> Iterator[Scheduler]:
 @pytest.fixture
 def store_settings(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> StoreSettings:
     """A prefix of its own in the real bucket, with the pipeline's credentials in the environment."""
-    from luigi_tasks.settings import StoreSettings  # noqa: PLC0415 - the device's environments have no Luigi
+    from luigi_tasks.settings.values import StoreSettings  # noqa: PLC0415 - the device's environments have no Luigi
 
     for name, value in object_store.credentials().items():
         monkeypatch.setenv(name, value)

@@ -49,7 +49,7 @@ def test_the_contract_imports_no_transport_either():
 
 def test_starting_the_daemon_loads_neither_tuf_nor_a_signature_library():
     """What is only needed to update does not stay in memory of a device that serves."""
-    assert not imported_by(IMPORT_ONE.format(module="edge_client.daemon")) & {
+    assert not imported_by(IMPORT_ONE.format(module="edge_client.daemon.daemon")) & {
         "tuf",
         "securesystemslib",
         "cryptography",
@@ -78,15 +78,18 @@ def test_the_device_never_imports_the_pipeline():
 def test_each_outside_party_has_one_room():
     """boto3, paho and tuf are each talked to in one place of each side."""
     rooms = {
-        "boto3": {"luigi_tasks/store.py"},
-        "paho": {"luigi_tasks/announce.py", "edge_client/mqtt.py"},
+        "boto3": {"luigi_tasks/storage/store.py"},
+        "paho": {"luigi_tasks/release/broker.py", "edge_client/reporting/broker.py"},
         "tuf": {
-            "luigi_tasks/repository.py",
-            "luigi_tasks/signing.py",
-            "luigi_tasks/keys.py",
-            "edge_client/update/trust.py",
-            "edge_client/update/fetcher.py",
-            "edge_client/update/transfer.py",
+            "luigi_tasks/release/repository.py",
+            "luigi_tasks/release/published.py",
+            "luigi_tasks/release/signing.py",
+            "luigi_tasks/release/keys.py",
+            "edge_client/repository/trusted.py",
+            "edge_client/repository/fetcher.py",
+            "edge_client/repository/http_fetcher.py",
+            "edge_client/repository/bundle_fetcher.py",
+            "edge_client/repository/transfer.py",
         },
     }
     for package in ("edge_client", "luigi_tasks"):

@@ -109,3 +109,7 @@ def _beside(channel: str) -> str:
 
 def _device(fleet: str, device_id: str) -> str:
     return f"edge/{check_name(fleet, 'fleet')}/devices/{check_name(device_id, 'device id')}"
+
+
+# Devices do not fetch it: 200 pictures are 13 kB.
+CALIBRATION_FILE = "calibration.json"

@@ -22,7 +22,7 @@ from PIL import Image
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import InboxRecord
-from edge_client.files import disk_errors, write_durably
+from edge_client.disk import disk_errors, write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_client.contract.messages import Result
-    from edge_client.inbox import InboxSettings
+    from edge_client.settings.frames import InboxSettings
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import InboxFigures
-from edge_client.inbox import INBOX_DIR, why_keep
 from edge_client.inbox.keeper import FrameKeeper
+from edge_client.inbox.selection import INBOX_DIR, why_keep
 from edge_client.inbox.upload import upload_in_child
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge_client.inbox import View
-    from edge_client.settings import Settings
+    from edge_client.inbox.selection import View
+    from edge_client.settings.file import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from edge_client.children import describe_death, environment, python_command
 from edge_client.contract.documents import Document, decode_document
 from edge_client.contract.errors import DeviceError, InputError
-from edge_client.update.child import describe_death, environment, python_command
 
 if TYPE_CHECKING:
-    from edge_client.settings import Settings
+    from edge_client.settings.file import Settings
 
 _REPORT_LIMIT_BYTES = 65536
 

@@ -16,22 +16,23 @@ from typing import TYPE_CHECKING
 
 import urllib3
 
+from edge_client.children import be_first_to_go, die_with_parent, leave
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import EdgeError, SettingsError, TransportError
 from edge_client.contract.names import inbox_key
-from edge_client.files import disk_errors
-from edge_client.inbox import INBOX_DIR
+from edge_client.disk import disk_errors
 from edge_client.inbox.keeper import forget, kept_records
+from edge_client.inbox.selection import INBOX_DIR
 from edge_client.inbox.upload import UploadReport
-from edge_client.settings import read_credentials
-from edge_client.update.child import be_first_to_go, die_with_parent, leave
-from edge_client.update.fetcher import describe_refusal, innermost_reason, open_pool
-from edge_client.update.sigv4 import sign_put
+from edge_client.repository.http_fetcher import describe_refusal, innermost_reason, open_pool
+from edge_client.repository.sigv4 import sign_put
+from edge_client.settings.update import read_credentials
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_client.settings import Settings, StoreCredentials
+    from edge_client.settings.file import Settings
+    from edge_client.settings.update import StoreCredentials
 
 _WRITTEN = {200, 201, 204}
 # Somebody wrote an object of this name before: with the digest in it, that is this one.

@@ -12,8 +12,9 @@ import numpy as np
 from edge_client.contract import names
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.preprocessing import PREPROCESSING_ID, fit_pixels, input_table
-from edge_client.files import disk_errors, read_release
+from edge_client.disk import disk_errors
 from edge_client.inference.runtime import load_interpreter
+from edge_client.releases import read_release
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import math
 import os
 import queue
 import shlex
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
 
     from edge_client.contract.messages import Result
     from edge_client.inference.classifier import Classification
+    from edge_client.settings.results import ActionSettings
 
 logger = logging.getLogger(__name__)
 
@@ -28,54 +27,6 @@ WAITING_AT_MOST = 10
 _STOP_S = 2.0
 # Where the keys of the store may stand (`settings.read_credentials`): a command is somebody else's program.
 _SECRETS = "AWS_"
-
-
-@dataclasses.dataclass(frozen=True)
-class ActionSettings:
-    """Section [action].
-
-    Attributes:
-        labels: Labels that are watched, with commas between; empty: no action.
-        on_command: Run when one of them comes: program and arguments, without a shell.
-        off_command: Run when it goes.
-        threshold: A label has come once its score is at least this.
-        release_below: It has gone once its score is below this.
-        hold_off_s: Least time between two changes of a label.
-        timeout_s: A command that takes longer is killed.
-    """
-
-    labels: str = ""
-    on_command: str = ""
-    off_command: str = ""
-    threshold: float = 0.8
-    release_below: float = 0.5
-    hold_off_s: float = 5.0
-    timeout_s: float = 30.0
-
-    def names(self) -> tuple[str, ...]:
-        """Labels that are watched."""
-        return tuple(name for part in self.labels.split(",") if (name := part.strip()))
-
-    def faults(self) -> tuple[str, ...]:
-        """Say what is wrong with the settings, each with its way out; empty if nothing is."""
-        found = []
-        if not 0 < self.release_below <= self.threshold <= 1:
-            found.append(
-                f"threshold {self.threshold} and release_below {self.release_below}: give scores above 0, at "
-                "most 1, release_below not above threshold"
-            )
-        if not (math.isfinite(self.hold_off_s) and self.hold_off_s >= 0):
-            found.append(f"hold_off_s {self.hold_off_s}: give seconds, 0 or more")
-        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
-            found.append(f"timeout_s {self.timeout_s}: give seconds, above 0")
-        if self.names() and not (self.on_command or self.off_command):
-            found.append("labels are watched for nothing: give on_command or off_command")
-        for name, command in (("on_command", self.on_command), ("off_command", self.off_command)):
-            try:
-                shlex.split(command)
-            except ValueError as e:
-                found.append(f"{name} {command!r}: {e}; close each quote")
-        return tuple(found)
 
 
 class Trigger:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from edge_client.sinks import DEFAULT_MAX_BYTES
+from edge_client.settings.results import DEFAULT_MAX_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path

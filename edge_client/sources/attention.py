@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edge_client.sources import Frame, Source
-    from edge_client.sources.region import Region
+    from edge_client.settings.region import Region
+    from edge_client.sources.source import Frame, Source
 
 # Frames are compared as mosaics of about so many tiles along the longer side ...
 _TILES = 32

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.preprocessing import decode_picture
-from edge_client.sources import Frame, Pace
+from edge_client.sources.source import Frame, Pace
 
 if TYPE_CHECKING:
     import threading

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.preprocessing import decode_picture
-from edge_client.sources import Frame, Pace
 from edge_client.sources.driver import SILENT_S
 from edge_client.sources.files import is_picture_name
+from edge_client.sources.source import Frame, Pace
 
 if TYPE_CHECKING:
     import threading

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import DeviceError
-from edge_client.sources import Frame, Pace
 from edge_client.sources.driver import DriverWatch
+from edge_client.sources.source import Frame, Pace
 
 if TYPE_CHECKING:
     import threading

@@ -9,9 +9,9 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edge_client.contract.errors import DeviceError
-from edge_client.sources import Frame, Pace
 from edge_client.sources.driver import SILENT_S, DriverWatch
 from edge_client.sources.newest import NewestFrame
+from edge_client.sources.source import Frame, Pace
 
 if TYPE_CHECKING:
     import threading

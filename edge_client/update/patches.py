@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError, EdgeError, InputError, TrustError
 from edge_client.contract.names import COMPRESSED_MODEL_FILE, MODEL_FILE, patch_file, release_target
-from edge_client.files import disk_errors, write_durably
+from edge_client.disk import disk_errors, write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from edge_client.update.trust import TrustedRepository
+    from edge_client.repository.trusted import TrustedRepository
 
 logger = logging.getLogger(__name__)
 

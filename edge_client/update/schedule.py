@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_client.announcements import Ring
-    from edge_client.settings import UpdateSettings
+    from edge_client.settings.update import UpdateSettings
+    from edge_client.update.triggers import Ring
 
 # After a lost connection, or when the store does not show yet what was announced (a CDN may lag).
 RETRY_DELAYS_S = (2.0, 5.0, 15.0, 60.0, 300.0)

@@ -20,11 +20,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_client.contract.documents import Document, decode_document, encode_document
-from edge_client.contract.errors import DeviceError, EdgeError, InputError
-from edge_client.contract.names import check_name
-from edge_client.files import read_release
-from edge_client.update.child import (
+from edge_client.children import (
     be_first_to_go,
     describe_death,
     die_with_parent,
@@ -32,6 +28,10 @@ from edge_client.update.child import (
     self_test_command,
     start,
 )
+from edge_client.contract.documents import Document, decode_document, encode_document
+from edge_client.contract.errors import DeviceError, EdgeError, InputError
+from edge_client.contract.names import check_name
+from edge_client.releases import read_release
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

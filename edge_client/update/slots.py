@@ -22,8 +22,7 @@ import msgspec
 from edge_client.contract.documents import Document, decode_document, encode_document
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.names import RELEASE_FILE, check_name
-from edge_client.files import disk_errors, sync_folder, write_durably
-from edge_client.update.probation import ProbationRecord  # noqa: TC001 - msgspec resolves it at run time
+from edge_client.disk import disk_errors, sync_folder, write_durably
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -323,3 +322,25 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+class ProbationRecord(Document, frozen=True, kw_only=True):
+    """What survives a restart.
+
+    Attributes:
+        release: Release on probation.
+        crashes: Ends of the daemon without warning, one after the other; see `STOPPED`.
+        power_cuts: Ends with the whole machine.
+        boot: Boot in which it was written; see `files.boot_id`.
+        seconds: For which it has gone on, before the last clean end.
+        latency_ms: Median of the release before; None if it answered too little.
+        unsure_share: Share of its answers that were unsure; None likewise.
+    """
+
+    release: str
+    crashes: int = 0
+    power_cuts: int = 0
+    boot: str = ""
+    seconds: float = 0.0
+    latency_ms: float | None = None
+    unsure_share: float | None = None

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_client.inference.swap import ClassifierHolder
-from edge_client.settings import StoreSettings, UpdateSettings
-from edge_client.update.fetcher import StoreFetcher
+from edge_client.repository.http_fetcher import StoreFetcher
+from edge_client.repository.trusted import TrustedRepository
+from edge_client.serving.activation import let_serve
+from edge_client.serving.holder import ClassifierHolder
+from edge_client.settings.update import StoreSettings, UpdateSettings
+from edge_client.update.check import Decision, ReleaseUpdater, UpdateOutcome
+from edge_client.update.refusals import this_software
 from edge_client.update.slots import Slots
-from edge_client.update.trust import TrustedRepository
-from edge_client.update.updater import Decision, ReleaseUpdater, UpdateOutcome, let_serve, this_software
 from tests.fakes.device_daemon import DaemonUnderTest, Watcher
 from tests.fakes.tiny_model import plain_picture
 from tests.fakes.tuf_repository import TufRepository

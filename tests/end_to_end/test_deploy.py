@@ -51,14 +51,14 @@ def steps_run(log: str) -> list[str]:
 
 def state_of(pipeline, monkeypatch):
     """What is published now, verified with the pipeline's root."""
-    from luigi_tasks.repository import ReleaseRepository  # noqa: PLC0415
+    from luigi_tasks.release.repository import ReleaseRepository  # noqa: PLC0415
 
     return ReleaseRepository(*parts_of(pipeline, monkeypatch)).load()
 
 
 def parts_of(pipeline, monkeypatch):
-    from luigi_tasks.settings import StoreSettings, TrustSettings  # noqa: PLC0415
-    from luigi_tasks.store import Store  # noqa: PLC0415
+    from luigi_tasks.settings.values import StoreSettings, TrustSettings  # noqa: PLC0415
+    from luigi_tasks.storage.store import Store  # noqa: PLC0415
 
     for name, value in pipeline.store.credentials().items():
         monkeypatch.setenv(name, value)
@@ -70,8 +70,8 @@ def parts_of(pipeline, monkeypatch):
 
 
 def announced(pipeline, channel: str) -> str | None:
-    from luigi_tasks.announce import BrokerClient  # noqa: PLC0415
-    from luigi_tasks.settings import BrokerSettings  # noqa: PLC0415
+    from luigi_tasks.release.broker import BrokerClient  # noqa: PLC0415
+    from luigi_tasks.settings.values import BrokerSettings  # noqa: PLC0415
 
     broker = pipeline.broker
     return BrokerClient(

@@ -8,16 +8,16 @@ import pytest
 from local_services import Scheduler
 from pipeline_under_test import PipelineUnderTest
 
-from edge_client.settings import StoreCredentials, StoreSettings
-from edge_client.update.fetcher import StoreFetcher
-from edge_client.update.trust import TrustedRepository
+from edge_client.repository.http_fetcher import StoreFetcher
+from edge_client.repository.trusted import TrustedRepository
+from edge_client.settings.update import StoreCredentials, StoreSettings
 
 pytest.importorskip("luigi", reason="the device's environments have no Luigi")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_after_a_theft_the_next_deploy_publishes_anew_without_training(tmp_path, scheduler):
-    from luigi_tasks.keys import main  # noqa: PLC0415 - after the check for Luigi
+    from luigi_tasks.edge_keys import main  # noqa: PLC0415 - after the check for Luigi
 
     with PipelineUnderTest(tmp_path, scheduler=scheduler) as pipeline:
         pipeline.write_digits(per_class=20)

@@ -110,9 +110,9 @@ def test_three_workers_share_the_batches_and_survive_the_loss_of_one(tmp_path, s
 def accuracy_of(pipeline: PipelineUnderTest, monkeypatch: pytest.MonkeyPatch) -> float:
     """Hold-out accuracy of the pipeline's only candidate, measured on its int8 file."""
     from edge_client.contract.documents import decode_document  # noqa: PLC0415 - as above
-    from luigi_tasks.records import Evaluation  # noqa: PLC0415
-    from luigi_tasks.settings import StoreSettings  # noqa: PLC0415
-    from luigi_tasks.store import Store  # noqa: PLC0415
+    from luigi_tasks.gate.records import Evaluation  # noqa: PLC0415
+    from luigi_tasks.settings.values import StoreSettings  # noqa: PLC0415
+    from luigi_tasks.storage.store import Store  # noqa: PLC0415
 
     for name, value in pipeline.store.credentials().items():
         monkeypatch.setenv(name, value)
@@ -146,7 +146,7 @@ def test_two_machines_tune_one_network_as_well_as_one_does(tmp_path, scheduler, 
             pipeline.write_digits(per_class=60)
             others = [
                 subprocess.Popen(
-                    [sys.executable, "-m", "luigi_tasks.cluster_worker", "--index", str(index)],
+                    [sys.executable, "-m", "luigi_tasks.edge_tune", "--index", str(index)],
                     env=pipeline.environment(),
                     cwd=folder,
                     stdout=subprocess.PIPE,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from luigi_tasks.settings import DatasetSettings
+from luigi_tasks.settings.values import DatasetSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

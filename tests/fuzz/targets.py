@@ -22,21 +22,20 @@ from PIL import Image
 from tuf.api.exceptions import DownloadError
 from tuf.api.metadata import Metadata
 
-from edge_client.announcements import read_announcement
 from edge_client.contract import messages, release
 from edge_client.contract.documents import Document, decode_document, encode_document
 from edge_client.contract.errors import DeviceError, EdgeError, InputError, TransportError, TrustError
 from edge_client.contract.messages import Announcement
 from edge_client.contract.names import LABELS_FILE, MODEL_FILE, RELEASE_FILE, release_target
 from edge_client.contract.preprocessing import decode_picture, fit_pixels
-from edge_client.files import read_release
 from edge_client.inference.classifier import classifier_from_release
-from edge_client.update.bundle import BundleFetcher
-from edge_client.update.fetcher import Fetcher, absent
+from edge_client.releases import needed_files, read_release
+from edge_client.repository.bundle_fetcher import BundleFetcher
+from edge_client.repository.fetcher import Fetcher, absent
+from edge_client.repository.trusted import TrustedRepository
 from edge_client.update.patches import unpack
 from edge_client.update.selftest import SelfTestError, Verdict, run_self_test
-from edge_client.update.trust import TrustedRepository
-from edge_client.update.updater import needed_files
+from edge_client.update.triggers import read_announcement
 from tests.fakes.patches import zstd_patch
 from tests.fakes.tiny_model import tiny_model
 from tests.fakes.tiny_release import tiny_release, write_release

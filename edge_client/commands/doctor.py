@@ -1,0 +1,308 @@
+"""`edge-client doctor`: is everything there that this device needs, and if not, what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import logging
+import os
+import shlex
+import shutil
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import DeviceError, EdgeError, SettingsError
+from edge_client.contract.names import probe_topic
+from edge_client.disk import disk_errors
+from edge_client.inference.runtime import runtime_name
+from edge_client.releases import read_release
+from edge_client.settings.file import of_channels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from edge_client.settings.file import Settings
+    from edge_client.sources.source import Source
+
+logger = logging.getLogger(__name__)
+
+CAMERAS = {"video", "picamera"}
+# A camera that takes longer for its first picture is of no use.
+CAMERA_S = 15.0
+# A network may know a thousand.
+_LABELS_SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What.
+        passed: Whether it is as it should be.
+        detail: What was found; on a failure also the way out.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def examine(
+    settings: Settings,
+    clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.timezone.utc),
+) -> tuple[Check, ...]:
+    """Make all checks; changes nothing but a probe file in the state folder, which it removes."""
+    checks: Sequence[tuple[str, Callable[[], str]]] = (
+        ("runtime", runtime_name),
+        ("clock", lambda: _check_clock(clock())),
+        ("state folder", lambda: _check_state(settings)),
+        ("root of trust", lambda: _check_root(settings)),
+        ("store", lambda: _check_store(settings)),
+        ("broker", lambda: _check_broker(settings)),
+        ("source", lambda: _check_source(settings)),
+        *(
+            (f"release of {one.device.channel}", functools.partial(_check_release, one))
+            for one in of_channels(settings)
+        ),
+        ("inbox", lambda: _check_inbox(settings)),
+        *((name, functools.partial(check, settings)) for name, check in _wanted(settings)),
+    )
+    return tuple(_make(name, check) for name, check in checks)
+
+
+def _wanted(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], str]]]:
+    """Checks of what most devices do not use."""
+    if settings.sinks.json_lines not in {"", "-"}:
+        yield "json lines", _check_json_lines
+    if settings.action.names():
+        yield "action", _check_action
+    if settings.metrics.port:
+        yield "metrics", _check_metrics
+
+
+def _make(name: str, check: Callable[[], str]) -> Check:
+    try:
+        return Check(name, passed=True, detail=check())
+    except EdgeError as e:
+        return Check(name, passed=False, detail=str(e))
+    except Exception as e:
+        # The other checks are wanted all the more.
+        logger.debug("%s", name, exc_info=True)
+        return Check(name, passed=False, detail=f"unexpected {type(e).__name__}: {e}; please report it")
+
+
+def _check_clock(now: datetime.datetime) -> str:
+    from edge_client.repository.clock import check_clock  # noqa: PLC0415
+
+    check_clock(now)
+    return now.isoformat(timespec="seconds")
+
+
+def _check_state(settings: Settings) -> str:
+    folder, update = settings.device.state_dir, settings.update
+    with disk_errors(folder):
+        found = _probe(folder) if folder.exists() else _check_makeable(folder)
+        free = shutil.disk_usage(folder if folder.exists() else _above(folder)).free
+    wanted = update.min_free_bytes + update.max_release_bytes
+    if free < wanted:
+        msg = (
+            f"{folder}: {free // 1_000_000} MB free; a largest release and the reserve take "
+            f"{wanted // 1_000_000} MB ([update] max_release_bytes, min_free_bytes); make room"
+        )
+        raise DeviceError(msg)
+    return f"{folder}: {found}, {free // 1_000_000} MB free"
+
+
+def _probe(folder: Path) -> str:
+    """Write a file that goes again at once. Raises: OSError."""
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"probe")
+        os.fsync(probe.fileno())
+    return "writable"
+
+
+def _check_makeable(path: Path) -> str:
+    """See whether this user may make a file or folder, and what it lies in, without making it.
+
+    Raises: DeviceError.
+    """
+    above = _above(path)
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        msg = f"{path}: cannot be made: {above} is not writable by this user; change its owner or the setting"
+        raise DeviceError(msg)
+    return "not there yet, `edge-client run` makes it"
+
+
+def _above(path: Path) -> Path:
+    """What is there of the folders that a path lies in."""
+    return next(folder for folder in path.parents if folder.exists())
+
+
+def _check_root(settings: Settings) -> str:
+    from edge_client.repository.trusted import describe_root  # noqa: PLC0415 - imports python-tuf
+    from edge_client.settings.update import read_root  # noqa: PLC0415
+
+    return describe_root(read_root(settings.trust), str(settings.trust.root))
+
+
+def _check_store(settings: Settings) -> str:
+    from edge_client.repository.opening import open_repository  # noqa: PLC0415 - imports python-tuf
+
+    with open_repository(settings, remember=False) as repository:
+        repository.refresh()
+        channels = [repository.channel(one.device.channel) for one in of_channels(settings)]
+    found = ", ".join(f"channel {one.channel} points to release {one.release}" for one in channels)
+    return f"{settings.store.base_url}: {found}"
+
+
+def _check_broker(settings: Settings) -> str:
+    from edge_client.reporting.broker import try_connection, try_echo  # noqa: PLC0415
+
+    device, broker = settings.device, settings.broker
+    if not broker.host:
+        return "none is set: this device only polls"
+    client_id, address = f"{device.id[:50]}-doctor", f"{broker.host}:{broker.port}"
+    topic = probe_topic(device.fleet, device.id)
+    try_connection(broker, client_id)
+    if not try_echo(broker, client_id, topic):
+        msg = (
+            f"{address}: lets this device in, but what it publishes on {topic} does not come back. With "
+            f"configs/mosquitto.acl [broker] username (now {broker.username!r}) must be the device id, and "
+            "may read and write below edge/+/devices/<id>/"
+        )
+        raise DeviceError(msg)
+    return f"{address}: lets this device in and passes on what it publishes"
+
+
+def _check_source(settings: Settings) -> str:
+    from edge_client.sources.opening import open_source  # noqa: PLC0415
+    from edge_client.state_folder import daemon_runs  # noqa: PLC0415
+
+    source = settings.source
+    found = f"{source.kind} {source.path}".strip()
+    opened = open_source(source)
+    if source.kind == "folder" and not os.path.isdir(os.path.expanduser(source.path)):  # noqa: PTH111, PTH112
+        msg = f"{source.path}: no such folder; create it, or correct [source] path"
+        raise DeviceError(msg)
+    if source.kind not in CAMERAS:
+        return found
+    if daemon_runs(settings.device.state_dir):
+        return f"{found}: in use by the daemon; stop it to try the camera here"
+    return f"{found}: gives {_first_frame(opened)} pixels"
+
+
+def _first_frame(source: Source) -> str:
+    """Take one frame; return its size, for people.
+
+    Raises: DeviceError if none comes.
+    """
+    sizes: list[str] = []
+    faults: list[EdgeError] = []
+    stop = threading.Event()
+
+    def take() -> None:
+        try:
+            for frame in source.frames(stop):
+                sizes.append(f"{frame.pixels.shape[1]}x{frame.pixels.shape[0]}")
+                return
+        except EdgeError as e:
+            faults.append(e)
+
+    # A driver that hangs must not take this with it.
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    thread.join(CAMERA_S)
+    stop.set()
+    if faults:
+        raise faults[0]
+    if not sizes:
+        msg = f"no picture within {CAMERA_S:g} s; check cable, driver, address, and that nothing else uses it"
+        raise DeviceError(msg)
+    return sizes[0]
+
+
+def _check_inbox(settings: Settings) -> str:
+    from edge_client.inbox.keeper import kept_records  # noqa: PLC0415
+    from edge_client.inbox.selection import INBOX_DIR  # noqa: PLC0415
+    from edge_client.settings.update import read_credentials  # noqa: PLC0415
+
+    inbox = settings.inbox
+    if not inbox.keeps:
+        return "no frames are kept for labelling"
+    if inbox.upload and read_credentials(settings.store) is None:
+        msg = "[inbox] upload: needs keys that may write there; name them in [store] access_key_file"
+        raise DeviceError(msg)
+    _check_private_labels(settings)
+    waiting = len(kept_records(settings.device.state_dir / INBOX_DIR))
+    where = f"uploaded to {inbox.base_url or settings.store.base_url}" if inbox.upload else "not uploaded"
+    return f"{waiting} frames wait; they are {where}"
+
+
+def _check_private_labels(settings: Settings) -> None:
+    """Raise SettingsError if a label that must not be seen in a kept frame is one that no release knows."""
+    folders = [folder for one in of_channels(settings) if (folder := _current_slot(one)) is not None]
+    known = {label for folder in folders for label in read_release(folder).labels}
+    if folders and (unknown := settings.inbox.private_labels() - known):
+        msg = (
+            f"[inbox] never_labels: no release here knows {', '.join(sorted(unknown))}, so frames that show "
+            f"it are kept; there are {', '.join(sorted(known)[:_LABELS_SHOWN])}"
+        )
+        raise SettingsError(msg)
+
+
+def _check_release(settings: Settings) -> str:
+    from edge_client.serving.activation import open_slot  # noqa: PLC0415
+
+    folder = _current_slot(settings)
+    if folder is None:
+        return "none yet; `edge-client run` fetches it"
+    open_slot(folder, settings.device.threads)
+    return f"{folder.name} loads and runs"
+
+
+def _current_slot(settings: Settings) -> Path | None:
+    """Folder of the release that serves; None if there is none yet."""
+    from edge_client.update.slots import Slots  # noqa: PLC0415
+
+    slots = Slots(settings.device.state_dir)
+    return None if slots.current is None else slots.folder(slots.current)
+
+
+def _check_json_lines(settings: Settings) -> str:
+    path = Path(settings.sinks.json_lines)
+    if not path.exists():
+        return f"{path}: {_check_makeable(path)}"
+    if path.is_dir() or not os.access(path, os.W_OK):
+        msg = f"{path}: not a file that this user may write; change its owner, or [sinks] json_lines"
+        raise DeviceError(msg)
+    return f"{path}: writable"
+
+
+def _check_action(settings: Settings) -> str:
+    commands = [shlex.split(text) for text in (settings.action.on_command, settings.action.off_command)]
+    programs = [command[0] for command in commands if command]
+    if missing := [program for program in programs if shutil.which(program) is None]:
+        msg = f"{', '.join(missing)}: no such program for this user; install it, or correct [action]"
+        raise DeviceError(msg)
+    return f"{', '.join(programs)}: found"
+
+
+def _check_metrics(settings: Settings) -> str:
+    from edge_client.state_folder import daemon_runs  # noqa: PLC0415
+
+    host, port = settings.metrics.host, settings.metrics.port
+    if daemon_runs(settings.device.state_dir):
+        return f"{host}:{port}: the daemon's"
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind((host, port))
+    except OSError as e:
+        msg = f"[metrics] {host}:{port}: {e.strerror or e}; give a free port"
+        raise SettingsError(msg) from e
+    return f"{host}:{port}: free"

@@ -1,0 +1,114 @@
+"""`edge-client status`: what runs on this device, and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from edge_client.settings.file import load_settings, of_channels
+
+if TYPE_CHECKING:
+    import argparse
+
+    from edge_client.contract.messages import Comparison, DeviceStatus, Drift, InboxFigures, UpdateFigures
+    from edge_client.settings.file import Settings
+
+
+def _status(options: argparse.Namespace) -> int:
+    from edge_client.reporting.status import STATUS_FILE  # noqa: PLC0415
+    from edge_client.state_folder import daemon_runs, refresh_status  # noqa: PLC0415
+
+    settings = load_settings(options.config)
+    channels, state_dir = of_channels(settings), settings.device.state_dir
+    running = daemon_runs(state_dir)
+    fresh = running and refresh_status(state_dir, [one.device.state_dir / STATUS_FILE for one in channels])
+    statuses = [_last_status(one, main=one is settings) for one in channels]
+    if options.json:
+        import msgspec  # noqa: PLC0415
+
+        main, *more = (msgspec.to_builtins(status) for status in statuses)
+        shown = {"running": running, "fresh": fresh, **main, **({"more_channels": more} if more else {})}
+        sys.stdout.write(json.dumps(shown, indent=2) + "\n")
+    else:
+        daemon = _describe_daemon(running=running, fresh=fresh)
+        sys.stdout.write("\n".join(_describe(status, daemon) for status in statuses))
+    return 0
+
+
+def _last_status(settings: Settings, *, main: bool) -> DeviceStatus:
+    """Return what a channel's status said last.
+
+    Raises: DeviceError if it cannot be read; a channel beside the main one may have been added just now.
+    """
+    from edge_client.contract.messages import DeviceStatus  # noqa: PLC0415 - the other commands start faster
+    from edge_client.reporting.status import STATUS_FILE, read_status  # noqa: PLC0415
+
+    device = settings.device
+    if not main and not (device.state_dir / STATUS_FILE).exists():
+        why = "the daemon has not followed this channel yet; it does from its next start on"
+        return DeviceStatus(device=device.id, channel=device.channel, state="not started yet", why=why)
+    return read_status(device.state_dir)
+
+
+def _describe_daemon(*, running: bool, fresh: bool) -> str:
+    if not running:
+        return "not running; what follows is its last state"
+    return "running" if fresh else "running; it could not be asked for news, what follows may be old"
+
+
+def _describe(status: DeviceStatus, daemon: str) -> str:
+    lines = [
+        ("device", status.device),
+        ("daemon", daemon),
+        ("state", status.state),
+        ("channel", status.channel),
+        ("release", status.release or "none yet"),
+        ("probation", "on probation" if status.probation else "none"),
+        ("why", status.why or "-"),
+        ("latest", status.latest or "not known yet"),
+        ("share", "-" if status.share_percent is None else f"{status.share_percent:g}% of the devices"),
+        ("previous", status.previous or "none"),
+        ("runtime", status.runtime),
+        ("pictures", f"{status.frames} since its start"),
+        ("latency", "-" if status.latency_ms is None else f"{status.latency_ms:.2f} ms"),
+        ("last update", _describe_update(status.update)),
+        ("shadow", _describe_shadow(status.shadow)),
+        ("drift", _describe_drift(status.drift)),
+        ("inbox", _describe_inbox(status.inbox)),
+        ("refused", status.refused or "none"),
+        ("warning", status.warning or "none"),
+        ("last error", status.last_error or "none"),
+        ("changed at", status.changed_at),
+    ]
+    return "".join(f"{name:<12} {value}\n" for name, value in lines)
+
+
+def _describe_update(update: UpdateFigures | None) -> str:
+    return f"{update.release}: {update.bytes_pulled} bytes, {update.seconds:.2f} s" if update else "-"
+
+
+def _describe_shadow(shadow: Comparison | None) -> str:
+    if shadow is None or shadow.agreement is None:
+        return f"{shadow.release} is beside it, no frames yet" if shadow else "-"
+    return (
+        f"{shadow.release} agrees on {shadow.agreement:.0%} of {shadow.frames} frames, "
+        f"{shadow.latency_ms:.2f} ms beside {shadow.latency_before_ms or 0:.2f} ms, "
+        f"{shadow.seconds_left:.0f} s left"
+    )
+
+
+def _describe_drift(drift: Drift | None) -> str:
+    if drift is None:
+        return "-"
+    return (
+        f"labels {drift.labels:.2f}, confidence {drift.confidence:.2f} over {drift.answers} answers "
+        "(below 0.1 stable, above 0.25 a shift)"
+    )
+
+
+def _describe_inbox(inbox: InboxFigures | None) -> str:
+    if inbox is None:
+        return "-"
+    problem = f"; {inbox.error}" if inbox.error else ""
+    return f"{inbox.waiting} frames wait, {inbox.uploaded} uploaded{problem}"

@@ -1,0 +1,380 @@
+"""The device daemon: serves frames, follows its channels, reports.
+
+Threads: `frames` classifies and never waits for anything else; for each channel, `updates` looks at the
+store and `status` sends the status; paho's. The main thread waits for signals. A release on the disk
+serves before any network is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from edge_client.contract.errors import EdgeError
+from edge_client.contract.names import (
+    announcement_topic,
+    command_topic,
+    online_topic,
+    results_topic,
+    status_topic,
+)
+from edge_client.daemon.channel import Answered, ChannelFollower
+from edge_client.inbox.selection import INBOX_DIR, View, is_needed
+from edge_client.reporting.broker import BrokerConnection
+from edge_client.reporting.homeassistant import INSTALL, discovery_messages
+from edge_client.reporting.systemd import SystemdNotifier
+from edge_client.settings.file import of_channels
+from edge_client.settings.update import read_root
+from edge_client.sinks.opening import open_sinks
+from edge_client.sources.driver import SILENT_S, DriverWatch
+from edge_client.sources.driver import STUCK_S as DRIVER_STUCK_S
+from edge_client.sources.opening import open_source
+from edge_client.state_folder import BUNDLE_SIGNAL, hold_state, sweep_channels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from http.server import HTTPServer
+
+    from edge_client.inbox.service import Inbox
+    from edge_client.reporting.status import StatusBoard
+    from edge_client.settings.file import Settings
+    from edge_client.sources.source import Frame, Source
+
+logger = logging.getLogger(__name__)
+
+SOURCE_RETRY_S = (1.0, 60.0)
+STOP_S = 5.0
+# No picture takes so long: the runtime hangs.
+STUCK_S = 60.0
+# Between looks at the driver where no watchdog sets the pace.
+WATCH_S = 10.0
+
+
+def run(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT, or until a finite source ends; returns the exit code.
+
+    Raises: SettingsError, DeviceError if it cannot start.
+    """
+    with hold_state(settings.device.state_dir) as lock, end_requests() as (wait_for_end, request_end):
+        daemon = Daemon(settings, on_end=request_end)
+        daemon.start()
+        asked: dict[int, Callable[[], None]] = {
+            signal.SIGHUP: daemon.look_again,
+            signal.SIGUSR1: daemon.keep_status,
+            BUNDLE_SIGNAL: daemon.take_bundles,
+        }
+        with lock.taking_signals():
+            reason = wait_for_end(asked)
+        logger.info("%s: stopping", reason)
+        daemon.stop()
+    return 0
+
+
+@contextlib.contextmanager
+def end_requests() -> Iterator[tuple[Callable[[Mapping[int, Callable[[], None]]], str], Callable[[], None]]]:
+    """Turn signals into bytes of a pipe: a handler that took a lock could wait for ever.
+
+    Yields: A function that waits for the end and returns its reason, calling what it is given for other
+        signals until then, and one that asks for the end.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, BUNDLE_SIGNAL)
+    signal.set_wakeup_fd(writer)
+    handlers = {number: signal.signal(number, lambda _number, _frame: None) for number in signals}
+
+    def wait(others: Mapping[int, Callable[[], None]]) -> str:
+        while (number := os.read(reader, 1)[0]) in others:
+            others[number]()
+        return signal.Signals(number).name if number else "end of the source"
+
+    def request() -> None:
+        os.write(writer, b"\0")
+
+    try:
+        yield wait, request
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
+
+
+class Daemon:
+    """All the parts of one device."""
+
+    def __init__(self, settings: Settings, on_end: Callable[[], None]) -> None:
+        """Load the releases on the disk; touch no network.
+
+        Args:
+            settings: All of them.
+            on_end: Called when a finite source has no more frames.
+        Raises: SettingsError, DeviceError.
+        """
+        self._settings = settings
+        self._on_end = on_end
+        sweep_channels(settings)
+        self._stop = threading.Event()
+        self._may_serve = threading.Event()
+        self._broker: BrokerConnection | None = None
+        self._source_fault: str | None = None
+        self._source: Source | None = None
+        self._driver = DriverWatch()
+        self._inbox = self._open_inbox()
+        self._followers = {
+            one.device.channel: ChannelFollower(
+                one,
+                stop=self._stop,
+                may_serve=self._may_serve,
+                publish_status=functools.partial(self._publish_status, self._beside(one.device.channel)),
+                moment=self._moment if one is settings else dict,
+            )
+            for one in of_channels(settings)
+        }
+        if not all(follower.serves for follower in self._followers.values()):
+            read_root(settings.trust)  # without a release and without a root there is nothing to do
+        try:
+            self._open_rest()
+        except BaseException:
+            # A setting is wrong: no release is to blame for this end.
+            for follower in self._followers.values():
+                follower.close()
+            raise
+
+    def _open_rest(self) -> None:
+        settings, device = self._settings, self._settings.device
+        self._broker = self._open_broker()
+        self._metrics = self._serve_metrics()
+        self._sinks = open_sinks(
+            settings.sinks,
+            publish=self._broker.publish if self._broker else lambda _topic, _payload: None,
+            topic_of=lambda channel: results_topic(device.fleet, device.id, self._beside(channel)),
+            action=settings.action,
+        )
+        self._systemd = SystemdNotifier()
+        self._classifying_since: float | None = None
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True) for name, target in self._targets()
+        ]
+
+    def _targets(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "frames", self._serve_frames
+        yield "watchdog", self._say_alive
+        for name, follower in self._followers.items():
+            yield f"updates of {name}", follower.follow
+            yield f"status of {name}", functools.partial(self._send_status, follower.board)
+
+    def start(self) -> None:
+        """Start all threads."""
+        for follower in self._followers.values():
+            follower.show_slots()
+            logger.info("%s: %s", self._settings.device.id, follower.describe())
+        if self._broker:
+            self._broker.start()
+        for thread in self._threads:
+            thread.start()
+        self._systemd.ready()
+
+    def stop(self) -> None:
+        """End all threads; an update on its way is abandoned, which is as safe as a power cut."""
+        self._systemd.stopping()
+        self._stop.set()
+        self._may_serve.set()
+        for follower in self._followers.values():
+            follower.end()
+        deadline = time.monotonic() + STOP_S
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+        for name, follower in self._followers.items():
+            if not any(thread.is_alive() for thread in self._threads if thread.name == f"updates of {name}"):
+                follower.close()
+        for sink in self._sinks:
+            sink.close()
+        if self._inbox:
+            self._inbox.close()
+        if self._metrics:
+            self._metrics.shutdown()
+        if self._broker:
+            self._broker.stop()
+
+    def look_again(self) -> None:
+        """Somebody wants the channels' releases now."""
+        for follower in self._followers.values():
+            follower.look_again()
+
+    def take_bundles(self) -> None:
+        """Somebody left a bundle for one of the channels."""
+        for follower in self._followers.values():
+            follower.doorbell.nudge()
+
+    def keep_status(self) -> None:
+        """Somebody wants to read it: it is written to the disk now."""
+        for follower in self._followers.values():
+            follower.board.keep()
+
+    def _open_broker(self) -> BrokerConnection | None:
+        device, broker = self._settings.device, self._settings.broker
+        if not broker.host:
+            return None
+        return BrokerConnection(
+            broker,
+            device.id,
+            handlers={
+                announcement_topic(device.fleet, name): follower.doorbell.ring
+                for name, follower in self._followers.items()
+            },
+            commands={
+                command_topic(device.fleet, device.id, self._beside(name)): functools.partial(_obey, follower)
+                for name, follower in self._followers.items()
+            },
+            online_topic=online_topic(device.fleet, device.id),
+            on_connection=self._greet,
+        )
+
+    def _open_inbox(self) -> Inbox | None:
+        if not is_needed(self._settings.inbox, self._settings.device.state_dir / INBOX_DIR):
+            return None
+        from edge_client.inbox.service import Inbox  # noqa: PLC0415 - most devices keep nothing
+
+        return Inbox(self._settings)
+
+    def _moment(self) -> dict[str, Any]:
+        """Return what the status says of the device, and not of one channel."""
+        kept = self._inbox.moment() if self._inbox is not None and self._settings.inbox.keeps else {}
+        return {"warning": self._broker.rival if self._broker else None, **kept}
+
+    def _serve_metrics(self) -> HTTPServer | None:
+        if not self._settings.metrics.port:
+            return None
+        from edge_client.reporting.metrics import serve  # noqa: PLC0415 - 2 MB that most devices do not need
+
+        boards = [follower.board for follower in self._followers.values()]
+        return serve(self._settings.metrics, lambda: [board.status for board in boards])
+
+    def _beside(self, channel: str) -> str:
+        """Return what tells a channel's topics from those of the main one."""
+        return "" if channel == self._settings.device.channel else channel
+
+    def _greet(self) -> None:
+        """Publish what is retained anew: the broker may have forgotten it."""
+        for follower in self._followers.values():
+            follower.board.send_again()
+        home, device = self._settings.homeassistant, self._settings.device
+        if home.discovery and self._broker:
+            for name in self._followers:
+                messages = discovery_messages(home.prefix, device.fleet, device.id, self._beside(name))
+                for topic, payload in messages.items():
+                    self._broker.publish_state(topic, payload)
+
+    def _send_status(self, board: StatusBoard) -> None:
+        going = True
+        while going:
+            try:
+                going = board.step()
+                if self._broker and going:
+                    self._broker.revive()
+            except Exception:
+                # Serving does not depend on the status; the next change tries again.
+                logger.exception("the status could not be sent")
+
+    def _publish_status(self, channel: str, payload: bytes) -> bool:
+        device = self._settings.device
+        return self._broker is not None and self._broker.publish_state(
+            status_topic(device.fleet, device.id, channel), payload
+        )
+
+    def _say_alive(self) -> None:
+        """Feed systemd's watchdog while the threads live and nothing hangs."""
+        while not self._stop.wait(self._systemd.interval_s or WATCH_S):
+            if self._driver.waiting_s() > SILENT_S:
+                self._show_source_fault(f"the camera's driver has not answered for over {SILENT_S:g} s")
+            if not self._is_sound():
+                logger.error("the daemon is stuck: systemd's watchdog is not fed any more")
+                return
+            self._systemd.alive()
+
+    def _is_sound(self) -> bool:
+        since = self._classifying_since
+        if since is not None and time.monotonic() - since > STUCK_S:
+            return False
+        if self._driver.waiting_s() > DRIVER_STUCK_S or not (self._inbox is None or self._inbox.alive):
+            return False
+        return all(thread.is_alive() for thread in self._threads)
+
+    # Frames
+
+    def _serve_frames(self) -> None:
+        """Classify until told to stop; a source that fails is opened again."""
+        self._may_serve.wait()
+        delay_s = SOURCE_RETRY_S[0]
+        while not self._stop.is_set():
+            frames = self._frames
+            try:
+                self._classify_all()
+            except EdgeError as e:
+                self._show_source_fault(str(e))
+            except Exception:
+                # Whatever a camera's driver raises: a device that answers nothing helps nobody.
+                logger.exception("the source failed")
+            else:
+                if not self._stop.is_set():
+                    logger.info("the source has no more frames")
+                    self._on_end()
+                return
+            if self._frames > frames:
+                delay_s = SOURCE_RETRY_S[0]
+            self._stop.wait(delay_s)
+            delay_s = min(delay_s * 2, SOURCE_RETRY_S[1])
+
+    def _show_source_fault(self, fault: str) -> None:
+        if fault != self._source_fault:
+            logger.error("%s", fault)
+        self._source_fault = fault
+        for follower in self._followers.values():
+            follower.show_source_fault(fault)
+
+    @property
+    def _frames(self) -> int:
+        return sum(follower.board.frames for follower in self._followers.values())
+
+    def _classify_all(self) -> None:
+        if self._source is None:
+            self._source = open_source(self._settings.source, self._driver)  # it knows what it has given out
+        for frame in self._source.frames(self._stop):
+            self._classifying_since = time.monotonic()
+            try:
+                self._serve(frame)
+            finally:
+                self._classifying_since = None
+
+    def _serve(self, frame: Frame) -> None:
+        """Let all channels answer a frame; what only looks on comes after the results are out."""
+        answered: list[tuple[ChannelFollower, Answered]] = []
+        for follower in self._followers.values():
+            if (answer := follower.classify(frame)) is not None:
+                for sink in self._sinks:
+                    sink.write(answer.result, answer.answer)
+                answered.append((follower, answer))
+        if answered:
+            frame.done()
+            self._source_fault = None
+        views = []
+        for follower, answer in answered:
+            follower.handed_out(answer)
+            views.append(View(answer.answer, answer.result, follower.compare(frame, answer)))
+        # Where one release did not answer, what it would see may be private.
+        if self._inbox and len(views) == sum(follower.serves for follower in self._followers.values()):
+            self._inbox.consider(frame.pixels, views)
+
+
+def _obey(follower: ChannelFollower, payload: bytes) -> None:
+    """Somebody asks for the channel's release; whoever it is, only what is signed for it is taken."""
+    if payload == INSTALL:
+        follower.look_again()

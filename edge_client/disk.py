@@ -1,0 +1,54 @@
+"""The disk: every write of state is whole or absent, also after a power cut; every error names its path."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import DeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`: temp file in the same folder, fsync, rename, fsync of the folder.
+
+    Raises: DeviceError if the disk refuses; `path` then still has its old content.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames within `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into a DeviceError that names `path`."""
+    try:
+        yield
+    except OSError as e:
+        msg = f"{path}: {e.strerror or e}; check free space (df) and that the disk is writable"
+        raise DeviceError(msg) from e

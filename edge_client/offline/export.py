@@ -1,0 +1,81 @@
+"""Offline bundles: what a device reads of the store for its channel, in one tar file on a USB stick.
+
+A bundle is as little trusted as the store: the same metadata is verified, and it expires alike. Members
+are the store's keys; nothing is ever unpacked to a path.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_client.contract.names import METADATA_FOLDER, RELEASE_FILE, TARGETS_FOLDER, release_target
+from edge_client.disk import disk_errors, sync_folder
+from edge_client.releases import needed_files, read_release
+from edge_client.repository.http_fetcher import StoreFetcher
+from edge_client.repository.trusted import TrustedRepository
+from edge_client.settings.update import read_credentials, read_root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edge_client.settings.file import Settings
+    from edge_client.settings.update import StoreCredentials, StoreSettings
+
+
+def export_bundle(settings: Settings, path: Path) -> str:
+    """Write what a device needs to take its channel's release to `path`.
+
+    Returns: The release.
+    Raises: What a look raises; nothing is written then.
+    """
+    recorder = _Recorder(settings.store, read_credentials(settings.store))
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        root, store = read_root(settings.trust), settings.store.base_url
+        with TrustedRepository(root, store, here / METADATA_FOLDER, recorder) as repository:
+            repository.refresh()
+            release = repository.channel(settings.device.channel).release
+            repository.fetch(release_target(release, RELEASE_FILE), here)
+            for name in needed_files(read_release(here)):
+                repository.fetch(release_target(release, name), here)
+    with disk_errors(path):
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            _write(partial, recorder.objects)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    return release
+
+
+class _Recorder(StoreFetcher):
+    """Keeps what it reads, by key."""
+
+    def __init__(self, store: StoreSettings, credentials: StoreCredentials | None) -> None:
+        super().__init__(store, credentials)
+        self.objects: dict[str, bytes] = {}
+        self._prefix = f"{store.base_url.rstrip('/')}/"
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        chunks = []
+        for chunk in super()._fetch(url):
+            chunks.append(chunk)
+            yield chunk
+        self.objects[url.removeprefix(self._prefix)] = b"".join(chunks)
+
+
+def _write(path: Path, objects: dict[str, bytes]) -> None:
+    with path.open("wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for name in sorted(objects, key=lambda name: (name.startswith(TARGETS_FOLDER), name)):
+                member = tarfile.TarInfo(name)
+                member.size = len(objects[name])
+                tar.addfile(member, io.BytesIO(objects[name]))
+        file.flush()
+        os.fsync(file.fileno())

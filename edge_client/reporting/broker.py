@@ -1,0 +1,349 @@
+"""The device's connection to the MQTT broker: the one room that talks to paho.
+
+MQTT 3.1.1, clean session: nothing depends on what the broker remembers but retained messages. The
+subscription is made at every connect, because paho does not renew it (paho#375). Callbacks only
+hand over; one that raised would end paho's thread in silence (paho#528).
+
+Results wait for a broker that is away, up to a limit that is counted here: paho's own would also keep out
+what is said at the next connect, before the queue is empty again, and the device would stay `offline`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+
+from edge_client.contract.errors import SettingsError, TransportError
+from edge_client.settings.reporting import read_password
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from paho.mqtt.reasoncodes import ReasonCode
+
+    from edge_client.settings.reporting import BrokerSettings
+
+logger = logging.getLogger(__name__)
+
+ONLINE, OFFLINE = b"online", b"offline"
+
+# While the broker is away: about 4 MB of results (2 kB each in paho's memory, measured), then the newest are
+# dropped.
+MAX_QUEUED_MESSAGES = 2_000
+# Beyond them, for state: what is said at one connect, for 10 channels with discovery.
+ROOM_FOR_STATE = 100
+LONGEST_RECONNECT_DELAY_S = 60
+CONNECT_TIMEOUT_S = 10.0
+ECHO_S = 5.0
+# Longest `stop`, and the part of it in which the broker may confirm `offline`: of the 15 s that systemd gives
+# the daemon to end (TimeoutStopSec), the rest is for other things.
+STOP_S, FAREWELL_S = 3.0, 2.0
+# So many lost connections in so many seconds are no bad radio link.
+_TAKEOVERS, _TAKEOVER_WINDOW_S = 5, 60.0
+
+
+class BrokerConnection:
+    """Publishes, and hands over what arrives on some topics; reconnects for ever by itself."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        client_id: str,
+        *,
+        handlers: Mapping[str, Callable[[bytes], None]],
+        online_topic: str,
+        on_connection: Callable[[], None],
+        commands: Mapping[str, Callable[[bytes], None]] | None = None,
+    ) -> None:
+        """Prepare; `start` connects.
+
+        Args:
+            settings: Broker and credentials.
+            client_id: The device id: a broker lets each id in once.
+            handlers: Topics, subscribed at every connect, and who gets the payloads of each, in paho's
+                thread: they only hand over.
+            online_topic: Retained `online`, and `offline` as last will.
+            on_connection: Called in paho's thread after a connect, for retained state to be published anew.
+            commands: As `handlers`, for topics that ask for an act: what is retained there is not handed on,
+                or it would be done at every connect.
+        Raises: SettingsError if password, CA or certificate cannot be read.
+        """
+        self._settings = settings
+        self._client_id = client_id
+        self._online_topic = online_topic
+        self._commands = frozenset(commands or {})
+        self._handlers = {**handlers, **(commands or {})}
+        self._on_connection = on_connection
+        self._drops: deque[float] = deque(maxlen=_TAKEOVERS)
+        self._dropping = False
+        self._count = threading.Lock()  # held for nothing else: paho calls back with locks of its own
+        self._waiting = 0
+        self._client = open_client(settings, client_id)
+        self._client.suppress_exceptions = True  # the last line of defence for the thread
+        self._client.enable_logger(logging.getLogger(f"{__name__}.paho"))
+        self._client.max_queued_messages_set(MAX_QUEUED_MESSAGES + ROOM_FOR_STATE)
+        self._client.reconnect_delay_set(1, LONGEST_RECONNECT_DELAY_S)
+        self._client.will_set(online_topic, OFFLINE, qos=1, retain=True)
+        self._client.on_connect = _logged(self._connected)
+        self._client.on_connect_fail = _logged(self._connect_failed)
+        self._client.on_disconnect = _logged(self._disconnected)
+        self._client.on_subscribe = _logged(self._subscribed)
+        self._client.on_message = _logged(self._received)
+        self._client.on_publish = _logged(self._published)
+
+    @property
+    def address(self) -> str:
+        """Host and port, for messages."""
+        return f"{self._settings.host}:{self._settings.port}"
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has let this device in."""
+        return self._client.is_connected()
+
+    @property
+    def rival(self) -> str | None:
+        """Say that another device seems to use this one's id; None if nothing speaks for it now."""
+        now, drops = time.monotonic(), tuple(self._drops)
+        if len(drops) < _TAKEOVERS or now - drops[0] >= _TAKEOVER_WINDOW_S:
+            return None
+        return (
+            f"MQTT broker {self.address} ended the connection {_TAKEOVERS} times in a minute: does another "
+            f"device use the id {self._client_id}? Give each its own [device] id"
+        )
+
+    def start(self) -> None:
+        """Connect in the background, and again whenever the connection is lost."""
+        self._client.connect_async(self._settings.host, self._settings.port, self._settings.keepalive_s)
+        self._client.loop_start()
+
+    def revive(self) -> None:
+        """Start paho's thread again if a malformed packet or a bug ended it; call now and then."""
+        if self._client.loop_start() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            logger.warning("the MQTT thread had ended; started again")
+            self._client.connect_async(self._settings.host, self._settings.port, self._settings.keepalive_s)
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Hand over a message that is worth sending later too; never waits for the network."""
+        full = self._waiting >= MAX_QUEUED_MESSAGES or not self._hand_over(topic, payload, retain=False)
+        if full and not self._dropping:
+            logger.warning("%s: %d messages wait; newer ones are dropped", self.address, MAX_QUEUED_MESSAGES)
+        self._dropping = full
+
+    def publish_state(self, topic: str, payload: bytes) -> bool:
+        """Publish retained state.
+
+        Returns: False if it is to be published again: at the next connect, or soon if there is a connection.
+        """
+        return self.connected and self._hand_over(topic, payload, retain=True)
+
+    def stop(self) -> None:
+        """Say `offline` and go, within `STOP_S`."""
+        deadline = time.monotonic() + STOP_S
+        said = self._say_farewell() if self.connected else True
+        if said:
+            self._client.disconnect()
+        # paho joins its thread without a limit, and that may be stuck on a broker that hangs.
+        leaving = threading.Thread(target=self._client.loop_stop, daemon=True)
+        leaving.start()
+        if not said:
+            self._hang_up()
+        leaving.join(max(deadline - time.monotonic(), 0))
+
+    def _say_farewell(self) -> bool:
+        """Publish `offline`; whether the broker confirmed it."""
+        farewell = self._client.publish(self._online_topic, OFFLINE, qos=1, retain=True)
+        try:
+            farewell.wait_for_publish(FAREWELL_S)
+            return farewell.is_published()
+        except (RuntimeError, ValueError) as e:
+            logger.debug("no farewell: %s", e)
+            return False
+
+    def _hang_up(self) -> None:
+        """End the connection without a DISCONNECT: the broker then says the last will."""
+        connection = self._client.socket()
+        if isinstance(connection, socket.socket):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _hand_over(self, topic: str, payload: bytes, *, retain: bool) -> bool:
+        """Give a message to paho, which sends it now or after the next connect; False if it has no room."""
+        answer = self._client.publish(topic, payload, qos=1, retain=retain)
+        if answer.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+            return False
+        with self._count:
+            self._waiting += 1
+        return True
+
+    def _published(
+        self, _client: paho.Client, _userdata: object, _mid: int, _reason: ReasonCode, _properties: object
+    ) -> None:
+        with self._count:
+            self._waiting -= 1
+
+    def _connected(
+        self, client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
+    ) -> None:
+        if reason.is_failure:
+            logger.warning(
+                "MQTT broker %s refuses this device: %s; check [broker] username and password_file",
+                self.address,
+                reason,
+            )
+            return
+        logger.info("MQTT broker %s: connected as %s", self.address, self._client_id)
+        client.subscribe([(topic, 1) for topic in self._handlers])
+        if not self._hand_over(self._online_topic, ONLINE, retain=True):
+            logger.error("MQTT broker %s: no room to say %s is online", self.address, self._client_id)
+        self._on_connection()
+
+    def _connect_failed(self, _client: paho.Client, _userdata: object) -> None:
+        logger.warning("MQTT broker %s cannot be reached; trying again", self.address)
+
+    def _disconnected(
+        self, _client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
+    ) -> None:
+        if not reason.is_failure:
+            return
+        self._drops.append(time.monotonic())
+        if rival := self.rival:
+            logger.error("%s", rival)
+        else:
+            logger.warning("MQTT broker %s: connection lost (%s); trying again", self.address, reason)
+
+    def _subscribed(
+        self,
+        _client: paho.Client,
+        _userdata: object,
+        _mid: int,
+        reasons: list[ReasonCode],
+        _properties: object,
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            logger.warning(
+                "MQTT broker %s does not let %s read %s; allow it in its ACL. Until then only polling finds "
+                "releases",
+                self.address,
+                self._client_id,
+                ", ".join(self._handlers),
+            )
+
+    def _received(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
+        if message.retain and message.topic in self._commands:
+            logger.warning(
+                "%s: a retained command is not carried out; publish it without retain", message.topic
+            )
+        elif handler := self._handlers.get(message.topic):
+            handler(bytes(message.payload))
+
+
+def _logged(callback: Callable[..., None]) -> Callable[..., None]:
+    """Log why a callback failed: paho says that one did, and goes on."""
+
+    @functools.wraps(callback)
+    def call(*arguments: Any) -> None:  # noqa: ANN401 - paho's
+        try:
+            callback(*arguments)
+        except Exception:
+            # The connection serves on: whoever hands over loses one message, or one state until the next.
+            logger.exception("MQTT: %s failed", callback.__name__)
+
+    return call
+
+
+def open_client(settings: BrokerSettings, client_id: str) -> paho.Client:
+    """Build a client with credentials, not connected yet.
+
+    Raises: SettingsError if password, CA or certificate cannot be read.
+    """
+    client = paho.Client(
+        CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv311, clean_session=True
+    )
+    client.connect_timeout = CONNECT_TIMEOUT_S
+    if settings.username:
+        client.username_pw_set(settings.username, read_password(settings))
+    if settings.tls:
+        try:
+            client.tls_set(
+                ca_certs=settings.ca_file or None,
+                certfile=settings.certificate_file or None,
+                keyfile=settings.key_file or None,
+            )
+        except (OSError, ssl.SSLError, ValueError) as e:
+            msg = f"[broker] ca_file, certificate_file or key_file: {e}"
+            raise SettingsError(msg) from e
+    return client
+
+
+def try_connection(settings: BrokerSettings, client_id: str) -> None:
+    """Connect once and leave, for `doctor`.
+
+    Args:
+        settings: Broker and credentials.
+        client_id: Not the device's own while its daemon may run: that would be thrown out.
+    Raises: TransportError if the broker cannot be reached or refuses; SettingsError.
+    """
+    address = f"{settings.host}:{settings.port}"
+    client = open_client(settings, client_id)
+    answers: list[ReasonCode] = []
+    client.on_connect = lambda _c, _u, _f, reason, _p: answers.append(reason)
+    try:
+        client.connect(settings.host, settings.port, settings.keepalive_s)
+        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        while not answers and time.monotonic() < deadline:
+            if client.loop(0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                break
+    except (OSError, ssl.SSLError, ValueError) as e:
+        msg = f"MQTT broker {address}: {e}; start it, or correct [broker] host, port and tls"
+        raise TransportError(msg) from e
+    finally:
+        client.disconnect()
+    if not answers:
+        msg = f"MQTT broker {address}: no answer; correct [broker] host, port and tls"
+        raise TransportError(msg)
+    if answers[0].is_failure:
+        msg = f"MQTT broker {address}: {answers[0]}; check [broker] username and password_file"
+        raise TransportError(msg)
+
+
+def try_echo(settings: BrokerSettings, client_id: str, topic: str) -> bool:
+    """Publish on a topic that is listened to, for `doctor`; whether it comes back within a few seconds.
+
+    Only this tells: a broker may drop what its ACL forbids without a word (MQTT 3.1.1, section 3.3.5).
+
+    Args:
+        settings: Broker and credentials.
+        client_id: Not the device's own, see `try_connection`.
+        topic: Below the device's own.
+    Raises: TransportError if the broker cannot be reached; SettingsError.
+    """
+    probe, heard = os.urandom(16), []
+    client = open_client(settings, client_id)
+    client.on_connect = lambda connected, *_: connected.subscribe(topic, 1)
+    client.on_subscribe = lambda listening, *_: listening.publish(topic, probe, qos=1)
+    client.on_message = lambda _client, _userdata, message: heard.append(bytes(message.payload))
+    try:
+        client.connect(settings.host, settings.port, settings.keepalive_s)
+        deadline = time.monotonic() + ECHO_S
+        while probe not in heard and time.monotonic() < deadline:
+            if client.loop(0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                break  # some brokers end the connection instead
+    except (OSError, ssl.SSLError, ValueError) as e:
+        msg = f"MQTT broker {settings.host}:{settings.port}: {e}; start it, or correct [broker] host and port"
+        raise TransportError(msg) from e
+    finally:
+        client.disconnect()
+    return probe in heard

@@ -1,0 +1,180 @@
+"""The device's status: one document, retained on the broker and kept on disk for `edge-client status`.
+
+Changes of state go out at once, frame counts and latency at most once in an interval. The file is
+written only at changes of state: an SD card wears out by writing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import statistics
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edge_client.contract.documents import decode_document, encode_document
+from edge_client.contract.errors import DeviceError, InputError
+from edge_client.contract.messages import STATUS_LIMIT_BYTES, DeviceStatus
+from edge_client.disk import write_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+STATUS_FILE = "status.json"
+LATENCIES_KEPT = 100
+# An error text is read by people; the whole document must stay below STATUS_LIMIT_BYTES.
+TEXT_LIMIT = 4000
+
+
+class StatusBoard:
+    """Gathers changes from all threads; one thread calls `step` in a loop to send them."""
+
+    def __init__(
+        self,
+        status: DeviceStatus,
+        *,
+        file: Path,
+        publish: Callable[[bytes], bool],
+        interval_s: float,
+        moment: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        """Begin with `status`.
+
+        Args:
+            status: The first one.
+            file: Where it is kept.
+            publish: Sends one retained payload; False if it could not go out now.
+            interval_s: Least time between two messages that only count on.
+            moment: Returns fields of the status that are read when it is sent.
+        """
+        self._status = status
+        self._file = file
+        self._publish = publish
+        self._interval_s = interval_s
+        self._moment = moment
+        self._wake = threading.Condition()
+        self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self._frames = 0
+        self._counted = False
+        self._changed = True
+        self._unsent = True
+        self._closed = False
+
+    @property
+    def status(self) -> DeviceStatus:
+        """The status as of now."""
+        with self._wake:
+            counted = self._with_counts()
+        return self._with_moment(counted)
+
+    @property
+    def frames(self) -> int:
+        """Pictures counted since the start."""
+        return self._frames
+
+    def change(self, **changes: Any) -> None:  # noqa: ANN401 - any field of DeviceStatus
+        """Set fields of the status; sent at once if any differs."""
+        if isinstance(text := changes.get("last_error"), str):
+            changes["last_error"] = text[:TEXT_LIMIT]
+        with self._wake:
+            changed = msgspec.structs.replace(self._status, **changes)
+            if changed == self._status:
+                return
+            self._status = msgspec.structs.replace(changed, changed_at=utc_now())
+            self._changed = self._unsent = True
+            self._wake.notify_all()
+
+    def count(self, latency_ms: float) -> None:
+        """Count one classified picture."""
+        with self._wake:
+            self._frames += 1
+            self._latencies.append(latency_ms)
+            self._counted = True
+
+    def send_again(self) -> None:
+        """Send the status even if nothing changed: the broker may have forgotten it."""
+        with self._wake:
+            self._unsent = True
+            self._wake.notify_all()
+
+    def keep(self) -> None:
+        """Write the status to the disk as it is now; in the thread that calls `step`."""
+        with self._wake:
+            self._changed = self._unsent = True
+            self._wake.notify_all()
+
+    def close(self) -> None:
+        """Make `step` send what is left and return False."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+
+    def step(self) -> bool:
+        """Wait for a change, at most one interval, and send it; False once closed."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._unsent or self._closed, self._interval_s)
+            closed, keep = self._closed, self._changed or self._closed
+            send = self._unsent or self._counted
+            counted = self._with_counts()
+            self._changed = self._unsent = self._counted = False
+        sent = False
+        try:
+            payload = encode_document(self._with_moment(counted))
+            sent = not send or self._publish(payload)
+        finally:
+            if not sent:
+                # Tried again after an interval: the queue was full. Without a connection `send_again` comes.
+                self._counted = True
+        if keep:
+            self._keep(payload)
+        return not closed
+
+    def _with_counts(self) -> DeviceStatus:
+        latency_ms = statistics.median(self._latencies) if self._latencies else None
+        return msgspec.structs.replace(
+            self._status,
+            frames=self._frames,
+            latency_ms=None if latency_ms is None else round(latency_ms, 3),
+        )
+
+    def _with_moment(self, status: DeviceStatus) -> DeviceStatus:
+        """Add what others tell: not under the lock, which the frames' thread needs."""
+        return msgspec.structs.replace(status, **self._moment())
+
+    def _keep(self, payload: bytes) -> None:
+        try:
+            write_durably(self._file, payload)
+        except DeviceError as e:
+            logger.warning("%s", e)  # the broker has it too; serving does not depend on it
+
+
+def read_status(state_dir: Path) -> DeviceStatus:
+    """Return the status that the daemon kept last.
+
+    Raises: DeviceError if there is none or it cannot be read.
+    """
+    file = state_dir / STATUS_FILE
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError as e:
+        msg = f"{file}: not there: no daemon ran with this [device] state_dir yet; start `edge-client run`"
+        raise DeviceError(msg) from e
+    except OSError as e:
+        msg = f"{file}: {e.strerror or e}; run as the daemon's user, or with sudo"
+        raise DeviceError(msg) from e
+    try:
+        return decode_document(DeviceStatus, data, source=str(file), limit_bytes=STATUS_LIMIT_BYTES)
+    except InputError as e:
+        msg = f"{e}; the daemon writes it anew at its next start"
+        raise DeviceError(msg) from e
+
+
+def utc_now() -> str:
+    """ISO 8601 with milliseconds."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")

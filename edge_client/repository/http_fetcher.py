@@ -1,0 +1,183 @@
+"""Reads objects from the store over HTTP: plain GET, or signed for S3 (AWS Signature Version 4).
+
+Nothing that arrives here is trusted; `trust.py` verifies it. This room only bounds it: time, speed
+and, through python-tuf, length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
+
+from edge_client import __version__
+from edge_client.repository.fetcher import CHUNK_BYTES, Fetcher
+from edge_client.repository.sigv4 import sign_get
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from edge_client.settings.update import StoreCredentials, StoreSettings
+
+# Speed is judged only after this time: a first packet over a bad radio link may take seconds.
+SPEED_GRACE_S = 20.0
+# S3 answers errors in XML well below this.
+_ERROR_BODY_BYTES = 4096
+_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
+# Connecting again after a reset is safe for GET; a transfer that broke off is left to the updater's retry.
+_RETRIES = urllib3.Retry(
+    total=3,
+    connect=2,
+    read=1,
+    redirect=3,
+    status=0,
+    backoff_factor=0.3,
+    # A store may redirect; what lets this device in goes to no other host. urllib3 does not know S3's token.
+    remove_headers_on_redirect={*urllib3.Retry.DEFAULT_REMOVE_HEADERS_ON_REDIRECT, "x-amz-security-token"},
+)
+
+
+class StoreFetcher(Fetcher):
+    """HTTP GET with limits; counts the bytes of bodies."""
+
+    def __init__(
+        self,
+        settings: StoreSettings,
+        credentials: StoreCredentials | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Open no connection yet.
+
+        Args:
+            settings: `base_url`, region and limits.
+            credentials: Sign requests for S3 with them; None reads a public bucket or CDN.
+            clock: Seconds that only grow.
+            sleep: Waits, where reading is to be slowed down.
+        """
+        self.bytes_pulled = 0
+        self._free_at = 0.0
+        self._settings = settings
+        self._credentials = credentials
+        self._clock = clock
+        self._sleep = sleep
+        self._pool: urllib3.PoolManager = open_pool(settings)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.clear()
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        """Start one GET; see `FetcherInterface`."""
+        return self._chunks(url, self._get(url, {}, {200}))
+
+    def fetch_from(self, url: str, offset: int) -> tuple[int, Iterator[bytes]]:
+        """See `Fetcher.fetch_from`: a GET with a range."""
+        if offset == 0:
+            return 0, self._fetch(url)
+        response = self._get(url, {"Range": f"bytes={offset}-"}, {200, 206, 416})
+        start = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if response.status == 206 and start and int(start[1]) == offset:
+            return offset, self._chunks(url, response)
+        if response.status == 200:
+            return 0, self._chunks(url, response)
+        response.close()
+        return 0, self._fetch(url)  # it is shorter than what lies here, or the store cannot count
+
+    def _get(
+        self, url: str, headers: dict[str, str], accepted: set[int]
+    ) -> urllib3.response.BaseHTTPResponse:
+        try:
+            response = self._pool.request(
+                "GET",
+                url,
+                headers=self._headers(url) | headers,
+                preload_content=False,
+                decode_content=False,
+                timeout=urllib3.Timeout(connect=self._settings.timeout_s, read=self._settings.timeout_s),
+                retries=_RETRIES,
+            )
+        except urllib3.exceptions.HTTPError as e:
+            msg = f"{url}: {innermost_reason(e)}"
+            raise DownloadError(msg) from e
+        if response.status not in accepted:
+            msg = f"{url}: {describe_refusal(response)}"
+            raise DownloadHTTPError(msg, response.status)
+        return response
+
+    def _chunks(self, url: str, response: urllib3.response.BaseHTTPResponse) -> Iterator[bytes]:
+        started, received = self._clock(), 0
+        try:
+            while True:
+                # read1 gives what has come; read would wait for a whole chunk, however slowly it trickles.
+                chunk = response.read1(CHUNK_BYTES, decode_content=False)
+                if not chunk:
+                    return
+                received += len(chunk)
+                self.bytes_pulled += len(chunk)
+                self._check_speed(url, received, self._clock() - started)
+                self._keep_to_rate(len(chunk))
+                yield chunk
+        except urllib3.exceptions.HTTPError as e:
+            msg = f"{url}: broke off after {received} bytes: {innermost_reason(e)}"
+            raise DownloadError(msg) from e
+        except OSError as e:
+            msg = f"{url}: broke off after {received} bytes: {e}"
+            raise DownloadError(msg) from e
+        finally:
+            response.close()
+            response.release_conn()
+
+    def _check_speed(self, url: str, received: int, seconds: float) -> None:
+        floor = self._settings.min_bytes_per_s
+        if seconds > SPEED_GRACE_S and received < floor * seconds:
+            msg = (
+                f"{url}: {received} bytes in {seconds:.0f} s, less than {floor} bytes/s; given up "
+                "([store] min_bytes_per_s)"
+            )
+            raise SlowRetrievalError(msg)
+
+    def _keep_to_rate(self, size_bytes: int) -> None:
+        if rate := self._settings.max_bytes_per_s:
+            now = self._clock()
+            self._free_at = max(self._free_at, now) + size_bytes / rate
+            self._sleep(self._free_at - now)
+
+    def _headers(self, url: str) -> dict[str, str]:
+        # A compressed answer could unpack to any size, and signed lengths are those of the plain bytes.
+        headers = {"User-Agent": f"edge-client/{__version__}", "Accept-Encoding": "identity"}
+        if self._credentials:
+            headers |= sign_get(url, self._settings.region, self._credentials)
+        return headers
+
+
+def open_pool(settings: StoreSettings) -> urllib3.PoolManager:
+    """Return a pool through the proxy that the environment names, if it names one."""
+    parts = urlsplit(settings.base_url)
+    proxy = getproxies().get(parts.scheme)
+    ca_certs = settings.ca_file or None
+    if proxy and not proxy_bypass(parts.hostname or ""):
+        return urllib3.ProxyManager(proxy, maxsize=1, ca_certs=ca_certs)
+    return urllib3.PoolManager(maxsize=1, ca_certs=ca_certs)
+
+
+def describe_refusal(response: urllib3.response.BaseHTTPResponse) -> str:
+    """Return status and S3's error code, e.g. `403 SignatureDoesNotMatch`."""
+    body = b""
+    with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
+        body = response.read1(_ERROR_BODY_BYTES, decode_content=False)
+    response.close()
+    code = re.search(rb"<Code>([A-Za-z0-9.]{1,64})</Code>", body)
+    return f"{response.status} {code[1].decode() if code else response.reason or ''}".strip()
+
+
+def innermost_reason(error: BaseException) -> str:
+    """Return the innermost reason: urllib3 wraps it in its retries."""
+    inner = getattr(error, "reason", None)
+    return innermost_reason(inner) if isinstance(inner, BaseException) else str(error) or type(error).__name__

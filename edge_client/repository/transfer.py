@@ -1,0 +1,97 @@
+"""One signed file from the store to the disk: a download that broke goes on where it stopped.
+
+What lies there from an earlier try, of this process or one before it, is worth nothing until the whole
+file has the signed hash. Raises python-tuf's errors, as the fetcher does; `trust.py` says them in ours.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    DownloadLengthMismatchError,
+    LengthOrHashMismatchError,
+    SlowRetrievalError,
+)
+
+from edge_client.disk import sync_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from tuf.api.metadata import TargetFile
+
+    from edge_client.repository.fetcher import Fetcher
+
+# What a power cut takes of a long download at most.
+SYNC_BYTES = 4 << 20
+# A connection that brought this much is worth another one at once.
+WORTH_GOING_ON_BYTES = 65536
+
+
+def download(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path) -> None:
+    """Bring a signed file to `incoming`, verified; whoever puts it into use syncs it.
+
+    Raises: DownloadError, with what came kept for the next try; LengthOrHashMismatchError or
+        DownloadLengthMismatchError if it is not what was signed, OSError: nothing of it is kept.
+    """
+    try:
+        begun_before = _complete(fetcher, url, signed, incoming)
+        try:
+            _verify(signed, incoming)
+        except LengthOrHashMismatchError:
+            if not begun_before:
+                raise
+            # The beginning was damaged on this disk, or came from a store that lied: all of it anew.
+            incoming.unlink()
+            _complete(fetcher, url, signed, incoming)
+            _verify(signed, incoming)
+    except (OSError, LengthOrHashMismatchError, DownloadLengthMismatchError):
+        incoming.unlink(missing_ok=True)
+        raise
+
+
+def _complete(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path) -> bool:
+    """Append what is missing; returns whether not all of it came in one piece."""
+    with incoming.open("ab") as file:
+        begun_before = file.tell() > 0
+        if file.tell() > signed.length:
+            file.truncate(0)
+        while file.tell() < signed.length:
+            offset = file.tell()
+            try:
+                _append(fetcher, url, signed, incoming, file)
+                break
+            except (SlowRetrievalError, DownloadHTTPError, DownloadLengthMismatchError):
+                raise
+            except DownloadError:
+                if file.tell() - offset < WORTH_GOING_ON_BYTES:
+                    raise
+                begun_before = True
+    return begun_before
+
+
+def _append(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path, file: BinaryIO) -> None:
+    start, chunks = fetcher.fetch_from(url, file.tell())
+    if start != file.tell():
+        file.truncate(start)
+    synced = start
+    for chunk in chunks:
+        if file.tell() + len(chunk) > signed.length:
+            msg = f"{url}: more than {signed.length} bytes"
+            raise DownloadLengthMismatchError(msg)
+        file.write(chunk)
+        if file.tell() - synced >= SYNC_BYTES:
+            file.flush()
+            os.fsync(file.fileno())
+            sync_folder(incoming.parent)
+            synced = file.tell()
+
+
+def _verify(signed: TargetFile, incoming: Path) -> None:
+    with incoming.open("rb") as file:
+        signed.verify_length_and_hashes(file)

@@ -1,0 +1,352 @@
+"""What the store says, verified against the provisioned root (The Update Framework, client side).
+
+python-tuf decides; this room fills its gaps. Its files are not fsynced, so it works in a scratch
+copy and what it came to trust is written durably afterwards: a power cut never costs the memory of
+newer metadata, which is the protection against older. It trusts whatever root.json it finds on
+disk, so the provisioned root is passed every time. One `Updater` refreshes once, so each check
+builds a `TrustedRepository` of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuf.api import exceptions
+from tuf.api.metadata import Metadata, Root
+from tuf.ngclient import Updater, UpdaterConfig
+
+from edge_client import __version__
+from edge_client.contract.documents import decode_document
+from edge_client.contract.errors import TransportError, TrustError
+from edge_client.contract.names import METADATA_FOLDER, TARGETS_FOLDER, channel_target
+from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
+from edge_client.disk import disk_errors, write_durably
+from edge_client.repository.clock import check_clock, read_signing_time, utc_now
+from edge_client.repository.transfer import download
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+    from tuf.api.metadata import TargetFile
+
+    from edge_client.repository.clock import Clock
+    from edge_client.repository.fetcher import Fetcher
+
+# Limits in bytes. Targets metadata takes about 1.5 kB a release; the pipeline keeps 50 of them.
+_CONFIG = UpdaterConfig(
+    max_root_rotations=256,
+    max_delegations=8,
+    root_max_length=512_000,
+    timestamp_max_length=16_384,
+    snapshot_max_length=2_000_000,
+    targets_max_length=5_000_000,
+    app_user_agent=f"edge-client/{__version__}",
+)
+# Oldest memory last: the timestamp is what protects against a store that goes back in time.
+METADATA_DIR = "metadata"
+_SCRATCH = ".look-"
+_REMEMBERED = ("timestamp.json", "snapshot.json", "targets.json")
+
+
+class NothingPublishedError(TransportError):
+    """The store answers, but has no metadata, and this device never saw any."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SignedFile:
+    """What the metadata says of one file.
+
+    Attributes:
+        path: Signed target path.
+        size_bytes: Its length.
+    """
+
+    path: str
+    size_bytes: int
+
+
+class TrustedRepository:
+    """One look at the store. Close it after use, or use it in a `with` block."""
+
+    def __init__(
+        self,
+        root: bytes,
+        base_url: str,
+        metadata_dir: Path,
+        fetcher: Fetcher,
+        *,
+        remember: bool = True,
+        clock: Clock = utc_now,
+    ) -> None:
+        """Start from what this device trusts already.
+
+        Args:
+            root: The provisioned root metadata; the only thing trusted without proof.
+            base_url: Address below which `metadata/` and `targets/` lie.
+            metadata_dir: Remembers verified metadata from look to look.
+            fetcher: Reads the store, or what stands for it.
+            remember: False leaves the disk beside `metadata_dir` to a daemon that may be writing there now.
+            clock: The time, as this device knows it. Expiry is python-tuf's to judge, by a clock of its own.
+        Raises: TrustError if `root` is no valid root metadata; DeviceError if the disk fails.
+        """
+        self._base_url = base_url.rstrip("/")
+        self._memory = metadata_dir
+        self._remembers = remember
+        self._fetcher = fetcher
+        self._clock = clock
+        with disk_errors(metadata_dir):
+            self._scratch = self._open_scratch()
+        try:
+            with disk_errors(metadata_dir):
+                self._recall()
+            with self._verdicts("[trust] root"):
+                self._updater = Updater(
+                    str(self._scratch_path),
+                    f"{self._base_url}/{METADATA_FOLDER}/",
+                    target_base_url=f"{self._base_url}/{TARGETS_FOLDER}/",
+                    fetcher=fetcher,
+                    config=_CONFIG,
+                    bootstrap=root,
+                )
+        except BaseException:
+            self._scratch.cleanup()
+            raise
+
+    def _open_scratch(self) -> tempfile.TemporaryDirectory[str]:
+        if not self._remembers:
+            return tempfile.TemporaryDirectory(prefix="edge-client-")
+        self._memory.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._memory.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the scratch copy and close connections."""
+        self._fetcher.close()
+        self._scratch.cleanup()
+
+    @property
+    def bytes_pulled(self) -> int:
+        """Bytes read from the store so far."""
+        return self._fetcher.bytes_pulled
+
+    def refresh(self) -> None:
+        """Fetch and verify the newest metadata, and remember it durably.
+
+        Raises: TrustError if it is forged, older than known, or expired; TransportError if the store
+            cannot be read (NothingPublishedError if it never had anything) or this device's clock cannot be
+            right (ClockError); DeviceError.
+        """
+        check_clock(self._clock())
+        self._refresh()
+        # By what was just verified, never by what lies on the disk: a revoked key may have signed that, with
+        # any time, and the way out of it is the newer root that only a refresh brings.
+        check_clock(self._clock(), read_signing_time((self._scratch_path / "timestamp.json").read_bytes()))
+
+    def _refresh(self) -> None:
+        try:
+            with self._verdicts(f"{self._base_url}/{METADATA_FOLDER}"):
+                self._updater.refresh()
+        except TransportError as e:
+            cause = e.__cause__
+            known = (self._memory / "timestamp.json").exists()
+            if isinstance(cause, exceptions.DownloadHTTPError) and cause.status_code == 404 and not known:
+                msg = (
+                    f"{self._base_url}: nothing is published there yet; "
+                    "if something is, correct [store] base_url"
+                )
+                raise NothingPublishedError(msg) from e
+            raise
+        finally:
+            # Also after a failure: each file that arrived was verified before python-tuf stored it.
+            if self._remembers:
+                self._remember()
+
+    def channel(self, name: str) -> ChannelDocument:
+        """Return the signed pointer of a channel.
+
+        Raises: InputError if it is malformed, and as `fetch`.
+        """
+        path = channel_target(name)
+        target = self._find(path)
+        if target.length > CHANNEL_LIMIT_BYTES:
+            msg = f"{path}: signed length {target.length}, at most {CHANNEL_LIMIT_BYTES}; publish it again"
+            raise TrustError(msg)
+        file = self.fetch(path, self._scratch_path)
+        document = decode_document(
+            ChannelDocument, file.read_bytes(), source=path, limit_bytes=CHANNEL_LIMIT_BYTES
+        )
+        if document.channel != name:
+            # Signed, but for another channel: the pipeline is broken, or a key was misused.
+            msg = f"{path}: is the pointer of channel {document.channel!r}; publish the channel again"
+            raise TrustError(msg)
+        return document
+
+    def look_up(self, path: str) -> SignedFile:
+        """Return what is signed about a file.
+
+        Raises: TrustError if it is not signed.
+        """
+        return SignedFile(path, self._find(path).length)
+
+    def holds(self, path: str, file: Path) -> bool:
+        """Whether `file` has the content that is signed under `path`."""
+        return self._updater.find_cached_target(self._find(path), str(file)) is not None
+
+    def fetch(self, path: str, destination_dir: Path) -> Path:
+        """Fetch one signed file, unless it lies there already with the signed content.
+
+        A download that broke off goes on where it stopped, also after a restart.
+
+        Args:
+            path: Signed target path.
+            destination_dir: Where the file goes, under the path's last part.
+        Returns: Its place; verified, not synced.
+        Raises: TrustError if it is not signed or not what was signed; TransportError; DeviceError.
+        """
+        target = self._find(path)
+        destination = destination_dir / path.rpartition("/")[2]
+        if self._updater.find_cached_target(target, str(destination)):
+            return destination
+        # One part of a path of its own: safe names begin without a dot, so it is no file of a release.
+        incoming = destination.with_name(f".{destination.name}.incoming")
+        url = f"{self._base_url}/{TARGETS_FOLDER}/{target.get_prefixed_paths()[0]}"
+        with self._verdicts(f"{self._base_url}/{TARGETS_FOLDER}/{path}"), disk_errors(destination):
+            download(self._fetcher, url, target, incoming)
+            incoming.replace(destination)
+        return destination
+
+    def verify(self, path: str, data: bytes) -> None:
+        """Compare content that came another way with what is signed under `path`.
+
+        Raises: TrustError.
+        """
+        with self._verdicts(path):
+            self._find(path).verify_length_and_hashes(data)
+
+    def _find(self, path: str) -> TargetFile:
+        with self._verdicts(f"{self._base_url}/{METADATA_FOLDER}"):
+            target = self._updater.get_targetinfo(path)
+        if target is None:
+            msg = (
+                f"{self._base_url}: {path} is not among the signed files; publish it, or correct "
+                "[device] channel"
+            )
+            raise TrustError(msg)
+        return target
+
+    @property
+    def _scratch_path(self) -> Path:
+        return Path(self._scratch.name)
+
+    def _recall(self) -> None:
+        """Copy what was remembered into the scratch folder."""
+        for name in (*_REMEMBERED, *_root_names(self._memory)):
+            source = self._memory / name
+            if source.is_file():
+                copy = self._scratch_path / name
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(source, copy)
+
+    def _remember(self) -> None:
+        """Write durably what changed in the scratch folder; a look that finds nothing new writes nothing."""
+        for name in (*_root_names(self._scratch_path), *_REMEMBERED):
+            source, copy = self._scratch_path / name, self._memory / name
+            if source.is_file() and (data := source.read_bytes()) != _content(copy):
+                write_durably(copy, data)
+
+    @contextlib.contextmanager
+    def _verdicts(self, what: str) -> Iterator[None]:
+        """Turn python-tuf's two error roots into ours: they lied, or the network failed."""
+        try:
+            yield
+        except exceptions.RepositoryError as e:
+            msg = f"{what}: {explain(e)}. Nothing was changed"
+            raise TrustError(msg) from e
+        except exceptions.DownloadLengthMismatchError as e:
+            msg = f"{what}: longer than signed or allowed ({e}). Nothing was changed"
+            raise TrustError(msg) from e
+        except exceptions.DownloadHTTPError as e:
+            msg = f"{e}; {_http_way_out(e.status_code)}"
+            raise TransportError(msg) from e
+        except exceptions.DownloadError as e:
+            cause = f" ({e.__cause__})" if not str(e).startswith("http") and e.__cause__ else ""
+            msg = f"{e or 'the store is too slow'}{cause}; will be tried again"
+            raise TransportError(msg) from e
+        except OSError as e:
+            with disk_errors(self._memory):
+                raise e from None
+
+
+def describe_root(root: bytes, source: str) -> str:
+    """Say what a provisioned root is, for people.
+
+    Raises: TrustError if it is no valid root metadata. One that expired is still a good start: devices
+        find newer ones in the store from it.
+    """
+    try:
+        metadata = Metadata[Root].from_bytes(root)
+        metadata.verify_delegate(Root.type, metadata)
+    except exceptions.RepositoryError as e:
+        msg = f"{source}: {explain(e)}"
+        raise TrustError(msg) from e
+    return f"{source}: version {metadata.signed.version}, until {metadata.signed.expires:%Y-%m-%d}"
+
+
+def explain(error: exceptions.RepositoryError) -> str:
+    """Say what a refusal means and what to do."""
+    if isinstance(error, exceptions.ExpiredMetadataError):
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        return (
+            f"{error}. This device's clock says {now}: if that is wrong, set it (timedatectl); if not, the "
+            "store shows old metadata, or nobody signed newer: run the pipeline, it renews signatures"
+        )
+    if isinstance(error, exceptions.BadVersionNumberError):
+        return (
+            f"older than what this device has seen, refused ({error}). Somebody put back old metadata, "
+            "or the store was restored from a backup: publish again"
+        )
+    if isinstance(error, exceptions.UnsignedMetadataError):
+        return (
+            f"not signed by the keys that this device trusts ({error}). Somebody wrote to the store, or "
+            "[trust] root belongs to another repository"
+        )
+    if isinstance(error, exceptions.LengthOrHashMismatchError):
+        return f"not the content that was signed ({error}). Somebody changed it, or the upload was damaged"
+    return f"not usable as signed metadata ({error}). Somebody wrote to the store, or the upload was damaged"
+
+
+def _http_way_out(status: int) -> str:
+    if status in {401, 403}:
+        return (
+            "the store refuses this device: check [store] region and access_key_file (or AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY), its right to read, and the clock"
+        )
+    if status == 404:
+        return "it is missing in the store: publish again, or correct [store] base_url"
+    return "will be tried again"
+
+
+def _root_names(folder: Path) -> tuple[str, ...]:
+    """Names of remembered roots, relative to `folder`."""
+    return tuple(
+        f"root_history/{path.name}" for path in sorted((folder / "root_history").glob("*.root.json"))
+    )
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

@@ -1,0 +1,116 @@
+"""Shadow mode: a new release answers beside the serving one, on the same live frames, before it may serve.
+
+What it answers goes nowhere; how often both agree, how sure and how fast it is goes into the status.
+Values in, a verdict out: no disk, no threads. Probation follows once it serves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from edge_client.contract.messages import Comparison
+from edge_client.serving.probation import RecentAnswers, find_breach, find_failure, find_slow
+from edge_client.settings.serving import LEAST_FRAMES, ShadowSettings
+from edge_client.settings.serving import ProbationSettings as Limits
+
+# Where few frames come: so many times the wanted time, and an hour.
+LONGEST, LEAST_WAIT_S = 4, 3600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What one release said of a frame."""
+
+    label: str
+    confidence: float
+    latency_ms: float
+
+
+class Shadow:
+    """Compares two releases; one thread tells it of every frame."""
+
+    def __init__(
+        self,
+        release: str,
+        settings: ShadowSettings,
+        limits: Limits,
+        started: float,
+        *,
+        elapsed_s: float = 0.0,
+        budget_ms: float = 0.0,
+    ) -> None:
+        """Begin.
+
+        Args:
+            release: The new one.
+            settings: How long, and how much both must agree.
+            limits: What else it may do worse in.
+            started: Monotonic seconds.
+            elapsed_s: For which it went on before a restart.
+            budget_ms: Longest median latency, whatever the serving release takes; 0: none.
+        """
+        self.release = release
+        self._budget_ms = budget_ms
+        self._settings = settings
+        self._limits = limits
+        self._started, self._now = started - elapsed_s, started
+        self._before, self._new = RecentAnswers(limits.unsure_below), RecentAnswers(limits.unsure_below)
+        self._frames = self._agreed = self._failed = self._unanswered = 0
+        self.breach: str | None = None
+
+    def compare(self, before: Answer, new: Answer, now: float) -> bool:
+        """Take both answers to a frame at `now` (monotonic seconds); True once there is a verdict."""
+        self._now = now
+        self._before.take(before.latency_ms, before.confidence)
+        self._new.take(new.latency_ms, new.confidence)
+        self._agreed += before.label == new.label
+        self._frames += 1
+        over = now - self._started >= self._settings.seconds and self._frames >= LEAST_FRAMES
+        if self.breach is None and over:
+            self.breach = self._judge()
+        return self.breach is not None
+
+    def failed(self, reason: str) -> bool:
+        """Take a frame that the new release could not answer; True once there is a verdict."""
+        self._failed += 1
+        if self.breach is None:
+            self.breach = find_failure(self._failed, self._frames, reason) or None
+        return self.breach is not None
+
+    def unanswered(self) -> bool:
+        """The serving release failed on a frame: one that does so all the time compares with nothing."""
+        self._unanswered += 1
+        if self.breach is None and self._unanswered >= LEAST_FRAMES and self._unanswered > self._frames:
+            self.breach = ""
+        return self.breach is not None
+
+    def seconds(self, now: float) -> float:
+        """For how long it has gone on."""
+        return now - self._started
+
+    def give_up_waiting(self, now: float) -> None:
+        """Pass a release that saw too few frames for so long that more of them are not to be expected."""
+        if self.breach is None and self.seconds(now) > LONGEST * self._settings.seconds + LEAST_WAIT_S:
+            self.breach = ""
+
+    def figures(self) -> Comparison:
+        """Return how it stands."""
+        return Comparison(
+            release=self.release,
+            frames=self._frames,
+            agreement=round(self._agreed / self._frames, 4) if self._frames else None,
+            latency_ms=round(self._new.latency_ms, 3) if self._frames else None,
+            latency_before_ms=round(self._before.latency_ms, 3) if self._frames else None,
+            seconds_left=round(max(self._started + self._settings.seconds - self._now, 0.0), 1),
+        )
+
+    def _judge(self) -> str:
+        agreement = self._agreed / self._frames * 100
+        if agreement < self._settings.min_agreement_percent:
+            return (
+                f"agreed with the serving release on {agreement:.0f}% of {self._frames} frames "
+                "([shadow] min_agreement_percent)"
+            )
+        if slow := find_slow(self._new, self._budget_ms):
+            return slow
+        return find_breach(self._before.latency_ms, self._before.unsure_share, self._new, self._limits)

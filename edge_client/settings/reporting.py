@@ -1,0 +1,86 @@
+"""Settings of MQTT, status, Home Assistant and Prometheus."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from edge_client.contract.errors import SettingsError
+
+
+@dataclasses.dataclass(frozen=True)
+class BrokerSettings:
+    """Section [broker].
+
+    Attributes:
+        host: MQTT broker; empty: none, the device then only polls.
+        port: Its port.
+        username: Empty: anonymous.
+        password_file: File whose first line is the password.
+        tls: MQTT over TLS.
+        ca_file: CA certificate; empty: the system's.
+        certificate_file: This device's certificate, for brokers that want one.
+        key_file: Its key.
+        keepalive_s: The broker publishes the last will after 1.5 times as long a silence.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    username: str = ""
+    password_file: str = ""
+    tls: bool = False
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+    keepalive_s: int = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class StatusSettings:
+    """Section [status].
+
+    Attributes:
+        interval_s: Frame counts and latency are published at most this often.
+    """
+
+    interval_s: float = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class HomeAssistantSettings:
+    """Section [homeassistant].
+
+    Attributes:
+        discovery: Tell Home Assistant of this device.
+        prefix: First part of its discovery topics.
+    """
+
+    discovery: bool = False
+    prefix: str = "homeassistant"
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricsSettings:
+    """Section [metrics].
+
+    Attributes:
+        port: Metrics are at http://<host>:<port>/metrics; 0: nowhere.
+        host: Address to listen at.
+    """
+
+    port: int = 0
+    host: str = "127.0.0.1"
+
+
+def read_password(broker: BrokerSettings) -> str | None:
+    """Return the broker's password; None if no file is named.
+
+    Raises: SettingsError if it cannot be read.
+    """
+    if not broker.password_file:
+        return None
+    try:
+        return Path(broker.password_file).read_text(encoding="utf-8").splitlines()[0]
+    except (OSError, IndexError, UnicodeDecodeError) as e:
+        msg = f"[broker] password_file {broker.password_file}: {e}; its first line is the password"
+        raise SettingsError(msg) from e

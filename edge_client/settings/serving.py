@@ -1,0 +1,60 @@
+"""Settings of probation and of the shadow comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+# Fewer answers say nothing about latency and confidence.
+LEAST_FRAMES = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbationSettings:
+    """Section [probation].
+
+    Attributes:
+        frames: Answers after which a release has passed; 0: no probation.
+        seconds: It passes after so long too, once it answered at all.
+        max_slowdown: Largest median latency, in multiples of the release before.
+        unsure_below: An answer with less confidence is unsure.
+        max_unsure_points: So many percentage points more unsure answers than before are too many.
+    """
+
+    frames: int = 200
+    seconds: float = 600.0
+    max_slowdown: float = 2.0
+    unsure_below: float = 0.5
+    max_unsure_points: float = 30.0
+
+    def faults(self) -> tuple[str, ...]:
+        """Say what is wrong with the settings; empty if nothing is."""
+        checks = [
+            (self.frames == 0 or self.frames >= LEAST_FRAMES, f"frames: 0, or at least {LEAST_FRAMES}"),
+            (self.seconds > 0, "seconds: above 0"),
+            (self.max_slowdown >= 1, "max_slowdown: at least 1"),
+            (0 <= self.unsure_below <= 1, "unsure_below: 0 to 1"),
+            (0 <= self.max_unsure_points <= 100, "max_unsure_points: 0 to 100"),
+        ]
+        return tuple(message for holds, message in checks if not holds)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShadowSettings:
+    """Section [shadow].
+
+    Attributes:
+        seconds: A new release answers beside the serving one for so long before it serves; 0: it does not.
+        min_agreement_percent: It is refused if it agrees on fewer frames.
+    """
+
+    seconds: float = 0.0
+    min_agreement_percent: float = 50.0
+
+    def faults(self) -> tuple[str, ...]:
+        """Say what is wrong with the settings; empty if nothing is."""
+        checks = [
+            (math.isfinite(self.seconds) and self.seconds >= 0, "seconds: 0 or more"),
+            (0 <= self.min_agreement_percent <= 100, "min_agreement_percent: 0 to 100"),
+        ]
+        return tuple(message for holds, message in checks if not holds)

@@ -1,0 +1,190 @@
+"""The settings that a look at the store needs, and what they name.
+
+Apart from the others because a look runs in a child process, which reads these and no more: at each update
+their import is what everybody waits for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_client.contract.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+BUNDLE_SCHEME = "bundle:"
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceSettings:
+    """Section [device].
+
+    Attributes:
+        id: Name of this device; empty: from the board's serial number.
+        fleet: Fleet that it belongs to.
+        channel: Channel that it follows.
+        more_channels: Channels whose releases answer to the same frames too, with commas between.
+        device_class: Releases made for another class of devices are refused.
+        state_dir: Holds releases and trusted metadata.
+        threads: Threads of the interpreter.
+        top: Labels in each result.
+        latency_budget_ms: Longest time for one picture; a release that takes longer is refused. 0: no limit.
+    """
+
+    id: str = ""
+    fleet: str = "fleet"
+    channel: str = "stable"
+    more_channels: str = ""
+    device_class: str = ""
+    state_dir: Path = Path("/var/lib/edge-client")
+    threads: int = 2
+    top: int = 3
+    latency_budget_ms: float = 0.0
+
+    def further_channels(self) -> tuple[str, ...]:
+        """Channels beside the main one."""
+        return tuple(name for part in self.more_channels.split(",") if (name := part.strip()))
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreSettings:
+    """Section [store].
+
+    Attributes:
+        base_url: Address below which `metadata/` and `targets/` lie.
+        region: S3 region that signatures are made for.
+        access_key_file: TOML file with the keys of a private bucket.
+        ca_file: CA certificate of an https store.
+        timeout_s: Longest silence of the store.
+        min_bytes_per_s: Slower transfers are given up.
+        max_bytes_per_s: Read no faster; 0: no limit.
+    """
+
+    base_url: str = ""
+    region: str = "us-east-1"
+    access_key_file: str = ""
+    ca_file: str = ""
+    timeout_s: float = 20.0
+    min_bytes_per_s: int = 500
+    max_bytes_per_s: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustSettings:
+    """Section [trust].
+
+    Attributes:
+        root: The provisioned root metadata.
+    """
+
+    root: Path = Path("/etc/edge-client/root.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateSettings:
+    """Section [update].
+
+    Attributes:
+        automatic: Take a release as soon as it is there; else only when somebody asks for it.
+        poll_s: Look at the store this often without an announcement.
+        spread_s: After an announcement, wait a random part of this first.
+        look_timeout_s: Longest look at the store, with all that it downloads.
+        self_test_timeout_s: Longest self-test.
+        self_test_memory_bytes: Limit on the self-test's memory; 0: none.
+        max_release_bytes: Largest release that is taken.
+        min_free_bytes: Space that an update leaves free.
+    """
+
+    automatic: bool = True
+    poll_s: float = 3600.0
+    spread_s: float = 0.0
+    look_timeout_s: float = 1800.0
+    self_test_timeout_s: float = 120.0
+    self_test_memory_bytes: int = 1_000_000_000
+    max_release_bytes: int = 100_000_000
+    min_free_bytes: int = 50_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class LookSettings:
+    """What a look at the store needs of the settings."""
+
+    device: DeviceSettings
+    store: StoreSettings
+    trust: TrustSettings
+    update: UpdateSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreCredentials:
+    """Keys of a private bucket; never shown."""
+
+    access_key_id: str
+    secret_access_key: str = dataclasses.field(repr=False)
+    session_token: str = dataclasses.field(default="", repr=False)
+
+
+def read_credentials(
+    store: StoreSettings, environment: Mapping[str, str] = os.environ
+) -> StoreCredentials | None:
+    """Return the store's keys: from the file, else from AWS_* variables, else None (a public store).
+
+    Raises: SettingsError if the file cannot be read or lacks a key.
+    """
+    if store.access_key_file:
+        return _credentials_from_file(Path(store.access_key_file))
+    key, secret = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
+    if key and secret:
+        return StoreCredentials(key, secret, environment.get("AWS_SESSION_TOKEN", ""))
+    return None
+
+
+def read_root(trust: TrustSettings) -> bytes:
+    """Return the provisioned root metadata, not judged yet.
+
+    Raises: SettingsError if it cannot be read.
+    """
+    try:
+        return trust.root.read_bytes()
+    except OSError as e:
+        msg = (
+            f"[trust] root {trust.root}: {e.strerror or e}; copy device/root.json, which `edge-keys make` "
+            "wrote, to this device"
+        )
+        raise SettingsError(msg) from e
+
+
+def read_toml(file: Path, way_out: str) -> dict[str, Any]:
+    # Not for a look: it gets its settings from the daemon.
+    if sys.version_info >= (3, 11):
+        import tomllib  # noqa: PLC0415
+    else:
+        import tomli as tomllib  # noqa: PLC0415
+
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as e:
+        msg = f"{file}: {e.strerror or e}; {way_out}"
+        raise SettingsError(msg) from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        msg = f"{file}: not TOML: {e}; strings need quotes"
+        raise SettingsError(msg) from e
+
+
+def _credentials_from_file(path: Path) -> StoreCredentials:
+    table = read_toml(path, "[store] access_key_file names it")
+    unknown = set(table) - {field.name for field in dataclasses.fields(StoreCredentials)}
+    valid = all(isinstance(value, str) for value in table.values())
+    if unknown or not valid or not (table.get("access_key_id") and table.get("secret_access_key")):
+        msg = (
+            f'{path}: give access_key_id = "…" and secret_access_key = "…" (and session_token = "…" '
+            "where there is one), nothing else"
+        )
+        raise SettingsError(msg)
+    return StoreCredentials(**table)

@@ -1,0 +1,68 @@
+"""Where pictures come from: a watched folder, a list of files, a pipe, a video or a camera."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import SettingsError
+from edge_client.settings.region import read_region
+from edge_client.sources.source import Pace, Source
+
+if TYPE_CHECKING:
+    from edge_client.settings.frames import SourceSettings
+    from edge_client.sources.driver import DriverWatch
+
+
+def open_source(settings: SourceSettings, driver: DriverWatch | None = None) -> Source:
+    """Build the source that the settings name.
+
+    Args:
+        settings: Which one.
+        driver: Is told of a camera's driver, which may hang; None: nobody asks.
+    Raises: SettingsError with all faults; DeviceError if an extra is not installed.
+    """
+    faults = settings.faults()
+    if faults:
+        raise SettingsError("; ".join(f"[source] {fault}" for fault in faults))
+    source = _open(settings, Pace(settings.frames_per_second), driver)
+    region = read_region(settings.region)
+    if region is None and settings.min_change_percent == 0:
+        return source
+    from edge_client.sources.attention import AttentiveSource  # noqa: PLC0415 - settings need no NumPy
+
+    return AttentiveSource(
+        source,
+        region=region,
+        min_change_percent=settings.min_change_percent,
+        longest_still_s=settings.longest_still_s,
+    )
+
+
+def _open(settings: SourceSettings, pace: Pace, driver: DriverWatch | None) -> Source:
+    # Each kind is imported where it is chosen: a Pi with a camera needs no OpenCV.
+    if settings.kind == "folder":
+        from edge_client.sources.folder import WatchedFolder  # noqa: PLC0415
+
+        return WatchedFolder(
+            Path(settings.path).expanduser(), after=settings.after, settle_s=settings.settle_s, pace=pace
+        )
+    if settings.kind == "files":
+        from edge_client.sources.files import ImageFiles, find_pictures  # noqa: PLC0415
+
+        return ImageFiles(find_pictures(settings.path), pace=pace)
+    if settings.kind == "pipe":
+        from edge_client.sources.pipe import PicturePipe  # noqa: PLC0415
+
+        return PicturePipe(settings.path, pace=pace)
+    if settings.kind == "video":
+        from edge_client.sources.video import VideoSource  # noqa: PLC0415
+
+        return VideoSource(
+            settings.path, width=settings.width, height=settings.height, pace=pace, driver=driver
+        )
+    from edge_client.sources.picamera import PiCamera  # noqa: PLC0415
+
+    return PiCamera(
+        int(settings.path or 0), width=settings.width, height=settings.height, pace=pace, driver=driver
+    )

@@ -1,0 +1,283 @@
+"""One full look at the store: is there a release for this device, is it good, then let it serve.
+
+The order is the promise. Nothing is touched before the metadata is verified; nothing gets a slot
+before its content is verified, its document fits this device and its self-test passed in a child
+process; nothing serves before it was loaded and warmed beside the serving model. Whatever fails,
+and wherever power goes, the old release goes on serving.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import logging
+import shutil
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import DeviceError, InputError
+from edge_client.contract.names import MODEL_FILE, RELEASE_FILE, check_name, release_target
+from edge_client.contract.release import RELEASE_LIMIT_BYTES, in_rollout
+from edge_client.disk import disk_errors
+from edge_client.releases import check_document, needed_files, read_release
+from edge_client.update.patches import fetch_model
+from edge_client.update.refusals import refusing, this_software
+from edge_client.update.selftest import SelfTest
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edge_client.contract.release import ChannelDocument
+    from edge_client.repository.trusted import TrustedRepository
+    from edge_client.settings.update import UpdateSettings
+    from edge_client.update.slots import Slots
+
+logger = logging.getLogger(__name__)
+
+
+class Decision(enum.Enum):
+    """What a signed pointer means for this device."""
+
+    SERVES = "serves already"
+    NOT_IN_SHARE = "is for a share of devices that this one is not in yet"
+    REFUSED = "was refused on this device before"
+    HELD = "waits for somebody to ask for it (`edge-client update`)"
+    TAKE = "is to be taken"
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateOutcome:
+    """What one look came to.
+
+    Attributes:
+        decision: TAKE if the release is ready to serve.
+        release: Release that the signed channel points to.
+        bytes_pulled: Bytes read from the store.
+        reason: Why it was refused before; empty otherwise.
+        share_percent: Share of devices that may take it.
+    """
+
+    decision: Decision
+    release: str
+    bytes_pulled: int
+    reason: str = ""
+    share_percent: float = 100.0
+
+
+def decide(
+    channel: ChannelDocument,
+    device_id: str,
+    current: str | None,
+    refused: dict[str, str],
+    *,
+    allowed: bool = True,
+    beside: str | None = None,
+) -> Decision:
+    """Return what a signed pointer means for one device.
+
+    Args:
+        channel: The pointer.
+        device_id: Decides the rollout share.
+        current: Release that serves; a first one is taken in any case.
+        refused: Releases that failed here.
+        allowed: Whether a release may be taken now.
+        beside: Release that was taken and answers beside the serving one.
+    """
+    if channel.release == current:
+        return Decision.SERVES
+    if not in_rollout(device_id, channel.release, channel.share_percent):
+        return Decision.NOT_IN_SHARE
+    if channel.release in refused:
+        return Decision.REFUSED
+    return Decision.TAKE if allowed or current is None or channel.release == beside else Decision.HELD
+
+
+class ReleaseUpdater:
+    """Looks at the store, and brings what the channel points to into a slot. One thread at a time."""
+
+    def __init__(
+        self,
+        device_id: str,
+        channel: str,
+        settings: UpdateSettings,
+        slots: Slots,
+        open_repository: Callable[[], TrustedRepository],
+        *,
+        software: str | None = None,
+        open_self_test: Callable[[], SelfTest] | None = None,
+        threads: int = 1,
+        device_class: str = "",
+        allowed: bool = True,
+        on_take: Callable[[str], None] = lambda _release: None,
+    ) -> None:
+        """Build an updater.
+
+        Args:
+            device_id: Decides the rollout share.
+            channel: Channel to follow.
+            settings: Limits.
+            slots: Releases on the disk.
+            open_repository: Gives a fresh `TrustedRepository`.
+            software: See `this_software`, which is the default.
+            open_self_test: Starts the child that tries a release; default: when one is going to be fetched.
+            threads: Threads of the interpreter.
+            device_class: Releases for another class are refused.
+            allowed: Whether a release may be taken now.
+            on_take: Told the release that is going to be taken.
+        """
+        self._device_id = device_id
+        self._channel = channel
+        self._settings = settings
+        self._slots = slots
+        self._open_repository = open_repository
+        self._software = software
+        self._open_self_test = open_self_test or functools.partial(start_self_test, settings, threads)
+        self._device_class = device_class
+        self._allowed = allowed
+        self._on_take = on_take
+
+    def look(self) -> UpdateOutcome:
+        """Look once; a release to take is verified, tried and in its slot afterwards.
+
+        It touches nothing that serves, so another process may do it (`look.py`).
+
+        Raises: TrustError, TransportError or DeviceError; RefusedError if the release is signed but unusable
+            here.
+        """
+        software = self._software or this_software()
+        self._slots.forget_refusals_of_others(software)
+        with self._open_repository() as repository:
+            repository.refresh()
+            channel = repository.channel(self._channel)
+            release = check_name(channel.release, "release id")
+            shadow = self._slots.shadow
+            decision = decide(
+                channel,
+                self._device_id,
+                self._slots.current,
+                self._slots.refused,
+                allowed=self._allowed,
+                beside=shadow.release if shadow is not None else None,
+            )
+            if decision is not Decision.TAKE:
+                self._slots.drop_staged()  # the channel moved on before it was complete
+            else:
+                with refusing(self._slots, release, software):
+                    self._take(repository, release)
+            reason = self._slots.refused.get(release, "")
+            return UpdateOutcome(decision, release, repository.bytes_pulled, reason, channel.share_percent)
+
+    def _take(self, repository: TrustedRepository, release: str) -> None:
+        self._on_take(release)
+        slot = self._slots.folder(release)
+        if release in self._slots.kept and self._is_whole(repository, release, slot):
+            logger.info("release %s is on the disk already", release)
+            self._slots.drop_staged()
+        else:
+            self._fetch(repository, release)
+            self._slots.install(release)
+
+    def _is_whole(self, repository: TrustedRepository, release: str, slot: Path) -> bool:
+        """Whether all files of a slot are as they are signed now."""
+        path = release_target(release, RELEASE_FILE)
+        if not repository.holds(path, slot / RELEASE_FILE):
+            return False
+        return all(
+            repository.holds(release_target(release, name), slot / name)
+            for name in needed_files(read_release(slot))
+        )
+
+    def _fetch(self, repository: TrustedRepository, release: str) -> None:
+        """Gather a release, and try it.
+
+        Raises: SelfTestError or InputError if it is unusable here; TrustError, TransportError, DeviceError.
+        """
+        self._slots.clean_slots()
+        folder = self._slots.stage(release)
+        try:
+            with self._open_self_test() as test:
+                self._gather(repository, release, folder)
+                cases = test.run(folder)
+            logger.info("release %s: self-test passed, %d pictures", release, cases)
+        except (DeviceError, InputError):
+            # Refused, or the disk is full: give the space back. After a lost connection it stays.
+            self._slots.drop_staged()
+            raise
+
+    def _gather(self, repository: TrustedRepository, release: str, folder: Path) -> None:
+        path = release_target(release, RELEASE_FILE)
+        self._check_size(repository.look_up(path).size_bytes, RELEASE_LIMIT_BYTES, path)
+        repository.fetch(path, folder)
+        document = read_release(folder)
+        check_document(document, release, self._device_class)
+        names = needed_files(document)
+        size_bytes = sum(repository.look_up(release_target(release, name)).size_bytes for name in names)
+        self._check_size(size_bytes, self._settings.max_release_bytes, f"release {release}")
+        self._check_space(folder, size_bytes)
+        for name in names:
+            if name == MODEL_FILE:
+                fetch_model(repository, release, folder, self._slots.in_use())
+            else:
+                self._fetch_or_copy(repository, release_target(release, name), folder)
+        _keep_only(folder, {RELEASE_FILE, *names})
+
+    def _fetch_or_copy(self, repository: TrustedRepository, path: str, folder: Path) -> None:
+        """Labels and self-test pictures are often those of the release before."""
+        name = path.rpartition("/")[2]
+        for slot in self._slots.in_use():
+            if repository.holds(path, slot / name):
+                with disk_errors(folder):
+                    shutil.copyfile(slot / name, folder / name)
+                break
+        repository.fetch(path, folder)  # nothing, if the copy is good
+
+    def _check_size(self, size_bytes: int, limit_bytes: int, what: str) -> None:
+        if size_bytes > limit_bytes:
+            msg = (
+                f"{what}: {size_bytes} bytes, this device takes at most {limit_bytes} "
+                "([update] max_release_bytes)"
+            )
+            raise InputError(msg)
+
+    def _check_space(self, folder: Path, size_bytes: int) -> None:
+        with disk_errors(folder):
+            # What came of it before counts: else a download that broke off could never go on.
+            here = sum(path.stat().st_size for path in folder.iterdir())
+            free = shutil.disk_usage(folder).free + here
+        needed = size_bytes + self._settings.min_free_bytes
+        if free < needed:
+            msg = (
+                f"{folder}: {free} bytes free, {needed} needed ({size_bytes} for the release, the rest is "
+                "[update] min_free_bytes); make room, it will be tried again"
+            )
+            raise DeviceError(msg)
+
+
+def _keep_only(folder: Path, names: set[str]) -> None:
+    """Remove what ways that were given up left behind."""
+    with disk_errors(folder):
+        for path in folder.iterdir():
+            if path.name not in names:
+                path.unlink()
+
+
+def start_self_test(
+    settings: UpdateSettings,
+    threads: int,
+    started: subprocess.Popen[bytes] | None = None,
+    *,
+    latency_budget_ms: float = 0.0,
+) -> SelfTest:
+    """Start the child that tries a release, unless it is started.
+
+    Raises: DeviceError.
+    """
+    return SelfTest(
+        timeout_s=settings.self_test_timeout_s,
+        memory_bytes=settings.self_test_memory_bytes or None,
+        threads=threads,
+        latency_budget_ms=latency_budget_ms,
+        started=started,
+    )

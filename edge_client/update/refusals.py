@@ -1,0 +1,45 @@
+"""Refusal of a release that failed its self-test or is malformed: recorded, so that it is not tried again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from edge_client import __version__
+from edge_client.contract.errors import EdgeError, InputError
+from edge_client.update.selftest import SelfTestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edge_client.update.slots import Slots
+
+logger = logging.getLogger(__name__)
+
+
+class RefusedError(EdgeError):
+    """The release is signed, but this device cannot use it; it is not tried again."""
+
+
+@contextlib.contextmanager
+def refusing(slots: Slots, release: str, software: str) -> Iterator[None]:
+    """Remember a release that cannot be used here.
+
+    Raises: RefusedError.
+    """
+    try:
+        yield
+    except (SelfTestError, InputError) as e:
+        slots.refuse(release, str(e), software)
+        logger.error("release %s is refused: %s", release, e)  # noqa: TRY400 - said in one line
+        msg = f"release {release} is refused: {e}"
+        raise RefusedError(msg) from e
+
+
+def this_software(device_class: str = "") -> str:
+    """Name what decides whether a release can run here."""
+    from edge_client.inference.runtime import runtime_name  # noqa: PLC0415 - not for a look
+
+    name = f"edge-client {__version__}, {runtime_name()}"
+    return f"{name}, class {device_class}" if device_class else name

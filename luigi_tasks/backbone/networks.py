@@ -1,0 +1,166 @@
+"""The backbones: MobileNet V1, V2 and V3 from Keras applications, as extractors of features.
+
+The features of a picture are the pooled top of the network and, unless `[model] grid` is 0, a layer
+before the top averaged over a grid of fields: what is there, and roughly where. On hand signs a linear
+head on both gets 0.97, on the top alone 0.93 (docs/decisions/0004-features.md).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edge_client.contract.errors import SettingsError, TransportError
+from luigi_tasks.backbone.tensorflow_runtime import start_tensorflow
+from luigi_tasks.backbone.weights import IMAGENET, NO_WEIGHTS, _weights_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luigi_tasks.settings.values import ModelSettings
+
+DOWNLOAD_FAILED = "URL fetch failure"  # tf_keras.utils.get_file
+# The middle of the blocks that see 1/32 of the input's resolution.
+GRID_LAYERS = {
+    "mobilenet_v1": "conv_pw_12_relu",
+    "mobilenet_v2": "block_14_add",
+    "mobilenet_v3_small": "expanded_conv_9/Add",
+    "mobilenet_v3_large": "expanded_conv_13/Add",
+}
+STANDARD_SUFFIX = "_standard"
+QUIET_SHARE = 0.1
+# Of a map's largest value: channels that differ less from picture to picture are constant.
+CONSTANT_SHARE = 1e-3
+
+
+def architecture_name(model: ModelSettings) -> str:
+    """Return e.g. `mobilenet_v2_1.0_160`."""
+    return f"{model.architecture}_{model.alpha}_{model.input_size}"
+
+
+def build_backbone(model: ModelSettings, seed: int) -> Any:  # noqa: ANN401 - Keras has no types
+    """Return the extractor: (N, size, size, 3) in [-1, 1] to (N, features).
+
+    Its features are raw until `standardize` saw pictures.
+
+    Raises: SettingsError if weights do not fit or Keras has no such size; TransportError if ImageNet
+        weights cannot be downloaded.
+    """
+    _, keras = start_tensorflow(seed)
+    base = _open_base(keras, model)
+    return keras.Model(base.input, build_features(keras, base.get_layer, base.output, model))
+
+
+def build_features(keras: Any, get_layer: Any, top: Any, model: ModelSettings) -> Any:  # noqa: ANN401
+    """Return the (N, features) tensor on top of a base network.
+
+    Args:
+        keras: The module.
+        get_layer: Finds a layer of the base by name.
+        top: The base's last map.
+        model: Which base, and how many fields.
+    """
+    layers = keras.layers
+    branches = {"top": layers.GlobalAveragePooling2D(keepdims=True, name="top_average")(top)}
+    tap = get_layer(GRID_LAYERS[model.architecture]).output
+    side = int(tap.shape[1])
+    if model.grid and side >= model.grid:
+        # Fields of one size that cover the map; they overlap where it does not divide evenly.
+        stride = side // model.grid
+        fields = layers.AveragePooling2D(side - stride * (model.grid - 1), stride, name="grid_average")
+        branches["grid"] = fields(tap)
+    parts = []
+    for name, branch in branches.items():
+        # A depthwise 1x1 convolution: TFLite quantizes its weights channel by channel.
+        standard = layers.DepthwiseConv2D(
+            1, depthwise_initializer="ones", trainable=False, name=name + STANDARD_SUFFIX
+        )
+        parts.append(layers.Flatten(name=f"{name}_features")(standard(branch)))
+    return layers.Concatenate(name="features")(parts) if len(parts) > 1 else parts[0]
+
+
+def standardize(backbone: Any, pixels: NDArray[np.uint8]) -> None:  # noqa: ANN401
+    """Give each channel of the features mean 0 and deviation 1 over these pictures, (N, H, W, 3) RGB.
+
+    So branches of different size fit into one int8 tensor, and a head learns from all alike.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    from luigi_tasks.backbone.extractor import to_input  # noqa: PLC0415
+
+    _, keras = start_tensorflow_again()
+    standards = [layer for layer in backbone.layers if layer.name.endswith(STANDARD_SUFFIX)]
+    raw = keras.Model(backbone.input, [layer.input for layer in standards])
+    chunks = [raw.predict_on_batch(to_input(pixels[n : n + 32])) for n in range(0, len(pixels), 32)]
+    for number, layer in enumerate(standards):
+        maps = np.concatenate([chunk[number] if len(standards) > 1 else chunk for chunk in chunks])
+        mean, deviation = maps.mean((0, 1, 2)), maps.std((0, 1, 2))  # (channels,)
+        if deviation.mean() < CONSTANT_SHARE * np.abs(maps).max():
+            # It tells nothing yet, and less than a step of int8 cannot be blown up to something.
+            continue
+        # A channel that hardly ever answers must not become the loudest.
+        deviation = deviation + QUIET_SHARE * deviation.mean()
+        scale = (1 / deviation).astype(np.float32)
+        layer.set_weights([scale[None, None, :, None], (-mean * scale).astype(np.float32)])
+
+
+def _open_base(keras: Any, model: ModelSettings) -> Any:  # noqa: ANN401
+    makers = {
+        "mobilenet_v1": keras.applications.MobileNet,
+        "mobilenet_v2": keras.applications.MobileNetV2,
+        "mobilenet_v3_small": keras.applications.MobileNetV3Small,
+        "mobilenet_v3_large": keras.applications.MobileNetV3Large,
+    }
+    options: dict[str, Any] = {}
+    if model.architecture.startswith("mobilenet_v3"):
+        options["include_preprocessing"] = False  # pixels come in [-1, 1], as for V1 and V2
+        options["minimalistic"] = False
+    weights = None if model.weights == NO_WEIGHTS else IMAGENET
+    if weights is not None and model.weights != IMAGENET:
+        weights = str(_weights_path(model))
+    try:
+        return makers[model.architecture](
+            input_shape=(model.input_size, model.input_size, 3),
+            alpha=model.alpha,
+            include_top=False,
+            weights=weights,
+            **options,
+        )
+    except (ValueError, OSError, KeyError) as e:
+        raise _explain(model, weights, e) from e
+    except Exception as e:
+        # Keras raises a bare Exception for a failed download, and no other kind for it.
+        if DOWNLOAD_FAILED not in str(e):
+            raise
+        raise _explain(model, weights, e) from e
+
+
+def start_tensorflow_again() -> tuple[Any, Any]:
+    """Return TensorFlow and tf_keras where `start_tensorflow` ran already."""
+    import tensorflow as tf  # noqa: PLC0415
+    import tf_keras  # noqa: PLC0415
+
+    return tf, tf_keras
+
+
+def _explain(model: ModelSettings, weights: str | None, error: Exception) -> SettingsError | TransportError:
+    """Turn what Keras raised into what to do about it.
+
+    Args:
+        model: What was asked for.
+        weights: As given to Keras: None, `imagenet` or a path.
+        error: What it raised.
+    """
+    name = architecture_name(model)
+    if weights not in {None, IMAGENET}:
+        return SettingsError(
+            f"[model] weights {model.weights}: do not fit {name} without its top ({error}); "
+            "set [model] architecture and alpha to what the file was made for"
+        )
+    # OSError: no connection, or a file that came half.
+    if DOWNLOAD_FAILED in str(error) or isinstance(error, OSError):
+        return TransportError(
+            f"[model] weights imagenet: Keras could not download those of {name} ({error}); "
+            "give the path of the no-top .h5 file, or none"
+        )
+    return SettingsError(f"[model] {name}: Keras refuses it: {error}")

@@ -1,0 +1,64 @@
+"""Initial and fine-tuned weights of a backbone: where they come from, and their digest."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_client.contract.errors import InputError, SettingsError
+
+if TYPE_CHECKING:
+    from luigi_tasks.settings.values import ModelSettings
+
+
+def pack_weights(network: Any) -> bytes:  # noqa: ANN401 - Keras has no types
+    """Return all weights as one npz, the same bytes for the same weights."""
+    file = io.BytesIO()
+    np.savez(file, *network.get_weights())
+    return file.getvalue()
+
+
+def load_tuned(backbone: Any, packed: bytes) -> None:  # noqa: ANN401
+    """Load what `pack_weights` wrote into an equal network.
+
+    Raises: InputError if it is not equal.
+    """
+    try:
+        with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+            backbone.set_weights([arrays[f"arr_{number}"] for number in range(len(arrays.files))])
+    except (ValueError, KeyError, OSError) as e:
+        msg = f"tuned weights are of another [model] ({e}); run without [training] warm_start"
+        raise InputError(msg) from e
+
+
+NO_WEIGHTS, IMAGENET = "none", "imagenet"
+
+
+def weights_digest(model: ModelSettings) -> str:
+    """Return what names the initial weights: their file's SHA-256, `imagenet` or `none`.
+
+    Raises: SettingsError if the file is missing.
+    """
+    if model.weights in {NO_WEIGHTS, IMAGENET}:
+        return model.weights
+    path = _weights_path(model)
+    status = path.stat()
+    return _digest(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _digest(path: Path, _size: int, _mtime_ns: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _weights_path(model: ModelSettings) -> Path:
+    path = Path(model.weights).expanduser()
+    if not path.is_file():
+        msg = f"[model] weights {model.weights}: no such file; give none, imagenet or a no-top .h5 of Keras"
+        raise SettingsError(msg)
+    return path

@@ -1,0 +1,117 @@
+"""Pictures of a snapshot as pixels, through the device's own preprocessing."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from edge_client.contract.errors import InputError
+from edge_client.contract.preprocessing import decode_fitted
+from luigi_tasks.dataset.records import ReadPicture
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from luigi_tasks.dataset.pixel_cache import PixelCache
+    from luigi_tasks.dataset.records import Entry, Picture
+    from luigi_tasks.dataset.sources import PictureSource
+    from luigi_tasks.progress import Progress
+
+# Called as pixels_of(pictures, height, width); returns (N, height, width, 3) uint8 RGB.
+PixelLoader = Callable[[Sequence["Picture"], int, int], "NDArray[np.uint8]"]
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+def load_pixels(
+    source: PictureSource,
+    pictures: Sequence[Picture] | Sequence[ReadPicture],
+    height: int,
+    width: int,
+    progress: Progress,
+    cache: PixelCache | None = None,
+) -> NDArray[np.uint8]:
+    """Decode and fit pictures in parallel; what the cache has is not read again.
+
+    Returns: (N, height, width, 3) uint8 RGB, in the order of `pictures`.
+    Raises: InputError if one that is not in the cache vanished or changed since the snapshot.
+    """
+    pixels = np.empty((len(pictures), height, width, 3), np.uint8)
+    names = [picture.sha256 for picture in pictures]
+    missing = list(range(len(pictures))) if cache is None else cache.fill(names, pixels)
+
+    def load(number: int) -> None:
+        picture = pictures[number]
+        data = source.read(picture.path)
+        if hashlib.sha256(data).hexdigest() != picture.sha256:
+            msg = f"{source.url}: {picture.path} changed since the snapshot was taken; run again"
+            raise InputError(msg)
+        pixels[number] = decode_fitted(data, height, width, source=picture.path)
+
+    in_threads(load, missing, "decoding pictures", progress, threads=source.threads)
+    if cache is not None and missing:
+        cache.keep([names[number] for number in missing], pixels[missing])
+    return pixels
+
+
+def read_pictures(
+    source: PictureSource,
+    entries: Sequence[Entry],
+    batch: str,
+    height: int,
+    width: int,
+    progress: Progress,
+    cache: PixelCache,
+) -> tuple[ReadPicture, ...]:
+    """Read pictures for the first time: hash each, prove that it decodes, and keep its pixels.
+
+    Raises: InputError if one vanished since it was listed; TransportError.
+    """
+    pixels = np.empty((len(entries), height, width, 3), np.uint8)
+
+    def read(number: int) -> ReadPicture:
+        entry = entries[number]
+        data = source.read(entry.path)
+        try:
+            pixels[number] = decode_fitted(data, height, width, source=entry.path)
+        except InputError as e:
+            return ReadPicture(entry.path, entry.size, entry.version, "", str(e), batch)
+        return ReadPicture(entry.path, entry.size, entry.version, hashlib.sha256(data).hexdigest(), "", batch)
+
+    found = in_threads(read, range(len(entries)), "reading pictures", progress, threads=source.threads)
+    whole = [number for number, one in enumerate(found) if not one.fault]
+    kept = pixels if len(whole) == len(found) else pixels[whole]
+    cache.keep([found[number].sha256 for number in whole], kept)
+    return tuple(found)
+
+
+def in_threads(
+    work: Callable[[ItemT], ResultT], items: Sequence[ItemT], what: str, progress: Progress, *, threads: int
+) -> list[ResultT]:
+    """Return `work(item)` of each item, in order; Pillow decodes without the interpreter's lock.
+
+    Raises: what the first item that fails raises; items that were not begun are left alone.
+    """
+    results = []
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
+    try:
+        for done, result in enumerate(pool.map(work, items), start=1):
+            results.append(result)
+            progress(what, done, len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results
+
+
+def to_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return (H, W, 3) RGB pixels as a PNG, lossless."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

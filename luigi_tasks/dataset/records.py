@@ -1,0 +1,133 @@
+"""What the steps write down for each other: the documents of the pipeline, in the order of its flow.
+
+Light on purpose: a run with nothing to do reads these, and must not pay for NumPy or Pillow.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from edge_client.contract.documents import Document
+
+TRAIN, HOLDOUT = "train", "holdout"
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One picture of a listing, before it is read.
+
+    Attributes:
+        path: Relative, with /; the first part is the class.
+        size: Bytes.
+        version: Changes when the content may have changed: mtime in ns, the ETag, or what names an
+            archive's content on every machine.
+    """
+
+    path: str
+    size: int
+    version: str
+
+
+class ReadPicture(Entry, frozen=True, array_like=True, gc=False):
+    """A picture that was read once.
+
+    Attributes:
+        sha256: Hex digest of the file's content; empty if it cannot be decoded.
+        fault: Why it cannot be decoded, else empty.
+        batch: Key of the batch that read it, which its features lie with.
+    """
+
+    sha256: str
+    fault: str
+    batch: str
+
+
+class Inventory(Document, frozen=True, kw_only=True):
+    """All pictures of a listing, as they were read; also one batch of them."""
+
+    pictures: tuple[ReadPicture, ...]
+
+
+class InventoryPointer(Document, frozen=True, kw_only=True):
+    """Where the newest inventory of a dataset lies: a hint that saves reading pictures again."""
+
+    key: str
+
+
+class NewBatch(Document, frozen=True, kw_only=True):
+    """Pictures that one task reads."""
+
+    key: str
+    pictures: tuple[Entry, ...]
+
+
+class Plan(Document, frozen=True, kw_only=True):
+    """How a listing is read. The first worker makes it, all others follow it.
+
+    Attributes:
+        inventory: Key of the inventory that the known pictures are looked up in; empty: none.
+        gone: Paths in the inventory that are not taken from it: removed, changed, or to be read again.
+        new: Batches to read.
+        batches: Keys of all batches that hold a picture of the listing.
+    """
+
+    inventory: str
+    gone: tuple[str, ...]
+    new: tuple[NewBatch, ...]
+    batches: tuple[str, ...]
+
+
+class Picture(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One picture.
+
+    Attributes:
+        path: Where its source has it.
+        sha256: Hex digest of the file's content.
+        label: Its class.
+        split: `train` or `holdout`.
+    """
+
+    path: str
+    sha256: str
+    label: str
+    split: str
+
+
+class Snapshot(Document, frozen=True, kw_only=True):
+    """All pictures of a run.
+
+    Attributes:
+        digest: 20 hex digits over hashes, labels and splits; not over paths.
+        labels: The classes, sorted; the model's outputs have this order.
+        pictures: Sorted by hash, so that renaming files changes nothing.
+        skipped: Undecodable pictures that were left out.
+    """
+
+    digest: str
+    labels: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    skipped: tuple[str, ...] = ()
+
+    def split(self, name: str) -> tuple[Picture, ...]:
+        """Return the pictures of one split."""
+        return tuple(picture for picture in self.pictures if picture.split == name)
+
+
+class SnapshotSummary(Document, frozen=True, kw_only=True):
+    """What most steps need of a snapshot: small, however many pictures there are."""
+
+    digest: str
+    labels: tuple[str, ...]
+    train_pictures: int
+    holdout_pictures: int
+    skipped: int
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> SnapshotSummary:
+        """Summarize."""
+        return cls(
+            digest=snapshot.digest,
+            labels=snapshot.labels,
+            train_pictures=len(snapshot.split(TRAIN)),
+            holdout_pictures=len(snapshot.split(HOLDOUT)),
+            skipped=len(snapshot.skipped),
+        )

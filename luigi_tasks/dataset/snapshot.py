@@ -1,0 +1,171 @@
+"""The exact list of pictures of one run, and the rules that make pictures usable.
+
+The split comes from the content hash alone, so a picture never moves between train and hold-out
+from one retraining to the next, wherever it lies and whatever else arrives.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import unicodedata
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import InputError
+from luigi_tasks.dataset.records import HOLDOUT, TRAIN, Picture, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from luigi_tasks.dataset.records import Entry, ReadPicture
+    from luigi_tasks.settings.values import DatasetSettings
+
+NAMED_AT_MOST = 10
+VALIDATION_SHARE = 0.1
+# Unicode categories of characters that break a line (labels.txt) or cannot be written.
+NOT_IN_LABELS = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+def make_snapshot(read: Sequence[ReadPicture], url: str, settings: DatasetSettings) -> Snapshot:
+    """Turn what was read into the list of pictures to learn from.
+
+    Args:
+        read: Every picture of the listing, sorted by path.
+        url: Where they are, for messages.
+        settings: The rules.
+    Raises: InputError if the pictures cannot make a classifier: none, one class, too few of a
+        class, undecodable ones, one picture in two classes, two classes of one name.
+    """
+    classes = name_classes(read)
+    hashes = {one.path: one.sha256 for one in read}
+    broken = {one.path: one.fault for one in read if one.fault}
+    for path in broken:
+        del hashes[path]
+    if len(broken) > settings.max_broken_pictures:
+        raise InputError(_complain_about_broken(url, broken, settings.max_broken_pictures))
+    found = _unique_pictures(hashes, classes)
+    check_counts(collections.Counter(found.values()), sorted(set(classes.values())), url, settings)
+    splits = choose_splits(found, settings.holdout_percent)
+    paths = {digest: path for path, digest in reversed(hashes.items())}
+    pictures = tuple(
+        Picture(paths[digest], digest, found[digest], splits[digest]) for digest in sorted(found)
+    )
+    summary = "".join([f"{one.sha256} {one.split} {one.label}\n" for one in pictures])
+    return Snapshot(
+        digest=hashlib.sha256(summary.encode()).hexdigest()[:20],
+        labels=tuple(sorted(set(found.values()))),
+        pictures=pictures,
+        skipped=tuple(sorted(broken)),
+    )
+
+
+def name_classes(entries: Iterable[Entry]) -> dict[str, str]:
+    """Map the first folder of each path to its label (Unicode NFC, no outer blanks).
+
+    Raises: InputError if two folders would be one class, or a label cannot be a line of a file.
+    """
+    return name_folders({entry.path.split("/", 1)[0] for entry in entries})
+
+
+def name_folders(folders: Iterable[str]) -> dict[str, str]:
+    """Map each class folder to its label.
+
+    Raises: as `name_classes`.
+    """
+    labels = {folder: unicodedata.normalize("NFC", folder).strip() for folder in sorted(folders)}
+    seen: dict[str, str] = {}
+    for folder, label in labels.items():
+        if not label or any(unicodedata.category(one) in NOT_IN_LABELS for one in label):
+            msg = f"class folder {folder!r}: rename it, a label is one line of visible text"
+            raise InputError(msg)
+        twin = seen.setdefault(label.casefold(), folder)
+        if twin != folder:
+            msg = (
+                f"class folders {twin!r} and {folder!r} differ only in case, blanks or Unicode form; "
+                "merge them"
+            )
+            raise InputError(msg)
+    return labels
+
+
+def check_counts(
+    counts: collections.Counter[str], labels: Sequence[str], url: str, settings: DatasetSettings
+) -> None:
+    """Refuse too few classes or pictures.
+
+    Raises: InputError that names each class and its count.
+    """
+    if len(labels) < 2:
+        msg = f"{url}: only one class ({', '.join(labels)}); a classifier needs at least two folders"
+        raise InputError(msg)
+    few = [
+        f"{label!r} has {counts[label]}" for label in labels if counts[label] < settings.min_images_per_class
+    ]
+    if few:
+        msg = (
+            f"{url}: {', '.join(few[:NAMED_AT_MOST])} usable different pictures, [dataset] "
+            f"min_images_per_class is {settings.min_images_per_class}; add pictures or remove the folder"
+        )
+        raise InputError(msg)
+
+
+def choose_splits(found: dict[str, str], holdout_percent: float) -> dict[str, str]:
+    """Map each hash to its split.
+
+    By the hash's first 32 bits. Where that leaves a class without any picture in one split (15
+    pictures at 20 %: one class in 28), the picture whose hash is nearest to that split goes there;
+    it alone may move back once more pictures of its class arrive.
+    """
+    limit = holdout_percent / 100
+    splits = {digest: HOLDOUT if position(digest) < limit else TRAIN for digest in found}
+    by_class: dict[str, list[str]] = collections.defaultdict(list)
+    for digest, label in found.items():
+        by_class[label].append(digest)
+    for digests in by_class.values():
+        digests.sort()
+        if splits[digests[0]] == TRAIN:
+            splits[digests[0]] = HOLDOUT
+        if splits[digests[-1]] == HOLDOUT:
+            splits[digests[-1]] = TRAIN
+    return splits
+
+
+def position(digest: str) -> float:
+    """Return where a content hash lies in [0, 1); the hold-out takes the lowest."""
+    return int(digest[:8], 16) / 2**32
+
+
+def is_validation(digest: str) -> bool:
+    """Whether a training picture tells when to stop; by bits that the split does not use."""
+    return int(digest[8:16], 16) / 2**32 < VALIDATION_SHARE
+
+
+def _unique_pictures(hashes: dict[str, str], classes: dict[str, str]) -> dict[str, str]:
+    """Map each hash to its label; copies within a class count once.
+
+    Raises: InputError if a picture lies in two classes.
+    """
+    found: dict[str, str] = {}
+    first: dict[str, str] = {}
+    clashes = []
+    for path, digest in hashes.items():
+        label = classes[path.split("/", 1)[0]]
+        if found.setdefault(digest, label) != label:
+            clashes.append(f"{first[digest]} = {path}")
+        first.setdefault(digest, path)
+    if clashes:
+        msg = (
+            f"the same picture lies in two classes: {'; '.join(clashes[:NAMED_AT_MOST])}"
+            f"{' and more' if len(clashes) > NAMED_AT_MOST else ''}. Keep each in the right one"
+        )
+        raise InputError(msg)
+    return found
+
+
+def _complain_about_broken(url: str, broken: dict[str, str], allowed: int) -> str:
+    named = "; ".join(broken[path] for path in sorted(broken)[:NAMED_AT_MOST])
+    more = f"; and {len(broken) - NAMED_AT_MOST} more" if len(broken) > NAMED_AT_MOST else ""
+    return (
+        f"{url}: {len(broken)} pictures cannot be used, [dataset] max_broken_pictures allows {allowed}: "
+        f"{named}{more}"
+    )

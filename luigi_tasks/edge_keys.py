@@ -1,0 +1,121 @@
+"""`edge-keys`: make, rotate, renew and publish signing keys."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import EdgeError, InputError
+from luigi_tasks.release.keys import ROOT_ROLE, ROOT_YEARS, Rotation, make_keys, rotate_keys
+from luigi_tasks.release.signing import ONLINE_ROLES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `edge-keys`; exit code 0, or 1 with one paragraph on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        text = {"make": _make, "rotate": _rotate, "renew": _renew, "publish": _publish}[options.command](
+            options
+        )
+    except EdgeError as e:
+        sys.stderr.write(f"edge-keys: {e}\n")
+        return 1
+    sys.stdout.write(text)
+    return 0
+
+
+def _make(options: argparse.Namespace) -> str:
+    make_keys(options.folder, root_keys=options.root_keys, threshold=options.threshold)
+    folder = options.folder
+    return (
+        f"{folder}/root/       take OFFLINE now (a USB stick in a safe); needed only to replace other keys\n"
+        f"{folder}/pipeline/   the machine that runs luigi: [trust] keys in luigi.cfg; readable by it alone\n"
+        f"{folder}/device/     root.json is public: every device gets it ([trust] root in device.toml), "
+        "the pipeline too ([trust] root in luigi.cfg)\n"
+        "Whoever holds pipeline/ can publish models to the fleet. Whoever holds root/ owns the fleet.\n"
+    )
+
+
+def _rotate(options: argparse.Namespace) -> str:
+    online = ONLINE_ROLES if options.stolen else tuple(dict.fromkeys(options.role or ()))
+    if (options.root_keys or options.threshold) and not options.root:
+        raise InputError("--root-keys and --threshold are about new root keys: give --root too")
+    roles = (*online, *((ROOT_ROLE,) if options.root else ())) or ONLINE_ROLES
+    rotation = Rotation(roles, options.root_keys, options.threshold, options.stolen, options.years)
+    version = rotate_keys(options.folder, rotation)
+    ends = (
+        "What only the old keys signed is disowned: the next run publishes anew, from the pipeline's work.\n"
+        if options.stolen
+        else ""
+    )
+    return f"New keys for {', '.join(roles)}.\n" + _explain_root(options.folder, version) + ends
+
+
+def _renew(options: argparse.Namespace) -> str:
+    version = rotate_keys(options.folder, Rotation(years=options.years))
+    return f"The same keys, for {options.years} years more.\n" + _explain_root(options.folder, version)
+
+
+def _publish(_options: argparse.Namespace) -> str:
+    from luigi_tasks.release.repository import open_repository  # noqa: PLC0415 - imports python-tuf
+    from luigi_tasks.settings.sections import load_settings  # noqa: PLC0415 - imports luigi
+    from luigi_tasks.storage.store import open_store  # noqa: PLC0415 - as above
+
+    settings = load_settings()
+    repository = open_repository(open_store(settings.store), settings.trust)
+    if not repository.needs_renewal():
+        return f"{settings.store.url}: nothing to do; the newest root is there, and signatures are fresh\n"
+    repository.renew()
+    return f"{settings.store.url}: the newest root is there, and everything is signed by its keys\n"
+
+
+def _explain_root(folder: Path, version: int) -> str:
+    return (
+        f"{folder}/device/     copy all of it to where [trust] root in luigi.cfg points: {version}.root.json "
+        "is the new root, root.json is the same for new devices. The others follow by themselves\n"
+        f"{folder}/pipeline/   copy to the machine that runs luigi, and remove the old keys there\n"
+        f"{folder}/root/       take OFFLINE again, in place of what was there\n"
+        f"{folder}/retired/    the old keys, where any were replaced; destroy them once devices follow\n"
+        "Nothing changes for the fleet yet. Where luigi runs, run `edge-keys publish` now (or wait for the "
+        "next Deploy): it publishes the new root, then signs everything with the new keys.\n"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edge-keys", description="Make and replace the signing keys.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("make", help="make a full set of keys")
+    make.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
+    make.add_argument("--root-keys", type=int, default=1, help="number of root keys (default 1)")
+    make.add_argument("--threshold", type=int, default=1, help="root keys that must sign (default 1)")
+    rotate = commands.add_parser("rotate", help="replace keys; needs the root keys in FOLDER/root")
+    rotate.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
+    rotate.add_argument("--role", action="append", choices=ONLINE_ROLES, help="replace this key; repeatable")
+    rotate.add_argument("--root", action="store_true", help="replace the root keys (alone: only them)")
+    rotate.add_argument(
+        "--stolen",
+        action="store_true",
+        help="somebody else may hold the old keys: replace all three online keys, and sign nothing again "
+        "that only they vouched for",
+    )
+    rotate.add_argument("--root-keys", type=int, help="with --root: number of root keys (default: as now)")
+    rotate.add_argument("--threshold", type=int, help="with --root: how many must sign (default: as now)")
+    renew = commands.add_parser("renew", help="sign the same root for more years; needs the root keys")
+    renew.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
+    commands.add_parser(
+        "publish", help="publish a new root and sign anew; with the settings of luigi.cfg, where luigi runs"
+    )
+    for command in (rotate, renew):
+        command.add_argument(
+            "--years", type=int, default=ROOT_YEARS, help=f"lifetime of the root (default {ROOT_YEARS})"
+        )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Comparison with the champion: the deployed model, on the same pictures."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import TYPE_CHECKING
+
+from edge_client.contract.preprocessing import PREPROCESSING_ID
+from edge_client.inference.classifier import Classifier
+from luigi_tasks.gate.measure import _classify_all, measure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge_client.contract.release import ReleaseDocument
+    from luigi_tasks.dataset.pixels import PixelLoader
+    from luigi_tasks.dataset.records import Picture
+    from luigi_tasks.gate.records import Measurement
+    from luigi_tasks.progress import Progress
+    from luigi_tasks.quantization.records import Candidate
+
+
+@dataclasses.dataclass(frozen=True)
+class Champion:
+    """The deployed model.
+
+    Attributes:
+        document: Its signed description.
+        model: Its file.
+        saw_holdout: Whether it was trained when the hold-out was smaller, so on some of today's.
+    """
+
+    document: ReleaseDocument
+    model: bytes
+    saw_holdout: bool = False
+
+
+def _measure_champion(
+    champion: Champion | None,
+    candidate: Candidate,
+    holdout: Sequence[Picture],
+    pixels_of: PixelLoader,
+    progress: Progress,
+) -> tuple[Measurement | None, list[int], str]:
+    """Return the champion's figures, the positions of the pictures it was shown, and a note."""
+    if champion is None:
+        return None, [], "Nothing is deployed on this channel yet."
+    if champion.document.preprocessing.id != PREPROCESSING_ID:
+        note = (
+            f"The deployed model wants preprocessing {champion.document.preprocessing.id!r}, not known here."
+        )
+        return None, [], note
+    known = set(champion.document.labels)
+    shared = [index for index, picture in enumerate(holdout) if picture.label in known]
+    gone = sorted(known - set(candidate.labels))
+    new = sorted(set(candidate.labels) - known)
+    renamed = _find_renamed(champion, holdout, new, gone, pixels_of, progress) if new and gone else ""
+    if not shared:
+        note = "The deployed model knows none of these classes; nothing can be compared."
+        return None, [], note + renamed
+    note = f"Compared on the same {len(shared)} hold-out pictures."
+    if gone or new:
+        changes = [f"new: {', '.join(new)}"] * bool(new) + [f"gone: {', '.join(gone)}"] * bool(gone)
+        note = (
+            f"The classes changed ({'; '.join(changes)}); compared on the {len(shared)} of {len(holdout)} "
+            "hold-out pictures whose class both models know."
+        )
+        note += renamed
+    if champion.saw_holdout:
+        note += (
+            " The deployed model was trained on some of them, which flatters it: holdout_percent was smaller."
+        )
+    size = champion.document.preprocessing
+    pictures = [holdout[index] for index in shared]
+    measurement = measure(
+        lambda: Classifier(champion.model, champion.document.labels, normalization=size.normalization),
+        sorted(known & set(candidate.labels)),
+        pictures,
+        pixels_of(pictures, size.height, size.width),
+        progress,
+        "deployed model",
+    )
+    return measurement, shared, note
+
+
+def _find_renamed(
+    champion: Champion,
+    holdout: Sequence[Picture],
+    new: Sequence[str],
+    gone: Sequence[str],
+    pixels_of: PixelLoader,
+    progress: Progress,
+) -> str:
+    """Return a sentence for each new class whose pictures the champion takes for one that is gone."""
+    size = champion.document.preprocessing
+    pictures = [one for one in holdout if one.label in new]
+    answers = _classify_all(
+        lambda: Classifier(champion.model, champion.document.labels, normalization=size.normalization),
+        pixels_of(pictures, size.height, size.width),
+        progress,
+        "looking for renamed classes",
+    )
+    note = ""
+    for label in new:
+        said = [one.label for one, picture in zip(answers, pictures, strict=True) if picture.label == label]
+        likely, count = collections.Counter(said).most_common(1)[0] if said else ("", 0)
+        if likely in gone and count > len(said) / 2:
+            note += (
+                f" {label!r} looks like {likely!r} renamed: the deployed model says so of {count} of its "
+                f"{len(said)} hold-out pictures."
+            )
+    return note
+
+
+def _accuracy_within(mine: Measurement, holdout: Sequence[Picture], shared: list[int]) -> float:
+    """Accuracy of the candidate on the pictures that the champion was shown."""
+    labels = {holdout[index].label for index in shared}
+    rows = [
+        (sum(row), row[index])
+        for index, (row, label) in enumerate(zip(mine.confusion, mine.labels, strict=True))
+        if label in labels
+    ]
+    return sum(right for _, right in rows) / max(sum(shown for shown, _ in rows), 1)

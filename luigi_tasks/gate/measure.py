@@ -1,0 +1,166 @@
+"""Measurement of a TFLite file on labelled pictures, through the device's own classifier."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_client.contract.release import CONFIDENCE_BINS, HoldOut
+from edge_client.inference.runtime import runtime_name
+from luigi_tasks.gate.records import ClassFigures, Measurement, Mistake
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from edge_client.inference.classifier import Classification, Classifier
+    from luigi_tasks.dataset.records import Picture
+    from luigi_tasks.progress import Progress
+
+
+MISTAKES_AT_MOST = 24
+
+
+LATENCY_PICTURES = 50
+
+
+def measure(
+    open_classifier: Callable[[], Classifier],
+    labels: Sequence[str],
+    pictures: Sequence[Picture],
+    pixels: NDArray[np.uint8],
+    progress: Progress,
+    what: str,
+) -> Measurement:
+    """Show pictures to a model.
+
+    Args:
+        open_classifier: Makes one classifier for each thread; they are not shared.
+        labels: Classes of the pictures; answers outside them count as wrong.
+        pictures: What is shown.
+        pixels: (N, H, W, 3) RGB of `pictures`.
+        progress: Gets pictures done.
+        what: Named in progress.
+    """
+    answers = _classify_all(open_classifier, pixels, progress, f"measuring the {what}")
+    return _figure_out(
+        labels,
+        pictures,
+        [answer.label for answer in answers],
+        [answer.confidence for answer in answers],
+        _time_alone(open_classifier(), pixels),
+        runtime_name(),
+    )
+
+
+def _figure_out(
+    labels: Sequence[str],
+    pictures: Sequence[Picture],
+    answers: Sequence[str],
+    confidences: Sequence[float],
+    latencies: Sequence[float],
+    runtime: str,
+) -> Measurement:
+    """Return the figures of a model's answers to pictures.
+
+    Args:
+        labels: Classes of the pictures; answers outside them count as wrong.
+        pictures: What was shown.
+        answers: Best label for each.
+        confidences: Score of that label for each.
+        latencies: Milliseconds of some of them; may be empty.
+        runtime: What ran it.
+    """
+    number = {label: index for index, label in enumerate(labels)}
+    confusion = np.zeros((len(labels), len(labels)), int)
+    support = collections.Counter(picture.label for picture in pictures)
+    wrong = []
+    for picture, answer, confidence in zip(pictures, answers, confidences, strict=True):
+        if answer in number:
+            confusion[number[picture.label], number[answer]] += 1
+        if answer != picture.label:
+            wrong.append(
+                Mistake(
+                    path=picture.path,
+                    sha256=picture.sha256,
+                    truth=picture.label,
+                    predicted=answer,
+                    confidence=round(confidence, 4),
+                )
+            )
+    wrong.sort(key=lambda mistake: (-mistake.confidence, mistake.sha256))
+    return Measurement(
+        accuracy=(len(pictures) - len(wrong)) / max(len(pictures), 1),
+        pictures=len(pictures),
+        labels=tuple(labels),
+        classes=tuple(
+            _figures(confusion, index, label, support[label]) for index, label in enumerate(labels)
+        ),
+        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        latency_ms_p50=round(float(np.percentile(latencies, 50)), 4) if latencies else None,
+        latency_ms_p90=round(float(np.percentile(latencies, 90)), 4) if latencies else None,
+        runtime=runtime,
+        mistakes=tuple(wrong[:MISTAKES_AT_MOST]),
+        hold_out=count_answers(labels, answers, confidences),
+    )
+
+
+def count_answers(labels: Sequence[str], answers: Sequence[str], confidences: Sequence[float]) -> HoldOut:
+    """Return how often each label was the answer, and a histogram of how sure the answers were.
+
+    Args:
+        labels: The bins of the first, in order; answers outside them are not counted there.
+        answers: Best labels.
+        confidences: Score of each in [0, 1]; 1 itself falls into the last bin.
+    """
+    said = collections.Counter(answers)
+    bins = collections.Counter(
+        min(max(int(one * CONFIDENCE_BINS), 0), CONFIDENCE_BINS - 1) for one in confidences
+    )
+    return HoldOut(
+        labels=tuple(said[label] for label in labels),
+        confidence=tuple(bins[number] for number in range(CONFIDENCE_BINS)),
+    )
+
+
+def _classify_all(
+    open_classifier: Callable[[], Classifier], pixels: NDArray[np.uint8], progress: Progress, what: str
+) -> list[Classification]:
+    local = threading.local()
+
+    def classify(index: int) -> Classification:
+        if not hasattr(local, "classifier"):
+            local.classifier = open_classifier()
+        answer: Classification = local.classifier.classify(pixels[index])
+        return answer
+
+    answers = []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for answer in pool.map(classify, range(len(pixels))):
+            answers.append(answer)
+            progress(what, len(answers), len(pixels))
+    return answers
+
+
+def _time_alone(classifier: Classifier, pixels: NDArray[np.uint8]) -> list[float]:
+    """Milliseconds a picture with nothing else running in this process."""
+    if not len(pixels):
+        return [0.0]
+    classifier.warm()
+    return [classifier.classify(picture).latency_ms for picture in pixels[:LATENCY_PICTURES]]
+
+
+def _figures(confusion: NDArray[np.int_], index: int, label: str, support: int) -> ClassFigures:
+    right, said = int(confusion[index, index]), int(confusion[:, index].sum())
+    return ClassFigures(
+        label=label,
+        support=support,
+        precision=round(right / said, 6) if said else 0.0,
+        recall=round(right / support, 6) if support else 0.0,
+    )

@@ -1,0 +1,109 @@
+"""Records of the gate: measurements, checks, verdict."""
+
+from __future__ import annotations
+
+from edge_client.contract.documents import Document
+from edge_client.contract.release import HoldOut  # noqa: TC001 - msgspec resolves it
+
+
+class Check(Document, frozen=True, kw_only=True):
+    """One promise that a candidate must keep.
+
+    Attributes:
+        name: What was looked at.
+        limit: The setting's value.
+        measured: The candidate's.
+        unit: Of both.
+        passed: Whether it holds.
+        reason: One sentence for a person if it does not, else empty.
+    """
+
+    name: str
+    limit: float
+    measured: float
+    unit: str
+    passed: bool
+    reason: str = ""
+
+
+class Verdict(Document, frozen=True, kw_only=True):
+    """The decision, with every check behind it."""
+
+    passed: bool
+    reasons: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+
+class ClassFigures(Document, frozen=True, kw_only=True):
+    """One class on the hold-out; precision is 0 where the model never says it."""
+
+    label: str
+    support: int
+    precision: float
+    recall: float
+
+
+class Mistake(Document, frozen=True, kw_only=True):
+    """A picture that was taken for something else."""
+
+    path: str
+    sha256: str
+    truth: str
+    predicted: str
+    confidence: float
+
+
+class Measurement(Document, frozen=True, kw_only=True):
+    """One model on one list of pictures.
+
+    Attributes:
+        accuracy: Share of right answers, 0-1.
+        pictures: How many were shown.
+        labels: The classes, in the order of rows and columns.
+        classes: Precision and recall of each.
+        confusion: Counts; rows are truths, columns answers.
+        latency_ms_p50: Preprocessing and inference, one thread, pictures one after another; None where
+            no file was run.
+        latency_ms_p90: The slowest tenth begins here.
+        runtime: What ran it.
+        mistakes: The most confident wrong answers, worst first.
+        hold_out: How often each label was the answer, and how sure; None in records from before there
+            was one.
+    """
+
+    accuracy: float
+    pictures: int
+    labels: tuple[str, ...]
+    classes: tuple[ClassFigures, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    latency_ms_p50: float | None
+    latency_ms_p90: float | None
+    runtime: str
+    mistakes: tuple[Mistake, ...]
+    hold_out: HoldOut | None = None
+
+
+class Evaluation(Document, frozen=True, kw_only=True):
+    """The gate's record of a candidate.
+
+    Attributes:
+        release: The id that the candidate would be published under.
+        candidate: The candidate's file.
+        float_model: The float network, same pictures.
+        champion: The deployed model on the pictures whose class it knows; None if there is none.
+        champion_release: Its id.
+        champion_note: How the comparison was made, or why there is none.
+        model_bytes: Size of the candidate's file.
+        verdict: The decision.
+        at: UTC, ISO 8601.
+    """
+
+    release: str
+    candidate: Measurement
+    float_model: Measurement
+    champion: Measurement | None
+    champion_release: str | None
+    champion_note: str
+    model_bytes: int
+    verdict: Verdict
+    at: str

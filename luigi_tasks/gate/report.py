@@ -1,0 +1,231 @@
+"""The evaluation as one HTML page that needs nothing else: no network, no script."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from luigi_tasks.dataset.records import Snapshot
+    from luigi_tasks.gate.records import Check, Evaluation, Measurement
+    from luigi_tasks.quantization.records import QuantizationRecord
+    from luigi_tasks.training.records import TrainingRecord
+
+# A matrix of more classes can neither be read nor shown quickly; the list of confusions can.
+MATRIX_CLASSES = 40
+CONFUSIONS = 15
+
+# Size of a chart's drawing, in its own units; the page scales it.
+CHART_WIDTH, CHART_HEIGHT = 480, 200
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 64, 14, 12, 26
+GRID_LINES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """An earlier release: its accuracy in [0, 1] on the hold-out of its own time."""
+
+    release: str
+    accuracy: float
+    created_at: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One dot of a chart, in the drawing's units, with its text."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """One line over equal steps.
+
+    Attributes:
+        title: What the line is.
+        points: From left to right.
+        grid: Height and text of each grid line.
+        first: Text below the left end.
+        last: Text below the right end.
+    """
+
+    title: str
+    points: tuple[Point, ...]
+    grid: tuple[tuple[float, str], ...]
+    first: str
+    last: str
+    width: int = CHART_WIDTH
+    height: int = CHART_HEIGHT
+    left: int = MARGIN_LEFT
+    right: int = CHART_WIDTH - MARGIN_RIGHT
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One field of the confusion matrix; `share` is that of its row, in [0, 1]."""
+
+    count: int
+    share: float
+    right: bool
+    text: str
+
+
+def render_report(
+    evaluation: Evaluation,
+    *,
+    snapshot: Snapshot,
+    training: TrainingRecord,
+    quantization: QuantizationRecord,
+    settings: Mapping[str, str],
+    thumbnails: Mapping[str, bytes],
+    past: Sequence[Past],
+) -> str:
+    """Return the page.
+
+    Args:
+        evaluation: What was measured and decided.
+        snapshot: The pictures of the run.
+        training: How the network learned.
+        quantization: How it became a file.
+        settings: Flat, e.g. {"training.epochs": "20"}.
+        thumbnails: PNG by content hash; a mistake without one is shown without picture.
+        past: Releases before this one, oldest first.
+    """
+    import jinja2  # noqa: PLC0415 - only the evaluation needs it
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("luigi_tasks"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "megabytes": megabytes, "milliseconds": milliseconds}
+    candidate = evaluation.candidate
+    page: str = environment.get_template("report.html").render(
+        evaluation=evaluation,
+        snapshot=snapshot,
+        training=training,
+        quantization=quantization,
+        settings=dict(sorted(settings.items())),
+        checks=[(check, *describe_check(check)) for check in evaluation.verdict.checks],
+        models=_name_models(evaluation),
+        classes=sorted(candidate.classes, key=lambda one: (min(one.recall, one.precision), one.label)),
+        matrix=build_matrix(candidate) if len(candidate.labels) <= MATRIX_CLASSES else None,
+        confusions=list_confusions(candidate),
+        images={digest: base64.b64encode(png).decode() for digest, png in thumbnails.items()},
+        curves=[draw_curve(name, values) for name, values in training.history.items() if values],
+        past=draw_past(evaluation, past) if past else None,
+    )
+    return page
+
+
+def percent(share: float) -> str:
+    """0.9512 -> 95.12 %; only what is all right is 100 %."""
+    return f"{math.floor(share * 10000 + 1e-6) / 100:.2f} %"
+
+
+def megabytes(size_bytes: float) -> str:
+    """2738448 -> 2.74 MB; below a tenth, in kB."""
+    return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 100_000 else f"{size_bytes / 1e3:.1f} kB"
+
+
+def milliseconds(latency_ms: float | None) -> str:
+    """1.234 -> 1.23; a dash where no file was run."""
+    return "-" if latency_ms is None else f"{latency_ms:.2f}"
+
+
+def describe_check(check: Check) -> tuple[str, str]:
+    """Return what was measured and the limit, as a person reads them."""
+    if check.unit == "share":
+        return percent(check.measured), f"at least {percent(check.limit)}"
+    if check.unit == "bytes":
+        return megabytes(check.measured), f"at most {megabytes(check.limit)}"
+    gain = f"none, {-check.measured:.2f} {check.unit} better"
+    return (
+        gain if check.measured < 0 else f"{check.measured:.2f} {check.unit}",
+        f"at most {check.limit:g} {check.unit}",
+    )
+
+
+def build_matrix(measurement: Measurement) -> list[tuple[str, list[Cell]]]:
+    """Return a row for each true class, with a cell for each answer."""
+    rows = []
+    for truth, counts in zip(measurement.labels, measurement.confusion, strict=True):
+        total = max(sum(counts), 1)
+        cells = [
+            Cell(count, count / total, truth == answer, f"{truth} taken for {answer}: {count} of {total}")
+            for answer, count in zip(measurement.labels, counts, strict=True)
+        ]
+        rows.append((truth, cells))
+    return rows
+
+
+def list_confusions(measurement: Measurement) -> list[tuple[str, str, int, int]]:
+    """Return (truth, answer, count, pictures of that truth) of the most frequent confusions."""
+    found = [
+        (truth, answer, count, sum(counts))
+        for truth, counts in zip(measurement.labels, measurement.confusion, strict=True)
+        for answer, count in zip(measurement.labels, counts, strict=True)
+        if count and truth != answer
+    ]
+    return sorted(found, key=lambda one: (-one[2], one[0], one[1]))[:CONFUSIONS]
+
+
+def draw_curve(name: str, values: Sequence[float]) -> Chart:
+    """Draw one figure of the training, epoch by epoch."""
+    is_share = "acc" in name
+    shown = percent if is_share else "{:.3f}".format
+    texts = [f"epoch {number}: {shown(value)}" for number, value in enumerate(values, start=1)]
+    top = 1.0 if is_share else None
+    points, grid = _place(values, texts, shown, top)
+    return Chart(name.replace("_", " "), points, grid, "epoch 1", f"epoch {len(values)}")
+
+
+def draw_past(evaluation: Evaluation, past: Sequence[Past]) -> Chart:
+    """Draw the accuracies of earlier releases and, last, of this candidate."""
+    accuracies = [*(one.accuracy for one in past), evaluation.candidate.accuracy]
+    texts = [f"{one.release}, {one.created_at}: {percent(one.accuracy)}" for one in past]
+    texts.append(f"this candidate: {percent(evaluation.candidate.accuracy)}")
+    points, grid = _place(accuracies, texts, percent, 1.0)
+    return Chart("hold-out accuracy", points, grid, past[0].created_at[:10], "this candidate")
+
+
+def _place(
+    values: Sequence[float],
+    texts: Sequence[str],
+    shown: Callable[[float], str],
+    top: float | None,
+) -> tuple[tuple[Point, ...], tuple[tuple[float, str], ...]]:
+    """Lay values out in the drawing; what is not a number is left out."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(finite), max(finite) if top is None else top
+    if high - low < 1e-6:
+        low, high = low - 0.05, high + (0.05 if top is None else 0.0)
+    wide = CHART_WIDTH - MARGIN_LEFT - MARGIN_RIGHT
+    tall = CHART_HEIGHT - MARGIN_TOP - MARGIN_BOTTOM
+
+    def height(value: float) -> float:
+        return round(MARGIN_TOP + tall * (high - value) / (high - low), 1)
+
+    steps = max(len(values) - 1, 1)
+    points = tuple(
+        Point(round(MARGIN_LEFT + wide * index / steps, 1), height(value), text)
+        for index, (value, text) in enumerate(zip(values, texts, strict=True))
+        if math.isfinite(value)
+    )
+    marks = [low + (high - low) * step / GRID_LINES for step in range(GRID_LINES + 1)]
+    return points, tuple((height(mark), shown(mark)) for mark in marks)
+
+
+def _name_models(evaluation: Evaluation) -> list[tuple[str, Measurement]]:
+    models = [("this candidate", evaluation.candidate), ("float network", evaluation.float_model)]
+    if evaluation.champion is not None:
+        models.append((f"deployed, {evaluation.champion_release}", evaluation.champion))
+    return models

@@ -1,0 +1,223 @@
+"""Frames that devices kept for labelling: `inbox/<device>/<name>.jpg` with `<name>.json` beside it.
+
+Devices write there, and devices are not trusted: names, records and pictures are all checked here. What
+does not hold is skipped with its reason, and never stops the rest.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+from typing import TYPE_CHECKING
+
+from edge_client.contract.documents import decode_document
+from edge_client.contract.errors import InputError
+from edge_client.contract.messages import INBOX_RECORD_LIMIT_BYTES, InboxRecord
+from edge_client.contract.names import INBOX_FOLDER, check_name, inbox_key
+from luigi_tasks.storage.store import TooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from luigi_tasks.storage.store import ListedObject, Store
+
+# 50 megapixels, the most that is decoded, are about 20 MB of good JPEG.
+PICTURE_LIMIT_BYTES = 32 << 20
+PICTURE_SUFFIX, RECORD_SUFFIX = ".jpg", ".json"
+# A kept frame is JPEG; no other decoder needs to meet a device's bytes, and every browser shows it.
+JPEG_START = b"\xff\xd8\xff"
+SHOWN_CHARACTERS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameName:
+    """Where a frame lies: both names are safe.
+
+    Attributes:
+        device: Device id.
+        picture: File name of the picture.
+    """
+
+    device: str
+    picture: str
+
+    @classmethod
+    def of(cls, device: str, picture: str) -> FrameName:
+        """Check both names, and that of the record.
+
+        Raises: InputError.
+        """
+        name = cls(check_name(device, "device id"), check_name(picture, "inbox file"))
+        if not picture.endswith(PICTURE_SUFFIX):
+            msg = f"inbox file {picture!r}: a frame's name ends in {PICTURE_SUFFIX}"
+            raise InputError(msg)
+        check_name(name.record, "inbox file")
+        return name
+
+    @property
+    def record(self) -> str:
+        """File name of the record."""
+        return self.picture[: -len(PICTURE_SUFFIX)] + RECORD_SUFFIX
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """Object keys of the picture and of its record."""
+        return inbox_key(self.device, self.picture), inbox_key(self.device, self.record)
+
+    def __str__(self) -> str:
+        return f"{self.device}/{self.picture}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A frame whose record and picture hold what they say."""
+
+    name: FrameName
+    record: InboxRecord
+    picture: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """An object that is not used; both texts are one line, free of what would move a cursor."""
+
+    key: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class InboxListing:
+    """What lies in the inbox, by name only: nothing was read.
+
+    Attributes:
+        names: Frames with picture and record; the devices take turns, so that none crowds out the others.
+        skipped: Objects that belong to no whole frame.
+        digest: 20 hex digits that change when any object may have changed.
+    """
+
+    names: tuple[FrameName, ...]
+    skipped: tuple[Skip, ...]
+    digest: str
+
+
+def list_inbox(store: Store) -> InboxListing:
+    """List the inbox.
+
+    Raises: SettingsError; TransportError.
+    """
+    return sort_objects(store.list_folder(f"{INBOX_FOLDER}/"))
+
+
+def sort_objects(objects: Sequence[ListedObject]) -> InboxListing:
+    """Tell whole frames from everything else."""
+    names, skipped = [], []
+    keys = {one.key: one for one in objects}
+    pictures = [one for one in objects if one.key.endswith(PICTURE_SUFFIX)]
+    for one in pictures:
+        try:
+            names.append(_whole_frame(one, keys))
+        except InputError as e:
+            skipped.append(skip(one.key, e))
+    known = {one.key for one in pictures}
+    known |= {one.key.removesuffix(PICTURE_SUFFIX) + RECORD_SUFFIX for one in pictures}
+    alone = "no picture of this name is beside it; remove it if nothing is being uploaded"
+    skipped += [skip(key, alone) for key in keys if key not in known and not key.endswith("/")]
+    text = "".join(f"{one.key}\0{one.size_bytes}\0{one.etag}\n" for one in objects)
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:20]
+    return InboxListing(_in_turn(names), tuple(sorted(skipped, key=lambda one: one.key)), digest)
+
+
+def read_frame(store: Store, name: FrameName) -> Frame:
+    """Read a frame and check everything that its device says of it.
+
+    Raises: InputError if it does not hold; TransportError; SettingsError.
+    """
+    picture_key, record_key = name.keys
+    record = check_record(name, _read(store, record_key, INBOX_RECORD_LIMIT_BYTES))
+    picture = _read(store, picture_key, PICTURE_LIMIT_BYTES)
+    if hashlib.sha256(picture).hexdigest() != record.sha256:
+        msg = "its SHA-256 is not the one in its record"
+        raise InputError(msg)
+    check_picture(picture)
+    return Frame(name, record, picture)
+
+
+def check_record(name: FrameName, data: bytes) -> InboxRecord:
+    """Parse a record and hold it against the place where it was found.
+
+    Raises: InputError.
+    """
+    record = decode_document(InboxRecord, data, source=name.record, limit_bytes=INBOX_RECORD_LIMIT_BYTES)
+    if (record.device, record.picture) != (name.device, name.picture):
+        msg = f"its record is of {one_line(record.device)!r}, {one_line(record.picture)!r}"
+        raise InputError(msg)
+    if not 0 <= record.confidence <= 1:
+        msg = f"its record says confidence {record.confidence}, not a number from 0 to 1"
+        raise InputError(msg)
+    return record
+
+
+def check_picture(data: bytes) -> None:
+    """Prove that a frame is a JPEG that training can read.
+
+    Raises: InputError.
+    """
+    from edge_client.contract.preprocessing import decode_picture  # noqa: PLC0415 - NumPy and Pillow
+
+    if not data.startswith(JPEG_START):
+        msg = "it is no JPEG file"
+        raise InputError(msg)
+    decode_picture(data, source="the picture")
+
+
+def remove_frame(store: Store, name: FrameName) -> None:
+    """Remove a frame; the picture first, so that what an interruption leaves is a small record."""
+    for key in name.keys:
+        store.delete(key)
+
+
+def skip(key: object, reason: Exception | str) -> Skip:
+    """Return both as a person may see them."""
+    return Skip(one_line(str(key)), one_line(str(reason)))
+
+
+def one_line(text: str) -> str:
+    """Return the start of a device's text without line breaks, control and direction characters."""
+    start = text[:SHOWN_CHARACTERS] + ("…" if len(text) > SHOWN_CHARACTERS else "")
+    return "".join(one if one.isprintable() else " " for one in start).strip()
+
+
+def _whole_frame(one: ListedObject, keys: dict[str, ListedObject]) -> FrameName:
+    """Return the name of a listed picture whose record is listed too, both of a possible size."""
+    device, _, picture = one.key.removeprefix(f"{INBOX_FOLDER}/").partition("/")
+    name = FrameName.of(device, picture)
+    record = keys.get(name.keys[1])
+    if record is None:
+        msg = f"its record {name.record} is missing; remove it if nothing is being uploaded"
+        raise InputError(msg)
+    for found, limit in ((record, INBOX_RECORD_LIMIT_BYTES), (one, PICTURE_LIMIT_BYTES)):
+        if found.size_bytes > limit:
+            msg = f"{found.key}: {found.size_bytes} bytes, at most {limit} are accepted"
+            raise InputError(msg)
+    return name
+
+
+def _in_turn(names: Iterable[FrameName]) -> tuple[FrameName, ...]:
+    seen: collections.Counter[str] = collections.Counter()
+    ranked = []
+    for name in sorted(names, key=str):
+        ranked.append((seen[name.device], name))
+        seen[name.device] += 1
+    return tuple(name for _, name in sorted(ranked, key=lambda row: (row[0], str(row[1]))))
+
+
+def _read(store: Store, key: str, limit_bytes: int) -> bytes:
+    try:
+        found = store.get(key, limit_bytes=limit_bytes)
+    except TooLargeError as e:  # it was smaller when it was listed
+        raise InputError(str(e)) from e
+    if found is None:
+        msg = f"{key}: gone since it was listed"
+        raise InputError(msg)
+    return found.data

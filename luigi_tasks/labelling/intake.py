@@ -1,0 +1,247 @@
+"""Labelled frames become pictures of the dataset, and only then leave the inbox.
+
+Each frame is taken by itself: verified, written as `<class>/inbox-<start of its SHA-256>.jpg`, then removed
+from the inbox. The name comes from the content, so what was interrupted anywhere can be done again, and a
+frame is never there twice.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import difflib
+import hashlib
+import unicodedata
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import InputError
+from luigi_tasks.dataset.snapshot import name_folders
+from luigi_tasks.dataset.sources import is_hidden
+from luigi_tasks.labelling.folder import DISCARD, THREADS, Labelled
+from luigi_tasks.labelling.inbox import PICTURE_LIMIT_BYTES, Skip, check_picture, remove_frame, skip
+from luigi_tasks.storage.store import TooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from luigi_tasks.labelling.class_folders import ClassFolders
+    from luigi_tasks.labelling.inbox import FrameName
+    from luigi_tasks.progress import Progress
+    from luigi_tasks.storage.store import Store
+
+FOLDER_LIMIT_BYTES = 255  # of one name, on every common file system
+NAMED_AT_MOST = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What is to happen with one frame.
+
+    Attributes:
+        name: The frame.
+        sha256: Of its picture when a person saw it.
+        path: Where it belongs in the dataset; empty: nowhere, it is thrown away.
+    """
+
+    name: FrameName
+    sha256: str
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """What happened.
+
+    Attributes:
+        taken: Frames that are in the dataset now.
+        discarded: Frames thrown away.
+        skipped: Frames that stay in the inbox, each with the reason.
+        small: New classes with too few pictures for a snapshot, with their number.
+    """
+
+    taken: int
+    discarded: int
+    skipped: tuple[Skip, ...]
+    small: Mapping[str, int]
+
+
+def take_labelled(
+    store: Store,
+    folders: ClassFolders,
+    rows: Sequence[Labelled],
+    least_pictures: int,
+    progress: Progress,
+    *,
+    new_labels: bool,
+) -> Taken:
+    """Do what a filled in `labels.csv` says.
+
+    Args:
+        store: Holds the inbox.
+        folders: The dataset.
+        rows: The file.
+        least_pictures: A snapshot wants so many of each class.
+        progress: Gets frames done.
+        new_labels: Whether a label may start a class.
+    Raises: InputError that lists every fault of the file, before anything is touched; TransportError,
+        DeviceError, SettingsError in the middle: the same call finishes it.
+    """
+    from luigi_tasks.dataset.pixels import in_threads  # noqa: PLC0415 - NumPy
+
+    contents = folders.contents()
+    orders = give_orders(rows, contents, folders.url, new_labels=new_labels)
+
+    def carry_out(order: Order) -> str:
+        return _carry_out(store, folders, order)
+
+    faults = in_threads(carry_out, orders, "taking frames", progress, threads=THREADS)
+    done = [order for order, fault in zip(orders, faults, strict=True) if not fault]
+    fresh = {order.path for order in done if order.path}
+    counts = collections.Counter(path.split("/", 1)[0] for path in fresh)
+    return Taken(
+        taken=sum(bool(order.path) for order in done),
+        discarded=sum(not order.path for order in done),
+        skipped=tuple(skip(order.name, fault) for order, fault in zip(orders, faults, strict=True) if fault),
+        small={
+            folder: count
+            for folder, count in sorted(counts.items())
+            if folder not in contents and count < least_pictures
+        },
+    )
+
+
+def decided(rows: Iterable[Labelled]) -> tuple[FrameName, ...]:
+    """Return the frames that a person decided on."""
+    return tuple(row.name for row in rows if row.label)
+
+
+def give_orders(
+    rows: Sequence[Labelled], contents: Mapping[str, frozenset[str]], url: str, *, new_labels: bool
+) -> tuple[Order, ...]:
+    """Turn labels into paths of the dataset; no store, no disk.
+
+    Args:
+        rows: The file; rows without a label are left out.
+        contents: Names of the files in each class folder.
+        url: The dataset, for messages.
+        new_labels: Whether a label may start a class.
+    Raises: InputError that lists every fault.
+    """
+    rows = [row for row in rows if row.label]
+    folders, faults = _find_folders(rows, contents, url, new_labels=new_labels)
+    orders = [
+        (row.line, Order(row.name, row.sha256, _path(folders[row.label], row.sha256)))
+        for row in rows
+        if row.label in folders
+    ]
+    faults += _find_contradictions(orders) + _find_taken_otherwise(orders, contents)
+    if faults:
+        more = f"; and {len(faults) - NAMED_AT_MOST} more" if len(faults) > NAMED_AT_MOST else ""
+        msg = f"labels.csv: {'; '.join(faults[:NAMED_AT_MOST])}{more}. Nothing was moved"
+        raise InputError(msg)
+    return tuple(dict.fromkeys(order for _, order in orders))
+
+
+def _find_folders(
+    rows: Sequence[Labelled], contents: Mapping[str, frozenset[str]], url: str, *, new_labels: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Return the class folder of each label ("" for what is thrown away), and faults."""
+    known = {label: folder for folder, label in name_folders(contents).items()}
+    found, faults = {DISCARD: ""}, []
+    lines: dict[str, list[int]] = collections.defaultdict(list)
+    for row in rows:
+        lines[row.label].append(row.line)
+    for label in sorted(lines.keys() - {DISCARD}):
+        written = unicodedata.normalize("NFC", label)
+        fault = "" if written in known else _judge_new(written, known, url, new_labels=new_labels)
+        if fault:
+            where = ", ".join(map(str, lines[label][:NAMED_AT_MOST]))
+            faults.append(f"{label[:80]!r} (line {where}) {fault}")
+        else:
+            found[label] = known.setdefault(written, written)
+    return found, faults
+
+
+def _judge_new(label: str, known: Mapping[str, str], url: str, *, new_labels: bool) -> str:
+    """Return why a label that the dataset lacks cannot start a class, or ""."""
+    if any(one in label for one in "/\\") or is_hidden(label) or len(label.encode()) > FOLDER_LIMIT_BYTES:
+        return "cannot name a class folder; no / or \\, no dot in front, at most 255 bytes"
+    try:
+        name_folders([label])
+    except InputError:
+        return "cannot be a label; a label is one line of visible text"
+    twins = [one for one in known if one.casefold() == label.casefold()]
+    if twins:
+        return f"differs only in case from the class {twins[0]!r}; write it so"
+    if new_labels:
+        return ""
+    close = difflib.get_close_matches(label, known, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"is no class of {url}; {hint}Correct it, or start the class with --new-labels"
+
+
+def _find_contradictions(orders: Sequence[tuple[int, Order]]) -> list[str]:
+    """Name pictures that are given two labels: also copies, which a snapshot would refuse."""
+    first: dict[object, tuple[int, str]] = {}
+    faults = []
+    for line, order in orders:
+        # A copy may be thrown away, the frame itself may not be taken and thrown away.
+        for same in {order.name, order.sha256} if order.path else {order.name}:
+            other, path = first.setdefault(same, (line, order.path))
+            if path != order.path:
+                faults.append(f"lines {other} and {line} label the same picture differently; decide for one")
+                break
+    return faults
+
+
+def _find_taken_otherwise(
+    orders: Sequence[tuple[int, Order]], contents: Mapping[str, frozenset[str]]
+) -> list[str]:
+    """Name pictures that the dataset already has in another class."""
+    homes = {name: folder for folder, names in contents.items() for name in names}
+    faults = []
+    for line, order in orders:
+        folder, _, name = order.path.partition("/")
+        home = homes.get(name, folder) if folder and name not in contents.get(folder, ()) else folder
+        if home != folder:
+            faults.append(
+                f"line {line}: the dataset has this picture as {home}/{name}; remove it there, or give it "
+                "that label"
+            )
+    return faults
+
+
+def _path(folder: str, sha256: str) -> str:
+    return f"{folder}/inbox-{sha256[:16]}.jpg" if folder else ""
+
+
+def _carry_out(store: Store, folders: ClassFolders, order: Order) -> str:
+    """Do one order; return why it cannot be done, or ""."""
+    try:
+        found = store.get(order.name.keys[0], limit_bytes=PICTURE_LIMIT_BYTES)
+    except TooLargeError as e:
+        return str(e)
+    if found is not None and hashlib.sha256(found.data).hexdigest() != order.sha256:
+        return "its picture changed since it was listed; list the inbox again, and look at it"
+    if order.path:
+        fault = _put_in_place(folders, order, found.data if found is not None else None)
+        if fault:
+            return fault
+    remove_frame(store, order.name)
+    return ""
+
+
+def _put_in_place(folders: ClassFolders, order: Order, picture: bytes | None) -> str:
+    there = folders.read(order.path)
+    if there is not None:
+        # An earlier run came so far; or 64 bits of two hashes are alike, which somebody can bring about.
+        same = hashlib.sha256(there).hexdigest() == order.sha256
+        return "" if same else f"{order.path} in the dataset is another picture; rename that one"
+    if picture is None:
+        return "gone from the inbox, and not in the dataset; it was thrown away, or taken and then removed"
+    try:
+        check_picture(picture)
+    except InputError as e:
+        return str(e)
+    folders.write(order.path, picture)
+    return ""

@@ -1,0 +1,176 @@
+"""The tasks of the labelling loop: what devices were unsure of, labelled by a person, into the dataset.
+
+ListInbox -> a person fills in labels.csv -> TakeLabelled -> the next Deploy finds new pictures
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import luigi
+
+from edge_client.contract.errors import EdgeError, InputError
+from edge_client.contract.names import INBOX_FOLDER
+from luigi_tasks.progress import TaskProgress
+from luigi_tasks.settings.sections import load_settings
+from luigi_tasks.storage.store import open_store
+
+if TYPE_CHECKING:
+    from luigi_tasks.progress import Progress
+    from luigi_tasks.settings.values import PipelineSettings
+    from luigi_tasks.storage.store import Store
+
+NAMED_AT_MOST = 20
+
+logger = logging.getLogger("luigi-interface")
+
+
+class LabellingTask(luigi.Task):
+    """A step beside a person."""
+
+    def complete(self) -> bool:
+        """Whether there is nothing to do; a fault is left to `run`, which names it in one paragraph."""
+        try:
+            return bool(self.output().exists())  # type: ignore[no-untyped-call]
+        except EdgeError:
+            return False
+
+    def run(self) -> None:
+        """Do the step, with its progress on luigid's page."""
+        progress = TaskProgress(self)
+        try:
+            message = self.work(progress)
+        finally:
+            progress.close()
+        self.set_status_message(message)  # type: ignore[misc]
+        logger.info("%s: %s", self.task_family, message)
+
+    def work(self, progress: Progress) -> str:
+        """Do the step; return what it came to."""
+        raise NotImplementedError
+
+
+class FolderTarget(luigi.Target):
+    """Exists while the folder shows the inbox as it is now.
+
+    Addressed by the inbox's listing and not by the folder alone: new frames arrive, and a person who
+    runs the task again wants to see them. While nothing changed, the folder is left alone.
+    """
+
+    def __init__(self, store: Store, folder: Path, labels: tuple[str, ...], most: int) -> None:
+        self.store = store
+        self.folder = folder
+        self.labels = labels
+        self.most = most
+
+    def exists(self) -> bool:
+        """Whether there is nothing to list."""
+        from luigi_tasks.labelling.folder import folder_digest, is_listed  # noqa: PLC0415
+        from luigi_tasks.labelling.inbox import list_inbox  # noqa: PLC0415 - a Deploy does without
+
+        digest = folder_digest(list_inbox(self.store), self.labels, self.most)
+        return is_listed(self.folder, digest)
+
+
+class FramesTakenTarget(luigi.Target):
+    """Exists when no frame that was decided on is left in the inbox."""
+
+    def __init__(self, store: Store, labels: Path) -> None:
+        self.store = store
+        self.labels = labels
+
+    def exists(self) -> bool:
+        """Whether there is nothing to take or to throw away."""
+        from luigi_tasks.labelling.folder import read_labels  # noqa: PLC0415
+        from luigi_tasks.labelling.intake import decided  # noqa: PLC0415
+
+        keys = {key for name in decided(read_labels(self.labels)) for key in name.keys}
+        return not keys & {one.key for one in self.store.list_folder(f"{INBOX_FOLDER}/")}
+
+
+class ListInbox(LabellingTask):
+    """A folder for a person to label: pictures, labels.csv, and a page that fills it in."""
+
+    to = luigi.Parameter(description="local folder; one that was listed into before keeps its labels")
+    most = luigi.IntParameter(default=1000, description="frames to list; the devices take turns")
+
+    def output(self) -> FolderTarget:
+        """Address: the inbox's listing and the classes."""
+        settings = load_settings()
+        folder = Path(self.to).expanduser()
+        return FolderTarget(open_store(settings.store), folder, known_labels(settings), int(self.most))
+
+    def work(self, progress: Progress) -> str:
+        """Copy what holds what it says."""
+        from luigi_tasks.labelling.folder import LABELS_CSV, PAGE, fill_folder  # noqa: PLC0415
+
+        target = self.output()
+        record = fill_folder(target.store, target.folder, target.labels, target.most, progress)
+        for one in record.skipped[:NAMED_AT_MOST]:
+            logger.warning("%s: skipped, %s", one.key, one.reason)
+        more = f", {record.waiting} more wait (--most)" if record.waiting else ""
+        skipped = f", {len(record.skipped)} objects skipped (listing.json)" if record.skipped else ""
+        return (
+            f"{record.pictures} frames{more}{skipped}. Open {target.folder / PAGE}, or fill in "
+            f"{target.folder / LABELS_CSV}; then luigi --module luigi_tasks TakeLabelled --labels FILE"
+        )
+
+
+class TakeLabelled(LabellingTask):
+    """Labelled frames in the dataset, and out of the inbox; the next snapshot has them."""
+
+    labels = luigi.Parameter(description="the labels.csv that was filled in; `-` throws a frame away")
+    new_labels = luigi.BoolParameter(
+        default=False, description="labels that are no class of the dataset start one"
+    )
+
+    def output(self) -> FramesTakenTarget:
+        """Exists when the inbox has none of the frames that were decided on."""
+        return FramesTakenTarget(open_store(load_settings().store), Path(self.labels).expanduser())
+
+    def work(self, progress: Progress) -> str:
+        """Verify, move, then remove."""
+        from luigi_tasks.labelling.class_folders import open_class_folders  # noqa: PLC0415
+        from luigi_tasks.labelling.folder import read_labels  # noqa: PLC0415
+        from luigi_tasks.labelling.intake import take_labelled  # noqa: PLC0415
+
+        settings, target = load_settings(), self.output()
+        least = settings.dataset.min_images_per_class
+        done = take_labelled(
+            target.store,
+            open_class_folders(settings.dataset, settings.store),
+            read_labels(target.labels),
+            least,
+            progress,
+            new_labels=bool(self.new_labels),
+        )
+        for one in done.skipped[:NAMED_AT_MOST]:
+            logger.warning("%s: stays in the inbox, %s", one.key, one.reason)
+        for folder, count in done.small.items():
+            logger.warning(
+                "New class %r has %d pictures, [dataset] min_images_per_class is %d: until it has, Deploy "
+                "refuses the dataset",
+                folder,
+                count,
+                least,
+            )
+        stay = f", {len(done.skipped)} skipped" if done.skipped else ""
+        return (
+            f"{done.taken} frames into {settings.dataset.url}, {done.discarded} thrown away{stay}. "
+            "Next: luigi --module luigi_tasks Deploy"
+        )
+
+
+def known_labels(settings: PipelineSettings) -> tuple[str, ...]:
+    """Return the classes of the dataset; none where it cannot be listed: the page also takes new ones."""
+    from luigi_tasks.dataset.snapshot import name_classes  # noqa: PLC0415
+    from luigi_tasks.dataset.sources import open_source  # noqa: PLC0415
+
+    try:
+        listing = open_source(settings.dataset, settings.store).listing()
+        return tuple(sorted(set(name_classes(listing).values())))
+    except InputError as e:
+        logger.warning("No classes to offer: %s", e)
+        return ()

@@ -1,0 +1,77 @@
+"""Provenance of a model: package versions, code version, settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_client.contract import preprocessing
+
+if TYPE_CHECKING:
+    from luigi_tasks.settings.values import PipelineSettings
+
+
+# Wings whose code decides the bytes of a model; the rest may change without a new code version.
+MODEL_WINGS = ("dataset", "backbone", "training", "quantization")
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """Return the versions that decide the bytes of a model."""
+    from importlib import metadata  # noqa: PLC0415 - reads the file system
+
+    # The runtime too: a head learns from features that it computed; OpenCV draws the distorted views.
+    names = (
+        "tensorflow",
+        "tf_keras",
+        "ai-edge-litert",
+        "numpy",
+        "pillow",
+        "opencv-python-headless",
+        "flatbuffers",
+        "edge-fleet",
+    )
+    versions = {"python": platform.python_version(), "machine": platform.machine(), "code": _code_version()}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _code_version() -> str:
+    """12 hex digits over the source that makes a model: it changes between two versions with one number."""
+    package = Path(__file__).parent
+    folders = [package / wing for wing in MODEL_WINGS]
+    # The contract too: pictures are decoded and fitted there.
+    folders.append(Path(preprocessing.__file__).parent)
+    digest = hashlib.sha256()
+    for path in itertools.chain.from_iterable(sorted(folder.rglob("*.py")) for folder in folders):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def flatten_settings(settings: PipelineSettings) -> dict[str, str]:
+    """Return the settings that make a model, e.g. {"training.epochs": "20"}; no secrets, paths or hosts."""
+    sections: dict[str, Any] = {
+        "model": settings.model,
+        "training": settings.training,
+        "quantization": settings.quantization,
+        "gate": settings.gate,
+    }
+    flat = {
+        f"{section}.{name}": str(value)
+        for section, values in sections.items()
+        for name, value in dataclasses.asdict(values).items()
+    }
+    del flat["training.cluster"]
+    del flat["quantization.calibration"]  # whatever it was taken from, the release has its own list
+    flat["dataset.holdout_percent"] = str(settings.dataset.holdout_percent)
+    flat["model.weights"] = settings.model.weights.rsplit("/", 1)[-1]
+    return flat

@@ -1,0 +1,108 @@
+"""The calibration set: which pictures set a backbone's scales and int8 ranges.
+
+It is chosen once and kept while the backbone stays, so that a release differs from the one before in its
+head alone: a patch of 8 kB, not of 58. A release carries the list, signed; a run that finds no converted
+backbone in the store takes it from there, and makes the same bytes again.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+from typing import TYPE_CHECKING, Any
+
+from edge_client.contract.errors import InputError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from luigi_tasks.dataset.records import Picture
+
+
+logger = logging.getLogger("luigi-interface")
+
+
+def choose_calibration(pictures: Sequence[Picture], count: int) -> tuple[Picture, ...]:
+    """Return up to `count` pictures, as many of each class as there are, lowest hashes first.
+
+    By hash, so that new pictures seldom change the choice.
+    """
+    by_class: dict[str, list[Picture]] = collections.defaultdict(list)
+    for picture in sorted(pictures, key=lambda one: one.sha256):
+        by_class[picture.label].append(picture)
+    chosen: list[Picture] = []
+    for rank in range(max(map(len, by_class.values()))):
+        for label in sorted(by_class):
+            if rank < len(by_class[label]) and len(chosen) < count:
+                chosen.append(by_class[label][rank])
+    return tuple(chosen)
+
+
+def find_pictures(hashes: Sequence[str], pictures: Sequence[Picture]) -> tuple[tuple[Picture, ...], int]:
+    """Return the pictures with these hashes, in the order of the hashes, and how many are not there."""
+    known = {one.sha256: one for one in pictures}
+    found = tuple(known[one] for one in hashes if one in known)
+    return found, len(hashes) - len(found)
+
+
+def recall_calibration(
+    state: Any,  # noqa: ANN401 - RepositoryState
+    channel: str,
+    backbone: str,
+    pictures: Sequence[Picture],
+) -> tuple[Picture, ...]:
+    """Return what the deployed release was calibrated on, or nothing, with the reason in the log."""
+    pointer = state.channel(channel)
+    if pointer is None:
+        return ()
+    from luigi_tasks.release.history import read_calibration  # noqa: PLC0415
+
+    hashes = read_calibration(state, pointer.release, backbone)
+    found, missing = find_pictures(hashes, pictures)
+    if not hashes:
+        logger.info(
+            "Calibrating on a new set: release %s on channel %s has none for this backbone",
+            pointer.release,
+            channel,
+        )
+        return ()
+    if missing:
+        logger.warning(
+            "Calibrating on a new set, so the next patch is tens of kB: %d of the %d pictures that release "
+            "%s was calibrated on are not in the training split any more",
+            missing,
+            len(hashes),
+            pointer.release,
+        )
+        return ()
+    logger.info("Calibrating on the %d pictures of release %s", len(found), pointer.release)
+    return found
+
+
+def demand_calibration(
+    state: Any,  # noqa: ANN401 - RepositoryState
+    release: str,
+    backbone: str,
+    pictures: Sequence[Picture],
+) -> tuple[Picture, ...]:
+    """Return what a release was calibrated on, for `[quantization] calibration`.
+
+    Raises: SettingsError if it was for another backbone; InputError if not all of it is in `pictures`.
+    """
+    from luigi_tasks.release.history import read_calibration  # noqa: PLC0415
+
+    hashes = read_calibration(state, release, backbone)
+    if not hashes:
+        msg = (
+            f"[quantization] calibration: release {release} has no calibration set for this network; set "
+            "[model], [training] seed and [quantization] to what its release.json says"
+        )
+        raise SettingsError(msg)
+    found, missing = find_pictures(hashes, pictures)
+    if missing:
+        msg = (
+            f"[quantization] calibration: {missing} of the {len(hashes)} pictures that release {release} was "
+            "calibrated on are not in the training split; give --pictures that have them"
+        )
+        raise InputError(msg)
+    return found

@@ -1,0 +1,171 @@
+"""Announcements on the MQTT broker: the pipeline's one room that talks to paho."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import queue
+import socket
+import ssl
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_client.contract.documents import decode_document, encode_document
+from edge_client.contract.errors import InputError, SettingsError, TransportError
+from edge_client.contract.messages import ANNOUNCEMENT_LIMIT_BYTES, Announcement
+from edge_client.contract.names import announcement_topic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from luigi_tasks.settings.values import BrokerSettings
+
+# Brokers send retained messages right behind the SUBACK; this is how long none means none.
+RETAINED_WAIT_S = 1.0
+
+
+class BrokerClient:
+    """Publishes announcements and reads back what the broker retains."""
+
+    def __init__(self, settings: BrokerSettings) -> None:
+        self._settings = settings
+
+    @property
+    def address(self) -> str:
+        """Host and port, for messages."""
+        return f"{self._settings.host}:{self._settings.port}"
+
+    def announced_release(self, channel: str) -> str | None:
+        """Return the release that the broker's retained announcement names; None without a valid one.
+
+        Raises: TransportError if the broker cannot be reached.
+        """
+        topic = announcement_topic(self._settings.fleet, channel)
+        payload = self._read_retained(topic)
+        if payload is None:
+            return None
+        # A broken announcement is as good as none: the run writes the right one over it.
+        with contextlib.suppress(InputError):
+            return decode_document(
+                Announcement, payload, source=topic, limit_bytes=ANNOUNCEMENT_LIMIT_BYTES
+            ).release
+        return None
+
+    def announce(self, channel: str, release: str) -> None:
+        """Publish the retained announcement and read it back.
+
+        Raises: TransportError if the broker does not take it or does not retain it.
+        """
+        topic = announcement_topic(self._settings.fleet, channel)
+        message = Announcement(
+            channel=channel,
+            release=release,
+            announced_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
+        )
+        with self._connected() as (client, _):
+            information = client.publish(topic, encode_document(message), qos=1, retain=True)
+            self._wait_published(information, topic)
+        if self.announced_release(channel) != release:
+            msg = (
+                f"{self.address}: topic {topic} does not hold the announcement of {release} after it was "
+                "accepted; allow retained messages and writing in the broker's ACL"
+            )
+            raise TransportError(msg)
+
+    def _wait_published(self, information: Any, topic: str) -> None:  # noqa: ANN401
+        try:
+            information.wait_for_publish(self._settings.timeout_s)
+        except (RuntimeError, ValueError) as e:
+            msg = f"{self.address}: could not publish to {topic}: {e}; the next run announces it"
+            raise TransportError(msg) from e
+        if not information.is_published():
+            msg = (
+                f"{self.address}: no acknowledgement for {topic} within {self._settings.timeout_s} s; "
+                "the next run announces it"
+            )
+            raise TransportError(msg)
+
+    def _read_retained(self, topic: str) -> bytes | None:
+        with self._connected() as (client, messages):
+            client.subscribe(topic, qos=1)
+            try:
+                return messages.get(timeout=RETAINED_WAIT_S)
+            except queue.Empty:
+                return None
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[tuple[Any, queue.Queue[bytes]]]:
+        from paho.mqtt import client as mqtt  # noqa: PLC0415 - only runs that come this far pay for it
+        from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
+
+        answers: queue.Queue[str] = queue.Queue()
+        messages: queue.Queue[bytes] = queue.Queue()
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"pipeline-{uuid.uuid4().hex[:12]}",
+            protocol=mqtt.MQTTv311,
+        )
+        # Callbacks only hand over: an exception in one would end paho's thread in silence.
+        client.on_connect = lambda _c, _u, _f, reason, _p: answers.put(
+            str(reason) if reason.is_failure else ""
+        )
+        client.on_message = lambda _c, _u, message: messages.put(bytes(message.payload))
+        client.on_subscribe = lambda subscriber, *_: _acknowledge_at_once(subscriber)
+        self._authenticate(client)
+        try:
+            client.connect(self._settings.host, self._settings.port, keepalive=30)
+        except (OSError, ssl.SSLError) as e:
+            msg = (
+                f"MQTT broker {self.address}: {e}; start it or correct [broker] host and port. "
+                "Nothing is lost: the next run goes on from here"
+            )
+            raise TransportError(msg) from e
+        client.loop_start()
+        try:
+            self._check_accepted(answers)
+            yield client, messages
+        finally:
+            client.disconnect()
+            client.loop_stop()
+
+    def _check_accepted(self, answers: queue.Queue[str]) -> None:
+        try:
+            refusal = answers.get(timeout=self._settings.timeout_s)
+        except queue.Empty:
+            msg = f"MQTT broker {self.address}: no answer within {self._settings.timeout_s} s"
+            raise TransportError(msg) from None
+        if refusal:
+            msg = (
+                f"MQTT broker {self.address}: refused the connection: {refusal}; check [broker] "
+                "username, password_file and the broker's ACL"
+            )
+            raise SettingsError(msg)
+
+    def _authenticate(self, client: Any) -> None:  # noqa: ANN401
+        s = self._settings
+        if s.username:
+            client.username_pw_set(s.username, _read_password(s.password_file))
+        if s.tls:
+            try:
+                client.tls_set(ca_certs=s.ca_file or None)
+            except (OSError, ssl.SSLError) as e:
+                msg = f"[broker] ca_file {s.ca_file}: {e}"
+                raise SettingsError(msg) from e
+
+
+def _acknowledge_at_once(client: Any) -> None:  # noqa: ANN401 - paho's socket type is narrower
+    """Acknowledge the SUBACK now: brokers wait for that, 40 ms by default, to send what is retained."""
+    connection = client.socket()
+    if connection is not None and hasattr(socket, "TCP_QUICKACK"):  # Linux
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def _read_password(path: str) -> str | None:
+    if not path:
+        return None
+    try:
+        return Path(path).expanduser().read_text().splitlines()[0]
+    except (OSError, IndexError) as e:
+        msg = f"[broker] password_file {path}: cannot be read ({e}); its first line is the password"
+        raise SettingsError(msg) from e

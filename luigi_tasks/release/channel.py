@@ -1,0 +1,40 @@
+"""Moves of a channel's pointer. Pure: values in, values out."""
+
+from __future__ import annotations
+
+from edge_client.contract.errors import InputError
+from edge_client.contract.release import ChannelDocument
+
+
+def point_channel(
+    pointer: ChannelDocument | None, channel: str, release: str, *, share_percent: float, at: str
+) -> ChannelDocument:
+    """Return the pointer after a new release was published on the channel."""
+    return ChannelDocument(
+        channel=channel,
+        release=release,
+        share_percent=share_percent,
+        withdrawn=pointer.withdrawn if pointer is not None else (),
+        moved_at=at,
+    )
+
+
+def roll_channel_back(
+    pointer: ChannelDocument | None, channel: str, release: str, *, at: str
+) -> ChannelDocument:
+    """Return the pointer after a person took back what the channel points to.
+
+    What it pointed to is withdrawn: no run points there again until data or settings change.
+    Raises: InputError if there is no such channel.
+    """
+    if pointer is None:
+        msg = f"channel {channel}: nothing was published on it, so there is nothing to take back"
+        raise InputError(msg)
+    withdrawn = [one for one in (*pointer.withdrawn, pointer.release) if one != release]
+    return ChannelDocument(
+        channel=channel,
+        release=release,
+        share_percent=100.0,
+        withdrawn=tuple(dict.fromkeys(withdrawn)),
+        moved_at=at,
+    )

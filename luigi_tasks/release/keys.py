@@ -1,0 +1,251 @@
+"""`edge-keys`: makes the signing keys, says where each belongs, and replaces them.
+
+A rotation is one file that appears: `device/N.root.json`, the new root. Before it, the new keys lie beside
+the old ones and nothing names them; after it, the pipeline uses them, for it takes the newest root that it
+finds beside `[trust] root`. What is left then (root.json for new devices, old keys to `retired/`) is done by
+the next run where one was interrupted. The pipeline publishes the roots at its next Deploy, or at once with
+`edge-keys publish` (`repository.py`).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import datetime
+import sys
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import InputError, SettingsError
+from edge_client.disk import disk_errors, sync_folder, write_durably
+from luigi_tasks.release.signing import (
+    DISOWNS_FIELD,
+    ONLINE_ROLES,
+    check_successor,
+    load_root,
+    load_roots,
+    root_file,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from securesystemslib.signer import CryptoSigner
+    from tuf.api.metadata import Metadata, Root
+
+ROOT_YEARS = 5
+ROOT_ROLE = "root"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotation:
+    """What a new root changes.
+
+    Attributes:
+        roles: Roles that get new keys; empty: none, the root is only renewed.
+        root_keys: How many root keys there are then; None: as many as now. Only where root is among `roles`.
+        threshold: How many of them must sign a root; None: as many as now.
+        stolen: Whether somebody else may have had the old keys: what only they signed is disowned.
+        years: Lifetime of the new root.
+    """
+
+    roles: tuple[str, ...] = ()
+    root_keys: int | None = None
+    threshold: int | None = None
+    stolen: bool = False
+    years: int = ROOT_YEARS
+
+
+def make_keys(folder: Path, *, root_keys: int = 1, threshold: int = 1, years: int = ROOT_YEARS) -> None:
+    """Write a new set of keys and the root document that names them.
+
+    Args:
+        folder: Gets `root/root-N.pem`, `pipeline/{targets,snapshot,timestamp}.pem`, `device/root.json`.
+        root_keys: How many root keys.
+        threshold: How many of them must sign a new root.
+        years: Lifetime of the root document.
+    Raises: InputError if `folder` has keys already: overwriting them would orphan every device.
+    """
+    from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
+
+    if any(folder.rglob("*.pem")) or _root_path(folder).exists():
+        msg = f"{folder}: holds keys already; choose another folder"
+        raise InputError(msg)
+    _check_threshold(threshold, root_keys)
+    root = Root(consistent_snapshot=True, expires=_in_years(years))
+    files = {folder / "root" / f"root-{number}.pem": ROOT_ROLE for number in range(1, root_keys + 1)}
+    files |= {folder / "pipeline" / f"{role}.pem": role for role in ONLINE_ROLES}
+    signers = _write_keys(files)
+    for path, signer in signers.items():
+        root.add_key(signer.public_key, files[path])
+    root.roles[ROOT_ROLE].threshold = threshold
+    metadata = Metadata(root)
+    _sign(metadata, [signer for path, signer in signers.items() if files[path] == ROOT_ROLE])
+    write_durably(_root_path(folder), metadata.to_bytes())
+
+
+def rotate_keys(folder: Path, rotation: Rotation) -> int:
+    """Write a new root with new keys; the old keys move to `retired/`.
+
+    Interrupted at any moment, it leaves a set that works: the old one, or the new one.
+
+    Args:
+        folder: As `make_keys` wrote it; of `root/`, as many keys as its threshold asks.
+        rotation: What to change.
+    Returns: The new root's version.
+    Raises: SettingsError if root keys are missing; InputError; TrustError if the roots are damaged.
+    """
+    finish_rotation(folder)
+    old = load_root(_root_path(folder))
+    signers = _open_root_signers(folder, old)
+    new, new_signers = _build_root(folder, old, rotation)
+    _sign(new, [*signers, *new_signers])
+    path, version = _root_path(folder), new.signed.version
+    check_successor(old, new, f"new root {version}")
+    if not (before := root_file(path, version - 1)).exists():
+        with disk_errors(path):
+            write_durably(before, path.read_bytes())
+    write_durably(root_file(path, version), new.to_bytes())
+    finish_rotation(folder)
+    return version
+
+
+def finish_rotation(folder: Path) -> None:
+    """Do what a rotation that was interrupted left undone; safe at any time.
+
+    Raises: SettingsError, TrustError, DeviceError.
+    """
+    path = _root_path(folder)
+    newest = load_roots(path)[-1]
+    if newest.signed.version > load_root(path).signed.version:
+        with disk_errors(path):
+            write_durably(path, root_file(path, newest.signed.version).read_bytes())
+    retired = folder / "retired" / f"{_today()}-before-root-{newest.signed.version}"
+    for key, signer in _read_keys(folder).items():
+        if signer.public_key.keyid not in newest.signed.keys:
+            _move(key, retired / key.parent.name / key.name)
+
+
+def _build_root(
+    folder: Path, old: Metadata[Root], rotation: Rotation
+) -> tuple[Metadata[Root], list[CryptoSigner]]:
+    """Return the next root, unsigned, with its new root keys; the new keys are on the disk then."""
+    from tuf.api.metadata import Metadata  # noqa: PLC0415
+
+    root = copy.deepcopy(old.signed)
+    root.version += 1
+    root.expires = _in_years(rotation.years)
+    root.unrecognized_fields.pop(DISOWNS_FIELD, None)
+    if rotation.stolen:
+        root.unrecognized_fields[DISOWNS_FIELD] = True
+    files: dict[Path, str] = {}
+    for role in rotation.roles:
+        count = len(root.roles[role].keyids)
+        if role == ROOT_ROLE:
+            count = rotation.root_keys or count
+            threshold = rotation.threshold or root.roles[role].threshold
+            _check_threshold(threshold, count)
+            root.roles[role].threshold = threshold
+        for keyid in list(root.roles[role].keyids):
+            root.revoke_key(keyid, role)
+        files |= _new_files(folder, role, root.version, count)
+    signers = _write_keys(files)
+    for path, signer in signers.items():
+        root.add_key(signer.public_key, files[path])
+    return Metadata(root), [signer for path, signer in signers.items() if files[path] == ROOT_ROLE]
+
+
+def _new_files(folder: Path, role: str, version: int, count: int) -> dict[Path, str]:
+    """Name the new keys of a role beside the old ones; `signing.py` tries each and takes those that fit."""
+    room = folder / ("root" if role == ROOT_ROLE else "pipeline")
+    numbers = [""] if count == 1 and role != ROOT_ROLE else [f"-{n}" for n in range(1, count + 1)]
+    return {room / f"{role}-v{version}{number}.pem": role for number in numbers}
+
+
+def _open_root_signers(folder: Path, root: Metadata[Root]) -> list[CryptoSigner]:
+    """Return the root keys that are here.
+
+    Raises: SettingsError if they are too few to sign a root.
+    """
+    role = root.signed.roles[ROOT_ROLE]
+    found = [
+        signer
+        for path, signer in _read_keys(folder).items()
+        if path.parent.name == "root" and signer.public_key.keyid in role.keyids
+    ]
+    if len(found) < role.threshold:
+        msg = (
+            f"{folder / 'root'}: {len(found)} of the {role.threshold} root keys that must sign a new root are"
+            " there; nothing was changed. Fetch them from where they are kept offline, and put them there"
+            " while this runs. If they are lost, no key can be replaced any more: make new ones with"
+            " `edge-keys make`, and give every device the new root.json by hand"
+        )
+        raise SettingsError(msg)
+    return found
+
+
+def _read_keys(folder: Path) -> dict[Path, CryptoSigner]:
+    """Return the private keys in `root/` and `pipeline/` by their files; what is no plain key is left out."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+    from securesystemslib.signer import CryptoSigner  # noqa: PLC0415
+
+    keys = {}
+    for path in _key_files(folder):
+        try:
+            keys[path] = CryptoSigner(load_pem_private_key(path.read_bytes(), None))
+        except (OSError, ValueError, TypeError) as e:
+            sys.stderr.write(f"edge-keys: {path} is left as it is: no key that can be read ({e})\n")
+    return keys
+
+
+def _key_files(folder: Path) -> Iterator[Path]:
+    yield from sorted((folder / "root").glob("root-*.pem"))
+    for role in ONLINE_ROLES:
+        yield from sorted((folder / "pipeline").glob(f"{role}*.pem"))
+
+
+def _move(source: Path, place: Path) -> None:
+    """Move a file durably: at any moment it is in one of both folders."""
+    with disk_errors(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (place.parent, place.parent.parent, place.parent.parent.parent):
+            folder.chmod(0o700)
+        source.replace(place)
+        sync_folder(place.parent)
+        sync_folder(source.parent)
+
+
+def _sign(metadata: Metadata[Root], signers: Sequence[CryptoSigner]) -> None:
+    for signer in signers:
+        metadata.sign(signer, append=True)
+
+
+def _write_keys(files: Mapping[Path, str]) -> dict[Path, CryptoSigner]:
+    """Generate a key for each file."""
+    from securesystemslib.signer import CryptoSigner  # noqa: PLC0415
+
+    signers = {path: CryptoSigner.generate_ed25519() for path in files}
+    for path, signer in signers.items():
+        # write_durably's temporary file, and so the result, is readable by its owner alone.
+        write_durably(path, signer.private_bytes)
+        path.parent.chmod(0o700)
+    return signers
+
+
+def _check_threshold(threshold: int, root_keys: int) -> None:
+    if not 1 <= threshold <= root_keys:
+        msg = f"threshold {threshold} of {root_keys} root keys: give 1 to {root_keys}"
+        raise InputError(msg)
+
+
+def _root_path(folder: Path) -> Path:
+    return folder / "device" / "root.json"
+
+
+def _in_years(years: int) -> datetime.datetime:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return (now + datetime.timedelta(days=365 * years)).replace(microsecond=0)
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()

@@ -1,0 +1,138 @@
+"""Signing keys: where they lie, which roots name them, and how metadata gets its signatures.
+
+A root is replaced by a newer one that it signed. `[trust] root` is where trust begins; the versions before
+and after it lie beside it as `N.root.json`, as `edge-keys` writes them.
+
+Keys are securesystemslib signers: a folder of PKCS#8 PEM files here, or a URI for a KMS or HSM.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import SettingsError, TrustError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from securesystemslib.signer import Signer
+    from tuf.api.metadata import Metadata, Root
+
+    from luigi_tasks.settings.values import TrustSettings
+
+ONLINE_ROLES = ("targets", "snapshot", "timestamp")
+ROLE_MARK = "{role}"
+# Field of a signed root: nothing that only the keys of earlier roots signed is to be signed again.
+DISOWNS_FIELD = "x-edge-disowns-earlier"
+
+
+def load_root(path: Path) -> Metadata[Root]:
+    """Read the trusted root metadata.
+
+    Raises: SettingsError if the file is missing, TrustError if it is not a self-signed root.
+    """
+    from securesystemslib.exceptions import StorageError  # noqa: PLC0415
+    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
+    from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
+
+    try:
+        root = Metadata[Root].from_file(str(path))
+        root.verify_delegate(Root.type, root)
+    except StorageError as e:
+        msg = f"{path}: no trusted root metadata there; run `edge-keys make` or correct [trust] root"
+        raise SettingsError(msg) from e
+    except RepositoryError as e:
+        msg = f"{path}: not a root document signed by its own keys ({e}); take the one `edge-keys` made"
+        raise TrustError(msg) from e
+    return root
+
+
+def load_roots(path: Path) -> list[Metadata[Root]]:
+    """Read the trusted root and what leads to it and on from it, oldest first.
+
+    Args:
+        path: `[trust] root`; the others lie beside it as `N.root.json`, without gaps.
+    Raises: As `load_root`; TrustError if one beside it is not signed by the one before.
+    """
+    roots = [load_root(path)]
+    while (older := root_file(path, roots[0].signed.version - 1)).is_file():
+        found = load_root(older)
+        check_successor(found, roots[0], path)
+        roots.insert(0, found)
+    while (newer := root_file(path, roots[-1].signed.version + 1)).is_file():
+        found = load_root(newer)
+        check_successor(roots[-1], found, newer)
+        roots.append(found)
+    return roots
+
+
+def root_file(path: Path, version: int) -> Path:
+    """Where a version lies beside the root at `path`."""
+    return path.with_name(f"{version}.root.json")
+
+
+def trusted_roots(roots: Sequence[Metadata[Root]]) -> Iterator[Metadata[Root]]:
+    """Yield the roots whose signatures count, newest first: back to one that disowns those before it."""
+    for root in reversed(roots):
+        yield root
+        if root.signed.unrecognized_fields.get(DISOWNS_FIELD):
+            return
+
+
+def check_successor(before: Metadata[Root], after: Metadata[Root], path: Path | str) -> None:
+    """Refuse a root, at `path`, that is not the next one after `before`, signed by its keys and its own.
+
+    Raises: TrustError.
+    """
+    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
+    from tuf.api.metadata import Root  # noqa: PLC0415
+
+    try:
+        before.verify_delegate(Root.type, after)
+        after.verify_delegate(Root.type, after)
+        if after.signed.version == before.signed.version + 1:
+            return
+        reason = f"versions {before.signed.version} and {after.signed.version}"
+    except RepositoryError as e:
+        reason = str(e)
+    msg = (
+        f"{path}: does not follow root version {before.signed.version} beside it ({reason}); take both from "
+        "the folder in which `edge-keys rotate` wrote them"
+    )
+    raise TrustError(msg)
+
+
+def open_signers(root: Root, settings: TrustSettings, role: str) -> list[Signer]:
+    """Return as many signers for `role` as its threshold asks.
+
+    Raises: SettingsError if a key is missing or is not one that the root names.
+    """
+    from securesystemslib.signer import Signer  # noqa: PLC0415
+
+    needed = root.roles[role]
+    signers: list[Signer] = []
+    faults: list[str] = []
+    for uri in _key_uris(settings.keys, role, needed.threshold):
+        for keyid in needed.keyids:
+            try:
+                signers.append(Signer.from_priv_key_uri(uri, root.keys[keyid]))
+                break
+            except (OSError, ValueError, TypeError) as e:
+                faults.append(f"{uri}: {e}")
+    if len(signers) < needed.threshold:
+        msg = (
+            f"{len(signers)} of {needed.threshold} keys for role {role} can sign: "
+            f"{'; '.join(dict.fromkeys(faults)) or 'none found'}. Put the keys that `edge-keys make` or "
+            f"`rotate` wrote where [trust] keys says ({settings.keys})"
+        )
+        raise SettingsError(msg)
+    return signers
+
+
+def _key_uris(keys: str, role: str, threshold: int) -> list[str]:
+    if ROLE_MARK in keys:
+        return [keys.replace(ROLE_MARK, role)]
+    folder = Path(keys).expanduser().absolute()
+    paths = sorted(folder.glob(f"{role}.pem")) + sorted(folder.glob(f"{role}-*.pem"))
+    return [f"file2:{path}" for path in paths or [folder / f"{role}.pem"]][: max(threshold, 1) * 8]

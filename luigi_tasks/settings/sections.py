@@ -1,0 +1,269 @@
+"""Every pipeline setting: one `luigi.Config` section each, turned into frozen values.
+
+The sections are read from `luigi.cfg` (or `LUIGI_CONFIG_PATH`) and may be overridden on the
+command line (`--training-epochs 30`). Steps get the frozen values and never see Luigi.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, TypeVar
+
+import luigi
+
+from edge_client.contract.errors import SettingsError
+from luigi_tasks.settings.checks import find_faults
+from luigi_tasks.settings.values import (
+    ARCHITECTURES,
+    MODES,
+    SCHEMES,
+    BrokerSettings,
+    DatasetSettings,
+    GateSettings,
+    ModelSettings,
+    PipelineSettings,
+    QuantizationSettings,
+    ReleaseSettings,
+    StoreSettings,
+    TrainingSettings,
+    TrustSettings,
+)
+
+
+class dataset(luigi.Config):  # noqa: N801 - the class name is the section's name in luigi.cfg
+    """Section [dataset]."""
+
+    url = luigi.Parameter(
+        default="digits",
+        description="folder, s3://bucket/prefix, http(s) zip or tar archive, one folder a class; "
+        "or a preset: digits, flowers",
+    )
+    sha256 = luigi.Parameter(default="", description="hex digest of an http(s) archive; required for one")
+    cache_dir = luigi.Parameter(
+        default="~/.cache/edge-pipeline", description="local folder for unpacked archives and caches"
+    )
+    min_images_per_class = luigi.IntParameter(default=15, description="fewer stop the run")
+    holdout_percent = luigi.FloatParameter(
+        default=20.0, description="share of pictures, by content hash, kept from training for the gate"
+    )
+    max_broken_pictures = luigi.IntParameter(
+        default=0, description="undecodable pictures that are left out with a warning; more stop the run"
+    )
+    max_unpacked_bytes = luigi.IntParameter(
+        default=20_000_000_000, description="an archive that unpacks to more is refused"
+    )
+    batch_pictures = luigi.IntParameter(
+        default=1000, description="pictures that one task reads; workers share the tasks"
+    )
+
+
+class model(luigi.Config):  # noqa: N801
+    """Section [model]."""
+
+    architecture = luigi.ChoiceParameter(
+        default="mobilenet_v2", choices=ARCHITECTURES, description="network family"
+    )
+    alpha = luigi.FloatParameter(default=1.0, description="width multiplier, as in Keras applications")
+    input_size = luigi.IntParameter(default=160, description="input height and width, pixels")
+    grid = luigi.IntParameter(
+        default=2,
+        description="the head also sees a layer before the top, averaged over grid x grid fields of the "
+        "picture; 0: the top alone",
+    )
+    weights = luigi.Parameter(
+        default="imagenet", description="imagenet (downloaded by Keras), none, or path of a no-top .h5 file"
+    )
+
+
+class training(luigi.Config):  # noqa: N801
+    """Section [training]."""
+
+    mode = luigi.ChoiceParameter(
+        default="head",
+        choices=MODES,
+        description="head: frozen backbone, seconds to minutes; finetune: the backbone's top too "
+        "(all of it where weights are none)",
+    )
+    epochs = luigi.IntParameter(default=30, description="most passes over the training pictures")
+    batch_size = luigi.IntParameter(default=128, description="pictures a step")
+    learning_rate = luigi.FloatParameter(default=0.001, description="Adam's peak rate, cosine decay to 0")
+    augmented_views = luigi.FloatParameter(
+        default=0.5,
+        description="distorted copies of each training picture that are learned from too, 0.5: one of every "
+        "second; more where cameras differ",
+    )
+    small_set_views = luigi.FloatParameter(
+        default=4.0,
+        description="the same for the head where fewer than 1,000 pictures are learned from: it gains most "
+        "there, and it costs seconds",
+    )
+    horizontal_flip = luigi.BoolParameter(
+        default=True,
+        parsing=luigi.BoolParameter.EXPLICIT_PARSING,
+        description="whether a mirror image keeps its class (not so for digits and text)",
+    )
+    hidden_units = luigi.IntParameter(
+        default=0, description="width of the head's hidden layer; 0: none, and updates of a few kB"
+    )
+    dropout = luigi.FloatParameter(default=0.0, description="share of head inputs dropped while training")
+    weight_decay = luigi.FloatParameter(default=0.01, description="pull of the head's weights towards 0")
+    label_smoothing = luigi.FloatParameter(default=0.05, description="0 to below 1")
+    finetune_epochs = luigi.IntParameter(
+        default=5, description="passes of the backbone's upper part over the training pictures"
+    )
+    finetune_rate = luigi.FloatParameter(
+        default=0.001, description="its peak rate, warmed up, then cosine decay to 0"
+    )
+    warm_start = luigi.BoolParameter(
+        default=False,
+        parsing=luigi.BoolParameter.EXPLICIT_PARSING,
+        description="finetune goes on from the deployed release's backbone; the model then depends on its "
+        "ancestors too",
+    )
+    cluster = luigi.Parameter(
+        default="",
+        description="host:port of each machine that tunes, the one that runs luigi first; empty: alone",
+    )
+    seed = luigi.IntParameter(default=1, description="same seed and data: same model")
+
+
+class quantization(luigi.Config):  # noqa: N801
+    """Section [quantization]."""
+
+    scheme = luigi.ChoiceParameter(default="int8", choices=SCHEMES, description="weights and activations")
+    fallbacks = luigi.Parameter(
+        default="int8_wide, mixed, float16",
+        description="schemes to try, in the order of the list above, while the one before loses more against "
+        "float than [gate] allows; empty: none",
+    )
+    calibration_pictures = luigi.IntParameter(
+        default=200, description="training pictures, balanced over classes, that set int8 ranges"
+    )
+    calibration = luigi.Parameter(
+        default="",
+        description="id of a release whose calibration set is taken, to make that release again; empty: that "
+        "of the deployed one while it fits, else a new one",
+    )
+
+
+class gate(luigi.Config):  # noqa: N801
+    """Section [gate]."""
+
+    min_accuracy = luigi.FloatParameter(default=0.8, description="hold-out accuracy of the .tflite file, 0-1")
+    max_float_drop_points = luigi.FloatParameter(
+        default=2.0, description="largest loss against the float model, percentage points"
+    )
+    max_class_drop_points = luigi.FloatParameter(
+        default=10.0,
+        description="largest loss of one class against the float model; a single picture more is forgiven",
+    )
+    max_champion_drop_points = luigi.FloatParameter(
+        default=0.5, description="largest loss against the deployed model on the same pictures"
+    )
+    max_model_bytes = luigi.IntParameter(default=8_000_000, description="size budget of model.tflite")
+
+
+class store(luigi.Config):  # noqa: N801
+    """Section [store]; credentials come from boto3's usual chain (environment, profile, role)."""
+
+    url = luigi.Parameter(
+        default="s3://edge-models", description="s3://bucket/prefix that holds targets and releases"
+    )
+    endpoint_url = luigi.Parameter(default="", description="S3 endpoint; empty: AWS")
+    region = luigi.Parameter(default="", description="region; empty: boto3's default")
+    checksums = luigi.ChoiceParameter(
+        default="when_required",
+        choices=("when_required", "when_supported"),
+        description="boto3's CRC trailers; many endpoints other than AWS lack them",
+    )
+    conditional_writes = luigi.BoolParameter(
+        default=True,
+        parsing=luigi.BoolParameter.EXPLICIT_PARSING,
+        description="If-Match writes of the pointer, so that two publishers cannot undo each other",
+    )
+
+
+class trust(luigi.Config):  # noqa: N801
+    """Section [trust]; `edge-keys make` creates what it names."""
+
+    root = luigi.Parameter(default="keys/device/root.json", description="trusted root metadata")
+    keys = luigi.Parameter(
+        default="keys/pipeline",
+        description="folder with targets.pem, snapshot.pem and timestamp.pem, or a securesystemslib "
+        "URI with {role} in it (KMS, HSM)",
+    )
+    timestamp_days = luigi.IntParameter(
+        default=14, description="devices refuse a store that shows nothing newer for so long"
+    )
+    snapshot_days = luigi.IntParameter(default=90, description="lifetime of snapshot metadata")
+    targets_days = luigi.IntParameter(default=365, description="lifetime of targets metadata")
+    keep_releases = luigi.IntParameter(
+        default=50, description="releases that stay signed; older ones that no channel names are dropped"
+    )
+
+
+class broker(luigi.Config):  # noqa: N801
+    """Section [broker]."""
+
+    host = luigi.Parameter(default="127.0.0.1", description="MQTT broker")
+    port = luigi.IntParameter(default=1883, description="its port (TLS: usually 8883)")
+    fleet = luigi.Parameter(default="fleet", description="first part of all topics after edge/")
+    username = luigi.Parameter(default="", description="empty: anonymous")
+    password_file = luigi.Parameter(default="", description="file whose first line is the password")
+    tls = luigi.BoolParameter(
+        default=False, parsing=luigi.BoolParameter.EXPLICIT_PARSING, description="MQTT over TLS"
+    )
+    ca_file = luigi.Parameter(default="", description="CA certificate; empty: the system's")
+    timeout_s = luigi.FloatParameter(default=10.0, description="limit for connect, publish and read back")
+
+
+class release(luigi.Config):  # noqa: N801
+    """Section [release]."""
+
+    channel = luigi.Parameter(default="stable", description="channel that Deploy moves")
+    share_percent = luigi.FloatParameter(default=100.0, description="share of devices that may take it")
+    device_class = luigi.Parameter(
+        default="", description="only devices of this [device] device_class take the release; empty: all do"
+    )
+    self_test_pictures = luigi.IntParameter(
+        default=5, description="signed hold-out pictures that a device answers before activation"
+    )
+    patches = luigi.IntParameter(
+        default=3,
+        description="earlier releases that a patch leads from, a few kB instead of the model",
+    )
+
+
+def load_settings() -> PipelineSettings:
+    """Read all sections and check them.
+
+    Raises: SettingsError that lists every fault at once.
+    """
+    settings = PipelineSettings(
+        dataset=_section(DatasetSettings, dataset()),
+        model=_section(ModelSettings, model()),
+        training=_section(TrainingSettings, training()),
+        quantization=_section(QuantizationSettings, quantization()),
+        gate=_section(GateSettings, gate()),
+        store=_section(StoreSettings, store()),
+        trust=_section(TrustSettings, trust()),
+        broker=_section(BrokerSettings, broker()),
+        release=_section(ReleaseSettings, release()),
+    )
+    faults = find_faults(settings)
+    if faults:
+        msg = "settings: " + "; ".join(faults) + " (luigi.cfg, or LUIGI_CONFIG_PATH)"
+        raise SettingsError(msg)
+    return settings
+
+
+SectionT = TypeVar("SectionT")
+
+
+def _section(kind: type[SectionT], config: luigi.Config) -> SectionT:
+    values: dict[str, Any] = dict(config.param_kwargs)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.type == "Path":
+            values[field.name] = Path(values[field.name]).expanduser()
+    return kind(**values)

@@ -1,0 +1,199 @@
+"""Frozen settings of the pipeline. No Luigi: every step gets these values."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ARCHITECTURES = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
+
+
+# From the smallest loss allowed for to the least: a candidate falls back to later ones.
+SCHEMES = ("int8", "int8_wide", "mixed", "dynamic", "float16")
+
+
+# `int8_wide` calibrates on so many times the pictures: wider ranges, where new pictures exceed the old.
+WIDE_CALIBRATION = 4
+
+
+MODES = ("head", "finetune")
+
+
+# With fewer training pictures, what a picture gains by costs little: docs/decisions/0004-features.md.
+SMALL_SET_PICTURES = 1000
+
+
+# Float features take twice as long as int8 ones; those of some of the pictures will do: in five folds of
+# sign digits 0.9733 in int8 and 0.9700 in float, with a quarter of them 0.9737 and 0.9690.
+FLOAT_SHARE = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSettings:
+    """Where pictures come from and what is accepted."""
+
+    url: str
+    sha256: str
+    cache_dir: Path
+    min_images_per_class: int
+    holdout_percent: float
+    max_broken_pictures: int
+    max_unpacked_bytes: int
+    batch_pictures: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """Which network."""
+
+    architecture: str
+    alpha: float
+    input_size: int
+    grid: int
+    weights: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Portions:
+    """What is computed of the pictures that are learned from.
+
+    Attributes:
+        views: Distorted copies of each; 0.5: one of every second.
+        float_share: Share of those whose float features are known.
+    """
+
+    views: float
+    float_share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How it learns."""
+
+    mode: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    augmented_views: float
+    small_set_views: float
+    horizontal_flip: bool
+    hidden_units: int
+    dropout: float
+    weight_decay: float
+    label_smoothing: float
+    finetune_epochs: int
+    finetune_rate: float
+    warm_start: bool
+    cluster: str
+    seed: int
+
+    def portions(self, train_pictures: int) -> Portions:
+        """Return what is computed for a training set of this size."""
+        if train_pictures < SMALL_SET_PICTURES:
+            return Portions(self.small_set_views, 1.0)
+        return Portions(self.augmented_views, FLOAT_SHARE)
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationSettings:
+    """How it becomes TFLite."""
+
+    scheme: str
+    fallbacks: str
+    calibration_pictures: int
+    calibration: str
+
+    def ladder(self) -> tuple[str, ...]:
+        """Return the scheme, and what to try after it where it loses too much."""
+        later = SCHEMES[SCHEMES.index(self.scheme) + 1 :]
+        wanted = split_names(self.fallbacks)
+        return (self.scheme, *(one for one in later if one in wanted))
+
+    def calibrated_on(self, scheme: str) -> int:
+        """Return how many pictures set a scheme's scales."""
+        return self.calibration_pictures * (WIDE_CALIBRATION if scheme == "int8_wide" else 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class GateSettings:
+    """What a candidate must show."""
+
+    min_accuracy: float
+    max_float_drop_points: float
+    max_class_drop_points: float
+    max_champion_drop_points: float
+    max_model_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreSettings:
+    """The S3 bucket that holds targets and releases."""
+
+    url: str
+    endpoint_url: str
+    region: str
+    checksums: str
+    conditional_writes: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustSettings:
+    """Signing keys and how long signatures hold."""
+
+    root: Path
+    keys: str
+    timestamp_days: int
+    snapshot_days: int
+    targets_days: int
+    keep_releases: int
+
+
+@dataclasses.dataclass(frozen=True)
+class BrokerSettings:
+    """The MQTT broker that announcements go to."""
+
+    host: str
+    port: int
+    fleet: str
+    username: str
+    password_file: str
+    tls: bool
+    ca_file: str
+    timeout_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseSettings:
+    """Which channel moves, and for how many devices."""
+
+    channel: str
+    share_percent: float
+    device_class: str
+    self_test_pictures: int
+    patches: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineSettings:
+    """All of them."""
+
+    dataset: DatasetSettings
+    model: ModelSettings
+    training: TrainingSettings
+    quantization: QuantizationSettings
+    gate: GateSettings
+    store: StoreSettings
+    trust: TrustSettings
+    broker: BrokerSettings
+    release: ReleaseSettings
+
+
+def split_names(names: str) -> tuple[str, ...]:
+    """Split at commas."""
+    return tuple(one.strip() for one in names.split(",") if one.strip())
+
+
+FLOAT = "float"

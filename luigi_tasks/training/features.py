@@ -1,0 +1,169 @@
+"""Features of a batch of pictures: computed once, kept in the store, found again by content hash.
+
+Rows are named `<form>_<view>`; each belongs to (picture hash, backbone, preprocessing, view). Which
+pictures a name has is for the caller to say: the other views only where a picture is learned from.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from luigi_tasks.dataset.snapshot import position
+from luigi_tasks.settings.values import FLOAT, FLOAT_SHARE
+
+if TYPE_CHECKING:
+    from luigi_tasks.dataset.records import Picture
+    from luigi_tasks.settings.values import Portions
+
+import dataclasses
+import functools
+import hashlib
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from luigi_tasks.backbone.extractor import FeatureExtractor
+from luigi_tasks.training.augmentation import distort_all
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from luigi_tasks.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureRows:
+    """Features of some pictures.
+
+    Attributes:
+        pictures: Content hashes of each name's rows, in their order.
+        rows: (pictures, F) by name; int8 as the form gives them, or float16.
+    """
+
+    pictures: Mapping[str, tuple[str, ...]]
+    rows: Mapping[str, NDArray[Any]]
+
+    def find(self, name: str) -> dict[str, NDArray[Any]]:
+        """Map content hash to row."""
+        return dict(zip(self.pictures.get(name, ()), self.rows.get(name, ()), strict=True))
+
+    def pack(self) -> bytes:
+        """Return the rows as one npz, the same bytes for the same rows."""
+        file = io.BytesIO()
+        arrays: dict[str, Any] = {name: self.rows[name] for name in sorted(self.rows)}
+        np.savez(file, **arrays)
+        return file.getvalue()
+
+
+def unpack_rows(packed: bytes, pictures: Mapping[str, tuple[str, ...]]) -> FeatureRows:
+    """Return what `FeatureRows.pack` wrote."""
+    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+        return FeatureRows(pictures, {name: arrays[name] for name in arrays.files})
+
+
+@functools.lru_cache(maxsize=4)
+def open_extractor(backbone: bytes) -> FeatureExtractor:
+    """Return the process's extractor of a backbone's form."""
+    return FeatureExtractor(backbone)
+
+
+def compute_rows(
+    forms: Mapping[str, bytes],
+    wanted: Mapping[str, tuple[str, ...]],
+    pictures: Sequence[str],
+    pixels: NDArray[np.uint8],
+    known: Mapping[str, Mapping[str, NDArray[Any]]],
+    progress: Progress,
+    *,
+    flip: bool,
+) -> tuple[FeatureRows, int]:
+    """Compute what is not known yet.
+
+    Args:
+        forms: Each form's TFLite file.
+        wanted: Content hashes by name.
+        pictures: Content hashes of `pixels`.
+        pixels: (N, H, W, 3) RGB.
+        known: Rows that an earlier batch has, by name and hash.
+        progress: Gets pictures done.
+        flip: Whether mirror images keep their meaning.
+    Returns: The rows, and how many of them were computed.
+    """
+    rows: dict[str, NDArray[Any]] = {}
+    computed = 0
+    places = {one: place for place, one in enumerate(pictures)}
+    views: dict[tuple[int, tuple[str, ...]], NDArray[np.uint8]] = {}
+    for name, own in wanted.items():
+        form, _, view = name.rpartition("_")
+        extractor = open_extractor(forms[form])
+        kept = known.get(name, {})
+        missing = tuple(one for one in own if one not in kept)
+        if (int(view), missing) not in views:
+            views.clear()  # one at a time in memory
+            chosen = np.array([places[one] for one in missing], int)
+            shown = pixels if missing == tuple(pictures) else pixels[chosen]  # spares a copy
+            views[int(view), missing] = distort_all(shown, missing, int(view), flip=flip)
+        fresh = extractor(views[int(view), missing], progress, f"{form} features, view {int(view) + 1}")
+        if not extractor.quantized:
+            fresh = fresh.astype(np.float16)
+        computed += len(missing)
+        if len(missing) < len(own):
+            found = dict(zip(missing, fresh, strict=True))
+            fresh = np.stack([found[one] if one in found else kept[one] for one in own])
+        rows[name] = fresh
+    return FeatureRows(dict(wanted), rows), computed
+
+
+def digest_of(data: bytes) -> str:
+    """Hex SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def choose_rows(
+    pictures: Sequence[str], scheme: str, portions: Portions, holdout_percent: float
+) -> dict[str, tuple[str, ...]]:
+    """Return which features of which pictures, by content hash, training and the gate need.
+
+    The candidate's form sees all pictures, and the other views of those that are learned from. Of the
+    float form, the hold-out tells what the candidate loses, and a part of the rest is learned from.
+
+    Args:
+        pictures: Content hashes.
+        scheme: The candidate's form.
+        portions: How many other views, and in how many float features.
+        holdout_percent: Share of the hold-out.
+    """
+    learned = tuple(one for one in pictures if position(one) * 100 >= holdout_percent)
+    wanted = {f"{scheme}_0": tuple(pictures)}
+    for view in range(1, math.ceil(portions.views) + 1):
+        # The last view may be one of some pictures only.
+        share = portions.views - (view - 1)
+        wanted[f"{scheme}_{view}"] = tuple(one for one in learned if _in_share(one, 24, share))
+    unlearned = set(pictures).difference(learned)
+    floats = [one for one in pictures if one in unlearned or in_float_share(one, portions.float_share)]
+    return wanted | {f"{FLOAT}_0": tuple(floats)}
+
+
+def in_float_share(sha256: str, share: float = FLOAT_SHARE) -> bool:
+    """Whether a picture is in the share whose float features are computed."""
+    return _in_share(sha256, 16, share)
+
+
+def _in_share(sha256: str, digit: int, share: float) -> bool:
+    """Whether a picture is in a share of all, by hex digits of its hash that no split uses."""
+    return int(sha256[digit : digit + 8], 16) / 2**32 < share
+
+
+def _gather(batches: Sequence[FeatureRows], name: str, pictures: Sequence[Picture]) -> NDArray[Any]:
+    """Return (N, F) rows of these pictures; in the snapshot's order, however they were batched.
+
+    A picture that was for the hold-out when its batch was made has no other view: it shows itself.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for batch in batches:
+        found |= batch.find(f"{name.rpartition('_')[0]}_0") | batch.find(name)
+    return np.stack([found[one.sha256] for one in pictures])

@@ -1,0 +1,141 @@
+"""`edge-client` at its door: exit codes and one paragraph on standard error."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edge_client.cli import main
+from edge_client.commands import status
+from edge_client.contract.documents import encode_document
+from edge_client.contract.errors import (
+    DeviceError,
+    EdgeError,
+    InputError,
+    SettingsError,
+    TransportError,
+    TrustError,
+)
+from edge_client.contract.messages import DeviceStatus, UpdateFigures
+from edge_client.state_folder import hold_state
+from tests.fakes.tiny_model import plain_picture, tiny_labels, tiny_model
+from tests.fakes.tiny_release import png
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("x"), 1),
+        (SettingsError("x"), 2),
+        (TrustError("x"), 3),
+        (TransportError("x"), 4),
+        (DeviceError("x"), 5),
+        (EdgeError("x"), 1),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code(monkeypatch, capsys, error, code):
+    def fail(_file):
+        raise error
+
+    monkeypatch.setattr(status, "load_settings", fail)
+    assert main(["status"]) == code
+    assert capsys.readouterr() == ("", "edge-client: x\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["classify"], ["run", "--colour"]])
+def test_wrong_usage_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_help_lists_commands_and_exit_codes(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("run", "classify", "status", "doctor", "Exit codes", "3 signatures"):
+        assert word in text
+
+
+def test_classify_answers(tmp_path, capsys):
+    (tmp_path / "m.tflite").write_bytes(tiny_model())
+    (tmp_path / "labels.txt").write_text("\n".join(tiny_labels()) + "\n")
+    (tmp_path / "p.png").write_bytes(png(plain_picture("green")))
+    files = ["--model", str(tmp_path / "m.tflite"), "--labels", str(tmp_path / "labels.txt")]
+    assert main(["classify", *files, "--json", str(tmp_path / "p.png")]) == 0
+    assert json.loads(capsys.readouterr().out)["label"] == "green"
+
+
+@pytest.fixture
+def settings_file(tmp_path):
+    file = tmp_path / "device.toml"
+    file.write_text(
+        '[device]\nid = "c"\nstate_dir = "state"\n[store]\nbase_url = "http://s/b"\n[source]\npath = "x"\n'
+    )
+    status = DeviceStatus(
+        device="c",
+        channel="stable",
+        state="serving",
+        release="r2",
+        previous="r1",
+        latency_ms=1.5,
+        update=UpdateFigures(release="r2", bytes_pulled=1234, seconds=0.5),
+    )
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/status.json").write_bytes(encode_document(status))
+    return file
+
+
+def test_status_shows_the_last_state_of_a_daemon_that_is_down(settings_file, capsys):
+    assert main(["status", "--config", str(settings_file)]) == 0
+    text = capsys.readouterr().out
+    for part in ("not running", "r2", "r1", "1.50 ms", "1234 bytes"):
+        assert part in text
+
+
+def test_status_says_what_a_release_is_on_and_for_whom(settings_file, tmp_path, capsys):
+    status = DeviceStatus(
+        device="c",
+        channel="stable",
+        state="serving",
+        release="r2",
+        probation=True,
+        refused="r3",
+        share_percent=12.5,
+        warning="does another device use the id c?",
+    )
+    (tmp_path / "state/status.json").write_bytes(encode_document(status))
+    assert main(["status", "--config", str(settings_file)]) == 0
+    text = capsys.readouterr().out
+    for part in ("on probation", "12.5% of the devices", "r3", "does another device use the id c?"):
+        assert part in text
+
+
+def test_status_of_a_channel_that_was_just_added(settings_file, capsys):
+    text = settings_file.read_text()
+    settings_file.write_text(text.replace("[device]\n", '[device]\nmore_channels = "doors"\n'))
+    assert main(["status", "--config", str(settings_file)]) == 0
+    text = capsys.readouterr().out
+    for part in ("r2", "doors", "not started yet"):
+        assert part in text
+    assert main(["status", "--json", "--config", str(settings_file)]) == 0
+    [doors] = json.loads(capsys.readouterr().out)["more_channels"]
+    assert (doors["channel"], doors["state"]) == ("doors", "not started yet")
+
+
+def test_status_of_a_daemon_that_cannot_be_asked_says_that_it_may_be_old(settings_file, tmp_path, capsys):
+    with hold_state(tmp_path / "state"):
+        assert main(["status", "--config", str(settings_file)]) == 0
+        assert "running; it could not be asked for news" in capsys.readouterr().out
+        assert main(["status", "--json", "--config", str(settings_file)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["running"], told["fresh"]) == (True, False)
+
+
+def test_status_for_machines(settings_file, capsys):
+    assert main(["status", "--json", "--config", str(settings_file)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["running"], answer["release"], answer["update"]["bytes_pulled"]) == (False, "r2", 1234)

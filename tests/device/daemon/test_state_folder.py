@@ -1,0 +1,248 @@
+"""Who holds a state folder, and who is told something."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_client import state_folder as process
+from edge_client.contract.errors import DeviceError
+from edge_client.machine import boot_id
+from edge_client.settings.file import load_settings
+from edge_client.state_folder import (
+    LOCK_FILE,
+    daemon_runs,
+    hold_state,
+    nudge,
+    refresh_status,
+    running_process,
+    sweep_channels,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+LIMIT_S = 20.0
+HOLDER = """
+import pathlib, signal, sys
+from edge_client.state_folder import hold_state
+for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(number, lambda number, _frame: print(signal.Signals(number).name, flush=True))
+with hold_state(pathlib.Path(sys.argv[1])) as lock:
+    if sys.argv[2] == "daemon":
+        with lock.taking_signals():
+            print("holds", flush=True)
+            sys.stdin.read()
+    else:
+        if sys.argv[2] == "import":
+            lock.take_no_signals()
+        print("holds", flush=True)
+        sys.stdin.read()
+"""
+
+
+class Holder:
+    """Another process that holds a state folder.
+
+    Args:
+        folder: The state folder.
+        kind: `daemon`, `import`, or `starting`: a daemon that takes no signals yet.
+    """
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(folder), kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+        )
+        assert self.says() == "holds"
+
+    def says(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def end(self) -> int:
+        self.process.communicate(timeout=LIMIT_S)
+        return self.process.returncode
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch):
+    monkeypatch.setattr(process, "_ASKING_S", 0.1)
+
+
+@pytest.fixture
+def hold(tmp_path):
+    holders: list[Holder] = []
+
+    def open_(kind: str) -> Holder:
+        holders.append(Holder(tmp_path, kind))
+        return holders[-1]
+
+    yield open_
+    for holder in holders:
+        if holder.process.poll() is None:
+            holder.end()
+
+
+def test_a_daemon_is_told_what_it_handles(tmp_path, hold):
+    daemon = hold("daemon")
+    assert daemon_runs(tmp_path)
+    assert running_process(tmp_path) == daemon.process.pid
+    nudge(tmp_path)
+    assert daemon.says() == "SIGHUP"
+    nudge(tmp_path, process.BUNDLE_SIGNAL)
+    assert daemon.says() == "SIGUSR2"
+    refresh_status(tmp_path, [])
+    assert daemon.says() == "SIGUSR1"
+    assert daemon.end() == 0
+    assert not daemon_runs(tmp_path)
+    assert (tmp_path / LOCK_FILE).read_bytes() == b""
+
+
+@pytest.mark.parametrize("kind", ["import", "starting"])
+def test_who_takes_no_signals_is_sent_none(tmp_path, hold, kind):
+    holder = hold(kind)
+    assert daemon_runs(tmp_path) == (kind == "starting")
+    assert running_process(tmp_path) is None
+    assert not refresh_status(tmp_path, [])
+    with pytest.raises(DeviceError):
+        nudge(tmp_path)
+    assert holder.process.poll() is None
+    with pytest.raises(DeviceError, match="another edge-client"), hold_state(tmp_path):
+        pass
+    assert holder.end() == 0
+
+
+def other_process(**changes: str) -> str:
+    """A note as a daemon left it that was this very process, but for some changes."""
+    note = {"process": str(os.getpid()), "boot": boot_id(), "started": process._started_at(os.getpid())}
+    return "{process} {boot} {started} daemon\n".format(**note | changes)
+
+
+NOTES = {
+    "of the last boot": other_process(boot="00000000-0000-0000-0000-000000000000"),
+    "of a process whose number another has now": other_process(started="1"),
+    "of an older version": f"{os.getpid()}",
+    "of a process that is gone": other_process(process="4194304"),
+    "damaged": "\0\xff",
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_an_old_note_names_nobody(tmp_path, hold, name):
+    """A read-only disk keeps the note of whoever ran before; the holder may not be able to write its own."""
+    holder = hold("starting")
+    (tmp_path / LOCK_FILE).write_text(NOTES[name], encoding="latin-1")
+    assert running_process(tmp_path) is None
+    assert daemon_runs(tmp_path)
+    holder.end()
+
+
+def test_two_that_ask_at_once_do_not_take_each_other_for_the_daemon(tmp_path):
+    (tmp_path / LOCK_FILE).write_text(other_process())
+    place, descriptor = process._open_to_read(tmp_path)
+    try:
+        assert place == tmp_path / LOCK_FILE
+        assert process._lock(descriptor, fcntl.LOCK_SH)  # as another `status` does
+        assert running_process(tmp_path) is None
+        assert not daemon_runs(tmp_path)
+    finally:
+        os.close(descriptor)
+
+
+def test_who_only_asks_keeps_no_daemon_from_its_start(tmp_path, monkeypatch):
+    (tmp_path / LOCK_FILE).touch()
+    _place, descriptor = process._open_to_read(tmp_path)
+    assert process._lock(descriptor, fcntl.LOCK_SH)
+    monkeypatch.setattr(process.time, "sleep", lambda _s: os.close(descriptor))  # type: ignore[attr-defined]
+    with hold_state(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_disk_that_takes_nothing_is_held_all_the_same(tmp_path, monkeypatch, error, there, caplog):
+    if there:
+        (tmp_path / LOCK_FILE).write_text("1")
+    real = os.open
+
+    def refuse(path, flags, *arguments, **options):
+        if flags & os.O_RDWR:
+            raise OSError(error, os.strerror(error))
+        return real(path, flags, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process.os, "open", refuse)  # type: ignore[attr-defined]
+        with hold_state(tmp_path) as lock, lock.taking_signals():
+            assert daemon_runs(tmp_path)
+            assert running_process(tmp_path) is None
+            with pytest.raises(DeviceError, match="read-only"):
+                nudge(tmp_path)
+            with pytest.raises(DeviceError, match="another edge-client"), hold_state(tmp_path):
+                pass
+            patch.undo()  # the disk is well again
+            with pytest.raises(DeviceError, match="another edge-client"), hold_state(tmp_path):
+                pass
+    assert "full or read-only" in caplog.text
+    assert not daemon_runs(tmp_path)
+
+
+def test_all_channels_are_waited_for(tmp_path, hold):
+    hold("daemon")
+    written, late = tmp_path / "status.json", tmp_path / "late.json"
+    pauses = []
+
+    def write(_s: float) -> None:
+        pauses.append(1)
+        (written if len(pauses) == 1 else late).write_text("{}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process.time, "sleep", write)  # type: ignore[attr-defined]
+        assert refresh_status(tmp_path, [written, late])
+    assert late.exists()
+
+
+def test_a_status_that_is_not_written_is_not_waited_for_for_ever(tmp_path, hold, monkeypatch):
+    hold("daemon")
+    monkeypatch.setattr(process, "_REFRESH_S", 0.05)
+    assert not refresh_status(tmp_path, [tmp_path / "status.json"])
+
+
+def test_a_daemon_of_somebody_else_says_how_to_tell_it(tmp_path, hold, monkeypatch):
+    hold("daemon")
+
+    def refuse(_process: int, _number: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(process.os, "kill", refuse)  # type: ignore[attr-defined]
+    with pytest.raises(DeviceError, match="as its user, or as root"):
+        nudge(tmp_path)
+
+
+def test_what_channels_left_that_are_not_followed_any_more_is_removed(tmp_path):
+    file = tmp_path / "device.toml"
+    file.write_text(
+        '[device]\nid = "c"\nmore_channels = "doors"\nstate_dir = "state"\n'
+        '[store]\nbase_url = "http://s/b"\n[source]\npath = "x"\n'
+    )
+    settings = load_settings(file)
+    sweep_channels(settings)  # nothing there yet
+    channels, elsewhere = settings.device.state_dir / "channels", tmp_path / "elsewhere"
+    for folder in (channels / "doors/slots", channels / "windows/slots/r1", elsewhere):
+        folder.mkdir(parents=True)
+    (channels / "linked").symlink_to(elsewhere)
+    sweep_channels(settings)
+    assert {path.name for path in channels.iterdir()} == {"doors", "linked"}
+    assert (channels / "doors/slots").is_dir()
+    assert elsewhere.is_dir()
+    alone = dataclasses.replace(settings, device=dataclasses.replace(settings.device, more_channels=""))
+    sweep_channels(alone)
+    assert {path.name for path in channels.iterdir()} == {"linked"}

@@ -1,0 +1,536 @@
+"""Frames kept for labelling: which ones, within which limits, and their way to the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import http.server
+import io
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+from local_services import wait_until
+from PIL import Image
+
+from edge_client.contract.documents import decode_document
+from edge_client.contract.errors import DeviceError
+from edge_client.contract.messages import InboxRecord, Result
+from edge_client.disk import write_durably
+from edge_client.inbox import keeper, service
+from edge_client.inbox.keeper import FrameKeeper, forget, kept_records
+from edge_client.inbox.selection import DISAGREEMENT, INBOX_DIR, UNSURE, View, is_needed, why_keep
+from edge_client.inbox.service import Inbox
+from edge_client.inbox.upload import upload_in_child
+from edge_client.inbox.upload_child import InboxWriter, upload
+from edge_client.inference.classifier import Classification
+from edge_client.settings.file import load_settings
+from edge_client.settings.frames import InboxSettings
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (480, 640, 3), np.uint8)
+KEEPS = InboxSettings(unsure_below=0.6, disagreements=True, per_hour=3600.0)
+
+
+def result(number: int = 1, **fields) -> Result:
+    return Result(
+        **{
+            "device": "camera-1",
+            "source": f"{number}.png",
+            "frame": number,
+            "label": "ripe",
+            "confidence": 0.4,
+            "top": {"ripe": 0.4, "rotten": 0.35},
+            "release": "r1",
+            "channel": "stable",
+            "latency_ms": 1.0,
+            "at": f"2026-11-24T12:00:{number:02}.000+00:00",
+            **fields,
+        }
+    )
+
+
+def answer(**scores: float) -> Classification:
+    best = max(scores, key=lambda label: scores[label])
+    values = np.array(list(scores.values()), np.float32)
+    return Classification(best, list(scores).index(best), scores[best], values, 1.0, tuple(scores))
+
+
+def view(seen: Classification, beside: Classification | None = None, channel: str = "stable") -> View:
+    said = result(label=seen.label, confidence=seen.confidence, channel=channel)
+    return View(seen, said, beside)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / INBOX_DIR
+
+
+@pytest.fixture
+def keep(folder):
+    """Keep `count` frames, one at each tick of a clock that the limits allow; returns their records."""
+    keepers = []
+
+    def keep_(count: int, settings: InboxSettings = KEEPS, **options) -> list[InboxRecord]:
+        clock = Clock()
+        keeper = FrameKeeper(settings, folder, clock=clock, **options)
+        keepers.append(keeper)
+        clock.now += 3600 / settings.per_hour  # frames of a run before count too
+        for number in range(count):
+            pixels = np.roll(PIXELS, number, axis=1)
+            wait_until(keeper._waiting.empty, "the frame before")
+            assert keeper.take(pixels, result(number), UNSURE)
+            wait_kept(folder, f"20261124T1200{number:02}")
+            clock.now += 3600 / settings.per_hour
+        keeper.close()
+        return [read(path) for path in kept_records(folder)]
+
+    return keep_
+
+
+def wait_kept(folder, newest: str) -> None:
+    wait_until(lambda: any(record.name.startswith(newest) for record in kept_records(folder)), newest)
+
+
+def read(path) -> InboxRecord:
+    return decode_document(InboxRecord, path.read_bytes(), source=str(path), limit_bytes=65536)
+
+
+SURE, DOUBT = answer(ripe=0.7, rotten=0.3), answer(ripe=0.5, rotten=0.5)
+OTHER = answer(ripe=0.3, rotten=0.7)
+
+
+@pytest.mark.parametrize(
+    ("views", "settings", "why"),
+    [
+        ([view(DOUBT)], KEEPS, UNSURE),
+        ([view(SURE)], KEEPS, None),
+        ([view(SURE, OTHER)], KEEPS, DISAGREEMENT),
+        ([view(SURE, SURE)], KEEPS, None),
+        ([view(DOUBT, OTHER)], KEEPS, DISAGREEMENT),
+        ([view(DOUBT, OTHER)], InboxSettings(), None),
+        ([view(SURE, OTHER)], InboxSettings(unsure_below=0.6), None),
+        ([view(SURE), view(DOUBT, channel="doors")], KEEPS, UNSURE),
+        ([view(SURE), view(SURE, OTHER, "doors")], KEEPS, DISAGREEMENT),
+    ],
+)
+def test_what_is_worth_labelling(views, settings, why):
+    found = why_keep(settings, views)
+    assert (found and found[0]) == why
+    assert found is None or found[1] is views[-1]
+
+
+def test_the_least_sure_answer_goes_into_the_record():
+    views = [view(answer(open=0.5, shut=0.4), channel="doors"), view(answer(ripe=0.4, rotten=0.3))]
+    assert why_keep(KEEPS, views) == (UNSURE, views[1])
+
+
+PERSON, HINT, DOG = (
+    answer(person=0.996, ripe=0.004),
+    answer(ripe=0.5, person=0.06),
+    answer(ripe=0.5, dog=0.04),
+)
+
+
+@pytest.mark.parametrize(
+    ("views", "kept"),
+    [
+        ([view(HINT)], False),
+        ([view(DOG)], True),
+        ([view(PERSON), view(DOUBT, channel="doors")], False),
+        ([view(DOUBT, channel="doors"), view(PERSON)], False),
+        ([view(DOUBT, PERSON)], False),
+        ([view(DOUBT), view(SURE, PERSON, "doors")], False),
+        ([view(dataclasses.replace(DOUBT, labels=("person", "person")))], False),
+    ],
+)
+def test_what_any_release_takes_for_private_is_not_kept(views, kept):
+    settings = dataclasses.replace(KEEPS, never_labels="dog, person")
+    assert (why_keep(settings, views) is not None) == kept
+
+
+def test_of_a_label_used_twice_the_better_score_counts():
+    twice = dataclasses.replace(answer(a=0.5, b=0.48, c=0.02), labels=("ripe", "person", "person"))
+    assert why_keep(dataclasses.replace(KEEPS, never_labels="person"), [view(twice)]) is None
+
+
+def test_nothing_is_kept_by_default():
+    assert not InboxSettings().keeps
+    assert not InboxSettings().upload
+
+
+def test_a_frame_and_its_record_are_kept(keep, folder):
+    [record] = keep(1)
+    picture = (folder / record.picture).read_bytes()
+    assert hashlib.sha256(picture).hexdigest() == record.sha256
+    assert Image.open(io.BytesIO(picture)).size == (640, 480)
+    assert (record.label, record.confidence, record.why) == ("ripe", 0.4, UNSURE)
+    assert (record.device, record.release, record.channel) == ("camera-1", "r1", "stable")
+
+
+def test_frames_are_scaled_down(keep, folder):
+    [record] = keep(1, dataclasses.replace(KEEPS, longest_side=100))
+    assert Image.open(folder / record.picture).size == (100, 75)
+
+
+def test_a_daemon_that_starts_again_and_again_keeps_no_more(folder):
+    settings, clock = dataclasses.replace(KEEPS, per_hour=60.0), Clock()
+    kept = 0
+    for number in range(5):
+        keeper = FrameKeeper(settings, folder, clock=clock)
+        kept += keeper.take(PIXELS, result(number), UNSURE)
+        keeper.close()
+        for record in kept_records(folder):  # brought away at once: this is no way round the limit
+            forget(record)
+    assert kept == 1
+    long_ago = time.time() - 61
+    os.utime(folder, (long_ago, long_ago))
+    keeper = FrameKeeper(settings, folder, clock=clock)
+    assert keeper.take(PIXELS, result(), UNSURE)
+    keeper.close()
+
+
+def test_so_many_an_hour_and_no_more(folder):
+    clock = Clock()
+    keeper = FrameKeeper(dataclasses.replace(KEEPS, per_hour=2.0), folder, clock=clock)
+    taken = []
+    for second in range(0, 7200, 60):
+        clock.now = float(second)
+        if keeper.take(PIXELS[:64, :64], result(second // 1800), UNSURE):
+            taken.append(second)
+            wait_kept(folder, f"20261124T1200{second // 1800:02}")
+    keeper.close()
+    assert taken == [0, 1800, 3600, 5400]
+
+
+def test_the_oldest_make_room(keep, folder):
+    one = keep(1)[0]
+    size = sum((folder / name).stat().st_size for name in (one.picture, one.picture[:-3] + "json"))
+    records = keep(6, dataclasses.replace(KEEPS, max_bytes=3 * size + size // 2))
+    assert [record.at[17:19] for record in records] == ["03", "04", "05"]
+    assert len(list(folder.iterdir())) == 6
+
+
+def test_what_is_too_old_is_deleted(keep, folder):
+    keep(2)
+    long_ago = time.time() - 15 * 86400
+    os.utime(kept_records(folder)[0], (long_ago, long_ago))
+    [_, record] = keep(1)
+    assert len(kept_records(folder)) == 2
+    assert record.at[17:19] == "01"
+
+
+def of_1970(folder, name: str = "20200101T000000-aaaaaaaaaaaa") -> None:
+    folder.mkdir(exist_ok=True)
+    for suffix in (".json", ".jpg"):
+        path = folder / (name + suffix)
+        path.write_text("{}")
+        os.utime(path, (0, 0))
+
+
+def test_what_is_too_old_goes_where_no_frame_comes(folder, monkeypatch):
+    monkeypatch.setattr(keeper, "_TIDY_S", 0.05)
+    of_1970(folder)
+    kept = FrameKeeper(KEEPS, folder)
+    wait_until(lambda: list(folder.iterdir()) == [], "the start to tidy up")
+    of_1970(folder, "20990101T000000-aaaaaaaaaaaa")
+    wait_until(lambda: list(folder.iterdir()) == [], "the next hour")
+    kept.close()
+
+
+def test_what_is_too_old_goes_where_nothing_is_kept_any_more(settings, folder):
+    assert not is_needed(settings.inbox, folder)
+    of_1970(folder)
+    assert is_needed(settings.inbox, folder)
+    inbox = Inbox(settings)
+    wait_until(lambda: list(folder.iterdir()) == [], "the old frames to go")
+    inbox.consider(PIXELS, [view(DOUBT, OTHER)])
+    inbox.close()
+    assert list(folder.iterdir()) == []
+    assert not is_needed(settings.inbox, folder)
+    assert is_needed(KEEPS, folder)
+
+
+def test_one_error_of_the_disk_ends_no_thread(folder, monkeypatch, caplog):
+    clock = Clock()
+    kept = FrameKeeper(KEEPS, folder, clock=clock)
+    for number, error in enumerate((OSError(5, "Input/output error"), RuntimeError("a bug"))):
+        with monkeypatch.context() as patched:
+            patched.setattr("shutil.disk_usage", raising(error))
+            assert kept.take(PIXELS, result(number), UNSURE)
+            wait_until(functools.partial(is_logged, caplog, str(error.args[-1])), "the failure")
+        clock.now += 10
+    assert kept.alive
+    assert kept.take(PIXELS, result(3), UNSURE)
+    kept.close()
+    assert len(kept_records(folder)) == 1
+    assert not kept.alive
+
+
+def is_logged(caplog, text: str) -> bool:
+    return text in caplog.text
+
+
+def raising(error: Exception):
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_picture_whose_record_cannot_be_written_goes_too(folder, monkeypatch):
+    def write(path, data: bytes) -> None:
+        if path.suffix == ".json":
+            raise DeviceError("no space left")
+        write_durably(path, data)
+
+    monkeypatch.setattr(keeper, "write_durably", write)
+    kept = FrameKeeper(KEEPS, folder)
+    assert kept.take(PIXELS, result(), UNSURE)
+    kept.close()
+    assert list(folder.iterdir()) == []
+    assert kept.kept == 0
+
+
+def test_a_full_disk_keeps_nothing_and_says_so_once(folder, caplog):
+    clock = Clock()
+    keeper = FrameKeeper(KEEPS, folder, min_free_bytes=1 << 60, clock=clock)
+    for number in range(3):
+        clock.now = number * 10.0
+        wait_until(keeper._waiting.empty, "the frame before")
+        assert keeper.take(PIXELS, result(number), UNSURE)
+    keeper.close()
+    assert kept_records(folder) == []
+    assert len([r for r in caplog.records if "make room" in r.getMessage()]) == 1
+
+
+def test_what_a_power_cut_left_is_swept_away(folder, keep):
+    keep(1)
+    (folder / "20200101T000000-abc.jpg").write_bytes(b"half")
+    (folder / ".20200101T000000-abc.json.x1y2").write_bytes(b"")
+    keep(1)
+    assert {path.suffix for path in folder.iterdir()} == {".jpg", ".json"}
+    assert len(list(folder.iterdir())) == 2
+
+
+class PutServer(http.server.ThreadingHTTPServer):
+    """Takes PUTs, as S3 does, and fails when told to."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.objects: dict[str, bytes] = {}
+        self.authorized: list[str] = []
+        self.fail_after = 1000
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: PutServer
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.authorized.append(self.headers.get("Authorization", ""))
+        status = 200
+        if len(self.server.objects) >= self.server.fail_after:
+            status = 403
+        elif self.path in self.server.objects and self.headers.get("If-None-Match") == "*":
+            status = 412
+        else:
+            self.server.objects[self.path] = body
+        answer = b"<Error><Code>AccessDenied</Code></Error>" if status == 403 else b""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def inbox():
+    with PutServer() as inbox:
+        yield inbox
+
+
+@pytest.fixture
+def settings(tmp_path, inbox, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    file = tmp_path / "device.toml"
+    file.write_text(
+        f'[device]\nid = "camera-1"\nstate_dir = "{tmp_path}"\n'
+        f'[store]\nbase_url = "http://127.0.0.1:{inbox.server_address[1]}/bucket/prefix"\n'
+        f'[source]\npath = "{tmp_path}"\n'
+    )
+    return load_settings(file)
+
+
+def test_frames_arrive_and_are_deleted_here(keep, settings, inbox, folder):
+    records = keep(3)
+    report = upload_in_child(settings)
+    assert (report.uploaded, report.error) == (3, None)
+    assert list(folder.iterdir()) == []
+    for record in records:
+        picture = inbox.objects[f"/bucket/prefix/inbox/camera-1/{record.picture}"]
+        assert hashlib.sha256(picture).hexdigest() == record.sha256
+        assert inbox.objects[f"/bucket/prefix/inbox/camera-1/{record.picture[:-3]}json"]
+    assert all("AKIDEXAMPLE" in header and "secret" not in header for header in inbox.authorized)
+
+
+def test_an_upload_that_breaks_off_goes_on_with_the_next(keep, settings, inbox, folder):
+    keep(3)
+    inbox.fail_after = 3  # the second frame's picture arrives, its record does not
+    report = upload_in_child(settings)
+    assert report.uploaded == 1
+    assert "403 AccessDenied" in str(report.error)
+    assert len(kept_records(folder)) == 2
+    inbox.fail_after = 1000
+    assert upload_in_child(settings).uploaded == 2
+    assert len(inbox.objects) == 6
+    assert list(folder.iterdir()) == []
+
+
+def test_a_store_that_is_away_costs_no_frame(keep, settings, inbox, folder):
+    keep(2)
+    inbox.shutdown()
+    inbox.server_close()
+    report = upload_in_child(settings)
+    assert report.uploaded == 0
+    assert "it will be tried again" in str(report.error)
+    assert len(kept_records(folder)) == 2
+
+
+def test_without_keys_it_says_what_to_do(keep, settings, monkeypatch):
+    keep(1)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    assert "access_key_file" in str(upload_in_child(settings).error)
+
+
+def test_a_frame_that_somebody_took_away_is_no_error(keep, settings, folder):
+    keep(2)
+    (folder / kept_records(folder)[0].with_suffix(".jpg").name).unlink()
+    report = upload_in_child(settings)
+    assert (report.uploaded, report.error) == (2, None)
+    assert list(folder.iterdir()) == []
+
+
+def test_an_upload_that_hangs_is_ended(keep, settings, monkeypatch):
+    keep(1)
+    limit = dataclasses.replace(settings.update, look_timeout_s=0.01)
+    with pytest.raises(DeviceError, match="took over"):
+        upload_in_child(dataclasses.replace(settings, update=limit))
+
+
+def test_one_frame_that_cannot_be_read_keeps_no_other_back(keep, settings, inbox, folder, monkeypatch):
+    keep(3)
+    first = kept_records(folder)[0].with_suffix(".jpg")
+    read_bytes = type(first).read_bytes
+    monkeypatch.setattr(
+        type(first),
+        "read_bytes",
+        lambda path: raising(OSError(5, "EIO"))() if path == first else read_bytes(path),
+    )
+    report = upload(settings, InboxWriter(settings))
+    assert report.uploaded == 2
+    assert first.name[:-4] in str(report.error)
+    assert len(inbox.objects) == 4
+    assert [record.stem for record in kept_records(folder)] == [first.stem]
+
+
+@pytest.fixture
+def keeping(settings):
+    """The inbox of a daemon, and its settings changed as wanted."""
+    opened = []
+
+    def open_(**changes) -> Inbox:
+        changed = dataclasses.replace(settings.inbox, unsure_below=0.6, per_hour=1e9, **changes)
+        opened.append(Inbox(dataclasses.replace(settings, inbox=changed)))
+        return opened[-1]
+
+    yield open_
+    for inbox in opened:
+        inbox.close()
+
+
+def test_the_status_counts_without_a_look_at_the_disk(keeping, folder, monkeypatch):
+    of_1970(folder)
+    for suffix in (".json", ".jpg"):
+        (folder / f"20261124T110000-b{suffix}").write_text("{}")
+    inbox = keeping()
+    wait_until(lambda: inbox.moment()["inbox"].waiting == 1, "the count at the start")
+    inbox.consider(PIXELS, [view(DOUBT)])
+    wait_until(lambda: inbox.moment()["inbox"].waiting == 2, "the frame")
+    monkeypatch.setattr(keeper, "kept_records", raising(AssertionError("looked at the disk")))
+    monkeypatch.setattr(type(folder), "glob", raising(AssertionError("looked at the disk")))
+    assert inbox.moment()["inbox"].waiting == 2
+
+
+def test_what_was_uploaded_waits_no_more(keeping, folder, keep):
+    keep(2)
+    inbox = keeping(upload=True, upload_s=4.0)
+    wait_until(lambda: inbox.moment()["inbox"].uploaded == 2, "the upload")
+    wait_until(lambda: inbox.moment()["inbox"].waiting == 0, "the count after it", 1.0)
+
+
+def test_a_bug_in_one_upload_does_not_end_them(keeping, keep, monkeypatch, caplog):
+    keep(1)
+    failed = iter([True])
+
+    def upload_once_broken(settings):
+        if next(failed, False):
+            raise RuntimeError("a bug")
+        return upload_in_child(settings)
+
+    monkeypatch.setattr(service, "upload_in_child", upload_once_broken)
+    inbox = keeping(upload=True, upload_s=0.1)
+    wait_until(lambda: inbox.moment()["inbox"].uploaded == 1, "the upload after the one that failed")
+    assert "a bug" in caplog.text
+    assert inbox.alive
+
+
+def test_a_private_label_that_no_release_knows_is_said_once(keeping, caplog):
+    inbox = keeping(never_labels="Ripe, rotten, open")
+    views = [view(SURE), view(answer(open=0.9, shut=0.1), channel="doors")]
+    for seen in (views, views, views[:1], views):
+        inbox.consider(PIXELS, seen)
+    said = [record.getMessage() for record in caplog.records]
+    assert [("Ripe" in text, "rotten" in text, "open" in text) for text in said] == [
+        (True, False, False),
+        (False, False, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"unsure_below": 1.1},
+        {"per_hour": 0.0},
+        {"max_bytes": 5},
+        {"keep_days": 0.0},
+        {"longest_side": 1},
+        {"upload_s": 0.0},
+        {"base_url": "ftp://x"},
+    ],
+)
+def test_settings_that_cannot_be_are_named(wrong):
+    assert len(InboxSettings(**wrong).faults()) == 1
+    assert InboxSettings().faults() == ()

@@ -1,0 +1,369 @@
+"""The broker connection, against a broker that misbehaves on purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import struct
+import threading
+import time
+import uuid
+
+import pytest
+from local_services import MqttBroker, free_ports, wait_until
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge_client.contract.errors import SettingsError, TransportError
+from edge_client.reporting import broker as mqtt
+from edge_client.reporting.broker import BrokerConnection, try_connection
+from edge_client.settings.reporting import BrokerSettings
+
+LIMIT_S = 15.0
+CONNACK = b"\x20\x02\x00\x00"
+NOT_AUTHORIZED = b"\x20\x02\x00\x05"
+
+
+class RudeBroker:
+    """Accepts connections, answers CONNECT as told, and hands the socket to the test."""
+
+    def __init__(self, answer: bytes = CONNACK) -> None:
+        self.answer = answer
+        self.connections: queue.Queue[socket.socket] = queue.Queue()
+        self.client_ids: list[str] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            data = connection.recv(1024)
+            position = 2 + 10
+            (length,) = struct.unpack_from(">H", data, position)
+            self.client_ids.append(data[position + 2 : position + 2 + length].decode())
+            connection.sendall(self.answer)
+            self.connections.put(connection)
+
+    def next(self) -> socket.socket:
+        return self.connections.get(timeout=LIMIT_S)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@pytest.fixture
+def rude():
+    broker = RudeBroker()
+    yield broker
+    broker.close()
+
+
+class Connection:
+    """A connection and what it handed over."""
+
+    def __init__(self, port: int, **options) -> None:
+        self.name = uuid.uuid4().hex[:8]
+        self.messages: queue.Queue[bytes] = queue.Queue()
+        self.connected = threading.Semaphore(0)
+        self.connection = BrokerConnection(
+            BrokerSettings(port=port, keepalive_s=5),
+            "camera-1",
+            handlers={f"{self.name}/in": options.get("on_message", self.messages.put)},
+            commands={f"{self.name}/do": self.messages.put},
+            online_topic=f"{self.name}/online",
+            on_connection=options.get("on_connection", self.connected.release),
+        )
+        if options.get("start", True):
+            self.connection.start()
+
+    def wait(self) -> None:
+        assert self.connected.acquire(timeout=LIMIT_S)
+
+
+@pytest.fixture
+def open_connection(monkeypatch):
+    # A rude broker never acknowledges.
+    monkeypatch.setattr(mqtt, "STOP_S", 1.0)
+    monkeypatch.setattr(mqtt, "FAREWELL_S", 0.2)
+    opened = []
+
+    def open_(port: int, **options) -> Connection:
+        opened.append(Connection(port, **options))
+        return opened[-1]
+
+    yield open_
+    for one in opened:
+        one.connection.stop()
+
+
+@pytest.fixture
+def friend(mqtt_broker):
+    """Another client of the real broker."""
+    client = paho.Client(CallbackAPIVersion.VERSION2)
+    client.connect(mqtt_broker.host, mqtt_broker.port)
+    client.loop_start()
+    yield client
+    client.disconnect()
+    client.loop_stop()
+
+
+def test_it_subscribes_again_after_the_broker_forgot_everything(tmp_path, open_connection):
+    with MqttBroker(tmp_path) as broker:
+        device = open_connection(broker.port)
+        device.wait()
+        broker.stop()
+        broker.start()
+        device.wait()
+        friend = paho.Client(CallbackAPIVersion.VERSION2)
+        friend.connect(broker.host, broker.port)
+        friend.loop_start()
+        friend.publish(f"{device.name}/in", b"heard", qos=1, retain=True).wait_for_publish(LIMIT_S)
+        assert device.messages.get(timeout=LIMIT_S) == b"heard"
+        friend.disconnect()
+        friend.loop_stop()
+
+
+def test_a_callback_that_raises_does_not_make_it_deaf(mqtt_broker, friend, open_connection, caplog):
+    heard: queue.Queue[bytes] = queue.Queue()
+
+    def fail_first(payload: bytes) -> None:
+        heard.put(payload)
+        if payload == b"1":
+            raise RuntimeError("a bug")
+
+    device = open_connection(mqtt_broker.port, on_message=fail_first)
+    device.wait()
+    for payload in (b"1", b"2"):
+        friend.publish(f"{device.name}/in", payload, qos=1, retain=True).wait_for_publish(LIMIT_S)
+        assert heard.get(timeout=LIMIT_S) == payload
+    assert "RuntimeError: a bug" in caplog.text  # and where, for whoever has to mend it
+
+
+def test_a_connect_that_cannot_be_greeted_is_a_connection_all_the_same(
+    mqtt_broker, friend, open_connection, caplog
+):
+    greeted = threading.Event()
+
+    def fail() -> None:
+        greeted.set()
+        raise RuntimeError("a bug")
+
+    device = open_connection(mqtt_broker.port, on_connection=fail)
+    assert greeted.wait(LIMIT_S)
+    friend.publish(f"{device.name}/in", b"heard", qos=1, retain=True).wait_for_publish(LIMIT_S)
+    assert device.messages.get(timeout=LIMIT_S) == b"heard"
+    assert "RuntimeError: a bug" in caplog.text
+
+
+def wait_subscribed(device: Connection, friend: paho.Client) -> None:
+    """Publish until it is heard: a connection is known before the broker has taken the subscription."""
+    for number in range(100):
+        friend.publish(f"{device.name}/in", str(number).encode(), qos=1).wait_for_publish(LIMIT_S)
+        with contextlib.suppress(queue.Empty):
+            while device.messages.get(timeout=0.2) != str(number).encode():
+                pass
+            return
+    pytest.fail("it hears nothing")
+
+
+def test_a_retained_command_is_not_carried_out_at_every_connect(mqtt_broker, friend, open_connection, caplog):
+    device = open_connection(mqtt_broker.port)
+    device.wait()
+    wait_subscribed(device, friend)
+    friend.publish(f"{device.name}/do", b"now", qos=1, retain=True).wait_for_publish(LIMIT_S)
+    assert device.messages.get(timeout=LIMIT_S) == b"now"
+    device.connection._client.socket().shutdown(socket.SHUT_RDWR)
+    device.wait()
+    wait_subscribed(device, friend)
+    friend.publish(f"{device.name}/in", b"last", qos=1).wait_for_publish(LIMIT_S)
+    assert device.messages.get(timeout=LIMIT_S) == b"last"
+    assert "a retained command is not carried out" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_malformed_packet_does_not_make_it_deaf(rude, open_connection):
+    device = open_connection(rude.port)
+    connection = rude.next()
+    device.wait()
+    connection.sendall(b"\x30\x01\x00")  # PUBLISH too short for its topic's length
+    for _ in range(100):
+        device.connection.revive()
+        if device.connected.acquire(timeout=0.1):
+            break
+    else:
+        pytest.fail("it did not come back")
+    rude.next()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ended_is_started_again(mqtt_broker, friend, open_connection):
+    heard: queue.Queue[bytes] = queue.Queue()
+
+    def end_thread(payload: bytes) -> None:
+        if payload == b"end":
+            raise SystemExit
+        heard.put(payload)
+
+    device = open_connection(mqtt_broker.port, on_message=end_thread)
+    device.wait()
+    friend.publish(f"{device.name}/in", b"end", qos=1).wait_for_publish(LIMIT_S)
+    friend.publish(f"{device.name}/in", b"heard", qos=1, retain=True).wait_for_publish(LIMIT_S)
+    for _ in range(100):
+        device.connection.revive()
+        if device.connected.acquire(timeout=0.1):
+            break
+    assert heard.get(timeout=LIMIT_S) == b"heard"
+
+
+def test_a_lost_connection_is_made_again(rude, open_connection):
+    device = open_connection(rude.port)
+    rude.next().close()
+    device.wait()
+    rude.next()
+    device.wait()
+    assert rude.client_ids == ["camera-1", "camera-1"]
+
+
+def test_messages_wait_for_the_broker_up_to_a_limit(tmp_path, open_connection, monkeypatch, caplog):
+    monkeypatch.setattr(mqtt, "MAX_QUEUED_MESSAGES", 5)
+    broker = MqttBroker(tmp_path)
+    device = open_connection(broker.port)
+    for number in range(8):
+        device.connection.publish(f"{device.name}/results", str(number).encode())
+    assert caplog.text.count("newer ones are dropped") == 1
+    assert not device.connection.publish_state("x", b"state")
+    heard: queue.Queue[bytes] = queue.Queue()
+    with broker:
+        friend = paho.Client(CallbackAPIVersion.VERSION2)
+        subscribed = threading.Event()
+        friend.on_subscribe = lambda *_: subscribed.set()
+        friend.on_message = lambda _c, _u, message: heard.put(bytes(message.payload))
+        friend.connect(broker.host, broker.port)
+        friend.loop_start()
+        friend.subscribe(f"{device.name}/results", qos=1)
+        assert subscribed.wait(LIMIT_S)
+        device.wait()
+        assert [heard.get(timeout=LIMIT_S) for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+        friend.disconnect()
+        friend.loop_stop()
+
+
+class Audience:
+    """What is said on some topics, in the order in which it comes."""
+
+    def __init__(self, broker, *topics: str) -> None:
+        self.heard: queue.Queue[tuple[str, bytes]] = queue.Queue()
+        subscribed = threading.Event()
+        self._client = paho.Client(CallbackAPIVersion.VERSION2)
+        self._client.on_subscribe = lambda *_: subscribed.set()
+        self._client.on_message = lambda _c, _u, m: self.heard.put((m.topic, bytes(m.payload)))
+        self._client.connect(broker.host, broker.port)
+        self._client.loop_start()
+        self._client.subscribe([(topic, 1) for topic in topics])
+        assert subscribed.wait(LIMIT_S)
+
+    def wait_for(self, topic: str, payload: bytes) -> None:
+        while self.heard.get(timeout=LIMIT_S) != (topic, payload):
+            pass
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+def test_after_an_outage_that_filled_the_queue_it_says_that_it_is_online(
+    mqtt_broker, friend, open_connection, monkeypatch
+):
+    monkeypatch.setattr(mqtt, "MAX_QUEUED_MESSAGES", 50)
+    said: queue.Queue[bool] = queue.Queue()
+    device: Connection = open_connection(
+        mqtt_broker.port,
+        start=False,
+        on_connection=lambda: said.put(device.connection.publish_state(f"{device.name}/status", b"{}")),
+    )
+    online, status = f"{device.name}/online", f"{device.name}/status"
+    friend.publish(online, b"offline", qos=1, retain=True).wait_for_publish(LIMIT_S)  # the last will
+    for number in range(60):
+        device.connection.publish(f"{device.name}/results", str(number).encode())
+    audience = Audience(mqtt_broker, online, status, f"{device.name}/results")
+    device.connection.start()
+    assert said.get(timeout=LIMIT_S)
+    audience.wait_for(online, b"online")
+    audience.wait_for(status, b"{}")
+    audience.wait_for(f"{device.name}/results", b"49")
+    # What was brought makes room for more.
+    wait_until(lambda: device.connection._waiting == 0, "all to be confirmed")
+    for number in range(60, 110):
+        device.connection.publish(f"{device.name}/results", str(number).encode())
+    audience.wait_for(f"{device.name}/results", b"109")
+    audience.close()
+
+
+def test_state_that_finds_no_room_is_to_be_published_again(rude, open_connection, monkeypatch):
+    monkeypatch.setattr(mqtt, "MAX_QUEUED_MESSAGES", 1)
+    monkeypatch.setattr(mqtt, "ROOM_FOR_STATE", 2)
+    device = open_connection(rude.port)
+    connection = rude.next()
+    device.wait()
+    wait_until(lambda: device.connection.connected, "the connection")
+    answers = [device.connection.publish_state("x", b"state") for _ in range(3)]
+    assert answers == [True, True, False]  # `online` is there too, and nothing is confirmed
+    connection.close()
+
+
+def test_a_farewell_that_nobody_confirms_leaves_the_word_to_the_last_will(rude, open_connection):
+    device = open_connection(rude.port)
+    connection = rude.next()
+    device.wait()
+    started = time.monotonic()
+    device.connection.stop()
+    assert time.monotonic() - started < 1.5
+    connection.settimeout(LIMIT_S)
+    said = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert b"offline" in said
+    assert not said.endswith(b"\xe0\x00")  # no DISCONNECT, after which a broker forgets the will
+
+
+def test_a_broker_that_hangs_does_not_hold_up_the_end(open_connection):
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as silent:  # accepts, and says nothing
+        device = open_connection(silent.getsockname()[1])
+        accepted, _ = silent.accept()
+        started = time.monotonic()
+        device.connection.stop()
+        assert time.monotonic() - started < 1.5
+        accepted.close()
+
+
+def test_a_device_with_the_same_id_is_suspected(rude, open_connection, caplog, monkeypatch):
+    monkeypatch.setattr(mqtt, "_TAKEOVERS", 2)
+    device = open_connection(rude.port)
+    assert device.connection.rival is None
+    for _ in range(2):
+        connection = rude.next()
+        device.wait()
+        connection.close()
+    rude.next()
+    assert "does another device use the id camera-1" in caplog.text
+    assert "does another device use the id camera-1" in (device.connection.rival or "")
+    monkeypatch.setattr(mqtt, "_TAKEOVER_WINDOW_S", 0.0)  # it was long ago
+    assert device.connection.rival is None
+
+
+def test_doctor_tells_the_ways_in_which_a_broker_says_no(rude, mqtt_broker):
+    try_connection(BrokerSettings(port=mqtt_broker.port), "probe")
+    rude.answer = NOT_AUTHORIZED
+    with pytest.raises(TransportError, match="check \\[broker\\] username"):
+        try_connection(BrokerSettings(port=rude.port), "probe")
+    with pytest.raises(TransportError, match="start it, or correct"):
+        try_connection(BrokerSettings(port=free_ports(1)[0]), "probe")
+
+
+def test_a_missing_ca_file_is_a_settings_error(tmp_path):
+    settings = BrokerSettings(tls=True, ca_file=str(tmp_path / "none.pem"))
+    with pytest.raises(SettingsError, match="ca_file"):
+        try_connection(settings, "probe")

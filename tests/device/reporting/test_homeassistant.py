@@ -1,0 +1,112 @@
+"""What Home Assistant is told: topics that exist, templates that fit the messages."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from edge_client.contract.messages import DeviceStatus, Result
+from edge_client.contract.names import command_topic, online_topic, results_topic, status_topic
+from edge_client.daemon.channel import explain_outcome
+from edge_client.reporting.homeassistant import INSTALL, discovery_messages
+from edge_client.update.check import Decision, UpdateOutcome
+
+jinja2 = pytest.importorskip("jinja2", reason="templates are Home Assistant's to render")
+
+MESSAGES = {
+    topic: json.loads(payload)
+    for topic, payload in discovery_messages("homeassistant", "f.1", "pi-1").items()
+}
+
+
+def rendered(name: str, message: object) -> str:
+    [config] = [config for topic, config in MESSAGES.items() if topic.endswith(f"/{name}/config")]
+    environment = jinja2.Environment()
+    environment.filters["to_json"] = json.dumps
+    value = json.loads(msgspec.json.encode(message))
+    return str(environment.from_string(config["value_template"]).render(value_json=value))
+
+
+RESULT = Result(
+    device="pi-1",
+    source="x",
+    frame=1,
+    label="ripe",
+    confidence=0.876,
+    top={"ripe": 0.876},
+    release="a",
+    latency_ms=1.0,
+    at="now",
+)
+
+
+def status(**fields) -> DeviceStatus:
+    return DeviceStatus(device="pi-1", channel="stable", **{"state": "serving", **fields})
+
+
+def test_topics_are_those_of_the_device():
+    topics = {config["state_topic"] for config in MESSAGES.values()}
+    assert topics == {results_topic("f.1", "pi-1"), status_topic("f.1", "pi-1")}
+    assert {config["availability_topic"] for config in MESSAGES.values()} == {online_topic("f.1", "pi-1")}
+    assert all(topic.startswith("homeassistant/") and "." not in topic for topic in MESSAGES)
+    assert len({config["unique_id"] for config in MESSAGES.values()}) == len(MESSAGES) == 4
+
+
+def test_sensors_show_the_answer():
+    assert rendered("label", RESULT) == "ripe"
+    assert rendered("confidence", RESULT) == "87.6"
+
+
+def why(decision: Decision) -> str:
+    return explain_outcome(UpdateOutcome(decision, "b", 0, share_percent=10.0), "stable")
+
+
+@pytest.mark.parametrize(
+    ("fields", "installed", "latest", "busy"),
+    [
+        ({"release": "a", "latest": "b"}, "a", "b", False),
+        ({"release": "a"}, "a", "a", False),
+        ({"release": "a", "latest": "a", "state": "updating"}, "a", "a", True),
+        ({"state": "waiting"}, "none", "none", False),
+        ({"state": "waiting", "latest": "b"}, "none", "b", False),
+        ({"release": "a", "latest": "b", "refused": "b"}, "a", "a", False),
+        ({"release": "a", "latest": "c", "refused": "b"}, "a", "c", False),
+        ({"release": "a", "latest": "b", "why": why(Decision.NOT_IN_SHARE)}, "a", "a", False),
+        ({"release": "a", "latest": "b", "why": why(Decision.HELD)}, "a", "b", False),
+    ],
+)
+def test_the_update_entity_shows_both_releases(fields, installed, latest, busy):
+    told = json.loads(rendered("model", status(**fields)))
+    assert told == {"installed_version": installed, "latest_version": latest, "in_progress": busy}
+
+
+def test_its_button_asks_on_the_devices_topic():
+    [config] = [config for topic, config in MESSAGES.items() if "/update/" in topic]
+    assert config["command_topic"] == command_topic("f.1", "pi-1")
+    assert config["payload_install"].encode() == INSTALL
+
+
+def test_a_channel_beside_the_main_one_has_entities_of_its_own():
+    beside = {
+        topic: json.loads(payload)
+        for topic, payload in discovery_messages("homeassistant", "f.1", "pi-1", "doors").items()
+    }
+    assert not beside.keys() & MESSAGES.keys()
+    known = {config["unique_id"] for config in MESSAGES.values()}
+    assert not {config["unique_id"] for config in beside.values()} & known
+    assert {config["state_topic"] for config in beside.values()} == {
+        results_topic("f.1", "pi-1", "doors"),
+        status_topic("f.1", "pi-1", "doors"),
+    }
+    [button] = [config["command_topic"] for config in beside.values() if "command_topic" in config]
+    assert button == command_topic("f.1", "pi-1", "doors") == "edge/f.1/devices/pi-1/update/doors"
+    assert {config["name"] for config in beside.values()} == {
+        "doors Label",
+        "doors Confidence",
+        "doors Latency",
+        "doors Model",
+    }
+    devices = [config["device"]["identifiers"] for config in (*beside.values(), *MESSAGES.values())]
+    assert all(device == devices[0] for device in devices)

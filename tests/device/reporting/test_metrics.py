@@ -1,0 +1,122 @@
+"""What Prometheus reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import socket
+import urllib.error
+import urllib.request
+
+import msgspec
+import pytest
+
+from edge_client.contract.errors import SettingsError
+from edge_client.contract.messages import Comparison, DeviceStatus, Drift, InboxFigures, UpdateFigures
+from edge_client.reporting.metrics import CONTENT_TYPE, render, serve
+from edge_client.settings.reporting import MetricsSettings
+
+STATUS = DeviceStatus(
+    device="pi-1",
+    channel="stable",
+    state="serving",
+    runtime='LiteRT "2"\n',
+    release="a1",
+    latest="b2",
+    frames=12_345_678,
+    latency_ms=2.5,
+    last_error="no network",
+    update=UpdateFigures(release="a1", bytes_pulled=1000, seconds=0.25),
+)
+LINE = re.compile(r'edge_client_[a-z_]+\{(?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)+\} [0-9.e+-]+')
+
+
+def value(text: str, name: str) -> float:
+    [line] = [line for line in text.splitlines() if line.startswith(f"edge_client_{name}{{")]
+    return float(line.rpartition(" ")[2])
+
+
+def test_each_line_is_well_formed_and_declared():
+    text = render([STATUS])
+    assert text.endswith("\n")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(LINE.fullmatch(line) for line in lines)
+    declared = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert {line.partition("{")[0] for line in lines} == declared
+
+
+def test_values_are_those_of_the_status():
+    text = render([STATUS])
+    assert value(text, "frames_total") == 12_345_678
+    assert value(text, "latency_seconds") == 0.0025
+    assert value(text, "update_bytes") == 1000
+    assert value(text, "up_to_date") == 0
+    assert value(text, "error") == 1
+    assert 'release="a1",latest="b2"' in text
+
+
+def test_what_is_not_known_is_left_out():
+    text = render([DeviceStatus(device="pi-1", channel="stable", state="starting")])
+    assert "latency" not in text
+    assert "update_seconds" not in text
+    assert value(text, "serving") == 0
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_it_is_served_on_loopback_and_nothing_else_is():
+    settings = MetricsSettings(port=free_port())
+    server = serve(settings, lambda: [STATUS])
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/metrics", timeout=5) as answer:
+            assert answer.headers["Content-Type"] == CONTENT_TYPE
+            assert answer.read().decode() == render([STATUS])
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/../etc/passwd", timeout=5)
+        with pytest.raises(SettingsError, match=r"\[metrics\].*free port"):
+            serve(settings, lambda: [STATUS])
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_no_name_is_looked_up_at_the_start(monkeypatch):
+    def no_dns(*_arguments: object) -> None:
+        raise AssertionError("the daemon waits for DNS")
+
+    for name in ("getfqdn", "gethostbyaddr"):
+        monkeypatch.setattr(socket, name, no_dns)
+    server = serve(MetricsSettings(port=free_port(), host="0.0.0.0"), list)  # noqa: S104
+    server.shutdown()
+    server.server_close()
+
+
+def test_nothing_listens_by_default():
+    assert dataclasses.asdict(MetricsSettings()) == {"port": 0, "host": "127.0.0.1"}
+
+
+def test_each_channel_has_its_own_values_below_one_declaration():
+    doors = msgspec.structs.replace(STATUS, channel="doors", frames=5, latency_ms=None)
+    text = render([STATUS, doors])
+    assert text.count("# TYPE edge_client_frames_total") == 1
+    assert 'frames_total{device="pi-1",channel="doors"} 5' in text
+    assert text.count("edge_client_latency_seconds{") == 1
+
+
+def test_what_is_watched_is_told():
+    watched = msgspec.structs.replace(
+        STATUS,
+        shadow=Comparison(release="b2", frames=10, agreement=0.9),
+        drift=Drift(answers=500, labels=0.3, confidence=0.05),
+        inbox=InboxFigures(waiting=3, uploaded=4),
+    )
+    text = render([watched])
+    assert value(text, "shadow_agreement") == 0.9
+    assert value(text, "drift_labels") == 0.3
+    assert value(text, "drift_confidence") == 0.05
+    assert value(text, "inbox_waiting") == 3
+    assert value(text, "inbox_uploaded_total") == 4

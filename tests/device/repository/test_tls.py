@@ -1,0 +1,172 @@
+"""What a production device meets: a broker and a store behind TLS, each with its own idea of identity."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import queue
+import shutil
+import ssl
+import subprocess
+
+import pytest
+from local_services import MqttBroker
+
+from edge_client.contract.errors import TransportError
+from edge_client.reporting.broker import BrokerConnection, try_connection
+from edge_client.repository.http_fetcher import StoreFetcher
+from edge_client.repository.trusted import TrustedRepository
+from edge_client.settings.reporting import BrokerSettings
+from edge_client.settings.update import StoreSettings
+from tests.fakes.certificates import CertificateAuthority
+from tests.fakes.tuf_repository import TufRepository
+
+LIMIT_S = 15.0
+PASSWORD = "a password, with spaces"
+
+
+class ClosedBroker(MqttBroker):
+    """Mosquitto that lets in only who it knows."""
+
+    def __init__(self, folder, lines: list[str]) -> None:
+        super().__init__(folder)
+        self._lines = lines
+
+    def command(self) -> list[str]:
+        assert self.mosquitto is not None
+        # As root it would become a user who may not read the key.
+        lines = [
+            f"user {getpass.getuser()}",
+            f"listener {self.port} {self.host}",
+            "allow_anonymous false",
+            *self._lines,
+        ]
+        file = self.folder / "closed.conf"
+        file.write_text("\n".join(lines) + "\n")
+        return [self.mosquitto, "-c", str(file)]
+
+
+@pytest.fixture
+def authority(tmp_path) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path / "authority")
+
+
+@pytest.fixture
+def server_lines(authority) -> list[str]:
+    if MqttBroker().mosquitto is None:
+        pytest.skip("no mosquitto: the embedded broker has no TLS")
+    pair = authority.issue("server")
+    return [f"certfile {pair.certificate}", f"keyfile {pair.key}"]
+
+
+@pytest.fixture
+def password_broker(tmp_path, server_lines):
+    """TLS and a password each, as configs/mosquitto.conf has it."""
+    tool = shutil.which("mosquitto_passwd")
+    if tool is None:
+        pytest.skip("no mosquitto_passwd")
+    passwords = tmp_path / "passwords"
+    passwords.touch(mode=0o600)
+    subprocess.run([tool, "-b", str(passwords), "camera-1", PASSWORD], check=True, capture_output=True)
+    with ClosedBroker(tmp_path / "broker", [*server_lines, f"password_file {passwords}"]) as broker:
+        yield broker
+
+
+@pytest.fixture
+def password_settings(password_broker, authority, tmp_path) -> BrokerSettings:
+    password_file = tmp_path / "password"
+    password_file.write_text(f"{PASSWORD}\n")
+    return BrokerSettings(
+        port=password_broker.port,
+        tls=True,
+        ca_file=str(authority.certificate),
+        username="camera-1",
+        password_file=str(password_file),
+    )
+
+
+def test_a_device_hears_announcements_through_tls_with_its_password(password_settings):
+    heard: queue.Queue[bytes] = queue.Queue()
+    connected: queue.Queue[bool] = queue.Queue()
+    connection = BrokerConnection(
+        password_settings,
+        "camera-1",
+        handlers={"edge/f/channels/stable": heard.put},
+        online_topic="edge/f/devices/camera-1/online",
+        on_connection=lambda: connected.put(True),
+    )
+    connection.start()
+    try:
+        assert connected.get(timeout=LIMIT_S)
+        connection.publish("edge/f/channels/stable", b"itself")
+        assert heard.get(timeout=LIMIT_S) == b"itself"
+    finally:
+        connection.stop()
+
+
+def test_a_wrong_password_is_named(password_settings, tmp_path):
+    (tmp_path / "password").write_text("another\n")
+    with pytest.raises(TransportError, match="check \\[broker\\] username and password_file"):
+        try_connection(password_settings, "probe")
+
+
+def test_a_broker_that_another_authority_vouches_for_is_not_spoken_to(password_settings, tmp_path):
+    other = CertificateAuthority(tmp_path / "other", "Another CA")
+    settings = dataclasses.replace(password_settings, ca_file=str(other.certificate))
+    with pytest.raises(TransportError, match="certificate verify failed"):
+        try_connection(settings, "probe")
+
+
+def test_a_broker_under_another_name_is_not_spoken_to(password_settings):
+    settings = dataclasses.replace(password_settings, host="localhost")
+    with pytest.raises(TransportError, match="certificate"):
+        try_connection(settings, "probe")
+
+
+def test_speaking_plainly_to_a_tls_port_says_which_settings_to_look_at(password_settings):
+    settings = dataclasses.replace(password_settings, tls=False, ca_file="")
+    with pytest.raises(TransportError, match="\\[broker\\] host, port and tls"):
+        try_connection(settings, "probe")
+
+
+def test_a_device_proves_itself_by_certificate(tmp_path, authority, server_lines):
+    """As AWS IoT Core wants it."""
+    lines = [*server_lines, f"cafile {authority.certificate}", "require_certificate true"]
+    lines.append("use_identity_as_username true")
+    device = authority.issue("camera-1")
+    with ClosedBroker(tmp_path / "broker", lines) as broker:
+        settings = BrokerSettings(port=broker.port, tls=True, ca_file=str(authority.certificate))
+        with pytest.raises(TransportError):
+            try_connection(settings, "probe")
+        certified = dataclasses.replace(
+            settings, certificate_file=str(device.certificate), key_file=str(device.key)
+        )
+        try_connection(certified, "probe")
+
+
+@pytest.fixture
+def tls_repository(authority):
+    pair = authority.issue("store")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    with TufRepository(tls=context) as repository:
+        repository.publish_tiny()
+        yield repository
+
+
+def look(repository, tmp_path, ca_file: str) -> str:
+    store = StoreSettings(base_url=repository.url, timeout_s=5.0, ca_file=ca_file)
+    metadata = tmp_path / "state/metadata"
+    with TrustedRepository(repository.root, repository.url, metadata, StoreFetcher(store)) as looked:
+        looked.refresh()
+        return looked.channel("stable").release
+
+
+def test_a_store_with_a_certificate_of_its_own_is_read(tls_repository, authority, tmp_path):
+    assert look(tls_repository, tmp_path, str(authority.certificate)) in tls_repository.find("release.json")
+
+
+def test_a_store_that_nobody_known_vouches_for_is_not_read(tls_repository, tmp_path):
+    with pytest.raises(TransportError, match=r"certificate verify failed.*"):
+        look(tls_repository, tmp_path, "")
+    assert tls_repository.requests == []

@@ -1,0 +1,131 @@
+"""What ends a probation: enough good answers, or answers that are worse than those of the release before."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import msgspec
+import pytest
+
+from edge_client.serving.probation import FAILURES, STOPPED, Probation, RecentAnswers, begun_again, find_loop
+from edge_client.settings.serving import LEAST_FRAMES, ProbationSettings
+from edge_client.update.slots import ProbationRecord
+
+SETTINGS = ProbationSettings(frames=60)
+BEFORE = ProbationRecord(release="a", latency_ms=10.0, unsure_share=0.1)
+
+
+def watch(record: ProbationRecord = BEFORE, settings: ProbationSettings = SETTINGS) -> Probation:
+    return Probation(record, settings, started=0.0)
+
+
+def answer(probation: Probation, count: int, *, latency_ms: float = 10.0, confidence: float = 0.9) -> bool:
+    return [probation.answered(latency_ms, confidence, now=1.0) for _ in range(count)][-1]
+
+
+def breach(probation: Probation) -> str:
+    assert probation.verdict is not None
+    return probation.verdict.breach
+
+
+def test_enough_good_answers_pass():
+    probation = watch()
+    assert not answer(probation, 59)
+    assert answer(probation, 1)
+    assert breach(probation) == ""
+
+
+def test_time_passes_it_too_once_it_answered():
+    probation = watch()
+    assert probation.answered(10.0, 0.9, now=600.0)
+    assert breach(probation) == ""
+
+
+@pytest.mark.parametrize(
+    ("worse", "named"),
+    [({"latency_ms": 40.0}, "40.0 ms a frame"), ({"confidence": 0.3}, "unsure of 100%")],
+)
+def test_worse_answers_send_back_before_all_frames_are_in(worse, named):
+    probation = watch()
+    assert answer(probation, LEAST_FRAMES, **worse)
+    assert named in breach(probation)
+
+
+@pytest.mark.parametrize("better", [{"latency_ms": 21.9}, {"confidence": 0.5}, {"latency_ms": 1.0}])
+def test_what_is_within_the_limits_passes(better):
+    probation = watch()
+    assert answer(probation, 60, **better)
+    assert breach(probation) == ""
+
+
+def test_failing_frames_send_back():
+    probation = watch()
+    answer(probation, 10)
+    assert not any(probation.failed("broken") for _ in range(FAILURES - 1))
+    assert probation.failed("broken")
+    assert "5 of 15 frames failed: broken" in breach(probation)
+
+
+def test_a_few_failures_among_many_frames_are_forgiven():
+    probation = watch(settings=dataclasses.replace(SETTINGS, frames=1000))
+    answer(probation, 200)
+    assert not any(probation.failed("now and then") for _ in range(10))
+
+
+def test_without_answers_of_the_release_before_only_failures_count():
+    recent = RecentAnswers(0.5)
+    for _ in range(LEAST_FRAMES - 1):
+        recent.take(10.0, 0.9)
+    probation = watch(recent.as_record("b"))
+    assert answer(probation, 60, latency_ms=1e6, confidence=0.0)
+    assert breach(probation) == ""
+
+
+def test_what_is_compared_with_is_the_median_and_the_share_of_the_last_answers():
+    recent = RecentAnswers(0.5)
+    for number in range(1000):
+        recent.take(5.0 if number >= 800 else 50.0, 0.4 if number % 4 == 0 else 0.9)
+    record = recent.as_record("b")
+    assert (record.release, record.latency_ms, record.unsure_share) == ("b", 5.0, 0.25)
+
+
+def test_a_verdict_stays():
+    probation = watch()
+    answer(probation, LEAST_FRAMES, latency_ms=100.0)
+    said = breach(probation)
+    assert answer(probation, 100)
+    assert breach(probation) == said
+
+
+def test_a_budget_holds_without_a_release_to_compare_with():
+    probation = Probation(ProbationRecord(release="b"), SETTINGS, started=0.0, budget_ms=8.0)
+    assert answer(probation, LEAST_FRAMES)
+    assert "latency_budget_ms is 8" in breach(probation)
+
+
+def starts(*boots: str, clean: bool = False) -> ProbationRecord:
+    record = ProbationRecord(release="b", boot="1")
+    for boot in boots:
+        if clean:
+            record = msgspec.structs.replace(record, crashes=STOPPED)
+        record = begun_again(record, boot)
+    return record
+
+
+def test_ends_without_warning_are_counted_within_a_boot():
+    assert not find_loop(starts("1", "1"))
+    assert "3 times without warning" in find_loop(starts("1", "1", "1"))
+
+
+def test_a_pulled_plug_is_no_crash_until_it_is_one_too_many():
+    assert not find_loop(starts(*"23456789"))
+    assert "went down 10 times" in find_loop(starts(*"23456789ab"))
+
+
+def test_clean_ends_are_not_counted():
+    assert not find_loop(starts(*"1" * 50, clean=True))
+    assert not find_loop(starts(*"23456789abcdef", clean=True))
+
+
+def test_where_boots_are_not_known_every_end_counts():
+    assert find_loop(starts("", "", ""))

@@ -1,0 +1,129 @@
+"""The daemon with a new release beside the serving one."""
+
+from __future__ import annotations
+
+import functools
+import signal
+
+import pytest
+from local_services import wait_until
+
+from edge_client.settings.serving import LEAST_FRAMES
+from tests.fakes.device_daemon import assert_answers
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 3.0
+
+
+@pytest.fixture
+def beside(daemon, watcher, repository):
+    """Starts the daemon in shadow mode; publishes and announces releases that are then beside release 0."""
+    daemon.settings["shadow"] = {"seconds": SECONDS}
+    first = repository.publish_tiny(0).release
+    daemon.start()
+    watcher.wait_release(first)
+
+    def publish(**options) -> str:
+        release: str = repository.publish_tiny(**options).release
+        watcher.announce(release)
+        watcher.wait_status(lambda s: s.shadow is not None and s.shadow.release == release, "the shadow")
+        return release
+
+    return publish
+
+
+def feed_until(daemon, watcher, condition, what: str, label: str = "red"):
+    """Let pictures arrive until the status meets a condition."""
+    for _ in range(400):
+        name = daemon.drop(label)
+        watcher.wait(lambda w, name=name: any(r.source == name for r in w.results), f"the answer to {name}")
+        if watcher.status is not None and condition(watcher.status):
+            return watcher.status
+    pytest.fail(f"waited for {what}: {watcher.status}")
+
+
+def counts(daemon, said: str, number: int) -> bool:
+    return bool(daemon.log.count(said) == number)
+
+
+def test_a_release_that_agrees_serves_after_its_time(daemon, watcher, beside):
+    first = watcher.status.release
+    release = beside(bias=1)
+    assert watcher.status.release == first
+    assert "answers beside it first" in watcher.status.why
+    assert_answers(daemon, watcher, first)
+    seen = feed_until(daemon, watcher, lambda s: s.shadow is not None and s.shadow.frames > 0, "frames")
+    assert seen.shadow.agreement == 1.0
+    assert seen.shadow.latency_ms > 0
+    status = feed_until(daemon, watcher, lambda s: s.release == release, "the release to serve")
+    assert status.previous == first
+    assert status.shadow is None
+    assert status.last_error is None
+    assert "agreed with the release before on 100% of" in status.why
+    assert_answers(daemon, watcher, release)
+
+
+def test_a_release_that_disagrees_is_refused_and_never_answers(daemon, watcher, repository, beside):
+    first = watcher.status.release
+    other = beside(bias=1)
+    # Of grey each says what its first label is.
+    status = feed_until(daemon, watcher, lambda s: s.refused == other, "the refusal", label="grey")
+    assert status.release == first
+    assert status.shadow is None
+    assert "agreed with the serving release on 0% of" in status.last_error
+    assert {result.release for result in watcher.results} == {first}
+    assert not (daemon.state_dir / "slots" / other).exists()
+    # Not tried again until the channel moves.
+    watcher.announce(other)
+    daemon.terminate()
+    daemon.start()
+    watcher.wait_status(lambda s: s.refused == other and s.state == "serving", "still refused")
+
+
+def test_a_restart_begins_anew_and_downloads_nothing_again(daemon, watcher, repository, beside):
+    release = beside(bias=1)
+    before = [path for path in repository.requests if release in path]
+    assert before
+    assert daemon.terminate() == 0
+    daemon.start()
+    watcher.wait(lambda w: w.online == "online", "online")
+    watcher.wait_status(lambda s: s.shadow is not None and s.shadow.release == release, "the shadow again")
+    assert [path for path in repository.requests if release in path] == before
+    feed_until(daemon, watcher, lambda s: s.release == release, "the release to serve")
+
+
+def test_a_release_beside_which_the_daemon_keeps_dying_is_refused(daemon, watcher, beside):
+    first = watcher.status.release
+    release = beside(bias=1)
+    said = f"release {release} answers beside {first}"
+    for number in range(1, 4):
+        wait_until(functools.partial(counts, daemon, said, number), "it to be beside")
+        daemon.terminate(signal.SIGKILL)
+        daemon.start()
+    status = watcher.wait_status(lambda s: s.refused == release, "the refusal")
+    assert "without warning while it answered beside" in status.last_error
+    assert_answers(daemon, watcher, first)
+
+
+def test_a_channel_that_moves_on_drops_the_one_beside(daemon, watcher, repository, beside):
+    first = watcher.status.release
+    second = beside(bias=1)
+    third = beside(bias=2)
+    assert not (daemon.state_dir / "slots" / second).exists()
+    repository.point("stable", first)
+    watcher.announce(first)
+    watcher.wait_status(lambda s: s.latest == first and s.shadow is None, "no shadow")
+    assert not (daemon.state_dir / "slots" / third).exists()
+    for _ in range(LEAST_FRAMES):
+        daemon.drop("red")
+    assert_answers(daemon, watcher, first)
+
+
+def test_the_way_back_needs_no_shadow(daemon, watcher, repository, beside):
+    first = watcher.status.release
+    release = beside(bias=1)
+    feed_until(daemon, watcher, lambda s: s.release == release, "the release to serve")
+    repository.point("stable", first)
+    watcher.announce(first)
+    watcher.wait_release(first)

@@ -1,0 +1,196 @@
+"""What of a frame is looked at, and which frames are worth it."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from local_services import wait_until
+
+from edge_client.settings.frames import SourceSettings
+from edge_client.settings.region import read_region
+from edge_client.sources.attention import AttentiveSource
+from edge_client.sources.newest import NewestFrame
+from edge_client.sources.source import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+
+class Scenes:
+    """A source of given pictures that says which of them were done with."""
+
+    def __init__(self, *pictures: NDArray[np.uint8]) -> None:
+        self._pictures = pictures
+        self.done: list[int] = []
+
+    def frames(self, _stop: threading.Event) -> Iterator[Frame]:
+        for number, pixels in enumerate(self._pictures):
+            yield Frame(str(number), pixels, lambda number=number: self.done.append(number))  # type: ignore[misc]
+
+
+def watch(scenes: Scenes, clock: Any = lambda: 0.0, **settings: Any) -> list[Frame]:
+    defaults: dict[str, Any] = {"region": None, "min_change_percent": 1.0, "longest_still_s": 60.0}
+    source = AttentiveSource(scenes, **{**defaults, **settings}, clock=clock)
+    return list(source.frames(threading.Event()))
+
+
+def wall(seed: int = 0) -> NDArray[np.uint8]:
+    """A still scene with a camera's noise."""
+    noise = np.random.default_rng(seed).normal(0, 4, (480, 640, 3))
+    return np.clip(120 + noise, 0, 255).astype(np.uint8)
+
+
+def with_bird(picture: NDArray[np.uint8], left: int = 300) -> NDArray[np.uint8]:
+    changed = picture.copy()
+    changed[200:280, left : left + 80] = 20
+    return changed
+
+
+def names(frames: list[Frame]) -> list[str]:
+    return [frame.source for frame in frames]
+
+
+def test_noise_is_no_change_and_a_bird_is():
+    scenes = Scenes(wall(0), wall(1), wall(2), with_bird(wall(3)), with_bird(wall(4)), wall(5))
+    assert names(watch(scenes)) == ["0", "3", "5"]
+
+
+def test_skipped_frames_are_done_with_and_others_left_to_the_reader():
+    scenes = Scenes(wall(0), wall(1), with_bird(wall(2)))
+    frames = watch(scenes)
+    assert scenes.done == [1]
+    frames[0].done()
+    assert scenes.done == [1, 0]
+
+
+def test_how_much_must_change_is_a_setting():
+    scenes = Scenes(wall(0), with_bird(wall(1)))
+    assert names(watch(scenes, min_change_percent=1.0)) == ["0", "1"]
+    assert names(watch(scenes, min_change_percent=10.0)) == ["0"]
+
+
+def test_a_slow_change_is_seen_when_it_has_added_up():
+    scenes = Scenes(*(np.full((480, 640, 3), 100 + 3 * step, np.uint8) for step in range(12)))
+    assert names(watch(scenes)) == ["0", "6"]
+
+
+def test_after_a_long_still_time_a_frame_is_looked_at_even_so():
+    times = iter(range(0, 100, 25))
+    scenes = Scenes(*(wall(seed) for seed in range(4)))
+    assert names(watch(scenes, clock=lambda: next(times), longest_still_s=50.0)) == ["0", "2"]
+
+
+def test_another_shape_is_a_change():
+    scenes = Scenes(wall(0), wall(0)[:240].copy())
+    assert names(watch(scenes)) == ["0", "1"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 500, 3), (33, 2, 3)])
+def test_odd_sizes_are_compared_too(shape):
+    scenes = Scenes(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8), np.full(shape, 99, np.uint8))
+    assert names(watch(scenes)) == ["0", "2"]
+
+
+def test_only_the_region_counts():
+    region = read_region("0, 0, 0.25, 1")
+    scenes = Scenes(wall(0), with_bird(wall(1), left=300), with_bird(wall(2), left=40))
+    frames = watch(scenes, region=region)
+    assert names(frames) == ["0", "2"]
+    assert frames[0].pixels.shape == (480, 160, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [("0,0,1,1", (480, 640)), ("0.5, 0.25, 1, 0.75", (240, 320)), ("0.999, 0.999, 1, 1", (1, 1))],
+)
+def test_a_region_is_a_share_of_the_frame(text, shape):
+    region = read_region(text)
+    assert region is not None
+    assert region.cut(wall()).shape == (*shape, 3)
+    tiny = np.zeros((1, 1, 3), np.uint8)
+    assert region.cut(tiny).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "0,0,1", "0,0,1,1,1", "a,b,c,d", "0.5,0,0.5,1", "0,0,2,1", "nan,0,1,1"]
+)
+def test_a_wrong_region_is_named(text):
+    faults = dataclasses.replace(SourceSettings(path="x"), region=text).faults()
+    assert any(fault.startswith("region") for fault in faults)
+
+
+# --- the newest frame of a stream
+
+
+def test_a_slow_reader_gets_the_newest_frame():
+    given: list[int] = []
+    go_on = threading.Semaphore(3)
+
+    def read() -> NDArray[np.uint8] | None:
+        go_on.acquire()
+        given.append(len(given))
+        return np.full((1, 1, 3), given[-1], np.uint8)
+
+    stream, stop = NewestFrame(read, lambda: None), threading.Event()
+    wait_until(lambda: len(given) == 3, "three frames")
+    wait_until(lambda: stream._newest is not None and stream._newest[0, 0, 0] == 2, "the third to be there")
+    taken = stream.take(stop)
+    assert taken is not None
+    assert taken[0, 0, 0] == 2
+    go_on.release()
+    taken = stream.take(stop)
+    assert taken is not None
+    assert taken[0, 0, 0] == 3
+    stop.set()
+    assert stream.take(stop) is None
+    stream.close()
+    go_on.release()
+
+
+@pytest.mark.parametrize("end", [None, RuntimeError("decoder")])
+def test_the_end_of_a_stream_is_told_after_its_last_frame(end):
+    frames = iter([np.zeros((1, 1, 3), np.uint8)])
+    closed = threading.Event()
+
+    def read() -> NDArray[np.uint8] | None:
+        if (frame := next(frames, None)) is None and end is not None:
+            raise end
+        return frame
+
+    stream = NewestFrame(read, closed.set)
+    assert closed.wait(5)
+    stop = threading.Event()
+    assert stream.take(stop) is not None
+    assert stream.take(stop) is None
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["fails", "hangs"])
+def test_a_stream_that_cannot_be_closed_has_ended_all_the_same(hangs, caplog):
+    over = threading.Event()
+
+    def close() -> None:
+        over.wait(30 if hangs else 0)
+        raise RuntimeError("release failed")
+
+    stream = NewestFrame(lambda: None, close)
+    assert stream.take(threading.Event(), 5) is None
+    over.set()
+    wait_until(lambda: "release failed" in caplog.text, "the failure to be said")
+
+
+def test_a_stream_that_gives_nothing_keeps_nobody_for_ever():
+    over = threading.Event()
+
+    def hang() -> None:
+        over.wait(30)
+
+    stream = NewestFrame(hang, lambda: None)
+    with pytest.raises(TimeoutError):
+        stream.take(threading.Event(), 0.2)
+    over.set()

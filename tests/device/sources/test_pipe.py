@@ -1,0 +1,157 @@
+"""Still pictures from standard input and named pipes."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from edge_client.contract.errors import DeviceError
+from edge_client.settings.frames import SourceSettings
+from edge_client.sources.opening import open_source
+from edge_client.sources.pipe import PictureSplitter
+from tests.fakes.tiny_model import plain_picture
+
+if TYPE_CHECKING:
+    from edge_client.sources.source import Frame
+
+REPOSITORY = str(Path(__file__).resolve().parents[3])
+
+
+def picture(label: str = "red", form: str = "JPEG", **options: object) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(plain_picture(label, 64, 48)).save(out, form, **options)
+    return out.getvalue()
+
+
+def with_thumbnail() -> bytes:
+    """A JPEG with another one, whose end mark comes first, in its EXIF part."""
+    inner = picture("blue")
+    part = b"Exif\0\0" + inner
+    return picture()[:2] + b"\xff\xe1" + (len(part) + 2).to_bytes(2, "big") + part + picture()[2:]
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+
+
+def noisy(**options: object) -> bytes:
+    out = io.BytesIO()
+    NOISE.save(out, "JPEG", **options)
+    return out.getvalue()
+
+
+PICTURES = [
+    picture(),
+    picture("green", "PNG"),
+    with_thumbnail(),
+    noisy(quality=100),
+    noisy(progressive=True),
+    noisy(restart_marker_blocks=1),
+    picture("blue"),
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100, 10**6])
+def test_pictures_are_found_whatever_the_pieces(size):
+    stream = b"".join(PICTURES)
+    splitter = PictureSplitter()
+    found = [one for at in range(0, len(stream), size) for one in splitter.feed(stream[at : at + size])]
+    assert found == PICTURES
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.one_of(st.sampled_from(PICTURES), st.binary(max_size=50)), max_size=6))
+def test_whatever_comes_nothing_breaks_and_no_bytes_are_made_up(parts):
+    stream = b"".join(parts)
+    found = list(PictureSplitter().feed(stream))
+    assert all(one in stream for one in found)
+
+
+def test_garbage_between_pictures_is_skipped():
+    stream = b"warming up\n" + PICTURES[0] + b"\0" * 100 + PICTURES[1] + b"bye"
+    assert list(PictureSplitter().feed(stream)) == PICTURES[:2]
+
+
+def test_a_picture_without_end_does_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr("edge_client.sources.pipe.LARGEST_PICTURE_BYTES", 10_000)
+    splitter = PictureSplitter()
+    endless = noisy()[:-2] + b"\x00" * 20_000
+    found = [one for at in range(0, len(endless), 1000) for one in splitter.feed(endless[at : at + 1000])]
+    assert found == []
+    assert len(splitter._data) < 20_000
+    assert list(splitter.feed(PICTURES[0])) == PICTURES[:1]
+
+
+class Reader:
+    """Reads a source in a thread."""
+
+    def __init__(self, path) -> None:
+        self.stop = threading.Event()
+        self.frames: list[Frame] = []
+        self.changed = threading.Condition()
+        source = open_source(SourceSettings(kind="pipe", path=str(path)))
+        self.thread = threading.Thread(target=self._run, args=(source,), daemon=True)
+        self.thread.start()
+
+    def _run(self, source) -> None:
+        for frame in source.frames(self.stop):
+            with self.changed:
+                self.frames.append(frame)
+                self.changed.notify_all()
+
+    def wait_for(self, count: int) -> list[Frame]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.frames) >= count, 10)
+        return self.frames
+
+
+def test_a_named_pipe_outlives_its_writers(tmp_path):
+    path = tmp_path / "camera"
+    os.mkfifo(path)
+    reader = Reader(path)
+    path.write_bytes(PICTURES[0])
+    reader.wait_for(1)
+    path.write_bytes(PICTURES[1])
+    frames = reader.wait_for(2)
+    reader.stop.set()
+    reader.thread.join(5)
+    assert not reader.thread.is_alive()
+    assert frames[0].source == "camera-1"
+    assert frames[0].pixels.shape == frames[1].pixels.shape == plain_picture("red", 64, 48).shape
+
+
+def test_standard_input_ends_with_its_writer():
+    script = (
+        "import threading\n"
+        "from edge_client.settings.frames import SourceSettings\n"
+        "from edge_client.sources.opening import open_source\n"
+        "source = open_source(SourceSettings(kind='pipe', path='-'))\n"
+        "for frame in source.frames(threading.Event()): print(frame.source, frame.pixels.shape)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        input=PICTURES[0] + PICTURES[1],
+        capture_output=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": REPOSITORY},
+    ).stdout.decode()
+    assert [line.split()[0] for line in told.splitlines()] == ["stdin-1", "stdin-2"]
+
+
+def test_a_path_that_is_no_pipe_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for name in ("file", "none"):
+        source = open_source(SourceSettings(kind="pipe", path=str(tmp_path / name)))
+        with pytest.raises(DeviceError, match="mkfifo"):
+            next(source.frames(threading.Event()))

@@ -1,0 +1,242 @@
+"""The device loses power at any call that changes its disk, in every kind of update: it serves, and goes on.
+
+By default every n-th call is tried, each run another kind of cut; `--every-fault` tries all of them, and
+`--fault-table FILE` writes what happened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_client.contract.errors import TransportError
+from edge_client.contract.names import MODEL_FILE, patch_file, release_target
+from edge_client.serving.activation import open_best_slot
+from edge_client.update import check as updater
+from edge_client.update.check import Decision
+from edge_client.update.refusals import RefusedError
+from edge_client.update.selftest import SelfTestError
+from edge_client.update.slots import ProbationRecord, Slots
+from tests.device.conftest import DeviceUnderTest, PassedSelfTest
+from tests.fakes.patches import zstd_patch
+from tests.fakes.power_cut import Cut, run_until
+from tests.fakes.tiny_model import plain_picture
+from tests.fakes.tiny_release import tiny_release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.fakes.power_cut import Ending
+    from tests.fakes.tuf_repository import TufRepository
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+STRIDE = 7
+A, B = (tiny_release(bias)[0].release for bias in (0, 1))
+BAD = tiny_release(2)[0].release
+FILES = {tiny_release(bias)[0].release: tiny_release(bias)[1] for bias in (0, 1)}
+
+
+class QuickSelfTest(PassedSelfTest):
+    """Knows the bad release without trying it."""
+
+    def run(self, folder: Path) -> int:
+        if folder.name == BAD:
+            msg = "its answers are wrong"
+            raise SelfTestError(msg)
+        return super().run(folder)
+
+
+class Device(DeviceUnderTest):
+    """A device that starts as the daemon does."""
+
+    def start(self) -> None:
+        classifier = open_best_slot(self.slots, 1)
+        self.slots.clean()
+        if classifier is not None:
+            self.holder.swap(classifier)
+
+    def update(self) -> None:
+        self.start()
+        self.check()
+
+    def update_to_refuse(self) -> None:
+        self.start()
+        try:
+            self.check()
+        except RefusedError:
+            return
+        assert BAD in self.slots.refused
+
+    def end_probation(self) -> None:
+        self.start()
+        if self.slots.current == B:
+            assert self.slots.probation is not None
+            self.slots.send_back("too slow", "this software")
+            self.slots.clean_slots()
+
+    def begin_beside(self) -> None:
+        self.start()
+        outcome = self.updater().look()
+        if outcome.decision is Decision.TAKE:
+            self.slots.keep_shadow(ProbationRecord(release=outcome.release))
+            self.slots.clean_slots()
+
+    def follow(self) -> None:
+        self.start()
+        if self.slots.shadow is not None:
+            self.slots.activate(self.slots.shadow.release, ProbationRecord(release=B))
+            self.slots.clean_slots()
+
+    def refuse_beside(self) -> None:
+        self.start()
+        if self.slots.shadow is not None:
+            self.slots.refuse(B, "it disagreed", "this software")
+            self.slots.clean_slots()
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """One way through the states of an update.
+
+    Attributes:
+        prepare: Brings the disk of a device and the repository to the start.
+        act: What the power is cut in.
+        may_serve: Releases that may serve after a cut; None: no release yet.
+        ends_with: Release that serves once `act` went through.
+    """
+
+    prepare: Callable[[Device, TufRepository], None]
+    act: Callable[[Device], None]
+    may_serve: set[str | None]
+    ends_with: str
+
+
+def nothing(_device: Device, repository: TufRepository) -> None:
+    repository.publish_tiny(0)
+
+
+def serving_a(device: Device, repository: TufRepository) -> None:
+    repository.publish_tiny(0)
+    device.check()
+    repository.publish_tiny(1)
+
+
+def patch_to_b(device: Device, repository: TufRepository) -> None:
+    serving_a(device, repository)
+    patch = zstd_patch(FILES[B][MODEL_FILE], FILES[A][MODEL_FILE])
+    repository.add({release_target(B, patch_file(A)): patch})
+    repository.sign()
+
+
+def broken_off_at_b(device: Device, repository: TufRepository) -> None:
+    serving_a(device, repository)
+    model = repository.find(f"{B}/{hashlib.sha256(FILES[B][MODEL_FILE]).hexdigest()}")
+    repository.break_off_after[model] = 100
+    with pytest.raises(TransportError):
+        device.check()
+    repository.break_off_after.clear()
+
+
+def serving_b_over_a(device: Device, repository: TufRepository) -> None:
+    serving_a(device, repository)
+    device.check()
+
+
+def back_to_a(device: Device, repository: TufRepository) -> None:
+    serving_b_over_a(device, repository)
+    repository.point("stable", A)
+
+
+def keys_changed(device: Device, repository: TufRepository) -> None:
+    serving_a(device, repository)
+    for role in ("timestamp", "targets", "root"):
+        repository.rotate(role)
+    repository.sign()
+
+
+def bad_release(device: Device, repository: TufRepository) -> None:
+    serving_a(device, repository)
+    repository.publish(BAD, tiny_release(2)[1])
+
+
+def damaged_slot(device: Device, repository: TufRepository) -> None:
+    serving_b_over_a(device, repository)
+    (device.slots.folder(B) / "model.tflite").write_bytes(b"rotten")
+
+
+def in_probation(device: Device, repository: TufRepository) -> None:
+    serving_a(device, repository)
+    device.check()
+    device.slots.keep_probation(ProbationRecord(release=B, latency_ms=1.0, unsure_share=0.0))
+
+
+def b_beside_a(device: Device, repository: TufRepository) -> None:
+    serving_a(device, repository)
+    device.begin_beside()
+
+
+SCENARIOS = {
+    "first release": Scenario(nothing, Device.update, {None, A}, A),
+    "newer release": Scenario(serving_a, Device.update, {A, B}, B),
+    "newer release, by a patch": Scenario(patch_to_b, Device.update, {A, B}, B),
+    "newer release, broken off before": Scenario(broken_off_at_b, Device.update, {A, B}, B),
+    "way back to the release before": Scenario(back_to_a, Device.update, {A, B}, A),
+    "newer release, all keys changed": Scenario(keys_changed, Device.update, {A, B}, B),
+    "release that is refused": Scenario(bad_release, Device.update_to_refuse, {A}, A),
+    "start with a damaged slot": Scenario(damaged_slot, Device.update, {A, B}, B),
+    "probation sends it back": Scenario(in_probation, Device.end_probation, {A, B}, A),
+    "newer release, first beside the other": Scenario(serving_a, Device.begin_beside, {A}, A),
+    "release beside the other follows": Scenario(b_beside_a, Device.follow, {A, B}, B),
+    "release beside the other is refused": Scenario(b_beside_a, Device.refuse_beside, {A}, A),
+}
+
+
+@pytest.mark.parametrize("cut", Cut, ids=lambda cut: cut.name.lower())
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_device_survives_losing_power(name, cut, tmp_path, repository, monkeypatch, faults):
+    monkeypatch.setattr(updater, "SelfTest", QuickSelfTest)
+    scenario = SCENARIOS[name]
+    template, state = tmp_path / "template", tmp_path / "state"
+    template.mkdir()
+    scenario.prepare(Device(template, repository), repository)
+    stride = 1 if faults.every else STRIDE
+    first = list(Cut).index(cut) % stride + 1
+    for at in itertools.count(first, stride):
+        shutil.rmtree(state, ignore_errors=True)
+        shutil.copytree(template, state)
+        ending = run_until(lambda: scenario.act(Device(state, repository)), state, at, cut)
+        assert_survived(state, repository, scenario, ending)
+        faults.record(name, cut.value, ending.place)
+        if ending.ended:
+            break
+    assert at > first
+
+
+def assert_survived(state: Path, repository, scenario: Scenario, ending: Ending) -> None:
+    where = ending.place or "after the end"
+    device = Device(state, repository)
+    classifier = open_best_slot(device.slots, 1)
+    release = (classifier.release or "") if classifier else None
+    assert release in ({scenario.ends_with} if ending.ended else scenario.may_serve), where
+    if classifier is not None and release is not None:
+        assert classifier.classify(plain_picture("green")).label == "green", where
+        slot = device.slots.folder(release)
+        assert {path.name: path.read_bytes() for path in slot.iterdir()} == FILES[release], where
+    if ending.ended:
+        remembered = (state / "metadata" / "timestamp.json").read_bytes()
+        assert remembered == repository.objects["metadata/timestamp.json"], "older metadata could come back"
+    scenario.act(device)
+    assert Slots(state).current == scenario.ends_with, where
+    used = set(device.slots.kept)
+    assert {path.name for path in (state / "slots").iterdir()} <= used, where
+    leftovers = {path.name for path in state.iterdir()} - {"slots", "slots.json", "metadata", "incoming"}
+    assert not leftovers, where
+    assert not list((state / "metadata").glob("**/.*")), where
+    assert not list(state.glob("incoming/*/*")), where

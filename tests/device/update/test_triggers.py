@@ -1,0 +1,77 @@
+"""Announcements come from an untrusted broker: read strictly, or refused in one printable line."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_client.contract.documents import encode_document
+from edge_client.contract.errors import InputError
+from edge_client.contract.messages import Announcement
+from edge_client.update.triggers import Call, Doorbell, read_announcement
+
+TOPIC = "edge/f/channels/stable"
+
+
+def read(payload: bytes) -> str:
+    return read_announcement(payload, topic=TOPIC, channel="stable")
+
+
+def test_a_good_one_names_its_release():
+    announcement = Announcement(channel="stable", release="feedbeef", announced_at="now")
+    assert read(encode_document(announcement)) == "feedbeef"
+
+
+@pytest.mark.parametrize("name", ["", "a\nWARNING all is well", "\x1b[2J", "../x", "a/b", "+", "ä", "x" * 65])
+def test_a_name_that_would_spoil_log_or_path_is_refused_in_one_printable_line(name):
+    with pytest.raises(InputError, match="release id") as caught:
+        read(encode_document(Announcement(channel="stable", release=name, announced_at="")))
+    assert str(caught.value).isprintable()
+    assert TOPIC in str(caught.value)
+
+
+def read_or_refuse(payload: bytes) -> str | InputError:
+    try:
+        return read(payload)
+    except InputError as e:
+        return e
+
+
+@given(st.binary(max_size=200) | st.text(max_size=80).map(str.encode))
+def test_any_bytes_are_read_or_refused_in_one_printable_line(payload):
+    assert str(read_or_refuse(payload)).isprintable()
+
+
+@given(st.text(max_size=100), st.text(max_size=100))
+def test_any_names_are_read_or_refused_in_one_printable_line(channel, release):
+    announcement = Announcement(channel=channel, release=release, announced_at="")
+    assert str(read_or_refuse(encode_document(announcement))).isprintable()
+
+
+def test_only_the_newest_ring_waits():
+    doorbell = Doorbell()
+    for number in range(1000):
+        doorbell.ring(str(number).encode())
+    call = doorbell.wait(0)
+    assert call.ring is not None
+    assert call.ring.payload == b"999"
+    assert doorbell.wait(0) == Call()
+
+
+def test_a_wish_is_not_lost_among_announcements():
+    doorbell = Doorbell()
+    doorbell.ring(b"1")
+    doorbell.ask()
+    doorbell.ring(b"2")
+    call = doorbell.wait(0)
+    assert call.asked
+    assert call.ring is not None
+    assert call.ring.payload == b"2"
+    assert doorbell.wait(0) == Call()
+
+
+def test_closing_wakes_whoever_waits():
+    doorbell = Doorbell()
+    doorbell.close()
+    assert doorbell.wait(60) == Call()

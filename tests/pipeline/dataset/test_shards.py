@@ -1,0 +1,157 @@
+"""A second look at pictures: only what is new or changed is read, whatever else came, went or moved."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from luigi_tasks.dataset.pixel_cache import PixelCache
+from luigi_tasks.dataset.pixels import read_pictures
+from luigi_tasks.dataset.records import Inventory
+from luigi_tasks.dataset.shards import SMALL_AT_MOST, PictureLog, make_plan
+from luigi_tasks.dataset.sources import BucketSource, FolderSource
+from luigi_tasks.progress import silent
+from luigi_tasks.storage.store import Store
+from tests.fakes.datasets import class_folders, picture_bytes, write_tree
+
+BATCH_PICTURES = 8
+
+
+class Folder:
+    """Pictures in a folder."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        folder.mkdir()
+        self.source = FolderSource(folder)
+
+    def put(self, tree):
+        write_tree(self._folder, tree)
+
+    def delete(self, path):
+        (self._folder / path).unlink()
+
+
+class Bucket:
+    """Pictures below a prefix of a real bucket."""
+
+    def __init__(self, settings):
+        self.source = BucketSource(settings.url + "/pictures", settings)
+
+    def put(self, tree):
+        for path, data in tree.items():
+            self.source.client.put_object(Bucket=self.source.bucket, Key=self.source.prefix + path, Body=data)
+
+    def delete(self, path):
+        self.source.client.delete_object(Bucket=self.source.bucket, Key=self.source.prefix + path)
+
+
+class Reader:
+    """Does what ReadBatch and DatasetSnapshot do, and knows which pictures that opened."""
+
+    def __init__(self, source, store, cache):
+        self.log = PictureLog(store, source.url)
+        self.opened: list[str] = []
+        self._source, self._cache = source, cache
+        self.url, self.threads = source.url, 1
+
+    def read(self, path):
+        self.opened.append(path)
+        return self._source.read(path)
+
+    def listing(self):
+        return self._source.listing()
+
+    def plan(self):
+        return make_plan(self.log, self.listing(), self.url, BATCH_PICTURES)
+
+    def look(self) -> list[str]:
+        """Bring the log up to date; return what was opened for that."""
+        self.opened.clear()
+        plan = self.plan()
+        gone = set(plan.gone)
+        found = [one for one in self.log.load(plan.inventory).pictures if one.path not in gone]
+        for batch in plan.new:
+            found += read_pictures(self, batch.pictures, batch.key, 4, 4, silent, self._cache)
+        found.sort(key=lambda one: one.path)
+        assert [one.path for one in found] == [one.path for one in self.listing()]
+        assert {one.batch for one in found} == set(plan.batches)
+        if plan.new or plan.gone:
+            self.log.save(
+                f"inventory-{len(found)}-{'-'.join(plan.batches)[:60]}", Inventory(pictures=tuple(found))
+            )
+        return sorted(self.opened)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request, tmp_path, store_settings):
+    return Folder(tmp_path / "pictures") if request.param == "folder" else Bucket(store_settings)
+
+
+@pytest.fixture
+def reader(place, store_settings, tmp_path):
+    place.put(class_folders({"a": 12, "b": 12}))
+    return Reader(place.source, Store(store_settings), PixelCache(tmp_path / "cache", 4, 4))
+
+
+def test_first_look_reads_everything_in_batches_of_nearly_equal_size(reader):
+    plan = reader.plan()
+    assert [len(one.pictures) for one in plan.new] == [8, 8, 8]
+    assert len(reader.look()) == 24
+
+
+def test_unchanged_pictures_are_not_read_again(reader):
+    reader.look()
+    assert reader.look() == []
+    assert reader.plan().new == ()
+
+
+def test_only_new_pictures_are_read_also_where_a_class_has_none(reader, place):
+    reader.look()
+    place.put({"a/new.png": picture_bytes(1), "c/first.png": picture_bytes(2)})
+    assert reader.look() == ["a/new.png", "c/first.png"]
+    assert reader.look() == []
+
+
+def test_only_a_changed_picture_is_read_again(reader, place):
+    """In a bucket by its ETag, also where the size is the same; in a folder by size or mtime."""
+    reader.look()
+    place.put({"a/003.png": picture_bytes(77)})
+    assert reader.look() == ["a/003.png"]
+
+
+def test_removed_pictures_cost_nothing(reader, place):
+    reader.look()
+    place.delete("b/001.png")
+    assert reader.plan().gone == ("b/001.png",)
+    assert reader.look() == []
+
+
+def test_touched_picture_is_read_and_found_to_be_the_same(tmp_path, store_settings):
+    folder = write_tree(tmp_path / "p", class_folders({"a": 3, "b": 3}))
+    reader = Reader(FolderSource(folder), Store(store_settings), PixelCache(tmp_path / "cache", 4, 4))
+    reader.look()
+    before = {one.path: one.sha256 for one in reader.log.load(reader.log.newest()).pictures}
+    os.utime(folder / "a/001.png", ns=(1, 1))
+    assert reader.look() == ["a/001.png"]
+    assert {one.path: one.sha256 for one in reader.log.load(reader.log.newest()).pictures} == before
+
+
+def test_a_year_of_small_batches_becomes_few(tmp_path, store_settings):
+    folder = write_tree(tmp_path / "p", class_folders({"a": 3, "b": 3}))
+    reader = Reader(FolderSource(folder), Store(store_settings), PixelCache(tmp_path / "cache", 4, 4))
+    for number in range(SMALL_AT_MOST + 3):
+        write_tree(folder, {f"a/later-{number:03}.png": picture_bytes(number)})
+        reader.look()
+    assert len(reader.plan().batches) <= SMALL_AT_MOST
+
+
+def test_a_log_that_lost_its_inventory_begins_anew(reader, store_settings):
+    reader.look()
+    store = Store(store_settings)
+    listed = store.client.list_objects_v2(Bucket=store.bucket, Prefix=store.prefix + "work/inventories/")
+    for one in listed["Contents"]:
+        if not one["Key"].endswith("newest.json"):
+            store.client.delete_object(Bucket=store.bucket, Key=one["Key"])
+    assert len(reader.look()) == 24

@@ -1,0 +1,412 @@
+"""Where pictures come from: one contract over folders and buckets, then what each can do wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from local_services import free_ports
+from PIL import Image
+
+from edge_client.contract.errors import InputError, SettingsError, TransportError
+from luigi_tasks.dataset import sources as dataset
+from luigi_tasks.dataset.listing import listing_digest
+from luigi_tasks.dataset.presets import FLOWERS, write_digits
+from luigi_tasks.dataset.sources import BucketSource, FolderSource, open_source
+from luigi_tasks.storage.store import open_client
+from tests.fakes.datasets import (
+    ArchiveServer,
+    dataset_settings,
+    picture_bytes,
+    tar_bytes,
+    write_tree,
+    zip_bytes,
+)
+
+
+class Folder:
+    """A dataset in a folder, for the contract."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir()
+        self.source = FolderSource(folder)
+
+    def put(self, tree):
+        write_tree(self.folder, tree)
+
+    def delete(self, path):
+        (self.folder / path).unlink()
+
+
+class Bucket:
+    """A dataset below a prefix of a real bucket, for the contract."""
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.url = settings.url + "/pictures"
+        self.source = BucketSource(self.url, settings)
+
+    def put(self, tree):
+        for path, data in tree.items():
+            self.source.client.put_object(Bucket=self.source.bucket, Key=self.source.prefix + path, Body=data)
+
+    def delete(self, path):
+        self.source.client.delete_object(Bucket=self.source.bucket, Key=self.source.prefix + path)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request, tmp_path):
+    if request.param == "folder":
+        return Folder(tmp_path / "pictures")
+    return Bucket(request.getfixturevalue("store_settings"))
+
+
+@pytest.fixture
+def bucket(store_settings):
+    return Bucket(store_settings)
+
+
+@pytest.fixture
+def server():
+    with ArchiveServer().running() as running:
+        yield running
+
+
+def paths(source):
+    return [entry.path for entry in source.listing()]
+
+
+# --- the contract -------------------------------------------------------------------------------
+
+
+def test_a_listing_is_sorted_by_path_and_knows_sizes(place):
+    place.put(
+        {"b/2.png": b"12", "b/1.png": b"1", "a/10.png": b"", "a b/ü+&%.png": b"123", "a/9/x.png": b"4444"}
+    )
+    listing = place.source.listing()
+    assert [(entry.path, entry.size) for entry in listing] == [
+        ("a b/ü+&%.png", 3),
+        ("a/10.png", 0),
+        ("a/9/x.png", 4),
+        ("b/1.png", 1),
+        ("b/2.png", 2),
+    ]
+    assert place.source.read("a b/ü+&%.png") == b"123"
+    assert place.source.read("a/9/x.png") == b"4444"
+
+
+def test_a_listing_holds_pictures_only_and_nothing_hidden(place):
+    wanted = {f"a/{number}{suffix}": b"x" for number, suffix in enumerate(sorted(dataset.PICTURE_SUFFIXES))}
+    wanted |= {"a/A.JPG": b"x", "a/B.JpEg": b"x", "b/two.dots.png": b"x"}
+    unwanted = {
+        "top.png": b"x",
+        "README.md": b"x",
+        "a/notes.txt": b"x",
+        "a/.hidden.png": b"x",
+        "a/.thumbnails/1.png": b"x",
+        "a/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg": b"x",
+        ".git/1.png": b"x",
+        "__MACOSX/a/1.png": b"x",
+        "b/png": b"x",
+    }
+    place.put(wanted | unwanted)
+    assert paths(place.source) == sorted(wanted)
+
+
+def test_the_digest_stays_while_nothing_changes_and_moves_with_every_change(place):
+    place.put({"a/1.png": b"one", "b/2.png": b"two"})
+    digests = [listing_digest(place.source.listing())]
+    assert listing_digest(place.source.listing()) == digests[0]
+    for change in ({"a/1.png": b"three"}, {"a/1.png": b"eerht"}, {"a/3.png": b"one"}):
+        place.put(change)
+        digests.append(listing_digest(place.source.listing()))
+    place.delete("a/3.png")
+    place.put({"a/4.png": b"one"})
+    digests.append(listing_digest(place.source.listing()))
+    assert len(set(digests)) == len(digests)
+
+
+def test_no_pictures_at_all_are_named(place):
+    place.put({"a/notes.txt": b"", "top.png": b""})
+    with pytest.raises(
+        InputError, match=r"no pictures found; put them into one folder a class, as \.bmp"
+    ) as caught:
+        place.source.listing()
+    assert place.source.url in str(caught.value)
+
+
+def test_a_class_without_a_usable_picture_is_named_not_dropped(place):
+    place.put({"a/1.png": b"", "b/1.heic": b"", "c/2.heic": b""})
+    with pytest.raises(InputError, match=r"no pictures in 'b', 'c'; add some .* or remove the folder"):
+        place.source.listing()
+
+
+def test_a_picture_that_is_gone_is_named(place):
+    place.put({"a/1.png": b""})
+    place.source.listing()
+    place.delete("a/1.png")
+    with pytest.raises(InputError, match=r"a/1\.png: .*Run again"):
+        place.source.read("a/1.png")
+
+
+# --- folders ------------------------------------------------------------------------------------
+
+
+def test_a_listing_does_not_depend_on_the_order_of_arrival(tmp_path):
+    names = [f"{label}/{number}.png" for label in "cab" for number in (3, 20, 1)]
+    listings = []
+    for number, order in enumerate((names, names[::-1])):
+        folder = write_tree(tmp_path / str(number), dict.fromkeys(order, b"x"))
+        for name in names:
+            os.utime(folder / name, ns=(1, 1))
+        listings.append(FolderSource(folder).listing())
+    assert listings[0] == listings[1]
+
+
+def test_a_listing_opens_no_picture(tmp_path):
+    folder = write_tree(tmp_path / "p", {"a/1.png": b"x", "b/1.png": b"x"})
+    for path in folder.rglob("*.png"):
+        os.utime(path, ns=(1, path.stat().st_mtime_ns))  # a read would move the access time
+    FolderSource(folder).listing()
+    assert {path.stat().st_atime_ns for path in folder.rglob("*.png")} == {1}
+
+
+def test_many_pictures_are_listed_fast(tmp_path):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(5000):
+            os.close(os.open(tmp_path / label / f"{number}.jpg", os.O_CREAT))
+    started = time.monotonic()
+    listing = FolderSource(tmp_path).listing()
+    listing_digest(listing)
+    assert time.monotonic() - started < 1.5  # 0.06 s on an idle machine
+    assert len(listing) == 10_000
+
+
+def test_a_link_to_a_class_and_to_a_picture_is_followed(tmp_path):
+    elsewhere = write_tree(tmp_path / "elsewhere", {"roses/1.png": b"one", "2.png": b"two"})
+    folder = write_tree(tmp_path / "p", {"tulips/1.png": b"x"})
+    (folder / "roses").symlink_to(elsewhere / "roses")
+    (folder / "tulips" / "2.png").symlink_to(elsewhere / "2.png")
+    source = FolderSource(folder)
+    assert paths(source) == ["roses/1.png", "tulips/1.png", "tulips/2.png"]
+    assert source.listing()[2].size == 3
+
+
+@pytest.mark.parametrize(
+    ("arrange", "message"),
+    [
+        (
+            lambda a: (a / "x.png").symlink_to("nowhere"),
+            "a/x.png: No such file or directory; repair or remove",
+        ),
+        (lambda a: (a / "x.png").symlink_to("x.png"), "a/x.png: Too many levels of symbolic links"),
+        (lambda a: (a / "up").symlink_to(".."), "a/up: a link to a folder inside a class"),
+        (lambda a: os.mkfifo(a / "x.png"), "a/x.png: named like a picture, but not a file"),
+        (lambda a: (a / "x.png").symlink_to(a), "a/x.png: named like a picture, but not a file"),
+    ],
+    ids=["broken link", "link to itself", "link upwards", "pipe", "link to a folder"],
+)
+def test_what_cannot_be_listed_is_named(tmp_path, arrange, message):
+    folder = write_tree(tmp_path / "p", {"a/1.png": b"x", "b/1.png": b"x"})
+    arrange(folder / "a")
+    with pytest.raises(InputError, match=message):
+        FolderSource(folder).listing()
+
+
+def test_a_name_that_is_not_utf8_is_named(tmp_path):
+    folder = write_tree(tmp_path / "p", {"a/1.png": b"x"})
+    (folder / "a" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"the name 'a/caf\\udce9.png' is not UTF-8; rename it"):
+        FolderSource(folder).listing()
+
+
+@pytest.mark.parametrize("name", ["missing", "file"])
+def test_a_missing_folder_is_named(tmp_path, store_settings, name):
+    (tmp_path / "file").write_bytes(b"")
+    source = open_source(dataset_settings(tmp_path, str(tmp_path / name)), store_settings)
+    with pytest.raises(InputError, match=f"{tmp_path / name}: no such folder; give one that holds"):
+        source.listing()
+
+
+# --- addresses ----------------------------------------------------------------------------------
+
+
+def test_a_folder_is_found_by_path_home_and_file_address(tmp_path, store_settings, monkeypatch):
+    folder = write_tree(tmp_path / "my pictures", {"a/1.png": b"x"})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for url in (str(folder), "~/my pictures", f"file://{tmp_path}/my%20pictures"):
+        assert paths(open_source(dataset_settings(tmp_path, url), store_settings)) == ["a/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("url", "sha256", "message"),
+    [
+        ("", "", "give a folder, s3://bucket/prefix, an http"),
+        ("ftp://host/x.zip", "", "'ftp://host/x.zip': give a folder"),
+        ("file://host/x", "", "give a folder"),
+        ("s3:///prefix", "", "give s3://bucket"),
+        ("https://host/x.zip", "", r"give \[dataset\] sha256"),
+        ("https://host/x.zip", "abc", "64 hex digits .*not 'abc'"),
+        ("https://host/x.zip", "../" * 20 + "etc/", "64 hex digits"),
+    ],
+)
+def test_an_address_that_cannot_be_one_is_named_and_touches_nothing(
+    tmp_path, store_settings, url, sha256, message
+):
+    with pytest.raises(SettingsError, match=message):
+        open_source(dataset_settings(tmp_path / "cache", url, sha256=sha256), store_settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- buckets ------------------------------------------------------------------------------------
+
+
+def test_more_pictures_than_one_answer_holds_are_all_listed(bucket):
+    names = [f"{label}/{number:04}.png" for label in "ab" for number in range(510)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: bucket.put({name: b"x"}), names))
+    assert paths(bucket.source) == names
+
+
+def test_a_prefix_is_a_whole_folder(bucket):
+    bucket.put({"a/1.png": b"x"})
+    key = bucket.source.prefix.rstrip("/") + "-2/b/1.png"
+    bucket.source.client.put_object(Bucket=bucket.source.bucket, Key=key, Body=b"x")
+    for url in (bucket.url, bucket.url + "/"):
+        assert paths(BucketSource(url, bucket.settings)) == ["a/1.png"]
+
+
+def test_a_whole_bucket_may_be_the_dataset(store_settings):
+    name = store_settings.url.rsplit("/", 1)[1]
+    client = open_client(store_settings)
+    client.create_bucket(Bucket=name)
+    client.put_object(Bucket=name, Key="a/1.png", Body=b"x")
+    assert paths(BucketSource(f"s3://{name}", store_settings)) == ["a/1.png"]
+
+
+def test_threads_share_one_client(bucket):
+    bucket.put({f"a/{number}.png": bytes([number]) for number in range(20)})
+    source = BucketSource(bucket.url, bucket.settings)
+    start = threading.Barrier(8)
+
+    def client(_number):
+        start.wait(10)
+        return source.client
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(map(id, pool.map(client, range(8))))) == 1
+        numbers = range(20)
+        assert list(pool.map(lambda n: source.read(f"a/{n}.png"), numbers)) == [bytes([n]) for n in numbers]
+
+
+def test_a_missing_bucket_is_named(store_settings):
+    source = BucketSource("s3://no-such-bucket/pictures", store_settings)
+    for act in (source.listing, lambda: source.read("a/1.png")):
+        with pytest.raises(SettingsError, match=r"s3://no-such-bucket/pictures.*does not exist; create it"):
+            act()
+
+
+def test_wrong_credentials_are_named(bucket, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    source = BucketSource(bucket.url, bucket.settings)
+    for act in (source.listing, lambda: source.read("a/1.png")):
+        with pytest.raises(SettingsError, match="refused the credentials"):
+            act()
+
+
+def test_a_store_that_is_down_is_named(store_settings):
+    [port] = free_ports(1)
+    settings = dataclasses.replace(store_settings, endpoint_url=f"http://127.0.0.1:{port}")
+    with pytest.raises(TransportError, match=r"s3://b/pictures: .*endpoint_url"):
+        BucketSource("s3://b/pictures", settings).listing()
+
+
+# --- archives and presets -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"a/1.png": b"x", "b/1.png": b"y"},
+        {"top/a/1.png": b"x", "top/b/1.png": b"y", "top/LICENSE.txt": b""},
+        {"top/a/1.png": b"x", "top/b/1.png": b"y", "__MACOSX/top/a/._1.png": b"", ".DS_Store": b""},
+    ],
+    ids=["bare", "wrapped", "packed by macOS"],
+)
+def test_an_archive_gives_its_class_folders(tmp_path, store_settings, server, tree):
+    server.data = zip_bytes(tree)
+    settings = dataset_settings(tmp_path, server.url, sha256=server.sha256.upper())
+    source = open_source(settings, store_settings)
+    assert paths(source) == ["a/1.png", "b/1.png"]
+    assert source.read("b/1.png") == b"y"
+
+
+def test_an_archive_has_the_same_listing_on_every_machine_and_another_archive_has_another(
+    tmp_path, store_settings, server
+):
+    """Workers on many machines share results by the listing's digest; mtimes differ."""
+
+    def digest(cache, tree):
+        server.data = tar_bytes(tree)
+        settings = dataset_settings(tmp_path / cache, server.url, sha256=server.sha256)
+        return listing_digest(open_source(settings, store_settings).listing())
+
+    first = digest("one", {"a/1.png": b"x", "b/1.png": b"y"})
+    assert digest("two", {"a/1.png": b"x", "b/1.png": b"y"}) == first
+    assert digest("one", {"a/1.png": b"y", "b/1.png": b"x"}) != first
+
+
+def test_the_digits_are_written_once_and_listed_the_same_everywhere(tmp_path, store_settings):
+    listings = []
+    for cache in ("one", "two"):
+        source = open_source(dataset_settings(tmp_path / cache, "digits"), store_settings)
+        listings.append(source.listing())
+        assert [path.name for path in (tmp_path / cache).iterdir()] == ["digits-1"]
+    assert listings[0] == listings[1]
+    assert len(listings[0]) == 1797
+    assert {entry.path.split("/")[0] for entry in listings[0]} == set("0123456789")
+    with Image.open(tmp_path / "one" / "digits-1" / listings[0][0].path) as image:
+        assert (image.size, image.mode) == ((32, 32), "L")
+    before = (tmp_path / "one" / "digits-1").stat().st_mtime_ns
+    write_digits(tmp_path / "one")
+    assert (tmp_path / "one" / "digits-1").stat().st_mtime_ns == before
+
+
+def test_digits_that_fail_half_way_leave_nothing(tmp_path, monkeypatch):
+    saved = []
+
+    def save(_image, path):
+        saved.append(path)
+        if len(saved) == 100:
+            raise OSError(28, "No space left on device", str(path))
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(SettingsError, match="No space left on device; free some space"):
+        write_digits(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_the_flowers_leave_out_the_photograph_that_lies_in_two_classes(
+    tmp_path, store_settings, server, monkeypatch
+):
+    twice = picture_bytes(1)
+    server.data = tar_bytes(
+        {
+            "flower_photos/LICENSE.txt": b"CC BY",
+            "flower_photos/roses/1.jpg": b"r",
+            "flower_photos/roses/15922772266_1167a06620.jpg": twice,
+            "flower_photos/tulips/15922772266_1167a06620.jpg": twice,
+            "flower_photos/tulips/2.jpg": b"t",
+        }
+    )
+    here = dataclasses.replace(FLOWERS, url=server.url, sha256=server.sha256)
+    monkeypatch.setattr(dataset, "FLOWERS", here)
+    source = open_source(dataset_settings(tmp_path, "flowers"), store_settings)
+    assert paths(source) == ["roses/1.jpg", "tulips/2.jpg"]

@@ -1,0 +1,131 @@
+"""The calibration set: kept from release to release, signed, and found again where the store is cold."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import uuid
+
+import msgspec
+import pytest
+
+from edge_client.contract.documents import encode_compact
+from edge_client.contract.errors import InputError, SettingsError, TrustError
+from edge_client.contract.names import CALIBRATION_FILE, release_target
+from edge_client.contract.release import ChannelDocument
+from luigi_tasks.dataset.records import Picture
+from luigi_tasks.pipeline import ConvertBackbone, _with_dataset, open_repository
+from luigi_tasks.quantization.calibration import demand_calibration, recall_calibration
+from luigi_tasks.quantization.records import Calibration, CalibrationSet
+from luigi_tasks.release.keys import make_keys
+from luigi_tasks.release.published import object_key
+from luigi_tasks.settings.sections import load_settings
+from luigi_tasks.storage.store import Store
+
+RELEASE = "0123456789abcdef0123"
+
+
+def pictures(count, start=0):
+    names = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(start, start + count)]
+    return tuple(Picture(path=f"a/{name[:4]}", sha256=name, label="a", split="train") for name in names)
+
+
+CHOSEN = tuple(one.sha256 for one in pictures(5)[::-1])
+SETS = (
+    CalibrationSet(backbone="this one", scheme="int8", pictures=CHOSEN),
+    CalibrationSet(backbone="this one, wide", scheme="int8_wide", pictures=CHOSEN[:1]),
+)
+
+
+@pytest.fixture
+def settings(store_settings, tmp_path):
+    make_keys(tmp_path / "keys")
+    settings = load_settings()
+    trust = dataclasses.replace(
+        settings.trust, root=tmp_path / "keys/device/root.json", keys=str(tmp_path / "keys/pipeline")
+    )
+    return dataclasses.replace(settings, store=store_settings, trust=trust)
+
+
+@pytest.fixture
+def state(settings):
+    """A channel with a release that says what it was calibrated on."""
+    repository = open_repository(settings)
+    repository.publish(
+        {release_target(RELEASE, CALIBRATION_FILE): encode_compact(Calibration(sets=SETS))},
+        lambda _: ChannelDocument(channel="stable", release=RELEASE),
+        "stable",
+    )
+    return repository.load()
+
+
+def test_the_deployed_releases_set_is_taken_in_its_order(state, caplog):
+    with caplog.at_level(logging.INFO, "luigi-interface"):
+        found = recall_calibration(state, "stable", "this one", pictures(20))
+    assert tuple(one.sha256 for one in found) == CHOSEN
+    assert f"Calibrating on the 5 pictures of release {RELEASE}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("channel", "backbone", "snapshot", "told"),
+    [
+        (
+            "stable",
+            "another",
+            pictures(20),
+            f"release {RELEASE} on channel stable has none for this backbone",
+        ),
+        ("stable", "this one", pictures(20, start=2), "2 of the 5 pictures that release"),
+        ("canary", "this one", pictures(20), ""),
+    ],
+    ids=["another backbone", "pictures that are gone", "nothing deployed"],
+)
+def test_a_set_that_does_not_fit_is_not_taken_and_the_log_says_why(
+    state, caplog, channel, backbone, snapshot, told
+):
+    with caplog.at_level(logging.INFO, "luigi-interface"):
+        assert recall_calibration(state, channel, backbone, snapshot) == ()
+    assert told in caplog.text
+    assert bool(told) == ("Calibrating on a new set" in caplog.text)
+
+
+def test_a_set_that_somebody_changed_in_the_bucket_is_not_taken(state, settings):
+    path = release_target(RELEASE, CALIBRATION_FILE)
+    forged = encode_compact(Calibration(sets=(msgspec.structs.replace(SETS[0], pictures=CHOSEN[:1]),)))
+    Store(settings.store).put(object_key(path, state.files[path].hashes["sha256"]), forged)
+    with pytest.raises(TrustError, match="not the signed content"):
+        recall_calibration(state, "stable", "this one", pictures(20))
+
+
+def test_a_release_that_is_named_is_followed_or_refused(state):
+    found = demand_calibration(state, RELEASE, "this one, wide", pictures(20))
+    assert tuple(one.sha256 for one in found) == CHOSEN[:1]
+    with pytest.raises(SettingsError, match="has no calibration set for this network"):
+        demand_calibration(state, "ffff", "this one", pictures(20))
+    with pytest.raises(InputError, match="5 of the 5 pictures that release"):
+        demand_calibration(state, RELEASE, "this one", pictures(20, start=100))
+
+
+def backbone_of(url, **changes):
+    """Address of a converted backbone, and what its calibration set is chosen for."""
+    settings = _with_dataset(load_settings(), url)
+    changed = {name: dataclasses.replace(getattr(settings, name), **changes[name]) for name in changes}
+    task = ConvertBackbone(pictures=url, listing=uuid.uuid4().hex, recipe="r", scheme="int8")
+    task.__dict__["settings"] = dataclasses.replace(settings, **changed)
+    return task.own_target().key, task.backbone
+
+
+def test_a_set_belongs_to_a_backbone_wherever_its_pictures_lie():
+    address, backbone = backbone_of("here")
+    assert backbone_of("here", training={"epochs": 7}) == (address, backbone)
+    moved, same = backbone_of("there")
+    assert (moved != address, same) == (True, backbone)
+    for change in ({"training": {"seed": 2}}, {"quantization": {"calibration_pictures": 50}}):
+        assert backbone_of("here", **change)[1] != backbone
+
+
+def test_a_backbone_that_was_calibrated_as_somebody_asked_lies_apart():
+    address, backbone = backbone_of("here")
+    apart, same = backbone_of("here", quantization={"calibration": RELEASE})
+    assert (apart != address, same) == (True, backbone)

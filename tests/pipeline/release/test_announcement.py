@@ -1,0 +1,76 @@
+"""Announcements on a real broker."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from local_services import MqttBroker, free_ports
+from paho.mqtt import publish
+
+from edge_client.contract.errors import SettingsError, TransportError
+from edge_client.contract.names import announcement_topic
+from luigi_tasks.release.broker import BrokerClient
+from luigi_tasks.settings.values import BrokerSettings
+
+
+def settings_for(broker, **changes) -> BrokerSettings:
+    values = {
+        "host": broker.host,
+        "port": broker.port,
+        "fleet": uuid.uuid4().hex,
+        "username": "",
+        "password_file": "",
+        "tls": False,
+        "ca_file": "",
+        "timeout_s": 5.0,
+    }
+    return BrokerSettings(**{**values, **changes})
+
+
+@pytest.fixture(params=["installed", "embedded"])
+def broker(request, mqtt_broker, tmp_path):
+    """Both brokers keep the promises, or the tests say which does not."""
+    if request.param == "installed":
+        yield mqtt_broker
+        return
+    with MqttBroker(tmp_path, mosquitto=False) as embedded:
+        yield embedded
+
+
+def test_what_is_announced_is_retained(broker):
+    client = BrokerClient(settings_for(broker))
+    assert client.announced_release("stable") is None
+    client.announce("stable", "r1")
+    client.announce("stable", "r2")
+    assert client.announced_release("stable") == "r2"
+    assert client.announced_release("canary") is None
+
+
+@pytest.mark.parametrize("payload", [b"not json", b"{}", b'{"release": 5}', b"\xff", b"x" * 10_000])
+def test_a_broken_announcement_counts_as_none_and_is_written_over(mqtt_broker, payload):
+    settings = settings_for(mqtt_broker)
+    publish.single(
+        announcement_topic(settings.fleet, "stable"),
+        payload,
+        qos=1,
+        retain=True,
+        hostname=mqtt_broker.host,
+        port=mqtt_broker.port,
+    )
+    client = BrokerClient(settings)
+    assert client.announced_release("stable") is None
+    client.announce("stable", "r1")
+    assert client.announced_release("stable") == "r1"
+
+
+def test_broker_down_is_named_with_the_way_out(mqtt_broker):
+    client = BrokerClient(settings_for(mqtt_broker, port=free_ports(1)[0]))
+    with pytest.raises(TransportError, match=r"MQTT broker 127\.0\.0\.1:\d+.*the next run goes on"):
+        client.announce("stable", "r1")
+
+
+def test_password_file_that_is_missing_is_named(mqtt_broker):
+    client = BrokerClient(settings_for(mqtt_broker, username="pipeline", password_file="/nonexistent"))
+    with pytest.raises(SettingsError, match="password_file /nonexistent"):
+        client.announce("stable", "r1")

@@ -1,0 +1,101 @@
+"""Two processes that tune one backbone together, as two machines would."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from local_services import free_ports
+
+from edge_client.contract.errors import SettingsError
+from luigi_tasks.edge_tune import check_place
+from luigi_tasks.training.cluster import parse_cluster
+
+WORKER = """
+import dataclasses, hashlib, json, sys
+from pathlib import Path
+import numpy as np
+from luigi_tasks.training.cluster import parse_cluster
+from luigi_tasks.progress import silent
+from luigi_tasks.settings.sections import ModelSettings, load_settings
+from luigi_tasks.training.finetune import Pupils, tune_backbone
+
+class Shelf:
+    def load(self): return None
+    def save(self, data): pass
+
+workers, index, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+rng = np.random.default_rng(0)
+targets = np.arange(90) % 3
+pixels = np.clip(rng.normal(0, 30, (90, 32, 32, 3)) + np.eye(3)[targets][:, None, None] * 200, 0, 255)
+names = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(90)]
+training = dataclasses.replace(
+    load_settings().training, mode="finetune", epochs=30, batch_size=16, learning_rate=0.01
+)
+tuned = tune_backbone(
+    Pupils(pixels.astype(np.uint8).__getitem__, targets, names, 3),
+    ModelSettings("mobilenet_v1", 0.25, 32, 0, "none"),
+    training, None, folder, Shelf(), silent, parse_cluster(workers, index),
+)
+digest = hashlib.sha256(tuned.weights).hexdigest()
+print(json.dumps({"weights": digest, "accuracy": tuned.history["accuracy"][-1]}))
+"""
+
+
+def start(workers: str, index: int, folder) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, workers, str(index), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, err = process.communicate(timeout=250)
+    assert process.returncode == 0, err[-3000:]
+    found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_workers_train_one_network_as_well_as_one_does(tmp_path):
+    workers = ",".join(f"127.0.0.1:{port}" for port in free_ports(2))
+    both = [start(workers, index, tmp_path / str(index)) for index in range(2)]
+    first, second = (finish(process) for process in both)
+    alone = finish(start("", 0, tmp_path / "alone"))
+    assert first["weights"] == second["weights"] != alone["weights"]
+    assert alone["accuracy"] >= 0.9
+    # Each worker tells the accuracy on its own share.
+    assert (first["accuracy"] + second["accuracy"]) / 2 >= alone["accuracy"] - 0.1
+
+
+@pytest.mark.parametrize(
+    ("workers", "index", "complaint"),
+    [("host", 0, "not host:port"), ("a:1,b:x", 0, "'b:x'"), ("a:1,b:2", 2, "no worker number 2")],
+)
+def test_cluster_that_cannot_be_is_named(workers, index, complaint):
+    with pytest.raises(SettingsError, match=complaint):
+        parse_cluster(workers, index)
+
+
+@pytest.mark.parametrize(
+    ("workers", "index", "complaint"),
+    [
+        ("", 1, r"\[training\] cluster is empty"),
+        ("a:1,b:2", 0, "a:1, which runs luigi; count helpers from 1"),
+        ("a:1,b:2", 2, "no worker number 2"),
+        ("a:1,b:2", -1, "no worker number -1"),
+    ],
+)
+def test_helper_without_a_place_of_its_own_is_refused(workers, index, complaint):
+    with pytest.raises(SettingsError, match=complaint):
+        check_place(workers, index)
+
+
+def test_no_list_is_no_cluster():
+    assert parse_cluster("", 0) is None

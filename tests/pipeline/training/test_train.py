@@ -1,0 +1,443 @@
+"""From small coloured pictures to a file: real TensorFlow, real TFLite, the device's own classifier."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import logging
+import multiprocessing
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from local_services import free_ports
+
+from edge_client.contract.errors import InputError, SettingsError, TransportError
+from edge_client.contract.release import Normalization
+from edge_client.inference.classifier import Classifier
+from luigi_tasks.backbone.extractor import Form
+from luigi_tasks.backbone.networks import STANDARD_SUFFIX, architecture_name, build_backbone, standardize
+from luigi_tasks.backbone.weights import load_tuned, weights_digest
+from luigi_tasks.dataset.records import Picture, Snapshot
+from luigi_tasks.progress import silent
+from luigi_tasks.quantization.calibration import choose_calibration
+from luigi_tasks.quantization.compose import Dense, compose_classifier
+from luigi_tasks.quantization.variants import convert_backbone
+from luigi_tasks.settings.values import ModelSettings, Portions, TrainingSettings
+from luigi_tasks.training.features import FeatureRows, choose_rows, compute_rows, open_extractor
+from luigi_tasks.training.finetune import CUT_LAYERS, Pupils, map_array, tune_backbone
+from luigi_tasks.training.train import Trained, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+COLOURS = {"blue": (30, 40, 210), "green": (30, 200, 50), "red": (220, 30, 40)}
+SCRATCH = ModelSettings("mobilenet_v1", 0.25, 32, 2, "none")
+TRAINING = TrainingSettings(
+    mode="finetune",
+    epochs=40,
+    batch_size=16,
+    learning_rate=0.01,
+    augmented_views=1,
+    small_set_views=1,
+    horizontal_flip=True,
+    hidden_units=0,
+    dropout=0.1,
+    weight_decay=0.01,
+    label_smoothing=0.05,
+    finetune_epochs=4,
+    finetune_rate=0.001,
+    warm_start=False,
+    cluster="",
+    seed=3,
+)
+HOLDOUT_PERCENT = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Coloured:
+    """Noisy pictures, each mostly of the colour that it is called."""
+
+    snapshot: Snapshot
+    pixels: dict[str, np.ndarray]
+
+    def load(self, pictures, size):
+        return np.stack([self.pixels[picture.sha256][:size, :size] for picture in pictures])
+
+    def pupils(self, size) -> Pupils:
+        pictures = self.snapshot.split("train")
+        return Pupils(
+            read=self.load(pictures, size).__getitem__,
+            targets=np.array([self.snapshot.labels.index(one.label) for one in pictures]),
+            names=[one.sha256 for one in pictures],
+            classes=len(self.snapshot.labels),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Everything that came of one training."""
+
+    model: bytes
+    trained: Trained
+    tuned: bytes | None
+
+
+class Shelf:
+    """A checkpoint store in memory."""
+
+    def __init__(self) -> None:
+        self.data: bytes | None = None
+        self.saved = 0
+
+    def load(self) -> bytes | None:
+        return self.data
+
+    def save(self, data: bytes) -> None:
+        self.data, self.saved = data, self.saved + 1
+
+
+@pytest.fixture(scope="module")
+def coloured() -> Coloured:
+    rng = np.random.default_rng(5)
+    pictures, pixels = [], {}
+    for label, colour in COLOURS.items():
+        for number in range(30):
+            noise = rng.normal(0, 40, (96, 96, 3))
+            digest = hashlib.sha256(f"{label}{number}".encode()).hexdigest()
+            pixels[digest] = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            split = "holdout" if int(digest[:8], 16) / 2**32 * 100 < HOLDOUT_PERCENT else "train"
+            pictures.append(Picture(path=f"{label}/{number}", sha256=digest, label=label, split=split))
+    pictures.sort(key=lambda picture: picture.sha256)
+    return Coloured(Snapshot(digest="d", labels=tuple(COLOURS), pictures=tuple(pictures)), pixels)
+
+
+@pytest.fixture(scope="module")
+def from_scratch(coloured, tmp_path_factory):
+    return make(coloured, SCRATCH, tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture(scope="module")
+def weights_file(from_scratch, tmp_path_factory):
+    """Weights of a base that has seen these colours, as Keras saves them."""
+    import tf_keras as keras  # noqa: PLC0415 - TensorFlow
+
+    backbone = build_backbone(SCRATCH, seed=1)
+    load_tuned(backbone, from_scratch.tuned)
+    path = tmp_path_factory.mktemp("weights") / "mobilenet_2_5_32_tf_no_top.h5"
+    keras.Model(backbone.input, backbone.get_layer("conv_pw_13_relu").output).save_weights(path)
+    return path
+
+
+def tune(coloured, model, folder, training=TRAINING, start=None, shelf=None, progress=silent):
+    shelf = shelf or Shelf()
+    return tune_backbone(coloured.pupils(model.input_size), model, training, start, folder, shelf, progress)
+
+
+def make(coloured, model, folder, training=TRAINING, scheme="int8", calibration=30) -> Made:
+    """Do what the tasks do."""
+    tuned = None
+    if training.mode == "finetune" or model.weights == "none":
+        tuned = tune(coloured, model, folder, training).weights
+    snapshot, size = coloured.snapshot, model.input_size
+    chosen = choose_calibration(snapshot.split("train"), calibration)
+    forms, _ = convert_backbone(model, scheme, coloured.load(chosen, size), tuned, silent, training.seed)
+    pictures = [one.sha256 for one in snapshot.pictures]
+    rows, _ = compute_rows(
+        forms,
+        choose_rows(pictures, scheme, training.portions(len(pictures)), HOLDOUT_PERCENT),
+        pictures,
+        coloured.load(snapshot.pictures, size),
+        {},
+        silent,
+        flip=True,
+    )
+    extractor = open_extractor(forms[scheme])
+    form = Form(extractor.scale, extractor.zero_point)
+    trained = train(snapshot, [rows], scheme, form, training, silent)
+    layers = [
+        Dense(layer.weights, layer.bias, low, high)
+        for layer, (low, high) in zip(trained.head.layers, trained.ranges, strict=True)
+    ]
+    return Made(compose_classifier(forms[scheme], layers, snapshot.labels, name="x"), trained, tuned)
+
+
+def accuracy(coloured, model: bytes, size: int) -> float:
+    classifier = Classifier(model, coloured.snapshot.labels, normalization=Normalization())
+    holdout = coloured.snapshot.split("holdout")
+    answers = [classifier.classify(pixels).label for pixels in coloured.load(holdout, size)]
+    return float(np.mean([answer == picture.label for answer, picture in zip(answers, holdout, strict=True)]))
+
+
+def test_from_scratch_to_int8(coloured, from_scratch):
+    assert accuracy(coloured, from_scratch.model, 32) >= 0.9
+    assert from_scratch.trained.float_scores.shape == (len(coloured.snapshot.split("holdout")), 3)
+    assert set(from_scratch.trained.record.history) == {"loss", "accuracy"}, "too few to say when to stop"
+
+
+def test_same_pictures_and_settings_give_the_same_bytes(coloured, tmp_path):
+    training = dataclasses.replace(TRAINING, epochs=2)
+    first, second = (make(coloured, SCRATCH, tmp_path, training) for _ in range(2))
+    assert first.tuned == second.tuned
+    assert first.model == second.model
+    assert make(coloured, SCRATCH, tmp_path, dataclasses.replace(training, seed=4)).model != first.model
+
+
+@pytest.mark.parametrize("mode", ["head", "finetune"])
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_on_top_of_given_weights(coloured, weights_file, tmp_path, mode, hidden):
+    model = dataclasses.replace(SCRATCH, weights=str(weights_file))
+    training = dataclasses.replace(TRAINING, mode=mode, hidden_units=hidden)
+    assert accuracy(coloured, make(coloured, model, tmp_path, training).model, 32) >= 0.9
+
+
+@pytest.mark.parametrize("scheme", ["float16", "dynamic"])
+def test_other_schemes_are_as_right_and_smaller_than_float(coloured, weights_file, tmp_path, scheme):
+    model = dataclasses.replace(SCRATCH, weights=str(weights_file))
+    training = dataclasses.replace(TRAINING, mode="head")
+    made = make(coloured, model, tmp_path, training, scheme)
+    assert accuracy(coloured, made.model, 32) >= 0.9
+    backbone = build_backbone(model, seed=1)
+    assert len(made.model) < 0.6 * 4 * backbone.count_params()
+
+
+def test_a_head_that_had_to_learn_from_spoiled_features_does_not_hide_the_loss(coloured):
+    """Float features tell the classes apart, the int8 ones are noise: the float network is the good one."""
+    rng = np.random.default_rng(8)
+    pictures = [one.sha256 for one in coloured.snapshot.pictures]
+    wanted = choose_rows(pictures, "int8", Portions(0, 1), HOLDOUT_PERCENT)
+    labels = {one.sha256: coloured.snapshot.labels.index(one.label) for one in coloured.snapshot.pictures}
+    floats = np.stack([3.0 * np.eye(3)[labels[one]] for one in wanted["float_0"]]).astype(np.float16)
+    rows = FeatureRows(
+        wanted, {"int8_0": rng.integers(-128, 128, (len(pictures), 3), np.int8), "float_0": floats}
+    )
+    record = train(coloured.snapshot, [rows], "int8", Form(0.05, 0), TRAINING, silent).record
+    assert record.float_drop_points > 40
+    assert record.class_drop_points > 20
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ModelSettings("mobilenet_v2", 0.35, 96, 2, "none"),
+        ModelSettings("mobilenet_v3_small", 1.0, 64, 2, "none"),
+        ModelSettings("mobilenet_v3_large", 0.75, 64, 0, "none"),
+    ],
+    ids=architecture_name,
+)
+def test_every_architecture_becomes_an_int8_file_that_the_device_runs(coloured, tmp_path, model):
+    training = dataclasses.replace(TRAINING, epochs=1, small_set_views=0)
+    made = make(coloured, model, tmp_path, training, calibration=10)
+    classifier = Classifier(made.model, coloured.snapshot.labels, normalization=Normalization())
+    answer = classifier.classify(next(iter(coloured.pixels.values())))
+    assert answer.label in COLOURS
+    assert answer.scores.sum() == pytest.approx(1, abs=0.05)
+
+
+# --- tuning -------------------------------------------------------------------------------------
+
+
+class KilledError(Exception):
+    """Stands for a machine that went away."""
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["from scratch", "upper part"])
+def test_killed_run_goes_on_from_the_last_epoch_to_the_same_bytes(
+    coloured, weights_file, tmp_path, monkeypatch, whole
+):
+    monkeypatch.setattr("luigi_tasks.training.finetune.CHECKPOINT_INTERVAL_S", 0)
+    model = SCRATCH if whole else dataclasses.replace(SCRATCH, weights=str(weights_file))
+    training = dataclasses.replace(TRAINING, epochs=4)
+    expected = tune(coloured, model, tmp_path, training)
+    shelf, seen = Shelf(), []
+
+    def die_in_epoch_3(what, done, total):
+        seen.append(what)
+        if what.startswith("tuning, epoch 3") and done == total:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        tune(coloured, model, tmp_path, training, shelf=shelf, progress=die_in_epoch_3)
+    assert shelf.saved == 2
+    assert list(tmp_path.iterdir()) == [], "activations are removed also then"
+    seen.clear()
+    again = tune(
+        coloured, model, tmp_path, training, shelf=shelf, progress=lambda what, *_: seen.append(what)
+    )
+    assert not any("epoch 2" in what for what in seen)
+    assert again == expected
+
+
+def test_checkpoint_is_found_again_after_a_machine_was_renamed(coloured, tmp_path):
+    training = dataclasses.replace(TRAINING, epochs=1, cluster="a:1,b:1")
+    shelf, seen = Shelf(), []
+    expected = tune(coloured, SCRATCH, tmp_path, training, shelf=shelf)
+    renamed = dataclasses.replace(training, cluster="a:1,c:1")
+    found = tune(
+        coloured, SCRATCH, tmp_path, renamed, shelf=shelf, progress=lambda what, *_: seen.append(what)
+    )
+    assert found == expected
+    assert not any(what.startswith("tuning") for what in seen)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["from scratch", "upper part"])
+def test_pictures_are_read_in_parts_and_the_weights_do_not_depend_on_them(
+    coloured, weights_file, tmp_path, monkeypatch, whole
+):
+    """100,000 pictures would be 7.7 GB."""
+    model = SCRATCH if whole else dataclasses.replace(SCRATCH, weights=str(weights_file))
+    training = dataclasses.replace(TRAINING, epochs=1, finetune_epochs=1)
+    pupils, asked = coloured.pupils(32), []
+
+    def read(rows):
+        asked.append(len(rows))
+        return pupils.read(rows)
+
+    def tune_in_parts_of(count):
+        monkeypatch.setattr("luigi_tasks.training.finetune.PICTURES_AT_ONCE", count)
+        asked.clear()
+        recorded = dataclasses.replace(pupils, read=read)
+        return tune_backbone(recorded, model, training, None, tmp_path, Shelf(), silent)
+
+    at_once = tune_in_parts_of(1024)
+    assert max(asked) == len(pupils.names) > 64
+    assert tune_in_parts_of(32) == at_once
+    # What sets the features' scale is at most 400 pictures.
+    assert asked[0 if whole else 1 :] == [32, 32, len(pupils.names) - 64]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "foreign"])
+def test_useless_checkpoint_is_told_and_not_loaded(coloured, tmp_path, caplog, damage):
+    training = dataclasses.replace(TRAINING, epochs=1)
+    shelf = Shelf()
+    expected = tune(coloured, SCRATCH, tmp_path, training, shelf=shelf)
+    assert shelf.data is not None
+    if damage == "flipped":
+        shelf.data = shelf.data[:-1] + bytes([shelf.data[-1] ^ 1])
+    else:
+        tune(coloured, SCRATCH, tmp_path, dataclasses.replace(training, seed=9), shelf=shelf)
+    with caplog.at_level(logging.WARNING, "luigi-interface"):
+        assert tune(coloured, SCRATCH, tmp_path, training, shelf=shelf) == expected
+    assert "begins anew" in caplog.text
+
+
+def test_warm_start_goes_on_from_given_weights(coloured, from_scratch, weights_file, tmp_path):
+    model = dataclasses.replace(SCRATCH, weights=str(weights_file))
+    training = dataclasses.replace(TRAINING, finetune_epochs=1)
+    cold = tune(coloured, model, tmp_path, training)
+    warm = tune(coloured, model, tmp_path, training, start=cold.weights)
+    assert warm.weights != cold.weights
+    assert warm.history["loss"][0] <= cold.history["loss"][0] + 0.05
+
+
+def test_weights_of_another_backbone_are_no_start(coloured, from_scratch, tmp_path):
+    model = dataclasses.replace(SCRATCH, alpha=0.5)
+    with pytest.raises(InputError, match="run without"):
+        tune(coloured, model, tmp_path, start=from_scratch.tuned)
+
+
+# --- weights, calibration -----------------------------------------------------------------------
+
+
+def test_missing_weights_are_named():
+    model = dataclasses.replace(SCRATCH, weights="/nonexistent/weights.h5")
+    with pytest.raises(SettingsError, match=r"/nonexistent/weights\.h5: no such file"):
+        weights_digest(model)
+    with pytest.raises(SettingsError, match="no such file"):
+        build_backbone(model, seed=1)
+
+
+def test_weights_of_another_network_are_named(weights_file):
+    model = dataclasses.replace(SCRATCH, alpha=0.5, weights=str(weights_file))
+    with pytest.raises(SettingsError, match=r"do not fit mobilenet_v1_0\.5_32"):
+        build_backbone(model, seed=1)
+
+
+def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch, tmp_path):
+    dead = f"http://127.0.0.1:{free_ports(1)[0]}"
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, dead)
+    # It keeps the proxies of its first use: neither earlier ones for this test, nor these for later ones.
+    monkeypatch.setattr("urllib.request._opener", None)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = ModelSettings("mobilenet_v2", 0.35, 96, 2, "imagenet")
+    with pytest.raises(TransportError, match=r"could not download.*mobilenet_v2_0\.35_96.*give the path"):
+        build_backbone(model, seed=1)
+
+
+def test_calibration_is_balanced_and_seldom_moves(coloured):
+    pictures = coloured.snapshot.split("train")
+    chosen = choose_calibration(pictures, 12)
+    assert {label: sum(one.label == label for one in chosen) for label in COLOURS} == dict.fromkeys(
+        COLOURS, 4
+    )
+    fewer = choose_calibration(tuple(one for one in pictures if one not in chosen[:1]), 12)
+    assert len(set(chosen) & set(fewer)) == 11
+
+
+# --- activations on disk ------------------------------------------------------------------------
+
+
+def _map_on_a_full_disk(folder):
+    """In a process of its own: no file of it can grow over 1,000 bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        map_array(folder, (10, 100))
+    except SettingsError as e:
+        return str(e)
+    return "no error"
+
+
+def test_full_disk_is_told_before_activations_are_computed(tmp_path):
+    """A page that finds no room when it is written would end the process without a word."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        told = pool.submit(_map_on_a_full_disk, tmp_path).result()
+    assert "no room for 0 MB of activations" in told
+    assert "free some space, or let [dataset] cache_dir name a folder" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_process_leaves_no_activations(tmp_path):
+    script = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from luigi_tasks.training.finetune import map_array\n"
+        "acts = map_array(Path(sys.argv[1]), (10, 1000)); acts[:] = 1; acts.flush()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, tmp_path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_activations_are_mapped_from_disk_not_held_in_memory(tmp_path):
+    acts = map_array(tmp_path, (3, 5, 7))
+    assert isinstance(acts, np.memmap)
+    assert (acts.shape, acts.dtype) == ((3, 5, 7), np.float16)
+    acts[1] = 2.5
+    assert float(acts.sum()) == 5 * 7 * 2.5
+
+
+def test_only_what_is_above_the_cut_and_no_batch_norm_learns(coloured, weights_file, tmp_path):
+    import tf_keras as keras  # noqa: PLC0415 - TensorFlow
+
+    model = dataclasses.replace(SCRATCH, weights=str(weights_file))
+    before = build_backbone(model, seed=1)
+    # As the tuning does before its first step.
+    standardize(before, coloured.load(coloured.snapshot.split("train"), 32))
+    wanted = {layer.name: layer.get_weights() for layer in before.layers}
+    tuned = tune(coloured, model, tmp_path, dataclasses.replace(TRAINING, finetune_epochs=1))
+    after = build_backbone(model, seed=1)
+    load_tuned(after, tuned.weights)
+    cut = [layer.name for layer in after.layers].index(CUT_LAYERS[model.architecture])
+    learned = []
+    for place, layer in enumerate(after.layers):
+        same = all(np.array_equal(a, b) for a, b in zip(layer.get_weights(), wanted[layer.name], strict=True))
+        if layer.get_weights() and not layer.name.endswith(STANDARD_SUFFIX):
+            learned += [layer.name] * (not same)
+            if place <= cut or isinstance(layer, keras.layers.BatchNormalization):
+                assert same, layer.name
+    assert learned, "the convolutions above the cut do"
