@@ -10,7 +10,7 @@ import numpy as np
 
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.preprocessing import decode_picture
-from edge_client.inference.classifier import Classification, Classifier
+from edge_client.inference.classifier import Classifier, Prediction
 from edge_client.inference.runtime import load_interpreter
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _fit_background(labels: list[str], outputs: int) -> list[str]:
     return labels
 
 
-def _as_json(image: Path, answer: Classification, top: int) -> str:
+def _as_json(image: Path, answer: Prediction, top: int) -> str:
     record = {
         "file": str(image),
         "label": answer.label,
@@ -120,7 +120,7 @@ def _as_json(image: Path, answer: Classification, top: int) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _as_text(image: Path, answer: Classification, top: int) -> str:
+def _as_text(image: Path, answer: Prediction, top: int) -> str:
     lines = [f"{image}  ({answer.latency_ms:.1f} ms)"]
     lines += [f"  {score:6.1%}  {label}" for label, score in answer.top(top).items()]
     return "\n".join(lines) + "\n"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edge_client.contract.errors import DeviceError, EdgeError, InputError, TransportError
 from edge_client.contract.messages import DeviceStatus, Result, UpdateFigures
 from edge_client.contract.names import announcement_topic
+from edge_client.inbox.selection import ChannelAnswer
 from edge_client.inference.runtime import runtime_name
 from edge_client.offline.handover import BUNDLE_FILE, BundleResult, close_bundle, of_bundle
 from edge_client.reporting.status import STATUS_FILE, StatusBoard, utc_now
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from edge_client.inference.classifier import Classification
+    from edge_client.inference.classifier import Prediction
     from edge_client.settings.file import Settings
     from edge_client.sources.source import Frame
     from edge_client.update.triggers import Ring
@@ -41,19 +42,6 @@ SETTLE_RETRY_S = 10.0
 # A release beside the serving one is judged at least so often, also where no frames come.
 LONGEST_WAIT_S = 600.0
 _chance = random.Random()  # noqa: S311 - no secret
-
-
-@dataclasses.dataclass(frozen=True)
-class Answered:
-    """A frame that the serving release answered.
-
-    Attributes:
-        answer: What it said.
-        result: The same for the outside.
-    """
-
-    answer: Classification
-    result: Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,50 +150,50 @@ class ChannelFollower:
 
     # Frames
 
-    def classify(self, frame: Frame) -> Answered | None:
+    def classify(self, frame: Frame) -> ChannelAnswer | None:
         """Let the serving release answer; None if there is none yet, or it failed on this frame."""
         try:
-            answered = self._serving.answer(frame.pixels)
+            found = self._serving.answer(frame.pixels)
         except EdgeError as e:
             if not self._failing:
                 logger.error("%s: %s", frame.source, e)  # noqa: TRY400 - said in one line
                 self.board.change(last_error=f"{frame.source}: {e}")
             self._failing = True
             return None
-        if answered is None:
+        if found is None:
             return None
         if self._failing:
             self.board.change(last_error=None)
         self._failing = False
-        answer, release = answered
-        self.board.count(answer.latency_ms)
-        return Answered(answer, self._result(frame, answer, release))
+        prediction, release = found
+        self.board.count(prediction.latency_ms)
+        return ChannelAnswer(prediction, self._result(frame, prediction, release))
 
-    def compare(self, frame: Frame, answered: Answered) -> Classification | None:
+    def compare(self, frame: Frame, answer: ChannelAnswer) -> Prediction | None:
         """Let a release that is beside the serving one answer too, see `Serving.compare`."""
-        return self._serving.compare(frame.pixels, answered.answer)
+        return self._serving.compare(frame.pixels, answer.prediction)
 
-    def handed_out(self, answered: Answered) -> None:
+    def handed_out(self, answer: ChannelAnswer) -> None:
         """The result is with all sinks."""
         if self._source_fault is not None:
             self._source_fault = None
             self.board.change(last_error=None)
-        if self._measured is not None and self._measured.release == answered.result.release:
+        if self._measured is not None and self._measured.release == answer.result.release:
             measured, self._measured = self._measured, None
             self.board.change(update=measured.figures(time.monotonic()))
 
-    def _result(self, frame: Frame, answer: Classification, release: str | None) -> Result:
+    def _result(self, frame: Frame, prediction: Prediction, release: str | None) -> Result:
         device = self._settings.device
         return Result(
             device=device.id,
             source=frame.source,
             frame=self.board.frames,
-            label=answer.label,
-            confidence=answer.confidence,
-            top=answer.top(device.top),
+            label=prediction.label,
+            confidence=prediction.confidence,
+            top=prediction.top(device.top),
             release=release,
             channel=device.channel,
-            latency_ms=answer.latency_ms,
+            latency_ms=prediction.latency_ms,
             at=utc_now(),
         )
 

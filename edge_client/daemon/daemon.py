@@ -8,6 +8,7 @@ serves before any network is touched.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -24,8 +25,8 @@ from edge_client.contract.names import (
     results_topic,
     status_topic,
 )
-from edge_client.daemon.channel import Answered, ChannelFollower
-from edge_client.inbox.selection import INBOX_DIR, View, is_needed
+from edge_client.daemon.channel import ChannelFollower
+from edge_client.inbox.selection import INBOX_DIR, is_needed
 from edge_client.reporting.broker import BrokerConnection
 from edge_client.reporting.homeassistant import INSTALL, discovery_messages
 from edge_client.reporting.systemd import SystemdNotifier
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from http.server import HTTPServer
 
+    from edge_client.inbox.selection import ChannelAnswer
     from edge_client.inbox.service import Inbox
     from edge_client.reporting.status import StatusBoard
     from edge_client.settings.file import Settings
@@ -356,22 +358,22 @@ class Daemon:
 
     def _serve(self, frame: Frame) -> None:
         """Let all channels answer a frame; what only looks on comes after the results are out."""
-        answered: list[tuple[ChannelFollower, Answered]] = []
+        answered: list[tuple[ChannelFollower, ChannelAnswer]] = []
         for follower in self._followers.values():
             if (answer := follower.classify(frame)) is not None:
                 for sink in self._sinks:
-                    sink.write(answer.result, answer.answer)
+                    sink.write(answer.result, answer.prediction)
                 answered.append((follower, answer))
         if answered:
             frame.done()
             self._source_fault = None
-        views = []
+        answers = []
         for follower, answer in answered:
             follower.handed_out(answer)
-            views.append(View(answer.answer, answer.result, follower.compare(frame, answer)))
+            answers.append(dataclasses.replace(answer, shadow=follower.compare(frame, answer)))
         # Where one release did not answer, what it would see may be private.
-        if self._inbox and len(views) == sum(follower.serves for follower in self._followers.values()):
-            self._inbox.consider(frame.pixels, views)
+        if self._inbox and len(answers) == sum(follower.serves for follower in self._followers.values()):
+            self._inbox.consider(frame.pixels, answers)
 
 
 def _obey(follower: ChannelFollower, payload: bytes) -> None:

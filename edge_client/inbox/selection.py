@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_client.contract.messages import Result
-    from edge_client.inference.classifier import Classification
+    from edge_client.inference.classifier import Prediction
     from edge_client.settings.frames import InboxSettings
 
 # Below the state folder.
@@ -21,45 +21,45 @@ _TRACE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
-    """What one channel's releases say of a frame.
+class ChannelAnswer:
+    """What the releases of one channel predict for a frame.
 
     Attributes:
-        answer: Of the release that serves.
-        result: The same for the outside.
-        beside: Answer of the release beside it, which does not serve yet; None if there is none.
+        prediction: Of the serving release.
+        result: The message made from it.
+        shadow: Prediction of the shadow release; None if there is none.
     """
 
-    answer: Classification
+    prediction: Prediction
     result: Result
-    beside: Classification | None = None
+    shadow: Prediction | None = None
 
     @property
-    def answers(self) -> tuple[Classification, ...]:
-        """All of them."""
-        return (self.answer,) if self.beside is None else (self.answer, self.beside)
+    def predictions(self) -> tuple[Prediction, ...]:
+        """Predictions of the serving and of the shadow release."""
+        return (self.prediction,) if self.shadow is None else (self.prediction, self.shadow)
 
     @property
     def disagrees(self) -> bool:
-        """Whether the release beside the serving one says something else."""
-        return self.beside is not None and self.beside.label != self.answer.label
+        """Whether the shadow release predicts another label than the serving one."""
+        return self.shadow is not None and self.shadow.label != self.prediction.label
 
 
-def why_keep(settings: InboxSettings, views: Sequence[View]) -> tuple[str, View] | None:
-    """Return why a frame is worth labelling, and the view that says so; None if it is not to be kept.
+def why_keep(settings: InboxSettings, answers: Sequence[ChannelAnswer]) -> tuple[str, ChannelAnswer] | None:
+    """Return why a frame is worth labelling, and the answer that is the reason; None: do not keep it.
 
-    What one release takes for private is private, whatever the others see.
+    A frame in which one release sees a private label is private, whatever the other releases see.
 
     Args:
-        settings: What is wanted.
-        views: One for each channel.
+        settings: Which frames are wanted.
+        answers: One for each channel.
     """
-    if _shows_private(settings.private_labels(), views):
+    if _shows_private(settings.private_labels(), answers):
         return None
-    if settings.disagreements and (view := next((view for view in views if view.disagrees), None)):
-        return DISAGREEMENT, view
-    unsure = [view for view in views if view.answer.confidence < settings.unsure_below]
-    return (UNSURE, min(unsure, key=lambda view: view.answer.confidence)) if unsure else None
+    if settings.disagreements and (found := next((one for one in answers if one.disagrees), None)):
+        return DISAGREEMENT, found
+    unsure = [one for one in answers if one.prediction.confidence < settings.unsure_below]
+    return (UNSURE, min(unsure, key=lambda one: one.prediction.confidence)) if unsure else None
 
 
 def is_needed(settings: InboxSettings, folder: Path) -> bool:
@@ -72,10 +72,10 @@ def is_needed(settings: InboxSettings, folder: Path) -> bool:
         return True  # it says what is wrong
 
 
-def _shows_private(private: frozenset[str], views: Sequence[View]) -> bool:
+def _shows_private(private: frozenset[str], answers: Sequence[ChannelAnswer]) -> bool:
     return bool(private) and any(
         score >= _TRACE
-        for view in views
-        for answer in view.answers
-        for score in answer.scores_of(private).values()
+        for answer in answers
+        for prediction in answer.predictions
+        for score in prediction.scores_of(private).values()
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge_client.inbox.selection import View
+    from edge_client.inbox.selection import ChannelAnswer
     from edge_client.settings.file import Settings
 
 logger = logging.getLogger(__name__)
@@ -53,18 +53,18 @@ class Inbox:
         """Whether its threads live."""
         return self._keeper.alive and (self._uploads.is_alive() or not self._settings.inbox.upload)
 
-    def consider(self, pixels: NDArray[np.uint8], views: Sequence[View]) -> None:
+    def consider(self, pixels: NDArray[np.uint8], answers: Sequence[ChannelAnswer]) -> None:
         """Keep a frame if it is worth labelling; never waits.
 
         Args:
             pixels: (H, W, 3) uint8 RGB.
-            views: One for each channel that serves. Do not ask where one is missing: what it would see may be
-                private.
+            answers: One for each channel that serves. Leave the frame out where one is missing: its
+                release might see a private label.
         """
-        self._check_private(views)
-        if (found := why_keep(self._settings.inbox, views)) is not None:
-            why, view = found
-            self._keeper.take(pixels, view.result, why)
+        self._check_private(answers)
+        if (found := why_keep(self._settings.inbox, answers)) is not None:
+            why, answer = found
+            self._keeper.take(pixels, answer.result, why)
 
     def moment(self) -> dict[str, Any]:
         """Return what the status says of it; looks at no disk."""
@@ -76,9 +76,9 @@ class Inbox:
         self._stop.set()
         self._keeper.close()
 
-    def _check_private(self, views: Sequence[View]) -> None:
+    def _check_private(self, answers: Sequence[ChannelAnswer]) -> None:
         """Say once which private labels no release knows: one with a typo in it hides nothing."""
-        known = (answer.labels for view in views for answer in view.answers)
+        known = (prediction.labels for answer in answers for prediction in answer.predictions)
         if unknown := self._private.difference(self._said, *known):
             self._said |= unknown
             logger.warning(

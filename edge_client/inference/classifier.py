@@ -32,8 +32,8 @@ _ROUNDING = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Classification:
-    """The answer to one picture.
+class Prediction:
+    """What a model predicts for one picture.
 
     Attributes:
         label: Best label.
@@ -114,7 +114,7 @@ class Classifier:
         self._real_values = _real_values(answer)
         self._quantized_logits = self._real_values is not None and not _are_scores(self._real_values)
 
-    def classify(self, pixels: NDArray[np.uint8]) -> Classification:
+    def classify(self, pixels: NDArray[np.uint8]) -> Prediction:
         """Classify one picture.
 
         Args:
@@ -127,9 +127,7 @@ class Classifier:
         scores = self._to_scores(raw)
         index = int(scores.argmax())
         latency_ms = (time.perf_counter() - started) * 1000
-        return Classification(
-            self.labels[index], index, float(scores[index]), scores, latency_ms, self.labels
-        )
+        return Prediction(self.labels[index], index, float(scores[index]), scores, latency_ms, self.labels)
 
     def warm(self) -> None:
         """Run once on grey, so that the first real picture does not pay for lazy set-up."""

@@ -23,7 +23,7 @@ from edge_client.serving.activation import let_serve, open_best_slot, open_slot
 from edge_client.serving.drift import DriftWatch
 from edge_client.serving.holder import ClassifierHolder
 from edge_client.serving.probation import STOPPED, Probation, RecentAnswers, begun_again, find_loop
-from edge_client.serving.shadow import Answer, Shadow
+from edge_client.serving.shadow import Shadow
 from edge_client.update.refusals import RefusedError, refusing
 from edge_client.update.slots import ProbationRecord, Slots
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge_client.inference.classifier import Classification, Classifier
+    from edge_client.inference.classifier import Classifier, Prediction
     from edge_client.settings.file import Settings
     from edge_client.update.check import UpdateOutcome
 
@@ -122,7 +122,7 @@ class Serving:
 
     # Frames
 
-    def answer(self, pixels: NDArray[np.uint8]) -> tuple[Classification, str | None] | None:
+    def answer(self, pixels: NDArray[np.uint8]) -> tuple[Prediction, str | None] | None:
         """Return what the serving release says, and its id; None if none serves yet.
 
         Args:
@@ -149,7 +149,7 @@ class Serving:
             self._tell(watched)
         return answer, classifier.release
 
-    def compare(self, pixels: NDArray[np.uint8], before: Classification) -> Classification | None:
+    def compare(self, pixels: NDArray[np.uint8], before: Prediction) -> Prediction | None:
         """Let a release that is beside the serving one answer too, if there is one and time for it.
 
         Comparing takes half of the time at most: a camera's next frame must not wait for it.
@@ -170,7 +170,7 @@ class Serving:
             return None
         now = time.monotonic()
         self._compare_after = now + 2 * (now - started)
-        if beside.shadow.compare(_heard(before), _heard(new), now):
+        if beside.shadow.compare(before, new, now):
             self._on_verdict(False)
         return new
 
@@ -386,7 +386,3 @@ class Serving:
 def _sent_back(release: str, reason: str) -> dict[str, Any]:
     why = f"release {release} was sent back: {reason}"
     return {"last_error": why, "refused": release, "why": why}
-
-
-def _heard(answer: Classification) -> Answer:
-    return Answer(answer.label, answer.confidence, answer.latency_ms)

@@ -6,24 +6,18 @@ Values in, a verdict out: no disk, no threads. Probation follows once it serves.
 
 from __future__ import annotations
 
-import dataclasses
+from typing import TYPE_CHECKING
 
 from edge_client.contract.messages import Comparison
 from edge_client.serving.probation import RecentAnswers, find_breach, find_failure, find_slow
 from edge_client.settings.serving import LEAST_FRAMES, ShadowSettings
 from edge_client.settings.serving import ProbationSettings as Limits
 
+if TYPE_CHECKING:
+    from edge_client.inference.classifier import Prediction
+
 # Where few frames come: so many times the wanted time, and an hour.
 LONGEST, LEAST_WAIT_S = 4, 3600.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What one release said of a frame."""
-
-    label: str
-    confidence: float
-    latency_ms: float
 
 
 class Shadow:
@@ -58,8 +52,8 @@ class Shadow:
         self._frames = self._agreed = self._failed = self._unanswered = 0
         self.breach: str | None = None
 
-    def compare(self, before: Answer, new: Answer, now: float) -> bool:
-        """Take both answers to a frame at `now` (monotonic seconds); True once there is a verdict."""
+    def compare(self, before: Prediction, new: Prediction, now: float) -> bool:
+        """Take both predictions for a frame at `now` (monotonic seconds); True once there is a verdict."""
         self._now = now
         self._before.take(before.latency_ms, before.confidence)
         self._new.take(new.latency_ms, new.confidence)

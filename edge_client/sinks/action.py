@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from edge_client.contract.messages import Result
-    from edge_client.inference.classifier import Classification
+    from edge_client.inference.classifier import Prediction
     from edge_client.settings.results import ActionSettings
 
 logger = logging.getLogger(__name__)
@@ -73,10 +73,10 @@ class ActionSink:
         self._thread = threading.Thread(target=self._run, name="actions", daemon=True)
         self._thread.start()
 
-    def write(self, result: Result, answer: Classification | None = None, /) -> None:
-        """See `Sink.write`; without the answer, a label outside of the result's best ones scores 0."""
+    def write(self, result: Result, prediction: Prediction | None = None, /) -> None:
+        """See `Sink.write`; without the prediction, a label outside of the result's best ones scores 0."""
         now = self._clock()
-        scores = result.top if answer is None else answer.scores_of(self._labels)
+        scores = result.top if prediction is None else prediction.scores_of(self._labels)
         for label in self._labels:
             key = (result.channel, label)
             if label in scores:

@@ -37,7 +37,7 @@ class JsonLines:
         except OSError as e:
             self._warn(e)
 
-    def write(self, result: Result, _answer: object = None, /) -> None:
+    def write(self, result: Result, _prediction: object = None, /) -> None:
         """Append one line; on a full disk it is dropped, with one warning until it works again."""
         line = msgspec.json.encode(result) + b"\n"
         try:
@@ -91,7 +91,7 @@ class StandardOutput:
     def __init__(self) -> None:
         self._failing = False
 
-    def write(self, result: Result, _answer: object = None, /) -> None:
+    def write(self, result: Result, _prediction: object = None, /) -> None:
         """Write one line at once; dropped, with one warning, once the reader went away."""
         try:
             sys.stdout.write(msgspec.json.encode(result).decode() + "\n")

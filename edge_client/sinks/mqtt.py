@@ -20,7 +20,7 @@ class MqttSink:
         self._publish = publish
         self._topic_of = topic_of
 
-    def write(self, result: Result, _answer: object = None, /) -> None:
+    def write(self, result: Result, _prediction: object = None, /) -> None:
         """Hand the result over as one compact JSON object."""
         self._publish(self._topic_of(result.channel), msgspec.json.encode(result))
 

@@ -11,19 +11,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_client.contract.messages import Result
-    from edge_client.inference.classifier import Classification
+    from edge_client.inference.classifier import Prediction
     from edge_client.settings.results import ActionSettings, SinkSettings
 
 
 class Sink(Protocol):
     """Takes results. What goes wrong in it is logged there: inference never stops for a sink."""
 
-    def write(self, result: Result, answer: Classification | None = None, /) -> None:
+    def write(self, result: Result, prediction: Prediction | None = None, /) -> None:
         """Take one result.
 
         Args:
             result: As it goes out.
-            answer: What it was made of, with the scores of all labels; None where they are not at hand.
+            prediction: The prediction it was made from, with the scores of all labels; None where that is not
+                available.
         """
         ...
 

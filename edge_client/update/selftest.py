@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_client.contract.release import ReleaseDocument, SelfTestCase
-    from edge_client.inference.classifier import Classification, Classifier
+    from edge_client.inference.classifier import Classifier, Prediction
 
 VERDICT_LIMIT_BYTES = 65536
 # Answers to each picture, before a release counts as too slow.
@@ -176,7 +176,7 @@ def judge_latency(best_ms: float, latency_budget_ms: float) -> str | None:
     return None
 
 
-def compare(case: SelfTestCase, answer: Classification, tolerance: float) -> str | None:
+def compare(case: SelfTestCase, answer: Prediction, tolerance: float) -> str | None:
     """Return how an answer differs from the signed one; None if it does not."""
     if answer.label != case.label:
         return (

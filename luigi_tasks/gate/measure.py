@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edge_client.inference.classifier import Classification, Classifier
+    from edge_client.inference.classifier import Classifier, Prediction
     from luigi_tasks.dataset.records import Picture
     from luigi_tasks.progress import Progress
 
@@ -131,13 +131,13 @@ def count_answers(labels: Sequence[str], answers: Sequence[str], confidences: Se
 
 def _classify_all(
     open_classifier: Callable[[], Classifier], pixels: NDArray[np.uint8], progress: Progress, what: str
-) -> list[Classification]:
+) -> list[Prediction]:
     local = threading.local()
 
-    def classify(index: int) -> Classification:
+    def classify(index: int) -> Prediction:
         if not hasattr(local, "classifier"):
             local.classifier = open_classifier()
-        answer: Classification = local.classifier.classify(pixels[index])
+        answer: Prediction = local.classifier.classify(pixels[index])
         return answer
 
     answers = []

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge_client.inference.classifier import Classification, Classifier
+    from edge_client.inference.classifier import Classifier, Prediction
     from luigi_tasks.dataset.records import Picture
 
 
@@ -25,7 +25,7 @@ def choose_self_test(
     pixels: NDArray[np.uint8],
     count: int,
     known: frozenset[str] = frozenset(),
-) -> list[tuple[int, Classification]]:
+) -> list[tuple[int, Prediction]]:
     """Return the pictures that a device shall answer before it activates the model.
 
     Right answers, most confident first, classes in turn: another runtime's rounding must not change
@@ -34,7 +34,7 @@ def choose_self_test(
 
     Returns: (index into `pictures`, the answer) of up to `count`; fewer if fewer were right.
     """
-    by_class: dict[str, list[tuple[bool, float, str, int, Classification]]] = {}
+    by_class: dict[str, list[tuple[bool, float, str, int, Prediction]]] = {}
     for index, picture in enumerate(pictures):
         answer = classifier.classify(pixels[index])
         if answer.label == picture.label:

@@ -22,11 +22,11 @@ from edge_client.contract.messages import InboxRecord, Result
 from edge_client.disk import write_durably
 from edge_client.inbox import keeper, service
 from edge_client.inbox.keeper import FrameKeeper, forget, kept_records
-from edge_client.inbox.selection import DISAGREEMENT, INBOX_DIR, UNSURE, View, is_needed, why_keep
+from edge_client.inbox.selection import DISAGREEMENT, INBOX_DIR, UNSURE, ChannelAnswer, is_needed, why_keep
 from edge_client.inbox.service import Inbox
 from edge_client.inbox.upload import upload_in_child
 from edge_client.inbox.upload_child import InboxWriter, upload
-from edge_client.inference.classifier import Classification
+from edge_client.inference.classifier import Prediction
 from edge_client.settings.file import load_settings
 from edge_client.settings.frames import InboxSettings
 
@@ -52,15 +52,15 @@ def result(number: int = 1, **fields) -> Result:
     )
 
 
-def answer(**scores: float) -> Classification:
+def predicted(**scores: float) -> Prediction:
     best = max(scores, key=lambda label: scores[label])
     values = np.array(list(scores.values()), np.float32)
-    return Classification(best, list(scores).index(best), scores[best], values, 1.0, tuple(scores))
+    return Prediction(best, list(scores).index(best), scores[best], values, 1.0, tuple(scores))
 
 
-def view(seen: Classification, beside: Classification | None = None, channel: str = "stable") -> View:
+def answer(seen: Prediction, shadow: Prediction | None = None, channel: str = "stable") -> ChannelAnswer:
     said = result(label=seen.label, confidence=seen.confidence, channel=channel)
-    return View(seen, said, beside)
+    return ChannelAnswer(seen, said, shadow)
 
 
 class Clock:
@@ -105,62 +105,65 @@ def read(path) -> InboxRecord:
     return decode_document(InboxRecord, path.read_bytes(), source=str(path), limit_bytes=65536)
 
 
-SURE, DOUBT = answer(ripe=0.7, rotten=0.3), answer(ripe=0.5, rotten=0.5)
-OTHER = answer(ripe=0.3, rotten=0.7)
+SURE, DOUBT = predicted(ripe=0.7, rotten=0.3), predicted(ripe=0.5, rotten=0.5)
+OTHER = predicted(ripe=0.3, rotten=0.7)
 
 
 @pytest.mark.parametrize(
-    ("views", "settings", "why"),
+    ("answers", "settings", "why"),
     [
-        ([view(DOUBT)], KEEPS, UNSURE),
-        ([view(SURE)], KEEPS, None),
-        ([view(SURE, OTHER)], KEEPS, DISAGREEMENT),
-        ([view(SURE, SURE)], KEEPS, None),
-        ([view(DOUBT, OTHER)], KEEPS, DISAGREEMENT),
-        ([view(DOUBT, OTHER)], InboxSettings(), None),
-        ([view(SURE, OTHER)], InboxSettings(unsure_below=0.6), None),
-        ([view(SURE), view(DOUBT, channel="doors")], KEEPS, UNSURE),
-        ([view(SURE), view(SURE, OTHER, "doors")], KEEPS, DISAGREEMENT),
+        ([answer(DOUBT)], KEEPS, UNSURE),
+        ([answer(SURE)], KEEPS, None),
+        ([answer(SURE, OTHER)], KEEPS, DISAGREEMENT),
+        ([answer(SURE, SURE)], KEEPS, None),
+        ([answer(DOUBT, OTHER)], KEEPS, DISAGREEMENT),
+        ([answer(DOUBT, OTHER)], InboxSettings(), None),
+        ([answer(SURE, OTHER)], InboxSettings(unsure_below=0.6), None),
+        ([answer(SURE), answer(DOUBT, channel="doors")], KEEPS, UNSURE),
+        ([answer(SURE), answer(SURE, OTHER, "doors")], KEEPS, DISAGREEMENT),
     ],
 )
-def test_what_is_worth_labelling(views, settings, why):
-    found = why_keep(settings, views)
+def test_what_is_worth_labelling(answers, settings, why):
+    found = why_keep(settings, answers)
     assert (found and found[0]) == why
-    assert found is None or found[1] is views[-1]
+    assert found is None or found[1] is answers[-1]
 
 
 def test_the_least_sure_answer_goes_into_the_record():
-    views = [view(answer(open=0.5, shut=0.4), channel="doors"), view(answer(ripe=0.4, rotten=0.3))]
-    assert why_keep(KEEPS, views) == (UNSURE, views[1])
+    answers = [
+        answer(predicted(open=0.5, shut=0.4), channel="doors"),
+        answer(predicted(ripe=0.4, rotten=0.3)),
+    ]
+    assert why_keep(KEEPS, answers) == (UNSURE, answers[1])
 
 
 PERSON, HINT, DOG = (
-    answer(person=0.996, ripe=0.004),
-    answer(ripe=0.5, person=0.06),
-    answer(ripe=0.5, dog=0.04),
+    predicted(person=0.996, ripe=0.004),
+    predicted(ripe=0.5, person=0.06),
+    predicted(ripe=0.5, dog=0.04),
 )
 
 
 @pytest.mark.parametrize(
-    ("views", "kept"),
+    ("answers", "kept"),
     [
-        ([view(HINT)], False),
-        ([view(DOG)], True),
-        ([view(PERSON), view(DOUBT, channel="doors")], False),
-        ([view(DOUBT, channel="doors"), view(PERSON)], False),
-        ([view(DOUBT, PERSON)], False),
-        ([view(DOUBT), view(SURE, PERSON, "doors")], False),
-        ([view(dataclasses.replace(DOUBT, labels=("person", "person")))], False),
+        ([answer(HINT)], False),
+        ([answer(DOG)], True),
+        ([answer(PERSON), answer(DOUBT, channel="doors")], False),
+        ([answer(DOUBT, channel="doors"), answer(PERSON)], False),
+        ([answer(DOUBT, PERSON)], False),
+        ([answer(DOUBT), answer(SURE, PERSON, "doors")], False),
+        ([answer(dataclasses.replace(DOUBT, labels=("person", "person")))], False),
     ],
 )
-def test_what_any_release_takes_for_private_is_not_kept(views, kept):
+def test_what_any_release_takes_for_private_is_not_kept(answers, kept):
     settings = dataclasses.replace(KEEPS, never_labels="dog, person")
-    assert (why_keep(settings, views) is not None) == kept
+    assert (why_keep(settings, answers) is not None) == kept
 
 
 def test_of_a_label_used_twice_the_better_score_counts():
-    twice = dataclasses.replace(answer(a=0.5, b=0.48, c=0.02), labels=("ripe", "person", "person"))
-    assert why_keep(dataclasses.replace(KEEPS, never_labels="person"), [view(twice)]) is None
+    twice = dataclasses.replace(predicted(a=0.5, b=0.48, c=0.02), labels=("ripe", "person", "person"))
+    assert why_keep(dataclasses.replace(KEEPS, never_labels="person"), [answer(twice)]) is None
 
 
 def test_nothing_is_kept_by_default():
@@ -253,7 +256,7 @@ def test_what_is_too_old_goes_where_nothing_is_kept_any_more(settings, folder):
     assert is_needed(settings.inbox, folder)
     inbox = Inbox(settings)
     wait_until(lambda: list(folder.iterdir()) == [], "the old frames to go")
-    inbox.consider(PIXELS, [view(DOUBT, OTHER)])
+    inbox.consider(PIXELS, [answer(DOUBT, OTHER)])
     inbox.close()
     assert list(folder.iterdir()) == []
     assert not is_needed(settings.inbox, folder)
@@ -477,7 +480,7 @@ def test_the_status_counts_without_a_look_at_the_disk(keeping, folder, monkeypat
         (folder / f"20261124T110000-b{suffix}").write_text("{}")
     inbox = keeping()
     wait_until(lambda: inbox.moment()["inbox"].waiting == 1, "the count at the start")
-    inbox.consider(PIXELS, [view(DOUBT)])
+    inbox.consider(PIXELS, [answer(DOUBT)])
     wait_until(lambda: inbox.moment()["inbox"].waiting == 2, "the frame")
     monkeypatch.setattr(keeper, "kept_records", raising(AssertionError("looked at the disk")))
     monkeypatch.setattr(type(folder), "glob", raising(AssertionError("looked at the disk")))
@@ -509,8 +512,8 @@ def test_a_bug_in_one_upload_does_not_end_them(keeping, keep, monkeypatch, caplo
 
 def test_a_private_label_that_no_release_knows_is_said_once(keeping, caplog):
     inbox = keeping(never_labels="Ripe, rotten, open")
-    views = [view(SURE), view(answer(open=0.9, shut=0.1), channel="doors")]
-    for seen in (views, views, views[:1], views):
+    answers = [answer(SURE), answer(predicted(open=0.9, shut=0.1), channel="doors")]
+    for seen in (answers, answers, answers[:1], answers):
         inbox.consider(PIXELS, seen)
     said = [record.getMessage() for record in caplog.records]
     assert [("Ripe" in text, "rotten" in text, "open" in text) for text in said] == [

@@ -19,7 +19,7 @@ from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.preprocessing import decode_picture
 from edge_client.contract.release import Normalization
 from edge_client.inference import classifier as classifier_module
-from edge_client.inference.classifier import Classification, Classifier, classifier_from_release
+from edge_client.inference.classifier import Classifier, Prediction, classifier_from_release
 from edge_client.inference.runtime import load_interpreter, runtime_name
 from edge_client.serving.holder import ClassifierHolder
 from tests.fakes.tiny_model import COLOURS, plain_picture, tiny_labels, tiny_model
@@ -93,10 +93,10 @@ def test_threads_are_taken() -> None:
     assert classifier.classify(plain_picture("green")).label == "green"
 
 
-def answer_with(scores: list[float], labels: tuple[str, ...]) -> Classification:
+def answer_with(scores: list[float], labels: tuple[str, ...]) -> Prediction:
     values = np.array(scores, np.float32)
     best = int(values.argmax())
-    return Classification(labels[best], best, float(values[best]), values, 1.0, labels)
+    return Prediction(labels[best], best, float(values[best]), values, 1.0, labels)
 
 
 def test_top_is_sorted_and_cut() -> None:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
+from edge_client.inference.classifier import Prediction
 from edge_client.serving.probation import FAILURES
-from edge_client.serving.shadow import Answer, Shadow
+from edge_client.serving.shadow import Shadow
 from edge_client.settings.serving import LEAST_FRAMES, ProbationSettings, ShadowSettings
 
 SETTINGS = ShadowSettings(seconds=60.0, min_agreement_percent=80.0)
-BEFORE = Answer("ripe", 0.9, 10.0)
+LABELS = ("ripe", "rotten")
+
+
+def predicted(label: str, confidence: float, latency_ms: float) -> Prediction:
+    scores = np.array([confidence if one == label else 1 - confidence for one in LABELS], np.float32)
+    return Prediction(label, LABELS.index(label), confidence, scores, latency_ms, LABELS)
+
+
+BEFORE = predicted("ripe", 0.9, 10.0)
 
 
 def beside(settings: ShadowSettings = SETTINGS) -> Shadow:
     return Shadow("new", settings, ProbationSettings(), started=100.0)
 
 
-def compare(shadow: Shadow, count: int, new: Answer = BEFORE, now: float = 161.0) -> bool:
+def compare(shadow: Shadow, count: int, new: Prediction = BEFORE, now: float = 161.0) -> bool:
     return [shadow.compare(BEFORE, new, now) for _ in range(count)][-1]
 
 
@@ -67,7 +77,7 @@ def test_figures_say_how_it_stands():
     shadow = beside()
     assert shadow.figures().agreement is None
     compare(shadow, 3, now=110.0)
-    shadow.compare(BEFORE, Answer("rotten", 0.5, 20.0), 120.0)
+    shadow.compare(BEFORE, predicted("rotten", 0.5, 20.0), 120.0)
     figures = shadow.figures()
     assert (figures.release, figures.frames, figures.agreement) == ("new", 4, 0.75)
     assert (figures.latency_ms, figures.latency_before_ms, figures.seconds_left) == (10.0, 10.0, 40.0)

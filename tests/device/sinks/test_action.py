@@ -13,7 +13,7 @@ from local_services import wait_until
 
 from edge_client.contract.errors import SettingsError
 from edge_client.contract.messages import Result
-from edge_client.inference.classifier import Classification
+from edge_client.inference.classifier import Prediction
 from edge_client.settings.results import ActionSettings
 from edge_client.sinks.action import ActionSink, Trigger
 
@@ -104,7 +104,7 @@ def answered(sink: ActionSink, channel: str = "stable", **scores: float) -> None
     """Hand over what a release with these labels said; its result names the best one alone."""
     best = max(scores, key=lambda label: scores[label])
     values = np.array(list(scores.values()), np.float32)
-    answer = Classification(best, list(scores).index(best), scores[best], values, 1.0, tuple(scores))
+    answer = Prediction(best, list(scores).index(best), scores[best], values, 1.0, tuple(scores))
     sink.write(result(scores[best], best, channel), answer)
 
 
