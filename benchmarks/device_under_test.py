@@ -59,8 +59,8 @@ def make_backbone(weights: Path) -> bytes:
 
     pictures = np.random.default_rng(1).integers(0, 256, (20, SIZE, SIZE, 3), np.uint8)
     model = ModelSettings("mobilenet_v2", 1.0, SIZE, 2, str(weights))
-    forms, _ = convert_backbone(model, "int8", pictures, None, lambda *_: None, 1)
-    return forms["int8"]
+    variants, _ = convert_backbone(model, "int8", pictures, None, lambda *_: None, 1)
+    return variants["int8"]
 
 
 def make_release(backbone: bytes, number: int) -> tuple[str, dict[str, bytes]]:

@@ -7,7 +7,7 @@ import sys
 import time
 
 from edge_client.contract.errors import EdgeError, SettingsError
-from luigi_tasks.progress import silent
+from luigi_tasks.progress import ignore_progress
 from luigi_tasks.training.cluster import parse_cluster
 
 POLL_S = 1.0
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         target = task.output()
         if isinstance(target, PendingTarget) or target.exists():
             return 0
-        task.progress = silent
+        task.progress = ignore_progress
         tune_on_snapshot(task, target, options.index)
     except EdgeError as e:
         parser.exit(2, f"edge-tune: {e}\n")

@@ -1,10 +1,10 @@
 """Every task of the pipeline: the DAG on a page.
 
-    ReadBatch* -> DatasetSnapshot -> [TuneBackbone ->] ConvertBackbone -> BackboneFeatures* -> TrainModel
+    ReadShard* -> DatasetSnapshot -> [TuneBackbone ->] ConvertBackbone -> BackboneFeatures* -> TrainModel
         -> QuantizeModel -> EvaluateModel -> PublishRelease -> AnnounceRelease
 
 `Deploy` asks for the verdict of EvaluateModel, and for the rest only if it is good. There is one of the
-tasks with a star for each batch of pictures; workers on several machines share them.
+tasks with a star for each shard of pictures; workers on several machines share them.
 
 A task's target is addressed by the content that made it. A target whose address depends on a
 result that is not there yet is pending: it does not exist. So a run with nothing new finds every
@@ -32,7 +32,7 @@ from luigi_tasks.dataset.listing import _list_once, _recall_listing, listing_dig
 from luigi_tasks.dataset.records import Inventory, Plan, ReadPicture
 from luigi_tasks.dataset.shards import PictureLog, make_plan
 from luigi_tasks.dataset.sources import PictureSource, open_source
-from luigi_tasks.progress import Progress, TaskProgress, silent
+from luigi_tasks.progress import Progress, TaskProgress, ignore_progress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.cache import ContentCache
 from luigi_tasks.storage.documents import DocumentTarget, content_key
@@ -56,8 +56,8 @@ FEATURES_VERSION = 3
 TRAINING_VERSION = 4
 QUANTIZATION_VERSION = 4
 EVALUATION_VERSION = 3
-# The same of views.py, which three steps learn from.
-VIEWS_VERSION = 2
+# The same for training/augmentation.py, whose copies three steps learn from.
+AUGMENTATION_VERSION = 2
 
 # A presigned link lives at most a week (AWS Signature Version 4).
 REPORT_LINK_S = 7 * 24 * 3600
@@ -69,6 +69,14 @@ WEIGHTS_FILE = "weights.npz"
 CHECKPOINT_FILE = "checkpoint.npz"
 HEAD_FILE = "head.npz"
 FLOAT_SCORES_FILE = "float_scores.npy"
+
+# Fields that were renamed keep their first name inside content keys, so that results in the store stay valid.
+NAMES_IN_KEYS = {
+    "augmented_copies": "augmented_views",
+    "small_set_copies": "small_set_views",
+    "copies": "views",
+    "shard_pictures": "batch_pictures",
+}
 
 # The settings of [dataset] that decide the snapshot of a given listing.
 SPLIT_RULES = ("min_images_per_class", "holdout_percent", "max_broken_pictures")
@@ -165,8 +173,8 @@ class PipelineTask(luigi.Task):
 
         Raises: InputError if the pictures are not those of the listing any more.
         """
-        batch_pictures = self.settings.dataset.batch_pictures
-        key = content_key("plan", PLAN_VERSION, self.pictures, self.listing, batch_pictures)
+        shard_pictures = self.settings.dataset.shard_pictures
+        key = content_key("plan", PLAN_VERSION, self.pictures, self.listing, shard_pictures)
         target = DocumentTarget(self.store, f"work/plans/{key}.json")
         if target.exists():
             plan = target.load(Plan)
@@ -179,7 +187,7 @@ class PipelineTask(luigi.Task):
             if listing_digest(listing) != self.listing:
                 msg = f"{self.pictures}: pictures came or went since they were listed; run again"
                 raise InputError(msg)
-        plan = make_plan(self.log, listing, self.pictures, batch_pictures)
+        plan = make_plan(self.log, listing, self.pictures, shard_pictures)
         if target.exists():
             target.save_list(plan)
             return plan
@@ -261,27 +269,27 @@ class PipelineTask(luigi.Task):
             self.set_status_message(message)
 
 
-class ReadBatch(PipelineTask):
+class ReadShard(PipelineTask):
     """Pictures that are new, read once: hashed, decoded, fitted to the network."""
 
-    batch = luigi.Parameter(description="key of the batch, from the plan")
+    shard = luigi.Parameter(description="key of the shard, from the plan")
 
     @settled
     def output(self) -> DocumentTarget:
-        """Address: paths, sizes and versions of the batch's pictures."""
-        return DocumentTarget(self.store, f"work/batches/{self.batch}/batch.json")
+        """Address: paths, sizes and versions of the shard's pictures."""
+        return DocumentTarget(self.store, f"work/batches/{self.shard}/batch.json")
 
     def work(self) -> None:
-        """Read every picture of the batch."""
+        """Read every picture of the shard."""
         from luigi_tasks.dataset.pixels import read_pictures  # noqa: PLC0415
 
         size = self.settings.model.input_size
-        found = [one.pictures for one in self.clone(DatasetSnapshot).plan.new if one.key == self.batch]
+        found = [one.pictures for one in self.clone(DatasetSnapshot).plan.new if one.key == self.shard]
         if not found:
-            msg = f"{self.task_id}: no batch of this listing; run DatasetSnapshot, it knows them"
+            msg = f"{self.task_id}: no shard of this listing; run DatasetSnapshot, it knows them"
             raise SettingsError(msg)
         read = read_pictures(
-            self.source, found[0], self.batch, size, size, self.progress, self.pixel_cache(size, size)
+            self.source, found[0], self.shard, size, size, self.progress, self.pixel_cache(size, size)
         )
         self.own_target().save_list(Inventory(pictures=read))
         self.tell(f"{len(read)} pictures")
@@ -290,8 +298,8 @@ class ReadBatch(PipelineTask):
 class DatasetSnapshot(PipelineTask):
     """The exact list of pictures of this run: path, hash, label, split."""
 
-    def requires(self) -> list[ReadBatch]:
-        return [self.clone(ReadBatch, batch=one.key) for one in self.plan.new]
+    def requires(self) -> list[ReadShard]:
+        return [self.clone(ReadShard, shard=one.key) for one in self.plan.new]
 
     @settled
     def output(self) -> DocumentTarget:
@@ -308,14 +316,14 @@ class DatasetSnapshot(PipelineTask):
         target, plan = self.own_target(), self.plan
         gone = set(plan.gone)
         read = [one for one in self.log.load(plan.inventory).pictures if one.path not in gone]
-        for batch in self.input():
-            read += batch.load(Inventory).pictures
+        for shard in self.input():
+            read += shard.load(Inventory).pictures
         read.sort(key=lambda one: one.path)
         saved = None
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             if plan.new or plan.gone:
                 # Whatever the rules say of it: what was read stays known.
-                key = content_key("inventory", self.listing, plan.batches)
+                key = content_key("inventory", self.listing, plan.shards)
                 saved = pool.submit(self.log.save, key, Inventory(pictures=tuple(read)))
             snapshot = make_snapshot(read, self.source.url, self.settings.dataset)
         if saved is not None:
@@ -339,7 +347,7 @@ class TuneBackbone(PipelineTask):
         if summary is None:
             return PendingTarget()
         s = self.settings
-        key = content_key("tuned", TUNING_VERSION, summary.digest, _network(s), _lessons(s))
+        key = content_key("tuned", TUNING_VERSION, summary.digest, _network(s), _learning(s))
         return DocumentTarget(self.store, f"work/tuned/{key}/tuned.json")
 
     def work(self) -> None:
@@ -368,7 +376,7 @@ class SchemeTask(PipelineTask):
 
 
 class ConvertBackbone(SchemeTask):
-    """The frozen backbone as TFLite, in float and in the candidate's form.
+    """The frozen backbone as TFLite, in float and in the candidate's variant.
 
     With initial weights it is made once, and stays while they, the dataset and `[quantization]` stay:
     the calibration set too, so that the next release differs from this one in its head alone. Where it
@@ -406,51 +414,51 @@ class ConvertBackbone(SchemeTask):
         return self.settings.quantization.calibrated_on(str(self.scheme))
 
     def work(self) -> None:
-        """Calibrate and convert; the forms lie beside the record, and are there before it."""
+        """Calibrate and convert; the variants lie beside the record, and are there before it."""
         from luigi_tasks.quantization.candidate import convert_on_snapshot  # noqa: PLC0415
 
         target = self.own_target()
-        forms, record = convert_on_snapshot(self)
-        for form, sha256 in record.forms.items():
-            self.store.put(_form_key(target, form, sha256), forms[form])
+        variants, record = convert_on_snapshot(self)
+        for variant, sha256 in record.variants.items():
+            self.store.put(_variant_key(target, variant, sha256), variants[variant])
         target.save_first(record)
 
     def load(self) -> tuple[BackboneRecord, dict[str, bytes]]:
-        """Return the record and the forms."""
+        """Return the record and the variants."""
         target = self.own_target()
         record = target.load(BackboneRecord)
         return record, {
-            form: self.read_cached(_form_key(target, form, sha256), sha256)
-            for form, sha256 in record.forms.items()
+            variant: self.read_cached(_variant_key(target, variant, sha256), sha256)
+            for variant, sha256 in record.variants.items()
         }
 
 
 class BackboneFeatures(SchemeTask):
-    """What the frozen backbone says to each picture of a batch, and to its distorted views."""
+    """Features (embeddings) the frozen backbone extracts from a shard's pictures and augmented copies."""
 
-    batch = luigi.Parameter(description="key of the batch, from the plan")
+    shard = luigi.Parameter(description="key of the shard, from the plan")
 
     def requires(self) -> list[luigi.Task]:
         return [self.clone(DatasetSnapshot), self.clone(ConvertBackbone)]
 
     @settled
     def output(self) -> DocumentTarget | PendingTarget:
-        """Address: the backbone's bytes, the views and the batch."""
+        """Address: the backbone's bytes, the augmentation and the shard."""
         summary, backbone = load_summary(self), self.clone(ConvertBackbone).output()
         if summary is None or isinstance(backbone, PendingTarget) or not backbone.exists():
             return PendingTarget()
         portions = self.settings.training.portions(summary.train_pictures)
-        return self._target(backbone.load(BackboneRecord), portions, str(self.batch))
+        return self._target(backbone.load(BackboneRecord), portions, str(self.shard))
 
-    def _target(self, backbone: BackboneRecord, portions: Portions, batch: str) -> DocumentTarget:
+    def _target(self, backbone: BackboneRecord, portions: Portions, shard: str) -> DocumentTarget:
         s = self.settings
-        views = (_plain(portions), s.training.horizontal_flip, s.dataset.holdout_percent)
-        shown = (PREPROCESSING_ID, VIEWS_VERSION, views)
-        key = content_key("features", FEATURES_VERSION, backbone.forms, s.model.input_size, shown)
-        return DocumentTarget(self.store, f"work/features/{key}/{batch}.json")
+        augmented = (_plain(portions), s.training.horizontal_flip, s.dataset.holdout_percent)
+        shown = (PREPROCESSING_ID, AUGMENTATION_VERSION, augmented)
+        key = content_key("features", FEATURES_VERSION, backbone.variants, s.model.input_size, shown)
+        return DocumentTarget(self.store, f"work/features/{key}/{shard}.json")
 
     def work(self) -> None:
-        """Compute what no earlier batch has."""
+        """Compute what no earlier shard has."""
         self.make()
 
     def make(self) -> FeatureRows:
@@ -464,11 +472,11 @@ class BackboneFeatures(SchemeTask):
         s, target = self.settings, self.own_target()
         read = {one.sha256: one for one in self._read_pictures() if not one.fault}
         pictures = sorted(read)
-        record, forms = self.clone(ConvertBackbone).load()
+        record, variants = self.clone(ConvertBackbone).load()
         size, portions = s.model.input_size, s.training.portions(load_summary(self).train_pictures)
         pixels = self.load_pixels([read[one] for one in pictures], size, size)
         rows, computed = compute_rows(
-            forms,
+            variants,
             choose_rows(pictures, str(self.scheme), portions, s.dataset.holdout_percent),
             pictures,
             pixels,
@@ -494,29 +502,29 @@ class BackboneFeatures(SchemeTask):
             packed = self.read_cached(f"{target.folder}{record.sha256}.npz", record.sha256)
         except (InputError, TransportError) as e:
             logger.warning("%s: %s; computed again", self.task_id, e)
-            self.progress = silent  # it is not this step that runs
+            self.progress = ignore_progress  # it is not this step that runs
             return self.make()
         return unpack_rows(packed, record.pictures)
 
     def _read_pictures(self) -> tuple[ReadPicture, ...]:
-        batch = self.clone(ReadBatch).output()
-        if batch.exists():
-            return batch.load(Inventory).pictures  # type: ignore[no-any-return]
+        shard = self.clone(ReadShard).output()
+        if shard.exists():
+            return shard.load(Inventory).pictures  # type: ignore[no-any-return]
         # Somebody cleared the store of it; the inventory still tells.
         plan = self.clone(DatasetSnapshot).plan
-        return tuple(one for one in self.log.load(plan.inventory).pictures if one.batch == self.batch)
+        return tuple(one for one in self.log.load(plan.inventory).pictures if one.shard == self.shard)
 
     def _known(
         self, backbone: BackboneRecord, portions: Portions, pictures: Iterable[str]
     ) -> dict[str, dict[str, Any]]:
-        """Rows of pictures that another batch had before they were moved, touched or merged."""
+        """Rows of pictures that another shard had before they were moved, touched or merged."""
         wanted = set(pictures)
         log = self.log.load(self.clone(DatasetSnapshot).plan.inventory)
         known: dict[str, dict[str, Any]] = {}
-        for batch in sorted({one.batch for one in log.pictures if one.sha256 in wanted} - {self.batch}):
-            if not self._target(backbone, portions, batch).exists():
+        for shard in sorted({one.shard for one in log.pictures if one.sha256 in wanted} - {self.shard}):
+            if not self._target(backbone, portions, shard).exists():
                 continue
-            rows = self.clone(BackboneFeatures, batch=batch).load()
+            rows = self.clone(BackboneFeatures, shard=shard).load()
             for name in rows.rows:
                 found = rows.find(name)
                 known.setdefault(name, {}).update({one: found[one] for one in wanted & found.keys()})
@@ -527,7 +535,7 @@ class TrainModel(SchemeTask):
     """A head on the frozen backbone, trained on the snapshot."""
 
     def requires(self) -> list[luigi.Task]:
-        features = [self.clone(BackboneFeatures, batch=batch) for batch in self.plan.batches]
+        features = [self.clone(BackboneFeatures, shard=shard) for shard in self.plan.shards]
         return [self.clone(DatasetSnapshot), self.clone(ConvertBackbone), *features]
 
     @functools.cached_property
@@ -541,8 +549,8 @@ class TrainModel(SchemeTask):
         summary, backbone = load_summary(self), self.clone(ConvertBackbone).output()
         if summary is None or isinstance(backbone, PendingTarget) or not backbone.exists():
             return PendingTarget()
-        forms = backbone.load(BackboneRecord).forms
-        key = content_key("head", TRAINING_VERSION, summary.digest, forms, _lessons(self.settings))
+        variants = backbone.load(BackboneRecord).variants
+        key = content_key("head", TRAINING_VERSION, summary.digest, variants, _learning(self.settings))
         return DocumentTarget(self.store, f"work/heads/{key}/training.json")
 
     def work(self) -> None:
@@ -561,7 +569,7 @@ class QuantizeModel(PipelineTask):
     def climb(self) -> tuple[TrainModel, ...]:
         """Return the schemes tried so far, and the next one if the last of them lost too much."""
         tried: list[TrainModel] = []
-        for scheme in self.settings.quantization.ladder():
+        for scheme in self.settings.quantization.schemes_in_order():
             tried.append(self.clone(TrainModel, scheme=scheme))
             target = tried[-1].output()
             if isinstance(target, PendingTarget) or not target.exists() or self._holds(target):
@@ -852,8 +860,8 @@ def load_summary(task: PipelineTask) -> Any:  # noqa: ANN401 - as in load_snapsh
     return target.load(SnapshotSummary) if target.exists() else None
 
 
-def _form_key(target: DocumentTarget, form: str, sha256: str) -> str:
-    return f"{target.folder}{form}-{sha256}.tflite"
+def _variant_key(target: DocumentTarget, variant: str, sha256: str) -> str:
+    return f"{target.folder}{variant}-{sha256}.tflite"
 
 
 def _network(settings: PipelineSettings) -> dict[str, object]:
@@ -863,11 +871,11 @@ def _network(settings: PipelineSettings) -> dict[str, object]:
     return {**_plain(settings.model), "weights": weights, "preprocessing": PREPROCESSING_ID}
 
 
-def _lessons(settings: PipelineSettings) -> dict[str, object]:
-    """Return what decides how something is learned from the same pictures."""
-    lessons = {**_plain(settings.training), "preprocessing": PREPROCESSING_ID, "views": VIEWS_VERSION}
+def _learning(settings: PipelineSettings) -> dict[str, object]:
+    """Return all settings that decide the result of training on the same pictures."""
+    rules = {**_plain(settings.training), "preprocessing": PREPROCESSING_ID, "views": AUGMENTATION_VERSION}
     # What the machines are called changes nothing; how many tune together does: each sees its own share.
-    return lessons | {"cluster": cluster_size(settings.training.cluster) if tunes(settings) else 0}
+    return rules | {"cluster": cluster_size(settings.training.cluster) if tunes(settings) else 0}
 
 
 def _with_dataset(settings: PipelineSettings, url: str) -> PipelineSettings:
@@ -881,4 +889,5 @@ def _recipe(settings: PipelineSettings) -> str:
 
 
 def _plain(values: Any) -> Mapping[str, Any]:  # noqa: ANN401
-    return {name: value for name, value in dataclasses.asdict(values).items() if name != "cache_dir"}
+    fields = dataclasses.asdict(values)
+    return {NAMES_IN_KEYS.get(name, name): value for name, value in fields.items() if name != "cache_dir"}

@@ -1,4 +1,4 @@
-"""How long steps tell what they are doing: on luigid's page, and as a bar on a terminal."""
+"""Progress of a running step: on luigid's page and as a bar on the terminal."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Progress = Callable[[str, int, int], None]
 SCHEDULER_INTERVAL_S = 0.5
 
 
-def silent(what: str, done: int, total: int) -> None:
-    """Listen to nothing."""
+def ignore_progress(what: str, done: int, total: int) -> None:
+    """Ignore progress."""
 
 
 class TaskProgress:

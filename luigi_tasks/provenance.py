@@ -25,7 +25,7 @@ def package_versions() -> dict[str, str]:
     """Return the versions that decide the bytes of a model."""
     from importlib import metadata  # noqa: PLC0415 - reads the file system
 
-    # The runtime too: a head learns from features that it computed; OpenCV draws the distorted views.
+    # The runtime too: a head learns from features that it computed; OpenCV makes the augmented copies.
     names = (
         "tensorflow",
         "tf_keras",

@@ -363,7 +363,7 @@ class Demo:
             training = {
                 "mode": "finetune",
                 "epochs": 48,
-                "augmented_views": 3,
+                "augmented_copies": 3,
                 "batch_size": 128,
                 "learning_rate": 0.01,
                 "horizontal_flip": "false" if self.options.data is None else "true",

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone, from its TFLite forms under XNNPACK on all cores.
+"""Features of a frozen backbone, from its TFLite variants under XNNPACK on all cores.
 
 Not from Keras `predict`: 1,682 pictures of 160 pixels take 2.0 s in float and 1.0 s in int8 on two
 cores, with Keras 12 s.
@@ -33,7 +33,7 @@ def to_input(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 class FeatureExtractor:
-    """One TFLite form of a backbone, opened once a core.
+    """One TFLite variant of a backbone, with an interpreter for each core.
 
     Args:
         backbone: (1, H, W, 3) to (1, ...): float in [-1, 1] to float, or uint8 pixels to int8.
@@ -94,14 +94,14 @@ class FeatureExtractor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
-    """What the features of one form stand for: real = (feature - zero_point) * scale."""
+class QuantizationParameters:
+    """Scale and zero point of quantized features: real = (q - zero_point) * scale."""
 
     scale: float = 1.0
     zero_point: int = 0
 
     def quantize(self, features: NDArray[np.float16]) -> NDArray[np.int8]:
-        """Return float features as this form would write them: a quarter of the memory."""
+        """Quantize float features as the int8 backbone would: a quarter of the memory."""
         steps = np.round(features.astype(np.float32) / np.float32(self.scale)) + self.zero_point
         quantized: NDArray[np.int8] = np.clip(steps, -128, 127).astype(np.int8)
         return quantized

@@ -98,7 +98,7 @@ def standardize(backbone: Any, pixels: NDArray[np.uint8]) -> None:  # noqa: ANN4
         if deviation.mean() < CONSTANT_SHARE * np.abs(maps).max():
             # It tells nothing yet, and less than a step of int8 cannot be blown up to something.
             continue
-        # A channel that hardly ever answers must not become the loudest.
+        # Do not amplify nearly constant channels.
         deviation = deviation + QUIET_SHARE * deviation.mean()
         scale = (1 / deviation).astype(np.float32)
         layer.set_weights([scale[None, None, :, None], (-mean * scale).astype(np.float32)])

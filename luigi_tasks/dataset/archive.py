@@ -164,7 +164,7 @@ def _tar_members(url: str, file: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 continue
             content = archive.extractfile(member) if member.isreg() else None
             if content is None:
-                raise InputError(_complain_about_kind(url, member.name))
+                raise InputError(_not_a_plain_file_message(url, member.name))
             yield member.name, content
 
 
@@ -174,7 +174,7 @@ def _zip_members(url: str, file: Path) -> Iterator[tuple[str, IO[bytes]]]:
             _check_count(url, number)
             kind = entry.external_attr >> 28  # file type bits of the Unix mode; 0 where Windows made it
             if kind not in {0, 0o10, 0o4}:
-                raise InputError(_complain_about_kind(url, entry.filename))
+                raise InputError(_not_a_plain_file_message(url, entry.filename))
             if not entry.is_dir():
                 yield entry.filename, archive.open(entry)
 
@@ -185,7 +185,7 @@ def _check_count(url: str, number: int) -> None:
         raise InputError(msg)
 
 
-def _complain_about_kind(url: str, name: str) -> str:
+def _not_a_plain_file_message(url: str, name: str) -> str:
     return f"{url}: {name!r} is a link or a device; refused. Pack plain files and folders only"
 
 

@@ -64,7 +64,7 @@ def load_pixels(
 def read_pictures(
     source: PictureSource,
     entries: Sequence[Entry],
-    batch: str,
+    shard: str,
     height: int,
     width: int,
     progress: Progress,
@@ -82,8 +82,8 @@ def read_pictures(
         try:
             pixels[number] = decode_fitted(data, height, width, source=entry.path)
         except InputError as e:
-            return ReadPicture(entry.path, entry.size, entry.version, "", str(e), batch)
-        return ReadPicture(entry.path, entry.size, entry.version, hashlib.sha256(data).hexdigest(), "", batch)
+            return ReadPicture(entry.path, entry.size, entry.version, "", str(e), shard)
+        return ReadPicture(entry.path, entry.size, entry.version, hashlib.sha256(data).hexdigest(), "", shard)
 
     found = in_threads(read, range(len(entries)), "reading pictures", progress, threads=source.threads)
     whole = [number for number, one in enumerate(found) if not one.fault]

@@ -33,16 +33,16 @@ class ReadPicture(Entry, frozen=True, array_like=True, gc=False):
     Attributes:
         sha256: Hex digest of the file's content; empty if it cannot be decoded.
         fault: Why it cannot be decoded, else empty.
-        batch: Key of the batch that read it, which its features lie with.
+        shard: Key of the shard that read it, which its features lie with.
     """
 
     sha256: str
     fault: str
-    batch: str
+    shard: str
 
 
 class Inventory(Document, frozen=True, kw_only=True):
-    """All pictures of a listing, as they were read; also one batch of them."""
+    """All pictures of a listing, as they were read; also one shard of them."""
 
     pictures: tuple[ReadPicture, ...]
 
@@ -53,7 +53,7 @@ class InventoryPointer(Document, frozen=True, kw_only=True):
     key: str
 
 
-class NewBatch(Document, frozen=True, kw_only=True):
+class NewShard(Document, frozen=True, kw_only=True):
     """Pictures that one task reads."""
 
     key: str
@@ -67,13 +67,13 @@ class Plan(Document, frozen=True, kw_only=True):
         inventory: Key of the inventory that the known pictures are looked up in; empty: none.
         gone: Paths in the inventory that are not taken from it: removed, changed, or to be read again.
         new: Batches to read.
-        batches: Keys of all batches that hold a picture of the listing.
+        shards: Keys of all shards that hold a picture of the listing.
     """
 
     inventory: str
     gone: tuple[str, ...]
-    new: tuple[NewBatch, ...]
-    batches: tuple[str, ...]
+    new: tuple[NewShard, ...]
+    shards: tuple[str, ...] = msgspec.field(name="batches")
 
 
 class Picture(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -1,7 +1,7 @@
-"""How a listing is read: what is known already, and batches of what is new.
+"""Plan of reading a listing: pictures that are known already, and shards of the new ones.
 
-Batches are the shards of the work: several workers share them, and a batch that was read stays as it
-is for ever, with its features, whatever arrives later.
+Workers share the shards. A shard that was read never changes, nor do its features, whatever pictures arrive
+later.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import collections
 import functools
 from typing import TYPE_CHECKING
 
-from luigi_tasks.dataset.records import Entry, Inventory, InventoryPointer, NewBatch, Plan
+from luigi_tasks.dataset.records import Entry, Inventory, InventoryPointer, NewShard, Plan
 from luigi_tasks.storage.documents import DocumentTarget, content_key
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.records import ReadPicture
     from luigi_tasks.storage.store import Store
 
-BATCH_VERSION = 1
+SHARD_VERSION = 1
 
-# A small batch is read again with others once so many are there: a year of hourly runs must not
+# A small shard is read again with others once so many are there: a year of hourly runs must not
 # leave thousands of tasks.
 SMALL_SHARE = 0.25
 SMALL_AT_MOST = 24
@@ -70,28 +70,28 @@ def _load_inventory(store: Store, key: str) -> Inventory:
     return DocumentTarget(store, key).load(Inventory)
 
 
-def make_plan(log: PictureLog, listing: Sequence[Entry], url: str, batch_pictures: int) -> Plan:
+def make_plan(log: PictureLog, listing: Sequence[Entry], url: str, shard_pictures: int) -> Plan:
     """Compare a listing with the newest inventory.
 
     Args:
         log: What is known.
         listing: Sorted by path.
         url: The dataset.
-        batch_pictures: Size of a batch.
+        shard_pictures: Size of a shard.
     """
     newest = log.newest()
     now = {one.path: one for one in listing}
     before = log.load(newest).pictures
-    kept = _without_crumbs([one for one in before if _is_same(one, now.get(one.path))], batch_pictures)
+    kept = _drop_small_shards([one for one in before if _is_same(one, now.get(one.path))], shard_pictures)
     paths = {one.path for one in kept}
     fresh = [Entry(one.path, one.size, one.version) for one in listing if one.path not in paths]
-    new = tuple(_split(fresh, url, batch_pictures))
-    old = dict.fromkeys(one.batch for one in kept)
+    new = tuple(_split(fresh, url, shard_pictures))
+    old = dict.fromkeys(one.shard for one in kept)
     return Plan(
         inventory=newest,
         gone=tuple(one.path for one in before if one.path not in paths) if len(kept) < len(before) else (),
         new=new,
-        batches=(*old, *(one.key for one in new)),
+        shards=(*old, *(one.key for one in new)),
     )
 
 
@@ -99,18 +99,18 @@ def _is_same(known: ReadPicture, now: Entry | None) -> bool:
     return now is not None and known.version == now.version and known.size == now.size
 
 
-def _without_crumbs(kept: list[ReadPicture], batch_pictures: int) -> list[ReadPicture]:
-    counts = collections.Counter(one.batch for one in kept)
-    small = {batch for batch, count in counts.items() if count < batch_pictures * SMALL_SHARE}
-    return kept if len(small) <= SMALL_AT_MOST else [one for one in kept if one.batch not in small]
+def _drop_small_shards(kept: list[ReadPicture], shard_pictures: int) -> list[ReadPicture]:
+    counts = collections.Counter(one.shard for one in kept)
+    small = {shard for shard, count in counts.items() if count < shard_pictures * SMALL_SHARE}
+    return kept if len(small) <= SMALL_AT_MOST else [one for one in kept if one.shard not in small]
 
 
-def _split(fresh: Sequence[Entry], url: str, batch_pictures: int) -> list[NewBatch]:
-    """Return batches of nearly equal size."""
-    count = -(-len(fresh) // batch_pictures)
-    batches = []
+def _split(fresh: Sequence[Entry], url: str, shard_pictures: int) -> list[NewShard]:
+    """Return shards of nearly equal size."""
+    count = -(-len(fresh) // shard_pictures)
+    shards = []
     for number in range(count):
         part = tuple(fresh[len(fresh) * number // count : len(fresh) * (number + 1) // count])
         rows = [(one.path, one.size, one.version) for one in part]
-        batches.append(NewBatch(key=content_key("batch", BATCH_VERSION, url, rows), pictures=part))
-    return batches
+        shards.append(NewShard(key=content_key("batch", SHARD_VERSION, url, rows), pictures=part))
+    return shards

@@ -42,7 +42,7 @@ def make_snapshot(read: Sequence[ReadPicture], url: str, settings: DatasetSettin
     for path in broken:
         del hashes[path]
     if len(broken) > settings.max_broken_pictures:
-        raise InputError(_complain_about_broken(url, broken, settings.max_broken_pictures))
+        raise InputError(_broken_pictures_message(url, broken, settings.max_broken_pictures))
     found = _unique_pictures(hashes, classes)
     check_counts(collections.Counter(found.values()), sorted(set(classes.values())), url, settings)
     splits = choose_splits(found, settings.holdout_percent)
@@ -162,7 +162,7 @@ def _unique_pictures(hashes: dict[str, str], classes: dict[str, str]) -> dict[st
     return found
 
 
-def _complain_about_broken(url: str, broken: dict[str, str], allowed: int) -> str:
+def _broken_pictures_message(url: str, broken: dict[str, str], allowed: int) -> str:
     named = "; ".join(broken[path] for path in sorted(broken)[:NAMED_AT_MOST])
     more = f"; and {len(broken) - NAMED_AT_MOST} more" if len(broken) > NAMED_AT_MOST else ""
     return (

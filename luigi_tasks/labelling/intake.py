@@ -34,13 +34,13 @@ NAMED_AT_MOST = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
-    """What is to happen with one frame.
+class Move:
+    """Move of one frame into the dataset, or its removal.
 
     Attributes:
         name: The frame.
         sha256: Of its picture when a person saw it.
-        path: Where it belongs in the dataset; empty: nowhere, it is thrown away.
+        path: Destination in the dataset; empty: the frame is discarded.
     """
 
     name: FrameName
@@ -89,19 +89,19 @@ def take_labelled(
     from luigi_tasks.dataset.pixels import in_threads  # noqa: PLC0415 - NumPy
 
     contents = folders.contents()
-    orders = give_orders(rows, contents, folders.url, new_labels=new_labels)
+    moves = plan_moves(rows, contents, folders.url, new_labels=new_labels)
 
-    def carry_out(order: Order) -> str:
-        return _carry_out(store, folders, order)
+    def apply(move: Move) -> str:
+        return _apply(store, folders, move)
 
-    faults = in_threads(carry_out, orders, "taking frames", progress, threads=THREADS)
-    done = [order for order, fault in zip(orders, faults, strict=True) if not fault]
-    fresh = {order.path for order in done if order.path}
+    faults = in_threads(apply, moves, "taking frames", progress, threads=THREADS)
+    done = [move for move, fault in zip(moves, faults, strict=True) if not fault]
+    fresh = {move.path for move in done if move.path}
     counts = collections.Counter(path.split("/", 1)[0] for path in fresh)
     return Taken(
-        taken=sum(bool(order.path) for order in done),
-        discarded=sum(not order.path for order in done),
-        skipped=tuple(skip(order.name, fault) for order, fault in zip(orders, faults, strict=True) if fault),
+        taken=sum(bool(move.path) for move in done),
+        discarded=sum(not move.path for move in done),
+        skipped=tuple(skip(move.name, fault) for move, fault in zip(moves, faults, strict=True) if fault),
         small={
             folder: count
             for folder, count in sorted(counts.items())
@@ -115,9 +115,9 @@ def decided(rows: Iterable[Labelled]) -> tuple[FrameName, ...]:
     return tuple(row.name for row in rows if row.label)
 
 
-def give_orders(
+def plan_moves(
     rows: Sequence[Labelled], contents: Mapping[str, frozenset[str]], url: str, *, new_labels: bool
-) -> tuple[Order, ...]:
+) -> tuple[Move, ...]:
     """Turn labels into paths of the dataset; no store, no disk.
 
     Args:
@@ -129,17 +129,17 @@ def give_orders(
     """
     rows = [row for row in rows if row.label]
     folders, faults = _find_folders(rows, contents, url, new_labels=new_labels)
-    orders = [
-        (row.line, Order(row.name, row.sha256, _path(folders[row.label], row.sha256)))
+    moves = [
+        (row.line, Move(row.name, row.sha256, _path(folders[row.label], row.sha256)))
         for row in rows
         if row.label in folders
     ]
-    faults += _find_contradictions(orders) + _find_taken_otherwise(orders, contents)
+    faults += _find_contradictions(moves) + _find_taken_otherwise(moves, contents)
     if faults:
         more = f"; and {len(faults) - NAMED_AT_MOST} more" if len(faults) > NAMED_AT_MOST else ""
         msg = f"labels.csv: {'; '.join(faults[:NAMED_AT_MOST])}{more}. Nothing was moved"
         raise InputError(msg)
-    return tuple(dict.fromkeys(order for _, order in orders))
+    return tuple(dict.fromkeys(move for _, move in moves))
 
 
 def _find_folders(
@@ -180,28 +180,28 @@ def _judge_new(label: str, known: Mapping[str, str], url: str, *, new_labels: bo
     return f"is no class of {url}; {hint}Correct it, or start the class with --new-labels"
 
 
-def _find_contradictions(orders: Sequence[tuple[int, Order]]) -> list[str]:
+def _find_contradictions(moves: Sequence[tuple[int, Move]]) -> list[str]:
     """Name pictures that are given two labels: also copies, which a snapshot would refuse."""
     first: dict[object, tuple[int, str]] = {}
     faults = []
-    for line, order in orders:
+    for line, move in moves:
         # A copy may be thrown away, the frame itself may not be taken and thrown away.
-        for same in {order.name, order.sha256} if order.path else {order.name}:
-            other, path = first.setdefault(same, (line, order.path))
-            if path != order.path:
+        for same in {move.name, move.sha256} if move.path else {move.name}:
+            other, path = first.setdefault(same, (line, move.path))
+            if path != move.path:
                 faults.append(f"lines {other} and {line} label the same picture differently; decide for one")
                 break
     return faults
 
 
 def _find_taken_otherwise(
-    orders: Sequence[tuple[int, Order]], contents: Mapping[str, frozenset[str]]
+    moves: Sequence[tuple[int, Move]], contents: Mapping[str, frozenset[str]]
 ) -> list[str]:
     """Name pictures that the dataset already has in another class."""
     homes = {name: folder for folder, names in contents.items() for name in names}
     faults = []
-    for line, order in orders:
-        folder, _, name = order.path.partition("/")
+    for line, move in moves:
+        folder, _, name = move.path.partition("/")
         home = homes.get(name, folder) if folder and name not in contents.get(folder, ()) else folder
         if home != folder:
             faults.append(
@@ -215,33 +215,33 @@ def _path(folder: str, sha256: str) -> str:
     return f"{folder}/inbox-{sha256[:16]}.jpg" if folder else ""
 
 
-def _carry_out(store: Store, folders: ClassFolders, order: Order) -> str:
-    """Do one order; return why it cannot be done, or ""."""
+def _apply(store: Store, folders: ClassFolders, move: Move) -> str:
+    """Carry out one move; return the reason if it cannot be done, or ""."""
     try:
-        found = store.get(order.name.keys[0], limit_bytes=PICTURE_LIMIT_BYTES)
+        found = store.get(move.name.keys[0], limit_bytes=PICTURE_LIMIT_BYTES)
     except TooLargeError as e:
         return str(e)
-    if found is not None and hashlib.sha256(found.data).hexdigest() != order.sha256:
+    if found is not None and hashlib.sha256(found.data).hexdigest() != move.sha256:
         return "its picture changed since it was listed; list the inbox again, and look at it"
-    if order.path:
-        fault = _put_in_place(folders, order, found.data if found is not None else None)
+    if move.path:
+        fault = _put_in_place(folders, move, found.data if found is not None else None)
         if fault:
             return fault
-    remove_frame(store, order.name)
+    remove_frame(store, move.name)
     return ""
 
 
-def _put_in_place(folders: ClassFolders, order: Order, picture: bytes | None) -> str:
-    there = folders.read(order.path)
+def _put_in_place(folders: ClassFolders, move: Move, picture: bytes | None) -> str:
+    there = folders.read(move.path)
     if there is not None:
         # An earlier run came so far; or 64 bits of two hashes are alike, which somebody can bring about.
-        same = hashlib.sha256(there).hexdigest() == order.sha256
-        return "" if same else f"{order.path} in the dataset is another picture; rename that one"
+        same = hashlib.sha256(there).hexdigest() == move.sha256
+        return "" if same else f"{move.path} in the dataset is another picture; rename that one"
     if picture is None:
         return "gone from the inbox, and not in the dataset; it was thrown away, or taken and then removed"
     try:
         check_picture(picture)
     except InputError as e:
         return str(e)
-    folders.write(order.path, picture)
+    folders.write(move.path, picture)
     return ""

@@ -13,7 +13,7 @@ import numpy as np
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.contract.release import Normalization, Preprocessing, release_id
 from edge_client.inference.classifier import Classifier
-from luigi_tasks.backbone.extractor import Form
+from luigi_tasks.backbone.extractor import QuantizationParameters
 from luigi_tasks.backbone.networks import architecture_name
 from luigi_tasks.backbone.records import BackboneRecord
 from luigi_tasks.dataset.records import HOLDOUT, TRAIN
@@ -37,7 +37,7 @@ from luigi_tasks.provenance import package_versions
 from luigi_tasks.quantization.calibration import choose_calibration, demand_calibration, recall_calibration
 from luigi_tasks.quantization.compose import Dense, compose_classifier
 from luigi_tasks.quantization.operators import read_operators
-from luigi_tasks.quantization.records import CalibrationSet, Candidate, QuantizationRecord, Rung
+from luigi_tasks.quantization.records import CalibrationSet, Candidate, QuantizationRecord, SchemeResult
 from luigi_tasks.storage.documents import DocumentTarget
 from luigi_tasks.training.cluster import parse_cluster
 from luigi_tasks.training.features import open_extractor
@@ -74,14 +74,14 @@ def tune_on_snapshot(task: TuneBackbone, target: DocumentTarget, index: int = 0)
         target: Where its result will lie.
         index: Which machine of `[training] cluster` this is.
     """
-    from luigi_tasks.training.finetune import Pupils, tune_backbone  # noqa: PLC0415 - TensorFlow
+    from luigi_tasks.training.finetune import TrainingImages, tune_backbone  # noqa: PLC0415 - TensorFlow
 
     started = time.monotonic()
     settings, snapshot = task.settings, load_snapshot(task)
     pictures = snapshot.split(TRAIN)
     number = {label: index for index, label in enumerate(snapshot.labels)}
     size = settings.model.input_size
-    pupils = Pupils(
+    images = TrainingImages(
         read=lambda rows: task.load_pixels([pictures[row] for row in rows], size, size),
         targets=np.array([number[one.label] for one in pictures]),
         names=[one.sha256 for one in pictures],
@@ -90,7 +90,7 @@ def tune_on_snapshot(task: TuneBackbone, target: DocumentTarget, index: int = 0)
     parent, weights = _find_parent(task) if settings.training.warm_start else ("", None)
     checkpoint = _StoredCheckpoint(task.store, target.folder + CHECKPOINT_FILE)
     tuned = tune_backbone(
-        pupils,
+        images,
         settings.model,
         settings.training,
         weights,
@@ -122,18 +122,18 @@ def _find_parent(task: TuneBackbone) -> tuple[str, bytes | None]:
 
 
 def convert_on_snapshot(task: ConvertBackbone) -> tuple[dict[str, bytes], BackboneRecord]:
-    """Calibrate on pictures of the snapshot and convert; return the forms and what they are."""
+    """Calibrate on pictures of the snapshot and convert; return the variants and what they are."""
     from luigi_tasks.quantization.variants import convert_backbone  # noqa: PLC0415 - TensorFlow
 
     settings, size = task.settings, task.settings.model.input_size
     chosen = _calibrate(task)
     pixels = task.load_pixels(chosen, size, size)
     tuned = task.store.read(task.input().folder + WEIGHTS_FILE) if tunes(settings) else None
-    forms, width = convert_backbone(
+    variants, width = convert_backbone(
         settings.model, str(task.scheme), pixels, tuned, task.progress, settings.training.seed
     )
-    return forms, BackboneRecord(
-        forms={form: hashlib.sha256(file).hexdigest() for form, file in forms.items()},
+    return variants, BackboneRecord(
+        variants={variant: hashlib.sha256(file).hexdigest() for variant, file in variants.items()},
         width=width,
         calibration=tuple(one.sha256 for one in chosen),
         made_with=package_versions(),
@@ -157,15 +157,15 @@ def _calibrate(task: ConvertBackbone) -> tuple[Picture, ...]:
 def train_on_features(task: TrainModel, target: DocumentTarget) -> None:
     """Train the head and save it, the record last."""
     settings = task.settings
-    batches = [task.clone(BackboneFeatures, batch=batch).load() for batch in task.plan.batches]
-    _, forms = task.clone(ConvertBackbone).load()
+    shards = [task.clone(BackboneFeatures, shard=shard).load() for shard in task.plan.shards]
+    _, variants = task.clone(ConvertBackbone).load()
     scheme = str(task.scheme)
-    extractor = open_extractor(forms[scheme])
+    extractor = open_extractor(variants[scheme])
     trained = train(
         load_snapshot(task),
-        batches,
+        shards,
         scheme,
-        Form(extractor.scale, extractor.zero_point),
+        QuantizationParameters(extractor.scale, extractor.zero_point),
         settings.training,
         task.progress,
     )
@@ -217,10 +217,10 @@ def _describe_calibration(trained: TrainModel) -> CalibrationSet:
 
 
 def _compose(trained: TrainModel, labels: Sequence[str]) -> bytes:
-    _, forms = trained.clone(ConvertBackbone).load()
+    _, variants = trained.clone(ConvertBackbone).load()
     layers, ranges = unpack_head(trained.store.read(trained.own_target().folder + HEAD_FILE))
     return compose_classifier(
-        forms[str(trained.scheme)],
+        variants[str(trained.scheme)],
         [
             Dense(layer.weights, layer.bias, low, high)
             for layer, (low, high) in zip(layers, ranges, strict=True)
@@ -232,7 +232,7 @@ def _compose(trained: TrainModel, labels: Sequence[str]) -> bytes:
 
 def _measure_rungs(
     task: QuantizeModel, snapshot: Snapshot, tried: Sequence[TrainModel], models: Sequence[bytes]
-) -> tuple[Rung, ...]:
+) -> tuple[SchemeResult, ...]:
     """Show the hold-out to every scheme's file: what each of them would have cost and given."""
     size, holdout = task.settings.model.input_size, snapshot.split(HOLDOUT)
     pixels = task.load_pixels(holdout, size, size)
@@ -248,7 +248,7 @@ def _measure_rungs(
         )
         record = trained.own_target().load(TrainingRecord)
         rungs.append(
-            Rung(
+            SchemeResult(
                 scheme=str(trained.scheme),
                 accuracy=found.accuracy,
                 float_drop_points=record.float_drop_points,

@@ -1,8 +1,8 @@
 """Writes a head into the TFLite file of its frozen backbone, without TensorFlow.
 
-What is written is what the converter writes for the whole network
-(tests/pipeline/quantization/test_compose.py holds the two equal). Only the head's few buffers differ from one release to the next, so an update is
-a few kB, and no run waits for a conversion.
+The file is the one that the converter would write for the whole network
+(tests/pipeline/quantization/test_compose.py holds the two equal). Only the head's few buffers differ from one
+release to the next, so an update is a few kB, and no run waits for a conversion.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Calibration(Document, frozen=True, kw_only=True):
     sets: tuple[CalibrationSet, ...]
 
 
-class Rung(Document, frozen=True, kw_only=True):
+class SchemeResult(Document, frozen=True, kw_only=True):
     """One scheme that was tried, on the hold-out.
 
     Attributes:
@@ -67,7 +67,7 @@ class QuantizationRecord(Document, frozen=True, kw_only=True):
     calibration: tuple[CalibrationSet, ...]
     operators: dict[str, int]
     made_with: dict[str, str]
-    rungs: tuple[Rung, ...] = ()
+    rungs: tuple[SchemeResult, ...] = ()
 
 
 class Candidate(Document, frozen=True, kw_only=True):

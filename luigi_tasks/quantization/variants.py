@@ -1,4 +1,4 @@
-"""From a Keras network to TFLite: the converters, the frozen backbone's forms.
+"""From a Keras network to TFLite: the converters, the frozen backbone's variants.
 
 The concrete function goes to the converter as a graph: through a saved model, its default, the same
 conversion takes 13 s instead of 0.7 s (measured on MobileNetV2 1.0/160).
@@ -28,7 +28,7 @@ def convert_backbone(
     progress: Progress,
     seed: int,
 ) -> tuple[dict[str, bytes], int]:
-    """Return the TFLite forms of a backbone, and its number of features.
+    """Return the TFLite variants of a backbone, and its number of features.
 
     `float` takes [-1, 1] and gives float; `int8` and `int8_wide` take uint8 pixels and give int8; the
     others are float at both ends. Same input, same bytes.
@@ -49,16 +49,16 @@ def convert_backbone(
 
         load_tuned(backbone, tuned)
     standardize(backbone, calibration)
-    forms = {FLOAT: bytes(float_converter(backbone).convert())}
+    variants = {FLOAT: bytes(float_converter(backbone).convert())}
     if scheme in {"int8", "int8_wide"}:
-        forms[scheme] = bytes(int8_converter(backbone, calibration, progress).convert())
+        variants[scheme] = bytes(int8_converter(backbone, calibration, progress).convert())
     elif scheme == "mixed":
         from luigi_tasks.quantization.mixed_precision import convert_mixed  # noqa: PLC0415 - seldom needed
 
-        forms[scheme] = convert_mixed(backbone, calibration, progress)
+        variants[scheme] = convert_mixed(backbone, calibration, progress)
     else:
-        forms[scheme] = bytes(_small_weights(float_converter(backbone), scheme).convert())
-    return forms, int(backbone.output_shape[-1])
+        variants[scheme] = bytes(_small_weights(float_converter(backbone), scheme).convert())
+    return variants, int(backbone.output_shape[-1])
 
 
 def _small_weights(converter: Any, scheme: str) -> Any:  # noqa: ANN401

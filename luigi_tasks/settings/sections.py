@@ -53,8 +53,8 @@ class dataset(luigi.Config):  # noqa: N801 - the class name is the section's nam
     max_unpacked_bytes = luigi.IntParameter(
         default=20_000_000_000, description="an archive that unpacks to more is refused"
     )
-    batch_pictures = luigi.IntParameter(
-        default=1000, description="pictures that one task reads; workers share the tasks"
+    shard_pictures = luigi.IntParameter(
+        default=1000, description="pictures in one shard; a shard is one task, and workers share the tasks"
     )
 
 
@@ -88,15 +88,15 @@ class training(luigi.Config):  # noqa: N801
     epochs = luigi.IntParameter(default=30, description="most passes over the training pictures")
     batch_size = luigi.IntParameter(default=128, description="pictures a step")
     learning_rate = luigi.FloatParameter(default=0.001, description="Adam's peak rate, cosine decay to 0")
-    augmented_views = luigi.FloatParameter(
+    augmented_copies = luigi.FloatParameter(
         default=0.5,
-        description="distorted copies of each training picture that are learned from too, 0.5: one of every "
-        "second; more where cameras differ",
+        description="augmented copies (rotated, cropped, re-lit) of each training picture; 0.5: one of every "
+        "second picture; more where cameras differ",
     )
-    small_set_views = luigi.FloatParameter(
+    small_set_copies = luigi.FloatParameter(
         default=4.0,
-        description="the same for the head where fewer than 1,000 pictures are learned from: it gains most "
-        "there, and it costs seconds",
+        description="the same for the head with fewer than 1,000 training pictures, where copies help most "
+        "and cost seconds",
     )
     horizontal_flip = luigi.BoolParameter(
         default=True,
@@ -107,7 +107,7 @@ class training(luigi.Config):  # noqa: N801
         default=0, description="width of the head's hidden layer; 0: none, and updates of a few kB"
     )
     dropout = luigi.FloatParameter(default=0.0, description="share of head inputs dropped while training")
-    weight_decay = luigi.FloatParameter(default=0.01, description="pull of the head's weights towards 0")
+    weight_decay = luigi.FloatParameter(default=0.01, description="L2 weight decay of the head")
     label_smoothing = luigi.FloatParameter(default=0.05, description="0 to below 1")
     finetune_epochs = luigi.IntParameter(
         default=5, description="passes of the backbone's upper part over the training pictures"

@@ -42,7 +42,7 @@ class DatasetSettings:
     holdout_percent: float
     max_broken_pictures: int
     max_unpacked_bytes: int
-    batch_pictures: int
+    shard_pictures: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +58,14 @@ class ModelSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Portions:
-    """What is computed of the pictures that are learned from.
+    """How much is computed per training picture.
 
     Attributes:
-        views: Distorted copies of each; 0.5: one of every second.
-        float_share: Share of those whose float features are known.
+        copies: Augmented copies of each picture; 0.5: one copy of every second picture.
+        float_share: Share of the training pictures whose float features are computed too.
     """
 
-    views: float
+    copies: float
     float_share: float
 
 
@@ -77,8 +77,8 @@ class TrainingSettings:
     epochs: int
     batch_size: int
     learning_rate: float
-    augmented_views: float
-    small_set_views: float
+    augmented_copies: float
+    small_set_copies: float
     horizontal_flip: bool
     hidden_units: int
     dropout: float
@@ -93,8 +93,8 @@ class TrainingSettings:
     def portions(self, train_pictures: int) -> Portions:
         """Return what is computed for a training set of this size."""
         if train_pictures < SMALL_SET_PICTURES:
-            return Portions(self.small_set_views, 1.0)
-        return Portions(self.augmented_views, FLOAT_SHARE)
+            return Portions(self.small_set_copies, 1.0)
+        return Portions(self.augmented_copies, FLOAT_SHARE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +106,8 @@ class QuantizationSettings:
     calibration_pictures: int
     calibration: str
 
-    def ladder(self) -> tuple[str, ...]:
-        """Return the scheme, and what to try after it where it loses too much."""
+    def schemes_in_order(self) -> tuple[str, ...]:
+        """Return the configured scheme, then its fallbacks in the order in which they are tried."""
         later = SCHEMES[SCHEMES.index(self.scheme) + 1 :]
         wanted = split_names(self.fallbacks)
         return (self.scheme, *(one for one in later if one in wanted))

@@ -1,7 +1,7 @@
-"""Features of a batch of pictures: computed once, kept in the store, found again by content hash.
+"""Features of a shard of pictures: computed once, kept in the store, found again by content hash.
 
-Rows are named `<form>_<view>`; each belongs to (picture hash, backbone, preprocessing, view). Which
-pictures a name has is for the caller to say: the other views only where a picture is learned from.
+Rows are named `<variant>_<copy>`, where copy 0 is the picture itself and the others are augmented. A row is
+determined by picture hash, backbone, preprocessing and copy. Only training pictures have augmented copies.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luigi_tasks.backbone.extractor import FeatureExtractor
-from luigi_tasks.training.augmentation import distort_all
+from luigi_tasks.training.augmentation import augment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class FeatureRows:
 
     Attributes:
         pictures: Content hashes of each name's rows, in their order.
-        rows: (pictures, F) by name; int8 as the form gives them, or float16.
+        rows: (pictures, F) by name; int8 as the variant gives them, or float16.
     """
 
     pictures: Mapping[str, tuple[str, ...]]
@@ -67,12 +67,12 @@ def unpack_rows(packed: bytes, pictures: Mapping[str, tuple[str, ...]]) -> Featu
 
 @functools.lru_cache(maxsize=4)
 def open_extractor(backbone: bytes) -> FeatureExtractor:
-    """Return the process's extractor of a backbone's form."""
+    """Return the process's extractor of a backbone's variant."""
     return FeatureExtractor(backbone)
 
 
 def compute_rows(
-    forms: Mapping[str, bytes],
+    variants: Mapping[str, bytes],
     wanted: Mapping[str, tuple[str, ...]],
     pictures: Sequence[str],
     pixels: NDArray[np.uint8],
@@ -84,11 +84,11 @@ def compute_rows(
     """Compute what is not known yet.
 
     Args:
-        forms: Each form's TFLite file.
+        variants: Each variant's TFLite file.
         wanted: Content hashes by name.
         pictures: Content hashes of `pixels`.
         pixels: (N, H, W, 3) RGB.
-        known: Rows that an earlier batch has, by name and hash.
+        known: Rows that an earlier shard has, by name and hash.
         progress: Gets pictures done.
         flip: Whether mirror images keep their meaning.
     Returns: The rows, and how many of them were computed.
@@ -96,18 +96,18 @@ def compute_rows(
     rows: dict[str, NDArray[Any]] = {}
     computed = 0
     places = {one: place for place, one in enumerate(pictures)}
-    views: dict[tuple[int, tuple[str, ...]], NDArray[np.uint8]] = {}
+    copies: dict[tuple[int, tuple[str, ...]], NDArray[np.uint8]] = {}
     for name, own in wanted.items():
-        form, _, view = name.rpartition("_")
-        extractor = open_extractor(forms[form])
+        variant, _, copy = name.rpartition("_")
+        extractor = open_extractor(variants[variant])
         kept = known.get(name, {})
         missing = tuple(one for one in own if one not in kept)
-        if (int(view), missing) not in views:
-            views.clear()  # one at a time in memory
+        if (int(copy), missing) not in copies:
+            copies.clear()  # one at a time in memory
             chosen = np.array([places[one] for one in missing], int)
             shown = pixels if missing == tuple(pictures) else pixels[chosen]  # spares a copy
-            views[int(view), missing] = distort_all(shown, missing, int(view), flip=flip)
-        fresh = extractor(views[int(view), missing], progress, f"{form} features, view {int(view) + 1}")
+            copies[int(copy), missing] = augment(shown, missing, int(copy), flip=flip)
+        fresh = extractor(copies[int(copy), missing], progress, f"{variant} features, copy {copy}")
         if not extractor.quantized:
             fresh = fresh.astype(np.float16)
         computed += len(missing)
@@ -128,21 +128,21 @@ def choose_rows(
 ) -> dict[str, tuple[str, ...]]:
     """Return which features of which pictures, by content hash, training and the gate need.
 
-    The candidate's form sees all pictures, and the other views of those that are learned from. Of the
-    float form, the hold-out tells what the candidate loses, and a part of the rest is learned from.
+    The candidate's variant sees all pictures, and the other copies of those that are learned from. Of the
+    float variant, the hold-out tells what the candidate loses, and a part of the rest is learned from.
 
     Args:
         pictures: Content hashes.
-        scheme: The candidate's form.
-        portions: How many other views, and in how many float features.
+        scheme: The candidate's variant.
+        portions: How many other copies, and in how many float features.
         holdout_percent: Share of the hold-out.
     """
     learned = tuple(one for one in pictures if position(one) * 100 >= holdout_percent)
     wanted = {f"{scheme}_0": tuple(pictures)}
-    for view in range(1, math.ceil(portions.views) + 1):
-        # The last view may be one of some pictures only.
-        share = portions.views - (view - 1)
-        wanted[f"{scheme}_{view}"] = tuple(one for one in learned if _in_share(one, 24, share))
+    for copy in range(1, math.ceil(portions.copies) + 1):
+        # The last copy may be one of some pictures only.
+        share = portions.copies - (copy - 1)
+        wanted[f"{scheme}_{copy}"] = tuple(one for one in learned if _in_share(one, 24, share))
     unlearned = set(pictures).difference(learned)
     floats = [one for one in pictures if one in unlearned or in_float_share(one, portions.float_share)]
     return wanted | {f"{FLOAT}_0": tuple(floats)}
@@ -158,12 +158,12 @@ def _in_share(sha256: str, digit: int, share: float) -> bool:
     return int(sha256[digit : digit + 8], 16) / 2**32 < share
 
 
-def _gather(batches: Sequence[FeatureRows], name: str, pictures: Sequence[Picture]) -> NDArray[Any]:
-    """Return (N, F) rows of these pictures; in the snapshot's order, however they were batched.
+def _gather(shards: Sequence[FeatureRows], name: str, pictures: Sequence[Picture]) -> NDArray[Any]:
+    """Return (N, F) rows of these pictures; in the snapshot's order, however they were sharded.
 
-    A picture that was for the hold-out when its batch was made has no other view: it shows itself.
+    A picture that was for the hold-out when its shard was made has no other copy: it shows itself.
     """
     found: dict[str, NDArray[Any]] = {}
-    for batch in batches:
-        found |= batch.find(f"{name.rpartition('_')[0]}_0") | batch.find(name)
+    for shard in shards:
+        found |= shard.find(f"{name.rpartition('_')[0]}_0") | shard.find(name)
     return np.stack([found[one.sha256] for one in pictures])

@@ -1,4 +1,4 @@
-"""Tuning a backbone: its upper part learns from activations at a cut that are computed once a view.
+"""Fine-tuning of a backbone: its upper part is trained on activations computed once per augmented copy.
 
 What lies below the cut stays as ImageNet taught it, so its activations are the same in every epoch:
 they are computed by TFLite and memory-mapped, and an epoch costs a third of one through the whole
@@ -29,9 +29,9 @@ from luigi_tasks.backbone.converters import float_converter
 from luigi_tasks.backbone.extractor import CHUNK, FeatureExtractor, to_input
 from luigi_tasks.backbone.networks import STANDARD_SUFFIX, build_backbone, standardize, start_tensorflow_again
 from luigi_tasks.backbone.weights import NO_WEIGHTS, load_tuned, pack_weights
-from luigi_tasks.training.augmentation import distort_all
+from luigi_tasks.training.augmentation import augment
 from luigi_tasks.training.cluster import cluster_size
-from luigi_tasks.training.head import Lesson, train_head
+from luigi_tasks.training.head import HeadTrainingData, train_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,18 +74,18 @@ class Tuned:
 
 
 class CheckpointStore(Protocol):
-    """Where an unfinished course is kept."""
+    """Storage of the checkpoint of an unfinished training."""
 
     def load(self) -> bytes | None:
         """Return what was saved last, or None."""
 
     def save(self, data: bytes) -> None:
-        """Keep the course."""
+        """Save a checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Pupils:
-    """The pictures to learn from.
+class TrainingImages:
+    """Training pictures, read in parts.
 
     Attributes:
         read: Called with row numbers, (n,) int; returns (n, H, W, 3) uint8 RGB. Never asked for all at
@@ -100,16 +100,16 @@ class Pupils:
     names: Sequence[str]
     classes: int
 
-    def share(self, index: int, count: int) -> Pupils:
+    def share(self, index: int, count: int) -> TrainingImages:
         """Return every `count`-th picture, from `index` on."""
         rows = np.arange(len(self.names))[index::count]
-        return Pupils(
+        return TrainingImages(
             lambda some: self.read(rows[some]), self.targets[rows], self.names[index::count], self.classes
         )
 
 
 def tune_backbone(
-    pupils: Pupils,
+    images: TrainingImages,
     model: ModelSettings,
     training: TrainingSettings,
     start: bytes | None,
@@ -120,23 +120,23 @@ def tune_backbone(
 ) -> Tuned:
     """Train the upper part of the backbone, or all of it where it has no weights.
 
-    Same input, same bytes; also where the course was broken off and went on from a checkpoint.
+    Same input, same bytes; also where training was interrupted and resumed from a checkpoint.
 
     Args:
-        pupils: What is learned from.
+        images: The training pictures.
         model: Which backbone.
         training: How.
         start: Weights of an earlier release's backbone to go on from, or None for the initial ones.
-        scratch: Folder on a disk with room for the activations (19 kB a picture and view for MobileNetV2
+        scratch: Folder on a disk with room for the activations (19 kB per copy for MobileNetV2
             1.0/160), or without weights for the pixels; nothing is left there, also by a killed process.
-        checkpoints: Keep the course once an epoch.
+        checkpoints: Gets a checkpoint after each epoch.
         progress: Gets steps done.
         cluster: Other machines that train the same network; each learns from its share of the pictures.
     Raises: SettingsError, TransportError (see `build_backbone`), SettingsError where the disk has no room
         for the activations; InputError if `start` does not fit.
     """
     progress("starting TensorFlow", 0, 1)
-    fingerprint = _fingerprint(pupils, model, training, start)
+    fingerprint = _fingerprint(images, model, training, start)
     index, count = (cluster.index, cluster.size) if cluster is not None else (0, 1)
     whole = model.weights == NO_WEIGHTS and start is None
     strategy = cluster.start() if cluster is not None else None
@@ -145,23 +145,23 @@ def tune_backbone(
         if start is not None:
             load_tuned(backbone, start)
         if not whole:
-            some = np.arange(0, len(pupils.names), max(1, len(pupils.names) // STANDARDIZE_PICTURES))
-            standardize(backbone, pupils.read(some))
-        inputs, network = _open_lesson(
-            pupils.share(index, count), backbone, model, training, scratch, progress, whole=whole
+            some = np.arange(0, len(images.names), max(1, len(images.names) // STANDARDIZE_PICTURES))
+            standardize(backbone, images.read(some))
+        inputs, network = _build_network(
+            images.share(index, count), backbone, model, training, scratch, progress, whole=whole
         )
-        course = _Course(network, len(pupils.names), training, strategy, count, whole=whole)
-        course.resume(checkpoints.load(), fingerprint)
-        targets = pupils.share(index, count).targets
-        while course.epoch < course.epochs:
-            course.learn_epoch(inputs, targets, pupils, progress)
-            course.keep(checkpoints if index == 0 else None, fingerprint)
-    return Tuned(pack_weights(backbone), {name: tuple(values) for name, values in course.history.items()})
+        loop = FineTuningLoop(network, len(images.names), training, strategy, count, whole=whole)
+        loop.resume(checkpoints.load(), fingerprint)
+        targets = images.share(index, count).targets
+        while loop.epoch < loop.epochs:
+            loop.learn_epoch(inputs, targets, images, progress)
+            loop.keep(checkpoints if index == 0 else None, fingerprint)
+    return Tuned(pack_weights(backbone), {name: tuple(values) for name, values in loop.history.items()})
 
 
-def count_views(training: TrainingSettings) -> int:
-    """Return how many views of each picture there are, the picture itself among them."""
-    return math.ceil(training.augmented_views) + 1
+def count_copies(training: TrainingSettings) -> int:
+    """Return the number of copies of each picture; copy 0 is the picture itself."""
+    return math.ceil(training.augmented_copies) + 1
 
 
 def map_array(folder: Path, shape: tuple[int, ...], kind: type[np.generic] = np.float16) -> NDArray[Any]:
@@ -184,8 +184,8 @@ def map_array(folder: Path, shape: tuple[int, ...], kind: type[np.generic] = np.
         raise SettingsError(msg) from e
 
 
-class _Course:
-    """Gradient descent that can be broken off after any epoch."""
+class FineTuningLoop:
+    """Training loop that can be stopped and resumed after any epoch."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class _Course:
         tf, keras = start_tensorflow_again()
         self._network, self._strategy, self._training = network, strategy, training
         self.epochs = training.epochs if whole else training.finetune_epochs
-        self._views = count_views(training)
+        self._copies = count_copies(training)
         self._batch = max(1, training.batch_size // (1 if whole else FINETUNE_BATCH_SHARE))
         self._own_batch = max(1, self._batch // workers)
         self._steps = -(-pictures // self._batch)
@@ -234,15 +234,15 @@ class _Course:
         self,
         inputs: Any,  # noqa: ANN401 - an array in memory or on disk
         targets: NDArray[np.int64],
-        pupils: Pupils,
+        images: TrainingImages,
         progress: Progress,
     ) -> None:
-        """See each picture about once, each time in a view by chance.
+        """Train on each picture about once, each time on a randomly drawn copy.
 
         Args:
-            inputs: (views, n, ...) of this worker's n pictures.
+            inputs: (copies, n, ...) of this worker's n pictures.
             targets: (n,) class numbers.
-            pupils: All pictures, for the classes' weights.
+            images: All pictures, for the classes' weights.
             progress: Gets steps done.
         """
         tf, _ = start_tensorflow_again()
@@ -251,17 +251,17 @@ class _Course:
         # Whole batches of one size: the last one goes on with the next order.
         needed = self._steps * self._own_batch
         order = np.concatenate([rng.permutation(size) for _ in range(-(-needed // size))])[:needed]
-        views = rng.integers(0, self._views, needed)
-        counts = np.bincount(pupils.targets, minlength=pupils.classes)
-        weights = (len(pupils.targets) / (pupils.classes * np.maximum(counts, 1))).astype(np.float32)
+        copies = rng.integers(0, self._copies, needed)
+        counts = np.bincount(images.targets, minlength=images.classes)
+        weights = (len(images.targets) / (images.classes * np.maximum(counts, 1))).astype(np.float32)
         sums = np.zeros(2)
         for step in range(self._steps):
             rows = order[step * self._own_batch : (step + 1) * self._own_batch]
-            seen = views[step * self._own_batch : (step + 1) * self._own_batch]
+            seen = copies[step * self._own_batch : (step + 1) * self._own_batch]
             shown = inputs[seen, rows]
             batch = (
                 tf.constant(to_input(shown) if shown.dtype == np.uint8 else shown),
-                tf.one_hot(targets[rows], pupils.classes),
+                tf.one_hot(targets[rows], images.classes),
                 tf.constant(weights[targets[rows]]),
             )
             sums += self._learn(*batch).numpy()
@@ -271,7 +271,7 @@ class _Course:
         self.history["accuracy"].append(round(float(sums[1]) / needed, 6))
 
     def keep(self, checkpoints: CheckpointStore | None, fingerprint: str) -> None:
-        """Save the course, but not more often than it is worth.
+        """Save a checkpoint, at most once in CHECKPOINT_INTERVAL_S.
 
         All workers of a cluster come here: some variables are averaged over them when they are read.
         """
@@ -289,29 +289,31 @@ class _Course:
         checkpoints.save(hashlib.sha256(data).digest() + data)
 
     def resume(self, saved: bytes | None, fingerprint: str) -> None:
-        """Go on from a checkpoint, if there is one of this very course."""
+        """Resume from a checkpoint, if it is of the same pictures and settings."""
         if not saved:
             return
         digest, data = saved[:32], saved[32:]
         if hashlib.sha256(data).digest() != digest:
-            logger.warning("Checkpoint of the tuning: broken; it begins anew")
+            logger.warning("Checkpoint of the fine-tuning is broken; starting from the first epoch")
             return
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             state = json.loads(arrays["state"].tobytes())
             if state["fingerprint"] != fingerprint:
-                logger.warning("Checkpoint of the tuning: of other pictures or settings; it begins anew")
+                logger.warning(
+                    "Checkpoint of the fine-tuning is of another training; starting from the first epoch"
+                )
                 return
             for number, variable in enumerate(self._variables()):
                 variable.assign(arrays[f"arr_{number}"])
         self.epoch, self.history = state["epoch"], state["history"]
-        logger.info("The tuning goes on after epoch %d", self.epoch)
+        logger.info("Fine-tuning resumes after epoch %d", self.epoch)
 
     def _variables(self) -> list[Any]:
         return [*self._network.variables, *self._optimizer.variables]
 
 
-def _open_lesson(
-    pupils: Pupils,
+def _build_network(
+    images: TrainingImages,
     backbone: Any,  # noqa: ANN401
     model: ModelSettings,
     training: TrainingSettings,
@@ -320,53 +322,53 @@ def _open_lesson(
     *,
     whole: bool,
 ) -> tuple[Any, Any]:
-    """Return (views, n, ...) inputs, on disk, and the network from them to (batch, classes) logits."""
+    """Return (copies, n, ...) inputs, on disk, and the network from them to (batch, classes) logits."""
     _, keras = start_tensorflow_again()
-    classes = keras.layers.Dense(pupils.classes, name="classes")
-    see = functools.partial(_see_all, pupils, training, folder, progress)
+    classes = keras.layers.Dense(images.classes, name="classes")
+    compute = functools.partial(_compute_inputs, images, training, folder, progress)
     if whole:
         for layer in backbone.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.momentum = SCRATCH_BATCH_NORM_MOMENTUM
-        inputs = see(None, (model.input_size, model.input_size, 3))
+        inputs = compute(None, (model.input_size, model.input_size, 3))
         return inputs, keras.Model(backbone.input, classes(backbone.output))
     cut = backbone.get_layer(CUT_LAYERS[model.architecture]).output
     lower = FeatureExtractor(bytes(float_converter(keras.Model(backbone.input, cut)).convert()))
-    acts = see(lower, lower.shape)
+    acts = compute(lower, lower.shape)
     upper = keras.Model(cut, backbone.output)
     for layer in upper.layers:
         if isinstance(layer, keras.layers.BatchNormalization) or layer.name.endswith(STANDARD_SUFFIX):
             layer.trainable = False
     given = keras.Input(acts.shape[2:])
     network = keras.Model(given, classes(upper(given)))
-    _begin_head(upper, classes, acts[0], pupils, training, progress)
+    _warm_up_head(upper, classes, acts[0], images, training, progress)
     return acts, network
 
 
-def _see_all(
-    pupils: Pupils,
+def _compute_inputs(
+    images: TrainingImages,
     training: TrainingSettings,
     folder: Path,
     progress: Progress,
     lower: FeatureExtractor | None,
     shape: tuple[int, ...],
 ) -> NDArray[Any]:
-    """Return (views, n, *shape) of all views: pixels, or float16 activations of a network's lower part.
+    """Return (copies, n, *shape) of all copies: pixels, or float16 activations of a network's lower part.
 
     Float16 halves the disk; activations behind a batch-norm stay far below its limit of 65,504.
     """
-    views, size = count_views(training), len(pupils.names)
-    seen = map_array(folder, (views, size, *shape), np.uint8 if lower is None else np.float16)
+    copies, size = count_copies(training), len(images.names)
+    seen = map_array(folder, (copies, size, *shape), np.uint8 if lower is None else np.float16)
     for start in range(0, size, PICTURES_AT_ONCE):
         part = slice(start, min(start + PICTURES_AT_ONCE, size))
-        rows, names = np.arange(size)[part], pupils.names[part]
-        pixels = pupils.read(rows)
-        for view in range(views):
-            done = start * views + view * len(rows)
-            shown = distort_all(pixels, names, view, flip=training.horizontal_flip)
+        rows, names = np.arange(size)[part], images.names[part]
+        pixels = images.read(rows)
+        for copy in range(copies):
+            done = start * copies + copy * len(rows)
+            shown = augment(pixels, names, copy, flip=training.horizontal_flip)
             if lower is not None:
-                shown = lower(shown, _continued(progress, done, size * views), "activations")
-            seen[view, rows] = shown
+                shown = lower(shown, _continued(progress, done, size * copies), "activations")
+            seen[copy, rows] = shown
     return seen
 
 
@@ -375,24 +377,24 @@ def _continued(progress: Progress, before: int, total: int) -> Progress:
     return lambda what, done, _: progress(what, before + done, total)
 
 
-def _begin_head(
+def _warm_up_head(
     upper: Any,  # noqa: ANN401
     classes: Any,  # noqa: ANN401
     acts: NDArray[np.float16],
-    pupils: Pupils,
+    images: TrainingImages,
     training: TrainingSettings,
     progress: Progress,
 ) -> None:
-    """Let the head know the classes before its slopes shake the backbone."""
+    """Warm up the head first: gradients of an untrained head would damage the pretrained weights."""
     size = 128
     chunks = [
         upper.predict_on_batch(acts[n : n + size].astype(np.float32)) for n in range(0, len(acts), size)
     ]
-    lesson = Lesson(
-        [np.concatenate(chunks)], pupils.targets, pupils.classes, np.zeros(len(pupils.targets), bool)
+    data = HeadTrainingData(
+        [np.concatenate(chunks)], images.targets, images.classes, np.zeros(len(images.targets), bool)
     )
     linear = dataclasses.replace(training, hidden_units=0, dropout=0.0, epochs=HEAD_EPOCHS)
-    [layer] = train_head(lesson, linear, progress, "training the head").layers
+    [layer] = train_head(data, linear, progress, "training the head").layers
     classes.set_weights([layer.weights, layer.bias])
 
 
@@ -413,12 +415,12 @@ def _schedule(keras: Any, tf: Any, peak: float, steps: int) -> Any:  # noqa: ANN
 
 
 def _fingerprint(
-    pupils: Pupils, model: ModelSettings, training: TrainingSettings, start: bytes | None
+    images: TrainingImages, model: ModelSettings, training: TrainingSettings, start: bytes | None
 ) -> str:
     # How many machines tune together, not what they are called.
     nameless = dataclasses.replace(training, cluster=str(cluster_size(training.cluster)))
-    digest = hashlib.sha256(repr((model, nameless, pupils.classes)).encode())
-    for name, target in zip(pupils.names, pupils.targets, strict=True):
+    digest = hashlib.sha256(repr((model, nameless, images.classes)).encode())
+    for name, target in zip(images.names, images.targets, strict=True):
         digest.update(f"{name} {target}\n".encode())
     digest.update(start or b"")
     return digest.hexdigest()

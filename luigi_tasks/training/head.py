@@ -1,6 +1,6 @@
 """The classifier on a frozen backbone's features: softmax regression, or with one hidden layer.
 
-Plain NumPy: a head on 1,920 features of 5,000 views trains in half a second, before TensorFlow
+Plain NumPy: a head on 1,920 features of 5,000 pictures and copies trains in half a second, before TensorFlow
 would have been imported.
 """
 
@@ -42,11 +42,11 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lesson:
-    """What a head learns from.
+class HeadTrainingData:
+    """Features and classes that a head is trained on.
 
     Attributes:
-        views: Each (N, F): the pictures' features, once a view, of any type.
+        copies: Each (N, F): features of the pictures themselves, then of each augmented copy, of any type.
         targets: (N,) class numbers.
         classes: How many there are.
         validation: (N,) bool: pictures that tell when to stop. In the end all are learned from.
@@ -54,7 +54,7 @@ class Lesson:
         zero_point: The feature that stands for 0.0.
     """
 
-    views: Sequence[NDArray[Any]]
+    copies: Sequence[NDArray[Any]]
     targets: NDArray[np.int64]
     classes: int
     validation: NDArray[np.bool_]
@@ -83,25 +83,27 @@ class TrainedHead:
         return tuple((float(one.min()), float(one.max())) for one in outputs)
 
 
-def train_head(lesson: Lesson, training: TrainingSettings, progress: Progress, what: str) -> TrainedHead:
+def train_head(
+    data: HeadTrainingData, training: TrainingSettings, progress: Progress, what: str
+) -> TrainedHead:
     """Train twice: to find the best number of epochs on the validation pictures, then on all pictures.
 
     Adam with cosine decay; classes weigh alike, however many pictures they have. Same input, same head.
 
     Args:
-        lesson: What is learned from.
+        data: Features and classes.
         training: How.
         progress: Gets epochs done.
         what: Named in progress.
     """
     epochs = training.epochs
     history: dict[str, tuple[float, ...]] = {}
-    seen = ~lesson.validation
-    if lesson.validation.any() and np.bincount(lesson.targets[seen], minlength=lesson.classes).min() > 0:
-        trial = _Fit(lesson, seen, training, training.epochs)
-        epochs = trial.run_until_worse(lesson, progress, f"{what}: when to stop")
+    seen = ~data.validation
+    if data.validation.any() and np.bincount(data.targets[seen], minlength=data.classes).min() > 0:
+        trial = _Fit(data, seen, training, training.epochs)
+        epochs = trial.run_until_worse(data, progress, f"{what}: when to stop")
         history = {f"validation {name}": tuple(values) for name, values in trial.history.items()}
-    final = _Fit(lesson, np.ones(len(lesson.targets), bool), training, epochs)
+    final = _Fit(data, np.ones(len(data.targets), bool), training, epochs)
     final.run(epochs, progress, what)
     history = {name: tuple(values) for name, values in final.history.items()} | history
     layers = [Layer(_coarsen(w), b) for w, b in zip(final.weights, final.biases, strict=True)]
@@ -109,23 +111,23 @@ def train_head(lesson: Lesson, training: TrainingSettings, progress: Progress, w
 
 
 class _Fit:
-    """One course of gradient descent."""
+    """One run of gradient descent."""
 
     def __init__(
-        self, lesson: Lesson, rows: NDArray[np.bool_], training: TrainingSettings, epochs: int
+        self, data: HeadTrainingData, rows: NDArray[np.bool_], training: TrainingSettings, epochs: int
     ) -> None:
         self.training = training
-        self.targets = np.tile(lesson.targets[rows], len(lesson.views))
-        self.features = np.concatenate([view[rows] for view in lesson.views])
-        self.scale, self.zero_point = lesson.scale, lesson.zero_point
-        counts = np.bincount(lesson.targets[rows], minlength=lesson.classes)
-        weights = rows.sum() / (lesson.classes * np.maximum(counts, 1))
+        self.targets = np.tile(data.targets[rows], len(data.copies))
+        self.features = np.concatenate([copy[rows] for copy in data.copies])
+        self.scale, self.zero_point = data.scale, data.zero_point
+        counts = np.bincount(data.targets[rows], minlength=data.classes)
+        weights = rows.sum() / (data.classes * np.maximum(counts, 1))
         self.class_weights = weights.astype(np.float32)
-        self.wanted = _smooth(lesson.classes, training.label_smoothing)
+        self.wanted = _smooth(data.classes, training.label_smoothing)
         self.steps = -(-len(self.targets) // training.batch_size) * epochs
         self.rng = np.random.default_rng(training.seed)
         hidden = [training.hidden_units] if training.hidden_units else []
-        widths = [self.features.shape[1], *hidden, lesson.classes]
+        widths = [self.features.shape[1], *hidden, data.classes]
         self.weights = [
             self._initial(inputs, units, hidden=number < len(widths) - 2)
             for number, (inputs, units) in enumerate(itertools.pairwise(widths))
@@ -141,10 +143,10 @@ class _Fit:
             self._note(*self._epoch())
             progress(what, epoch + 1, epochs)
 
-    def run_until_worse(self, lesson: Lesson, progress: Progress, what: str) -> int:
+    def run_until_worse(self, data: HeadTrainingData, progress: Progress, what: str) -> int:
         """Train until the validation pictures get worse; return the best number of epochs."""
-        shown = _real(lesson.views[0][lesson.validation], self.scale, self.zero_point)
-        truths = lesson.targets[lesson.validation]
+        shown = _real(data.copies[0][data.validation], self.scale, self.zero_point)
+        truths = data.targets[data.validation]
         best, epochs = (np.inf, 1), self.training.epochs
         for epoch in range(1, epochs + 1):
             self._epoch()

@@ -32,12 +32,12 @@ class Lineage(Document, frozen=True, kw_only=True):
 
 
 class FeaturesRecord(Document, frozen=True, kw_only=True):
-    """Features of one batch, which lie beside as `<sha256>.npz`.
+    """Features of one shard, which lie beside as `<sha256>.npz`.
 
     Attributes:
-        pictures: Content hashes of the rows, by name: `<form>_<view>`.
+        pictures: Content hashes of the rows, by name: `<variant>_<copy>`.
         sha256: Hex digest of the file.
-        computed: Rows that were computed and not taken from an earlier batch.
+        computed: Rows that were computed and not taken from an earlier shard.
     """
 
     pictures: dict[str, tuple[str, ...]]
@@ -53,7 +53,7 @@ class TrainingRecord(Document, frozen=True, kw_only=True):
         made_with: Package versions.
         seconds: Wall-clock time of the head's training.
         train_pictures: Pictures of the training split.
-        float_drop_points: What the candidate's form loses against float on the hold-out, by features.
+        float_drop_points: What the candidate's variant loses against float on the hold-out, by features.
         class_drop_points: What the class loses that loses most, one picture forgiven.
     """
 

@@ -15,7 +15,7 @@ from luigi_tasks.provenance import package_versions
 from luigi_tasks.settings.values import FLOAT, SMALL_SET_PICTURES
 from luigi_tasks.training.class_drop import ClassPair, find_worst_class
 from luigi_tasks.training.features import _gather, in_float_share
-from luigi_tasks.training.head import Layer, Lesson, TrainedHead, train_head
+from luigi_tasks.training.head import HeadTrainingData, Layer, TrainedHead, train_head
 from luigi_tasks.training.records import TrainingRecord
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from luigi_tasks.backbone.extractor import Form
+    from luigi_tasks.backbone.extractor import QuantizationParameters
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings.values import TrainingSettings
     from luigi_tasks.training.features import FeatureRows
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A head on the candidate's form of the backbone, and what it answers.
+    """A trained head on the candidate's variant of the backbone, and its predictions.
 
     Attributes:
         head: The layers.
@@ -48,55 +48,57 @@ class Trained:
 
 def train(
     snapshot: Snapshot,
-    batches: Sequence[FeatureRows],
+    shards: Sequence[FeatureRows],
     scheme: str,
-    form: Form,
+    parameters: QuantizationParameters,
     training: TrainingSettings,
     progress: Progress,
 ) -> Trained:
-    """Train on the snapshot's training split; batches may hold more pictures than that.
+    """Train on the snapshot's training split; shards may hold more pictures than that.
 
-    A head for int8 learns from the int8 backbone's features of all views and from the float one's of
+    A head for int8 learns from the int8 backbone's features of all copies and from the float one's of
     some pictures. Those differ by 29% on average (MobileNetV2 1.0/160): on sign digits, in five
     folds, a head that knows only the float ones gets 0.960 in int8 and 0.970 in float, one that knows
     only the int8 ones 0.969 and 0.952, one that knows both 0.972 and 0.965.
 
     Args:
         snapshot: The pictures.
-        batches: Their features.
-        scheme: The form that the candidate will have.
-        form: What its features stand for.
+        shards: Their features.
+        scheme: The candidate's quantization scheme.
+        parameters: Scale and zero point of the features in that scheme.
         training: How.
         progress: Gets epochs done.
     """
     started = time.monotonic()
     pictures, holdout = snapshot.split(TRAIN), snapshot.split(HOLDOUT)
-    names = sorted({name for batch in batches for name in batch.rows if name.rpartition("_")[0] == scheme})
-    views = [_gather(batches, name, pictures) for name in names]
+    names = sorted({name for shard in shards for name in shard.rows if name.rpartition("_")[0] == scheme})
+    copies = [_gather(shards, name, pictures) for name in names]
     number = {label: index for index, label in enumerate(snapshot.labels)}
     targets = np.array([number[one.label] for one in pictures])
     # A handful of pictures cannot tell when to stop: a small set is learned from for all epochs.
     small = len(pictures) < SMALL_SET_PICTURES
     validation = np.array([not small and is_validation(one.sha256) for one in pictures])
-    floats = {one: row for batch in batches for one, row in batch.find(f"{FLOAT}_0").items()}
+    floats = {one: row for shard in shards for one, row in shard.find(f"{FLOAT}_0").items()}
     share = training.portions(len(pictures)).float_share
     known = [one.sha256 in floats and in_float_share(one.sha256, share) for one in pictures]
     rows = np.flatnonzero(known)
     in_float = np.stack([floats[pictures[row].sha256] for row in rows]) if len(rows) else None
-    if views[0].dtype == np.int8 and in_float is not None:
+    if copies[0].dtype == np.int8 and in_float is not None:
         mixed = [place for place, row in enumerate(rows) if in_float_share(pictures[row].sha256)]
-        views.append(views[0].copy())
-        views[-1][rows[mixed]] = form.quantize(in_float[mixed])
-    lesson = Lesson(views, targets, len(number), validation, form.scale, form.zero_point)
-    head = train_head(lesson, training, progress, "training the head")
-    mine = head.probabilities(_gather(batches, f"{scheme}_0", holdout), form.scale, form.zero_point)
-    shown = _gather(batches, f"{FLOAT}_0", holdout)
+        copies.append(copies[0].copy())
+        copies[-1][rows[mixed]] = parameters.quantize(in_float[mixed])
+    data = HeadTrainingData(copies, targets, len(number), validation, parameters.scale, parameters.zero_point)
+    head = train_head(data, training, progress, "training the head")
+    mine = head.probabilities(
+        _gather(shards, f"{scheme}_0", holdout), parameters.scale, parameters.zero_point
+    )
+    shown = _gather(shards, f"{FLOAT}_0", holdout)
     float_scores = head.probabilities(shown)
     truths = np.array([number[one.label] for one in holdout])
     if in_float is not None:
         # A head that had to learn from features that int8 spoiled is bad in float too, and would hide
         # the loss. One that saw nothing else shows it; of a large set, it saw fewer pictures.
-        pure = Lesson([in_float], targets[rows], len(number), np.zeros(len(rows), bool))
+        pure = HeadTrainingData([in_float], targets[rows], len(number), np.zeros(len(rows), bool))
         scores = train_head(pure, training, progress, "training a head in float").probabilities(shown)
         float_scores = max(float_scores, scores, key=lambda one: (one.argmax(1) == truths).mean())
     right, right_in_float = mine.argmax(1) == truths, float_scores.argmax(1) == truths
@@ -113,7 +115,9 @@ def train(
         float_drop_points=round(float(right_in_float.mean() - right.mean()) * 100, 3),
         class_drop_points=round(find_worst_class(classes)[0], 3),
     )
-    return Trained(head, head.ranges(views[0], form.scale, form.zero_point), float_scores, record)
+    return Trained(
+        head, head.ranges(copies[0], parameters.scale, parameters.zero_point), float_scores, record
+    )
 
 
 def pack_head(layers: Sequence[Layer], ranges: Sequence[tuple[float, float]]) -> bytes:

@@ -18,7 +18,7 @@ pytest.importorskip("luigi", reason="the device's environments have no Luigi")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXPENSIVE = ("TuneBackbone", "ConvertBackbone", "BackboneFeatures", "TrainModel", "QuantizeModel")
-STEPS = ("ReadBatch", "DatasetSnapshot", *EXPENSIVE, "EvaluateModel", "PublishRelease", "AnnounceRelease")
+STEPS = ("ReadShard", "DatasetSnapshot", *EXPENSIVE, "EvaluateModel", "PublishRelease", "AnnounceRelease")
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def test_a_touched_picture_is_read_again_but_nothing_is_retrained(pipeline):
     next((pipeline.pictures / "0").iterdir()).touch()
     run = pipeline.luigi("Deploy")
     assert run.returncode == 0, run.stderr
-    # Its features are found by content hash and lie with its new batch.
-    assert set(steps_run(run.stderr)) == {"ReadBatch", "DatasetSnapshot", "BackboneFeatures"}
+    # Its features are found by content hash and lie with its new shard.
+    assert set(steps_run(run.stderr)) == {"ReadShard", "DatasetSnapshot", "BackboneFeatures"}
 
 
 @pytest.mark.usefixtures("channel")
@@ -117,8 +117,8 @@ def test_two_overlapping_runs_do_each_step_once(pipeline):
     assert codes[0] == 0, "\n".join(logs)
     assert codes[1] in {0, 10}, "\n".join(logs)
     done = [step for log in logs for step in steps_run(log)]
-    assert set(done) == set(STEPS) - {"ReadBatch", "DatasetSnapshot"}, done
-    # Features once a batch: pictures that other tests touched are in one of their own.
+    assert set(done) == set(STEPS) - {"ReadShard", "DatasetSnapshot"}, done
+    # Features once a shard: pictures that other tests touched are in one of their own.
     assert {done.count(step) for step in set(done) - {"BackboneFeatures"}} == {1}, done
 
 
@@ -310,7 +310,7 @@ def test_unusable_pictures_are_named_and_nothing_is_trained(pipeline, tmp_path, 
 
 def test_two_processes_of_one_luigi_share_the_work(tmp_path, scheduler):
     settings: dict[str, dict[str, object]] = {
-        "dataset": {"batch_pictures": 40},
+        "dataset": {"shard_pictures": 40},
         "training": {"finetune_epochs": 1, "epochs": 3},
     }
     with PipelineUnderTest(tmp_path, scheduler=scheduler, settings=settings) as pipeline:
@@ -318,7 +318,7 @@ def test_two_processes_of_one_luigi_share_the_work(tmp_path, scheduler):
         run = pipeline.luigi("EvaluateModel", "--workers", "2")
         assert run.returncode == 0, run.stderr
         done = steps_run(run.stderr)
-        assert (done.count("ReadBatch"), done.count("BackboneFeatures"), done.count("EvaluateModel")) == (
+        assert (done.count("ReadShard"), done.count("BackboneFeatures"), done.count("EvaluateModel")) == (
             5,
             5,
             1,

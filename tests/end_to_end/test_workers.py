@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 # luigi_tasks.pipeline's; a step that failed so often is given up.
 KEEP_ALIVE_TRIES = 3
-DONE = re.compile(r"\] Worker .* done +(\w+)\(.*?(?:batch=(\w+))?\)$")
+DONE = re.compile(r"\] Worker .* done +(\w+)\(.*?(?:shard=(\w+))?\)$")
 RUNNING = re.compile(r"\] Worker .* running +(\w+)\(")
 # luigid looks for lost workers once a minute, and forgets one after another minute of silence.
 FORGOTTEN_S = 300
@@ -80,7 +80,7 @@ class Machine:
 
 
 def test_three_workers_share_the_batches_and_survive_the_loss_of_one(tmp_path, scheduler):
-    settings: dict[str, dict[str, object]] = {"dataset": {"batch_pictures": 20}}
+    settings: dict[str, dict[str, object]] = {"dataset": {"shard_pictures": 20}}
     with PipelineUnderTest(tmp_path / "p", scheduler=scheduler, settings=settings) as pipeline:
         pipeline.write_digits(per_class=30)
         at_features: queue.Queue[Machine] = queue.Queue()
@@ -92,15 +92,15 @@ def test_three_workers_share_the_batches_and_survive_the_loss_of_one(tmp_path, s
         # 10 and 25: nothing left to do for this worker, others are at the rest.
         assert set(codes) <= {0, 10, 25}, logs
         done = collections.Counter(one for machine in machines for one in machine.done())
-        batches = {
-            name: {batch for task, batch in done if task == name}
-            for name in ("ReadBatch", "BackboneFeatures")
+        shards = {
+            name: {shard for task, shard in done if task == name}
+            for name in ("ReadShard", "BackboneFeatures")
         }
-        assert len(batches["ReadBatch"]) == 15, logs
-        assert batches["BackboneFeatures"] == batches["ReadBatch"], logs
+        assert len(shards["ReadShard"]) == 15, logs
+        assert shards["BackboneFeatures"] == shards["ReadShard"], logs
         assert set(done.values()) == {1}, "each piece of work is done once"
         assert ("EvaluateModel", None) in done
-        readers = [one for one in machines if any(task == "ReadBatch" for task, _ in one.done())]
+        readers = [one for one in machines if any(task == "ReadShard" for task, _ in one.done())]
         assert len(readers) > 1, logs
         again = pipeline.luigi("EvaluateModel")
         assert again.returncode == 0
@@ -171,7 +171,7 @@ def test_what_a_pod_runs_ends_well_also_where_others_did_the_work(tmp_path, sche
     pod = load_example("kubernetes_workers").KubernetesWorker(
         number=0, pictures=str(tmp_path / "p/pictures"), scheduler="127.0.0.1", scheduler_port=scheduler.port
     )
-    settings: dict[str, dict[str, object]] = {"dataset": {"batch_pictures": 50}, "training": {"epochs": 2}}
+    settings: dict[str, dict[str, object]] = {"dataset": {"shard_pictures": 50}, "training": {"epochs": 2}}
     with PipelineUnderTest(
         tmp_path / "p", scheduler=scheduler, store=object_store, settings=settings
     ) as pipeline:

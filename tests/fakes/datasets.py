@@ -62,7 +62,7 @@ def dataset_settings(cache_dir: Path, url: str = "", **changes) -> DatasetSettin
         holdout_percent=20.0,
         max_broken_pictures=0,
         max_unpacked_bytes=1 << 30,
-        batch_pictures=1000,
+        shard_pictures=1000,
     )
     return dataclasses.replace(settings, **changes)
 

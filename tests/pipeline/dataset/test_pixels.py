@@ -15,7 +15,7 @@ from luigi_tasks.dataset.pixel_cache import PixelCache
 from luigi_tasks.dataset.pixels import load_pixels
 from luigi_tasks.dataset.records import Entry, Picture
 from luigi_tasks.dataset.sources import FolderSource
-from luigi_tasks.progress import silent
+from luigi_tasks.progress import ignore_progress
 from tests.fakes.datasets import picture_bytes, write_tree
 
 
@@ -79,7 +79,7 @@ def test_pictures_are_read_and_decoded_in_parallel():
             together.wait()
             return super().read(path)
 
-    assert load_pixels(Meeting(tree), pictures_of(tree), 8, 8, silent).shape == (12, 8, 8, 3)
+    assert load_pixels(Meeting(tree), pictures_of(tree), 8, 8, ignore_progress).shape == (12, 8, 8, 3)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated"])
@@ -89,7 +89,7 @@ def test_a_broken_cache_file_is_decoded_again_and_put_right(tmp_path, damage):
 
     def load():
         source = FailingSource(tree)
-        pixels = load_pixels(source, pictures_of(tree), 8, 8, silent, cache)
+        pixels = load_pixels(source, pictures_of(tree), 8, 8, ignore_progress, cache)
         return sorted(source.asked), pixels
 
     _, expected = load()
@@ -104,7 +104,7 @@ def test_a_broken_cache_file_is_decoded_again_and_put_right(tmp_path, damage):
 
 
 def test_no_pictures_give_no_pixels(tmp_path):
-    assert load_pixels(FolderSource(tmp_path), [], 6, 9, silent).shape == (0, 6, 9, 3)
+    assert load_pixels(FolderSource(tmp_path), [], 6, 9, ignore_progress).shape == (0, 6, 9, 3)
 
 
 def test_a_picture_that_changed_since_the_snapshot_is_named(tmp_path):
@@ -112,7 +112,7 @@ def test_a_picture_that_changed_since_the_snapshot_is_named(tmp_path):
     source = FolderSource(write_tree(tmp_path, tree))
     (tmp_path / "a" / "3.png").write_bytes(picture_bytes(99))
     with pytest.raises(InputError, match=r"a/3\.png changed since the snapshot was taken; run again"):
-        load_pixels(source, pictures_of(tree), 8, 8, silent)
+        load_pixels(source, pictures_of(tree), 8, 8, ignore_progress)
 
 
 def test_a_picture_that_vanished_since_the_snapshot_is_named(tmp_path):
@@ -120,14 +120,14 @@ def test_a_picture_that_vanished_since_the_snapshot_is_named(tmp_path):
     source = FolderSource(write_tree(tmp_path, tree))
     (tmp_path / "a" / "3.png").unlink()
     with pytest.raises(InputError, match=r"a/3\.png: No such file"):
-        load_pixels(source, pictures_of(tree), 8, 8, silent)
+        load_pixels(source, pictures_of(tree), 8, 8, ignore_progress)
 
 
 def test_after_a_failure_the_rest_is_not_read():
     tree = {f"a/{number:03}.png": picture_bytes(number) for number in range(300)}
     source = FailingSource(tree, breaks_at="a/000.png")
     with pytest.raises(TransportError, match=r"a/000\.png: broke off"):
-        load_pixels(source, pictures_of(tree), 8, 8, silent)
+        load_pixels(source, pictures_of(tree), 8, 8, ignore_progress)
     assert len(source.asked) < 200
 
 

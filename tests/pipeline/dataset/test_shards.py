@@ -11,7 +11,7 @@ from luigi_tasks.dataset.pixels import read_pictures
 from luigi_tasks.dataset.records import Inventory
 from luigi_tasks.dataset.shards import SMALL_AT_MOST, PictureLog, make_plan
 from luigi_tasks.dataset.sources import BucketSource, FolderSource
-from luigi_tasks.progress import silent
+from luigi_tasks.progress import ignore_progress
 from luigi_tasks.storage.store import Store
 from tests.fakes.datasets import class_folders, picture_bytes, write_tree
 
@@ -48,7 +48,7 @@ class Bucket:
 
 
 class Reader:
-    """Does what ReadBatch and DatasetSnapshot do, and knows which pictures that opened."""
+    """Does what ReadShard and DatasetSnapshot do, and knows which pictures that opened."""
 
     def __init__(self, source, store, cache):
         self.log = PictureLog(store, source.url)
@@ -72,14 +72,14 @@ class Reader:
         plan = self.plan()
         gone = set(plan.gone)
         found = [one for one in self.log.load(plan.inventory).pictures if one.path not in gone]
-        for batch in plan.new:
-            found += read_pictures(self, batch.pictures, batch.key, 4, 4, silent, self._cache)
+        for shard in plan.new:
+            found += read_pictures(self, shard.pictures, shard.key, 4, 4, ignore_progress, self._cache)
         found.sort(key=lambda one: one.path)
         assert [one.path for one in found] == [one.path for one in self.listing()]
-        assert {one.batch for one in found} == set(plan.batches)
+        assert {one.shard for one in found} == set(plan.shards)
         if plan.new or plan.gone:
             self.log.save(
-                f"inventory-{len(found)}-{'-'.join(plan.batches)[:60]}", Inventory(pictures=tuple(found))
+                f"inventory-{len(found)}-{'-'.join(plan.shards)[:60]}", Inventory(pictures=tuple(found))
             )
         return sorted(self.opened)
 
@@ -144,7 +144,7 @@ def test_a_year_of_small_batches_becomes_few(tmp_path, store_settings):
     for number in range(SMALL_AT_MOST + 3):
         write_tree(folder, {f"a/later-{number:03}.png": picture_bytes(number)})
         reader.look()
-    assert len(reader.plan().batches) <= SMALL_AT_MOST
+    assert len(reader.plan().shards) <= SMALL_AT_MOST
 
 
 def test_a_log_that_lost_its_inventory_begins_anew(reader, store_settings):

@@ -20,7 +20,7 @@ from luigi_tasks.dataset.pixels import read_pictures
 from luigi_tasks.dataset.records import HOLDOUT, TRAIN, Snapshot, SnapshotSummary
 from luigi_tasks.dataset.snapshot import choose_splits, make_snapshot
 from luigi_tasks.dataset.sources import BucketSource, FolderSource
-from luigi_tasks.progress import silent
+from luigi_tasks.progress import ignore_progress
 from tests.fakes.datasets import class_folders, dataset_settings, picture_bytes, write_tree
 
 
@@ -29,7 +29,7 @@ def sha256(data):
 
 
 def take_snapshot(source, settings, progress):
-    """Read and put together, as ReadBatch and DatasetSnapshot do."""
+    """Read and put together, as ReadShard and DatasetSnapshot do."""
     cache = PixelCache(settings.cache_dir / "pixels", 8, 8)
     read = read_pictures(source, source.listing(), "b", 8, 8, progress, cache)
     return make_snapshot(read, source.url, settings)
@@ -38,7 +38,7 @@ def take_snapshot(source, settings, progress):
 def snap(folder, tree=None, **changes):
     if tree is not None:
         write_tree(folder, tree)
-    return take_snapshot(FolderSource(folder), dataset_settings(folder.parent, **changes), silent)
+    return take_snapshot(FolderSource(folder), dataset_settings(folder.parent, **changes), ignore_progress)
 
 
 def encoded(image, kind):
@@ -118,7 +118,7 @@ def test_pictures_in_a_bucket_give_the_snapshot_that_a_folder_gives(tmp_path, st
     source = BucketSource(store_settings.url + "/pictures", store_settings)
     for path, data in tree.items():
         source.client.put_object(Bucket=source.bucket, Key=source.prefix + path, Body=data)
-    assert take_snapshot(source, dataset_settings(tmp_path), silent) == snap(tmp_path / "p", tree)
+    assert take_snapshot(source, dataset_settings(tmp_path), ignore_progress) == snap(tmp_path / "p", tree)
 
 
 # --- the split ----------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_a_picture_that_vanishes_while_reading_is_named(tmp_path):
             return listing
 
     with pytest.raises(InputError, match=r"b/002\.png: No such file.*Run again"):
-        take_snapshot(Vanishing(folder), dataset_settings(tmp_path), silent)
+        take_snapshot(Vanishing(folder), dataset_settings(tmp_path), ignore_progress)
 
 
 # --- labels -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from luigi_tasks.gate.champion import Champion
 from luigi_tasks.gate.evaluate import evaluate
 from luigi_tasks.gate.measure import MISTAKES_AT_MOST, count_answers, measure
 from luigi_tasks.gate.records import Evaluation, Measurement
-from luigi_tasks.progress import silent
+from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.records import Candidate, QuantizationRecord
 from luigi_tasks.release.self_test import choose_self_test
 from luigi_tasks.settings.values import GateSettings
@@ -72,7 +72,7 @@ class Album:
             words,
             self.pictures,
             self.load(self.pictures, 32, 32),
-            silent,
+            ignore_progress,
             "candidate",
         )
 
@@ -112,7 +112,7 @@ def judge_tiny(album: Album, deployed: Champion | None, *, labels: int = 3, bias
         album.pictures,
         album.load,
         LIMITS,
-        silent,
+        ignore_progress,
         "now",
     )
 

@@ -14,7 +14,7 @@ from luigi_tasks.dataset.records import Snapshot
 from luigi_tasks.gate.records import ClassFigures, Evaluation, Measurement, Mistake
 from luigi_tasks.gate.report import MATRIX_CLASSES, Past, draw_curve, megabytes, percent, render_report
 from luigi_tasks.gate.verdict import judge
-from luigi_tasks.quantization.records import CalibrationSet, QuantizationRecord, Rung
+from luigi_tasks.quantization.records import CalibrationSet, QuantizationRecord, SchemeResult
 from luigi_tasks.release.history import _past
 from luigi_tasks.settings.values import GateSettings
 from luigi_tasks.training.records import TrainingRecord
@@ -108,7 +108,7 @@ def render(
     thumbnails: dict[str, bytes] | None = None,
     settings: dict[str, str] | None = None,
     skipped: tuple[str, ...] = (),
-    rungs: tuple[Rung, ...] = (),
+    rungs: tuple[SchemeResult, ...] = (),
 ) -> Page:
     candidate, deployed = measurement(labels, wrong), measurement(labels)
     evaluation = Evaluation(
@@ -275,7 +275,7 @@ def test_learning_curves_have_a_point_for_each_epoch():
 def test_every_scheme_that_was_tried_shows_what_it_gave_and_cost():
     page = render(
         rungs=(
-            Rung(
+            SchemeResult(
                 scheme="int8",
                 accuracy=0.25,
                 float_drop_points=61.5,
@@ -283,7 +283,7 @@ def test_every_scheme_that_was_tried_shows_what_it_gave_and_cost():
                 model_bytes=2_738_448,
                 latency_ms_p50=1.71,
             ),
-            Rung(
+            SchemeResult(
                 scheme="mixed",
                 accuracy=0.875,
                 float_drop_points=-0.5,

@@ -28,9 +28,9 @@ from luigi_tasks.labelling import folder as labelling
 from luigi_tasks.labelling.class_folders import open_class_folders
 from luigi_tasks.labelling.folder import COLUMNS, fill_folder, read_labels, write_labels
 from luigi_tasks.labelling.inbox import FrameName, list_inbox
-from luigi_tasks.labelling.intake import Taken, decided, give_orders, take_labelled
+from luigi_tasks.labelling.intake import Taken, decided, plan_moves, take_labelled
 from luigi_tasks.labelling.records import LabellingRecord
-from luigi_tasks.progress import silent
+from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.documents import DocumentTarget
 from luigi_tasks.storage.store import Store, open_store
@@ -113,7 +113,7 @@ def fill_in(folder: Path, labels: dict[str, str]) -> Path:
 
 
 def list_into(store: Store, folder: Path, labels=LABELS, most: int = 100) -> LabellingRecord:
-    return fill_folder(store, folder, labels, most, silent)
+    return fill_folder(store, folder, labels, most, ignore_progress)
 
 
 # What a person gets to see.
@@ -416,7 +416,7 @@ def make_dataset(
 def take(
     store: Store, folders: ClassFolders, path: Path, *, new_labels: bool = False, least: int = 2
 ) -> Taken:
-    return take_labelled(store, folders, read_labels(path), least, silent, new_labels=new_labels)
+    return take_labelled(store, folders, read_labels(path), least, ignore_progress, new_labels=new_labels)
 
 
 def in_inbox(store: Store) -> list[str]:
@@ -548,33 +548,33 @@ CONTENTS = {"cat": frozenset({"1.png"}), "dog": frozenset({home("dog", jpeg(50))
 )  # fmt: skip
 def test_faults_of_labels_are_named_before_anything_is_moved(rows, named):
     with pytest.raises(InputError, match=named) as caught:
-        give_orders(rows, CONTENTS, "DATA", new_labels=False)
+        plan_moves(rows, CONTENTS, "DATA", new_labels=False)
     assert "Nothing was moved" in str(caught.value)
 
 
 def test_all_faults_are_named_at_once():
     with pytest.raises(InputError) as caught:
-        give_orders(labelled("caat", "doog", "Cat"), CONTENTS, "DATA", new_labels=False)
+        plan_moves(labelled("caat", "doog", "Cat"), CONTENTS, "DATA", new_labels=False)
     assert all(one in str(caught.value) for one in ("caat", "doog", "Cat"))
 
 
 def test_one_frame_under_two_labels_is_refused_and_under_one_is_taken_once():
     [row] = labelled("cat")
     twice = (row, dataclasses.replace(row, line=9))
-    assert len(give_orders(twice, CONTENTS, "DATA", new_labels=False)) == 1
+    assert len(plan_moves(twice, CONTENTS, "DATA", new_labels=False)) == 1
     for other in ("dog", "-"):
         rows = (row, dataclasses.replace(row, line=9, label=other))
         with pytest.raises(InputError, match="lines 2 and 9"):
-            give_orders(rows, CONTENTS, "DATA", new_labels=False)
+            plan_moves(rows, CONTENTS, "DATA", new_labels=False)
 
 
 def test_a_copy_may_be_thrown_away():
-    orders = give_orders(labelled("cat", "-", seeds=(1, 1)), CONTENTS, "DATA", new_labels=False)
-    assert [one.path for one in orders] == [home("cat", jpeg(1)), ""]
+    moves = plan_moves(labelled("cat", "-", seeds=(1, 1)), CONTENTS, "DATA", new_labels=False)
+    assert [one.path for one in moves] == [home("cat", jpeg(1)), ""]
 
 
 def test_a_label_in_the_other_unicode_form_is_the_class_that_is_there():
-    [order] = give_orders(labelled("e\u0301"), CONTENTS, "DATA", new_labels=False)
+    [order] = plan_moves(labelled("e\u0301"), CONTENTS, "DATA", new_labels=False)
     assert order.path.startswith("é/")
 
 

@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edge_client.contract.errors import InputError
 from edge_client.inference.runtime import load_interpreter
-from luigi_tasks.progress import silent
+from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.compose import Dense, choose_scale, compose_classifier, quantize_dense
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -109,7 +109,7 @@ class Converter:
         from luigi_tasks.backbone.converters import float_converter, int8_converter  # noqa: PLC0415
 
         if scheme == "int8":
-            converter = int8_converter(network, self.pixels, silent)
+            converter = int8_converter(network, self.pixels, ignore_progress)
             converter.inference_output_type = output_type
             if input_type is not None:
                 converter.inference_input_type = input_type

@@ -20,7 +20,7 @@ from edge_client.contract.errors import InputError
 from edge_client.contract.release import Normalization
 from edge_client.inference.classifier import Classifier
 from edge_client.inference.runtime import load_interpreter
-from luigi_tasks.progress import silent
+from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.compose import Dense, choose_scale, compose_classifier
 from luigi_tasks.settings.values import ModelSettings
 
@@ -121,9 +121,9 @@ def convert(pictures):
             layer.momentum = 0.0
     backbone(to_input(pictures), training=True)  # or random weights would let all signals die
     standardize(backbone, pictures)
-    forms = {
+    variants = {
         "float": lambda network, _answer: float_converter(network),
-        "int8": lambda network, _answer: int8_converter(network, pictures, silent),
+        "int8": lambda network, _answer: int8_converter(network, pictures, ignore_progress),
     }
 
     def make(scheme: str, hidden: int, classes: int) -> Networks:
@@ -132,11 +132,11 @@ def convert(pictures):
             made.append(keras.layers.Dense(hidden, activation="relu", bias_initializer="random_normal"))
             outputs = made[-1](outputs)
         made.append(keras.layers.Dense(classes, activation="softmax", bias_initializer="random_normal"))
-        whole = forms[scheme](keras.Model(backbone.input, made[-1](outputs)), True)
+        whole = variants[scheme](keras.Model(backbone.input, made[-1](outputs)), True)
         if scheme == "int8":
             whole.inference_output_type = tf.uint8
         return Networks(
-            alone=bytes(forms[scheme](backbone, False).convert()),
+            alone=bytes(variants[scheme](backbone, False).convert()),
             whole=bytes(whole.convert()),
             layers=tuple(tuple(layer.get_weights()) for layer in made),
         )

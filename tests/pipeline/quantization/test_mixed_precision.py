@@ -1,4 +1,4 @@
-"""MobileNetV3 with a channel that drowns the others in int8: the mixed form holds where int8 collapses."""
+"""MobileNetV3 with a channel that drowns the others in int8: the mixed variant holds where int8 collapses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from luigi_tasks.backbone.converters import float_converter, int8_converter
 from luigi_tasks.backbone.extractor import FeatureExtractor, to_input
 from luigi_tasks.backbone.networks import build_backbone, standardize
-from luigi_tasks.progress import silent
+from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.mixed_precision import convert_mixed
 from luigi_tasks.settings.values import ModelSettings
 
@@ -53,32 +53,32 @@ def pictures() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def forms(pictures) -> dict[str, bytes]:
+def variants(pictures) -> dict[str, bytes]:
     backbone = build_backbone(V3, seed=1)
     settle(backbone, pictures)
     make_loud(backbone)
     standardize(backbone, pictures)
     return {
         "float": bytes(float_converter(backbone).convert()),
-        "int8": bytes(int8_converter(backbone, pictures, silent).convert()),
-        "mixed": convert_mixed(backbone, pictures, silent),
+        "int8": bytes(int8_converter(backbone, pictures, ignore_progress).convert()),
+        "mixed": convert_mixed(backbone, pictures, ignore_progress),
     }
 
 
-def noise(forms, name: str, pictures) -> float:
+def noise(variants, name: str, pictures) -> float:
     """Share of the features' variance that is not the float network's."""
-    wanted = FeatureExtractor(forms["float"])(pictures, silent, "").astype(np.float64)
-    extractor = FeatureExtractor(forms[name])
-    found = extractor(pictures, silent, "").astype(np.float64)
+    wanted = FeatureExtractor(variants["float"])(pictures, ignore_progress, "").astype(np.float64)
+    extractor = FeatureExtractor(variants[name])
+    found = extractor(pictures, ignore_progress, "").astype(np.float64)
     if extractor.quantized:
         found = (found - extractor.zero_point) * extractor.scale
     return float(((found - wanted) ** 2).sum() / ((wanted - wanted.mean(0)) ** 2).sum())
 
 
-def test_mixed_form_holds_where_int8_collapses(forms, pictures):
-    assert noise(forms, "int8", pictures) > 0.5
-    assert noise(forms, "mixed", pictures) < 0.1
+def test_mixed_variant_holds_where_int8_collapses(variants, pictures):
+    assert noise(variants, "int8", pictures) > 0.5
+    assert noise(variants, "mixed", pictures) < 0.1
 
 
-def test_mixed_form_is_still_mostly_int8(forms):
-    assert len(forms["int8"]) < len(forms["mixed"]) < 0.4 * len(forms["float"])
+def test_mixed_variant_is_still_mostly_int8(variants):
+    assert len(variants["int8"]) < len(variants["mixed"]) < 0.4 * len(variants["float"])

@@ -84,7 +84,7 @@ def target_of(store: Store, scheme: str) -> DocumentTarget:
 )
 def test_ladder_leads_to_what_loses_less_whatever_the_order_given(scheme, fallbacks, ladder):
     quantization = dataclasses.replace(load_settings().quantization, scheme=scheme, fallbacks=fallbacks)
-    assert quantization.ladder() == ladder
+    assert quantization.schemes_in_order() == ladder
 
 
 def test_wide_form_is_calibrated_on_more_pictures():

@@ -28,7 +28,7 @@ from luigi_tasks.pipeline import (
     open_repository,
     utc_now,
 )
-from luigi_tasks.progress import silent
+from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.records import Calibration, CalibrationSet, Candidate, QuantizationRecord
 from luigi_tasks.release.channel import point_channel
 from luigi_tasks.release.history import assemble_release, judge_candidate
@@ -66,7 +66,7 @@ class Step:
         """Args: `labels` that differ from `tiny_labels(3, bias)` make a model that is always wrong."""
         self.settings = settings
         self.store = Store(settings.store)
-        self.progress = silent
+        self.progress = ignore_progress
         words = labels or tiny_labels(3, bias)
         model = tiny_model(bias)
         preprocessing = Preprocessing(id=PREPROCESSING_ID, height=32, width=32, normalization=Normalization())

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 NIGHTLY = [
-    "ReadBatch",
+    "ReadShard",
     "DatasetSnapshot",
     "BackboneFeatures",
     "TrainModel",
@@ -51,9 +51,9 @@ import numpy as np
 from pathlib import Path
 import tf_keras as keras
 from luigi_tasks.backbone.networks import build_backbone
-from luigi_tasks.progress import silent
+from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import ModelSettings, load_settings
-from luigi_tasks.training.finetune import Pupils, load_tuned, tune_backbone
+from luigi_tasks.training.finetune import TrainingImages, load_tuned, tune_backbone
 
 class Shelf:
     def load(self): return None
@@ -68,8 +68,8 @@ pixels = np.clip(blocks, 0, 255).astype(np.uint8).repeat(4, 1).repeat(4, 2)
 training = dataclasses.replace(
     load_settings().training, mode="finetune", epochs=30, batch_size=16, learning_rate=0.01
 )
-pupils = Pupils(pixels.__getitem__, targets, [f"{n:064x}" for n in range(240)], 12)
-tuned = tune_backbone(pupils, model, training, None, Path(sys.argv[1]).parent, Shelf(), silent)
+images = TrainingImages(pixels.__getitem__, targets, [f"{n:064x}" for n in range(240)], 12)
+tuned = tune_backbone(images, model, training, None, Path(sys.argv[1]).parent, Shelf(), ignore_progress)
 backbone = build_backbone(model, 1)
 load_tuned(backbone, tuned.weights)
 keras.Model(backbone.input, backbone.get_layer("conv_pw_13_relu").output).save_weights(sys.argv[1])

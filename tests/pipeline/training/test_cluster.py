@@ -19,9 +19,9 @@ import dataclasses, hashlib, json, sys
 from pathlib import Path
 import numpy as np
 from luigi_tasks.training.cluster import parse_cluster
-from luigi_tasks.progress import silent
+from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import ModelSettings, load_settings
-from luigi_tasks.training.finetune import Pupils, tune_backbone
+from luigi_tasks.training.finetune import TrainingImages, tune_backbone
 
 class Shelf:
     def load(self): return None
@@ -36,9 +36,9 @@ training = dataclasses.replace(
     load_settings().training, mode="finetune", epochs=30, batch_size=16, learning_rate=0.01
 )
 tuned = tune_backbone(
-    Pupils(pixels.astype(np.uint8).__getitem__, targets, names, 3),
+    TrainingImages(pixels.astype(np.uint8).__getitem__, targets, names, 3),
     ModelSettings("mobilenet_v1", 0.25, 32, 0, "none"),
-    training, None, folder, Shelf(), silent, parse_cluster(workers, index),
+    training, None, folder, Shelf(), ignore_progress, parse_cluster(workers, index),
 )
 digest = hashlib.sha256(tuned.weights).hexdigest()
 print(json.dumps({"weights": digest, "accuracy": tuned.history["accuracy"][-1]}))

@@ -1,4 +1,4 @@
-"""Features: each computed once for a picture and a view, equal on every machine, found by content hash."""
+"""Features: each computed once for a picture and a copy, equal on every machine, found by content hash."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 
 import luigi_tasks.pipeline as pipeline_module
-from luigi_tasks.backbone.extractor import Form
+from luigi_tasks.backbone.extractor import QuantizationParameters
 from luigi_tasks.backbone.records import BackboneRecord
 from luigi_tasks.dataset.records import Picture, Snapshot
-from luigi_tasks.pipeline import BackboneFeatures, _lessons, _network, _recipe, _with_dataset
-from luigi_tasks.progress import silent
+from luigi_tasks.pipeline import BackboneFeatures, _learning, _network, _recipe, _with_dataset
+from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.settings.values import FLOAT_SHARE, Portions
-from luigi_tasks.training.augmentation import distort_all
+from luigi_tasks.training.augmentation import augment
 from luigi_tasks.training.features import FeatureRows, choose_rows, compute_rows, in_float_share, unpack_rows
 from luigi_tasks.training.train import train
 from tests.fakes.tiny_model import tiny_model
 
 SIZE = 32
 PICTURES = 100
-# Mean brightness of the left and right edge of the first view of a ramp, of the first eight names.
+# Mean brightness of the left and right edge of the first copy of a ramp, of the first eight names.
 LEFT_AND_RIGHT = [(19, 132), (34, 120), (142, 67), (29, 120), (131, 45), (151, 44), (40, 140), (137, 45)]
 
 
@@ -44,51 +44,53 @@ def pixels_of(some):
 
 
 @pytest.fixture(scope="module")
-def forms():
+def variants():
     """Small files with a backbone's ends: bytes or floats in, int8-like numbers or floats out."""
     return {"int8": tiny_model(kind="uint8"), "float": tiny_model(kind="float32")}
 
 
-def compute(forms, pictures, known=None, views=1.0):
-    wanted = choose_rows(pictures, "int8", Portions(views, FLOAT_SHARE), 20.0)
-    return compute_rows(forms, wanted, pictures, pixels_of(pictures), known or {}, silent, flip=True)
+def compute(variants, pictures, known=None, copies=1.0):
+    wanted = choose_rows(pictures, "int8", Portions(copies, FLOAT_SHARE), 20.0)
+    return compute_rows(
+        variants, wanted, pictures, pixels_of(pictures), known or {}, ignore_progress, flip=True
+    )
 
 
 def known_from(rows):
     return {name: rows.find(name) for name in rows.rows}
 
 
-def test_five_percent_new_pictures_compute_five_percent(forms):
+def test_five_percent_new_pictures_compute_five_percent(variants):
     old, new = names(PICTURES), names(5, start=PICTURES)
-    first, computed = compute(forms, old)
-    second, more = compute(forms, sorted(old + new), known_from(first))
-    alone, expected = compute(forms, new)
+    first, computed = compute(variants, old)
+    second, more = compute(variants, sorted(old + new), known_from(first))
+    alone, expected = compute(variants, new)
     assert computed == sum(map(len, first.pictures.values()))
     assert more == expected == sum(map(len, alone.pictures.values()))
     assert more < 0.08 * computed
-    whole, _ = compute(forms, sorted(old + new))
+    whole, _ = compute(variants, sorted(old + new))
     for name, rows in whole.rows.items():
         np.testing.assert_array_equal(second.rows[name], rows)
 
 
-def test_everything_known_computes_nothing(forms):
-    rows, _ = compute(forms, names(20))
-    again, computed = compute(forms, names(20)[::-1], known_from(rows))
+def test_everything_known_computes_nothing(variants):
+    rows, _ = compute(variants, names(20))
+    again, computed = compute(variants, names(20)[::-1], known_from(rows))
     assert computed == 0
     for name, pictures in again.pictures.items():
         for row, one in zip(again.rows[name], pictures, strict=True):
             np.testing.assert_array_equal(row, rows.find(name)[one])
 
 
-def test_rows_survive_being_stored(forms):
-    rows, _ = compute(forms, names(10))
+def test_rows_survive_being_stored(variants):
+    rows, _ = compute(variants, names(10))
     packed = rows.pack()
     again = unpack_rows(packed, rows.pictures)
     assert again.pack() == packed
     assert again.rows.keys() == rows.rows.keys()
 
 
-def test_holdout_has_no_distorted_views_and_its_float_features_are_all_there():
+def test_holdout_has_no_augmented_copies_and_its_float_features_are_all_there():
     pictures = names(500)
     wanted = choose_rows(pictures, "int8", Portions(1.5, FLOAT_SHARE), 20.0)
     held = {one for one in pictures if int(one[:8], 16) / 2**32 < 0.2}
@@ -99,8 +101,8 @@ def test_holdout_has_no_distorted_views_and_its_float_features_are_all_there():
     assert held <= set(wanted["float_0"]) == held | {one for one in pictures if in_float_share(one)}
 
 
-def test_a_small_set_is_learned_from_in_more_views_and_all_its_float_features():
-    training = dataclasses.replace(load_settings().training, augmented_views=0.5, small_set_views=2.0)
+def test_a_small_set_is_learned_from_in_more_copies_and_all_its_float_features():
+    training = dataclasses.replace(load_settings().training, augmented_copies=0.5, small_set_copies=2.0)
     assert training.portions(1000) == Portions(0.5, FLOAT_SHARE)
     assert training.portions(999) == Portions(2.0, 1.0)
     pictures = names(500)
@@ -131,7 +133,9 @@ def test_only_a_large_set_can_spare_pictures_that_say_when_to_stop(small):
         {"int8_0": rows.astype(np.int8), "float_0": (rows / 50).astype(np.float16)},
     )
     snapshot = Snapshot(digest="d", labels=("a", "b", "c"), pictures=tuple(pictures))
-    record = train(snapshot, [features], "int8", Form(1 / 50, 0), training, silent).record
+    record = train(
+        snapshot, [features], "int8", QuantizationParameters(1 / 50, 0), training, ignore_progress
+    ).record
     assert ("validation loss" in record.history) != small
     assert len(record.history["loss"]) == 3
 
@@ -142,41 +146,41 @@ def test_a_picture_that_was_moved_to_training_is_found_as_itself():
     assert rows.find("int8_0")[digest(1)].tolist() == [1, 2]
 
 
-# --- views --------------------------------------------------------------------------------------
+# --- copies --------------------------------------------------------------------------------------
 
 
 def test_a_view_depends_on_the_picture_and_its_name_alone():
     some = names(40)
     pixels = pixels_of(some)
-    whole = distort_all(pixels, some, 1, flip=True)
-    alone = distort_all(pixels[7:8], some[7:8], 1, flip=True)
+    whole = augment(pixels, some, 1, flip=True)
+    alone = augment(pixels[7:8], some[7:8], 1, flip=True)
     np.testing.assert_array_equal(whole[7:8], alone)
-    assert (distort_all(pixels, some, 2, flip=True) != whole).any()
-    assert distort_all(pixels, some, 0, flip=True) is pixels
+    assert (augment(pixels, some, 2, flip=True) != whole).any()
+    assert augment(pixels, some, 0, flip=True) is pixels
 
 
-def test_half_of_the_views_are_mirrored_where_a_mirror_image_keeps_its_class():
-    """Pictures that are dark on the left: a mirrored view is dark on the right."""
+def test_half_of_the_copies_are_mirrored_where_a_mirror_image_keeps_its_class():
+    """Pictures that are dark on the left: a mirrored copy is dark on the right."""
     some = names(200)
     pixels = np.full((200, SIZE, SIZE, 3), 200, np.uint8)
     pixels[:, :, : SIZE // 2] = 50
 
     def mirrored(*, flip):
-        views = distort_all(pixels, some, 1, flip=flip).astype(int)
-        return float((views[:, :, 0].mean((1, 2)) > views[:, :, -1].mean((1, 2))).mean())
+        copies = augment(pixels, some, 1, flip=flip).astype(int)
+        return float((copies[:, :, 0].mean((1, 2)) > copies[:, :, -1].mean((1, 2))).mean())
 
     assert 0.4 < mirrored(flip=True) < 0.6
     assert mirrored(flip=False) == 0
 
 
-def test_the_views_are_those_of_their_version():
-    """Where these change, features in the store are of other pictures: raise VIEWS_VERSION too."""
+def test_augmented_copies_are_those_of_their_version():
+    """Where these change, features in the store are of other pictures: raise AUGMENTATION_VERSION too."""
     some = names(8)
     ramp = np.arange(SIZE, dtype=np.uint8) * 4 + np.arange(SIZE, dtype=np.uint8)[:, None]
     pixels = np.broadcast_to(ramp[None, :, :, None], (8, SIZE, SIZE, 3)).copy()
-    views = distort_all(pixels, some, 1, flip=True).astype(float)
-    assert pipeline_module.VIEWS_VERSION == 2
-    found = [(view[:, :4].mean(), view[:, -4:].mean()) for view in views]
+    copies = augment(pixels, some, 1, flip=True).astype(float)
+    assert pipeline_module.AUGMENTATION_VERSION == 2
+    found = [(copy[:, :4].mean(), copy[:, -4:].mean()) for copy in copies]
     assert np.allclose(found, LEFT_AND_RIGHT, atol=1.5), found
 
 
@@ -184,20 +188,20 @@ def test_the_views_are_those_of_their_version():
 
 
 def addresses():
-    """Where the features of a batch lie, and what decides where backbones and heads do."""
+    """Where the features of a shard are stored, and what decides where backbones and heads do."""
     settings = _with_dataset(load_settings(), "somewhere")
     task = BackboneFeatures(
-        pictures="somewhere", listing="l", recipe=_recipe(settings), scheme="int8", batch="b"
+        pictures="somewhere", listing="l", recipe=_recipe(settings), scheme="int8", shard="b"
     )
-    record = BackboneRecord(forms={"float": "1", "int8": "2"}, width=3, calibration=(), made_with={})
+    record = BackboneRecord(variants={"float": "1", "int8": "2"}, width=3, calibration=(), made_with={})
     return (
         task._target(record, settings.training.portions(2000), "b").key,
         _network(settings),
-        _lessons(settings),
+        _learning(settings),
     )
 
 
-@pytest.mark.parametrize("name", ["PREPROCESSING_ID", "VIEWS_VERSION"])
+@pytest.mark.parametrize("name", ["PREPROCESSING_ID", "AUGMENTATION_VERSION"])
 def test_features_of_other_pixels_are_other_features(monkeypatch, name):
     before = addresses()
     assert addresses() == before
@@ -221,9 +225,9 @@ def test_features_of_other_pixels_are_other_features(monkeypatch, name):
 def test_renaming_a_machine_trains_nothing_again(mode, machines, same):
     """How many tune together decides what each sees; `head` is trained by one."""
 
-    def lessons(cluster):
+    def rules(cluster):
         settings = load_settings()
         training = dataclasses.replace(settings.training, mode=mode, cluster=cluster)
-        return _lessons(dataclasses.replace(settings, training=training))
+        return _learning(dataclasses.replace(settings, training=training))
 
-    assert (lessons(machines) == lessons("a:1,b:1")) == same
+    assert (rules(machines) == rules("a:1,b:1")) == same

@@ -19,17 +19,17 @@ from local_services import free_ports
 from edge_client.contract.errors import InputError, SettingsError, TransportError
 from edge_client.contract.release import Normalization
 from edge_client.inference.classifier import Classifier
-from luigi_tasks.backbone.extractor import Form
+from luigi_tasks.backbone.extractor import QuantizationParameters
 from luigi_tasks.backbone.networks import STANDARD_SUFFIX, architecture_name, build_backbone, standardize
 from luigi_tasks.backbone.weights import load_tuned, weights_digest
 from luigi_tasks.dataset.records import Picture, Snapshot
-from luigi_tasks.progress import silent
+from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.calibration import choose_calibration
 from luigi_tasks.quantization.compose import Dense, compose_classifier
 from luigi_tasks.quantization.variants import convert_backbone
 from luigi_tasks.settings.values import ModelSettings, Portions, TrainingSettings
 from luigi_tasks.training.features import FeatureRows, choose_rows, compute_rows, open_extractor
-from luigi_tasks.training.finetune import CUT_LAYERS, Pupils, map_array, tune_backbone
+from luigi_tasks.training.finetune import CUT_LAYERS, TrainingImages, map_array, tune_backbone
 from luigi_tasks.training.train import Trained, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -41,8 +41,8 @@ TRAINING = TrainingSettings(
     epochs=40,
     batch_size=16,
     learning_rate=0.01,
-    augmented_views=1,
-    small_set_views=1,
+    augmented_copies=1,
+    small_set_copies=1,
     horizontal_flip=True,
     hidden_units=0,
     dropout=0.1,
@@ -67,9 +67,9 @@ class Coloured:
     def load(self, pictures, size):
         return np.stack([self.pixels[picture.sha256][:size, :size] for picture in pictures])
 
-    def pupils(self, size) -> Pupils:
+    def images(self, size) -> TrainingImages:
         pictures = self.snapshot.split("train")
-        return Pupils(
+        return TrainingImages(
             read=self.load(pictures, size).__getitem__,
             targets=np.array([self.snapshot.labels.index(one.label) for one in pictures]),
             names=[one.sha256 for one in pictures],
@@ -132,9 +132,9 @@ def weights_file(from_scratch, tmp_path_factory):
     return path
 
 
-def tune(coloured, model, folder, training=TRAINING, start=None, shelf=None, progress=silent):
+def tune(coloured, model, folder, training=TRAINING, start=None, shelf=None, progress=ignore_progress):
     shelf = shelf or Shelf()
-    return tune_backbone(coloured.pupils(model.input_size), model, training, start, folder, shelf, progress)
+    return tune_backbone(coloured.images(model.input_size), model, training, start, folder, shelf, progress)
 
 
 def make(coloured, model, folder, training=TRAINING, scheme="int8", calibration=30) -> Made:
@@ -144,25 +144,27 @@ def make(coloured, model, folder, training=TRAINING, scheme="int8", calibration=
         tuned = tune(coloured, model, folder, training).weights
     snapshot, size = coloured.snapshot, model.input_size
     chosen = choose_calibration(snapshot.split("train"), calibration)
-    forms, _ = convert_backbone(model, scheme, coloured.load(chosen, size), tuned, silent, training.seed)
+    variants, _ = convert_backbone(
+        model, scheme, coloured.load(chosen, size), tuned, ignore_progress, training.seed
+    )
     pictures = [one.sha256 for one in snapshot.pictures]
     rows, _ = compute_rows(
-        forms,
+        variants,
         choose_rows(pictures, scheme, training.portions(len(pictures)), HOLDOUT_PERCENT),
         pictures,
         coloured.load(snapshot.pictures, size),
         {},
-        silent,
+        ignore_progress,
         flip=True,
     )
-    extractor = open_extractor(forms[scheme])
-    form = Form(extractor.scale, extractor.zero_point)
-    trained = train(snapshot, [rows], scheme, form, training, silent)
+    extractor = open_extractor(variants[scheme])
+    parameters = QuantizationParameters(extractor.scale, extractor.zero_point)
+    trained = train(snapshot, [rows], scheme, parameters, training, ignore_progress)
     layers = [
         Dense(layer.weights, layer.bias, low, high)
         for layer, (low, high) in zip(trained.head.layers, trained.ranges, strict=True)
     ]
-    return Made(compose_classifier(forms[scheme], layers, snapshot.labels, name="x"), trained, tuned)
+    return Made(compose_classifier(variants[scheme], layers, snapshot.labels, name="x"), trained, tuned)
 
 
 def accuracy(coloured, model: bytes, size: int) -> float:
@@ -214,7 +216,9 @@ def test_a_head_that_had_to_learn_from_spoiled_features_does_not_hide_the_loss(c
     rows = FeatureRows(
         wanted, {"int8_0": rng.integers(-128, 128, (len(pictures), 3), np.int8), "float_0": floats}
     )
-    record = train(coloured.snapshot, [rows], "int8", Form(0.05, 0), TRAINING, silent).record
+    record = train(
+        coloured.snapshot, [rows], "int8", QuantizationParameters(0.05, 0), TRAINING, ignore_progress
+    ).record
     assert record.float_drop_points > 40
     assert record.class_drop_points > 20
 
@@ -229,7 +233,7 @@ def test_a_head_that_had_to_learn_from_spoiled_features_does_not_hide_the_loss(c
     ids=architecture_name,
 )
 def test_every_architecture_becomes_an_int8_file_that_the_device_runs(coloured, tmp_path, model):
-    training = dataclasses.replace(TRAINING, epochs=1, small_set_views=0)
+    training = dataclasses.replace(TRAINING, epochs=1, small_set_copies=0)
     made = make(coloured, model, tmp_path, training, calibration=10)
     classifier = Classifier(made.model, coloured.snapshot.labels, normalization=Normalization())
     answer = classifier.classify(next(iter(coloured.pixels.values())))
@@ -290,23 +294,23 @@ def test_pictures_are_read_in_parts_and_the_weights_do_not_depend_on_them(
     """100,000 pictures would be 7.7 GB."""
     model = SCRATCH if whole else dataclasses.replace(SCRATCH, weights=str(weights_file))
     training = dataclasses.replace(TRAINING, epochs=1, finetune_epochs=1)
-    pupils, asked = coloured.pupils(32), []
+    images, asked = coloured.images(32), []
 
     def read(rows):
         asked.append(len(rows))
-        return pupils.read(rows)
+        return images.read(rows)
 
     def tune_in_parts_of(count):
         monkeypatch.setattr("luigi_tasks.training.finetune.PICTURES_AT_ONCE", count)
         asked.clear()
-        recorded = dataclasses.replace(pupils, read=read)
-        return tune_backbone(recorded, model, training, None, tmp_path, Shelf(), silent)
+        recorded = dataclasses.replace(images, read=read)
+        return tune_backbone(recorded, model, training, None, tmp_path, Shelf(), ignore_progress)
 
     at_once = tune_in_parts_of(1024)
-    assert max(asked) == len(pupils.names) > 64
+    assert max(asked) == len(images.names) > 64
     assert tune_in_parts_of(32) == at_once
     # What sets the features' scale is at most 400 pictures.
-    assert asked[0 if whole else 1 :] == [32, 32, len(pupils.names) - 64]
+    assert asked[0 if whole else 1 :] == [32, 32, len(images.names) - 64]
 
 
 @pytest.mark.parametrize("damage", ["flipped", "foreign"])
