@@ -39,7 +39,7 @@ DEVELOPMENT = [
     "mypy==2.4.*",
     "pytest>=8",
     "pytest-timeout>=2.3",
-    "pytest-xdist>=3.5",
+    "pytest-xdist>=3.7",
     "ruff==0.17.*",
 ]
 

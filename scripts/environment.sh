@@ -1,5 +1,6 @@
 # Sourced by the commands beside it: makes a virtual environment and installs this project into it.
-# Usage: ensure_environment FOLDER EXTRAS [PYTHON]; installs again only when setup.py changed.
+# Usage: ensure_environment FOLDER EXTRAS [PYTHON [REQUIREMENT ...]]; an empty PYTHON: any that fits.
+# Installs again only when setup.py or what is asked for changed.
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,14 +19,22 @@ find_python() {
 }
 
 ensure_environment() {
-    local folder=$1 extras=$2 python stamp
+    local folder=$1 extras=$2 python stamp started=$SECONDS
     python=$(find_python ${3:+"$3"})
-    stamp="$("$python" -V) $extras $(sha256sum <"$repository/setup.py")"
+    shift $(($# < 3 ? $# : 3))
+    stamp=$(describe_installation "$python" "$extras" "$@")
     if [ "$(cat "$folder/.installed" 2>/dev/null)" != "$stamp" ]; then
         echo "Installing into $folder (once; a few minutes) ..." >&2
         rm -rf "$folder"
         "$python" -m venv "$folder"
-        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -e "$repository$extras"
+        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -e "$repository$extras" "$@"
         echo "$stamp" >"$folder/.installed"
+        echo "Installed in $((SECONDS - started)) s" >&2
     fi
+}
+
+describe_installation() {
+    local python=$1
+    shift
+    echo "$("$python" -V) $* $(sha256sum <"$repository/setup.py")"
 }

@@ -35,13 +35,23 @@ STOP_LIMIT_S = 3.0
 PROBE_KEY = "is-the-store-ready"
 
 
+# Sockets that keep drawn ports from other processes until this one ends; see `free_ports`.
+_RESERVATIONS: list[socket.socket] = []
+
+
 def free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((LOOPBACK, 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Reserve ports that nothing listens on, all different, until this process ends.
+
+    Each port stays bound to a socket that never listens: the kernel gives it to nobody else, neither to
+    another test process nor to an outgoing connection, while a server that sets SO_REUSEADDR, as all of
+    them do, may bind it and listen. Connections are refused until then.
+    """
+    sockets = [socket.socket() for _ in range(count)]
+    _RESERVATIONS.extend(sockets)
+    for one in sockets:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind((LOOPBACK, 0))
+    return [one.getsockname()[1] for one in sockets]
 
 
 class LocalService:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from local_services import MqttBroker, ObjectStore, Scheduler
@@ -49,11 +49,19 @@ class Faults:
         """Count a fault after which the device served, and finished what it was at."""
         self._tried.setdefault((what, fault), collections.Counter())[place] += times
 
+    def rows(self) -> list[tuple[str, str, str, int]]:
+        """Return what `record` was called with, each with how often, to be merged with other processes'."""
+        return [
+            (what, fault, place, times)
+            for (what, fault), places in self._tried.items()
+            for place, times in places.items()
+        ]
+
     def table(self) -> str:
         """Return Markdown."""
         rows = [
             f"| {what} | {fault} | {places.total()} | {places.total()} |"
-            for (what, fault), places in self._tried.items()
+            for (what, fault), places in sorted(self._tried.items())
         ]
         total = sum(places.total() for places in self._tried.values())
         where = sum(self._tried.values(), collections.Counter())
@@ -73,13 +81,47 @@ class Faults:
         )
 
 
+FAULTS = pytest.StashKey[Faults]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FAULTS] = Faults(every=config.getoption("--every-fault"))
+
+
 @pytest.fixture(scope="session")
-def faults(request: pytest.FixtureRequest) -> Iterator[Faults]:
+def faults(request: pytest.FixtureRequest) -> Faults:
     """Count of injected faults."""
-    faults = Faults(every=request.config.getoption("--every-fault"))
-    yield faults
-    if path := request.config.getoption("--fault-table"):
+    return request.config.stash[FAULTS]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Merge what a parallel process of tests counted; pytest-xdist calls this as the process ends."""
+    for row in getattr(node, "workeroutput", {}).get("faults", ()):
+        node.config.stash[FAULTS].record(*row)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    faults = session.config.stash[FAULTS]
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["faults"] = faults.rows()
+    elif path := session.config.getoption("--fault-table"):
         Path(path).write_text(faults.table(), encoding="utf-8")
+
+
+# Seconds of the files that take longest, measured on two idle cores: where several processes share the
+# tests by file, these begin first, or the last process would finish long after the others.
+LONGEST_S = {
+    "end_to_end/test_deploy.py": 140,
+    "end_to_end/test_workers.py": 110,
+    "pipeline/tasks/test_nightly.py": 100,
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the longest files first; within a file nothing changes."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: -LONGEST_S.get(item.path.relative_to(here).as_posix(), 0))
 
 
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.runtime
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 HEAVY = {"tensorflow", "tf_keras", "keras", "luigi", "luigi_tasks", "sklearn"}
 

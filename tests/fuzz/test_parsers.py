@@ -96,6 +96,7 @@ def examples(name: str) -> st.SearchStrategy[bytes]:
     return st.one_of(strategies)
 
 
+@pytest.mark.runtime
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_a_real_example_is_taken(name):
     assert any(TARGETS[name].check(seed) for seed in TARGETS[name].seeds)
@@ -111,6 +112,7 @@ def test_parsed_or_the_declared_error(name):
     hold()
 
 
+@pytest.mark.runtime
 def test_a_mutated_model_costs_the_child_at_most():
     @PROCESSES
     @given(mutated(TARGETS["model"].seeds).filter(lambda data: data not in TARGETS["model"].seeds))

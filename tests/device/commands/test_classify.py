@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+pytestmark = pytest.mark.runtime
+
 CORAL_V2 = "mobilenet_v2_1.0_224_quant.tflite"
 CORAL_V1 = "mobilenet_v1_0.25_128_quant.tflite"
 

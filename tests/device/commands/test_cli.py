@@ -22,6 +22,8 @@ from edge_client.state_folder import hold_state
 from tests.fakes.tiny_model import plain_picture, tiny_labels, tiny_model
 from tests.fakes.tiny_release import png
 
+pytestmark = pytest.mark.runtime
+
 
 @pytest.mark.parametrize(
     ("error", "code"),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from edge_client.settings.file import Settings
 
+pytestmark = pytest.mark.runtime
+
 ACL = Path(__file__).resolve().parents[3] / "configs/mosquitto.acl"
 
 

@@ -28,6 +28,8 @@ from edge_client.contract.release import Normalization
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.runtime
+
 ORIENTATION = 0x0112  # EXIF tag
 
 

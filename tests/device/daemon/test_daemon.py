@@ -32,6 +32,7 @@ from tests.fakes.tiny_release import tiny_release
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.runtime
 def test_a_first_release_is_heard_of_pulled_and_served(daemon, watcher, repository):
     daemon.drop("red")
     daemon.start()
@@ -54,6 +55,7 @@ def test_a_first_release_is_heard_of_pulled_and_served(daemon, watcher, reposito
     assert sum(watcher.results[0].top.values()) == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.runtime
 def test_a_swap_misses_no_frame(daemon, watcher, repository, serving):
     """Pictures keep coming through the update; every one is answered rightly, once, in order."""
     dropped: list[str] = []
@@ -83,6 +85,7 @@ def test_a_swap_misses_no_frame(daemon, watcher, repository, serving):
     assert status.previous == serving
 
 
+@pytest.mark.runtime
 def test_a_release_that_does_worse_on_live_frames_goes_back_by_itself(daemon, watcher, repository, serving):
     answer_all(daemon, watcher, "red", 30)
     release = repository.publish_tiny(1).release
@@ -102,6 +105,7 @@ def test_a_release_that_does_worse_on_live_frames_goes_back_by_itself(daemon, wa
     assert status.release == serving
 
 
+@pytest.mark.runtime
 def test_a_release_that_does_well_passes_its_probation(daemon, watcher, repository, serving):
     daemon.settings["probation"] = {"frames": 25}
     daemon.terminate()
@@ -246,6 +250,7 @@ def test_a_lie_of_the_store_is_refused_and_reported(daemon, watcher, repository,
     assert_answers(daemon, watcher, serving)
 
 
+@pytest.mark.runtime
 def test_a_release_that_this_device_cannot_run_is_refused_and_reported(daemon, watcher, repository, serving):
     document, files = tiny_release(1, model=tiny_model(1, fully_connected_version=99))
     repository.publish(document.release, files)
@@ -362,6 +367,7 @@ def test_without_a_root_of_trust_a_new_device_says_so_and_ends(daemon):
     assert "[trust] root" in answer.stderr
 
 
+@pytest.mark.runtime
 def test_status_of_a_running_daemon_is_shown(daemon, watcher, serving):
     answer = daemon.ask("status")
     assert answer.returncode == 0
@@ -425,6 +431,7 @@ def test_the_update_command_needs_a_daemon(daemon):
     assert "no daemon runs" in told.stderr
 
 
+@pytest.mark.runtime
 def test_home_assistant_finds_the_device_and_metrics_are_served(daemon, watcher, repository, mqtt_broker):
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -28,6 +28,8 @@ from tests.fakes.tiny_release import write_release
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.runtime
+
 KERAS = Normalization()
 
 

@@ -17,6 +17,8 @@ from edge_client.settings.serving import LEAST_FRAMES
 from edge_client.update.slots import Slots
 from tests.fakes.tiny_model import plain_picture
 
+pytestmark = pytest.mark.runtime
+
 RED, GREY = plain_picture("red"), plain_picture("red") // 2 + 64
 
 

@@ -47,6 +47,7 @@ def counts(daemon, said: str, number: int) -> bool:
     return bool(daemon.log.count(said) == number)
 
 
+@pytest.mark.runtime
 def test_a_release_that_agrees_serves_after_its_time(daemon, watcher, beside):
     first = watcher.status.release
     release = beside(bias=1)
@@ -64,6 +65,7 @@ def test_a_release_that_agrees_serves_after_its_time(daemon, watcher, beside):
     assert_answers(daemon, watcher, release)
 
 
+@pytest.mark.runtime
 def test_a_release_that_disagrees_is_refused_and_never_answers(daemon, watcher, repository, beside):
     first = watcher.status.release
     other = beside(bias=1)

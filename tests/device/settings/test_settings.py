@@ -20,6 +20,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+pytestmark = pytest.mark.runtime
+
 EXAMPLE = Path(__file__).resolve().parents[3] / "configs/device.toml"
 MINIMAL = (
     '[device]\nid = "camera-1"\n[store]\nbase_url = "https://s3.example/b"\n[source]\npath = "/camera"\n'

@@ -20,6 +20,8 @@ from edge_client.update.selftest import SelfTestError, find_failure, run_self_te
 from tests.fakes.tiny_model import tiny_model
 from tests.fakes.tiny_release import write_release
 
+pytestmark = pytest.mark.runtime
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 TIMEOUT_S = 60.0
 
