@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import datetime
 import functools
 import hashlib
 import logging
@@ -27,6 +26,7 @@ import luigi
 from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError
 from edge_client.contract.names import MODEL_FILE, REPORT_FILE, release_target
 from edge_client.contract.release import PREPROCESSING_ID
+from edge_client.contract.times import utc_now
 from luigi_tasks.backbone.records import BackboneRecord
 from luigi_tasks.dataset.listing import _list_once, _recall_listing, listing_digest
 from luigi_tasks.dataset.records import Inventory, Plan, ReadPicture
@@ -835,11 +835,6 @@ def announce(settings: PipelineSettings) -> None:
     channel = settings.release.channel
     pointer = open_repository(settings).load().channel(channel)
     BrokerClient(settings.broker).announce(channel, pointer.release)
-
-
-def utc_now() -> str:
-    """ISO 8601, UTC, milliseconds."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 def tunes(settings: PipelineSettings) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import logging
 import os
@@ -17,12 +16,14 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError, EdgeError, SettingsError
 from edge_client.contract.names import probe_topic
+from edge_client.contract.times import current_time
 from edge_client.disk import disk_errors
 from edge_client.inference.runtime import runtime_name
 from edge_client.releases import read_release
 from edge_client.settings.file import of_channels
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Callable, Iterator, Sequence
 
     from edge_client.settings.file import Settings
@@ -54,7 +55,7 @@ class Check:
 
 def examine(
     settings: Settings,
-    clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.timezone.utc),
+    clock: Callable[[], datetime.datetime] = current_time,
 ) -> tuple[Check, ...]:
     """Make all checks; changes nothing but a probe file in the state folder, which it removes."""
     checks: Sequence[tuple[str, Callable[[], str]]] = (

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from edge_client.contract.errors import DeviceError, EdgeError, InputError, TransportError
 from edge_client.contract.messages import DeviceStatus, Result, UpdateFigures
 from edge_client.contract.names import announcement_topic
+from edge_client.contract.times import utc_now
 from edge_client.inbox.selection import ChannelAnswer
 from edge_client.inference.runtime import runtime_name
 from edge_client.offline.handover import BUNDLE_FILE, BundleResult, close_bundle, of_bundle
-from edge_client.reporting.status import STATUS_FILE, StatusBoard, utc_now
+from edge_client.reporting.status import STATUS_FILE, StatusBoard
 from edge_client.serving.serving import Serving
 from edge_client.update.check import Decision, UpdateOutcome
 from edge_client.update.check_process import LookControl, LookStoppedError, look_in_child, name_of

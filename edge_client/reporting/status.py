@@ -6,7 +6,6 @@ written only at changes of state: an SD card wears out by writing.
 
 from __future__ import annotations
 
-import datetime
 import logging
 import statistics
 import threading
@@ -18,6 +17,7 @@ import msgspec
 from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.messages import STATUS_LIMIT_BYTES, DeviceStatus
+from edge_client.contract.times import utc_now
 from edge_client.disk import write_durably
 
 if TYPE_CHECKING:
@@ -173,8 +173,3 @@ def read_status(state_dir: Path) -> DeviceStatus:
     except InputError as e:
         msg = f"{e}; the daemon writes it anew at its next start"
         raise DeviceError(msg) from e
-
-
-def utc_now() -> str:
-    """ISO 8601 with milliseconds."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")

@@ -39,11 +39,6 @@ class ClockError(TransportError):
     """The clock cannot be right; the same act may succeed once it is set."""
 
 
-def utc_now() -> datetime.datetime:
-    """Return what this device takes for the time."""
-    return datetime.datetime.now(datetime.timezone.utc)
-
-
 def check_clock(now: datetime.datetime, signed_at: datetime.datetime | None = None) -> None:
     """Refuse a clock that cannot be right.
 

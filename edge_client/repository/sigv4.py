@@ -6,13 +6,15 @@ equal. Source: AWS General Reference, "Create a signed AWS API request".
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import hmac
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
+from edge_client.contract.times import current_time
+
 if TYPE_CHECKING:
+    import datetime
     from edge_client.settings.update import StoreCredentials
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
@@ -57,7 +59,7 @@ def _sign(
         at: UTC; None: now.
     Returns: Headers.
     """
-    moment = at or datetime.datetime.now(datetime.timezone.utc)
+    moment = at or current_time()
     stamp, day = moment.strftime("%Y%m%dT%H%M%SZ"), moment.strftime("%Y%m%d")
     parts = urlsplit(url)
     host = parts.hostname or ""

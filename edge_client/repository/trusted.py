@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import shutil
 import tempfile
 from pathlib import Path
@@ -26,8 +25,9 @@ from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import TransportError, TrustError
 from edge_client.contract.names import METADATA_FOLDER, TARGETS_FOLDER, channel_target
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
+from edge_client.contract.times import current_time
 from edge_client.disk import disk_errors, write_durably
-from edge_client.repository.clock import check_clock, read_signing_time, utc_now
+from edge_client.repository.clock import check_clock, read_signing_time
 from edge_client.repository.transfer import download
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class TrustedRepository:
         fetcher: Fetcher,
         *,
         remember: bool = True,
-        clock: Clock = utc_now,
+        clock: Clock = current_time,
     ) -> None:
         """Start from what this device trusts already.
 
@@ -307,7 +307,7 @@ def describe_root(root: bytes, source: str) -> str:
 def explain(error: exceptions.RepositoryError) -> str:
     """Say what a refusal means and what to do."""
     if isinstance(error, exceptions.ExpiredMetadataError):
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        now = current_time().isoformat(timespec="seconds")
         return (
             f"{error}. This device's clock says {now}: if that is wrong, set it (timedatectl); if not, the "
             "store shows old metadata, or nobody signed newer: run the pipeline, it renews signatures"

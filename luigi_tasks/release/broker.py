@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import queue
 import socket
 import ssl
@@ -15,6 +14,7 @@ from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import InputError, SettingsError, TransportError
 from edge_client.contract.messages import ANNOUNCEMENT_LIMIT_BYTES, Announcement
 from edge_client.contract.names import announcement_topic
+from edge_client.contract.times import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ class BrokerClient:
         message = Announcement(
             channel=channel,
             release=release,
-            announced_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
+            announced_at=utc_now(),
         )
         with self._connected() as (client, _):
             information = client.publish(topic, encode_document(message), qos=1, retain=True)

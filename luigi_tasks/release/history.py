@@ -9,6 +9,7 @@ import msgspec
 from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import InputError
 from edge_client.contract.names import CALIBRATION_FILE, MODEL_FILE, REPORT_FILE, release_target
+from edge_client.contract.times import utc_now
 from edge_client.inference.classifier import Classifier
 from luigi_tasks.backbone.networks import architecture_name
 from luigi_tasks.dataset.pixels import to_png
@@ -25,7 +26,6 @@ from luigi_tasks.pipeline import (
     load_snapshot,
     open_repository,
     tunes,
-    utc_now,
 )
 from luigi_tasks.provenance import flatten_settings
 from luigi_tasks.quantization.candidate import load_float_scores

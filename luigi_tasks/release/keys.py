@@ -16,6 +16,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError, SettingsError
+from edge_client.contract.times import current_time
 from edge_client.disk import disk_errors, sync_folder, write_durably
 from luigi_tasks.release.signing import (
     DISOWNS_FIELD,
@@ -243,9 +244,9 @@ def _root_path(folder: Path) -> Path:
 
 
 def _in_years(years: int) -> datetime.datetime:
-    now = datetime.datetime.now(datetime.timezone.utc)
-    return (now + datetime.timedelta(days=365 * years)).replace(microsecond=0)
+    later = current_time() + datetime.timedelta(days=365 * years)
+    return later.replace(microsecond=0)
 
 
 def _today() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    return current_time().date().isoformat()

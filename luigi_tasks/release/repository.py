@@ -31,6 +31,7 @@ from edge_client.contract.names import (
     is_patch,
 )
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
+from edge_client.contract.times import current_time
 from luigi_tasks.release.published import (
     TIMESTAMP_KEY,
     Published,
@@ -72,7 +73,7 @@ class ReleaseRepository:
         self,
         store: Store,
         settings: TrustSettings,
-        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.timezone.utc),
+        now: Callable[[], datetime.datetime] = current_time,
     ) -> None:
         self.store = store
         self.settings = settings

@@ -16,11 +16,11 @@ import pytest
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient._internal import trusted_metadata_set
 
+from edge_client.contract import times
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import EdgeError, InputError, TransportError, TrustError
 from edge_client.contract.names import channel_target, release_target
 from edge_client.contract.release import ChannelDocument
-from edge_client.repository import clock as clock_module
 from edge_client.repository import http_fetcher as fetcher_module
 from edge_client.repository.clock import ClockError
 from edge_client.repository.http_fetcher import StoreFetcher
@@ -436,14 +436,14 @@ def set_clock(monkeypatch, **ahead: float) -> None:
     # python-tuf takes no clock; waiting for a real expiry would be a sleep.
     fake = SimpleNamespace(datetime=Moved, timezone=datetime.timezone)
     monkeypatch.setattr(trusted_metadata_set, "datetime", fake)
-    monkeypatch.setattr(clock_module, "utc_now", lambda: Moved.now(datetime.timezone.utc))
+    monkeypatch.setattr(times, "current_time", lambda: Moved.now(datetime.timezone.utc))
 
 
 def open_at(device: DeviceUnderTest) -> Callable[[], TrustedRepository]:
     """Look with the clock that `set_clock` moved."""
     memory, fetcher = device.state_dir / "metadata", StoreFetcher(device.store)
     return lambda: TrustedRepository(
-        device.root, device.store.base_url, memory, fetcher, clock=clock_module.utc_now
+        device.root, device.store.base_url, memory, fetcher, clock=times.current_time
     )
 
 

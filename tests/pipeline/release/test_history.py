@@ -16,6 +16,7 @@ from edge_client.contract.errors import InputError, TrustError
 from edge_client.contract.names import CALIBRATION_FILE, EVALUATION_FILE, REPORT_FILE, release_target
 from edge_client.contract.preprocessing import PREPROCESSING_ID, decode_picture
 from edge_client.contract.release import Normalization, Preprocessing, release_id
+from edge_client.contract.times import utc_now
 from edge_client.inference.classifier import Classifier
 from edge_client.releases import needed_files
 from luigi_tasks.dataset.records import HOLDOUT, Picture, Snapshot
@@ -26,7 +27,6 @@ from luigi_tasks.pipeline import (
     EvaluateModel,
     QuantizeModel,
     open_repository,
-    utc_now,
 )
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.records import Calibration, CalibrationSet, Candidate, QuantizationRecord
