@@ -35,7 +35,7 @@ from luigi_tasks.release.keys import make_keys  # noqa: E402
 from luigi_tasks.release.patches import make_patches  # noqa: E402
 from luigi_tasks.release.repository import ReleaseRepository  # noqa: E402
 from luigi_tasks.settings.values import BrokerSettings, ModelSettings, StoreSettings, TrustSettings  # noqa: E402
-from luigi_tasks.storage.store import Store  # noqa: E402
+from luigi_tasks.storage.s3_store import S3Store  # noqa: E402
 from luigi_tasks.training.features import open_extractor  # noqa: E402
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class DeviceBench:
         os.environ.update(self.store.credentials())
         make_keys(self.folder / "keys")
         url = f"s3://{self.store.bucket}/bench"
-        store = Store(StoreSettings(url, self.store.endpoint_url, "us-east-1", "when_required", True))
+        store = S3Store(StoreSettings(url, self.store.endpoint_url, "us-east-1", "when_required", True))
         trust = TrustSettings(
             self.folder / "keys/device/root.json", str(self.folder / "keys/pipeline"), 14, 90, 365, 50
         )

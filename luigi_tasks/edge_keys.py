@@ -64,7 +64,7 @@ def _renew(options: argparse.Namespace) -> str:
 def _publish(_options: argparse.Namespace) -> str:
     from luigi_tasks.release.repository import open_repository  # noqa: PLC0415 - imports python-tuf
     from luigi_tasks.settings.sections import load_settings  # noqa: PLC0415 - imports luigi
-    from luigi_tasks.storage.store import open_store  # noqa: PLC0415 - as above
+    from luigi_tasks.storage.opening import open_store  # noqa: PLC0415 - as above
 
     settings = load_settings()
     repository = open_repository(open_store(settings.store), settings.trust)

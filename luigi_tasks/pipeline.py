@@ -36,7 +36,7 @@ from luigi_tasks.progress import Progress, TaskProgress, ignore_progress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.cache import ContentCache
 from luigi_tasks.storage.documents import DocumentTarget, content_key
-from luigi_tasks.storage.store import Store, open_store
+from luigi_tasks.storage.opening import open_store
 from luigi_tasks.targets import AnnouncementTarget, ChannelTarget, FreshSignaturesTarget, PendingTarget
 from luigi_tasks.training.cluster import cluster_size
 from luigi_tasks.training.records import FeaturesRecord
@@ -44,7 +44,8 @@ from luigi_tasks.training.records import FeaturesRecord
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
 
-    from luigi_tasks.settings.values import PipelineSettings, Portions
+    from luigi_tasks.settings.values import PipelineSettings, Portions, StoreSettings
+    from luigi_tasks.storage.store import Store
     from luigi_tasks.training.features import FeatureRows
 
 # Raised when a step would make something else from the same input.
@@ -160,7 +161,7 @@ class PipelineTask(luigi.Task):
     @property
     def store(self) -> Store:
         """The bucket."""
-        return open_store(self.settings.store)
+        return _shared_store(self.settings.store)
 
     @property
     def source(self) -> PictureSource:
@@ -655,7 +656,7 @@ class EvaluateModel(PipelineTask):
         evaluation, report = judge_candidate(self)
         self.store.put(target.folder + REPORT_FILE, report.encode(), content_type="text/html; charset=utf-8")
         self.set_tracking_url(  # type: ignore[misc]
-            self.store.sign_link(target.folder + REPORT_FILE, REPORT_LINK_S)
+            self.store.presign_url(target.folder + REPORT_FILE, REPORT_LINK_S)
         )
         target.save(evaluation)
         outcome = (
@@ -806,11 +807,17 @@ def load_evaluation(target: DocumentTarget | PendingTarget) -> Any:  # noqa: ANN
     return target.load(Evaluation)
 
 
+@functools.lru_cache(maxsize=8)
+def _shared_store(settings: StoreSettings) -> Store:
+    """Return the one store of this process: a boto3 client takes 0.1 s."""
+    return open_store(settings)
+
+
 def open_repository(settings: PipelineSettings) -> Any:  # noqa: ANN401 - tuf is imported only here
     """Return the signed repository."""
     from luigi_tasks.release.repository import open_repository as open_one  # noqa: PLC0415
 
-    return open_one(open_store(settings.store), settings.trust)
+    return open_one(_shared_store(settings.store), settings.trust)
 
 
 def channel_target(settings: PipelineSettings, release: str) -> ChannelTarget:

@@ -80,7 +80,7 @@ def test_the_device_never_imports_the_pipeline():
 def test_each_outside_party_has_one_room():
     """boto3, paho and tuf are each talked to in one place of each side."""
     rooms = {
-        "boto3": {"luigi_tasks/storage/store.py"},
+        "boto3": {"luigi_tasks/storage/s3_store.py"},
         "paho": {"luigi_tasks/release/broker.py", "edge_client/reporting/broker.py"},
         "tuf": {
             "luigi_tasks/release/repository.py",

@@ -21,7 +21,7 @@ from edge_client.contract.errors import InputError, SettingsError
 from luigi_tasks.dataset.archive import Archive, unpack_archive
 from luigi_tasks.dataset.presets import DIGITS_FOLDER, FLOWERS, write_digits
 from luigi_tasks.dataset.records import Entry
-from luigi_tasks.storage.store import open_client, s3_errors, split_url
+from luigi_tasks.storage.s3_store import open_client, s3_errors, split_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

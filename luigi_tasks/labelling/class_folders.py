@@ -12,10 +12,11 @@ from edge_client.contract.errors import InputError, SettingsError
 from edge_client.disk import disk_errors, sync_folder, write_durably
 from luigi_tasks.dataset.presets import PRESETS
 from luigi_tasks.dataset.sources import is_hidden, subfolders
-from luigi_tasks.storage.store import Store, open_store
+from luigi_tasks.storage.opening import open_store
 
 if TYPE_CHECKING:
     from luigi_tasks.settings.values import DatasetSettings, StoreSettings
+    from luigi_tasks.storage.store import Store
 
 
 class ClassFolders(Protocol):

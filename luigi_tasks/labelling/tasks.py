@@ -5,6 +5,7 @@ ListInbox -> a person fills in labels.csv -> TakeLabelled -> the next Deploy fin
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.names import INBOX_FOLDER
 from luigi_tasks.progress import TaskProgress
 from luigi_tasks.settings.sections import load_settings
-from luigi_tasks.storage.store import open_store
+from luigi_tasks.storage.opening import open_store
 
 if TYPE_CHECKING:
     from luigi_tasks.progress import Progress
@@ -29,6 +30,11 @@ logger = logging.getLogger("luigi-interface")
 
 class LabellingTask(luigi.Task):
     """A step beside a person."""
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """Holds the inbox."""
+        return open_store(load_settings().store)
 
     def complete(self) -> bool:
         """Whether there is nothing to do; a fault is left to `run`, which names it in one paragraph."""
@@ -100,7 +106,7 @@ class ListInbox(LabellingTask):
         """Address: the inbox's listing and the classes."""
         settings = load_settings()
         folder = Path(self.to).expanduser()
-        return FolderTarget(open_store(settings.store), folder, known_labels(settings), int(self.most))
+        return FolderTarget(self.store, folder, known_labels(settings), int(self.most))
 
     def work(self, progress: Progress) -> str:
         """Copy what holds what it says."""
@@ -128,7 +134,7 @@ class TakeLabelled(LabellingTask):
 
     def output(self) -> FramesTakenTarget:
         """Exists when the inbox has none of the frames that were decided on."""
-        return FramesTakenTarget(open_store(load_settings().store), Path(self.labels).expanduser())
+        return FramesTakenTarget(self.store, Path(self.labels).expanduser())
 
     def work(self, progress: Progress) -> str:
         """Verify, move, then remove."""

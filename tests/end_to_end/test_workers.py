@@ -112,12 +112,12 @@ def accuracy_of(pipeline: PipelineUnderTest, monkeypatch: pytest.MonkeyPatch) ->
     from edge_client.contract.documents import decode_document  # noqa: PLC0415 - as above
     from luigi_tasks.gate.records import Evaluation  # noqa: PLC0415
     from luigi_tasks.settings.values import StoreSettings  # noqa: PLC0415
-    from luigi_tasks.storage.store import Store  # noqa: PLC0415
+    from luigi_tasks.storage.s3_store import S3Store  # noqa: PLC0415
 
     for name, value in pipeline.store.credentials().items():
         monkeypatch.setenv(name, value)
     url = f"s3://{pipeline.store.bucket}/{pipeline.name}"
-    store = Store(StoreSettings(url, pipeline.store.endpoint_url, "us-east-1", "when_required", True))
+    store = S3Store(StoreSettings(url, pipeline.store.endpoint_url, "us-east-1", "when_required", True))
     listed = store.client.list_objects_v2(Bucket=store.bucket, Prefix=f"{store.prefix}work/evaluations/")
     [key] = [one["Key"] for one in listed["Contents"] if one["Key"].endswith("evaluation.json")]
     data = store.read(key.removeprefix(store.prefix))

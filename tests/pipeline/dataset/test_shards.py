@@ -12,7 +12,7 @@ from luigi_tasks.dataset.records import Inventory
 from luigi_tasks.dataset.shards import SMALL_AT_MOST, PictureLog, make_plan
 from luigi_tasks.dataset.sources import BucketSource, FolderSource
 from luigi_tasks.progress import ignore_progress
-from luigi_tasks.storage.store import Store
+from luigi_tasks.storage.s3_store import S3Store
 from tests.fakes.datasets import class_folders, picture_bytes, write_tree
 
 BATCH_PICTURES = 8
@@ -92,7 +92,7 @@ def place(request, tmp_path, store_settings):
 @pytest.fixture
 def reader(place, store_settings, tmp_path):
     place.put(class_folders({"a": 12, "b": 12}))
-    return Reader(place.source, Store(store_settings), PixelCache(tmp_path / "cache", 4, 4))
+    return Reader(place.source, S3Store(store_settings), PixelCache(tmp_path / "cache", 4, 4))
 
 
 def test_first_look_reads_everything_in_batches_of_nearly_equal_size(reader):
@@ -130,7 +130,7 @@ def test_removed_pictures_cost_nothing(reader, place):
 
 def test_touched_picture_is_read_and_found_to_be_the_same(tmp_path, store_settings):
     folder = write_tree(tmp_path / "p", class_folders({"a": 3, "b": 3}))
-    reader = Reader(FolderSource(folder), Store(store_settings), PixelCache(tmp_path / "cache", 4, 4))
+    reader = Reader(FolderSource(folder), S3Store(store_settings), PixelCache(tmp_path / "cache", 4, 4))
     reader.look()
     before = {one.path: one.sha256 for one in reader.log.load(reader.log.newest()).pictures}
     os.utime(folder / "a/001.png", ns=(1, 1))
@@ -140,7 +140,7 @@ def test_touched_picture_is_read_and_found_to_be_the_same(tmp_path, store_settin
 
 def test_a_year_of_small_batches_becomes_few(tmp_path, store_settings):
     folder = write_tree(tmp_path / "p", class_folders({"a": 3, "b": 3}))
-    reader = Reader(FolderSource(folder), Store(store_settings), PixelCache(tmp_path / "cache", 4, 4))
+    reader = Reader(FolderSource(folder), S3Store(store_settings), PixelCache(tmp_path / "cache", 4, 4))
     for number in range(SMALL_AT_MOST + 3):
         write_tree(folder, {f"a/later-{number:03}.png": picture_bytes(number)})
         reader.look()
@@ -149,7 +149,7 @@ def test_a_year_of_small_batches_becomes_few(tmp_path, store_settings):
 
 def test_a_log_that_lost_its_inventory_begins_anew(reader, store_settings):
     reader.look()
-    store = Store(store_settings)
+    store = S3Store(store_settings)
     listed = store.client.list_objects_v2(Bucket=store.bucket, Prefix=store.prefix + "work/inventories/")
     for one in listed["Contents"]:
         if not one["Key"].endswith("newest.json"):

@@ -17,7 +17,7 @@ from luigi_tasks.dataset import sources as dataset
 from luigi_tasks.dataset.listing import listing_digest
 from luigi_tasks.dataset.presets import FLOWERS, write_digits
 from luigi_tasks.dataset.sources import BucketSource, FolderSource, open_source
-from luigi_tasks.storage.store import open_client
+from luigi_tasks.storage.s3_store import open_client
 from tests.fakes.datasets import (
     ArchiveServer,
     dataset_settings,

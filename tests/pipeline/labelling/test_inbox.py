@@ -33,7 +33,7 @@ from luigi_tasks.labelling.records import LabellingRecord
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.documents import DocumentTarget
-from luigi_tasks.storage.store import Store, open_store
+from luigi_tasks.storage.s3_store import S3Store
 from tests.fakes.datasets import class_folders, dataset_settings, picture_bytes, write_tree
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from luigi_tasks.labelling.class_folders import ClassFolders
     from luigi_tasks.settings.values import StoreSettings
 
-    StoreT = TypeVar("StoreT", bound=Store)
+    StoreT = TypeVar("StoreT", bound=S3Store)
 
 LABELS = ("cat", "dog")
 VOID = {"meta", "img", "input", "link", "br"}
@@ -70,7 +70,7 @@ def with_clients(store: StoreT, clients: dict[int, Any]) -> StoreT:
 
 @pytest.fixture
 def store(store_settings, clients):
-    return with_clients(Store(store_settings), clients)
+    return with_clients(S3Store(store_settings), clients)
 
 
 def record_of(device: str, name: str, picture: bytes, /, **changes) -> InboxRecord:
@@ -89,7 +89,7 @@ def record_of(device: str, name: str, picture: bytes, /, **changes) -> InboxReco
     return msgspec.structs.replace(record, **changes)
 
 
-def hand_in(store: Store, device: str, name: str, picture: bytes, **changes) -> FrameName:
+def hand_in(store: S3Store, device: str, name: str, picture: bytes, **changes) -> FrameName:
     """Do what a device does: the picture, then the record."""
     frame = FrameName.of(device, name)
     store.put(frame.keys[0], picture)
@@ -112,7 +112,7 @@ def fill_in(folder: Path, labels: dict[str, str]) -> Path:
     return path
 
 
-def list_into(store: Store, folder: Path, labels=LABELS, most: int = 100) -> LabellingRecord:
+def list_into(store: S3Store, folder: Path, labels=LABELS, most: int = 100) -> LabellingRecord:
     return fill_folder(store, folder, labels, most, ignore_progress)
 
 
@@ -256,7 +256,7 @@ def test_a_bad_frame_is_skipped_with_its_reason_and_stops_no_other(store, tmp_pa
 def test_a_picture_that_grew_after_the_listing_is_skipped(store, store_settings, tmp_path, monkeypatch):
     monkeypatch.setattr("luigi_tasks.labelling.inbox.PICTURE_LIMIT_BYTES", 2000)
 
-    class Late(Store):
+    class Late(S3Store):
         """A device that writes between the listing and the reading."""
 
         def list_folder(self, folder):
@@ -407,19 +407,19 @@ def make_dataset(
     if kind == "folder":
         write_tree(Path(url), tree)
     else:
-        pictures = with_clients(open_store(dataclasses.replace(settings, url=url)), clients)
+        pictures = with_clients(S3Store(dataclasses.replace(settings, url=url)), clients)
         for path, data in tree.items():
             pictures.put(path, data)
     return open_class_folders(dataset_settings(tmp_path / "cache", url), settings)
 
 
 def take(
-    store: Store, folders: ClassFolders, path: Path, *, new_labels: bool = False, least: int = 2
+    store: S3Store, folders: ClassFolders, path: Path, *, new_labels: bool = False, least: int = 2
 ) -> Taken:
     return take_labelled(store, folders, read_labels(path), least, ignore_progress, new_labels=new_labels)
 
 
-def in_inbox(store: Store) -> list[str]:
+def in_inbox(store: S3Store) -> list[str]:
     return [one.key.removeprefix("inbox/") for one in store.list_folder("inbox/")]
 
 
@@ -688,7 +688,7 @@ class Fuse:
             raise KilledError
 
 
-class DyingStore(Store):
+class DyingStore(S3Store):
     """The real store, until the fuse blows; before a call or right after it was done."""
 
     def __init__(self, settings: StoreSettings, fuse: Fuse, *, after: bool) -> None:

@@ -21,7 +21,7 @@ from luigi_tasks.quantization.records import Calibration, CalibrationSet
 from luigi_tasks.release.keys import make_keys
 from luigi_tasks.release.published import object_key
 from luigi_tasks.settings.sections import load_settings
-from luigi_tasks.storage.store import Store
+from luigi_tasks.storage.s3_store import S3Store
 
 RELEASE = "0123456789abcdef0123"
 
@@ -93,7 +93,7 @@ def test_a_set_that_does_not_fit_is_not_taken_and_the_log_says_why(
 def test_a_set_that_somebody_changed_in_the_bucket_is_not_taken(state, settings):
     path = release_target(RELEASE, CALIBRATION_FILE)
     forged = encode_compact(Calibration(sets=(msgspec.structs.replace(SETS[0], pictures=CHOSEN[:1]),)))
-    Store(settings.store).put(object_key(path, state.files[path].hashes["sha256"]), forged)
+    S3Store(settings.store).put(object_key(path, state.files[path].hashes["sha256"]), forged)
     with pytest.raises(TrustError, match="not the signed content"):
         recall_calibration(state, "stable", "this one", pictures(20))
 

@@ -11,7 +11,7 @@ import pytest
 from luigi_tasks.pipeline import QuantizeModel
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.documents import DocumentTarget
-from luigi_tasks.storage.store import Store
+from luigi_tasks.storage.s3_store import S3Store
 from luigi_tasks.training.records import TrainingRecord
 
 
@@ -46,7 +46,7 @@ CASES = (
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_first_scheme_that_holds_is_taken(case, store_settings):
-    store = Store(store_settings)
+    store = S3Store(store_settings)
     for scheme, (overall, worst) in case.lost.items():
         target_of(store, scheme).save(
             TrainingRecord(
@@ -68,7 +68,7 @@ def test_first_scheme_that_holds_is_taken(case, store_settings):
     assert tuple(one.scheme for one in QuantizeModel.climb(task)) == case.tried
 
 
-def target_of(store: Store, scheme: str) -> DocumentTarget:
+def target_of(store: S3Store, scheme: str) -> DocumentTarget:
     return DocumentTarget(store, f"work/heads/{scheme}/training.json")
 
 

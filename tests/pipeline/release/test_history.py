@@ -36,7 +36,7 @@ from luigi_tasks.release.keys import make_keys
 from luigi_tasks.release.published import object_key
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.documents import DocumentTarget, content_key
-from luigi_tasks.storage.store import Store
+from luigi_tasks.storage.s3_store import S3Store
 from luigi_tasks.training.records import TrainingRecord
 from tests.fakes.tiny_model import plain_picture, tiny_labels, tiny_model
 
@@ -65,7 +65,7 @@ class Step:
     ) -> None:
         """Args: `labels` that differ from `tiny_labels(3, bias)` make a model that is always wrong."""
         self.settings = settings
-        self.store = Store(settings.store)
+        self.store = S3Store(settings.store)
         self.progress = ignore_progress
         words = labels or tiny_labels(3, bias)
         model = tiny_model(bias)

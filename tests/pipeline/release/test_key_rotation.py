@@ -27,7 +27,7 @@ from luigi_tasks.release.published import TIMESTAMP_KEY
 from luigi_tasks.release.repository import ReleaseRepository
 from luigi_tasks.release.signing import ONLINE_ROLES, load_root, load_roots, open_signers
 from luigi_tasks.settings.values import TrustSettings
-from luigi_tasks.storage.store import Store
+from luigi_tasks.storage.s3_store import S3Store
 from luigi_tasks.targets import FreshSignaturesTarget
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def keys(tmp_path):
 
 @pytest.fixture
 def store(store_settings):
-    return Store(store_settings)
+    return S3Store(store_settings)
 
 
 @pytest.fixture
@@ -513,7 +513,9 @@ def test_the_command_publishes_at_once(tmp_path, store_settings, object_store, m
     pipeline = PipelineUnderTest(tmp_path, store=object_store, broker=mqtt_broker, scheduler=scheduler)
     with pipeline:
         assert "nothing to do" in ask(pipeline)
-        store = Store(dataclasses.replace(store_settings, url=f"s3://{object_store.bucket}/{pipeline.name}"))
+        store = S3Store(
+            dataclasses.replace(store_settings, url=f"s3://{object_store.bucket}/{pipeline.name}")
+        )
         publish(ReleaseRepository(store, trust_settings(pipeline.keys)), "r1")
         rotate_keys(pipeline.keys, Rotation(ONLINE_ROLES))
         assert "signed by its keys" in ask(pipeline)

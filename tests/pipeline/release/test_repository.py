@@ -17,7 +17,7 @@ from luigi_tasks.release.patches import make_patches
 from luigi_tasks.release.published import TIMESTAMP_KEY
 from luigi_tasks.release.repository import ReleaseRepository
 from luigi_tasks.settings.values import TrustSettings
-from luigi_tasks.storage.store import Store
+from luigi_tasks.storage.s3_store import S3Store
 
 
 class Clock:
@@ -54,7 +54,7 @@ def clock():
 
 @pytest.fixture
 def repository(store_settings, keys, clock):
-    return ReleaseRepository(Store(store_settings), trust_settings(keys), clock)
+    return ReleaseRepository(S3Store(store_settings), trust_settings(keys), clock)
 
 
 def files_of(release: str) -> dict[str, bytes]:
@@ -158,7 +158,7 @@ def test_signatures_are_renewed_at_half_of_their_lifetime(repository, clock):
 
 
 def test_old_releases_are_dropped_but_never_one_that_a_channel_names(store_settings, keys, clock):
-    repository = ReleaseRepository(Store(store_settings), trust_settings(keys, keep_releases=3), clock)
+    repository = ReleaseRepository(S3Store(store_settings), trust_settings(keys, keep_releases=3), clock)
     publish(repository, "r0", "canary")
     for number in range(1, 6):
         clock.now += datetime.timedelta(minutes=1)
@@ -254,6 +254,6 @@ def test_key_file_that_is_no_key_is_named(repository, keys):
 
 
 def test_missing_root_says_how_to_make_one(store_settings, tmp_path):
-    repository = ReleaseRepository(Store(store_settings), trust_settings(tmp_path))
+    repository = ReleaseRepository(S3Store(store_settings), trust_settings(tmp_path))
     with pytest.raises(SettingsError, match="edge-keys make"):
         repository.load()

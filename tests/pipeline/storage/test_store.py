@@ -11,12 +11,13 @@ import pytest
 from local_services import free_ports
 
 from edge_client.contract.errors import SettingsError, TransportError
-from luigi_tasks.storage.store import Store, StoreConflictError, split_url
+from luigi_tasks.storage.s3_store import S3Store, split_url
+from luigi_tasks.storage.store import StoreConflictError
 
 
 @pytest.fixture
 def store(store_settings):
-    return Store(store_settings)
+    return S3Store(store_settings)
 
 
 def test_what_was_put_is_read_back(store):
@@ -39,7 +40,7 @@ def test_a_write_on_top_of_somebody_elses_write_is_refused(store):
 
 
 def test_missing_bucket_is_named_at_the_first_look(store_settings):
-    store = Store(dataclasses.replace(store_settings, url="s3://no-such-bucket/x"))
+    store = S3Store(dataclasses.replace(store_settings, url="s3://no-such-bucket/x"))
     for look in (store.exists, store.get):
         with pytest.raises(SettingsError, match=r"s3://no-such-bucket/x/key.*does not exist; create it"):
             look("key")
@@ -47,7 +48,7 @@ def test_missing_bucket_is_named_at_the_first_look(store_settings):
 
 def test_wrong_credentials_are_named(store_settings, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    store = Store(store_settings)
+    store = S3Store(store_settings)
     with pytest.raises(SettingsError, match="refused the credentials"):
         store.put("key", b"")
     with pytest.raises(SettingsError, match="refused the credentials"):
@@ -61,12 +62,12 @@ def test_no_credentials_are_named(store_settings, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID"):
-        Store(store_settings).exists("key")
+        S3Store(store_settings).exists("key")
 
 
 def test_store_that_is_down_is_a_transport_error(store_settings):
     dead = f"http://127.0.0.1:{free_ports(1)[0]}"
-    store = Store(dataclasses.replace(store_settings, endpoint_url=dead))
+    store = S3Store(dataclasses.replace(store_settings, endpoint_url=dead))
     with pytest.raises(TransportError, match="endpoint_url"):
         store.exists("key")
 
@@ -95,7 +96,7 @@ def test_what_was_deleted_is_gone_and_may_be_deleted_again(store):
 
 
 def test_listing_and_deleting_in_a_bucket_that_is_missing_name_it(store_settings):
-    store = Store(dataclasses.replace(store_settings, url="s3://no-such-bucket/x"))
+    store = S3Store(dataclasses.replace(store_settings, url="s3://no-such-bucket/x"))
     for act in (store.list_folder, store.delete):
         with pytest.raises(SettingsError, match=r"s3://no-such-bucket/x/key/.*does not exist; create it"):
             act("key/")
@@ -103,7 +104,7 @@ def test_listing_and_deleting_in_a_bucket_that_is_missing_name_it(store_settings
 
 def test_a_signed_link_shows_the_object_without_credentials(store):
     store.put("report.html", b"<p>hello", content_type="text/html")
-    with urllib.request.urlopen(store.sign_link("report.html", 60)) as answer:  # noqa: S310
+    with urllib.request.urlopen(store.presign_url("report.html", 60)) as answer:  # noqa: S310
         assert answer.read() == b"<p>hello"
         assert answer.headers["Content-Type"] == "text/html"
 
@@ -126,7 +127,7 @@ def test_other_urls_are_refused(url):
         split_url(url)
 
 
-def _read_at_once(store: Store, number: int, together: Any) -> None:
+def _read_at_once(store: S3Store, number: int, together: Any) -> None:
     together.wait(30)
     assert store.read(f"fork/{number}") == bytes([number]) * 1_000_000
 

@@ -25,7 +25,7 @@ from luigi_tasks.gate.records import Evaluation
 from luigi_tasks.quantization.calibration import choose_calibration
 from luigi_tasks.release.repository import ReleaseRepository
 from luigi_tasks.settings.values import StoreSettings, TrustSettings
-from luigi_tasks.storage.store import Store
+from luigi_tasks.storage.s3_store import S3Store
 from luigi_tasks.training.records import FeaturesRecord, TunedRecord
 from tests.fakes.datasets import write_tree
 
@@ -98,7 +98,7 @@ class Fleet:
     def __init__(self, pipeline: PipelineUnderTest) -> None:
         self.pipeline = pipeline
         credentials = (f"s3://{pipeline.store.bucket}/{pipeline.name}", pipeline.store.endpoint_url)
-        self.store = Store(StoreSettings(*credentials, "us-east-1", "when_required", True))
+        self.store = S3Store(StoreSettings(*credentials, "us-east-1", "when_required", True))
         keys = pipeline.keys
         trust = TrustSettings(keys / "device/root.json", str(keys / "pipeline"), 14, 90, 365, 50)
         self._repository = ReleaseRepository(self.store, trust)
