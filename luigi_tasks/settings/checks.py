@@ -2,33 +2,94 @@
 
 from __future__ import annotations
 
+import difflib
+from typing import TYPE_CHECKING
+
 from edge_client.contract.errors import InputError
 from edge_client.contract.names import check_name
 from luigi_tasks.settings.values import SCHEMES, PipelineSettings, split_names
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from collections.abc import Set as AbstractSet
+
+# How alike a section's name must be to count as a misspelling: Luigi has sections of its own.
+ALIKE = 0.8
+
+# Section, setting, whether a value is allowed, and the allowed values in words.
+RANGES: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
+    ("dataset", "min_images_per_class", lambda value: value >= 2, "at least 2"),
+    ("dataset", "holdout_percent", lambda value: 1 <= value <= 90, "1 to 90"),
+    ("dataset", "max_broken_pictures", lambda value: value >= 0, "0 or more"),
+    ("dataset", "shard_pictures", lambda value: value >= 1, "at least 1"),
+    ("model", "input_size", lambda value: 32 <= value <= 1024, "32 to 1024"),
+    ("model", "grid", lambda value: 0 <= value <= 4, "0 to 4"),
+    ("model", "alpha", lambda value: 0 < value <= 2, "above 0, at most 2"),
+    ("training", "epochs", lambda value: value >= 1, "at least 1"),
+    ("training", "batch_size", lambda value: value >= 1, "at least 1"),
+    ("training", "learning_rate", lambda value: value > 0, "above 0"),
+    ("training", "augmented_copies", lambda value: value >= 0, "0 or more"),
+    ("training", "small_set_copies", lambda value: value >= 0, "0 or more"),
+    ("training", "dropout", lambda value: 0 <= value < 1, "0 to below 1"),
+    ("training", "finetune_epochs", lambda value: value >= 1, "at least 1"),
+    ("training", "finetune_rate", lambda value: value > 0, "above 0"),
+    ("training", "hidden_units", lambda value: value >= 0, "0 or more"),
+    ("training", "weight_decay", lambda value: value >= 0, "0 or more"),
+    ("training", "label_smoothing", lambda value: 0 <= value < 1, "0 to below 1"),
+    ("quantization", "calibration_pictures", lambda value: value >= 10, "at least 10"),
+    ("gate", "min_accuracy", lambda value: 0 <= value <= 1, "0 to 1"),
+    ("release", "share_percent", lambda value: 0 <= value <= 100, "0 to 100"),
+    ("release", "self_test_pictures", lambda value: 1 <= value <= 50, "1 to 50"),
+    ("release", "patches", lambda value: 0 <= value <= 20, "0 to 20"),
+    ("trust", "timestamp_days", lambda value: value >= 1, "at least 1"),
+    ("trust", "keep_releases", lambda value: value >= 2, "at least 2"),
+)
+
 
 def find_faults(settings: PipelineSettings) -> list[str]:
     """Return one sentence for each setting that cannot work."""
-    s = settings
+    out_of_range = [
+        f"[{section}] {name}: {allowed}"
+        for section, name, is_allowed, allowed in RANGES
+        if not is_allowed(getattr(getattr(settings, section), name))
+    ]
+    return out_of_range + _find_impossible(settings) + _find_unsafe_names(settings)
+
+
+def find_unknown(
+    given: Mapping[str, AbstractSet[str]],
+    known: Mapping[str, AbstractSet[str]],
+    renamed: Mapping[tuple[str, str], str],
+) -> list[str]:
+    """Return one sentence for each renamed, misspelt or unknown setting; Luigi would ignore them.
+
+    Args:
+        given: Names of the settings in each section of the configuration, Luigi's own sections among them.
+        known: Names of our settings by section.
+        renamed: New name of a setting by its section and old name.
+    """
+    faults = []
+    for section in sorted(given):
+        if section in known:
+            for name in sorted(given[section] - known[section]):
+                new_name = renamed.get((section, name))
+                explained = (
+                    f"renamed to {new_name}; use the new name" if new_name else _suggest(name, known[section])
+                )
+                faults.append(f"[{section}] {name}: {explained}")
+        elif alike := difflib.get_close_matches(section, known, 1, ALIKE):
+            faults.append(f"[{section}]: no such section; did you mean [{alike[0]}]?")
+    return faults
+
+
+def _suggest(name: str, known: AbstractSet[str]) -> str:
+    alike = difflib.get_close_matches(name, sorted(known), 1)
+    return f"no such setting; did you mean {alike[0]}?" if alike else "no such setting; remove it"
+
+
+def _find_impossible(s: PipelineSettings) -> list[str]:
+    """Return the faults that are no range of a single number."""
     checks = [
-        (s.dataset.min_images_per_class >= 2, "[dataset] min_images_per_class: at least 2"),
-        (1 <= s.dataset.holdout_percent <= 90, "[dataset] holdout_percent: 1 to 90"),
-        (s.dataset.max_broken_pictures >= 0, "[dataset] max_broken_pictures: 0 or more"),
-        (s.dataset.shard_pictures >= 1, "[dataset] shard_pictures: at least 1"),
-        (32 <= s.model.input_size <= 1024, "[model] input_size: 32 to 1024"),
-        (0 <= s.model.grid <= 4, "[model] grid: 0 to 4"),
-        (0 < s.model.alpha <= 2, "[model] alpha: above 0, at most 2"),
-        (s.training.epochs >= 1, "[training] epochs: at least 1"),
-        (s.training.batch_size >= 1, "[training] batch_size: at least 1"),
-        (s.training.learning_rate > 0, "[training] learning_rate: above 0"),
-        (s.training.augmented_copies >= 0, "[training] augmented_copies: 0 or more"),
-        (s.training.small_set_copies >= 0, "[training] small_set_copies: 0 or more"),
-        (0 <= s.training.dropout < 1, "[training] dropout: 0 to below 1"),
-        (s.training.finetune_epochs >= 1, "[training] finetune_epochs: at least 1"),
-        (s.training.finetune_rate > 0, "[training] finetune_rate: above 0"),
-        (s.training.hidden_units >= 0, "[training] hidden_units: 0 or more"),
-        (s.training.weight_decay >= 0, "[training] weight_decay: 0 or more"),
-        (0 <= s.training.label_smoothing < 1, "[training] label_smoothing: 0 to below 1"),
         (
             s.training.mode != "head" or s.model.weights != "none",
             "[training] mode head needs [model] weights: a frozen backbone without weights learns nothing",
@@ -41,21 +102,19 @@ def find_faults(settings: PipelineSettings) -> list[str]:
             not (s.quantization.calibration and (s.training.mode == "finetune" or s.model.weights == "none")),
             "[quantization] calibration: only for a frozen backbone; a tuned one has its snapshot's",
         ),
-        (s.quantization.calibration_pictures >= 10, "[quantization] calibration_pictures: at least 10"),
-        (0 <= s.gate.min_accuracy <= 1, "[gate] min_accuracy: 0 to 1"),
         (s.store.url.startswith("s3://"), "[store] url: give s3://bucket or s3://bucket/prefix"),
-        (0 <= s.release.share_percent <= 100, "[release] share_percent: 0 to 100"),
-        (1 <= s.release.self_test_pictures <= 50, "[release] self_test_pictures: 1 to 50"),
-        (0 <= s.release.patches <= 20, "[release] patches: 0 to 20"),
-        (s.trust.timestamp_days >= 1, "[trust] timestamp_days: at least 1"),
-        (s.trust.keep_releases >= 2, "[trust] keep_releases: at least 2"),
     ]
-    faults = [message for holds, message in checks if not holds]
+    return [message for holds, message in checks if not holds]
+
+
+def _find_unsafe_names(s: PipelineSettings) -> list[str]:
+    """Return the faults of names that become parts of topics, keys or paths."""
     names = [(s.release.channel, "channel"), (s.broker.fleet, "fleet")]
     if s.release.device_class:
         names.append((s.release.device_class, "[release] device_class"))
     if s.quantization.calibration:
         names.append((s.quantization.calibration, "[quantization] calibration"))
+    faults = []
     for value, what in names:
         try:
             check_name(value, what)

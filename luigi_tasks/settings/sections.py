@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import luigi
+from luigi.configuration import LuigiTomlParser
+from luigi.parameter import ParameterVisibility
 
 from edge_client.contract.errors import SettingsError
-from luigi_tasks.settings.checks import find_faults
+from luigi_tasks.settings.checks import find_faults, find_unknown
 from luigi_tasks.settings.values import (
     ARCHITECTURES,
     MODES,
@@ -29,6 +31,19 @@ from luigi_tasks.settings.values import (
     TrainingSettings,
     TrustSettings,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Renamed(luigi.OptionalParameter):
+    """Old name of a setting: a value under it, also from the command line, is refused with the new name."""
+
+    def __init__(self, new_name: str) -> None:
+        super().__init__(
+            default=None, description=f"renamed to {new_name}", visibility=ParameterVisibility.HIDDEN
+        )
+        self.new_name = new_name
 
 
 class dataset(luigi.Config):  # noqa: N801 - the class name is the section's name in luigi.cfg
@@ -56,6 +71,7 @@ class dataset(luigi.Config):  # noqa: N801 - the class name is the section's nam
     shard_pictures = luigi.IntParameter(
         default=1000, description="pictures in one shard; a shard is one task, and workers share the tasks"
     )
+    batch_pictures = Renamed("shard_pictures")
 
 
 class model(luigi.Config):  # noqa: N801
@@ -98,6 +114,8 @@ class training(luigi.Config):  # noqa: N801
         description="the same for the head with fewer than 1,000 training pictures, where copies help most "
         "and cost seconds",
     )
+    augmented_views = Renamed("augmented_copies")
+    small_set_views = Renamed("small_set_copies")
     horizontal_flip = luigi.BoolParameter(
         default=True,
         parsing=luigi.BoolParameter.EXPLICIT_PARSING,
@@ -235,23 +253,39 @@ class release(luigi.Config):  # noqa: N801
     )
 
 
+SECTIONS: dict[str, type[luigi.Config]] = {
+    one.__name__: one for one in (dataset, model, training, quantization, gate, store, trust, broker, release)
+}
+RENAMED = {
+    (name, key): parameter.new_name
+    for name, section in SECTIONS.items()
+    for key, parameter in section.get_params()
+    if isinstance(parameter, Renamed)
+}
+KNOWN = {
+    name: {key for key, _ in section.get_params() if (name, key) not in RENAMED}
+    for name, section in SECTIONS.items()
+}
+
+
 def load_settings() -> PipelineSettings:
     """Read all sections and check them.
 
     Raises: SettingsError that lists every fault at once.
     """
+    configs = {name: section() for name, section in SECTIONS.items()}
     settings = PipelineSettings(
-        dataset=_section(DatasetSettings, dataset()),
-        model=_section(ModelSettings, model()),
-        training=_section(TrainingSettings, training()),
-        quantization=_section(QuantizationSettings, quantization()),
-        gate=_section(GateSettings, gate()),
-        store=_section(StoreSettings, store()),
-        trust=_section(TrustSettings, trust()),
-        broker=_section(BrokerSettings, broker()),
-        release=_section(ReleaseSettings, release()),
+        dataset=_to_values(DatasetSettings, configs["dataset"]),
+        model=_to_values(ModelSettings, configs["model"]),
+        training=_to_values(TrainingSettings, configs["training"]),
+        quantization=_to_values(QuantizationSettings, configs["quantization"]),
+        gate=_to_values(GateSettings, configs["gate"]),
+        store=_to_values(StoreSettings, configs["store"]),
+        trust=_to_values(TrustSettings, configs["trust"]),
+        broker=_to_values(BrokerSettings, configs["broker"]),
+        release=_to_values(ReleaseSettings, configs["release"]),
     )
-    faults = find_faults(settings)
+    faults = find_unknown(_given_names(configs), KNOWN, RENAMED) + find_faults(settings)
     if faults:
         msg = "settings: " + "; ".join(faults) + " (luigi.cfg, or LUIGI_CONFIG_PATH)"
         raise SettingsError(msg)
@@ -261,9 +295,23 @@ def load_settings() -> PipelineSettings:
 SectionT = TypeVar("SectionT")
 
 
-def _section(kind: type[SectionT], config: luigi.Config) -> SectionT:
-    values: dict[str, Any] = dict(config.param_kwargs)
+def _to_values(kind: type[SectionT], config: luigi.Config) -> SectionT:
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if field.type == "Path":
-            values[field.name] = Path(values[field.name]).expanduser()
+        value = config.param_kwargs[field.name]
+        values[field.name] = Path(value).expanduser() if field.type == "Path" else value
     return kind(**values)
+
+
+def _given_names(configs: Mapping[str, luigi.Config]) -> dict[str, set[str]]:
+    """Return the settings that the configuration files name, and the old names on the command line."""
+    parser: Any = luigi.configuration.get_config()
+    if isinstance(parser, LuigiTomlParser):
+        given = {section: set(content) for section, content in parser.data.items()}
+    else:
+        given = {name: {*parser.options(name)} - {*parser.defaults()} for name in parser.sections()}
+    for section, name in RENAMED:
+        if configs[section].param_kwargs[name] is not None:
+            given.setdefault(section, set()).add(name)
+    # Luigi takes dashes for underscores.
+    return {section: {name.replace("-", "_") for name in names} for section, names in given.items()}

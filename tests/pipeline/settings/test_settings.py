@@ -1,4 +1,4 @@
-"""luigi.cfg at the top holds every setting with its default, and nothing else."""
+"""Settings: luigi.cfg holds every one with its default; faults stop the run, all of them at once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import configparser
 import dataclasses
 from pathlib import Path
 
+import luigi
 import pytest
 
+from edge_client.contract.errors import SettingsError
 from luigi_tasks.settings import sections
-from luigi_tasks.settings.checks import find_faults
-from luigi_tasks.settings.sections import load_settings
+from luigi_tasks.settings.checks import find_faults, find_unknown
+from luigi_tasks.settings.sections import KNOWN, RENAMED, load_settings
 from luigi_tasks.settings.values import PipelineSettings
 
 LUIGI_CFG = Path(__file__).resolve().parents[3] / "luigi.cfg"
@@ -22,7 +24,7 @@ def test_luigi_cfg_has_every_setting_with_its_default(name):
     parser = configparser.ConfigParser(interpolation=None)
     parser.read(LUIGI_CFG)
     section = getattr(sections, name)
-    in_code = dict(section.get_params())
+    in_code = {key: one for key, one in section.get_params() if key in KNOWN[name]}
     in_file = dict(parser[name])
     assert in_file.keys() == in_code.keys()
     for key, parameter in in_code.items():
@@ -33,6 +35,21 @@ def test_luigi_cfg_has_every_setting_with_its_default(name):
 def test_every_setting_is_described(name):
     for key, parameter in getattr(sections, name).get_params():
         assert parameter.description, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_comments_of_luigi_cfg_are_the_help_texts(name):
+    """Choices, which Luigi's help lists by itself, may follow the text."""
+    comment, commented = "", {}
+    _, _, section = LUIGI_CFG.read_text().partition(f"\n[{name}]\n")
+    for line in section.partition("\n[")[0].splitlines():
+        if line.startswith("#"):
+            comment += line.removeprefix("#")
+        elif line:
+            commented[line.partition("=")[0].strip()], comment = comment.strip(), ""
+    for key, parameter in getattr(sections, name).get_params():
+        if key in KNOWN[name]:
+            assert commented[key].startswith(parameter.description.partition(" Choices: ")[0]), key
 
 
 def test_the_default_is_free_of_faults():
@@ -61,3 +78,63 @@ def test_each_fault_is_named(section, change, named):
     )
     [fault] = find_faults(broken)
     assert named in fault
+
+
+@pytest.fixture
+def luigi_config():
+    """Set values as a luigi.cfg would; they are gone after the test."""
+    parser = luigi.configuration.get_config()
+    before = {name: dict(parser[name]) for name in parser.sections()}
+    yield parser
+    for name in parser.sections():
+        parser.remove_section(name)
+    for name, content in before.items():
+        for key, value in content.items():
+            parser.set(name, key, value)
+
+
+def test_every_renamed_setting_is_refused_with_its_new_name(luigi_config):
+    for section, old in RENAMED:
+        luigi_config.set(section, old, "1")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    for (section, old), new in RENAMED.items():
+        assert f"[{section}] {old}: renamed to {new}; use the new name" in str(caught.value)
+
+
+def test_an_old_name_on_the_command_line_is_refused_with_the_new_one():
+    arguments = ["--module", "luigi_tasks", "Deploy", "--training-augmented-views", "1"]
+    with (
+        luigi.cmdline_parser.CmdlineParser.global_instance(arguments),
+        pytest.raises(SettingsError, match="augmented_views: renamed to augmented_copies"),
+    ):
+        load_settings()
+
+
+def test_misspelt_settings_are_refused_all_at_once(luigi_config):
+    luigi_config.set("training", "epoch", "3")
+    luigi_config.set("gate", "zzz", "3")
+    luigi_config.set("datasets", "url", "digits")
+    luigi_config.set("training", "epochs", "0")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value).split("; ") == [
+        "settings: [datasets]: no such section",
+        "did you mean [dataset]?",
+        "[gate] zzz: no such setting",
+        "remove it",
+        "[training] epoch: no such setting",
+        "did you mean epochs?",
+        "[training] epochs: at least 1 (luigi.cfg, or LUIGI_CONFIG_PATH)",
+    ]
+
+
+def test_dashes_and_sections_of_luigi_are_no_faults(luigi_config):
+    luigi_config.set("training", "batch-size", "64")
+    luigi_config.set("worker", "keep_alive", "true")
+    load_settings()
+
+
+def test_old_names_are_not_suggested():
+    [fault] = find_unknown({"training": {"augmented_view"}}, KNOWN, RENAMED)
+    assert "augmented_views" not in fault
