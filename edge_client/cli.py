@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client import __version__
-from edge_client.commands.status import _status
 from edge_client.contract.errors import (
     DeviceError,
     EdgeError,
@@ -24,6 +23,7 @@ from edge_client.contract.errors import (
     TransportError,
     TrustError,
 )
+from edge_client.machine import machine_name
 from edge_client.reporting.logs import configure_logs
 from edge_client.settings.file import DEFAULT_FILE, load_settings, of_channel
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edge_client.commands.doctor import Check
+    from edge_client.settings.file import Settings
 
 EXIT_CODES: dict[type[EdgeError], int] = {
     InputError: 1,
@@ -109,9 +110,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _settings(options: argparse.Namespace) -> Settings:
+    return load_settings(options.config, machine_name())
+
+
 def _run(options: argparse.Namespace) -> int:
     configure_logs(logging.DEBUG if options.verbose else logging.INFO)
-    settings = load_settings(options.config)
+    settings = _settings(options)
     from edge_client.daemon.daemon import run  # noqa: PLC0415 - the other commands start faster
 
     return run(settings)
@@ -131,10 +136,17 @@ def _classify(options: argparse.Namespace) -> int:
     )
 
 
+def _status(options: argparse.Namespace) -> int:
+    from edge_client.commands.status import show_status  # noqa: PLC0415
+
+    show_status(_settings(options), as_json=options.json)
+    return 0
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from edge_client.commands.doctor import examine  # noqa: PLC0415
 
-    settings = load_settings(options.config)
+    settings = _settings(options)
     checks = examine(settings)
     if options.json:
         content = [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in checks]
@@ -147,7 +159,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _update(options: argparse.Namespace) -> int:
     from edge_client.state_folder import nudge  # noqa: PLC0415
 
-    nudge(load_settings(options.config).device.state_dir)
+    nudge(_settings(options).device.state_dir)
     sys.stdout.write("the daemon looks; `edge-client status` says what came of it\n")
     return 0
 
@@ -155,7 +167,7 @@ def _update(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from edge_client.offline.export import export_bundle  # noqa: PLC0415
 
-    release = export_bundle(of_channel(load_settings(options.config), options.channel), options.bundle)
+    release = export_bundle(of_channel(_settings(options), options.channel), options.bundle)
     size_bytes = options.bundle.stat().st_size
     sys.stdout.write(f"{options.bundle}: release {release}, {size_bytes} bytes\n")
     return 0
@@ -164,7 +176,7 @@ def _export(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     from edge_client.offline.importing import import_bundle  # noqa: PLC0415
 
-    sys.stdout.write(f"{import_bundle(load_settings(options.config), options.bundle, options.channel)}\n")
+    sys.stdout.write(f"{import_bundle(_settings(options), options.bundle, options.channel)}\n")
     return 0
 
 

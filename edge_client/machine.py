@@ -6,24 +6,20 @@ import hashlib
 from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_SERIAL_NUMBER = Path("/proc/device-tree/serial-number")
+_MACHINE_ID = Path("/etc/machine-id")
 
 
 def boot_id() -> str:
-    """Return what is the same until the machine starts anew; empty where that is not known."""
+    """Return the id of this boot; empty where the kernel does not tell it."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
         return ""
 
 
-_SERIAL_NUMBER = Path("/proc/device-tree/serial-number")
-
-
-_MACHINE_ID = Path("/etc/machine-id")
-
-
 def machine_name(serial_number: Path = _SERIAL_NUMBER, machine_id: Path = _MACHINE_ID) -> str | None:
-    """Return a name that stays the device's own: board serial number, else a hash of the machine id.
+    """Return a stable, unique name: from the board's serial number, else from a hash of the machine id.
 
     The serial number is preferred because cloned SD cards share a machine id, and two devices with
     one MQTT client id throw each other off the broker for ever (MQTT.js#1585).

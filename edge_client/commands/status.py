@@ -6,25 +6,26 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from edge_client.settings.file import load_settings, of_channels
+from edge_client.settings.file import of_channels
 
 if TYPE_CHECKING:
-    import argparse
-
     from edge_client.contract.messages import Comparison, DeviceStatus, Drift, InboxFigures, UpdateFigures
     from edge_client.settings.file import Settings
 
 
-def _status(options: argparse.Namespace) -> int:
+def show_status(settings: Settings, *, as_json: bool) -> None:
+    """Print the status of each channel: as the daemon tells it now, else as it was stored last.
+
+    Raises: DeviceError if no status was stored yet, or it cannot be read.
+    """
     from edge_client.reporting.status import STATUS_FILE  # noqa: PLC0415
     from edge_client.state_folder import daemon_runs, refresh_status  # noqa: PLC0415
 
-    settings = load_settings(options.config)
     channels, state_dir = of_channels(settings), settings.device.state_dir
     running = daemon_runs(state_dir)
     fresh = running and refresh_status(state_dir, [one.device.state_dir / STATUS_FILE for one in channels])
     statuses = [_last_status(one, main=one is settings) for one in channels]
-    if options.json:
+    if as_json:
         import msgspec  # noqa: PLC0415
 
         main, *more = (msgspec.to_builtins(status) for status in statuses)
@@ -33,7 +34,6 @@ def _status(options: argparse.Namespace) -> int:
     else:
         daemon = _describe_daemon(running=running, fresh=fresh)
         sys.stdout.write("\n".join(_describe(status, daemon) for status in statuses))
-    return 0
 
 
 def _last_status(settings: Settings, *, main: bool) -> DeviceStatus:

@@ -15,6 +15,7 @@ from edge_client.contract.times import current_time
 
 if TYPE_CHECKING:
     import datetime
+
     from edge_client.settings.update import StoreCredentials
 
 _ALGORITHM = "AWS4-HMAC-SHA256"

@@ -12,11 +12,8 @@ import os
 import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from edge_client.contract.errors import InputError, SettingsError
-from edge_client.contract.names import check_name
-from edge_client.machine import machine_name
+from edge_client.contract.errors import SettingsError
 from edge_client.settings.frames import InboxSettings, SourceSettings
 from edge_client.settings.reporting import (
     BrokerSettings,
@@ -38,8 +35,10 @@ from edge_client.settings.update import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edge_client.settings.checks import Section
+
 DEFAULT_FILE = Path("/etc/edge-client/device.toml")
-# Below the state folder: those of the channels beside the main one.
+# Below the state folder: the state folders of the extra channels.
 CHANNELS_FOLDER = "channels"
 
 
@@ -60,7 +59,7 @@ class Settings(LookSettings):
     metrics: MetricsSettings
 
 
-SECTIONS: dict[str, type[Any]] = {
+SECTIONS: dict[str, type[Section]] = {
     "device": DeviceSettings,
     "store": StoreSettings,
     "trust": TrustSettings,
@@ -87,9 +86,12 @@ _PATHS = {
 }
 
 
-def load_settings(file: Path) -> Settings:
+def load_settings(file: Path, machine_name: str | None = None) -> Settings:
     """Read and check a settings file.
 
+    Args:
+        file: TOML, UTF-8.
+        machine_name: Device id where the file gives none, see `machine.machine_name`.
     Raises: SettingsError that lists every fault at once.
     """
     table = read_toml(file, "copy configs/device.toml there, or name yours with --config")
@@ -104,7 +106,7 @@ def load_settings(file: Path) -> Settings:
     }
     settings = Settings(file=file, **sections)
     if not faults:
-        settings = _with_device_id(settings)
+        settings = _with_device_id(settings, machine_name)
         faults = find_faults(settings)
     if faults:
         msg = f"{file}: {'; '.join(faults)}"
@@ -139,76 +141,16 @@ def of_channel(settings: Settings, channel: str) -> Settings:
 
 def find_faults(settings: Settings) -> list[str]:
     """Return one sentence for each setting that cannot work."""
-    s = settings
-    url = urlsplit(s.store.base_url)
-    checks = [
-        (1 <= s.device.threads <= 64, "[device] threads: 1 to 64"),
-        (1 <= s.device.top <= 100, "[device] top: 1 to 100"),
-        (s.device.latency_budget_ms >= 0, "[device] latency_budget_ms: 0 or more"),
-        (
-            url.scheme in {"http", "https"} and bool(url.hostname),
-            f"[store] base_url {s.store.base_url!r}: give http(s)://host/bucket/prefix",
-        ),
-        (bool(s.store.region), "[store] region: give one; any works with most stores other than AWS"),
-        (_is_positive(s.store.timeout_s), "[store] timeout_s: above 0"),
-        (s.store.min_bytes_per_s >= 0, "[store] min_bytes_per_s: 0 or more"),
-        (
-            s.store.max_bytes_per_s == 0 or s.store.max_bytes_per_s >= 2 * max(s.store.min_bytes_per_s, 1),
-            "[store] max_bytes_per_s: 0, or at least twice min_bytes_per_s",
-        ),
-        (1 <= s.broker.port <= 65535, "[broker] port: 1 to 65535"),
-        (5 <= s.broker.keepalive_s <= 3600, "[broker] keepalive_s: 5 to 3600"),
-        (
-            bool(s.broker.certificate_file) == bool(s.broker.key_file),
-            "[broker] certificate_file and key_file: give both or none",
-        ),
-        (
-            s.broker.tls or not (s.broker.ca_file or s.broker.certificate_file),
-            "[broker] ca_file and certificate_file need tls = true",
-        ),
-        (_is_positive(s.update.poll_s), "[update] poll_s: above 0"),
-        (s.update.spread_s >= 0, "[update] spread_s: 0 or more"),
-        (_is_positive(s.update.look_timeout_s), "[update] look_timeout_s: above 0"),
-        (_is_positive(s.update.self_test_timeout_s), "[update] self_test_timeout_s: above 0"),
-        (s.update.self_test_memory_bytes >= 0, "[update] self_test_memory_bytes: 0 or more"),
-        (s.update.max_release_bytes > 0, "[update] max_release_bytes: above 0"),
-        (s.update.min_free_bytes >= 0, "[update] min_free_bytes: 0 or more"),
-        (_is_positive(s.status.interval_s), "[status] interval_s: above 0"),
-        (0 <= s.metrics.port <= 65535, "[metrics] port: 1 to 65535, or 0 for none"),
-    ]
-    faults = [message for holds, message in checks if not holds]
-    for section, name, value in (
-        ("device", "id", s.device.id),
-        ("device", "fleet", s.device.fleet),
-        ("device", "channel", s.device.channel),
-        *(("device", "more_channels", name) for name in s.device.further_channels()),
-        *((("device", "device_class", s.device.device_class),) if s.device.device_class else ()),
-        ("homeassistant", "prefix", s.homeassistant.prefix),
-    ):
-        try:
-            check_name(value, f"[{section}] {name}")
-        except InputError as e:
-            faults.append(str(e))
-    channels = (s.device.channel, *s.device.further_channels())
-    if len(set(channels)) < len(channels):
-        faults.append(f"[device] channel and more_channels: name each channel once ({', '.join(channels)})")
-    faults += [f"[probation] {fault}" for fault in s.probation.faults()]
-    faults += [f"[shadow] {fault}" for fault in s.shadow.faults()]
-    faults += [f"[source] {fault}" for fault in s.source.faults()]
-    faults += [f"[sinks] {fault}" for fault in s.sinks.faults()]
-    faults += [f"[action] {fault}" for fault in s.action.faults()]
-    faults += [f"[inbox] {fault}" for fault in s.inbox.faults()]
-    return faults
+    return [f"[{name}] {fault}" for name in SECTIONS for fault in getattr(settings, name).faults()]
 
 
-def _with_device_id(settings: Settings) -> Settings:
+def _with_device_id(settings: Settings, machine_name: str | None) -> Settings:
     if settings.device.id:
         return settings
-    name = machine_name()
-    if name is None:
+    if machine_name is None:
         msg = f"{settings.file}: [device] id: this machine has no serial number; give it a name of its own"
         raise SettingsError(msg)
-    return dataclasses.replace(settings, device=dataclasses.replace(settings.device, id=name))
+    return dataclasses.replace(settings, device=dataclasses.replace(settings.device, id=machine_name))
 
 
 def _section(name: str, kind: type[Any], table: object, folder: Path, faults: list[str]) -> Any:  # noqa: ANN401 - built from any section's dataclass
@@ -282,7 +224,3 @@ _READERS: dict[Any, Callable[[object], Any]] = {
     float: _read_float,
     Path: lambda value: Path(_read_str(value)),
 }
-
-
-def _is_positive(value: float) -> bool:
-    return math.isfinite(value) and value > 0

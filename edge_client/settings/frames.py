@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-from edge_client.settings.region import read_region
+from edge_client.settings.checks import (
+    Section,
+    failed,
+    is_http_url,
+    is_not_negative,
+    is_positive,
+    split_names,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 KINDS = ("folder", "files", "pipe", "video", "picamera")
 
@@ -15,7 +25,7 @@ AFTER = ("keep", "delete", "move")
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceSettings:
+class SourceSettings(Section):
     """Which source, and how it is read.
 
     Attributes:
@@ -51,45 +61,45 @@ class SourceSettings:
     longest_still_s: float = 60.0
 
     def faults(self) -> tuple[str, ...]:
-        """Say what is wrong with the settings, each with its way out; empty if nothing is."""
-        found = []
-        if self.kind not in KINDS:
-            found.append(f"kind {self.kind!r}: choose one of {', '.join(KINDS)}")
-        if self.after not in AFTER:
-            found.append(f"after {self.after!r}: choose one of {', '.join(AFTER)}")
-        if not self.path and self.kind != "picamera":
-            found.append(f"path is empty: say where the {self.kind} source is")
-        if self.kind == "picamera" and not (self.path or "0").isdecimal():
-            found.append(f"path {self.path!r}: give the camera's number, or leave it empty")
-        if not (math.isfinite(self.settle_s) and self.settle_s >= 0):
-            found.append(f"settle_s {self.settle_s}: give seconds, 0 or more")
-        if not (math.isfinite(self.frames_per_second) and self.frames_per_second >= 0):
-            found.append(f"frames_per_second {self.frames_per_second}: give 0 (no limit) or more")
-        if min(self.width, self.height) < 1:
-            found.append(f"width and height {self.width}x{self.height}: give pixels, 1 or more")
-        return (*found, *self._attention_faults())
-
-    def _attention_faults(self) -> list[str]:
-        found = []
-        if not 0 <= self.min_change_percent <= 100:
-            found.append(f"min_change_percent {self.min_change_percent}: give 0 (all frames) to 100")
-        if not (math.isfinite(self.longest_still_s) and self.longest_still_s > 0):
-            found.append(f"longest_still_s {self.longest_still_s}: give seconds, above 0")
-        try:
-            read_region(self.region)
-        except ValueError as e:
-            found.append(str(e))
-        return found
+        """See `Section.faults`."""
+        checks = (
+            (self.kind in KINDS, f"kind {self.kind!r}: choose one of {', '.join(KINDS)}"),
+            (self.after in AFTER, f"after {self.after!r}: choose one of {', '.join(AFTER)}"),
+            (
+                bool(self.path) or self.kind == "picamera",
+                f"path is empty: name the file, folder, pipe or camera of the {self.kind} source",
+            ),
+            (
+                self.kind != "picamera" or (self.path or "0").isdecimal(),
+                f"path {self.path!r}: give the camera's number, or leave it empty",
+            ),
+            (is_not_negative(self.settle_s), f"settle_s {self.settle_s}: give seconds, 0 or more"),
+            (
+                is_not_negative(self.frames_per_second),
+                f"frames_per_second {self.frames_per_second}: give 0 (no limit) or more",
+            ),
+            (
+                min(self.width, self.height) >= 1,
+                f"width and height {self.width}x{self.height}: give pixels, 1 or more",
+            ),
+            (
+                0 <= self.min_change_percent <= 100,
+                f"min_change_percent {self.min_change_percent}: give 0 (all frames) to 100",
+            ),
+            (
+                is_positive(self.longest_still_s),
+                f"longest_still_s {self.longest_still_s}: give seconds, above 0",
+            ),
+        )
+        return (*failed(*checks), *region_faults(self.region))
 
 
 _SMALLEST_MAX_BYTES = 100_000
-
-
 _SMALLEST_SIDE = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class InboxSettings:
+class InboxSettings(Section):
     """Section [inbox].
 
     Attributes:
@@ -123,25 +133,62 @@ class InboxSettings:
 
     def private_labels(self) -> frozenset[str]:
         """Labels that must not be seen in a frame that is kept."""
-        return frozenset(name for part in self.never_labels.split(",") if (name := part.strip()))
+        return frozenset(split_names(self.never_labels))
 
     def faults(self) -> tuple[str, ...]:
-        """Say what is wrong with the settings; empty if nothing is."""
-        url = urlsplit(self.base_url)
-        checks = [
+        """See `Section.faults`."""
+        return failed(
             (0 <= self.unsure_below <= 1, "unsure_below: 0 to 1"),
-            (_is_positive(self.per_hour), "per_hour: above 0"),
+            (is_positive(self.per_hour), "per_hour: above 0"),
             (self.max_bytes >= _SMALLEST_MAX_BYTES, f"max_bytes: {_SMALLEST_MAX_BYTES} or more"),
-            (_is_positive(self.keep_days), "keep_days: above 0"),
+            (is_positive(self.keep_days), "keep_days: above 0"),
             (self.longest_side >= _SMALLEST_SIDE, f"longest_side: {_SMALLEST_SIDE} or more"),
-            (_is_positive(self.upload_s), "upload_s: above 0"),
+            (is_positive(self.upload_s), "upload_s: above 0"),
             (
-                not self.base_url or (url.scheme in {"http", "https"} and bool(url.hostname)),
+                not self.base_url or is_http_url(self.base_url),
                 f"base_url {self.base_url!r}: give http(s)://host/bucket/prefix, or nothing",
             ),
-        ]
-        return tuple(message for holds, message in checks if not holds)
+        )
 
 
-def _is_positive(value: float) -> bool:
-    return math.isfinite(value) and value > 0
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """Part of a frame, as shares of its width and height in [0, 1]."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def cut(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return this part of (H, W, 3) pixels, of one pixel at least."""
+        height, width = pixels.shape[:2]
+        top, left = min(int(self.top * height), height - 1), min(int(self.left * width), width - 1)
+        bottom, right = round(self.bottom * height), round(self.right * width)
+        return pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
+
+
+def read_region(text: str) -> Region | None:
+    """Read `left, top, right, bottom`; empty: no region.
+
+    Raises: ValueError with the way out.
+    """
+    if not text.strip():
+        return None
+    try:
+        region = Region(*(float(part) for part in text.split(",")))
+    except (TypeError, ValueError):
+        region = Region(0, 0, 0, 0)
+    if not (0 <= region.left < region.right <= 1 and 0 <= region.top < region.bottom <= 1):
+        msg = f'region {text!r}: give "left, top, right, bottom" from 0 to 1, e.g. "0.25, 0, 0.75, 1"'
+        raise ValueError(msg)
+    return region
+
+
+def region_faults(text: str) -> tuple[str, ...]:
+    """Return the message of `read_region` for a text that it refuses, else nothing."""
+    try:
+        read_region(text)
+    except ValueError as e:
+        return (str(e),)
+    return ()

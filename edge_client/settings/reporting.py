@@ -6,10 +6,11 @@ import dataclasses
 from pathlib import Path
 
 from edge_client.contract.errors import SettingsError
+from edge_client.settings.checks import Section, bad_names, failed, is_positive
 
 
 @dataclasses.dataclass(frozen=True)
-class BrokerSettings:
+class BrokerSettings(Section):
     """Section [broker].
 
     Attributes:
@@ -34,9 +35,24 @@ class BrokerSettings:
     key_file: str = ""
     keepalive_s: int = 30
 
+    def faults(self) -> tuple[str, ...]:
+        """See `Section.faults`."""
+        return failed(
+            (1 <= self.port <= 65535, "port: 1 to 65535"),
+            (5 <= self.keepalive_s <= 3600, "keepalive_s: 5 to 3600"),
+            (
+                bool(self.certificate_file) == bool(self.key_file),
+                "certificate_file and key_file: give both or none",
+            ),
+            (
+                self.tls or not (self.ca_file or self.certificate_file),
+                "ca_file and certificate_file need tls = true",
+            ),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
-class StatusSettings:
+class StatusSettings(Section):
     """Section [status].
 
     Attributes:
@@ -45,9 +61,13 @@ class StatusSettings:
 
     interval_s: float = 30.0
 
+    def faults(self) -> tuple[str, ...]:
+        """See `Section.faults`."""
+        return failed((is_positive(self.interval_s), "interval_s: above 0"))
+
 
 @dataclasses.dataclass(frozen=True)
-class HomeAssistantSettings:
+class HomeAssistantSettings(Section):
     """Section [homeassistant].
 
     Attributes:
@@ -58,9 +78,13 @@ class HomeAssistantSettings:
     discovery: bool = False
     prefix: str = "homeassistant"
 
+    def faults(self) -> tuple[str, ...]:
+        """See `Section.faults`."""
+        return bad_names([("prefix", self.prefix)])
+
 
 @dataclasses.dataclass(frozen=True)
-class MetricsSettings:
+class MetricsSettings(Section):
     """Section [metrics].
 
     Attributes:
@@ -70,6 +94,10 @@ class MetricsSettings:
 
     port: int = 0
     host: str = "127.0.0.1"
+
+    def faults(self) -> tuple[str, ...]:
+        """See `Section.faults`."""
+        return failed((0 <= self.port <= 65535, "port: 1 to 65535, or 0 for none"))
 
 
 def read_password(broker: BrokerSettings) -> str | None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
+
+from edge_client.settings.checks import Section, failed, is_not_negative, is_positive, split_names
 
 # Two files of this size hold about 60,000 results.
 DEFAULT_MAX_BYTES = 10_000_000
-
-
 _SMALLEST_MAX_BYTES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
-class SinkSettings:
+class SinkSettings(Section):
     """Which sinks.
 
     Attributes:
@@ -29,14 +28,17 @@ class SinkSettings:
     json_lines_max_bytes: int = DEFAULT_MAX_BYTES
 
     def faults(self) -> tuple[str, ...]:
-        """Say what is wrong with the settings, each with its way out; empty if nothing is."""
-        if self.json_lines_max_bytes < _SMALLEST_MAX_BYTES:
-            return (f"json_lines_max_bytes {self.json_lines_max_bytes}: give {_SMALLEST_MAX_BYTES} or more",)
-        return ()
+        """See `Section.faults`."""
+        return failed(
+            (
+                self.json_lines_max_bytes >= _SMALLEST_MAX_BYTES,
+                f"json_lines_max_bytes {self.json_lines_max_bytes}: give {_SMALLEST_MAX_BYTES} or more",
+            )
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class ActionSettings:
+class ActionSettings(Section):
     """Section [action].
 
     Attributes:
@@ -59,25 +61,33 @@ class ActionSettings:
 
     def names(self) -> tuple[str, ...]:
         """Labels that are watched."""
-        return tuple(name for part in self.labels.split(",") if (name := part.strip()))
+        return split_names(self.labels)
 
     def faults(self) -> tuple[str, ...]:
-        """Say what is wrong with the settings, each with its way out; empty if nothing is."""
-        found = []
-        if not 0 < self.release_below <= self.threshold <= 1:
-            found.append(
-                f"threshold {self.threshold} and release_below {self.release_below}: give scores above 0, at "
-                "most 1, release_below not above threshold"
-            )
-        if not (math.isfinite(self.hold_off_s) and self.hold_off_s >= 0):
-            found.append(f"hold_off_s {self.hold_off_s}: give seconds, 0 or more")
-        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
-            found.append(f"timeout_s {self.timeout_s}: give seconds, above 0")
-        if self.names() and not (self.on_command or self.off_command):
-            found.append("labels are watched for nothing: give on_command or off_command")
-        for name, command in (("on_command", self.on_command), ("off_command", self.off_command)):
-            try:
-                shlex.split(command)
-            except ValueError as e:
-                found.append(f"{name} {command!r}: {e}; close each quote")
-        return tuple(found)
+        """See `Section.faults`."""
+        return failed(
+            (
+                0 < self.release_below <= self.threshold <= 1,
+                (
+                    f"threshold {self.threshold}, release_below {self.release_below}: give scores with "
+                    "0 < release_below <= threshold <= 1"
+                ),
+            ),
+            (is_not_negative(self.hold_off_s), f"hold_off_s {self.hold_off_s}: give seconds, 0 or more"),
+            (is_positive(self.timeout_s), f"timeout_s {self.timeout_s}: give seconds, above 0"),
+            (
+                not self.names() or bool(self.on_command or self.off_command),
+                "labels are watched but no command is set: give on_command or off_command",
+            ),
+            *_quoting_checks("on_command", self.on_command),
+            *_quoting_checks("off_command", self.off_command),
+        )
+
+
+def _quoting_checks(name: str, command: str) -> tuple[tuple[bool, str], ...]:
+    """Return the check that `shlex` can split a command, failed with its reason."""
+    try:
+        shlex.split(command)
+    except ValueError as e:
+        return ((False, f"{name} {command!r}: {e}; close each quote"),)
+    return ()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+
+from edge_client.settings.checks import Section, failed, is_not_negative
 
 # Fewer answers say nothing about latency and confidence.
 LEAST_FRAMES = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class ProbationSettings:
+class ProbationSettings(Section):
     """Section [probation].
 
     Attributes:
@@ -28,19 +29,18 @@ class ProbationSettings:
     max_unsure_points: float = 30.0
 
     def faults(self) -> tuple[str, ...]:
-        """Say what is wrong with the settings; empty if nothing is."""
-        checks = [
+        """See `Section.faults`."""
+        return failed(
             (self.frames == 0 or self.frames >= LEAST_FRAMES, f"frames: 0, or at least {LEAST_FRAMES}"),
             (self.seconds > 0, "seconds: above 0"),
             (self.max_slowdown >= 1, "max_slowdown: at least 1"),
             (0 <= self.unsure_below <= 1, "unsure_below: 0 to 1"),
             (0 <= self.max_unsure_points <= 100, "max_unsure_points: 0 to 100"),
-        ]
-        return tuple(message for holds, message in checks if not holds)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class ShadowSettings:
+class ShadowSettings(Section):
     """Section [shadow].
 
     Attributes:
@@ -52,9 +52,8 @@ class ShadowSettings:
     min_agreement_percent: float = 50.0
 
     def faults(self) -> tuple[str, ...]:
-        """Say what is wrong with the settings; empty if nothing is."""
-        checks = [
-            (math.isfinite(self.seconds) and self.seconds >= 0, "seconds: 0 or more"),
+        """See `Section.faults`."""
+        return failed(
+            (is_not_negative(self.seconds), "seconds: 0 or more"),
             (0 <= self.min_agreement_percent <= 100, "min_agreement_percent: 0 to 100"),
-        ]
-        return tuple(message for holds, message in checks if not holds)
+        )

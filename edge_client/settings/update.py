@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import SettingsError
+from edge_client.settings.checks import Section, bad_names, failed, is_http_url, is_positive, split_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,7 @@ BUNDLE_SCHEME = "bundle:"
 
 
 @dataclasses.dataclass(frozen=True)
-class DeviceSettings:
+class DeviceSettings(Section):
     """Section [device].
 
     Attributes:
@@ -48,12 +49,32 @@ class DeviceSettings:
     latency_budget_ms: float = 0.0
 
     def further_channels(self) -> tuple[str, ...]:
-        """Channels beside the main one."""
-        return tuple(name for part in self.more_channels.split(",") if (name := part.strip()))
+        """Return the extra channels."""
+        return split_names(self.more_channels)
+
+    def faults(self) -> tuple[str, ...]:
+        """See `Section.faults`."""
+        channels = (self.channel, *self.further_channels())
+        names = [("id", self.id)] if self.id else []
+        names += [("fleet", self.fleet), ("channel", self.channel)]
+        names += [("more_channels", name) for name in self.further_channels()]
+        names += [("device_class", self.device_class)] if self.device_class else []
+        return (
+            *failed(
+                (1 <= self.threads <= 64, "threads: 1 to 64"),
+                (1 <= self.top <= 100, "top: 1 to 100"),
+                (self.latency_budget_ms >= 0, "latency_budget_ms: 0 or more"),
+                (
+                    len(set(channels)) == len(channels),
+                    f"channel and more_channels: name each channel once ({', '.join(channels)})",
+                ),
+            ),
+            *bad_names(names),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class StoreSettings:
+class StoreSettings(Section):
     """Section [store].
 
     Attributes:
@@ -74,9 +95,22 @@ class StoreSettings:
     min_bytes_per_s: int = 500
     max_bytes_per_s: int = 0
 
+    def faults(self) -> tuple[str, ...]:
+        """See `Section.faults`."""
+        return failed(
+            (is_http_url(self.base_url), f"base_url {self.base_url!r}: give http(s)://host/bucket/prefix"),
+            (bool(self.region), "region: give one; any works with most stores other than AWS"),
+            (is_positive(self.timeout_s), "timeout_s: above 0"),
+            (self.min_bytes_per_s >= 0, "min_bytes_per_s: 0 or more"),
+            (
+                self.max_bytes_per_s == 0 or self.max_bytes_per_s >= 2 * max(self.min_bytes_per_s, 1),
+                "max_bytes_per_s: 0, or at least twice min_bytes_per_s",
+            ),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
-class TrustSettings:
+class TrustSettings(Section):
     """Section [trust].
 
     Attributes:
@@ -87,7 +121,7 @@ class TrustSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class UpdateSettings:
+class UpdateSettings(Section):
     """Section [update].
 
     Attributes:
@@ -109,6 +143,18 @@ class UpdateSettings:
     self_test_memory_bytes: int = 1_000_000_000
     max_release_bytes: int = 100_000_000
     min_free_bytes: int = 50_000_000
+
+    def faults(self) -> tuple[str, ...]:
+        """See `Section.faults`."""
+        return failed(
+            (is_positive(self.poll_s), "poll_s: above 0"),
+            (self.spread_s >= 0, "spread_s: 0 or more"),
+            (is_positive(self.look_timeout_s), "look_timeout_s: above 0"),
+            (is_positive(self.self_test_timeout_s), "self_test_timeout_s: above 0"),
+            (self.self_test_memory_bytes >= 0, "self_test_memory_bytes: 0 or more"),
+            (self.max_release_bytes > 0, "max_release_bytes: above 0"),
+            (self.min_free_bytes >= 0, "min_free_bytes: 0 or more"),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edge_client.settings.region import Region
+    from edge_client.settings.frames import Region
     from edge_client.sources.source import Frame, Source
 
 # Frames are compared as mosaics of about so many tiles along the longer side ...

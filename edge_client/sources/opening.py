@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import SettingsError
-from edge_client.settings.region import read_region
+from edge_client.settings.frames import read_region
 from edge_client.sources.source import Pace, Source
 
 if TYPE_CHECKING:

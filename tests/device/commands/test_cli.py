@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from edge_client import cli
 from edge_client.cli import main
-from edge_client.commands import status
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import (
     DeviceError,
@@ -37,10 +37,10 @@ pytestmark = pytest.mark.runtime
     ],
 )
 def test_each_kind_of_error_has_its_exit_code(monkeypatch, capsys, error, code):
-    def fail(_file):
+    def fail(_file, _machine_name):
         raise error
 
-    monkeypatch.setattr(status, "load_settings", fail)
+    monkeypatch.setattr(cli, "load_settings", fail)
     assert main(["status"]) == code
     assert capsys.readouterr() == ("", "edge-client: x\n")
 

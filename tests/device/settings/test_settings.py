@@ -66,9 +66,14 @@ def test_every_setting_of_the_example_has_a_comment():
 
 
 def test_the_example_file_loads():
-    settings = load_settings(EXAMPLE)
+    settings = load_settings(EXAMPLE, "pi-1")
     assert settings.store.base_url.startswith("https://")
-    assert settings.device.id
+    assert settings.device.id == "pi-1"
+
+
+def test_a_device_without_an_id_and_a_serial_number_needs_a_name():
+    with pytest.raises(SettingsError, match=r"\[device\] id: .*give it a name"):
+        load_settings(EXAMPLE)
 
 
 def test_a_minimal_file_gets_the_defaults(tmp_path):

@@ -228,8 +228,8 @@ def test_a_slow_command_never_stops_inference(monkeypatch, caplog):
     ("changes", "fault"),
     [
         ({"threshold": 1.5}, "threshold 1.5"),
-        ({"threshold": 0.4, "release_below": 0.5}, "not above threshold"),
-        ({"release_below": 0.0}, "above 0"),
+        ({"threshold": 0.4, "release_below": 0.5}, "release_below <= threshold"),
+        ({"release_below": 0.0}, "0 < release_below"),
         ({"hold_off_s": -1.0}, "hold_off_s"),
         ({"timeout_s": 0.0}, "timeout_s"),
         ({"on_command": ""}, "give on_command or off_command"),

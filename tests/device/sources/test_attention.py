@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from local_services import wait_until
 
-from edge_client.settings.frames import SourceSettings
-from edge_client.settings.region import read_region
+from edge_client.settings.frames import SourceSettings, read_region
 from edge_client.sources.attention import AttentiveSource
 from edge_client.sources.newest import NewestFrame
 from edge_client.sources.source import Frame

@@ -1,0 +1,60 @@
+"""Base of all sections of the settings file, and the checks that several of them share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from edge_client.contract.errors import InputError
+from edge_client.contract.names import check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One section of the settings file; the base of each section's dataclass."""
+
+    def faults(self) -> tuple[str, ...]:
+        """Return a sentence for each setting that cannot work, with its way out; empty if all can."""
+        return ()
+
+
+def failed(*checks: tuple[bool, str]) -> tuple[str, ...]:
+    """Return the messages of the checks that do not hold."""
+    return tuple(message for holds, message in checks if not holds)
+
+
+def bad_names(names: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Return a message for each (setting, value) that is not safe as a part of a path, key and topic."""
+    found = []
+    for setting, value in names:
+        try:
+            check_name(value, setting)
+        except InputError as e:
+            found.append(str(e))
+    return tuple(found)
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the names of a setting that lists them with commas between."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def is_positive(value: float) -> bool:
+    """Whether a number is finite and above 0."""
+    return math.isfinite(value) and value > 0
+
+
+def is_not_negative(value: float) -> bool:
+    """Whether a number is finite and at least 0."""
+    return math.isfinite(value) and value >= 0
+
+
+def is_http_url(text: str) -> bool:
+    """Whether a text is an absolute HTTP(S) address."""
+    url = urlsplit(text)
+    return url.scheme in {"http", "https"} and bool(url.hostname)
