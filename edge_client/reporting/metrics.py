@@ -1,97 +1,151 @@
-"""Prometheus metrics over HTTP, off by default.
+"""Prometheus metrics over HTTP, off by default; needs the extra `metrics`.
 
-Source: Prometheus' text exposition format, version 0.0.4.
+Importing this module raises SettingsError where `prometheus_client` is not installed: only a device whose
+settings name a port imports it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import logging
+import socket
 import socketserver
+import sys
 import threading
 from typing import TYPE_CHECKING
 
 from edge_client import __version__
 from edge_client.contract.errors import SettingsError
 
+try:
+    from prometheus_client import (
+        CollectorRegistry,
+        GCCollector,
+        MetricsHandler,
+        PlatformCollector,
+        ProcessCollector,
+    )
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.registry import Collector
+except ImportError as e:
+    msg = f"[metrics] port: needs prometheus_client ({e}); pip install 'edge-fleet[metrics]', or set port = 0"
+    raise SettingsError(msg) from e
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from edge_client.contract.messages import DeviceStatus
     from edge_client.settings.reporting import MetricsSettings
 
 logger = logging.getLogger(__name__)
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_ABOUT = {
-    "info": ("gauge", "What runs here."),
-    "release_info": ("gauge", "Release that serves, and the channel's."),
-    "frames_total": ("counter", "Pictures classified since start."),
-    "serving": ("gauge", "1 if a release serves."),
-    "up_to_date": ("gauge", "1 if it is the channel's."),
-    "probation": ("gauge", "1 while the release may go back."),
-    "error": ("gauge", "1 if the last look or frame failed."),
-    "latency_seconds": ("gauge", "Median of a picture."),
-    "update_bytes": ("gauge", "Pulled by the last update."),
-    "update_seconds": ("gauge", "Taken by the last update."),
-    "shadow_agreement": ("gauge", "Share of frames on which a release beside the serving one agrees."),
-    "drift_labels": ("gauge", "Population stability index of the labels answered."),
-    "drift_confidence": ("gauge", "Population stability index of how sure the answers were."),
-    "inbox_waiting": ("gauge", "Frames kept for labelling."),
-    "inbox_uploaded_total": ("counter", "Frames uploaded for labelling since start."),
+# One request is answered at a time, and none may take longer: a client that hangs must not keep others
+# waiting, nor the daemon from ending.
+REQUEST_S = 5.0
+_PREFIX = "edge_client_"
+# Counters end in `_total`, all others are gauges.
+_HELP = {
+    "info": "Version of edge-client and its TFLite runtime.",
+    "release_info": "Serving release, and the release that the channel points to.",
+    "frames_total": "Frames classified since start.",
+    "serving": "1 if a release serves.",
+    "up_to_date": "1 if the serving release is the channel's.",
+    "probation": "1 while the serving release is on probation.",
+    "error": "1 if the last update check or frame failed.",
+    "latency_seconds": "Median time to classify a frame.",
+    "update_bytes": "Bytes downloaded by the last update.",
+    "update_seconds": "Duration of the last update.",
+    "shadow_agreement": "Share of frames on which the shadow release agrees with the serving one.",
+    "drift_labels": "Population stability index of the predicted labels.",
+    "drift_confidence": "Population stability index of the confidence.",
+    "inbox_waiting": "Frames kept for labelling.",
+    "inbox_uploaded_total": "Frames uploaded for labelling since start.",
 }
 
 
-class _Server(http.server.HTTPServer):
-    """Without the look at DNS for its own name, which takes half a minute where DNS is away."""
+class StatusCollector(Collector):
+    """Metrics of the channels' statuses, read at the time of a scrape."""
+
+    def __init__(self, statuses: Callable[[], Sequence[DeviceStatus]]) -> None:
+        """Args: statuses: Returns one status for each channel."""
+        self._statuses = statuses
+
+    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
+        """Return a family for each metric that a channel has a value for."""
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        for status in self._statuses():
+            for name, (value, labels) in _describe(status).items():
+                if name not in families:
+                    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                    families[name] = kind(_PREFIX + name, _HELP[name], labels=list(labels))
+                families[name].add_metric(list(labels.values()), value)
+        return families.values()
+
+
+class MetricsServer(http.server.HTTPServer):
+    """HTTP server that answers one scrape at a time."""
 
     def server_bind(self) -> None:
+        """Bind without the DNS query for the own name, which takes half a minute where DNS is away."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
-
-def render(statuses: Sequence[DeviceStatus]) -> str:
-    """Return the metrics of one moment, one status for each channel."""
-    families = [_describe(status) for status in statuses]
-    names = dict.fromkeys(name for family in families for name in family)
-    lines = []
-    for name in names:
-        kind, about = _ABOUT[name]
-        full = f"edge_client_{name}"
-        lines += [f"# HELP {full} {about}", f"# TYPE {full} {kind}"]
-        for family in families:
-            if name in family:
-                value, labels = family[name]
-                inner = ",".join(f'{key}="{_escape(text)}"' for key, text in labels.items())
-                lines.append(f"{full}{{{inner}}} {value}")
-    return "\n".join(lines) + "\n"
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - socketserver's
+        """Log what ended a request; the next one is answered."""
+        broken_off = isinstance(sys.exc_info()[1], OSError)
+        logger.log(
+            logging.DEBUG if broken_off else logging.ERROR, "metrics for %s", client_address, exc_info=True
+        )
 
 
-def serve(
-    settings: MetricsSettings, statuses: Callable[[], Sequence[DeviceStatus]]
-) -> http.server.HTTPServer:
-    """Answer in a thread of its own until the server is shut down.
+class _Handler(MetricsHandler):
+    """Answers `/metrics`, and nothing else."""
+
+    def handle(self) -> None:
+        limit = threading.Timer(REQUEST_S, self._cut_off)
+        limit.daemon = True
+        limit.start()
+        try:
+            super().handle()
+        finally:
+            limit.cancel()
+
+    def do_GET(self) -> None:  # noqa: N802 - its name there
+        if self.path.split("?")[0] == "/metrics":
+            super().do_GET()
+        else:
+            self.send_error(404, explain="metrics are at /metrics")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        logger.debug(format, *args)
+
+    def _cut_off(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+
+def open_registry(statuses: Callable[[], Sequence[DeviceStatus]]) -> CollectorRegistry:
+    """Return a registry with the channels' metrics, and those of this process and of Python.
+
+    Args:
+        statuses: Returns one status for each channel.
+    """
+    registry = CollectorRegistry()
+    registry.register(StatusCollector(statuses))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def serve(settings: MetricsSettings, statuses: Callable[[], Sequence[DeviceStatus]]) -> MetricsServer:
+    """Answer scrapes in a thread of their own until the server is shut down.
 
     Raises: SettingsError if the address cannot be listened at.
     """
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        timeout = 5.0  # a reader that hangs must not keep others waiting
-
-        def do_GET(self) -> None:
-            found = self.path.split("?")[0] == "/metrics"
-            body = render(statuses()).encode() if found else b"see /metrics\n"
-            self.send_response(200 if found else 404)
-            self.send_header("Content-Type", CONTENT_TYPE if found else "text/plain")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-            logger.debug(format, *args)
-
     try:
-        server = _Server((settings.host, settings.port), Handler)
+        server = MetricsServer((settings.host, settings.port), _Handler.factory(open_registry(statuses)))
     except OSError as e:
         msg = f"[metrics] {settings.host}:{settings.port}: {e.strerror or e}; give a free port"
         raise SettingsError(msg) from e
@@ -104,7 +158,7 @@ def _is_latest(status: DeviceStatus) -> bool:
 
 
 def _describe(status: DeviceStatus) -> dict[str, tuple[float, dict[str, str]]]:
-    """Return values and labels by name; what is not known is left out."""
+    """Return values and labels by name; a value that is not known is left out."""
     same = {"device": status.device, "channel": status.channel}
     release = {**same, "release": status.release or "", "latest": status.latest or ""}
     values: dict[str, float] = {
@@ -129,7 +183,3 @@ def _describe(status: DeviceStatus) -> dict[str, tuple[float, dict[str, str]]]:
         "release_info": (1, release),
         **{name: (value, same) for name, value in values.items()},
     }
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -7,6 +7,7 @@ import datetime
 import getpass
 import json
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -245,6 +246,14 @@ def test_a_port_that_is_taken_is_named(settings_file):
         assert not passed
         assert "give a free port" in said
     assert extra(settings, "metrics", port=port) == (True, f"127.0.0.1:{port}: free")
+
+
+def test_a_metrics_port_without_the_library_is_named(settings_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "edge_client.reporting.metrics", raising=False)
+    passed, said = extra(load_settings(settings_file), "metrics", port=9100)
+    assert not passed
+    assert "pip install 'edge-fleet[metrics]'" in said
 
 
 class BrokerWithRights(MqttBroker):

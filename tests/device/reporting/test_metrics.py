@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import http.client
+import importlib
 import re
 import socket
+import sys
 import urllib.error
 import urllib.request
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from edge_client.contract.errors import SettingsError
 from edge_client.contract.messages import Comparison, DeviceStatus, Drift, InboxFigures, UpdateFigures
-from edge_client.reporting.metrics import CONTENT_TYPE, render, serve
+from edge_client.reporting import metrics
+from edge_client.reporting.metrics import StatusCollector, open_registry, serve
 from edge_client.settings.reporting import MetricsSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 STATUS = DeviceStatus(
     device="pi-1",
@@ -29,6 +39,12 @@ STATUS = DeviceStatus(
     update=UpdateFigures(release="a1", bytes_pulled=1000, seconds=0.25),
 )
 LINE = re.compile(r'edge_client_[a-z_]+\{(?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)+\} [0-9.e+-]+')
+
+
+def render(statuses: Sequence[DeviceStatus]) -> str:
+    registry = CollectorRegistry()
+    registry.register(StatusCollector(lambda: statuses))
+    return generate_latest(registry).decode()
 
 
 def value(text: str, name: str) -> float:
@@ -52,7 +68,7 @@ def test_values_are_those_of_the_status():
     assert value(text, "update_bytes") == 1000
     assert value(text, "up_to_date") == 0
     assert value(text, "error") == 1
-    assert 'release="a1",latest="b2"' in text
+    assert re.search(r'release_info\{.*latest="b2",release="a1"\} 1', text)
 
 
 def test_what_is_not_known_is_left_out():
@@ -73,8 +89,8 @@ def test_it_is_served_on_loopback_and_nothing_else_is():
     server = serve(settings, lambda: [STATUS])
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/metrics", timeout=5) as answer:
-            assert answer.headers["Content-Type"] == CONTENT_TYPE
-            assert answer.read().decode() == render([STATUS])
+            assert answer.headers["Content-Type"].startswith("text/plain; version=")
+            assert render([STATUS]) in answer.read().decode()
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/../etc/passwd", timeout=5)
         with pytest.raises(SettingsError, match=r"\[metrics\].*free port"):
@@ -103,7 +119,7 @@ def test_each_channel_has_its_own_values_below_one_declaration():
     doors = msgspec.structs.replace(STATUS, channel="doors", frames=5, latency_ms=None)
     text = render([STATUS, doors])
     assert text.count("# TYPE edge_client_frames_total") == 1
-    assert 'frames_total{device="pi-1",channel="doors"} 5' in text
+    assert 'frames_total{channel="doors",device="pi-1"} 5.0' in text
     assert text.count("edge_client_latency_seconds{") == 1
 
 
@@ -120,3 +136,75 @@ def test_what_is_watched_is_told():
     assert value(text, "drift_confidence") == 0.05
     assert value(text, "inbox_waiting") == 3
     assert value(text, "inbox_uploaded_total") == 4
+
+
+def test_the_names_that_dashboards_use_do_not_change():
+    watched = msgspec.structs.replace(
+        STATUS,
+        shadow=Comparison(release="b2", frames=10, agreement=0.9),
+        drift=Drift(answers=500, labels=0.3, confidence=0.05),
+        inbox=InboxFigures(waiting=3, uploaded=4),
+    )
+    names = {line.partition("{")[0] for line in render([watched]).splitlines() if not line.startswith("#")}
+    gauges = {
+        *("info", "release_info", "serving", "up_to_date", "probation", "error", "latency_seconds"),
+        *("update_bytes", "update_seconds", "shadow_agreement", "drift_labels", "drift_confidence"),
+        "inbox_waiting",
+    }
+    assert names == {f"edge_client_{name}" for name in gauges | {"frames_total", "inbox_uploaded_total"}}
+
+
+def test_quotes_and_line_ends_of_a_label_come_back_as_they_were():
+    [family] = [f for f in text_string_to_metric_families(render([STATUS])) if f.name == "edge_client_info"]
+    assert family.samples[0].labels["runtime"] == STATUS.runtime
+
+
+def test_the_process_is_measured_too():
+    text = generate_latest(open_registry(list)).decode()
+    assert "\nprocess_resident_memory_bytes " in text
+    assert "\nprocess_cpu_seconds_total " in text
+    assert "\npython_info{" in text
+
+
+def test_a_client_that_drips_its_request_is_cut_off(monkeypatch):
+    monkeypatch.setattr(metrics, "REQUEST_S", 0.2)
+    settings = MetricsSettings(port=free_port())
+    server = serve(settings, lambda: [STATUS])
+    try:
+        with socket.create_connection(("127.0.0.1", settings.port), timeout=5) as client:
+            client.sendall(b"GET /met")
+            assert client.recv(1) == b""
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/metrics", timeout=5) as answer:
+            assert answer.status == 200
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_status_that_cannot_be_read_ends_one_scrape_only(caplog):
+    reads = iter(range(2))
+
+    def read() -> list[DeviceStatus]:
+        if next(reads) == 0:
+            raise ValueError("no status")
+        return [STATUS]
+
+    settings = MetricsSettings(port=free_port())
+    server = serve(settings, read)
+    try:
+        url = f"http://127.0.0.1:{settings.port}/metrics"
+        with pytest.raises(http.client.HTTPException):
+            urllib.request.urlopen(url, timeout=5)
+        assert "no status" in caplog.text
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            assert answer.status == 200
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_missing_library_is_named_with_the_way_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "edge_client.reporting.metrics")
+    with pytest.raises(SettingsError, match=r"\[metrics\] port: .*pip install 'edge-fleet\[metrics\]'"):
+        importlib.import_module("edge_client.reporting.metrics")
