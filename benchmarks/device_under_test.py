@@ -27,6 +27,7 @@ from edge_client.contract.release import (  # noqa: E402
     release_id,
 )
 from edge_client.inference.classifier import Classifier  # noqa: E402
+from luigi_tasks.backbone.extractor import open_extractor  # noqa: E402
 from luigi_tasks.dataset.pixels import to_png  # noqa: E402
 from luigi_tasks.quantization.compose import Dense, compose_classifier  # noqa: E402
 from luigi_tasks.release.broker import BrokerClient  # noqa: E402
@@ -36,7 +37,6 @@ from luigi_tasks.release.patches import make_patches  # noqa: E402
 from luigi_tasks.release.repository import ReleaseRepository  # noqa: E402
 from luigi_tasks.settings.values import BrokerSettings, ModelSettings, StoreSettings, TrustSettings  # noqa: E402
 from luigi_tasks.storage.s3_store import S3Store  # noqa: E402
-from luigi_tasks.training.features import open_extractor  # noqa: E402
 
 if TYPE_CHECKING:
     from typing import Self

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import itertools
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
     from luigi_tasks.settings.values import PipelineSettings
 
 
-# Wings whose code decides the bytes of a model; the rest may change without a new code version.
-MODEL_WINGS = ("dataset", "backbone", "training", "quantization")
+# Code that decides the bytes of a model: wings, and the constants among the settings.
+MODEL_CODE = ("dataset", "backbone", "training", "quantization", "settings/values.py")
 
 
 @functools.cache
@@ -36,7 +35,7 @@ def package_versions() -> dict[str, str]:
         "flatbuffers",
         "edge-fleet",
     )
-    versions = {"python": platform.python_version(), "machine": platform.machine(), "code": _code_version()}
+    versions = {"python": platform.python_version(), "machine": platform.machine(), "code": code_version()}
     for name in names:
         try:
             versions[name] = metadata.version(name)
@@ -45,15 +44,19 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _code_version() -> str:
-    """12 hex digits over the source that makes a model: it changes between two versions with one number."""
-    package = Path(__file__).parent
-    folders = [package / wing for wing in MODEL_WINGS]
-    # The contract too: pictures are decoded and fitted there.
-    folders.append(Path(preprocessing.__file__).parent)
+def code_version(
+    package: Path = Path(__file__).parent, contract: Path = Path(preprocessing.__file__).parent
+) -> str:
+    """Return 12 hex digits that change with the source that makes a model, also between two releases.
+
+    Args:
+        package: This package.
+        contract: The contract with the device: pictures are decoded and fitted there.
+    """
     digest = hashlib.sha256()
-    for path in itertools.chain.from_iterable(sorted(folder.rglob("*.py")) for folder in folders):
-        digest.update(path.read_bytes())
+    for place in (*(package / one for one in MODEL_CODE), contract):
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 

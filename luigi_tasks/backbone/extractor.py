@@ -6,10 +6,13 @@ cores, with Keras 12 s.
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
+import hashlib
 import os
 import queue
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 FLOAT_BATCH = 4
 # Pictures a thread takes at a time, so that progress moves.
 CHUNK = 32
+OPEN_AT_MOST = 4
 
 
 def to_input(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -105,3 +109,26 @@ class QuantizationParameters:
         steps = np.round(features.astype(np.float32) / np.float32(self.scale)) + self.zero_point
         quantized: NDArray[np.int8] = np.clip(steps, -128, 127).astype(np.int8)
         return quantized
+
+
+class _OpenExtractors:
+    """Extractors that are open in this process, by the SHA-256 of their file; the last ones used stay.
+
+    Opening one takes half a second, and a worker needs the same two for each of its shards.
+    """
+
+    def __init__(self) -> None:
+        self._by_sha256: collections.OrderedDict[str, FeatureExtractor] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, backbone: bytes) -> FeatureExtractor:
+        sha256 = hashlib.sha256(backbone).hexdigest()
+        with self._lock:
+            extractor = self._by_sha256.pop(sha256, None) or FeatureExtractor(backbone)
+            self._by_sha256[sha256] = extractor
+            while len(self._by_sha256) > OPEN_AT_MOST:
+                self._by_sha256.popitem(last=False)
+        return extractor
+
+
+open_extractor = _OpenExtractors().open

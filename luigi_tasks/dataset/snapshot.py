@@ -110,14 +110,13 @@ def check_counts(
 
 
 def choose_splits(found: dict[str, str], holdout_percent: float) -> dict[str, str]:
-    """Map each hash to its split.
+    """Map each content hash to its split.
 
-    By the hash's first 32 bits. Where that leaves a class without any picture in one split (15
-    pictures at 20 %: one class in 28), the picture whose hash is nearest to that split goes there;
-    it alone may move back once more pictures of its class arrive.
+    By `is_learned_from`. Where that leaves a class without any picture in one split (15 pictures at 20 %: one
+    class in 28), the picture whose hash is nearest to that split goes there; it alone may move back once more
+    pictures of its class arrive.
     """
-    limit = holdout_percent / 100
-    splits = {digest: HOLDOUT if position(digest) < limit else TRAIN for digest in found}
+    splits = {digest: TRAIN if is_learned_from(digest, holdout_percent) else HOLDOUT for digest in found}
     by_class: dict[str, list[str]] = collections.defaultdict(list)
     for digest, label in found.items():
         by_class[label].append(digest)
@@ -130,14 +129,22 @@ def choose_splits(found: dict[str, str], holdout_percent: float) -> dict[str, st
     return splits
 
 
-def position(digest: str) -> float:
-    """Return where a content hash lies in [0, 1); the hold-out takes the lowest."""
-    return int(digest[:8], 16) / 2**32
+def is_learned_from(sha256: str, holdout_percent: float) -> bool:
+    """Whether a picture belongs to training, by its content hash alone; the hold-out takes the lowest hashes.
+
+    `choose_splits` corrects this for classes that would be missing in one split.
+    """
+    return _position(sha256[:8]) >= holdout_percent / 100
 
 
-def is_validation(digest: str) -> bool:
-    """Whether a training picture tells when to stop; by bits that the split does not use."""
-    return int(digest[8:16], 16) / 2**32 < VALIDATION_SHARE
+def is_validation(sha256: str) -> bool:
+    """Whether a training picture decides when to stop; by bits that the split does not use."""
+    return _position(sha256[8:16]) < VALIDATION_SHARE
+
+
+def _position(digits: str) -> float:
+    """Return the position of eight hex digits in [0, 1)."""
+    return int(digits, 16) / 2**32
 
 
 def _unique_pictures(hashes: dict[str, str], classes: dict[str, str]) -> dict[str, str]:

@@ -7,6 +7,8 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
+from luigi_tasks.pages import render_template
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -97,33 +99,24 @@ def render_report(
         thumbnails: PNG by content hash; a mistake without one is shown without picture.
         past: Releases before this one, oldest first.
     """
-    import jinja2  # noqa: PLC0415 - only the evaluation needs it
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("luigi_tasks"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "megabytes": megabytes, "milliseconds": milliseconds}
     candidate = evaluation.candidate
-    page: str = environment.get_template("report.html").render(
-        evaluation=evaluation,
-        snapshot=snapshot,
-        training=training,
-        quantization=quantization,
-        settings=dict(sorted(settings.items())),
-        checks=[(check, *describe_check(check)) for check in evaluation.verdict.checks],
-        models=_name_models(evaluation),
-        classes=sorted(candidate.classes, key=lambda one: (min(one.recall, one.precision), one.label)),
-        matrix=build_matrix(candidate) if len(candidate.labels) <= MATRIX_CLASSES else None,
-        confusions=list_confusions(candidate),
-        images={digest: base64.b64encode(png).decode() for digest, png in thumbnails.items()},
-        curves=[draw_curve(name, values) for name, values in training.history.items() if values],
-        past=draw_past(evaluation, past) if past else None,
-    )
-    return page
+    values = {
+        "evaluation": evaluation,
+        "snapshot": snapshot,
+        "training": training,
+        "quantization": quantization,
+        "settings": dict(sorted(settings.items())),
+        "checks": [(check, *describe_check(check)) for check in evaluation.verdict.checks],
+        "models": _name_models(evaluation),
+        "classes": sorted(candidate.classes, key=lambda one: (min(one.recall, one.precision), one.label)),
+        "matrix": build_matrix(candidate) if len(candidate.labels) <= MATRIX_CLASSES else None,
+        "confusions": list_confusions(candidate),
+        "images": {digest: base64.b64encode(png).decode() for digest, png in thumbnails.items()},
+        "curves": [draw_curve(name, values) for name, values in training.history.items() if values],
+        "past": draw_past(evaluation, past) if past else None,
+    }
+    filters = {"percent": percent, "megabytes": megabytes, "milliseconds": milliseconds}
+    return render_template("report.html", values, filters)
 
 
 def percent(share: float) -> str:

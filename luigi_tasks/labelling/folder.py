@@ -19,6 +19,7 @@ from edge_client.contract.errors import EdgeError, InputError
 from edge_client.disk import disk_errors, write_durably
 from luigi_tasks.labelling.inbox import FrameName, Skip, list_inbox, one_line, read_frame, skip
 from luigi_tasks.labelling.records import LabellingRecord, SkippedObject
+from luigi_tasks.pages import render_template
 from luigi_tasks.storage.documents import content_key
 
 if TYPE_CHECKING:
@@ -205,29 +206,20 @@ def read_labels(path: Path) -> tuple[Labelled, ...]:
 
 def render_page(cards: Sequence[Card], labels: Sequence[str], record: LabellingRecord) -> str:
     """Return the page: it needs the folder `pictures` beside it and no server."""
-    import jinja2  # noqa: PLC0415 - only a listing needs it
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("luigi_tasks"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page: str = environment.get_template("labelling.html").render(
-        cards=cards,
-        labels=labels,
-        record=record,
-        discard=DISCARD,
-        nonce=secrets.token_hex(16),
-        data={
+    values = {
+        "cards": cards,
+        "labels": labels,
+        "record": record,
+        "discard": DISCARD,
+        "nonce": secrets.token_hex(16),
+        "data": {
             "header": COLUMNS,
             "column": COLUMNS.index("label"),
             "rows": [dataclasses.astuple(card.row) for card in cards],
             "labels": labels,
         },
-    )
-    return page
+    }
+    return render_template("labelling.html", values)
 
 
 def _copy_frames(

@@ -13,7 +13,7 @@ import numpy as np
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.contract.release import Normalization, Preprocessing, release_id
 from edge_client.inference.classifier import Classifier
-from luigi_tasks.backbone.extractor import QuantizationParameters
+from luigi_tasks.backbone.extractor import QuantizationParameters, open_extractor
 from luigi_tasks.backbone.networks import architecture_name
 from luigi_tasks.backbone.records import BackboneRecord
 from luigi_tasks.dataset.records import HOLDOUT, TRAIN
@@ -40,7 +40,6 @@ from luigi_tasks.quantization.operators import read_operators
 from luigi_tasks.quantization.records import CalibrationSet, Candidate, QuantizationRecord, SchemeResult
 from luigi_tasks.storage.documents import DocumentTarget
 from luigi_tasks.training.cluster import parse_cluster
-from luigi_tasks.training.features import open_extractor
 from luigi_tasks.training.records import Lineage, TrainingRecord, TunedRecord
 from luigi_tasks.training.train import pack_head, train, unpack_head
 

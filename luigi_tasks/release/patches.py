@@ -1,12 +1,13 @@
-"""Cheaper ways to a release's model, made once and signed with it: compressed, and as patches on recent ones.
+"""Smaller downloads of a release's model, signed with it: compressed, and as patches on recent releases.
 
-`edge_client.update.patches` is the side that takes them, and proves each one here before it is signed.
+Each file is unpacked by the device's own code (`edge_client.update.patches`) before it is signed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edge_client.contract.errors import DeviceError
 from edge_client.contract.names import COMPRESSED_MODEL_FILE, MODEL_FILE, patch_file, release_target
 from edge_client.update.patches import MODEL_LIMIT_BYTES, unpack
 
@@ -19,16 +20,16 @@ LEVEL = 19
 def make_patches(
     state: RepositoryState, release: str, model: bytes, channel: str, count: int
 ) -> dict[str, bytes]:
-    """Return the files that lead to a release's model and are not signed yet, by signed target path.
+    """Return the compressed model and the patches that are not signed yet, by signed target path.
 
-    Patches lead from what the channel points to, and from the latest releases before this one.
+    Patches start from the release that the channel points to, and from the latest releases before this one.
 
     Args:
-        state: What is published.
+        state: The published state.
         release: Release id; may be published already.
-        model: Its `model.tflite`.
+        model: The release's `model.tflite`.
         channel: Channel that is going to move.
-        count: Releases that a patch leads from.
+        count: Number of releases that a patch starts from.
     """
     if len(model) > MODEL_LIMIT_BYTES:
         return {}
@@ -40,12 +41,12 @@ def make_patches(
     return {
         path: frame
         for path, base_model in made.items()
-        if path not in state.files and len(frame := _prove(model, base_model)) < len(model)
+        if path not in state.files and len(frame := _pack_proven(model, base_model)) < len(model)
     }
 
 
 def pack(model: bytes, base: bytes) -> bytes:
-    """Return a zstd frame that `unpack` makes `model` of, given `base`; empty: given nothing."""
+    """Return a zstd frame from which `unpack` restores `model`, given `base`; an empty base means none."""
     import zstandard  # noqa: PLC0415 - only when a release is published
 
     # The window must reach over all of the base, or its beginning cannot be referred to.
@@ -59,9 +60,18 @@ def pack(model: bytes, base: bytes) -> bytes:
     return zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters).compress(model)
 
 
-def _prove(model: bytes, base: bytes) -> bytes:
+def _pack_proven(model: bytes, base: bytes) -> bytes:
+    """Pack the model, and unpack it again as a device will.
+
+    Raises: DeviceError if the result is another model.
+    """
     frame = pack(model, base)
-    assert unpack(frame, base, len(model)) == model  # noqa: S101 - or the codec is broken
+    if unpack(frame, base, len(model)) != model:
+        msg = (
+            f"zstandard: {len(frame)} bytes do not unpack to the model that was packed; nothing was signed. "
+            "Install the zstandard package again, and check this machine's memory"
+        )
+        raise DeviceError(msg)
     return frame
 
 

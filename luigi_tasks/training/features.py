@@ -6,25 +6,17 @@ determined by picture hash, backbone, preprocessing and copy. Only training pict
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
-
-from luigi_tasks.dataset.snapshot import position
-from luigi_tasks.settings.values import FLOAT, FLOAT_SHARE
-
-if TYPE_CHECKING:
-    from luigi_tasks.dataset.records import Picture
-    from luigi_tasks.settings.values import Portions
-
 import dataclasses
-import functools
 import hashlib
 import io
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luigi_tasks.backbone.extractor import FeatureExtractor
+from luigi_tasks.backbone.extractor import open_extractor
+from luigi_tasks.dataset.snapshot import is_learned_from
+from luigi_tasks.settings.values import FLOAT, FLOAT_SHARE
 from luigi_tasks.training.augmentation import augment
 
 if TYPE_CHECKING:
@@ -32,7 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from luigi_tasks.dataset.records import Picture
     from luigi_tasks.progress import Progress
+    from luigi_tasks.settings.values import Portions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +59,6 @@ def unpack_rows(packed: bytes, pictures: Mapping[str, tuple[str, ...]]) -> Featu
         return FeatureRows(pictures, {name: arrays[name] for name in arrays.files})
 
 
-@functools.lru_cache(maxsize=4)
-def open_extractor(backbone: bytes) -> FeatureExtractor:
-    """Return the process's extractor of a backbone's variant."""
-    return FeatureExtractor(backbone)
-
-
 def compute_rows(
     variants: Mapping[str, bytes],
     wanted: Mapping[str, tuple[str, ...]],
@@ -81,16 +69,16 @@ def compute_rows(
     *,
     flip: bool,
 ) -> tuple[FeatureRows, int]:
-    """Compute what is not known yet.
+    """Compute the features that are not known yet.
 
     Args:
         variants: Each variant's TFLite file.
         wanted: Content hashes by name.
         pictures: Content hashes of `pixels`.
         pixels: (N, H, W, 3) RGB.
-        known: Rows that an earlier shard has, by name and hash.
+        known: Rows of an earlier shard, by name and hash.
         progress: Gets pictures done.
-        flip: Whether mirror images keep their meaning.
+        flip: Whether mirror images keep their class.
     Returns: The rows, and how many of them were computed.
     """
     rows: dict[str, NDArray[Any]] = {}
@@ -126,21 +114,21 @@ def digest_of(data: bytes) -> str:
 def choose_rows(
     pictures: Sequence[str], scheme: str, portions: Portions, holdout_percent: float
 ) -> dict[str, tuple[str, ...]]:
-    """Return which features of which pictures, by content hash, training and the gate need.
+    """Choose the features that training and the gate need: content hashes by name.
 
-    The candidate's variant sees all pictures, and the other copies of those that are learned from. Of the
-    float variant, the hold-out tells what the candidate loses, and a part of the rest is learned from.
+    In the candidate's scheme: all pictures, and the augmented copies of the training pictures. In float: the
+    hold-out, to measure the candidate's loss, and a share of the training pictures.
 
     Args:
         pictures: Content hashes.
-        scheme: The candidate's variant.
-        portions: How many other copies, and in how many float features.
+        scheme: The candidate's quantization scheme.
+        portions: Number of augmented copies, and share of float features.
         holdout_percent: Share of the hold-out.
     """
-    learned = tuple(one for one in pictures if position(one) * 100 >= holdout_percent)
+    learned = tuple(one for one in pictures if is_learned_from(one, holdout_percent))
     wanted = {f"{scheme}_0": tuple(pictures)}
     for copy in range(1, math.ceil(portions.copies) + 1):
-        # The last copy may be one of some pictures only.
+        # The last copy may be of a share of the pictures only.
         share = portions.copies - (copy - 1)
         wanted[f"{scheme}_{copy}"] = tuple(one for one in learned if _in_share(one, 24, share))
     unlearned = set(pictures).difference(learned)
@@ -154,14 +142,15 @@ def in_float_share(sha256: str, share: float = FLOAT_SHARE) -> bool:
 
 
 def _in_share(sha256: str, digit: int, share: float) -> bool:
-    """Whether a picture is in a share of all, by hex digits of its hash that no split uses."""
+    """Whether a picture is in a share of all, by hex digits of its hash that the split does not use."""
     return int(sha256[digit : digit + 8], 16) / 2**32 < share
 
 
-def _gather(shards: Sequence[FeatureRows], name: str, pictures: Sequence[Picture]) -> NDArray[Any]:
-    """Return (N, F) rows of these pictures; in the snapshot's order, however they were sharded.
+def gather_rows(shards: Sequence[FeatureRows], name: str, pictures: Sequence[Picture]) -> NDArray[Any]:
+    """Return (N, F) rows of these pictures, in their order, whichever shard has them.
 
-    A picture that was for the hold-out when its shard was made has no other copy: it shows itself.
+    The split moves a picture of a class that is all hold-out to training (see `choose_splits`). It has no
+    augmented copy, so its own features stand in.
     """
     found: dict[str, NDArray[Any]] = {}
     for shard in shards:

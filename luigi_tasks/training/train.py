@@ -14,7 +14,7 @@ from luigi_tasks.dataset.snapshot import is_validation
 from luigi_tasks.provenance import package_versions
 from luigi_tasks.settings.values import FLOAT, SMALL_SET_PICTURES
 from luigi_tasks.training.class_drop import ClassPair, find_worst_class
-from luigi_tasks.training.features import _gather, in_float_share
+from luigi_tasks.training.features import gather_rows, in_float_share
 from luigi_tasks.training.head import HeadTrainingData, Layer, TrainedHead, train_head
 from luigi_tasks.training.records import TrainingRecord
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luigi_tasks.backbone.extractor import QuantizationParameters
+    from luigi_tasks.dataset.records import Picture
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings.values import TrainingSettings
     from luigi_tasks.training.features import FeatureRows
@@ -46,6 +47,19 @@ class Trained:
     record: TrainingRecord
 
 
+@dataclasses.dataclass(frozen=True)
+class _FloatFeatures:
+    """Float features of some of the training pictures.
+
+    Attributes:
+        rows: (M,) positions of the pictures in the training split.
+        features: (M, F) float16; none at all where M is 0.
+    """
+
+    rows: NDArray[np.intp]
+    features: NDArray[Any]
+
+
 def train(
     snapshot: Snapshot,
     shards: Sequence[FeatureRows],
@@ -62,62 +76,115 @@ def train(
     only the int8 ones 0.969 and 0.952, one that knows both 0.972 and 0.965.
 
     Args:
-        snapshot: The pictures.
+        snapshot: The pictures and their split.
         shards: Their features.
         scheme: The candidate's quantization scheme.
         parameters: Scale and zero point of the features in that scheme.
-        training: How.
+        training: Hyperparameters.
         progress: Gets epochs done.
     """
     started = time.monotonic()
     pictures, holdout = snapshot.split(TRAIN), snapshot.split(HOLDOUT)
-    names = sorted({name for shard in shards for name in shard.rows if name.rpartition("_")[0] == scheme})
-    copies = [_gather(shards, name, pictures) for name in names]
-    number = {label: index for index, label in enumerate(snapshot.labels)}
-    targets = np.array([number[one.label] for one in pictures])
-    # A handful of pictures cannot tell when to stop: a small set is learned from for all epochs.
-    small = len(pictures) < SMALL_SET_PICTURES
-    validation = np.array([not small and is_validation(one.sha256) for one in pictures])
-    floats = {one: row for shard in shards for one, row in shard.find(f"{FLOAT}_0").items()}
-    share = training.portions(len(pictures)).float_share
-    known = [one.sha256 in floats and in_float_share(one.sha256, share) for one in pictures]
-    rows = np.flatnonzero(known)
-    in_float = np.stack([floats[pictures[row].sha256] for row in rows]) if len(rows) else None
-    if copies[0].dtype == np.int8 and in_float is not None:
-        mixed = [place for place, row in enumerate(rows) if in_float_share(pictures[row].sha256)]
-        copies.append(copies[0].copy())
-        copies[-1][rows[mixed]] = parameters.quantize(in_float[mixed])
-    data = HeadTrainingData(copies, targets, len(number), validation, parameters.scale, parameters.zero_point)
+    classes = len(snapshot.labels)
+    targets, truths = (_class_numbers(one, snapshot.labels) for one in (pictures, holdout))
+    floats = _find_float_features(shards, pictures, training)
+    scale, zero_point = parameters.scale, parameters.zero_point
+    copies = _gather_copies(shards, scheme, pictures, floats, parameters)
+    data = HeadTrainingData(copies, targets, classes, _choose_validation(pictures), scale, zero_point)
     head = train_head(data, training, progress, "training the head")
-    mine = head.probabilities(
-        _gather(shards, f"{scheme}_0", holdout), parameters.scale, parameters.zero_point
-    )
-    shown = _gather(shards, f"{FLOAT}_0", holdout)
+    scores = head.probabilities(gather_rows(shards, f"{scheme}_0", holdout), scale, zero_point)
+    shown = gather_rows(shards, f"{FLOAT}_0", holdout)
     float_scores = head.probabilities(shown)
-    truths = np.array([number[one.label] for one in holdout])
-    if in_float is not None:
-        # A head that had to learn from features that int8 spoiled is bad in float too, and would hide
-        # the loss. One that saw nothing else shows it; of a large set, it saw fewer pictures.
-        pure = HeadTrainingData([in_float], targets[rows], len(number), np.zeros(len(rows), bool))
-        scores = train_head(pure, training, progress, "training a head in float").probabilities(shown)
-        float_scores = max(float_scores, scores, key=lambda one: (one.argmax(1) == truths).mean())
-    right, right_in_float = mine.argmax(1) == truths, float_scores.argmax(1) == truths
-    classes = [
-        ClassPair(label, len(own), float(right[own].mean()), float(right_in_float[own].mean()))
-        for label, index in number.items()
-        if len(own := np.flatnonzero(truths == index))
-    ]
+    if len(floats.rows):
+        in_float = _train_in_float(floats, targets, classes, training, progress).probabilities(shown)
+        float_scores = max(float_scores, in_float, key=lambda one: (one.argmax(1) == truths).mean())
+    drop, class_drop = _measure_drop(scores, float_scores, truths, snapshot.labels)
     record = TrainingRecord(
         history=head.history,
         made_with=package_versions(),
         seconds=round(time.monotonic() - started, 3),
         train_pictures=len(pictures),
-        float_drop_points=round(float(right_in_float.mean() - right.mean()) * 100, 3),
-        class_drop_points=round(find_worst_class(classes)[0], 3),
+        float_drop_points=round(drop, 3),
+        class_drop_points=round(class_drop, 3),
     )
-    return Trained(
-        head, head.ranges(copies[0], parameters.scale, parameters.zero_point), float_scores, record
+    return Trained(head, head.ranges(copies[0], scale, zero_point), float_scores, record)
+
+
+def _class_numbers(pictures: Sequence[Picture], labels: Sequence[str]) -> NDArray[np.int64]:
+    number = {label: index for index, label in enumerate(labels)}
+    return np.array([number[one.label] for one in pictures])
+
+
+def _choose_validation(pictures: Sequence[Picture]) -> NDArray[np.bool_]:
+    """Choose the pictures that decide when to stop: none of a small set, which is too few for that."""
+    small = len(pictures) < SMALL_SET_PICTURES
+    return np.array([not small and is_validation(one.sha256) for one in pictures])
+
+
+def _find_float_features(
+    shards: Sequence[FeatureRows], pictures: Sequence[Picture], training: TrainingSettings
+) -> _FloatFeatures:
+    """Return the float features of the training pictures that are in the share for float."""
+    found = {one: row for shard in shards for one, row in shard.find(f"{FLOAT}_0").items()}
+    share = training.portions(len(pictures)).float_share
+    rows = np.flatnonzero([one.sha256 in found and in_float_share(one.sha256, share) for one in pictures])
+    return _FloatFeatures(rows, np.array([found[pictures[row].sha256] for row in rows.tolist()]))
+
+
+def _gather_copies(
+    shards: Sequence[FeatureRows],
+    scheme: str,
+    pictures: Sequence[Picture],
+    floats: _FloatFeatures,
+    parameters: QuantizationParameters,
+) -> list[NDArray[Any]]:
+    """Return (N, F) features of the pictures and of each augmented copy.
+
+    In int8, one more copy follows, in which the float features of some pictures are quantized.
+    """
+    names = sorted({name for shard in shards for name in shard.rows if name.rpartition("_")[0] == scheme})
+    copies = [gather_rows(shards, name, pictures) for name in names]
+    if copies[0].dtype == np.int8 and len(floats.rows):
+        mixed = [
+            place for place, row in enumerate(floats.rows.tolist()) if in_float_share(pictures[row].sha256)
+        ]
+        copies.append(copies[0].copy())
+        copies[-1][floats.rows[mixed]] = parameters.quantize(floats.features[mixed])
+    return copies
+
+
+def _train_in_float(
+    floats: _FloatFeatures,
+    targets: NDArray[np.int64],
+    classes: int,
+    training: TrainingSettings,
+    progress: Progress,
+) -> TrainedHead:
+    """Train a head on float features alone, to measure what quantization loses.
+
+    A head that had to learn from features that int8 spoiled is bad in float too, and would hide the loss.
+    This one shows it; of a large set, it is trained on fewer pictures.
+    """
+    data = HeadTrainingData(
+        [floats.features], targets[floats.rows], classes, np.zeros(len(floats.rows), bool)
     )
+    return train_head(data, training, progress, "training a head in float")
+
+
+def _measure_drop(
+    scores: NDArray[np.float32],
+    float_scores: NDArray[np.float32],
+    truths: NDArray[np.int64],
+    labels: Sequence[str],
+) -> tuple[float, float]:
+    """Return the accuracy lost against float, and that lost by the class that loses most; in points."""
+    right, right_in_float = scores.argmax(1) == truths, float_scores.argmax(1) == truths
+    pairs = [
+        ClassPair(label, len(own), float(right[own].mean()), float(right_in_float[own].mean()))
+        for index, label in enumerate(labels)
+        if len(own := np.flatnonzero(truths == index))
+    ]
+    return float(right_in_float.mean() - right.mean()) * 100, find_worst_class(pairs)[0]
 
 
 def pack_head(layers: Sequence[Layer], ranges: Sequence[tuple[float, float]]) -> bytes:

@@ -57,15 +57,16 @@ def state_of(pipeline, monkeypatch):
 
 
 def parts_of(pipeline, monkeypatch):
-    from luigi_tasks.settings.values import StoreSettings, TrustSettings  # noqa: PLC0415
+    from luigi_tasks.settings.values import StoreSettings  # noqa: PLC0415
     from luigi_tasks.storage.s3_store import S3Store  # noqa: PLC0415
+    from tests.fakes.trust import trust_settings  # noqa: PLC0415
 
     for name, value in pipeline.store.credentials().items():
         monkeypatch.setenv(name, value)
     url = f"s3://{pipeline.store.bucket}/{pipeline.name}"
     store = S3Store(StoreSettings(url, pipeline.store.endpoint_url, "us-east-1", "when_required", True))
     keys = pipeline.keys
-    trust = TrustSettings(keys / "device/root.json", str(keys / "pipeline"), 14, 90, 365, 50)
+    trust = trust_settings(keys)
     return store, trust
 
 

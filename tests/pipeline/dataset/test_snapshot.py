@@ -18,7 +18,7 @@ from edge_client.contract.errors import InputError
 from luigi_tasks.dataset.pixel_cache import PixelCache
 from luigi_tasks.dataset.pixels import read_pictures
 from luigi_tasks.dataset.records import HOLDOUT, TRAIN, Snapshot, SnapshotSummary
-from luigi_tasks.dataset.snapshot import choose_splits, make_snapshot
+from luigi_tasks.dataset.snapshot import choose_splits, is_learned_from, make_snapshot
 from luigi_tasks.dataset.sources import BucketSource, FolderSource
 from luigi_tasks.progress import ignore_progress
 from tests.fakes.datasets import class_folders, dataset_settings, picture_bytes, write_tree
@@ -162,6 +162,14 @@ def test_the_holdout_has_its_share():
 def test_the_limit_is_on_the_first_32_bits():
     found = {f"{position:08x}" + "0" * 56: "a" for position in (0, 0x33333333, 0x33333334, 0xFFFFFFFF)}
     assert list(choose_splits(found, 20.0).values()) == [HOLDOUT, HOLDOUT, TRAIN, TRAIN]
+
+
+def test_the_split_is_the_rule_of_each_picture_where_no_class_is_small():
+    found = {sha256(str(number).encode()): "ab"[number % 2] for number in range(2_000)}
+    splits = choose_splits(found, 12.5)
+    assert {one for one, split in splits.items() if split == TRAIN} == {
+        one for one in found if is_learned_from(one, 12.5)
+    }
 
 
 # --- copies -------------------------------------------------------------------------------------

@@ -26,31 +26,14 @@ from luigi_tasks.release.keys import Rotation, finish_rotation, make_keys, rotat
 from luigi_tasks.release.published import TIMESTAMP_KEY
 from luigi_tasks.release.repository import ReleaseRepository
 from luigi_tasks.release.signing import ONLINE_ROLES, load_root, load_roots, open_signers
-from luigi_tasks.settings.values import TrustSettings
 from luigi_tasks.storage.s3_store import S3Store
 from luigi_tasks.targets import FreshSignaturesTarget
+from tests.fakes.trust import trust_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ALL = Rotation((*ONLINE_ROLES, "root"))
-
-
-def trust_settings(keys: Path) -> TrustSettings:
-    return TrustSettings(
-        root=keys / "device" / "root.json",
-        keys=str(keys / "pipeline"),
-        timestamp_days=14,
-        snapshot_days=90,
-        targets_days=365,
-        keep_releases=50,
-    )
-
-
-@pytest.fixture
-def keys(tmp_path):
-    make_keys(tmp_path / "keys")
-    return tmp_path / "keys"
 
 
 @pytest.fixture

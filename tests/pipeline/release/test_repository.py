@@ -8,16 +8,17 @@ import random
 
 import pytest
 
-from edge_client.contract.errors import SettingsError, TransportError, TrustError
+from edge_client.contract.errors import DeviceError, SettingsError, TransportError, TrustError
 from edge_client.contract.names import is_patch
 from edge_client.contract.release import ChannelDocument
 from edge_client.update.patches import unpack
+from luigi_tasks.release import patches as patches_module
 from luigi_tasks.release.keys import make_keys
 from luigi_tasks.release.patches import make_patches
 from luigi_tasks.release.published import TIMESTAMP_KEY
 from luigi_tasks.release.repository import ReleaseRepository
-from luigi_tasks.settings.values import TrustSettings
 from luigi_tasks.storage.s3_store import S3Store
+from tests.fakes.trust import trust_settings
 
 
 class Clock:
@@ -28,23 +29,6 @@ class Clock:
 
     def __call__(self) -> datetime.datetime:
         return self.now
-
-
-def trust_settings(keys, *, keep_releases: int = 50) -> TrustSettings:
-    return TrustSettings(
-        root=keys / "device" / "root.json",
-        keys=str(keys / "pipeline"),
-        timestamp_days=14,
-        snapshot_days=90,
-        targets_days=365,
-        keep_releases=keep_releases,
-    )
-
-
-@pytest.fixture
-def keys(tmp_path):
-    make_keys(tmp_path / "keys")
-    return tmp_path / "keys"
 
 
 @pytest.fixture
@@ -218,6 +202,13 @@ def test_a_compressible_model_is_signed_compressed(repository):
     assert list(files) == ["releases/r0/model.tflite.zst"]
     assert unpack(files["releases/r0/model.tflite.zst"], b"", 50_000) == bytes(50_000)
     assert make_patches(repository.load(), "r0", model_of(0), "stable", 2) == {}
+
+
+def test_a_patch_that_does_not_unpack_to_the_model_is_not_signed(repository, monkeypatch):
+    """Also under `python -O`, which removes assertions."""
+    monkeypatch.setattr(patches_module, "unpack", lambda *_: b"another model")
+    with pytest.raises(DeviceError, match="nothing was signed"):
+        make_patches(repository.load(), "r0", bytes(50_000), "stable", 2)
 
 
 def test_patches_are_forgotten_with_the_channel_that_needed_them(repository, clock):

@@ -24,10 +24,11 @@ from luigi_tasks.dataset.records import Snapshot
 from luigi_tasks.gate.records import Evaluation
 from luigi_tasks.quantization.calibration import choose_calibration
 from luigi_tasks.release.repository import ReleaseRepository
-from luigi_tasks.settings.values import StoreSettings, TrustSettings
+from luigi_tasks.settings.values import StoreSettings
 from luigi_tasks.storage.s3_store import S3Store
 from luigi_tasks.training.records import FeaturesRecord, TunedRecord
 from tests.fakes.datasets import write_tree
+from tests.fakes.trust import trust_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +101,7 @@ class Fleet:
         credentials = (f"s3://{pipeline.store.bucket}/{pipeline.name}", pipeline.store.endpoint_url)
         self.store = S3Store(StoreSettings(*credentials, "us-east-1", "when_required", True))
         keys = pipeline.keys
-        trust = TrustSettings(keys / "device/root.json", str(keys / "pipeline"), 14, 90, 365, 50)
+        trust = trust_settings(keys)
         self._repository = ReleaseRepository(self.store, trust)
 
     def deploy(self, *arguments: str) -> tuple[list[str], str]:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import luigi_tasks.pipeline as pipeline_module
-from luigi_tasks.backbone.extractor import QuantizationParameters
+from luigi_tasks.backbone.extractor import OPEN_AT_MOST, QuantizationParameters, open_extractor
 from luigi_tasks.backbone.records import BackboneRecord
 from luigi_tasks.dataset.records import Picture, Snapshot
+from luigi_tasks.dataset.snapshot import is_learned_from
 from luigi_tasks.pipeline import BackboneFeatures, _learning, _network, _recipe, _with_dataset
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import load_settings
@@ -93,7 +94,7 @@ def test_rows_survive_being_stored(variants):
 def test_holdout_has_no_augmented_copies_and_its_float_features_are_all_there():
     pictures = names(500)
     wanted = choose_rows(pictures, "int8", Portions(1.5, FLOAT_SHARE), 20.0)
-    held = {one for one in pictures if int(one[:8], 16) / 2**32 < 0.2}
+    held = {one for one in pictures if not is_learned_from(one, 20.0)}
     assert set(wanted["int8_0"]) == set(pictures)
     assert not held & (set(wanted["int8_1"]) | set(wanted["int8_2"]))
     assert set(wanted["int8_1"]) == set(pictures) - held
@@ -107,7 +108,7 @@ def test_a_small_set_is_learned_from_in_more_copies_and_all_its_float_features()
     assert training.portions(999) == Portions(2.0, 1.0)
     pictures = names(500)
     wanted = choose_rows(pictures, "int8", training.portions(400), 20.0)
-    learned = {one for one in pictures if int(one[:8], 16) / 2**32 >= 0.2}
+    learned = {one for one in pictures if is_learned_from(one, 20.0)}
     assert set(wanted["int8_1"]) == set(wanted["int8_2"]) == learned
     assert wanted["float_0"] == wanted["int8_0"] == tuple(pictures)
 
@@ -144,6 +145,16 @@ def test_a_picture_that_was_moved_to_training_is_found_as_itself():
     rows = FeatureRows({"int8_0": (digest(1),)}, {"int8_0": np.array([[1, 2]], np.int8)})
     assert rows.find("int8_1") == {}
     assert rows.find("int8_0")[digest(1)].tolist() == [1, 2]
+
+
+def test_a_backbone_is_opened_once_and_found_by_its_content():
+    backbones = [tiny_model(size=size, kind="float32") for size in range(8, 9 + OPEN_AT_MOST)]
+    first = open_extractor(backbones[0])
+    assert open_extractor(bytes(bytearray(backbones[0]))) is first
+    for one in backbones[1:]:
+        open_extractor(one)
+    assert open_extractor(backbones[-1]) is open_extractor(backbones[-1])
+    assert open_extractor(backbones[0]) is not first, "the least recently used was not closed"
 
 
 # --- copies --------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from local_services import free_ports
 from edge_client.contract.errors import InputError, SettingsError, TransportError
 from edge_client.contract.release import Normalization
 from edge_client.inference.classifier import Classifier
-from luigi_tasks.backbone.extractor import QuantizationParameters
+from luigi_tasks.backbone.extractor import QuantizationParameters, open_extractor
 from luigi_tasks.backbone.networks import STANDARD_SUFFIX, architecture_name, build_backbone, standardize
 from luigi_tasks.backbone.weights import load_tuned, weights_digest
 from luigi_tasks.dataset.records import Picture, Snapshot
@@ -28,7 +28,7 @@ from luigi_tasks.quantization.calibration import choose_calibration
 from luigi_tasks.quantization.compose import Dense, compose_classifier
 from luigi_tasks.quantization.variants import convert_backbone
 from luigi_tasks.settings.values import ModelSettings, Portions, TrainingSettings
-from luigi_tasks.training.features import FeatureRows, choose_rows, compute_rows, open_extractor
+from luigi_tasks.training.features import FeatureRows, choose_rows, compute_rows
 from luigi_tasks.training.finetune import CUT_LAYERS, TrainingImages, map_array, tune_backbone
 from luigi_tasks.training.train import Trained, train
 
