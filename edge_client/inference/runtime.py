@@ -1,4 +1,4 @@
-"""The one room that knows which TFLite runtime is installed."""
+"""The installed TFLite runtime: ai-edge-litert or tflite-runtime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from edge_client.contract.errors import DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -36,15 +36,14 @@ class Interpreter(Protocol):
     def get_output_details(self) -> list[dict[str, Any]]: ...
     def set_tensor(self, tensor_index: int, value: NDArray[np.generic]) -> None: ...
     def get_tensor(self, tensor_index: int) -> NDArray[np.generic]: ...
-    def tensor(self, tensor_index: int) -> Callable[[], NDArray[np.generic]]: ...
     def invoke(self) -> None: ...
 
 
 def load_interpreter(model: bytes, threads: int = 1) -> Interpreter:
     """Load a model and allocate its tensors.
 
-    A corrupt file can crash an old runtime (tflite-runtime 2.14 does not verify the file): models
-    that nobody vouches for belong in a child process.
+    A corrupt file can crash an old runtime (tflite-runtime 2.14 does not verify the file): load
+    untrusted models in a child process.
 
     Args:
         model: Content of a `.tflite` file.
@@ -53,7 +52,7 @@ def load_interpreter(model: bytes, threads: int = 1) -> Interpreter:
         the model.
     """
     if model[4:8] != _IDENTIFIER:
-        msg = f"not a TFLite model: {len(model)} bytes without the mark TFL3; give a .tflite file"
+        msg = f"not a TFLite model: {len(model)} bytes without the file identifier TFL3; give a .tflite file"
         raise DeviceError(msg)
     distribution, module = _find_runtime()
     try:

@@ -1,0 +1,241 @@
+"""A watched folder gives every complete picture once, and nothing that is broken, half-written or gone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from edge_client.contract.errors import DeviceError
+from edge_client.settings.frames import SourceSettings
+from edge_client.sources import folder
+from edge_client.sources.folder import WatchedFolder
+from edge_client.sources.opening import open_source
+from tests.device.sources.reader import BLUE, GREEN, RED, Reader, listing, put, until
+from tests.fakes.tiny_model import plain_picture
+from tests.fakes.tiny_release import png
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_files_that_are_there_come_oldest_first_then_new_ones(tmp_path: Path) -> None:
+    put(tmp_path / "b.png", RED, age_s=300)
+    put(tmp_path / "a.png", GREEN, age_s=100)
+    with Reader(WatchedFolder(tmp_path)) as reader:
+        assert reader.names(2) == ["b.png", "a.png"]
+        put(tmp_path / "c.PNG", BLUE)
+        assert reader.names(3) == ["b.png", "a.png", "c.PNG"]
+    np.testing.assert_array_equal(reader.frames[2].pixels, plain_picture("blue"))
+
+
+def test_kept_file_comes_once_but_its_successor_of_the_same_name_too(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", RED)
+    with Reader(WatchedFolder(tmp_path)) as reader:
+        reader.names(1)
+        put(tmp_path / "z.png", BLUE)
+        reader.names(2)
+        put(tmp_path / "a.png", GREEN, age_s=30)
+        assert reader.names(3) == ["a.png", "z.png", "a.png"]
+        time.sleep(0.3)  # several looks
+        assert len(reader.frames) == 3
+    assert reader.frames[2].pixels[0, 0].tolist() == [0, 255, 0]
+    assert listing(tmp_path) == ["a.png", "z.png"]
+
+
+def test_file_that_is_being_written_is_not_taken_before_it_is_whole(tmp_path: Path) -> None:
+    noise = png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    with Reader(WatchedFolder(tmp_path, settle_s=0.4)) as reader:
+        with (tmp_path / "slow.png").open("wb") as file:
+            for start in range(0, len(noise), len(noise) // 8):
+                file.write(noise[start : start + len(noise) // 8])
+                file.flush()
+                time.sleep(0.1)
+                assert reader.frames == []
+        assert reader.names(1) == ["slow.png"]
+    assert reader.frames[0].pixels.shape == (64, 64, 3)
+
+
+def test_writer_that_pauses_longer_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "_BROKEN_AFTER_S", 1.5)
+    with Reader(WatchedFolder(tmp_path, settle_s=0.1, after="move")) as reader:
+        with (tmp_path / "slow.png").open("wb") as file:
+            file.write(RED[:40])
+            file.flush()
+            time.sleep(0.6)  # long enough to be tried once
+            file.write(RED[40:])
+        assert reader.names(1) == ["slow.png"]
+    assert listing(tmp_path) == ["done/slow.png"]
+
+
+def test_clock_that_is_behind_does_not_hold_files_back(tmp_path: Path) -> None:
+    put(tmp_path / "future.png", RED, age_s=-1e6)
+    with Reader(WatchedFolder(tmp_path, settle_s=0.2)) as reader:
+        assert reader.names(1) == ["future.png"]
+
+
+def test_hidden_partial_and_foreign_files_and_folders_are_left_alone(tmp_path: Path) -> None:
+    for name in (".hidden.png", "a.png.part", "notes.txt", "a.png.tmp"):
+        (tmp_path / name).write_bytes(RED)
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "deep.png").write_bytes(RED)
+    os.mkfifo(tmp_path / "pipe.png")
+    put(tmp_path / "real.png", RED)
+    before = listing(tmp_path)
+    with Reader(WatchedFolder(tmp_path, settle_s=0, after="delete")) as reader:
+        reader.names(1)
+        time.sleep(0.3)
+    assert [frame.source for frame in reader.frames] == ["real.png"]
+    assert listing(tmp_path) == [name for name in before if name != "real.png"]
+
+
+@pytest.mark.parametrize(("after", "left"), [("keep", ["a.png"]), ("delete", []), ("move", ["done/a.png"])])
+def test_file_is_cleared_only_after_its_result_is_written(
+    tmp_path: Path, after: str, left: list[str]
+) -> None:
+    put(tmp_path / "a.png", RED)
+    with Reader(WatchedFolder(tmp_path, after=after), finish=False) as reader:
+        reader.names(1)
+        assert listing(tmp_path) == ["a.png"]
+        reader.frames[0].done()
+        assert listing(tmp_path) == left
+
+
+def test_file_whose_result_was_never_written_comes_again_after_a_restart(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", RED)
+    with Reader(WatchedFolder(tmp_path, after="move"), finish=False) as reader:
+        reader.names(1)
+    with Reader(WatchedFolder(tmp_path, after="move")) as reader:
+        assert reader.names(1) == ["a.png"]
+    with Reader(WatchedFolder(tmp_path, after="move")) as reader:
+        time.sleep(0.3)
+        assert reader.frames == []
+
+
+def test_moved_files_never_replace_each_other(tmp_path: Path) -> None:
+    with Reader(WatchedFolder(tmp_path, after="move")) as reader:
+        for count, content in enumerate((RED, GREEN, BLUE), start=1):
+            put(tmp_path / "image.png", content, age_s=60 + count)
+            reader.names(count)
+    assert listing(tmp_path) == ["done/image-1.png", "done/image-2.png", "done/image.png"]
+
+
+@pytest.mark.parametrize(
+    ("after", "left"),
+    [("keep", ["bad.jpg", "good.png"]), ("delete", []), ("move", ["broken/bad.jpg", "done/good.png"])],
+)
+def test_broken_picture_is_logged_once_and_does_not_stop_the_others(
+    tmp_path: Path,
+    after: str,
+    left: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(folder, "_BROKEN_AFTER_S", 0.3)
+    put(tmp_path / "bad.jpg", b"no picture", age_s=100)
+    put(tmp_path / "good.png", RED)
+    with Reader(WatchedFolder(tmp_path, after=after)) as reader:
+        assert reader.names(1) == ["good.png"]
+        until(lambda: caplog.records and listing(tmp_path) == left)
+        time.sleep(0.4)  # it would be tried again by now
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path / 'bad.jpg'}: not a whole picture")
+
+
+def test_file_that_vanishes_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for n in range(5):
+        put(tmp_path / f"{n}.png", RED, age_s=100 - n)
+    stop = threading.Event()
+    frames = WatchedFolder(tmp_path, after="move").frames(stop)
+    first = next(frames)
+    (tmp_path / "1.png").unlink()  # between the look and the decoding
+    (tmp_path / "0.png").unlink()  # between the decoding and the result
+    first.done()
+    assert next(frames).source == "2.png"
+    stop.set()
+    assert list(frames) == []
+    assert caplog.records == []
+
+
+def test_folder_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    put(stick / "a.png", RED)
+    with Reader(WatchedFolder(stick)) as reader:
+        reader.names(1)
+        shutil.rmtree(stick)
+        until(lambda: caplog.records)
+        time.sleep(0.3)
+        stick.mkdir()
+        put(stick / "b.png", RED)
+        assert reader.names(2) == ["a.png", "b.png"]
+    assert len(caplog.records) == 1
+    assert "waiting for it to come back" in caplog.text
+
+
+def test_folder_that_is_gone_for_long_is_said_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    put(stick / "a.png", RED)
+    source = WatchedFolder(stick, gone_s=0.2)
+    frames = source.frames(threading.Event())
+    assert next(frames).source == "a.png"
+    stick.rename(tmp_path / "away")
+    with pytest.raises(DeviceError, match=r"stick: gone for 0\.2 s \(No such file or directory\)"):
+        next(frames)
+    with pytest.raises(DeviceError, match="no such folder"):
+        next(source.frames(threading.Event()))
+    (tmp_path / "away").rename(stick)
+    put(stick / "b.png", BLUE)
+    assert next(source.frames(threading.Event())).source == "b.png"  # and not a.png, which was kept
+
+
+def test_missing_folder_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    source = WatchedFolder(tmp_path / "none")
+    with pytest.raises(DeviceError, match="none: no such folder; create it"):
+        next(source.frames(threading.Event()))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_that_cannot_be_cleared_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    source = WatchedFolder(tmp_path, after="delete")
+    with pytest.raises(DeviceError, match="after"):
+        next(source.frames(threading.Event()))
+    tmp_path.chmod(0o755)
+
+
+def test_file_that_cannot_be_moved_is_logged_and_does_not_come_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "done").write_bytes(b"a file where the folder should be")
+    put(tmp_path / "a.png", RED)
+    with Reader(WatchedFolder(tmp_path, after="move")) as reader:
+        reader.names(1)
+        time.sleep(0.3)
+        assert len(reader.frames) == 1
+    assert "a.png: cannot be removed after use" in caplog.text
+    assert (tmp_path / "a.png").exists()
+
+
+def test_stop_ends_a_long_backlog_at_once(tmp_path: Path) -> None:
+    for n in range(50):
+        put(tmp_path / f"{n}.png", RED)
+    stop = threading.Event()
+    frames = WatchedFolder(tmp_path).frames(stop)
+    next(frames)
+    stop.set()
+    assert list(frames) == []
+
+
+def test_settings_reach_the_folder(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", RED)
+    with Reader(open_source(SourceSettings(path=str(tmp_path), after="delete"))) as reader:
+        assert reader.names(1) == ["a.png"]
+    assert listing(tmp_path) == []

@@ -1,0 +1,230 @@
+"""Video files, cameras and streams: what breaks off is opened again, what hangs is seen from outside."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from edge_client.contract.errors import DeviceError
+from edge_client.settings.frames import SourceSettings
+from edge_client.sources.driver import DriverWatch
+from edge_client.sources.opening import open_source
+from edge_client.sources.source import Pace
+from edge_client.sources.video import VideoSource
+from tests.device.sources.reader import Reader, until
+from tests.fakes.tiny_model import plain_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Capture:
+    """A camera that breaks off on purpose; frames are BGR and carry their number."""
+
+    def __init__(self, camera: Camera, frames: int) -> None:
+        self._camera = camera
+        self._left = frames
+
+    def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+        return self._left >= 0
+
+    def set(self, number: int, value: float) -> bool:
+        self._camera.asked[number] = value
+        return True
+
+    def grab(self) -> bool:
+        time.sleep(0.001)
+        self._camera.grabbed += 1
+        return True
+
+    def read(self) -> tuple[bool, Any]:
+        if self._left == 0:
+            return False, None
+        self._left -= 1
+        self._camera.given += 1
+        return True, np.full((4, 6, 3), (10, 20, self._camera.given), np.uint8)
+
+    def release(self) -> None:
+        self._camera.released += 1
+
+
+class Camera:
+    """Stands in for the module cv2; `runs` are the frames that each opening gives, -1: cannot be opened."""
+
+    CAP_PROP_FRAME_WIDTH, CAP_PROP_FRAME_HEIGHT, CAP_PROP_BUFFERSIZE, COLOR_BGR2RGB = 3, 4, 38, 4
+
+    def __init__(self, runs: list[int]) -> None:
+        self._runs = iter(runs)
+        self.opened: list[object] = []
+        self.asked: dict[int, float] = {}
+        self.given = self.grabbed = self.released = 0
+
+    def VideoCapture(self, name: object) -> Capture:  # noqa: N802
+        self.opened.append(name)
+        return Capture(self, next(self._runs))
+
+    @staticmethod
+    def cvtColor(frame: Any, _code: int) -> Any:  # noqa: N802
+        return np.ascontiguousarray(frame[..., ::-1])
+
+
+@pytest.fixture
+def camera(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    def install(*runs: int) -> Camera:
+        fake = Camera(list(runs))
+        monkeypatch.setitem(sys.modules, "cv2", fake)
+        return fake
+
+    return install  # type: ignore[return-value]
+
+
+def test_video_file_comes_once_as_rgb(camera: Any) -> None:
+    fake = camera(3)
+    frames = list(VideoSource("film.mp4").frames(threading.Event()))
+    assert [frame.pixels[0, 0].tolist() for frame in frames] == [[n, 20, 10] for n in (1, 2, 3)]
+    assert {frame.source for frame in frames} == {"film.mp4"}
+    assert (fake.opened, fake.released) == (["film.mp4"], 1)
+
+
+def test_camera_that_breaks_off_is_opened_again(camera: Any, caplog: pytest.LogCaptureFixture) -> None:
+    fake = camera(2, -1, -1, 2, 0, 0, 10**9)
+    source = VideoSource("0", width=320, height=240, first_pause_s=0.001)
+    with Reader(source) as reader:
+        assert set(reader.names(6)) == {"camera-0"}
+    assert fake.opened == [0] * 7
+    assert fake.released == 7
+    assert fake.asked == {3: 320, 4: 240, 38: 1}
+    assert "opening it again" in caplog.text
+    assert "cannot be opened" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["0", "rtsp://camera/stream"])
+@pytest.mark.parametrize("later", [[-1] * 1000, [0] * 1000], ids=["cannot be opened", "gives nothing"])
+def test_camera_that_is_gone_for_long_is_faulty(name: str, later: list[int], camera: Any) -> None:
+    fake = camera(3, *later)
+    frames = VideoSource(name, first_pause_s=0.01, silent_s=0.5).frames(threading.Event())
+    next(frames)
+    started = time.monotonic()
+    with pytest.raises(DeviceError, match=r"(camera-0|rtsp://camera/stream): no picture for 0\.5 s"):
+        list(frames)
+    assert 0.4 < time.monotonic() - started < 5
+    until(lambda: fake.released == len(fake.opened))
+
+
+def test_camera_that_comes_back_in_time_is_not_faulty(camera: Any) -> None:
+    camera(*[1, 0, 0, -1] * 20, 10**9)
+    with Reader(VideoSource("0", first_pause_s=0.01, silent_s=0.5)) as reader:
+        reader.names(30)
+
+
+def test_slow_reader_is_not_taken_for_a_silent_camera(camera: Any) -> None:
+    camera(1, 1)
+    frames = VideoSource("0", first_pause_s=0.01, silent_s=0.2).frames(threading.Event())
+    next(frames)
+    time.sleep(0.4)
+    assert next(frames).source == "camera-0"
+
+
+class Stuck(Capture):
+    """A driver that never comes back; what it is asked for goes on once the test ends."""
+
+    over = threading.Event()
+
+    def read(self) -> tuple[bool, Any]:
+        self.over.wait(30)
+        return False, None
+
+
+@pytest.fixture
+def stuck(camera: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    fake = camera()
+    monkeypatch.setattr(Stuck, "over", threading.Event())
+    monkeypatch.setattr(fake, "VideoCapture", lambda _name: Stuck(fake, 1))
+    yield
+    Stuck.over.set()
+
+
+@pytest.mark.parametrize("name", ["0", "rtsp://camera/stream"])
+def test_driver_that_hangs_can_be_seen_from_outside(name: str, stuck: None) -> None:
+    driver = DriverWatch()
+    source = open_source(SourceSettings(kind="video", path=name), driver)
+    assert driver.waiting_s() == 0
+    stop = threading.Event()
+    reader = threading.Thread(target=lambda: list(source.frames(stop)))
+    reader.start()
+    until(lambda: driver.waiting_s() > 0.3)
+    stop.set()
+    Stuck.over.set()
+    reader.join(10)
+    until(lambda: driver.waiting_s() == 0)
+
+
+def test_stream_whose_decoder_hangs_is_faulty_and_its_driver_known_to_hang(stuck: None) -> None:
+    driver = DriverWatch()
+    frames = VideoSource("rtsp://camera/stream", driver=driver, silent_s=0.3).frames(threading.Event())
+    with pytest.raises(DeviceError, match="no picture"):
+        next(frames)
+    assert driver.waiting_s() >= 0.3
+
+
+def test_pace_is_not_taken_for_a_driver_that_hangs(camera: Any) -> None:
+    camera(10**9)
+    driver = DriverWatch()
+    with Reader(VideoSource("0", pace=Pace(0.001), driver=driver)) as reader:
+        reader.names(1)
+        time.sleep(0.3)
+        assert driver.waiting_s() < 0.2
+
+
+def test_camera_that_is_missing_at_the_start_is_refused(camera: Any) -> None:
+    fake = camera(-1)
+    with pytest.raises(DeviceError, match="camera-2: cannot be opened"):
+        next(VideoSource("2").frames(threading.Event()))
+    assert fake.released == 1
+
+
+def test_stop_ends_the_wait_for_a_lost_camera(camera: Any) -> None:
+    camera(1)
+    with Reader(VideoSource("0", first_pause_s=3600)) as reader:
+        reader.names(1)
+
+
+def test_stream_name_hides_the_password(camera: Any) -> None:
+    camera(1, -1)
+    source = VideoSource("rtsp://admin:se@cret@10.0.0.7/stream", first_pause_s=3600)
+    with Reader(source) as reader:
+        assert reader.names(1) == ["rtsp://10.0.0.7/stream"]
+
+
+def test_slow_reader_skips_frames_of_a_camera_instead_of_falling_behind(camera: Any) -> None:
+    fake = camera(10**9)
+    with Reader(VideoSource("0", pace=Pace(50))) as reader:
+        reader.names(4)
+    assert fake.grabbed > len(reader.frames)
+
+
+def test_abandoned_source_releases_the_camera(camera: Any) -> None:
+    fake = camera(10)
+    frames = VideoSource("0").frames(threading.Event())
+    next(frames)
+    frames.close()  # type: ignore[attr-defined]
+    assert fake.released == 1
+
+
+def test_real_opencv_reads_a_film(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is an extra of the device")
+    path = str(tmp_path / "film.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for label in ("red", "green", "blue"):
+        writer.write(np.ascontiguousarray(plain_picture(label, 48, 64)[..., ::-1]))
+    writer.release()
+    frames = list(open_source(SourceSettings(kind="video", path=path)).frames(threading.Event()))
+    assert [int(frame.pixels[24, 32].argmax()) for frame in frames] == [0, 1, 2]
+    with pytest.raises(DeviceError, match="cannot be opened"):
+        next(VideoSource(str(tmp_path / "none.avi")).frames(threading.Event()))
