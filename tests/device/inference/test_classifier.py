@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import struct
+import subprocess
 import sys
-import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
+import edge_client.inference
 from edge_client.contract import names
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
@@ -21,7 +22,6 @@ from edge_client.contract.release import Normalization
 from edge_client.inference import classifier as classifier_module
 from edge_client.inference.classifier import Classifier, Prediction, classifier_from_release
 from edge_client.inference.runtime import load_interpreter, runtime_name
-from edge_client.serving.holder import ClassifierHolder
 from tests.fakes.tiny_model import COLOURS, plain_picture, tiny_labels, tiny_model
 from tests.fakes.tiny_release import write_release
 
@@ -299,47 +299,20 @@ def test_preprocessing_that_does_not_fit_is_refused(
         classifier_from_release(tmp_path)
 
 
-# --- swap
+# --- public API
 
 
-def test_holder_is_empty_then_serves_what_was_swapped_in() -> None:
-    holder = ClassifierHolder()
-    assert holder.current is None
-    new = tiny()
-    holder.swap(new)
-    assert holder.current is new
+def test_the_public_names_load_nothing_before_their_first_use() -> None:
+    code = (
+        "import sys, edge_client.inference as api; assert not {'numpy', 'PIL'} & set(sys.modules); "
+        "api.Classifier, api.Prediction, api.classifier_from_release; assert 'numpy' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_classifier_that_cannot_run_is_not_served() -> None:
-    old = tiny()
-    holder = ClassifierHolder(old)
-    model = tiny_model(kind="float32", softmax=False)
-    broken = model.replace(struct.pack("<f", 2.0), struct.pack("<f", float("nan")))
-    with pytest.raises(DeviceError):
-        holder.swap(Classifier(broken, tiny_labels(), normalization=KERAS))
-    assert holder.current is old
-    assert old.classify(plain_picture("red")).label == "red"
-
-
-def test_frames_during_swaps_see_one_classifier_or_the_other() -> None:
-    holder = ClassifierHolder(tiny(0))
-    done = threading.Event()
-
-    def swap_often() -> None:
-        for n in range(1, 60):
-            holder.swap(tiny(n % 8))
-        done.set()
-
-    thread = threading.Thread(target=swap_often)
-    thread.start()
-    red, frames, seen = plain_picture("red"), 0, set()
-    while not done.is_set() or frames < 100:
-        serving = holder.current
-        assert serving is not None
-        answer = serving.classify(red)
-        assert answer.label == "red"
-        assert serving.release == f"release-{-answer.index % 8}"
-        seen.add(serving.release)
-        frames += 1
-    thread.join()
-    assert len(seen) > 2
+def test_a_notebook_classifies_with_a_downloaded_release(tmp_path: Path) -> None:
+    write_release(tmp_path)
+    classifier = edge_client.inference.classifier_from_release(tmp_path)
+    assert classifier.classify(plain_picture("red")).label == "red"
+    with pytest.raises(AttributeError, match="no attribute 'Classification'"):
+        edge_client.inference.Classification  # noqa: B018
