@@ -13,8 +13,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
-import json
 import logging
 import math
 import os
@@ -30,6 +28,7 @@ from luigi_tasks.backbone.extractor import CHUNK, FeatureExtractor, to_input
 from luigi_tasks.backbone.networks import STANDARD_SUFFIX, build_backbone, standardize, start_tensorflow_again
 from luigi_tasks.backbone.weights import NO_WEIGHTS, load_tuned, pack_weights
 from luigi_tasks.training.augmentation import augment
+from luigi_tasks.training.checkpoint import Checkpoint, pack_checkpoint, parse_checkpoint
 from luigi_tasks.training.cluster import cluster_size
 from luigi_tasks.training.head import HeadTrainingData, train_head
 
@@ -279,33 +278,18 @@ class FineTuningLoop:
         if self._strategy is None and self.epoch < self.epochs and early:
             return
         self._kept_at = time.monotonic()
-        state = {"fingerprint": fingerprint, "epoch": self.epoch, "history": self.history}
-        file = io.BytesIO()
         arrays = [one.numpy() for one in self._variables()]
-        np.savez(file, *arrays, state=np.frombuffer(json.dumps(state).encode(), np.uint8))
-        data = file.getvalue()
-        if checkpoints is None:
-            return
-        checkpoints.save(hashlib.sha256(data).digest() + data)
+        if checkpoints is not None:
+            checkpoints.save(pack_checkpoint(Checkpoint(self.epoch, self.history, arrays), fingerprint))
 
     def resume(self, saved: bytes | None, fingerprint: str) -> None:
         """Resume from a checkpoint, if it is of the same pictures and settings."""
-        if not saved:
+        checkpoint = parse_checkpoint(saved, fingerprint)
+        if checkpoint is None:
             return
-        digest, data = saved[:32], saved[32:]
-        if hashlib.sha256(data).digest() != digest:
-            logger.warning("Checkpoint of the fine-tuning is broken; starting from the first epoch")
-            return
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            state = json.loads(arrays["state"].tobytes())
-            if state["fingerprint"] != fingerprint:
-                logger.warning(
-                    "Checkpoint of the fine-tuning is of another training; starting from the first epoch"
-                )
-                return
-            for number, variable in enumerate(self._variables()):
-                variable.assign(arrays[f"arr_{number}"])
-        self.epoch, self.history = state["epoch"], state["history"]
+        for variable, array in zip(self._variables(), checkpoint.arrays, strict=True):
+            variable.assign(array)
+        self.epoch, self.history = checkpoint.epoch, checkpoint.history
         logger.info("Fine-tuning resumes after epoch %d", self.epoch)
 
     def _variables(self) -> list[Any]:
