@@ -15,9 +15,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from edge_client.contract.errors import InputError, SettingsError
+from edge_client.contract.file_urls import FILE_SCHEME, folder_of_url
 from luigi_tasks.dataset.archive import Archive, unpack_archive
 from luigi_tasks.dataset.presets import DIGITS_FOLDER, FLOWERS, write_digits
 from luigi_tasks.dataset.records import Entry
@@ -72,8 +72,8 @@ def open_source(settings: DatasetSettings, store: StoreSettings) -> PictureSourc
     if parts.scheme in {"http", "https"}:
         archive = Archive(settings.url, _checked_sha256(settings))
         return _open_archive(archive, cache_dir, settings.max_unpacked_bytes)
-    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path:
-        return FolderSource(Path(url2pathname(parts.path)))
+    if parts.scheme == FILE_SCHEME:
+        return FolderSource(folder_of_url(settings.url))
     if parts.scheme or not settings.url:
         msg = (
             f"[dataset] url {settings.url!r}: give a folder, s3://bucket/prefix, an http(s) archive, or a "

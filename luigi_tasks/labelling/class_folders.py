@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from edge_client.contract.errors import InputError, SettingsError
+from edge_client.contract.file_urls import FILE_SCHEME, folder_of_url
 from edge_client.disk import disk_errors, sync_folder, write_durably
 from luigi_tasks.dataset.presets import PRESETS
 from luigi_tasks.dataset.sources import is_hidden, subfolders
@@ -48,8 +48,8 @@ def open_class_folders(settings: DatasetSettings, store: StoreSettings) -> Class
     parts = urlsplit(settings.url)
     if parts.scheme == "s3":
         return BucketFolders(open_store(dataclasses.replace(store, url=settings.url)), settings.url)
-    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path:
-        return LocalFolders(Path(url2pathname(parts.path)))
+    if parts.scheme == FILE_SCHEME:
+        return LocalFolders(folder_of_url(settings.url))
     if parts.scheme or not settings.url or settings.url in PRESETS:
         msg = (
             f"[dataset] url {settings.url!r}: an archive or a preset never changes, so it takes no labelled "

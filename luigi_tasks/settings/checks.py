@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from edge_client.contract.errors import InputError
+from edge_client.contract.errors import InputError, SettingsError
+from edge_client.contract.file_urls import folder_of_url, is_file_url
 from edge_client.contract.names import check_name
 from luigi_tasks.settings.values import SCHEMES, PipelineSettings, split_names
 
@@ -53,7 +55,12 @@ def find_faults(settings: PipelineSettings) -> list[str]:
         for section, name, is_allowed, allowed in RANGES
         if not is_allowed(getattr(getattr(settings, section), name))
     ]
-    return out_of_range + _find_impossible(settings) + _find_unsafe_names(settings)
+    return [
+        *out_of_range,
+        *_find_impossible(settings),
+        *_find_store_faults(settings.store.url),
+        *_find_unsafe_names(settings),
+    ]
 
 
 def find_unknown(
@@ -102,7 +109,6 @@ def _find_impossible(s: PipelineSettings) -> list[str]:
             not (s.quantization.calibration and (s.training.mode == "finetune" or s.model.weights == "none")),
             "[quantization] calibration: only for a frozen backbone; a tuned one has its snapshot's",
         ),
-        (s.store.url.startswith("s3://"), "[store] url: give s3://bucket or s3://bucket/prefix"),
     ]
     return [message for holds, message in checks if not holds]
 
@@ -121,3 +127,17 @@ def _find_unsafe_names(s: PipelineSettings) -> list[str]:
         except InputError as e:
             faults.append(str(e))
     return faults
+
+
+def _find_store_faults(url: str) -> list[str]:
+    """Return the fault of an address that is neither a bucket's nor a folder's."""
+    if is_file_url(url):
+        try:
+            folder_of_url(url)
+        except SettingsError as e:
+            return [f"[store] url {e}"]
+        return []
+    parts = urlsplit(url)
+    if parts.scheme == "s3" and parts.netloc:
+        return []
+    return [f"[store] url {url!r}: give s3://bucket, s3://bucket/prefix or file:///folder"]

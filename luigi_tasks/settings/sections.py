@@ -186,7 +186,8 @@ class store(luigi.Config):  # noqa: N801
     """Section [store]; credentials come from boto3's usual chain (environment, profile, role)."""
 
     url = luigi.Parameter(
-        default="s3://edge-models", description="s3://bucket/prefix that holds targets and releases"
+        default="s3://edge-models",
+        description="s3://bucket/prefix, or file:///folder on one machine, that holds targets and releases",
     )
     endpoint_url = luigi.Parameter(default="", description="S3 endpoint; empty: AWS")
     region = luigi.Parameter(default="", description="region; empty: boto3's default")

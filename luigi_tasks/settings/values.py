@@ -130,7 +130,7 @@ class GateSettings:
 
 @dataclasses.dataclass(frozen=True)
 class StoreSettings:
-    """The S3 bucket that holds targets and releases."""
+    """S3 bucket or folder that holds targets and releases."""
 
     url: str
     endpoint_url: str

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edge_client.contract.file_urls import is_file_url
+
 if TYPE_CHECKING:
     from luigi_tasks.settings.values import StoreSettings
     from luigi_tasks.storage.store import Store
@@ -12,9 +14,13 @@ if TYPE_CHECKING:
 def open_store(settings: StoreSettings) -> Store:
     """Open a bucket (s3://) or a folder (file://), without touching it yet.
 
-    Each call gives a store with a connection of its own: callers keep and share it.
+    Each call opens another store with connections of its own: callers keep and share it.
     Raises: SettingsError for any other url.
     """
-    from luigi_tasks.storage.s3_store import S3Store  # noqa: PLC0415 - only the one that is wanted
+    if is_file_url(settings.url):
+        from luigi_tasks.storage.folder_store import FolderStore  # noqa: PLC0415 - only the one in use
+
+        return FolderStore(settings)
+    from luigi_tasks.storage.s3_store import S3Store  # noqa: PLC0415 - as above
 
     return S3Store(settings)

@@ -33,6 +33,7 @@ from luigi_tasks.labelling.records import LabellingRecord
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.documents import DocumentTarget
+from luigi_tasks.storage.folder_store import FolderStore
 from luigi_tasks.storage.s3_store import S3Store
 from tests.fakes.datasets import class_folders, dataset_settings, picture_bytes, write_tree
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from luigi_tasks.labelling.class_folders import ClassFolders
     from luigi_tasks.settings.values import StoreSettings
+    from luigi_tasks.storage.store import Store
 
     StoreT = TypeVar("StoreT", bound=S3Store)
 
@@ -68,9 +70,13 @@ def with_clients(store: StoreT, clients: dict[int, Any]) -> StoreT:
     return store
 
 
-@pytest.fixture
-def store(store_settings, clients):
-    return with_clients(S3Store(store_settings), clients)
+@pytest.fixture(params=["s3", "folder"])
+def store(request, tmp_path_factory, store_settings, clients) -> Store:
+    """An empty inbox of each kind."""
+    if request.param == "s3":
+        return with_clients(S3Store(store_settings), clients)
+    folder = tmp_path_factory.mktemp("inbox").as_uri()
+    return FolderStore(dataclasses.replace(store_settings, url=folder))
 
 
 def record_of(device: str, name: str, picture: bytes, /, **changes) -> InboxRecord:
@@ -89,7 +95,7 @@ def record_of(device: str, name: str, picture: bytes, /, **changes) -> InboxReco
     return msgspec.structs.replace(record, **changes)
 
 
-def hand_in(store: S3Store, device: str, name: str, picture: bytes, **changes) -> FrameName:
+def hand_in(store: Store, device: str, name: str, picture: bytes, **changes) -> FrameName:
     """Do what a device does: the picture, then the record."""
     frame = FrameName.of(device, name)
     store.put(frame.keys[0], picture)
@@ -112,7 +118,7 @@ def fill_in(folder: Path, labels: dict[str, str]) -> Path:
     return path
 
 
-def list_into(store: S3Store, folder: Path, labels=LABELS, most: int = 100) -> LabellingRecord:
+def list_into(store: Store, folder: Path, labels=LABELS, most: int = 100) -> LabellingRecord:
     return fill_folder(store, folder, labels, most, ignore_progress)
 
 
@@ -414,12 +420,12 @@ def make_dataset(
 
 
 def take(
-    store: S3Store, folders: ClassFolders, path: Path, *, new_labels: bool = False, least: int = 2
+    store: Store, folders: ClassFolders, path: Path, *, new_labels: bool = False, least: int = 2
 ) -> Taken:
     return take_labelled(store, folders, read_labels(path), least, ignore_progress, new_labels=new_labels)
 
 
-def in_inbox(store: S3Store) -> list[str]:
+def in_inbox(store: Store) -> list[str]:
     return [one.key.removeprefix("inbox/") for one in store.list_folder("inbox/")]
 
 

@@ -52,6 +52,12 @@ def test_comments_of_luigi_cfg_are_the_help_texts(name):
             assert commented[key].startswith(parameter.description.partition(" Choices: ")[0]), key
 
 
+def test_a_folder_may_be_the_store():
+    settings = load_settings()
+    folder = dataclasses.replace(settings.store, url="file:///srv/edge-models")
+    assert find_faults(dataclasses.replace(settings, store=folder)) == []
+
+
 def test_the_default_is_free_of_faults():
     assert find_faults(load_settings()) == []
 
@@ -63,6 +69,11 @@ def test_the_default_is_free_of_faults():
         ("training", {"epochs": 0}, "epochs"),
         ("model", {"weights": "none"}, "frozen backbone without weights"),
         ("store", {"url": "bucket"}, "s3://"),
+        ("store", {"url": "s3:///prefix"}, "s3://bucket"),
+        ("store", {"url": "file://models"}, "give file:///folder"),
+        ("store", {"url": "file:models"}, "give file:///folder"),
+        ("store", {"url": "file://C:/models"}, "give file:///folder"),
+        ("store", {"url": "file:///"}, "give file:///folder"),
         ("release", {"channel": "a/b"}, "channel 'a/b'"),
         ("release", {"device_class": "pi 5"}, "[release] device_class 'pi 5'"),
         ("broker", {"fleet": "#"}, "fleet '#'"),

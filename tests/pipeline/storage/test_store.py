@@ -1,23 +1,41 @@
-"""The bucket through its one room, on a real S3 server."""
+"""Contract of every store, over S3 (a real server) and over a folder: the same promises."""
 
 from __future__ import annotations
 
 import dataclasses
 import multiprocessing
 import urllib.request
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from local_services import free_ports
 
 from edge_client.contract.errors import SettingsError, TransportError
-from luigi_tasks.storage.s3_store import S3Store, split_url
-from luigi_tasks.storage.store import StoreConflictError
+from luigi_tasks.settings.values import StoreSettings
+from luigi_tasks.storage.opening import open_store
+from luigi_tasks.storage.store import StoreConflictError, TooLargeError
+
+if TYPE_CHECKING:
+    from luigi_tasks.storage.store import Store
+
+
+@pytest.fixture(params=["s3", "folder"])
+def settings(request, tmp_path):
+    """Settings of an empty store of each kind."""
+    if request.param == "s3":
+        return request.getfixturevalue("store_settings")
+    return StoreSettings((tmp_path / "a store").as_uri(), "", "", "when_required", conditional_writes=True)
 
 
 @pytest.fixture
-def store(store_settings):
-    return S3Store(store_settings)
+def missing(settings):
+    """Settings of a store whose bucket, or the folder around it, does not exist."""
+    url = "s3://no-such-bucket/x" if settings.url.startswith("s3:") else "file:///no-such-folder/x"
+    return dataclasses.replace(settings, url=url)
+
+
+@pytest.fixture
+def store(settings) -> Store:
+    return open_store(settings)
 
 
 def test_what_was_put_is_read_back(store):
@@ -26,11 +44,39 @@ def test_what_was_put_is_read_back(store):
     store.put("a/b.json", b"content")
     assert store.exists("a/b.json")
     assert store.read("a/b.json") == b"content"
+    assert store.get("a/b.json", limit_bytes=7).data == b"content"
 
 
-def test_a_write_on_top_of_somebody_elses_write_is_refused(store):
+def test_a_later_put_replaces_the_object(store, settings):
+    store.put("key", b"old content")
+    store.put("key", b"new")
+    assert open_store(settings).read("key") == b"new"
+
+
+def test_an_empty_object_is_an_object(store):
+    store.put("empty", b"")
+    assert store.exists("empty")
+    assert store.read("empty") == b""
+    assert [one.size_bytes for one in store.list_folder("")] == [0]
+
+
+def test_a_folder_of_objects_is_no_object(store):
+    store.put("a/b/c", b"content")
+    for key in ("a", "a/b", "a/b/c/d"):
+        assert not store.exists(key)
+        assert store.get(key) is None
+        store.delete(key)
+    assert store.read("a/b/c") == b"content"
+
+
+def test_a_missing_object_that_must_be_there_is_named(store):
+    with pytest.raises(TransportError, match=r"a/b.*missing"):
+        store.read("a/b")
+
+
+def test_a_write_over_a_later_version_is_refused(store):
     store.put_if_unchanged("pointer", b"1", None)
-    with pytest.raises(StoreConflictError):
+    with pytest.raises(StoreConflictError, match=r"pointer: changed by another process"):
         store.put_if_unchanged("pointer", b"2", None)
     etag = store.get("pointer").etag
     store.put_if_unchanged("pointer", b"3", etag)
@@ -39,95 +85,126 @@ def test_a_write_on_top_of_somebody_elses_write_is_refused(store):
     assert store.read("pointer") == b"3"
 
 
-def test_missing_bucket_is_named_at_the_first_look(store_settings):
-    store = S3Store(dataclasses.replace(store_settings, url="s3://no-such-bucket/x"))
-    for look in (store.exists, store.get):
-        with pytest.raises(SettingsError, match=r"s3://no-such-bucket/x/key.*does not exist; create it"):
-            look("key")
+def test_a_deleted_version_is_not_written_over(store):
+    store.put("pointer", b"1")
+    etag = store.get("pointer").etag
+    store.delete("pointer")
+    with pytest.raises(TransportError):
+        store.put_if_unchanged("pointer", b"2", etag)
+    assert store.get("pointer") is None
+    store.put_if_unchanged("pointer", b"3", None)
+    assert store.read("pointer") == b"3"
 
 
-def test_wrong_credentials_are_named(store_settings, monkeypatch):
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    store = S3Store(store_settings)
-    with pytest.raises(SettingsError, match="refused the credentials"):
-        store.put("key", b"")
-    with pytest.raises(SettingsError, match="refused the credentials"):
-        store.exists("key")
+def test_an_etag_changes_with_the_content_only(store):
+    store.put("key", b"one")
+    first = store.get("key").etag
+    store.put("key", b"two")
+    assert store.get("key").etag != first
+    assert store.get("key").etag == listed_etag(store, "key")
 
 
-def test_no_credentials_are_named(store_settings, monkeypatch, tmp_path):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID"):
-        S3Store(store_settings).exists("key")
-
-
-def test_store_that_is_down_is_a_transport_error(store_settings):
-    dead = f"http://127.0.0.1:{free_ports(1)[0]}"
-    store = S3Store(dataclasses.replace(store_settings, endpoint_url=dead))
-    with pytest.raises(TransportError, match="endpoint_url"):
-        store.exists("key")
+def listed_etag(store: Store, key: str) -> str:
+    """ETag of an object as its listing has it."""
+    [listed] = store.list_folder("")
+    assert listed.key == key
+    return listed.etag
 
 
 def test_an_object_over_its_limit_is_not_read(store):
     store.put("big", b"x" * 1000)
-    with pytest.raises(TransportError, match="1000 bytes, at most 999"):
+    with pytest.raises(TooLargeError, match=r"big: 1000 bytes, at most 999"):
         store.get("big", limit_bytes=999)
 
 
 def test_a_listing_has_what_lies_below_its_folder_by_key(store):
-    for key in ("a/2", "a/1", "a/b/3", "ab/4", "5"):
+    for key in ("a/2", "a/1", "a/b/3", "a-b/4", "ab/4", "5"):
         store.put(key, key.encode())
     listed = store.list_folder("a/")
     assert [(one.key, one.size_bytes) for one in listed] == [("a/1", 3), ("a/2", 3), ("a/b/3", 5)]
     assert listed[0].etag == store.get("a/1").etag
-    assert len(store.list_folder("")) == 5
+    assert [one.key for one in store.list_folder("")] == ["5", "a-b/4", "a/1", "a/2", "a/b/3", "ab/4"]
     assert store.list_folder("none/") == ()
 
 
+@pytest.mark.parametrize("key", ["with space", "grüße/日本", "a+b/c&d=e", "100%", "%41", "a#b?c", "x" * 200])
+def test_any_printable_key_is_read_back_and_listed(store, key):
+    store.put(key, key.encode())
+    assert store.read(key) == key.encode()
+    assert [one.key for one in store.list_folder("")] == [key]
+
+
 def test_what_was_deleted_is_gone_and_may_be_deleted_again(store):
-    store.put("key", b"content")
+    store.put("a/b/key", b"content")
     for _ in range(2):
-        store.delete("key")
-    assert store.get("key") is None
+        store.delete("a/b/key")
+    assert store.get("a/b/key") is None
+    assert store.list_folder("") == ()
+    store.put("a/b/key", b"content")
+    assert store.read("a/b/key") == b"content"
 
 
-def test_listing_and_deleting_in_a_bucket_that_is_missing_name_it(store_settings):
-    store = S3Store(dataclasses.replace(store_settings, url="s3://no-such-bucket/x"))
-    for act in (store.list_folder, store.delete):
-        with pytest.raises(SettingsError, match=r"s3://no-such-bucket/x/key/.*does not exist; create it"):
-            act("key/")
+def test_a_store_that_is_not_there_is_named_at_the_first_look(missing):
+    store = open_store(missing)
+    for access in (
+        store.exists,
+        store.get,
+        store.read,
+        lambda key: store.list_folder(f"{key}/"),
+        store.delete,
+    ):
+        with pytest.raises(SettingsError, match=r"/x.* does not exist; create"):
+            access("key")
 
 
-def test_a_signed_link_shows_the_object_without_credentials(store):
-    store.put("report.html", b"<p>hello", content_type="text/html")
-    with urllib.request.urlopen(store.presign_url("report.html", 60)) as answer:  # noqa: S310
+def test_a_presigned_url_shows_the_object_without_credentials(store):
+    store.put("a b/report.html", b"<p>hello", content_type="text/html")
+    with urllib.request.urlopen(store.presign_url("a b/report.html", 60)) as answer:  # noqa: S310
         assert answer.read() == b"<p>hello"
         assert answer.headers["Content-Type"] == "text/html"
 
 
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("s3://bucket", ("bucket", "")),
-        ("s3://bucket/", ("bucket", "")),
-        ("s3://bucket/a/b/", ("bucket", "a/b/")),
-    ],
-)
-def test_urls_split_into_bucket_and_prefix(url, expected):
-    assert split_url(url) == expected
+def test_stores_of_two_folders_do_not_see_each_other(settings):
+    one, other = (open_store(dataclasses.replace(settings, url=f"{settings.url}/{name}")) for name in "ab")
+    open_store(settings).put("top", b"")
+    one.put("key", b"1")
+    other.put("key", b"2")
+    assert one.read("key") == b"1"
+    assert [found.key for found in other.list_folder("")] == ["key"]
 
 
-@pytest.mark.parametrize("url", ["", "bucket/prefix", "http://bucket/prefix", "s3://"])
-def test_other_urls_are_refused(url):
-    with pytest.raises(SettingsError, match="s3://bucket"):
-        split_url(url)
+def _count_up(settings: StoreSettings, times: int, together: Any) -> None:
+    """Add 1 to a number `times` times, by compare and swap."""
+    store = open_store(settings)
+    together.wait(30)
+    done = 0
+    while done < times:
+        found = store.get("number")
+        try:
+            store.put_if_unchanged(
+                "number",
+                str(int(found.data) + 1 if found else 1).encode(),
+                found.etag if found is not None else None,
+            )
+        except StoreConflictError:
+            continue
+        done += 1
 
 
-def _read_at_once(store: S3Store, number: int, together: Any) -> None:
+def test_processes_that_swap_the_pointer_at_once_lose_no_write(settings):
+    processes, times = 3, 10
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(processes)
+    counters = [context.Process(target=_count_up, args=(settings, times, together)) for _ in range(processes)]
+    for one in counters:
+        one.start()
+    for one in counters:
+        one.join(60)
+    assert [one.exitcode for one in counters] == [0] * processes
+    assert open_store(settings).read("number") == str(processes * times).encode()
+
+
+def _read_at_once(store: Store, number: int, together: Any) -> None:
     together.wait(30)
     assert store.read(f"fork/{number}") == bytes([number]) * 1_000_000
 
