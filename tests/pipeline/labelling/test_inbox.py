@@ -11,7 +11,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import luigi
 import msgspec
@@ -34,12 +34,13 @@ from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.documents import DocumentTarget
 from luigi_tasks.storage.folder_store import FolderStore
+from luigi_tasks.storage.opening import open_store
 from luigi_tasks.storage.s3_store import S3Store
 from tests.fakes.datasets import class_folders, dataset_settings, picture_bytes, write_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any, TypeVar
+    from typing import TypeVar
 
     from luigi_tasks.labelling.class_folders import ClassFolders
     from luigi_tasks.settings.values import StoreSettings
@@ -71,12 +72,28 @@ def with_clients(store: StoreT, clients: dict[int, Any]) -> StoreT:
 
 
 @pytest.fixture(params=["s3", "folder"])
-def store(request, tmp_path_factory, store_settings, clients) -> Store:
-    """An empty inbox of each kind."""
+def inbox_settings(request, tmp_path_factory, store_settings):
+    """Settings of a store of each kind."""
     if request.param == "s3":
-        return with_clients(S3Store(store_settings), clients)
-    folder = tmp_path_factory.mktemp("inbox").as_uri()
-    return FolderStore(dataclasses.replace(store_settings, url=folder))
+        return store_settings
+    return dataclasses.replace(store_settings, url=tmp_path_factory.mktemp("inbox").as_uri())
+
+
+@pytest.fixture
+def store(inbox_settings, clients) -> Store:
+    """A store with an empty inbox."""
+    store = open_store(inbox_settings)
+    return with_clients(store, clients) if isinstance(store, S3Store) else store
+
+
+class StoreAround:
+    """Does what another store does; a subclass says where it misbehaves."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
 def record_of(device: str, name: str, picture: bytes, /, **changes) -> InboxRecord:
@@ -247,6 +264,8 @@ ATTACKS = [
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda one: one.name)
 def test_a_bad_frame_is_skipped_with_its_reason_and_stops_no_other(store, tmp_path, attack):
+    if attack.name == "hidden" and isinstance(store, FolderStore):
+        pytest.skip("no key of a folder store begins with a dot")
     hand_in(store, "cam1", "good.jpg", jpeg(1))
     for name, data in attack.objects.items():
         store.put(f"inbox/{name}", data)
@@ -259,20 +278,20 @@ def test_a_bad_frame_is_skipped_with_its_reason_and_stops_no_other(store, tmp_pa
     assert "<b>/x.jpg" not in page
 
 
-def test_a_picture_that_grew_after_the_listing_is_skipped(store, store_settings, tmp_path, monkeypatch):
+def test_a_picture_that_grew_after_the_listing_is_skipped(store, tmp_path, monkeypatch):
     monkeypatch.setattr("luigi_tasks.labelling.inbox.PICTURE_LIMIT_BYTES", 2000)
 
-    class Late(S3Store):
+    class Late(StoreAround):
         """A device that writes between the listing and the reading."""
 
         def list_folder(self, folder):
-            listed = super().list_folder(folder)
-            self.put("inbox/cam1/a.jpg", bytes(3000))
+            listed = store.list_folder(folder)
+            store.put("inbox/cam1/a.jpg", bytes(3000))
             return listed
 
     hand_in(store, "cam1", "a.jpg", jpeg(1))
     hand_in(store, "cam1", "b.jpg", jpeg(2))
-    record = list_into(Late(store_settings), tmp_path)
+    record = list_into(cast("Store", Late(store)), tmp_path)
     assert [row["frame"] for row in read_csv(tmp_path)] == ["cam1/b.jpg"]
     assert [one.key for one in record.skipped] == ["inbox/cam1/a.jpg"]
 
@@ -694,11 +713,11 @@ class Fuse:
             raise KilledError
 
 
-class DyingStore(S3Store):
+class DyingStore(StoreAround):
     """The real store, until the fuse blows; before a call or right after it was done."""
 
-    def __init__(self, settings: StoreSettings, fuse: Fuse, *, after: bool) -> None:
-        super().__init__(settings)
+    def __init__(self, store: Store, fuse: Fuse, *, after: bool) -> None:
+        super().__init__(store)
         self.fuse, self.after = fuse, after
 
     def _guard(self, call: Callable[[], object]) -> object:
@@ -710,10 +729,10 @@ class DyingStore(S3Store):
         return result
 
     def put(self, key, data, *, content_type="application/octet-stream"):
-        self._guard(lambda: super(DyingStore, self).put(key, data, content_type=content_type))
+        self._guard(lambda: self._store.put(key, data, content_type=content_type))
 
     def delete(self, key):
-        self._guard(lambda: super(DyingStore, self).delete(key))
+        self._guard(lambda: self._store.delete(key))
 
 
 class DyingFolders:
@@ -738,7 +757,7 @@ class DyingFolders:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
 def test_taking_that_was_killed_at_any_write_is_finished_by_the_next_run(
-    dataset, tmp_path, store_settings, store, clients, monkeypatch, after
+    dataset, tmp_path, store, monkeypatch, after
 ):
     monkeypatch.setattr("luigi_tasks.labelling.intake.THREADS", 1)  # so that each count of calls is one place
     calls, survived = 0, 0
@@ -750,7 +769,7 @@ def test_taking_that_was_killed_at_any_write_is_finished_by_the_next_run(
         choice = dict(zip(map(str, names), ("cat", "otter", "-"), strict=True))
         path = fill_in(tmp_path / device, choice)
         fuse = Fuse(calls)
-        dying = with_clients(DyingStore(store_settings, fuse, after=after), clients)
+        dying = cast("Store", DyingStore(store, fuse, after=after))
         try:
             take(dying, DyingFolders(dataset, fuse, after=after), path, new_labels=True)
         except KilledError:
@@ -802,14 +821,14 @@ def test_listing_that_was_killed_is_done_again(store, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def configured(tmp_path, store_settings) -> Iterator[Path]:
-    """luigi.cfg of this process: the test's bucket and a dataset folder, which is returned."""
+def configured(tmp_path, inbox_settings) -> Iterator[Path]:
+    """luigi.cfg of this process: the test's store and a dataset folder, which is returned."""
     folder = write_tree(tmp_path / "dataset", class_folders({"cat": 16, "dog": 16}))
     config = luigi.configuration.get_config()
     values = {
         "store": {
-            "url": store_settings.url,
-            "endpoint_url": store_settings.endpoint_url,
+            "url": inbox_settings.url,
+            "endpoint_url": inbox_settings.endpoint_url,
             "region": "us-east-1",
         },
         "dataset": {"url": str(folder), "cache_dir": str(tmp_path / "cache")},
