@@ -1,7 +1,7 @@
-"""Averages over blocks of pixels: the greater part of fitting a camera's frame to a model.
+"""Block averages of pixels: most of the work of fitting a camera's frame to a model's input.
 
-Exact sums in integers, one rounding: the same on every machine. NumPy adds whole rows at the speed of
-memory; the buffers are kept because getting fresh pages costs more than the arithmetic.
+Exact integer sums and one rounding give the same result on every machine. NumPy adds whole rows at memory
+speed; the buffers are reused because allocating fresh pages costs more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 # Largest block whose sum of 8-bit values fits into 16 bits.
 _SMALL_BLOCK = 257
-# A camera's frames are fitted to the model, and compared with one another.
+# Sizes whose buffers are kept: one fits frames to the model, one compares frames for motion.
 _KEPT = 2
-_mine = threading.local()
+_buffers = threading.local()
 
 
 def average_blocks(pixels: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
-    """Average blocks of `rows` x `columns` pixels, each colour for itself; halves are rounded up.
+    """Average blocks of `rows` x `columns` pixels, each colour channel separately; halves are rounded up.
 
     Args:
-        pixels: (H, W, 3) uint8; what is left over beside whole blocks is cut off, alike on both sides.
+        pixels: (H, W, 3) uint8; pixels that fill no whole block are cropped, equally on both sides.
         rows: Height of a block, at most H.
         columns: Width of a block, at most W.
     Returns: (H // rows, W // columns, 3) uint8.
     """
     wanted = (pixels.shape[0], pixels.shape[1], int(rows), int(columns))
-    known: dict[tuple[int, ...], _Blocks] = _mine.__dict__.setdefault("blocks", {})
+    known: dict[tuple[int, ...], _Blocks] = _buffers.__dict__.setdefault("blocks", {})
     blocks = known.pop(wanted, None) or _Blocks(*wanted)
     if len(known) == _KEPT:
         del known[next(iter(known))]
@@ -40,7 +40,7 @@ def average_blocks(pixels: NDArray[np.uint8], rows: int, columns: int) -> NDArra
 
 
 class _Blocks:
-    """Buffers for pictures and blocks of one size."""
+    """Buffers for one size of pictures and blocks."""
 
     def __init__(self, height: int, width: int, rows: int, columns: int) -> None:
         self._rows, self._columns = rows, columns
@@ -48,7 +48,7 @@ class _Blocks:
         self._top = (height - self._high * rows) // 2
         small = rows * columns <= _SMALL_BLOCK
         self._sums = np.empty((self._high, width * 3), np.uint16 if small else np.uint32)
-        # Sums of 2, 3, 4-7, 8-15 ... pixels side by side.
+        # Sums of 2, 3, 4-7, 8-15 ... adjacent pixels.
         self._wider = [np.empty(self._sums.size, self._sums.dtype) for _ in range(columns.bit_length() - 1)]
         left = (width - self._wide * columns) // 2
         y, x, colour = np.ogrid[: self._high, : self._wide, :3]
@@ -74,7 +74,7 @@ class _Blocks:
         return self._real.astype(np.uint8)
 
     def _side_by_side(self, sums: NDArray[np.generic], count: int) -> NDArray[np.generic]:
-        """Return, at each place, the sum of `count` pixels from there on; past an end of line, anything."""
+        """Return the sum of `count` adjacent pixels from each position on; undefined past a row's end."""
         if count == 1:
             return sums
         half = self._side_by_side(sums, count // 2)
@@ -86,6 +86,6 @@ class _Blocks:
         return wide
 
     def _every(self, lines: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
-        """Return this row of each block, (high, width x 3)."""
+        """Return row number `row` of every block, (high, width x 3)."""
         start = self._top + row
         return lines[start : start + (self._high - 1) * self._rows + 1 : self._rows]

@@ -1,7 +1,7 @@
 """Decode and encode the JSON documents that cross a boundary, each with a byte limit.
 
 Every document is a frozen `msgspec.Struct` with a `schema` number. A newer schema is refused:
-it may mean something that this code would get wrong.
+this code could misread it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from edge_client.contract.errors import InputError
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all documents.
+    """Base of all JSON documents.
 
     Attributes:
         schema: Major version; raised when an old reader would misread the document.
@@ -61,5 +61,5 @@ def encode_document(document: Document) -> bytes:
 
 
 def encode_compact(document: Document) -> bytes:
-    """Return the same without indentation: for documents of very many parts."""
+    """Return JSON without indentation, for documents with very many entries."""
     return msgspec.json.encode(document, order="deterministic")

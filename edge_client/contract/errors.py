@@ -1,15 +1,15 @@
-"""The error hierarchy of both sides: one base, one branch for each party at fault.
+"""Error hierarchy of pipeline and device: one base class, one subclass for each party at fault.
 
 A message names the file, key, device or task and the way out. Catch `EdgeError` to catch all.
 """
 
 
 class EdgeError(Exception):
-    """Base of every error that this project raises on purpose."""
+    """Base of all errors that this project raises on purpose."""
 
 
 class InputError(EdgeError):
-    """Data or a document that the user (or a peer) handed in cannot be used."""
+    """Data or a document from the user or a peer cannot be used."""
 
 
 class SettingsError(EdgeError):
@@ -17,12 +17,12 @@ class SettingsError(EdgeError):
 
 
 class TrustError(EdgeError):
-    """Signatures, hashes, versions or expiry do not hold: somebody lied or a key is wrong."""
+    """A signature, hash, version or expiry check failed: forged or stale data, or a wrong key."""
 
 
 class TransportError(EdgeError):
-    """Store or broker could not be reached or broke off; the same act may succeed later."""
+    """The store or the broker could not be reached or closed the connection; a retry may succeed."""
 
 
 class DeviceError(EdgeError):
-    """The device's own disk, camera or runtime failed."""
+    """The device's disk, camera or TFLite runtime failed."""

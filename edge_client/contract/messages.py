@@ -1,4 +1,4 @@
-"""What travels over MQTT."""
+"""MQTT messages, and the record of a frame in the inbox."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ INBOX_RECORD_LIMIT_BYTES = 65536
 
 
 class Announcement(Document, frozen=True, kw_only=True):
-    """Retained hint that a channel moved; trusted for nothing, it only makes a device look.
+    """Retained hint that a channel points to another release; not trusted, it only starts an update check.
 
     Attributes:
         channel: The channel's name.
@@ -72,15 +72,15 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
 
 
 class Comparison(Document, frozen=True, kw_only=True):
-    """Two releases on the same live frames.
+    """Comparison of the shadow release with the serving one, on the same live frames.
 
     Attributes:
-        release: The one that does not serve yet.
-        frames: Frames that both answered.
-        agreement: Share of them, 0-1, with the same best label; None before the first.
-        latency_ms: Median of its last answers.
-        latency_before_ms: Median of those of the serving release.
-        seconds_left: Until it is decided.
+        release: The shadow release.
+        frames: Frames that both releases classified.
+        agreement: Share of these frames, 0-1, with the same best label; None before the first.
+        latency_ms: Median latency of the shadow release.
+        latency_before_ms: Median latency of the serving release.
+        seconds_left: Seconds until the decision.
     """
 
     release: str
@@ -92,12 +92,12 @@ class Comparison(Document, frozen=True, kw_only=True):
 
 
 class Drift(Document, frozen=True, kw_only=True):
-    """Population stability indices, see `drift.py`: below 0.1 stable, above 0.25 a shift.
+    """Population stability indices, see `serving/drift.py`: below 0.1 stable, above 0.25 a shift.
 
     Attributes:
-        answers: Last answers that were compared.
-        labels: Index of the labels answered.
-        confidence: Index of how sure the answers were.
+        answers: Number of last predictions that were compared.
+        labels: Index of the distribution of predicted labels.
+        confidence: Index of the distribution of confidence.
     """
 
     answers: int
@@ -106,12 +106,12 @@ class Drift(Document, frozen=True, kw_only=True):
 
 
 class InboxFigures(Document, frozen=True, kw_only=True):
-    """Frames kept for labelling.
+    """Counts of frames kept for labelling.
 
     Attributes:
-        waiting: Kept on the device.
-        uploaded: Brought to the store since start.
-        error: Why the last upload failed; None if it did not.
+        waiting: Frames on the device.
+        uploaded: Frames uploaded since start.
+        error: Why the last upload failed; None if it succeeded.
     """
 
     waiting: int
@@ -120,12 +120,12 @@ class InboxFigures(Document, frozen=True, kw_only=True):
 
 
 class UpdateFigures(Document, frozen=True, kw_only=True):
-    """What one update cost.
+    """Size and duration of one update.
 
     Attributes:
         release: Release that was activated.
-        bytes_pulled: Bytes of metadata and targets read from the store.
-        seconds: From the announcement's arrival (or poll) to the first picture served by it.
+        bytes_pulled: Bytes of metadata and targets downloaded from the store.
+        seconds: From the arrival of the announcement (or the poll) to the first frame that it classified.
     """
 
     release: str
@@ -134,18 +134,18 @@ class UpdateFigures(Document, frozen=True, kw_only=True):
 
 
 class Result(Document, frozen=True, kw_only=True):
-    """One classified picture.
+    """Classification of one frame.
 
     Attributes:
         device: Device id.
         source: File name or camera name.
-        frame: Running number since start, from 1, without holes.
+        frame: Number of the frame since start, from 1, without gaps.
         label: Best label.
         confidence: Its score in [0, 1].
         top: The best labels with their scores, best first.
-        release: Id of the release that answered.
+        release: Id of the release that classified it.
         channel: Channel that the release serves.
-        latency_ms: Preprocessing plus inference.
+        latency_ms: Duration of preprocessing and inference.
         at: UTC, ISO 8601.
     """
 
@@ -162,17 +162,17 @@ class Result(Document, frozen=True, kw_only=True):
 
 
 class InboxRecord(Document, frozen=True, kw_only=True):
-    """What a device says of a frame that it kept for labelling: `<name>.json` beside `<name>.jpg`.
+    """Record of a frame kept for labelling: `<name>.json` next to `<name>.jpg`.
 
     Attributes:
         device: Device id.
-        picture: Name of the picture beside it.
-        sha256: Hex digest of that file.
-        why: `unsure`, or `disagreement` between a serving release and the one beside it.
-        label: Best label, which is a suggestion only.
+        picture: Name of the picture file.
+        sha256: Hex digest of the picture file.
+        why: `unsure`, or `disagreement` between the serving and the shadow release.
+        label: Best label, a suggestion only.
         confidence: Its score in [0, 1].
         top: The best labels with their scores, best first.
-        release: Id of the release that answered.
+        release: Id of the release that classified it.
         channel: Channel that the release serves.
         at: UTC, ISO 8601.
     """

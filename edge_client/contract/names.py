@@ -11,7 +11,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 METADATA_FOLDER = "metadata"
 TARGETS_FOLDER = "targets"
-# Frames that devices kept for labelling; unlike the other two, devices write here.
+# Frames that devices kept for labelling; the only folder that devices write to.
 INBOX_FOLDER = "inbox"
 
 MODEL_FILE = "model.tflite"
@@ -20,8 +20,10 @@ LABELS_FILE = "labels.txt"
 RELEASE_FILE = "release.json"
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.html"
+# Devices do not download it: 200 pictures are 13 kB.
+CALIBRATION_FILE = "calibration.json"
 
-# Field of the signed timestamp: when it was signed, UTC, ISO 8601. Devices judge their clock by it.
+# Field of the signed timestamp: time of signing, UTC, ISO 8601. Devices check their clock against it.
 SIGNED_AT_FIELD = "x-edge-signed-at"
 
 
@@ -30,7 +32,7 @@ def check_name(name: str, what: str) -> str:
 
     Args:
         name: 1-64 characters of A-Z a-z 0-9 . _ - that start with a letter or digit.
-        what: What it names, for the message ("channel", "device id", ...).
+        what: Kind of name, for the message ("channel", "device id", ...).
     Raises: InputError otherwise.
     """
     if not _SEGMENT.fullmatch(name):
@@ -43,73 +45,69 @@ def check_name(name: str, what: str) -> str:
 
 
 def release_target(release_id: str, file: str) -> str:
-    """Signed target path of one file of a release."""
+    """Return the signed target path of a release's file."""
     return f"releases/{check_name(release_id, 'release id')}/{check_name(file, 'release file')}"
 
 
 def patch_file(base: str) -> str:
-    """Name, within a release, of the patch that makes its model from the one of release `base`."""
+    """Return the name, within a release, of the patch from the model of release `base` to its own."""
     return f"{MODEL_FILE}.from-{check_name(base, 'release id')}.zst"
 
 
 def is_patch(file: str) -> bool:
-    """Whether a file of a release is a patch on another release."""
+    """Whether a file of a release is a patch from another release."""
     return file.startswith(f"{MODEL_FILE}.from-")
 
 
 def channel_target(channel: str) -> str:
-    """Signed target path of a channel's pointer."""
+    """Return the signed target path of a channel's pointer."""
     return f"channels/{check_name(channel, 'channel')}.json"
 
 
 def inbox_key(device_id: str, file: str) -> str:
-    """Object key of a frame that a device kept, or of the record beside it."""
+    """Return the object key of a frame that a device kept, or of its record."""
     return f"{INBOX_FOLDER}/{check_name(device_id, 'device id')}/{check_name(file, 'inbox file')}"
 
 
 def announcement_topic(fleet: str, channel: str) -> str:
-    """Topic of the retained announcement of a channel."""
+    """Return the topic of a channel's retained announcement."""
     return f"edge/{check_name(fleet, 'fleet')}/channels/{check_name(channel, 'channel')}"
 
 
 def status_topic(fleet: str, device_id: str, channel: str = "") -> str:
-    """Topic of a device's retained status; its last will goes to `online_topic`.
+    """Return the topic of a device's retained status; its last will goes to `online_topic`.
 
-    A channel that is served beside the device's main one has a topic of its own.
+    `channel` is empty for the device's main channel; each extra channel has a topic of its own.
     """
-    return f"{_device(fleet, device_id)}/status{_beside(channel)}"
+    return f"{_device(fleet, device_id)}/status{_suffix(channel)}"
 
 
 def online_topic(fleet: str, device_id: str) -> str:
-    """Topic of the retained `online` / `offline`; the last will writes `offline`."""
+    """Return the topic of the retained `online` or `offline`; the last will is `offline`."""
     return f"{_device(fleet, device_id)}/online"
 
 
 def command_topic(fleet: str, device_id: str, channel: str = "") -> str:
-    """Topic on which somebody may ask a device to take a channel's release now.
+    """Return the topic of the command to install a channel's release now.
 
     `channel` is as for `status_topic`.
     """
-    return f"{_device(fleet, device_id)}/update{_beside(channel)}"
+    return f"{_device(fleet, device_id)}/update{_suffix(channel)}"
 
 
 def probe_topic(fleet: str, device_id: str) -> str:
-    """Topic on which a device tries whether the broker lets it publish (`edge-client doctor`)."""
+    """Return the topic on which `edge-client doctor` tests whether the broker lets the device publish."""
     return f"{_device(fleet, device_id)}/doctor"
 
 
 def results_topic(fleet: str, device_id: str, channel: str = "") -> str:
-    """Topic of a device's classifications (not retained); `channel` as for `status_topic`."""
-    return f"{_device(fleet, device_id)}/results{_beside(channel)}"
+    """Return the topic of a device's results (not retained); `channel` as for `status_topic`."""
+    return f"{_device(fleet, device_id)}/results{_suffix(channel)}"
 
 
-def _beside(channel: str) -> str:
+def _suffix(channel: str) -> str:
     return f"/{check_name(channel, 'channel')}" if channel else ""
 
 
 def _device(fleet: str, device_id: str) -> str:
     return f"edge/{check_name(fleet, 'fleet')}/devices/{check_name(device_id, 'device id')}"
-
-
-# Devices do not fetch it: 200 pictures are 13 kB.
-CALIBRATION_FILE = "calibration.json"

@@ -1,10 +1,10 @@
-"""From a picture file to the model's input: the same steps in training, the gate and the device.
+"""Preprocessing from a picture file to the model's input, the same in training, the gate and the device.
 
 Algorithm `area-bilinear-1`: the first frame, EXIF orientation applied, converted to RGB (an alpha
 channel is dropped, grey is repeated, the upper 8 of 16 bits are taken, CMYK is converted by Pillow),
-then stretched to the model's input: where that is n times lower and m times narrower, blocks of n x m
-pixels are averaged; what is left, less than a halving, does Pillow's bilinear filter, whose support
-grows with the reduction (antialiased).
+then stretched to the model's input size: where that is n times lower and m times narrower, blocks of n x m
+pixels are averaged; the remaining reduction, by less than 2, is done by Pillow's bilinear filter, whose
+support grows with the reduction (antialiasing).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PREPROCESSING_ID", "decode_fitted", "decode_picture", "fit_pixels", "input_table"]
 
-# A 50-megapixel picture is 150 MB as RGB: more than any supported camera, less than a Pi's memory.
+# A 50-megapixel picture is 150 MB as RGB: more than any supported camera gives, less than a Pi's memory.
 MAX_PIXELS = 50_000_000
 
 # Pillow knows many more formats, some of which start programs (EPS: Ghostscript) or are rarely tested.
@@ -55,7 +55,7 @@ _DECODER_ERRORS = (
 
 
 def decode_picture(data: bytes | Path, *, source: str | None = None) -> NDArray[np.uint8]:
-    """Decode a picture file; safe in many threads at once.
+    """Decode a picture file; thread-safe.
 
     Args:
         data: File content or path.
@@ -102,7 +102,7 @@ def _decode(
 
 def _check_size(image: Image.Image, name: str) -> None:
     if image.width < 1 or image.height < 1:
-        msg = f"{name}: {image.width}x{image.height} pixels, there is nothing to see; remove it"
+        msg = f"{name}: {image.width}x{image.height} pixels, an empty picture; remove it"
         raise InputError(msg)
     if image.width * image.height > MAX_PIXELS:
         msg = (
@@ -113,7 +113,7 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Convert any mode that has a defined black and white."""
+    """Convert to RGB from any mode that has a defined black and white."""
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
         msg = f"{name}: 32-bit grey has no defined white; convert it to 8 or 16 bits"
         raise InputError(msg)
@@ -126,7 +126,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def fit_pixels(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Stretch to the model's input size.
+    """Resize to the model's input size; the aspect ratio is not kept.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
@@ -145,7 +145,7 @@ def fit_pixels(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np
 
 
 def _fit(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
-    """Do what `fit_pixels` does, without a copy where there is nothing to average."""
+    """Apply `fit_pixels` to a Pillow image, without a copy where no blocks are averaged."""
     if image.height >= 2 * height or image.width >= 2 * width:
         return fit_pixels(np.asarray(image, np.uint8), height, width)
     return _stretch(image, height, width)
@@ -163,7 +163,7 @@ def input_table(
     zero_point: int,
     normalization: Normalization | None,
 ) -> NDArray[np.generic]:
-    """Table from a pixel value 0-255 to the model's input value.
+    """Return the lookup table from a pixel value 0-255 to the model's input value.
 
     Rounds half up, not half to even: with scale 1/127.5 every value is a half, and half to even would
     fold neighbouring pixel values into one. A value counts as a half within 1/1024, because files

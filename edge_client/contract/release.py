@@ -6,7 +6,7 @@ import hashlib
 
 from edge_client.contract.documents import Document
 
-# The algorithm of `preprocessing.py`; here for those who only compare it.
+# The algorithm of `preprocessing.py`; defined here so that comparing it needs no NumPy.
 PREPROCESSING_ID = "area-bilinear-1"
 RELEASE_LIMIT_BYTES = 1 << 20
 CHANNEL_LIMIT_BYTES = 65536
@@ -15,17 +15,17 @@ SELF_TEST_TOLERANCE = 0.15  # int8 kernels of two runtimes differ by a few steps
 
 
 class Normalization(Document, frozen=True, kw_only=True):
-    """real = (pixel - mean) / std, alike for the three colours (Keras' MobileNets: 127.5, 127.5)."""
+    """real = (pixel - mean) / std, for all three colour channels (Keras' MobileNets: 127.5, 127.5)."""
 
     mean: float = 127.5
     std: float = 127.5
 
 
 class Preprocessing(Document, frozen=True, kw_only=True):
-    """How a picture becomes the model's input.
+    """Preprocessing of a picture to the model's input.
 
     Attributes:
-        id: Algorithm, see `preprocessing.PREPROCESSING_ID`; a device refuses one it lacks.
+        id: Algorithm, see `PREPROCESSING_ID`; a device refuses one that it does not know.
         height: Model input, pixels.
         width: Model input, pixels.
         normalization: Applied to RGB values 0-255.
@@ -38,13 +38,13 @@ class Preprocessing(Document, frozen=True, kw_only=True):
 
 
 class SelfTestCase(Document, frozen=True, kw_only=True):
-    """One signed picture with the answer that the pipeline's own `Classifier` gave.
+    """Signed picture with the prediction that the pipeline's own `Classifier` made.
 
     Attributes:
         file: Name within the release.
         label: Expected best label.
         confidence: Expected score of that label in [0, 1].
-        picture: Content hash of the picture that it was made from.
+        picture: Content hash of the dataset's picture that the file was made from.
     """
 
     file: str
@@ -54,11 +54,11 @@ class SelfTestCase(Document, frozen=True, kw_only=True):
 
 
 class HoldOut(Document, frozen=True, kw_only=True):
-    """How a release answered on the hold-out: what a device's own answers are compared with.
+    """Distribution of a release's predictions on the hold-out, the reference for drift on the device.
 
     Attributes:
-        labels: How often each label was the answer, in the order of the release's labels.
-        confidence: How many answers fell into each of `CONFIDENCE_BINS` equal parts of [0, 1].
+        labels: How often each label was predicted, in the order of the release's labels.
+        confidence: Number of predictions in each of `CONFIDENCE_BINS` equal parts of [0, 1].
     """
 
     labels: tuple[int, ...]
@@ -66,7 +66,7 @@ class HoldOut(Document, frozen=True, kw_only=True):
 
 
 class ReleaseDocument(Document, frozen=True, kw_only=True):
-    """`release.json`: what a device needs to run the model and a person to rebuild it.
+    """`release.json`: how to run the model, and how it was made.
 
     Attributes:
         release: Release id, see `release_id`.
@@ -82,10 +82,10 @@ class ReleaseDocument(Document, frozen=True, kw_only=True):
         snapshot: Digest of the pictures that made it.
         architecture: e.g. `mobilenet_v2_1.0_160`.
         accuracy: Hold-out accuracy of the file itself, in [0, 1].
-        hold_out: How the file itself answered there; None if that is not known.
-        device_class: Only devices of this class take it; empty: all do.
+        hold_out: Distribution of the file's own predictions there; None if unknown.
+        device_class: Only devices of this class install it; empty: all do.
         calibration: Hex SHA-256 over the content hashes of the pictures that set the int8 ranges; it stays
-            while the backbone does.
+            the same as long as the backbone does.
         made_with: Package and code versions.
         settings: The settings that made it, flat, e.g. {"training.epochs": "20"}.
         created_at: UTC, ISO 8601.
@@ -118,8 +118,8 @@ class ChannelDocument(Document, frozen=True, kw_only=True):
     Attributes:
         channel: The channel's name.
         release: Release that it points to.
-        share_percent: Share of devices that may take it, 0-100; the others stay where they are.
-        withdrawn: Releases rolled back by a person; the pipeline never points here again by itself.
+        share_percent: Share of devices that may install it, 0-100; the others keep their release.
+        withdrawn: Releases rolled back by an operator; the pipeline never points to them again by itself.
         moved_at: UTC, ISO 8601.
     """
 
@@ -133,11 +133,11 @@ class ChannelDocument(Document, frozen=True, kw_only=True):
 def release_id(
     model: bytes, labels: tuple[str, ...], preprocessing: Preprocessing, device_class: str = ""
 ) -> str:
-    """Id of a release: 20 hex digits over all that decides its answers, and for whom they are.
+    """Return the id of a release: 20 hex digits over all that determines its predictions and its devices.
 
-    The same candidate always gets the same id, so publishing twice is publishing once. For another class
-    of devices it is another release: what is signed under an id never changes. Without a class the id is
-    what it was before there were classes.
+    The same candidate always gets the same id, so publishing twice is publishing once. For another device
+    class it is another release: the content signed under an id never changes. Without a class the id is
+    the same as before device classes existed.
     """
     digest = hashlib.sha256()
     parts = [model, "\n".join(labels).encode(), repr(preprocessing).encode()]
@@ -149,7 +149,7 @@ def release_id(
 
 
 def in_rollout(device_id: str, release: str, share_percent: float) -> bool:
-    """Whether a device belongs to the share that may take a release.
+    """Whether a device belongs to the share that may install a release.
 
     Stable per device and release; a growing share only ever adds devices.
     """

@@ -5,7 +5,7 @@
     classifier = classifier_from_release(Path("/var/lib/edge-client/slots/…"))
     print(classifier.classify(pixels).top(3))  # pixels: (H, W, 3) uint8 RGB
 
-The names are imported at their first use: an update check, which only wants the runtime's version, stays light.
+The names are imported at their first use: an update check needs the runtime's version only.
 """
 
 from __future__ import annotations

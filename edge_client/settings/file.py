@@ -1,7 +1,7 @@
-"""The device's one settings file: TOML in, frozen settings out, every fault named at once.
+"""Load the device's settings file: TOML to frozen dataclasses, with all faults reported at once.
 
 `configs/device.toml` shows all settings with their defaults, units and reasons; a test compares.
-No secret stands in this file: it names files or environment variables that hold them.
+The file holds no secrets: it names the files or environment variables that hold them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CHANNELS_FOLDER = "channels"
 
 @dataclasses.dataclass(frozen=True)
 class Settings(LookSettings):
-    """All of them; `file` is where they were read."""
+    """All sections; `file` is the file that they were read from."""
 
     file: Path
     broker: BrokerSettings
@@ -115,7 +115,7 @@ def load_settings(file: Path, machine_name: str | None = None) -> Settings:
 
 
 def of_channels(settings: Settings) -> tuple[Settings, ...]:
-    """Return the settings of each channel, the main one first: each has a state folder of its own."""
+    """Return the settings of each channel, the main channel first; each has a state folder of its own."""
     device = settings.device
     further = (
         dataclasses.replace(
@@ -127,7 +127,7 @@ def of_channels(settings: Settings) -> tuple[Settings, ...]:
 
 
 def of_channel(settings: Settings, channel: str) -> Settings:
-    """Return the settings of one channel; an empty name stands for the main one.
+    """Return the settings of one channel; an empty name is the main channel.
 
     Raises: SettingsError if the device does not follow it.
     """
@@ -154,7 +154,7 @@ def _with_device_id(settings: Settings, machine_name: str | None) -> Settings:
 
 
 def _section(name: str, kind: type[Any], table: object, folder: Path, faults: list[str]) -> Any:  # noqa: ANN401 - built from any section's dataclass
-    """Build one section; what is wrong with it goes to `faults`."""
+    """Build one section; append its faults to `faults`."""
     if not isinstance(table, dict):
         faults.append(f"{name}: write it as a section, [{name}]")
         return kind()
@@ -175,7 +175,7 @@ def _section(name: str, kind: type[Any], table: object, folder: Path, faults: li
 
 
 def _names_file(section: str, key: str, table: dict[str, Any]) -> bool:
-    """Whether a setting is a path only for some values of itself or another."""
+    """Whether a setting that is a path only for some values is one here."""
     if (section, key) == ("source", "path"):
         kind = table.get("kind", "folder")
         return kind in {"folder", "files"} or (kind == "pipe" and table[key] != "-")
@@ -192,7 +192,7 @@ def _resolve(value: str | Path, folder: Path, kind: type[Any]) -> str | Path:
 def _read_str(value: object) -> str:
     if isinstance(value, str):
         return value
-    msg = f"{value!r} is no text; put it in quotes"
+    msg = f"{value!r} is not a text; put it in quotes"
     raise TypeError(msg)
 
 
@@ -206,14 +206,14 @@ def _read_bool(value: object) -> bool:
 def _read_int(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    msg = f"{value!r} is no whole number"
+    msg = f"{value!r} is not an integer"
     raise TypeError(msg)
 
 
 def _read_float(value: object) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    msg = f"{value!r} is no number"
+    msg = f"{value!r} is not a number"
     raise TypeError(msg)
 
 

@@ -1,4 +1,4 @@
-"""Settings of where frames come from, and of which are kept for labelling."""
+"""Settings of the frame source, and of the frames kept for labelling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AFTER = ("keep", "delete", "move")
 
 @dataclasses.dataclass(frozen=True)
 class SourceSettings(Section):
-    """Which source, and how it is read.
+    """Section [source].
 
     Attributes:
         kind: `folder` (watched for new files), `files` (each once, then the daemon ends), `pipe` (JPEG and
@@ -36,17 +36,17 @@ class SourceSettings(Section):
             pipe, or `-` for standard input. video: a file, a camera's number or an RTSP URL. picamera: the
             camera's number; empty means 0.
         after: What happens to a file of a watched folder once its result is written. `keep` leaves it (it
-            is classified again after a restart), `move` puts it into `done/` beside it, `delete` removes
-            it. A file that is no picture stays, goes to `broken/`, or is removed, in this order.
-        settle_s: A file of a watched folder is taken once it has not changed for so long, in seconds.
-        frames_per_second: Takes at most so many; 0 means as many as come.
+            is classified again after a restart), `move` moves it to the subfolder `done/`, `delete` deletes
+            it. A file that cannot be decoded is left, moved to `broken/`, or deleted, respectively.
+        settle_s: A file of a watched folder is read once it has not changed for so long, in seconds.
+        frames_per_second: Limit on the frame rate; 0: no limit.
         width: Camera frames, pixels.
         height: Camera frames, pixels.
-        region: The part of each frame that is looked at, `left, top, right, bottom` as shares from 0 to 1;
-            empty: all of it.
-        min_change_percent: Frames of which less than this share of the area has changed since the last one
-            that was classified are skipped; 0: none is.
-        longest_still_s: So long after the last one a frame is classified even so, in seconds.
+        region: Region of interest of each frame, `left, top, right, bottom` as shares from 0 to 1; empty: the
+            whole frame.
+        min_change_percent: A frame is skipped if less than this share of its area has changed since the last
+            classified frame; 0: no frame is skipped.
+        longest_still_s: Longest time without a classified frame, in seconds, however little changes.
     """
 
     kind: str = "folder"
@@ -103,14 +103,14 @@ class InboxSettings(Section):
     """Section [inbox].
 
     Attributes:
-        unsure_below: Frames whose answer has less confidence are kept; 0: none is.
-        disagreements: Keep frames on which a release beside the serving one says something else.
-        per_hour: At most so many are kept, evenly spread.
-        max_bytes: Of all that is kept; the oldest go first.
-        keep_days: What is older is deleted.
-        longest_side: Frames are scaled down to so many pixels.
-        never_labels: Frames in which one of these may be seen are never kept; with commas between.
-        upload: Bring them to the store.
+        unsure_below: Frames classified with less confidence are kept; 0: no frame is.
+        disagreements: Keep frames for which the shadow release predicts another label than the serving one.
+        per_hour: Limit on kept frames per hour, evenly spread.
+        max_bytes: Limit on the size of all kept frames; the oldest are deleted first.
+        keep_days: Older frames are deleted.
+        longest_side: Frames are scaled down so that their longer side has at most so many pixels.
+        never_labels: Labels, separated by commas; a frame that may show one of them is never kept.
+        upload: Upload kept frames to the store.
         upload_s: Time between uploads.
         base_url: Address of the inbox; empty: the store's.
     """
@@ -132,7 +132,7 @@ class InboxSettings(Section):
         return self.unsure_below > 0 or self.disagreements
 
     def private_labels(self) -> frozenset[str]:
-        """Labels that must not be seen in a frame that is kept."""
+        """Return the labels that no kept frame may show."""
         return frozenset(split_names(self.never_labels))
 
     def faults(self) -> tuple[str, ...]:
@@ -161,7 +161,7 @@ class Region:
     bottom: float
 
     def cut(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return this part of (H, W, 3) pixels, of one pixel at least."""
+        """Return this part of (H, W, 3) pixels, at least one pixel."""
         height, width = pixels.shape[:2]
         top, left = min(int(self.top * height), height - 1), min(int(self.left * width), width - 1)
         bottom, right = round(self.bottom * height), round(self.right * width)
@@ -169,7 +169,7 @@ class Region:
 
 
 def read_region(text: str) -> Region | None:
-    """Read `left, top, right, bottom`; empty: no region.
+    """Parse `left, top, right, bottom`; empty: no region.
 
     Raises: ValueError with the way out.
     """

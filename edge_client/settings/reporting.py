@@ -14,15 +14,15 @@ class BrokerSettings(Section):
     """Section [broker].
 
     Attributes:
-        host: MQTT broker; empty: none, the device then only polls.
-        port: Its port.
+        host: MQTT broker; empty: no broker, the device then only polls.
+        port: Port of the broker.
         username: Empty: anonymous.
         password_file: File whose first line is the password.
         tls: MQTT over TLS.
         ca_file: CA certificate; empty: the system's.
-        certificate_file: This device's certificate, for brokers that want one.
-        key_file: Its key.
-        keepalive_s: The broker publishes the last will after 1.5 times as long a silence.
+        certificate_file: This device's client certificate, for brokers that require one.
+        key_file: Private key of the client certificate.
+        keepalive_s: MQTT keep-alive; the broker publishes the last will after 1.5 times as long a silence.
     """
 
     host: str = "127.0.0.1"
@@ -56,7 +56,7 @@ class StatusSettings(Section):
     """Section [status].
 
     Attributes:
-        interval_s: Frame counts and latency are published at most this often.
+        interval_s: Shortest time between two updates of frame count and latency.
     """
 
     interval_s: float = 30.0
@@ -71,8 +71,8 @@ class HomeAssistantSettings(Section):
     """Section [homeassistant].
 
     Attributes:
-        discovery: Tell Home Assistant of this device.
-        prefix: First part of its discovery topics.
+        discovery: Publish Home Assistant's MQTT discovery messages.
+        prefix: Discovery prefix: first part of the topics.
     """
 
     discovery: bool = False
@@ -88,8 +88,8 @@ class MetricsSettings(Section):
     """Section [metrics].
 
     Attributes:
-        port: Metrics are at http://<host>:<port>/metrics; 0: nowhere.
-        host: Address to listen at.
+        port: Metrics are at http://<host>:<port>/metrics; 0: no metrics.
+        host: Address to listen on.
     """
 
     port: int = 0
@@ -101,7 +101,7 @@ class MetricsSettings(Section):
 
 
 def read_password(broker: BrokerSettings) -> str | None:
-    """Return the broker's password; None if no file is named.
+    """Return the broker's password; None without a password file.
 
     Raises: SettingsError if it cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Settings of what happens with results: sinks, and commands on labels."""
+"""Settings of sinks for results, and of commands that labels trigger."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _SMALLEST_MAX_BYTES = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class SinkSettings(Section):
-    """Which sinks.
+    """Section [sinks].
 
     Attributes:
         mqtt: Publish each result on the device's results topic.
-        json_lines: Append each result to this file; `-` means standard output, empty none.
-        json_lines_max_bytes: The file is set aside as `<name>.1` when it would grow beyond this, so that
-            both together never take more than twice as much of the disk.
+        json_lines: Append each result to this file; `-`: standard output, empty: no file.
+        json_lines_max_bytes: The file is rotated to `<name>.1` before it grows beyond this size, so both
+            files together never take more than twice as much.
     """
 
     mqtt: bool = True
@@ -42,12 +42,12 @@ class ActionSettings(Section):
     """Section [action].
 
     Attributes:
-        labels: Labels that are watched, with commas between; empty: no action.
-        on_command: Run when one of them comes: program and arguments, without a shell.
-        off_command: Run when it goes.
-        threshold: A label has come once its score is at least this.
-        release_below: It has gone once its score is below this.
-        hold_off_s: Least time between two changes of a label.
+        labels: Labels to watch, separated by commas; empty: no action.
+        on_command: Run when a label switches on: program and arguments, without a shell.
+        off_command: Run when a label switches off.
+        threshold: A label switches on once its score is at least this.
+        release_below: A label switches off once its score is below this.
+        hold_off_s: Shortest time between two switches of a label.
         timeout_s: A command that takes longer is killed.
     """
 
@@ -60,7 +60,7 @@ class ActionSettings(Section):
     timeout_s: float = 30.0
 
     def names(self) -> tuple[str, ...]:
-        """Labels that are watched."""
+        """Return the labels to watch."""
         return split_names(self.labels)
 
     def faults(self) -> tuple[str, ...]:

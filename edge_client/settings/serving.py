@@ -6,7 +6,7 @@ import dataclasses
 
 from edge_client.settings.checks import Section, failed, is_not_negative
 
-# Fewer answers say nothing about latency and confidence.
+# Fewer predictions are no sample for latency and confidence.
 LEAST_FRAMES = 20
 
 
@@ -15,11 +15,11 @@ class ProbationSettings(Section):
     """Section [probation].
 
     Attributes:
-        frames: Answers after which a release has passed; 0: no probation.
-        seconds: It passes after so long too, once it answered at all.
-        max_slowdown: Largest median latency, in multiples of the release before.
-        unsure_below: An answer with less confidence is unsure.
-        max_unsure_points: So many percentage points more unsure answers than before are too many.
+        frames: Classified frames after which a release has passed; 0: no probation.
+        seconds: Seconds after which a release has passed too, if it classified any frame.
+        max_slowdown: Largest median latency, in multiples of the previous release's.
+        unsure_below: A prediction with less confidence is unsure.
+        max_unsure_points: Largest increase of the share of unsure predictions, in percentage points.
     """
 
     frames: int = 200
@@ -44,8 +44,9 @@ class ShadowSettings(Section):
     """Section [shadow].
 
     Attributes:
-        seconds: A new release answers beside the serving one for so long before it serves; 0: it does not.
-        min_agreement_percent: It is refused if it agrees on fewer frames.
+        seconds: Seconds for which a new release runs as a shadow of the serving one before it serves; 0: it
+            serves at once.
+        min_agreement_percent: A shadow release that agrees with the serving one on fewer frames is refused.
     """
 
     seconds: float = 0.0

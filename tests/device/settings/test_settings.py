@@ -102,9 +102,9 @@ poll_s = nan
     message = str(caught.value)
     for part in (
         "device.toml",
-        "[device] threads: 'four' is no whole number",
+        "[device] threads: 'four' is not an integer",
         "[device] colour: no such setting",
-        "[store] timeout_s: True is no number",
+        "[store] timeout_s: True is not a number",
         "[brokers]: no such section",
         "[update] poll_s: nan",
     ):
