@@ -249,7 +249,7 @@ def test_a_folder_is_found_by_path_home_and_file_address(tmp_path, store_setting
     [
         ("", "", "give a folder, s3://bucket/prefix, an http"),
         ("ftp://host/x.zip", "", "'ftp://host/x.zip': give a folder"),
-        ("file://host/x", "", "give a folder"),
+        ("file://host/x", "", "give file:///folder"),
         ("s3:///prefix", "", "give s3://bucket"),
         ("https://host/x.zip", "", r"give \[dataset\] sha256"),
         ("https://host/x.zip", "abc", "64 hex digits .*not 'abc'"),
