@@ -1,4 +1,4 @@
-"""The disk: every write of state is whole or absent, also after a power cut; every error names its path."""
+"""Durable writes: after a power cut a file has its old or its new content; errors name the path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def write_durably(path: Path, data: bytes) -> None:
     """Replace `path` by `data`: temp file in the same folder, fsync, rename, fsync of the folder.
 
-    Raises: DeviceError if the disk refuses; `path` then still has its old content.
+    Raises: DeviceError if writing fails; `path` then still has its old content.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames within `folder` durable."""
+    """Fsync `folder`, which makes renames within it durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

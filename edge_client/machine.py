@@ -21,8 +21,8 @@ def boot_id() -> str:
 def machine_name(serial_number: Path = _SERIAL_NUMBER, machine_id: Path = _MACHINE_ID) -> str | None:
     """Return a stable, unique name: from the board's serial number, else from a hash of the machine id.
 
-    The serial number is preferred because cloned SD cards share a machine id, and two devices with
-    one MQTT client id throw each other off the broker for ever (MQTT.js#1585).
+    The serial number is preferred because cloned SD cards share a machine id, and a broker disconnects two
+    devices with the same MQTT client id in turns (MQTT.js#1585).
     """
     serial = _first_line(serial_number).strip("\0 ")
     if serial and serial.strip("0"):

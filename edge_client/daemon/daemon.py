@@ -250,7 +250,7 @@ class Daemon:
     def _moment(self) -> dict[str, Any]:
         """Return what the status says of the device, and not of one channel."""
         kept = self._inbox.moment() if self._inbox is not None and self._settings.inbox.keeps else {}
-        return {"warning": self._broker.rival if self._broker else None, **kept}
+        return {"warning": self._broker.suspected_duplicate_id if self._broker else None, **kept}
 
     def _serve_metrics(self) -> MetricsServer | None:
         if not self._settings.metrics.port:

@@ -1,7 +1,7 @@
-"""Keeps frames on the disk, in a thread of its own: inference never waits for an SD card.
+"""Keep frames on the disk, in a thread of its own: inference never waits for an SD card.
 
-A frame is two files below one folder, `<name>.jpg` and, written last, `<name>.json`, its record: only a
-picture with a record counts.
+A frame is two files of one folder: `<name>.jpg` and, written last, its record `<name>.json`. A picture
+without a record is incomplete.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ logger = logging.getLogger(__name__)
 
 _JPEG_QUALITY = 90
 _DAY_S = 86400.0
-# What is too old goes within so long, also where no frame comes.
+# Longest time between two deletions of old frames, also where no frame comes.
 _TIDY_S = 3600.0
 _STOP_S = 2.0
 
 
 class FrameKeeper:
-    """Writes frames within the limits of byte, rate and age."""
+    """Writes frames within the limits on size, rate and age."""
 
     def __init__(
         self,
@@ -57,10 +57,10 @@ class FrameKeeper:
         """Start the thread.
 
         Args:
-            settings: The limits.
-            folder: Gets the frames.
-            min_free_bytes: Left free on the disk.
-            clock: Monotonic seconds.
+            settings: Section [inbox].
+            folder: Folder of the frames.
+            min_free_bytes: Free space to leave on the disk.
+            clock: Returns monotonic seconds.
         """
         self._settings = settings
         self._folder = folder
@@ -75,30 +75,30 @@ class FrameKeeper:
 
     @property
     def alive(self) -> bool:
-        """Whether its thread lives."""
+        """Whether the thread is alive."""
         return self._thread.is_alive()
 
     @property
     def kept(self) -> int:
-        """Frames on the disk, as far as this process knows; costs no look at it."""
+        """Number of frames on the disk as of the last count or write; reads no disk."""
         return self._kept
 
     def count(self) -> int:
-        """Look how many frames are on the disk: another process took some away."""
+        """Count the frames on the disk: another process may have uploaded some."""
         self._kept = len(kept_records(self._folder))
         return self._kept
 
-    def take(self, pixels: NDArray[np.uint8], result: Result, why: str) -> bool:
-        """Keep a frame, (H, W, 3) uint8 RGB, if it is time for one; never waits. True if it is kept."""
+    def keep(self, pixels: NDArray[np.uint8], result: Result, why: str) -> bool:
+        """Queue a frame, (H, W, 3) uint8 RGB, if the rate limit allows it; never waits. True if queued."""
         now = self._clock()
         if now < self._next or self._waiting.full():
             return False
         self._next = now + self._interval_s
-        self._waiting.put_nowait((pixels.copy(), result, why))  # a camera may use its buffer again
+        self._waiting.put_nowait((pixels.copy(), result, why))  # a camera may reuse its buffer
         return True
 
     def close(self) -> None:
-        """Write what was taken, and end."""
+        """Write the queued frame, and end the thread."""
         with contextlib.suppress(queue.Full):
             self._waiting.put(None, timeout=_STOP_S)
         self._thread.join(_STOP_S)
@@ -121,7 +121,7 @@ class FrameKeeper:
             self._try(functools.partial(self._keep, *taken))
 
     def _try(self, act: Callable[[], None]) -> None:
-        """Do something that may fail; the next frame is tried whatever happens."""
+        """Call `act`; log a failure, so that the next frame is tried whatever happens."""
         try:
             act()
         except DeviceError as e:
@@ -129,13 +129,13 @@ class FrameKeeper:
                 logger.warning("%s; frames for labelling are dropped until it works", e)
             self._failing = True
         except Exception:
-            # A frame that is not kept costs nothing; a thread that is not there keeps none, and deletes none.
+            # Losing one frame is harmless; without the thread no frame would be kept, and none deleted.
             logger.exception("a frame for labelling is dropped")
         else:
             self._failing = False
 
     def _tidy(self) -> None:
-        """Delete what is too old."""
+        """Delete old frames."""
         self._make_room(0)
 
     def _keep(self, pixels: NDArray[np.uint8], result: Result, why: str) -> None:
@@ -161,12 +161,12 @@ class FrameKeeper:
             write_durably(self._folder / record.picture, picture)
             write_durably(path, encode_document(record))
         except DeviceError:
-            forget(path)  # a picture without a record would count towards no limit
+            forget(path)  # a picture without a record is not counted against the limits
             raise
         self._kept += 1
 
     def _make_room(self, size_bytes: int) -> None:
-        """Delete what is too old, and the oldest of what is too much, so that `size_bytes` more may come."""
+        """Delete old frames, then the oldest until `size_bytes` more fit into the limit."""
         oldest = time.time() - self._settings.keep_days * _DAY_S
         kept = [(path, *_age_and_size(path)) for path in kept_records(self._folder)]
         total = size_bytes + sum(size for _, _, size in kept)
@@ -179,9 +179,9 @@ class FrameKeeper:
         self._kept = left
 
     def _check_free(self, size_bytes: int) -> None:
-        """Raise DeviceError if the disk is too full."""
+        """Raise DeviceError unless a file of `size_bytes` leaves enough free space."""
         with disk_errors(self._folder):
-            # The folder may not be there yet.
+            # The folder may not exist yet.
             free = shutil.disk_usage(self._folder if self._folder.is_dir() else self._folder.parent).free
         if free - size_bytes < self._min_free_bytes:
             msg = f"{self._folder}: {free} bytes free; make room ([update] min_free_bytes)"
@@ -189,19 +189,19 @@ class FrameKeeper:
 
 
 def kept_records(folder: Path) -> list[Path]:
-    """Records of the frames kept in `folder`, the oldest first: names begin with the time."""
+    """Return the records of the frames in `folder`, oldest first: names begin with the time."""
     return sorted(folder.glob("*.json"))
 
 
 def forget(record: Path) -> None:
-    """Remove a frame, its record first: a picture without one is swept away."""
+    """Delete a frame, the record first: `sweep` deletes a picture without a record."""
     for path in (record, record.with_suffix(".jpg")):
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a power cut left half written; never fails."""
+    """Delete incomplete frames that a power cut left; never fails."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             if path.suffix != ".json" and not path.with_suffix(".json").exists():
@@ -209,7 +209,7 @@ def sweep(folder: Path) -> None:
 
 
 def to_jpeg(pixels: NDArray[np.uint8], longest_side: int) -> bytes:
-    """Encode (H, W, 3) uint8 RGB, scaled down to `longest_side` pixels where it is larger."""
+    """Encode (H, W, 3) uint8 RGB as JPEG, scaled down to `longest_side` pixels where it is larger."""
     image = Image.fromarray(pixels)
     image.thumbnail((longest_side, longest_side))
     data = io.BytesIO()
@@ -218,7 +218,7 @@ def to_jpeg(pixels: NDArray[np.uint8], longest_side: int) -> bytes:
 
 
 def _age_and_size(record: Path) -> tuple[float, int]:
-    """When a frame was written (seconds since 1970), and the bytes of both its files."""
+    """Return the time of writing (seconds since 1970) and the size of both files, in bytes."""
     try:
         stat = record.stat()
         return stat.st_mtime, stat.st_size + record.with_suffix(".jpg").stat().st_size
@@ -227,13 +227,13 @@ def _age_and_size(record: Path) -> tuple[float, int]:
 
 
 def _rest_s(folder: Path, interval_s: float) -> float:
-    """Seconds until a frame may be kept after a start: one that starts again and again keeps no more.
+    """Return the seconds until a frame may be kept after a start, so that restarts do not raise the rate.
 
-    The folder changed last when a frame was kept, or was brought away since.
+    The folder's mtime is the time at which a frame was last kept, or uploaded since.
     """
     try:
         since_s = time.time() - folder.stat().st_mtime
     except OSError:
-        return 0.0  # nothing was kept yet
+        return 0.0  # no frame was kept yet
     # A clock that was set back meanwhile makes this negative.
     return interval_s - min(max(since_s, 0.0), interval_s)

@@ -1,4 +1,4 @@
-"""Frames worth labelling: kept on the device within limits, and brought to the store's inbox."""
+"""Selection of frames worth labelling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Below the state folder.
 INBOX_DIR = "inbox"
 UNSURE, DISAGREEMENT = "unsure", "disagreement"
-# With this score a label may well be in the picture, whatever else is.
+# From this score on a private label may be in the picture, whatever the best label is.
 _TRACE = 0.05
 
 
@@ -63,13 +63,13 @@ def why_keep(settings: InboxSettings, answers: Sequence[ChannelAnswer]) -> tuple
 
 
 def is_needed(settings: InboxSettings, folder: Path) -> bool:
-    """Whether frames are kept, or some are there from a time when they were: these must go by `keep_days`."""
+    """Whether frames are kept, or kept ones are left from earlier settings, to be deleted by `keep_days`."""
     try:
         return settings.keeps or any(folder.iterdir())
     except FileNotFoundError:
         return False
     except OSError:
-        return True  # it says what is wrong
+        return True  # the keeper reports the fault
 
 
 def _shows_private(private: frozenset[str], answers: Sequence[ChannelAnswer]) -> bool:

@@ -1,4 +1,4 @@
-"""The daemon's inbox: which frames are worth labelling, kept and brought to the store now and then."""
+"""Inbox of the daemon: keep frames worth labelling, and upload them at intervals."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A fleet that was switched on at one moment must not upload at one moment.
+# Devices that were switched on at the same time must not upload at the same time.
 _JITTER = 0.5
 
 
 class Inbox:
-    """Takes frames from the daemon; both of its threads may lag behind without harm."""
+    """Keeps and uploads frames in two threads, which may lag behind without harm."""
 
     def __init__(self, settings: Settings) -> None:
-        """Start to keep, and to upload where that is wanted."""
+        """Start the threads that keep frames and, if enabled, upload them."""
         self._settings = settings
         self._private = settings.inbox.private_labels()
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._keeper = FrameKeeper(
             settings.inbox,
             settings.device.state_dir / INBOX_DIR,
@@ -50,7 +50,7 @@ class Inbox:
 
     @property
     def alive(self) -> bool:
-        """Whether its threads live."""
+        """Whether the threads are alive."""
         return self._keeper.alive and (self._uploads.is_alive() or not self._settings.inbox.upload)
 
     def consider(self, pixels: NDArray[np.uint8], answers: Sequence[ChannelAnswer]) -> None:
@@ -64,7 +64,7 @@ class Inbox:
         self._check_private(answers)
         if (found := why_keep(self._settings.inbox, answers)) is not None:
             why, answer = found
-            self._keeper.take(pixels, answer.result, why)
+            self._keeper.keep(pixels, answer.result, why)
 
     def moment(self) -> dict[str, Any]:
         """Return what the status says of it; looks at no disk."""
@@ -72,17 +72,17 @@ class Inbox:
         return {"inbox": figures}
 
     def close(self) -> None:
-        """End; an upload on its way goes on at the next start."""
+        """End the threads; an interrupted upload continues at the next start."""
         self._stop.set()
         self._keeper.close()
 
     def _check_private(self, answers: Sequence[ChannelAnswer]) -> None:
-        """Say once which private labels no release knows: one with a typo in it hides nothing."""
+        """Log, once, private labels that no release has: a misspelt label protects nothing."""
         known = (prediction.labels for answer in answers for prediction in answer.predictions)
-        if unknown := self._private.difference(self._said, *known):
-            self._said |= unknown
+        if unknown := self._private.difference(self._reported, *known):
+            self._reported |= unknown
             logger.warning(
-                "[inbox] never_labels: no release here knows %s, so frames that show it are kept; correct it",
+                "[inbox] never_labels: no release here has the label %s, so it protects nothing; correct it",
                 ", ".join(sorted(unknown)),
             )
 
@@ -94,8 +94,8 @@ class Inbox:
                     self._upload()
                     self._keeper.count()
             except Exception:
-                # The frames stay, and the next time tries again.
-                logger.exception("no upload for labelling")
+                # The frames stay on the disk, and the next upload tries again.
+                logger.exception("upload for labelling failed")
 
     def _upload(self) -> None:
         try:
@@ -106,5 +106,5 @@ class Inbox:
             self._uploaded += report.uploaded
             error = report.error
         if error is not None and error != self._error:
-            logger.warning("no upload for labelling: %s", error)
+            logger.warning("upload for labelling failed: %s", error)
         self._error = error

@@ -1,4 +1,4 @@
-"""Brings kept frames to the store, in a child process: what that takes does not stay in memory."""
+"""Upload kept frames in a child process, whose memory is returned when it ends."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _REPORT_LIMIT_BYTES = 65536
 
 
 class UploadReport(Document, frozen=True, kw_only=True):
-    """How an upload ended.
+    """Result of an upload.
 
     Attributes:
-        uploaded: Frames that arrived.
-        error: Why the rest did not; None if all did.
+        uploaded: Number of uploaded frames.
+        error: Why the remaining frames were not uploaded; None if all were.
     """
 
     uploaded: int
@@ -30,9 +30,9 @@ class UploadReport(Document, frozen=True, kw_only=True):
 
 
 def upload_in_child(settings: Settings) -> UploadReport:
-    """Upload what is kept.
+    """Upload the kept frames.
 
-    Raises: DeviceError if the child cannot be started, crashed or hung.
+    Raises: DeviceError if the child cannot be started, crashes or hangs.
     """
     command = python_command("edge_client.inbox.upload_child")
     limit_s = settings.update.look_timeout_s
@@ -50,9 +50,9 @@ def upload_in_child(settings: Settings) -> UploadReport:
         msg = f"{sys.executable} cannot be started: {e}; no upload until it can"
         raise DeviceError(msg) from e
     except subprocess.TimeoutExpired as e:
-        msg = f"the upload took over {limit_s:g} s ([update] look_timeout_s); it goes on with the next"
+        msg = f"the upload took over {limit_s:g} s ([update] look_timeout_s); the next one continues it"
         raise DeviceError(msg) from e
     except InputError as e:
         death = describe_death(child.returncode, "it crashed") or f"code {child.returncode}"
-        msg = f"the upload ended without a report: {death}; the log says more"
+        msg = f"the upload ended without a report: {death}; see the log"
         raise DeviceError(msg) from e

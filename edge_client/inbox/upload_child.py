@@ -1,9 +1,9 @@
-"""The child that uploads kept frames.
+"""Child process that uploads kept frames.
 
     python -m edge_client.inbox.upload_child
 
-reads settings from standard input, uploads what is kept, deletes here what arrived there, and prints a
-report. A picture goes before its record: what has a record in the inbox is complete.
+reads the settings from standard input, uploads the kept frames, deletes those that were uploaded, and prints
+a report. A picture is uploaded before its record: a frame with a record in the store is complete.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
     from edge_client.settings.update import StoreCredentials
 
 _WRITTEN = {200, 201, 204}
-# Somebody wrote an object of this name before: with the digest in it, that is this one.
-_THERE_ALREADY = 412
+# The object exists: as its name holds the digest, it has the same content.
+_ALREADY_THERE = 412
 
 
 class InboxWriter:
-    """Writes objects below the inbox's address; never over one that is there."""
+    """Writes objects below the inbox's address; never overwrites one."""
 
     def __init__(self, settings: Settings) -> None:
-        """Open no connection yet.
+        """Prepare; connect with the first object.
 
-        Raises: SettingsError if there are no keys.
+        Raises: SettingsError without keys of the store.
         """
         self._settings = settings
         self._base_url = (settings.inbox.base_url or settings.store.base_url).rstrip("/")
@@ -57,7 +57,7 @@ class InboxWriter:
         self._pool = open_pool(dataclasses.replace(settings.store, base_url=self._base_url))
 
     def write(self, key: str, body: bytes, content_type: str) -> None:
-        """Write one object, at the store's speed limit.
+        """Write one object, within [store] max_bytes_per_s.
 
         Raises: TransportError.
         """
@@ -76,7 +76,7 @@ class InboxWriter:
         except urllib3.exceptions.HTTPError as e:
             msg = f"{url}: {innermost_reason(e)}; it will be tried again"
             raise TransportError(msg) from e
-        if response.status not in _WRITTEN | {_THERE_ALREADY}:
+        if response.status not in _WRITTEN | {_ALREADY_THERE}:
             msg = (
                 f"{url}: {describe_refusal(response)}; check the device's right to write there "
                 "(configs/iam-device.json), its clock and [inbox] base_url"
@@ -88,11 +88,11 @@ class InboxWriter:
 
 
 def upload(settings: Settings, writer: InboxWriter) -> UploadReport:
-    """Upload frame by frame; what fails stays for the next time.
+    """Upload frame by frame; a frame that fails stays for the next upload.
 
-    One frame that cannot be read keeps no other back; a store that fails ends it, for all would.
+    A frame that cannot be read is skipped; a failure of the store ends the upload, as all frames would fail.
 
-    Returns: What arrived, and the first error.
+    Returns: Number of uploaded frames, and the first error.
     """
     uploaded, error = 0, None
     for record in kept_records(settings.device.state_dir / INBOX_DIR):
@@ -114,7 +114,7 @@ def _upload_one(device_id: str, record: Path, writer: InboxWriter) -> None:
         try:
             contents = picture.read_bytes(), record.read_bytes()
         except FileNotFoundError:
-            return  # somebody took it away
+            return  # deleted meanwhile
     writer.write(inbox_key(device_id, picture.name), contents[0], "image/jpeg")
     writer.write(inbox_key(device_id, record.name), contents[1], "application/json")
 
@@ -123,7 +123,7 @@ def main() -> int:
     """Run the child."""
     die_with_parent()
     be_first_to_go()
-    # From the daemon that started this process, and from nobody else.
+    # Standard input is a pipe from the daemon that started this process.
     settings: Settings = pickle.load(sys.stdin.buffer)  # noqa: S301
     try:
         report = upload(settings, InboxWriter(settings))

@@ -1,4 +1,4 @@
-"""Pixels in, label and scores out: the one classifier of the gate, the self-test and the device."""
+"""Image classifier for TFLite models, shared by the gate, the self-test and the device."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _ROUNDING = 1e-3
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model predicts for one picture.
+    """Prediction of a model for one picture.
 
     Attributes:
         label: Best label.
-        index: Its place among the labels.
-        confidence: Its score in [0, 1].
+        index: Index of the best label.
+        confidence: Score of the best label in [0, 1].
         scores: (classes,) float32 in [0, 1], in the order of the labels.
-        latency_ms: Preprocessing plus inference.
+        latency_ms: Duration of preprocessing and inference.
         labels: Label of each score.
     """
 
@@ -54,7 +54,7 @@ class Prediction:
     def top(self, count: int) -> dict[str, float]:
         """Return the best `count` labels with their scores, best first; equal scores in label order.
 
-        Some public label files use a word twice (ImageNet's two cranes): its better score counts.
+        Some public label files list a label twice (ImageNet's two cranes): the better score counts.
         """
         best: dict[str, float] = {}
         for i in np.argsort(-self.scores, kind="stable"):
@@ -64,7 +64,7 @@ class Prediction:
         return best
 
     def scores_of(self, names: Collection[str]) -> dict[str, float]:
-        """Return the score of each of these labels that is known; of a word used twice the better one."""
+        """Return the score of each of `names` that is a label; for a label listed twice, the better score."""
         found: dict[str, float] = {}
         for name, score in zip(self.labels, self.scores.tolist(), strict=True):
             if name in names:
@@ -75,7 +75,7 @@ class Prediction:
 class Classifier:
     """A loaded model with its labels and preprocessing.
 
-    Not thread-safe: it owns one interpreter and its buffers. Give each thread its own.
+    Not thread-safe: it owns one interpreter and its buffers. Use one classifier for each thread.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class Classifier:
             labels: Label of each output.
             normalization: See `input_table`.
             threads: Threads of the interpreter.
-            release: Release id, carried along for those who report it.
-        Raises: InputError if the model is no image classifier or the labels do not fit;
+            release: Release id, for reports.
+        Raises: InputError if the model is not an image classifier or the labels do not fit;
             DeviceError if the runtime cannot run the model.
         """
         self.labels = tuple(labels)
@@ -130,7 +130,7 @@ class Classifier:
         return Prediction(self.labels[index], index, float(scores[index]), scores, latency_ms, self.labels)
 
     def warm(self) -> None:
-        """Run once on grey, so that the first real picture does not pay for lazy set-up."""
+        """Classify a grey picture, so that lazy initialization does not delay the first frame."""
         grey = np.full((self.input_height, self.input_width, 3), 128, np.uint8)
         self.classify(grey)
 
@@ -140,7 +140,7 @@ class Classifier:
             # "clip" writes straight into `out`; no uint8 is outside a table of 256 anyway.
             np.take(self._table, fitted, out=self._buffer[0], mode="clip")
             return self._buffer
-        # Both usual 8-bit inputs are the pixel itself or the pixel minus 128: 4 us, not 120 (224 px).
+        # The usual 8-bit inputs are the pixel or the pixel minus 128: XOR takes 4 us, a table 120 (224 px).
         np.bitwise_xor(fitted, self._byte_flip, out=self._buffer.view(np.uint8)[0])
         return self._buffer
 
@@ -160,25 +160,25 @@ class Classifier:
             return _softmax(real) if self._quantized_logits else real
         real = raw.astype(np.float32)
         if not np.isfinite(real).all():
-            msg = "the model answered NaN or infinity; it cannot be used, train or convert it again"
+            msg = "the model answered NaN or infinity; it cannot be used, train or convert the model again"
             raise DeviceError(msg)
         scores = _are_scores(real) and real.sum() <= _LARGEST_SUM_OF_SCORES
         return np.clip(real, 0.0, 1.0) if scores else _softmax(real)
 
 
 def classifier_from_release(folder: Path, threads: int = 1) -> Classifier:
-    """Load the release in `folder`, after checking that it is whole and that this device knows how.
+    """Load the release in `folder`, after checking that it is complete and unchanged.
 
     Args:
         folder: Holds `release.json`, `model.tflite` and `labels.txt`.
         threads: Threads of the interpreter.
     Raises: InputError if a document is malformed; DeviceError if a file is missing or changed, or
-        if the preprocessing is unknown here.
+        if the preprocessing is unknown to this version.
     """
     document = read_release(folder)
     if document.preprocessing.id != PREPROCESSING_ID:
         msg = (
-            f"{folder}: the release wants preprocessing {document.preprocessing.id!r}, this version has "
+            f"{folder}: the release needs preprocessing {document.preprocessing.id!r}, this version has "
             f"{PREPROCESSING_ID!r}; update edge-client"
         )
         raise DeviceError(msg)
@@ -198,7 +198,7 @@ def classifier_from_release(folder: Path, threads: int = 1) -> Classifier:
     if (classifier.input_height, classifier.input_width) != wanted:
         msg = (
             f"{folder}: the model takes {classifier.input_height}x{classifier.input_width} pixels, its "
-            f"release document says {wanted[0]}x{wanted[1]}; publish the release again"
+            f"release document {wanted[0]}x{wanted[1]}; publish the release again"
         )
         raise InputError(msg)
     return classifier
@@ -250,7 +250,7 @@ def _check_labels(answer: dict[str, Any], labels: tuple[str, ...]) -> None:
 
 
 def _byte_flip(table: NDArray[np.generic]) -> np.uint8 | None:
-    """Return the bits whose flip is the same as the 8-bit table; None if there are none such."""
+    """Return the mask whose XOR equals the 8-bit table; None if the table is no XOR."""
     if table.dtype not in _BYTE_TYPES:
         return None
     flip = table.view(np.uint8)[0]
@@ -259,7 +259,7 @@ def _byte_flip(table: NDArray[np.generic]) -> np.uint8 | None:
 
 
 def _real_values(answer: dict[str, Any]) -> NDArray[np.float32] | None:
-    """Real value of each byte of an 8-bit output; None for float32.
+    """Return the real value of each byte of an 8-bit output; None for float32.
 
     Raises: InputError for another type.
     Source: TFLite 8-bit quantization specification, real = (q - zero_point) * scale.
@@ -279,10 +279,10 @@ def _real_values(answer: dict[str, Any]) -> NDArray[np.float32] | None:
 
 
 def _are_scores(values: NDArray[np.float32]) -> bool:
-    """Whether all lie in [0, 1]; logits do not.
+    """Whether all values lie in [0, 1], unlike logits.
 
-    For an 8-bit output the question goes to the whole range that its quantization can express, so
-    the answer cannot change from picture to picture.
+    For an 8-bit output, pass the whole range that its quantization can express: the decision must not
+    change from picture to picture.
     """
     return bool(values.min() >= -_ROUNDING and values.max() <= 1 + 1 / 128)
 

@@ -1,11 +1,11 @@
-"""The device's connection to the MQTT broker: the one room that talks to paho.
+"""Connection to the MQTT broker; the only module that uses paho.
 
-MQTT 3.1.1, clean session: nothing depends on what the broker remembers but retained messages. The
-subscription is made at every connect, because paho does not renew it (paho#375). Callbacks only
-hand over; one that raised would end paho's thread in silence (paho#528).
+MQTT 3.1.1, clean session: the broker needs to remember retained messages only. Topics are subscribed at every
+connect, because paho does not renew subscriptions (paho#375). Callbacks only pass payloads on; one that
+raised would end paho's thread silently (paho#528).
 
-Results wait for a broker that is away, up to a limit that is counted here: paho's own would also keep out
-what is said at the next connect, before the queue is empty again, and the device would stay `offline`.
+Results are queued while the broker is away, up to a limit that is counted here: paho's own limit would also
+reject the messages of the next connect while the queue is still full, and the device would stay `offline`.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ logger = logging.getLogger(__name__)
 
 ONLINE, OFFLINE = b"online", b"offline"
 
-# While the broker is away: about 4 MB of results (2 kB each in paho's memory, measured), then the newest are
-# dropped.
+# Results that are queued while the broker is away: about 4 MB (2 kB each in paho's memory, measured). Then
+# the newest are dropped.
 MAX_QUEUED_MESSAGES = 2_000
-# Beyond them, for state: what is said at one connect, for 10 channels with discovery.
+# Room for retained state beyond them: the messages of one connect, for 10 channels with discovery.
 ROOM_FOR_STATE = 100
 LONGEST_RECONNECT_DELAY_S = 60
 CONNECT_TIMEOUT_S = 10.0
 ECHO_S = 5.0
-# Longest `stop`, and the part of it in which the broker may confirm `offline`: of the 15 s that systemd gives
-# the daemon to end (TimeoutStopSec), the rest is for other things.
-STOP_S, FAREWELL_S = 3.0, 2.0
-# So many lost connections in so many seconds are no bad radio link.
+# Limit on `stop`, and on the part of it that waits for the broker to confirm `offline`. systemd gives the
+# daemon 15 s to end (TimeoutStopSec); the rest is for the other threads.
+STOP_S, OFFLINE_S = 3.0, 2.0
+# More lost connections in this time than a bad radio link causes: another client uses the id.
 _TAKEOVERS, _TAKEOVER_WINDOW_S = 5, 60.0
 
 
 class BrokerConnection:
-    """Publishes, and hands over what arrives on some topics; reconnects for ever by itself."""
+    """Publishes messages and passes received payloads to handlers; reconnects by itself, without end."""
 
     def __init__(
         self,
@@ -71,13 +71,13 @@ class BrokerConnection:
 
         Args:
             settings: Broker and credentials.
-            client_id: The device id: a broker lets each id in once.
-            handlers: Topics, subscribed at every connect, and who gets the payloads of each, in paho's
-                thread: they only hand over.
-            online_topic: Retained `online`, and `offline` as last will.
-            on_connection: Called in paho's thread after a connect, for retained state to be published anew.
-            commands: As `handlers`, for topics that ask for an act: what is retained there is not handed on,
-                or it would be done at every connect.
+            client_id: Device id: a broker accepts one connection for each id.
+            handlers: Handler of each subscribed topic, called in paho's thread with the payload; must not
+                block.
+            online_topic: Topic of the retained `online`, and of `offline` as last will.
+            on_connection: Called in paho's thread after a connect, to publish retained state again.
+            commands: As `handlers`, for topics of commands: retained messages are not passed on, or the
+                command would run at every connect.
         Raises: SettingsError if password, CA or certificate cannot be read.
         """
         self._settings = settings
@@ -88,10 +88,10 @@ class BrokerConnection:
         self._on_connection = on_connection
         self._drops: deque[float] = deque(maxlen=_TAKEOVERS)
         self._dropping = False
-        self._count = threading.Lock()  # held for nothing else: paho calls back with locks of its own
+        self._count = threading.Lock()  # guards `_waiting` only: paho calls back while it holds its own locks
         self._waiting = 0
         self._client = open_client(settings, client_id)
-        self._client.suppress_exceptions = True  # the last line of defence for the thread
+        self._client.suppress_exceptions = True  # last resort to keep the thread alive
         self._client.enable_logger(logging.getLogger(f"{__name__}.paho"))
         self._client.max_queued_messages_set(MAX_QUEUED_MESSAGES + ROOM_FOR_STATE)
         self._client.reconnect_delay_set(1, LONGEST_RECONNECT_DELAY_S)
@@ -110,12 +110,12 @@ class BrokerConnection:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker has let this device in."""
+        """Whether the broker has accepted the connection."""
         return self._client.is_connected()
 
     @property
-    def rival(self) -> str | None:
-        """Say that another device seems to use this one's id; None if nothing speaks for it now."""
+    def suspected_duplicate_id(self) -> str | None:
+        """Message that another device seems to use this device's id; None without such evidence now."""
         now, drops = time.monotonic(), tuple(self._drops)
         if len(drops) < _TAKEOVERS or now - drops[0] >= _TAKEOVER_WINDOW_S:
             return None
@@ -125,18 +125,18 @@ class BrokerConnection:
         )
 
     def start(self) -> None:
-        """Connect in the background, and again whenever the connection is lost."""
+        """Connect in the background, and reconnect whenever the connection is lost."""
         self._client.connect_async(self._settings.host, self._settings.port, self._settings.keepalive_s)
         self._client.loop_start()
 
     def revive(self) -> None:
-        """Start paho's thread again if a malformed packet or a bug ended it; call now and then."""
+        """Start paho's thread again if a malformed packet or a bug ended it; to be called periodically."""
         if self._client.loop_start() == MQTTErrorCode.MQTT_ERR_SUCCESS:
             logger.warning("the MQTT thread had ended; started again")
             self._client.connect_async(self._settings.host, self._settings.port, self._settings.keepalive_s)
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Hand over a message that is worth sending later too; never waits for the network."""
+        """Queue a message, to be sent after the next connect if there is no connection; never waits."""
         full = self._waiting >= MAX_QUEUED_MESSAGES or not self._hand_over(topic, payload, retain=False)
         if full and not self._dropping:
             logger.warning("%s: %d messages wait; newer ones are dropped", self.address, MAX_QUEUED_MESSAGES)
@@ -145,42 +145,42 @@ class BrokerConnection:
     def publish_state(self, topic: str, payload: bytes) -> bool:
         """Publish retained state.
 
-        Returns: False if it is to be published again: at the next connect, or soon if there is a connection.
+        Returns: False if the caller has to publish it again: at the next connect, or soon if connected.
         """
         return self.connected and self._hand_over(topic, payload, retain=True)
 
     def stop(self) -> None:
-        """Say `offline` and go, within `STOP_S`."""
+        """Publish `offline` and disconnect, within `STOP_S`."""
         deadline = time.monotonic() + STOP_S
-        said = self._say_farewell() if self.connected else True
-        if said:
+        confirmed = self._publish_offline() if self.connected else True
+        if confirmed:
             self._client.disconnect()
-        # paho joins its thread without a limit, and that may be stuck on a broker that hangs.
+        # paho joins its thread without a limit, and the thread may be stuck on a broker that hangs.
         leaving = threading.Thread(target=self._client.loop_stop, daemon=True)
         leaving.start()
-        if not said:
+        if not confirmed:
             self._hang_up()
         leaving.join(max(deadline - time.monotonic(), 0))
 
-    def _say_farewell(self) -> bool:
-        """Publish `offline`; whether the broker confirmed it."""
-        farewell = self._client.publish(self._online_topic, OFFLINE, qos=1, retain=True)
+    def _publish_offline(self) -> bool:
+        """Publish `offline`; return whether the broker confirmed it."""
+        message = self._client.publish(self._online_topic, OFFLINE, qos=1, retain=True)
         try:
-            farewell.wait_for_publish(FAREWELL_S)
-            return farewell.is_published()
+            message.wait_for_publish(OFFLINE_S)
+            return message.is_published()
         except (RuntimeError, ValueError) as e:
-            logger.debug("no farewell: %s", e)
+            logger.debug("offline is not published: %s", e)
             return False
 
     def _hang_up(self) -> None:
-        """End the connection without a DISCONNECT: the broker then says the last will."""
+        """Close the socket without a DISCONNECT packet, so that the broker publishes the last will."""
         connection = self._client.socket()
         if isinstance(connection, socket.socket):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def _hand_over(self, topic: str, payload: bytes, *, retain: bool) -> bool:
-        """Give a message to paho, which sends it now or after the next connect; False if it has no room."""
+        """Queue a message in paho, to be sent now or after the next connect; False if the queue is full."""
         answer = self._client.publish(topic, payload, qos=1, retain=retain)
         if answer.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             return False
@@ -207,7 +207,7 @@ class BrokerConnection:
         logger.info("MQTT broker %s: connected as %s", self.address, self._client_id)
         client.subscribe([(topic, 1) for topic in self._handlers])
         if not self._hand_over(self._online_topic, ONLINE, retain=True):
-            logger.error("MQTT broker %s: no room to say %s is online", self.address, self._client_id)
+            logger.error("MQTT broker %s: queue full, %s stays offline", self.address, self._client_id)
         self._on_connection()
 
     def _connect_failed(self, _client: paho.Client, _userdata: object) -> None:
@@ -219,8 +219,8 @@ class BrokerConnection:
         if not reason.is_failure:
             return
         self._drops.append(time.monotonic())
-        if rival := self.rival:
-            logger.error("%s", rival)
+        if suspected_duplicate_id := self.suspected_duplicate_id:
+            logger.error("%s", suspected_duplicate_id)
         else:
             logger.warning("MQTT broker %s: connection lost (%s); trying again", self.address, reason)
 
@@ -243,22 +243,20 @@ class BrokerConnection:
 
     def _received(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         if message.retain and message.topic in self._commands:
-            logger.warning(
-                "%s: a retained command is not carried out; publish it without retain", message.topic
-            )
+            logger.warning("%s: a retained command is ignored; publish it without retain", message.topic)
         elif handler := self._handlers.get(message.topic):
             handler(bytes(message.payload))
 
 
 def _logged(callback: Callable[..., None]) -> Callable[..., None]:
-    """Log why a callback failed: paho says that one did, and goes on."""
+    """Wrap a callback to log its exceptions: paho only logs that it failed."""
 
     @functools.wraps(callback)
     def call(*arguments: Any) -> None:  # noqa: ANN401 - paho's
         try:
             callback(*arguments)
         except Exception:
-            # The connection serves on: whoever hands over loses one message, or one state until the next.
+            # The connection stays: one message is lost, or one state until it is published again.
             logger.exception("MQTT: %s failed", callback.__name__)
 
     return call
@@ -293,7 +291,7 @@ def try_connection(settings: BrokerSettings, client_id: str) -> None:
 
     Args:
         settings: Broker and credentials.
-        client_id: Not the device's own while its daemon may run: that would be thrown out.
+        client_id: Not the device's own while its daemon may run: the broker would disconnect the daemon.
     Raises: TransportError if the broker cannot be reached or refuses; SettingsError.
     """
     address = f"{settings.host}:{settings.port}"
@@ -320,9 +318,9 @@ def try_connection(settings: BrokerSettings, client_id: str) -> None:
 
 
 def try_echo(settings: BrokerSettings, client_id: str, topic: str) -> bool:
-    """Publish on a topic that is listened to, for `doctor`; whether it comes back within a few seconds.
+    """Publish on a subscribed topic, for `doctor`; return whether the message comes back in a few seconds.
 
-    Only this tells: a broker may drop what its ACL forbids without a word (MQTT 3.1.1, section 3.3.5).
+    There is no other proof: a broker may silently drop what its ACL forbids (MQTT 3.1.1, section 3.3.5).
 
     Args:
         settings: Broker and credentials.

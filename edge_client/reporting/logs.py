@@ -1,4 +1,4 @@
-"""Logs for people and for the journal, which adds the time itself."""
+"""Log format for terminals and for the systemd journal, which adds the time itself."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FORMAT = "%(levelname)s %(name)s: %(message)s"
-# sd-daemon(3): the journal takes a line's priority from these numbers of syslog(3).
+# sd-daemon(3): a line's prefix <N> is its priority, with the numbers of syslog(3).
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.NOTSET, 7))
 
 
 class JournalFormatter(logging.Formatter):
-    """Marks each line with its priority, so that `journalctl -p warning` finds what it should."""
+    """Formatter that prefixes each line with its priority, for `journalctl -p warning`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
@@ -25,10 +25,10 @@ class JournalFormatter(logging.Formatter):
 
 
 def configure_logs(level: int = logging.INFO, environment: Mapping[str, str] = os.environ) -> None:
-    """Write logs to standard error, for the journal where that is one."""
+    """Log to standard error, in the journal's format where standard error is the journal."""
     handler = logging.StreamHandler(sys.stderr)
     journal = "JOURNAL_STREAM" in environment
     handler.setFormatter(JournalFormatter(FORMAT) if journal else logging.Formatter(FORMAT))
     logging.basicConfig(level=level, handlers=[handler])
-    # It reports each refusal once more, and root.json's absence as a debug matter.
+    # python-tuf logs each refusal a second time, and the expected absence of the next root.
     logging.getLogger("tuf").setLevel(logging.WARNING)

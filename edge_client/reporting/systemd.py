@@ -1,6 +1,6 @@
-"""Tells systemd that the daemon is ready, and that it is alive.
+"""Notify systemd that the daemon is ready, alive or stopping.
 
-Source: sd_notify(3) and sd_watchdog_enabled(3): datagrams to the socket that the environment names.
+Source: sd_notify(3) and sd_watchdog_enabled(3): datagrams to the socket in the environment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class SystemdNotifier:
-    """Does nothing where systemd did not start this process, or does not ask."""
+    """Notifications to systemd; without NOTIFY_SOCKET in the environment, nothing is sent."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
@@ -24,19 +24,19 @@ class SystemdNotifier:
         self.interval_s = self._interval_s(environment) if address else None
 
     def ready(self) -> None:
-        """A release serves, or the first one is waited for: the daemon is up."""
+        """Notify that start-up is finished: a release serves, or the daemon waits for the first one."""
         self._send(b"READY=1")
 
     def alive(self) -> None:
-        """To be said every `interval_s`, or systemd starts the daemon anew."""
+        """Feed the watchdog; due every `interval_s`, or systemd restarts the daemon."""
         self._send(b"WATCHDOG=1")
 
     def stopping(self) -> None:
-        """The daemon was told to end."""
+        """Notify that the daemon is ending."""
         self._send(b"STOPPING=1")
 
     def _interval_s(self, environment: Mapping[str, str]) -> float | None:
-        """Half of what the unit's WatchdogSec= allows; None without one."""
+        """Return half of the unit's WatchdogSec=; None without a watchdog."""
         meant_for = environment.get("WATCHDOG_PID", str(os.getpid()))
         with contextlib.suppress(ValueError):
             if meant_for == str(os.getpid()) and (limit_us := int(environment.get("WATCHDOG_USEC", "0"))) > 0:

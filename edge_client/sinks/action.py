@@ -1,4 +1,4 @@
-"""Commands that are run when a label comes or goes: a relay, a siren, a mail."""
+"""Run commands when a label switches on or off: a relay, a siren, a mail."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Commands that wait while one runs; then the oldest are dropped.
-WAITING_AT_MOST = 10
+# Commands that may wait while one runs; beyond, the oldest are dropped.
+MAX_WAITING = 10
 _STOP_S = 2.0
-# Where the keys of the store may stand (`settings.read_credentials`): a command is somebody else's program.
+# Prefix of the variables that may hold the store's keys (`read_credentials`): a command need not be trusted.
 _SECRETS = "AWS_"
 
 
-class Trigger:
-    """Whether one label is there: hysteresis against flicker, hold-off against chatter."""
+class LabelSwitch:
+    """On/off state of one label: hysteresis against flicker, hold-off time against chatter."""
 
     def __init__(self, settings: ActionSettings) -> None:
         self._settings = settings
-        self._there = False
+        self._on = False
         self._changed_at = float("-inf")
 
-    def take(self, score: float, now: float) -> bool | None:
-        """Take the score of a frame at monotonic seconds `now`.
+    def update(self, score: float, now: float) -> bool | None:
+        """Update the state with the score of a frame at `now`, monotonic seconds.
 
-        Returns: True if the label came, False if it went, None if nothing changed.
+        Returns: True if the label switched on, False if it switched off, None if nothing changed.
         """
-        limit = self._settings.release_below if self._there else self._settings.threshold
-        there = score >= limit
-        if there == self._there or now - self._changed_at < self._settings.hold_off_s:
+        limit = self._settings.release_below if self._on else self._settings.threshold
+        on = score >= limit
+        if on == self._on or now - self._changed_at < self._settings.hold_off_s:
             return None
-        self._there, self._changed_at = there, now
-        return there
+        self._on, self._changed_at = on, now
+        return on
 
 
 class ActionSink:
-    """Runs the commands one after the other in a thread of its own: inference never waits for one.
+    """Runs the commands one after the other in a thread of its own: inference never waits for a command.
 
-    A label is watched on each channel whose release knows it: what others answer says nothing of it.
+    A label is watched on each channel whose release has it, separately.
     """
 
     def __init__(self, settings: ActionSettings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -67,29 +67,29 @@ class ActionSink:
         self._settings = settings
         self._clock = clock
         self._labels = settings.names()
-        self._triggers: dict[tuple[str, str], Trigger] = {}  # by channel and label
+        self._switches: dict[tuple[str, str], LabelSwitch] = {}  # by channel and label
         self._commands = {True: shlex.split(settings.on_command), False: shlex.split(settings.off_command)}
-        self._waiting: queue.Queue[tuple[list[str], dict[str, str]] | None] = queue.Queue(WAITING_AT_MOST)
+        self._waiting: queue.Queue[tuple[list[str], dict[str, str]] | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="actions", daemon=True)
         self._thread.start()
 
     def write(self, result: Result, prediction: Prediction | None = None, /) -> None:
-        """See `Sink.write`; without the prediction, a label outside of the result's best ones scores 0."""
+        """See `Sink.write`; without the prediction, a label that is not among the result's best scores 0."""
         now = self._clock()
         scores = result.top if prediction is None else prediction.scores_of(self._labels)
         for label in self._labels:
             key = (result.channel, label)
             if label in scores:
-                self._triggers.setdefault(key, Trigger(self._settings))
-            elif key not in self._triggers:
+                self._switches.setdefault(key, LabelSwitch(self._settings))
+            elif key not in self._switches:
                 continue
-            score = scores.get(label, 0.0)  # 0: a new release does not know it any more
-            there = self._triggers[key].take(score, now)
-            if there is not None and self._commands[there]:
-                self._put((self._commands[there], describe(result, label, score, there=there)))
+            score = scores.get(label, 0.0)  # 0: a new release has this label no more
+            on = self._switches[key].update(score, now)
+            if on is not None and self._commands[on]:
+                self._put((self._commands[on], describe(result, label, score, on=on)))
 
     def close(self) -> None:
-        """Let a command that runs end, for a moment; those that wait are dropped."""
+        """Drop the waiting commands; give a running one 2 s to end."""
         while not self._waiting.empty():
             self._waiting.get_nowait()
         self._waiting.put(None)
@@ -98,7 +98,7 @@ class ActionSink:
     def _put(self, command: tuple[list[str], dict[str, str]]) -> None:
         if self._waiting.full():
             dropped = self._waiting.get_nowait()
-            logger.warning("%s waits for the commands before it; it is dropped", dropped and dropped[0][0])
+            logger.warning("%s is dropped: too many commands wait ([action])", dropped and dropped[0][0])
         self._waiting.put_nowait(command)
 
     def _run(self) -> None:
@@ -119,21 +119,21 @@ class ActionSink:
                     self._settings.timeout_s,
                 )
             except subprocess.CalledProcessError as e:
-                logger.warning("%s ended with code %d", command[0], e.returncode)
+                logger.warning("%s ended with exit code %d", command[0], e.returncode)
             except (OSError, ValueError) as e:
                 logger.warning("%s cannot be run: %s; correct [action]", command[0], e)
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a command may see of the daemon's environment."""
+    """Return the environment without the variables that may hold keys."""
     return {name: value for name, value in environment.items() if not name.startswith(_SECRETS)}
 
 
-def describe(result: Result, label: str, score: float, *, there: bool) -> dict[str, str]:
-    """Return what a command finds in its environment."""
+def describe(result: Result, label: str, score: float, *, on: bool) -> dict[str, str]:
+    """Return the environment variables that describe a switch to its command."""
     return {
         "EDGE_LABEL": label,
-        "EDGE_STATE": "on" if there else "off",
+        "EDGE_STATE": "on" if on else "off",
         "EDGE_SCORE": f"{score:.4f}",
         "EDGE_CHANNEL": result.channel,
         "EDGE_SOURCE": result.source,

@@ -1,4 +1,4 @@
-"""Results as JSON lines, one object a line."""
+"""Sinks that write results as JSON lines, to a file or to standard output."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """Appends to a file that never grows beyond its limit; the one before is kept as `<name>.1`.
+    """Appends to a file that is rotated to `<name>.1` at its size limit.
 
-    Lines reach the operating system at once, but are not fsynced: a power cut may take the last
-    seconds, and an SD card lives longer. A line that a power cut tore is ended at the next start.
+    Lines are handed to the operating system at once but not fsynced: a power cut may lose the last
+    seconds, and an SD card lasts longer. A line that a power cut truncated is terminated at the next start.
     """
 
     def __init__(self, path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        """Open for appending; a path where that is not possible now is tried again with each result."""
+        """Open the file for appending; where that fails, each result tries again."""
         self._path = path
         self._max_bytes = max_bytes
         self._failing = False
@@ -38,7 +38,7 @@ class JsonLines:
             self._warn(e)
 
     def write(self, result: Result, _prediction: object = None, /) -> None:
-        """Append one line; on a full disk it is dropped, with one warning until it works again."""
+        """Append one line; on a full disk the line is dropped, with one warning until writing works again."""
         line = msgspec.json.encode(result) + b"\n"
         try:
             self._append(line)
@@ -54,12 +54,12 @@ class JsonLines:
 
     def _warn(self, error: OSError) -> None:
         if not self._failing:
-            logger.warning("%s: %s; results are dropped until it works", self._path, error.strerror or error)
+            logger.warning("%s: %s; results are dropped meanwhile", self._path, error.strerror or error)
         self._failing = True
 
     def _append(self, line: bytes) -> None:
         if self._failing or self._file is None:
-            # A torn line may stand there, or the file may be gone: start anew.
+            # The last line may be truncated, or the file may be gone: open it again.
             self.close()
             self._file = self._open()
         if self._size and self._size + len(line) > self._max_bytes:
@@ -69,11 +69,11 @@ class JsonLines:
         written = self._file.write(line)
         self._size += written
         if written < len(line):
-            self._file.write(line[written:])  # says why the disk took only a part
+            self._file.write(line[written:])  # raises the reason for the short write
             self._size += len(line) - written
 
     def _open(self) -> BinaryIO:
-        """Open unbuffered, and end a torn last line."""
+        """Open unbuffered, and terminate a truncated last line."""
         if not self._path.parent.exists():
             self._path.parent.mkdir(parents=True)
         file = self._path.open("ab+", buffering=0)
@@ -86,22 +86,22 @@ class JsonLines:
 
 
 class StandardOutput:
-    """Writes JSON lines to standard output."""
+    """Writes results to standard output."""
 
     def __init__(self) -> None:
         self._failing = False
 
     def write(self, result: Result, _prediction: object = None, /) -> None:
-        """Write one line at once; dropped, with one warning, once the reader went away."""
+        """Write one line, flushed; once the reader is gone, lines are dropped with one warning."""
         try:
             sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
             sys.stdout.flush()
         except OSError as e:
             if not self._failing:
-                logger.warning("standard output: %s; results are dropped until it works", e.strerror or e)
+                logger.warning("standard output: %s; results are dropped meanwhile", e.strerror or e)
             self._failing = True
         else:
             self._failing = False
 
     def close(self) -> None:
-        """Nothing to let go: standard output is not ours."""
+        """Do nothing: standard output belongs to the process."""

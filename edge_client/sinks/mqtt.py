@@ -1,4 +1,4 @@
-"""Results on the broker."""
+"""Sink that publishes results over MQTT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class MqttSink:
-    """Publishes each result; not retained, because the last result is no state."""
+    """Publishes each result, not retained: the last result is an event, not a state."""
 
     def __init__(self, publish: Callable[[str, bytes], None], topic_of: Callable[[str], str]) -> None:
         """See `open_sinks`."""
@@ -21,8 +21,8 @@ class MqttSink:
         self._topic_of = topic_of
 
     def write(self, result: Result, _prediction: object = None, /) -> None:
-        """Hand the result over as one compact JSON object."""
+        """Queue the result as one compact JSON object."""
         self._publish(self._topic_of(result.channel), msgspec.json.encode(result))
 
     def close(self) -> None:
-        """Nothing to let go: the client belongs to the daemon."""
+        """Do nothing: the connection belongs to the daemon."""

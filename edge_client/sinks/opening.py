@@ -1,4 +1,4 @@
-"""Where results go: the broker, and JSON lines in a file or on the terminal."""
+"""Interface of result sinks, and the sinks of the settings: MQTT, JSON lines, commands."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edge_client.contract.errors import SettingsError
+from edge_client.sinks.action import ActionSink
+from edge_client.sinks.json_lines import JsonLines, StandardOutput
+from edge_client.sinks.mqtt import MqttSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class Sink(Protocol):
-    """Takes results. What goes wrong in it is logged there: inference never stops for a sink."""
+    """Receiver of results. A sink logs its own failures: inference never stops for one."""
 
     def write(self, result: Result, prediction: Prediction | None = None, /) -> None:
-        """Take one result.
+        """Write one result.
 
         Args:
-            result: As it goes out.
+            result: Message to write.
             prediction: The prediction it was made from, with the scores of all labels; None where that is not
                 available.
         """
         ...
 
     def close(self) -> None:
-        """Let go of files; no results come after."""
+        """Release files and threads; no results come after."""
         ...
 
 
@@ -40,21 +43,18 @@ def open_sinks(
     topic_of: Callable[[str], str],
     action: ActionSettings | None = None,
 ) -> tuple[Sink, ...]:
-    """Build the sinks that the settings name.
+    """Build the sinks that the settings select.
 
     Args:
-        settings: Which ones.
-        publish: Hands (topic, payload) to the broker's client; must not wait for the network.
+        settings: Section [sinks].
+        publish: Queues (topic, payload) for the broker; must not wait for the network.
         topic_of: Returns the topic for the results of a channel.
-        action: Commands to run; None: none.
+        action: Section [action]; None: no commands.
     Raises: SettingsError with all faults.
     """
     faults = settings.faults()
     if faults:
         raise SettingsError("; ".join(f"[sinks] {fault}" for fault in faults))
-    from edge_client.sinks.json_lines import JsonLines, StandardOutput  # noqa: PLC0415 - they import this
-    from edge_client.sinks.mqtt import MqttSink  # noqa: PLC0415
-
     sinks: list[Sink] = []
     if settings.mqtt:
         sinks.append(MqttSink(publish, topic_of))
@@ -64,7 +64,5 @@ def open_sinks(
         path = Path(settings.json_lines).expanduser()
         sinks.append(JsonLines(path, max_bytes=settings.json_lines_max_bytes))
     if action is not None and action.names():
-        from edge_client.sinks.action import ActionSink  # noqa: PLC0415
-
         sinks.append(ActionSink(action))
     return tuple(sinks)

@@ -1,4 +1,4 @@
-"""How long a camera's driver keeps its readers waiting: one that hangs cannot be interrupted, only left."""
+"""Watch for hanging camera drivers: a call that hangs cannot be interrupted, only abandoned."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# So long a camera may give nothing before it is called faulty: a network camera starts anew in half a minute.
+# A camera without a frame for so long is faulty: a network camera reboots in half a minute.
 SILENT_S = 60.0
-# No call of a driver takes so long: OpenCV gives up after 30 s (FFmpeg) or 10 s (V4L2).
+# No driver call takes so long: OpenCV gives up after 30 s (FFmpeg) or 10 s (V4L2).
 STUCK_S = 120.0
 
 
 class DriverWatch:
-    """Is told of each call of a driver, in a `with` block, by whichever thread makes it."""
+    """Duration of driver calls that have not returned: each thread wraps its calls in a `with` block."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._since: dict[int, float] = {}
 
     def __enter__(self) -> None:
-        """A call begins."""
+        """Note the begin of a call."""
         self._since[threading.get_ident()] = self._clock()
 
     def __exit__(self, *error: object) -> None:
-        """It has come back."""
+        """Note the end of a call."""
         self._since.pop(threading.get_ident(), None)
 
     def waiting_s(self) -> float:
-        """Seconds that the longest call has taken so far; 0 if there is none now."""
+        """Return the seconds that the longest pending call has taken; 0 without one."""
         since = min(list(self._since.values()), default=None)
         return 0.0 if since is None else self._clock() - since

@@ -1,4 +1,4 @@
-"""A list of picture files, each once."""
+"""Source of a fixed list of picture files, each once."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# By content the decoder would take more names; these keep sidecar files out of the log.
+# The decoder goes by content and would accept any name; the suffixes keep sidecar files out of the log.
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether a file of this name is looked at; hidden files are half-written ones of rsync and others."""
+    """Whether a file name is one of a picture; hidden files are half-written ones of rsync and others."""
     return not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES
 
 
 def find_pictures(pattern: str) -> tuple[Path, ...]:
-    """Find the files that `pattern` names, sorted.
+    """Return the files that `pattern` matches, sorted.
 
     Args:
-        pattern: A file, a folder (its pictures, not those of its subfolders), or a pattern with * ? [ ].
-    Raises: DeviceError if there are none.
+        pattern: A file, a folder (its pictures, not those of its subfolders), or a glob with * ? [ ].
+    Raises: DeviceError if nothing matches.
     """
     path = Path(pattern).expanduser()
     if path.is_dir():
@@ -47,7 +47,7 @@ def find_pictures(pattern: str) -> tuple[Path, ...]:
 
 
 class ImageFiles:
-    """Each picture of a list, once; one that cannot be decoded is logged and left out."""
+    """Each picture of a list, once; a file that cannot be decoded is logged and skipped."""
 
     def __init__(self, paths: Sequence[Path], *, pace: Pace | None = None) -> None:
         self._paths = tuple(paths)
@@ -61,7 +61,7 @@ class ImageFiles:
             try:
                 pixels = decode_picture(path)
             except InputError as e:
-                logger.warning("%s", e)  # the other pictures are still wanted
+                logger.warning("%s", e)  # and go on with the other pictures
                 continue
             if not self._pace.wait(stop):
                 return

@@ -1,8 +1,8 @@
-"""A folder into which others drop pictures.
+"""Source of a watched folder, into which other programs drop pictures.
 
-A file is taken once it is complete: it has not changed for `settle_s`. A file that was moved in is
-old already and is taken at once; one that is still being written is not. A file that cannot be
-decoded is tried again a few seconds later, because some writers pause, and is then given up.
+A file is read once it is complete: it has not changed for `settle_s`. A file that was moved in is old already
+and is read at once; a file that is still being written is not. A file that cannot be decoded is tried again a
+few seconds later, because some writers pause, and is then given up.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ DONE_FOLDER = "done"
 BROKEN_FOLDER = "broken"
 
 _POLL_S = 0.1
-# Looking takes 2 us a file: a folder with very many kept files must not cost a whole core.
+# A scan takes 2 us a file: a folder with very many kept files must not cost a whole core.
 _LARGEST_SHARE_OF_TIME = 0.1
-# A file that cannot be decoded may be one whose writer pauses; after so long it is given up.
+# A file that cannot be decoded may be incomplete, because its writer pauses; after so long it is given up.
 _BROKEN_AFTER_S = 5.0
 
 
 @dataclasses.dataclass
 class _Known:
-    """A file that was seen.
+    """State of a file in the folder.
 
     Attributes:
-        signature: inode, size and mtime_ns: another one is another picture.
+        signature: Inode, size and mtime_ns: another signature is another picture.
         since: Monotonic time at which this signature was first seen.
-        old: Its mtime was already past when it was first seen: it was moved in.
-        failed: It could not be decoded.
-        taken: It was given out, or given up.
+        old: Whether the mtime was `settle_s` ago at first sight: the file was moved in.
+        failed: Whether the file could not be decoded once.
+        taken: Whether the file was read, or given up.
     """
 
     signature: tuple[int, int, int]
@@ -58,7 +58,7 @@ class _Known:
 
 
 class WatchedFolder:
-    """New pictures of one folder, oldest first; subfolders are not looked at."""
+    """New pictures of one folder, oldest first, without its subfolders."""
 
     def __init__(
         self,
@@ -69,14 +69,14 @@ class WatchedFolder:
         pace: Pace | None = None,
         gone_s: float = SILENT_S,
     ) -> None:
-        """See `SourceSettings` for the meaning of the others.
+        """Prepare to watch; see `SourceSettings` for `after` and `settle_s`.
 
         Args:
-            folder: Which one.
-            after: What happens to a file.
-            settle_s: A file must not have changed for so long.
-            pace: Limit of pictures per second.
-            gone_s: Of a folder that cannot be read for so long, `frames` says so by its end.
+            folder: Folder to watch.
+            after: Fate of a file once its result is written.
+            settle_s: Seconds without a change after which a file is complete.
+            pace: Limit on the frame rate.
+            gone_s: Seconds for which the folder may be unreadable before `frames` raises.
         """
         self._folder = folder
         self._after = after
@@ -92,10 +92,10 @@ class WatchedFolder:
         while not stop.is_set():
             started = time.monotonic()
             try:
-                ready = self._look(started)
+                ready = self._scan(started)
                 gone_at = None
             except OSError as e:
-                # A stick that was pulled out may come back: wait for it, and say so once.
+                # A USB stick that was pulled out may come back: wait for it, with one warning.
                 if gone_at is None:
                     gone_at = started
                     logger.warning("%s: %s; waiting for it to come back", self._folder, e.strerror or e)
@@ -103,9 +103,9 @@ class WatchedFolder:
                     msg = f"{self._folder}: gone for {self._gone_s:g} s ({e.strerror or e}); check the disk"
                     raise DeviceError(msg) from e
                 ready = []
-            yield from self._take(ready, stop)
-            looked_s = time.monotonic() - started if not ready else 0.0
-            stop.wait(max(_POLL_S, looked_s / _LARGEST_SHARE_OF_TIME))
+            yield from self._read(ready, stop)
+            scan_s = time.monotonic() - started if not ready else 0.0
+            stop.wait(max(_POLL_S, scan_s / _LARGEST_SHARE_OF_TIME))
 
     def _check(self) -> None:
         if not self._folder.is_dir():
@@ -113,13 +113,13 @@ class WatchedFolder:
             raise DeviceError(msg)
         if self._after != "keep" and not os.access(self._folder, os.W_OK):
             msg = (
-                f"{self._folder}: may not be changed by this user, so pictures could not be removed after "
+                f"{self._folder}: is not writable by this user, so pictures could not be removed after "
                 'use; change its owner or set [source] after = "keep"'
             )
             raise DeviceError(msg)
 
-    def _look(self, now: float) -> list[str]:
-        """Update what is known from the disk; return the names that are complete, oldest first.
+    def _scan(self, now: float) -> list[str]:
+        """Scan the folder; return the names of complete files that were not read yet, oldest first.
 
         Raises: OSError if the folder cannot be read.
         """
@@ -129,10 +129,10 @@ class WatchedFolder:
             for entry in entries:
                 if not is_picture_name(entry.name):
                     continue
-                with contextlib.suppress(FileNotFoundError):  # removed while we looked
+                with contextlib.suppress(FileNotFoundError):  # removed during the scan
                     if entry.is_file():
                         seen[entry.name] = self._remember(entry.name, entry.stat(), now, wall)
-        self._known = seen  # forgets the files that are gone
+        self._known = seen  # without the files that are gone
         ready = [name for name, file in seen.items() if self._is_ready(file, now)]
         return sorted(ready, key=lambda name: (seen[name].signature[2], name))
 
@@ -141,7 +141,7 @@ class WatchedFolder:
         known = self._known.get(name)
         if known is not None and known.signature == signature:
             return known
-        # A file that changed before our eyes is being written, whatever its mtime says.
+        # A file that changed since the last scan is being written, whatever its mtime.
         return _Known(signature, now, old=known is None and wall - stat.st_mtime >= self._settle_s)
 
     def _is_ready(self, file: _Known, now: float) -> bool:
@@ -152,7 +152,7 @@ class WatchedFolder:
             return stable_s >= max(_BROKEN_AFTER_S, self._settle_s)
         return file.old or stable_s >= self._settle_s
 
-    def _take(self, names: list[str], stop: threading.Event) -> Iterator[Frame]:
+    def _read(self, names: list[str], stop: threading.Event) -> Iterator[Frame]:
         for name in names:
             if not self._pace.wait(stop):
                 return
@@ -160,25 +160,25 @@ class WatchedFolder:
             try:
                 pixels = decode_picture(path)
             except InputError as e:
-                self._judge_broken(path, file, e)
+                self._on_undecodable(path, file, e)
                 continue
             file.taken = True
-            yield Frame(name, pixels, functools.partial(self._clear, path, DONE_FOLDER))
+            yield Frame(name, pixels, functools.partial(self._dispose, path, DONE_FOLDER))
 
-    def _judge_broken(self, path: Path, file: _Known, error: InputError) -> None:
+    def _on_undecodable(self, path: Path, file: _Known, error: InputError) -> None:
         if not path.exists():
-            return  # taken away by its owner
+            return  # removed by its owner
         if not file.failed:
             file.failed = True
             return
         file.taken = True
-        logger.warning("%s", error)  # one bad picture must not stop the others
-        self._clear(path, BROKEN_FOLDER)
+        logger.warning("%s", error)  # and go on with the other files
+        self._dispose(path, BROKEN_FOLDER)
 
-    def _clear(self, path: Path, folder: str) -> None:
-        """Keep, move or delete a file that is dealt with.
+    def _dispose(self, path: Path, folder: str) -> None:
+        """Keep, move or delete a file after use.
 
-        A failure is logged only: the file stays known as taken, so it does not come again and again.
+        A failure is only logged: the file is still known as taken, so it is not read again.
         """
         try:
             if self._after == "delete":
@@ -188,7 +188,7 @@ class WatchedFolder:
                 target.mkdir(exist_ok=True)
                 path.replace(_free_name(target / path.name))
         except FileNotFoundError:
-            pass  # somebody was faster
+            pass  # removed by its owner
         except OSError as e:
             logger.warning(
                 "%s: cannot be removed after use: %s; it is classified again after a restart",
@@ -198,7 +198,7 @@ class WatchedFolder:
 
 
 def _free_name(path: Path) -> Path:
-    """Return `path`, or a numbered sibling if it is taken: cameras count from 1 again."""
+    """Return `path`, or a numbered sibling if that name is taken: cameras restart their numbers."""
     number, free = 1, path
     while free.exists():
         free = path.with_stem(f"{path.stem}-{number}")

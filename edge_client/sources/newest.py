@@ -1,4 +1,4 @@
-"""The newest frame of a stream, however slow its reader is."""
+"""Newest frame of a stream, so that a slow reader does not fall behind."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ logger = logging.getLogger(__name__)
 
 
 class NewestFrame:
-    """Reads a stream in a thread of its own, and keeps the newest frame only.
+    """Reads a stream in a thread of its own, and keeps only the newest frame.
 
-    A stream's frames queue up in its decoder: a reader that takes them one after the other, slower than
-    they come, would fall behind for ever.
+    Frames queue up in the stream's decoder: a reader slower than the frame rate would fall further and
+    further behind.
     """
 
     def __init__(self, read: Callable[[], NDArray[np.uint8] | None], close: Callable[[], None]) -> None:
-        """Begin to read.
+        """Start the thread.
 
         Args:
-            read: Waits for a frame; None at the end.
+            read: Waits for the next frame; returns None at the end of the stream.
             close: Called in the thread after the last frame.
         """
         self._read, self._close = read, close
@@ -38,10 +38,10 @@ class NewestFrame:
         self._wanted = True
         threading.Thread(target=self._run, name="stream", daemon=True).start()
 
-    def take(self, stop: threading.Event, limit_s: float = math.inf) -> NDArray[np.uint8] | None:
-        """Return the newest frame that was not taken yet; None at the end or once `stop` is set.
+    def read(self, stop: threading.Event, limit_s: float = math.inf) -> NDArray[np.uint8] | None:
+        """Wait for the newest frame not yet returned; None at the end of the stream or once `stop` is set.
 
-        Raises: TimeoutError if nothing came for `limit_s`.
+        Raises: TimeoutError if no frame came for `limit_s`.
         """
         deadline = time.monotonic() + limit_s
         with self._changed:
@@ -53,7 +53,7 @@ class NewestFrame:
             return newest
 
     def close(self) -> None:
-        """Let the thread end after the frame that it waits for; it is not waited for."""
+        """Let the thread end after the frame that it waits for; do not wait for the thread."""
         self._wanted = False
 
     def _run(self) -> None:
@@ -63,8 +63,8 @@ class NewestFrame:
                     self._newest = frame
                     self._changed.notify_all()
         except Exception:
-            # Whatever a decoder raises ends the stream, which is then opened again.
-            logger.exception("the stream broke")
+            # A decoder may raise anything: the stream ends, and is opened again.
+            logger.exception("the stream failed")
         finally:
             with self._changed:  # before `close`, which may fail or hang
                 self._ended = True
@@ -72,5 +72,5 @@ class NewestFrame:
         try:
             self._close()
         except Exception:
-            # Nobody reads this stream any more.
+            # The stream is not read any more.
             logger.exception("the stream could not be closed")

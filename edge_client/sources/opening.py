@@ -1,4 +1,4 @@
-"""Where pictures come from: a watched folder, a list of files, a pipe, a video or a camera."""
+"""Open the frame source of the settings: watched folder, list of files, pipe, video or camera."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def open_source(settings: SourceSettings, driver: DriverWatch | None = None) -> Source:
-    """Build the source that the settings name.
+    """Build the source that the settings select.
 
     Args:
-        settings: Which one.
-        driver: Is told of a camera's driver, which may hang; None: nobody asks.
+        settings: Section [source].
+        driver: Watches a camera's driver, which may hang; None: not watched.
     Raises: SettingsError with all faults; DeviceError if an extra is not installed.
     """
     faults = settings.faults()
@@ -29,9 +29,9 @@ def open_source(settings: SourceSettings, driver: DriverWatch | None = None) -> 
     region = read_region(settings.region)
     if region is None and settings.min_change_percent == 0:
         return source
-    from edge_client.sources.attention import AttentiveSource  # noqa: PLC0415 - settings need no NumPy
+    from edge_client.sources.motion import MotionFilter  # noqa: PLC0415 - most devices do without
 
-    return AttentiveSource(
+    return MotionFilter(
         source,
         region=region,
         min_change_percent=settings.min_change_percent,
@@ -40,7 +40,7 @@ def open_source(settings: SourceSettings, driver: DriverWatch | None = None) -> 
 
 
 def _open(settings: SourceSettings, pace: Pace, driver: DriverWatch | None) -> Source:
-    # Each kind is imported where it is chosen: a Pi with a camera needs no OpenCV.
+    # Imported for the chosen kind only: a Pi with a camera module needs no OpenCV.
     if settings.kind == "folder":
         from edge_client.sources.folder import WatchedFolder  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The Raspberry Pi's camera through picamera2."""
+"""Source of a Raspberry Pi camera, through picamera2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PiCamera:
-    """Frames of one camera, for ever."""
+    """Frames of one camera, without end."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class PiCamera:
         pace: Pace | None = None,
         driver: DriverWatch | None = None,
     ) -> None:
-        """Prepare to read; `driver` is told of each call of picamera2 that may hang.
+        """Prepare to read; `driver` watches the calls of picamera2 that may hang.
 
         Raises: DeviceError if picamera2 is not installed.
         """
@@ -36,7 +36,7 @@ class PiCamera:
         self._driver = driver or DriverWatch()
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
-        """See `Source.frames`; DeviceError also if the camera breaks off."""
+        """See `Source.frames`; DeviceError also if the camera fails later."""
         name = f"picamera-{self._number}"
         try:
             with self._driver:
@@ -55,7 +55,7 @@ class PiCamera:
                     pixels = camera.capture_array("main")
                 yield Frame(name, pixels)
         except RuntimeError as e:
-            msg = f"{name}: broke off: {e}; check the ribbon cable and the power supply"
+            msg = f"{name}: failed: {e}; check the ribbon cable and the power supply"
             raise DeviceError(msg) from e
         finally:
             with self._driver:

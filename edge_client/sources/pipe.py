@@ -1,10 +1,10 @@
-"""Still pictures, one after the other, from standard input or a named pipe: JPEG and PNG.
+"""Source of JPEG and PNG pictures from standard input or a named pipe, one after the other.
 
     rpicam-vid --codec mjpeg -t 0 -o - | edge-client run
     ffmpeg -i rtsp://… -f image2pipe -c:v mjpeg - | edge-client run
 
-A picture's end is found by walking its parts (ISO/IEC 10918-1, annex B; PNG specification, section 5):
-a JPEG may hold another one as its thumbnail.
+The end of a picture is found by parsing its segments (ISO/IEC 10918-1, annex B; PNG specification, section
+5), not by its end mark: a JPEG may contain another one as its thumbnail.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STANDARD_INPUT = "-"
-# A picture that does not end is no picture.
+# A longer picture is dropped: a damaged one may never end.
 LARGEST_PICTURE_BYTES = 32 << 20
 _CHUNK_BYTES = 1 << 16
-_LOOK_AT_STOP_S = 0.2
+_STOP_CHECK_S = 0.2
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
 class PicturePipe:
-    """Pictures as they come; a named pipe is opened again for the next writer."""
+    """Pictures in the order of arrival; a named pipe waits for the next writer."""
 
     def __init__(self, path: str, *, pace: Pace | None = None) -> None:
         """Prepare to read.
 
         Args:
             path: A named pipe, or `-` for standard input.
-            pace: Limit of pictures per second; those that come too early are dropped.
+            pace: Limit on the frame rate; pictures that come too early are dropped.
         """
         self._path = path
         self._pace = pace or Pace()
@@ -54,7 +54,7 @@ class PicturePipe:
         for number, data in enumerate(self._pictures(stop), 1):
             if self._pace.left_s() > 0:
                 continue
-            self._pace.take()
+            self._pace.count()
             try:
                 pixels = decode_picture(data, source=f"{name}: picture {number}")
             except InputError as e:
@@ -66,42 +66,42 @@ class PicturePipe:
         splitter = PictureSplitter()
         with self._open() as file:
             while not stop.is_set():
-                if not select.select([file], [], [], _LOOK_AT_STOP_S)[0]:
+                if not select.select([file], [], [], _STOP_CHECK_S)[0]:
                     continue
                 try:
                     chunk = os.read(file.fileno(), _CHUNK_BYTES)
                 except BlockingIOError:
-                    continue  # a writer came just now
+                    continue  # a writer has just opened the pipe
                 if chunk:
                     yield from splitter.feed(chunk)
                 elif self._path == STANDARD_INPUT:
                     return
                 else:
-                    splitter = PictureSplitter()  # what the last writer began ends with it
-                    stop.wait(_LOOK_AT_STOP_S)  # until the next one comes
+                    splitter = PictureSplitter()  # drop what the last writer left incomplete
+                    stop.wait(_STOP_CHECK_S)  # until the next writer comes
 
     def _open(self) -> FileIO:
         try:
             if self._path == STANDARD_INPUT:
                 return FileIO(os.dup(sys.stdin.fileno()))
             if not Path(self._path).is_fifo():
-                msg = f"{self._path}: no named pipe; make one with mkfifo, or change [source] path"
+                msg = f"{self._path}: not a named pipe; make one with mkfifo, or change [source] path"
                 raise DeviceError(msg)
-            # Without O_NONBLOCK this would wait for a writer, and for nothing else.
+            # Without O_NONBLOCK, open(2) would wait for a writer, and ignore `stop`.
             return FileIO(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK))
         except OSError as e:
-            msg = f"{self._path}: {e.strerror or e}; check [source] path and who may read it"
+            msg = f"{self._path}: {e.strerror or e}; check [source] path and its permissions"
             raise DeviceError(msg) from e
 
 
 class PictureSplitter:
-    """Finds whole pictures in a stream of bytes; what is none is skipped."""
+    """Splits a byte stream into complete pictures, and skips all other bytes."""
 
     def __init__(self) -> None:
         self._data = bytearray()
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Take more bytes; yield the pictures that are complete."""
+        """Append bytes; yield the pictures that are complete."""
         self._data += chunk
         while True:
             self._skip_to_start()
@@ -117,12 +117,12 @@ class PictureSplitter:
 
     def _skip_to_start(self) -> None:
         starts = [at for at in (self._data.find(_JPEG), self._data.find(_PNG)) if at >= 0]
-        # The first bytes of a start may have come already.
+        # The last bytes may be the beginning of a start mark.
         del self._data[: min(starts, default=max(len(self._data) - len(_PNG) + 1, 0))]
 
 
 def _find_end(data: bytearray) -> int | None:
-    """Return where the picture at the beginning ends; None if that has not come yet."""
+    """Return the end offset of the picture at the beginning; None if it is incomplete."""
     if data.startswith(_PNG):
         return _png_end(data)
     return _jpeg_end(data) if data.startswith(_JPEG) else None
@@ -142,7 +142,7 @@ def _jpeg_end(data: bytearray) -> int | None:
     at = 2
     while at + 4 <= len(data):
         if data[at] != 0xFF:
-            return at  # damaged: the decoder says so
+            return at  # damaged: the decoder reports it
         marker = data[at + 1]
         if marker == 0xD9:
             return at + 2
@@ -159,7 +159,7 @@ def _jpeg_end(data: bytearray) -> int | None:
 
 
 def _after_scan(data: bytearray, at: int) -> int | None:
-    """Return where the next marker begins: in compressed data 0xFF is followed by 0 or a restart."""
+    """Return the offset of the next marker; in compressed data 0xFF is followed by 0 or a restart marker."""
     while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
         if data[at + 1] not in (0x00, 0xFF) and not 0xD0 <= data[at + 1] <= 0xD7:
             return at

@@ -1,4 +1,4 @@
-"""Video files, USB cameras and RTSP streams through OpenCV."""
+"""Source of video files, USB cameras and RTSP streams, through OpenCV."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONGEST_PAUSE_S = 60.0
 
 
 class _Capture(Protocol):
-    """The part of `cv2.VideoCapture` that is used."""
+    """Part of `cv2.VideoCapture` that is used here."""
 
     def isOpened(self) -> bool: ...  # noqa: N802 - OpenCV's name
     def set(self, number: int, value: float) -> bool: ...
@@ -37,10 +37,10 @@ class _Capture(Protocol):
 
 
 class VideoSource:
-    """Frames of a video file, once, or of a camera or stream, for ever.
+    """Frames of a video file, once, or of a camera or stream, without end.
 
-    A camera or stream that breaks off is opened again, with growing pauses; one that gives nothing for long
-    is faulty.
+    A camera or stream that stops is opened again, with growing pauses; without a frame for `silent_s` it is
+    faulty.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class VideoSource:
 
         Args:
             path: A file, a camera's number, or a URL.
-            width: Asked of a camera, pixels.
-            height: Asked of a camera, pixels.
-            pace: Limit of frames per second.
-            driver: Is told of each call of OpenCV.
-            first_pause_s: Before a camera that broke off is opened again; doubles up to a minute.
-            silent_s: A camera that gives nothing for so long is faulty.
+            width: Width to request from a camera, pixels.
+            height: Height to request from a camera, pixels.
+            pace: Limit on the frame rate.
+            driver: Watches the calls of OpenCV.
+            first_pause_s: Pause before a camera that stopped is opened again; doubles up to a minute.
+            silent_s: Seconds without a frame after which a camera is faulty.
         Raises: DeviceError if OpenCV is not installed.
         """
         self._cv2 = _import_opencv()
@@ -77,7 +77,7 @@ class VideoSource:
         self._silent_s = silent_s
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
-        """See `Source.frames`; DeviceError also if a camera gives nothing for long."""
+        """See `Source.frames`; DeviceError also if a camera is silent for too long."""
         capture: _Capture | None = self._open()
         seen_at = time.monotonic()
         while capture is not None:
@@ -94,7 +94,7 @@ class VideoSource:
         capture = cast("_Capture", opened)
         if not capture.isOpened():
             capture.release()
-            msg = f"{self._name()}: cannot be opened; check the path, the cable and who else uses it"
+            msg = f"{self._name()}: cannot be opened; check path and cable, and that no other program uses it"
             raise DeviceError(msg)
         if self._camera is not None:
             capture.set(self._cv2.CAP_PROP_FRAME_WIDTH, self._size[0])
@@ -104,14 +104,14 @@ class VideoSource:
         return capture
 
     def _reopen(self, stop: threading.Event, deadline: float) -> _Capture | None:
-        """Try until it opens; None if `stop` was set before.
+        """Open the camera again, trying until `deadline` (monotonic seconds); None if `stop` was set before.
 
-        Raises: DeviceError once it is `deadline`, in monotonic seconds.
+        Raises: DeviceError at the deadline.
         """
         pause_s = self._first_pause_s
         while not stop.wait(min(pause_s, max(deadline - time.monotonic(), 0))):
             if time.monotonic() >= deadline:
-                raise self._silence()
+                raise self._silent_error()
             try:
                 return self._open()
             except DeviceError as e:
@@ -119,20 +119,20 @@ class VideoSource:
                 logger.warning("%s; next try in %.0f s", e, pause_s)
         return None
 
-    def _silence(self) -> DeviceError:
+    def _silent_error(self) -> DeviceError:
         return DeviceError(
             f"{self._name()}: no picture for {self._silent_s:g} s; check its power, cable and network. It is "
-            "tried again"
+            "opened again"
         )
 
     def _read(self, capture: _Capture, stop: threading.Event) -> Generator[Frame, None, None]:
-        """Yield frames until the capture gives none; release it then."""
+        """Yield frames until the capture ends; release it then."""
         try:
             while not stop.is_set():
                 self._skip(capture, stop)
                 if not self._pace.wait(stop):
                     return
-                frame = self._take(capture)
+                frame = self._grab_frame(capture)
                 if frame is None:
                     if self._live:
                         logger.warning("%s: no more frames; opening it again", self._name())
@@ -142,35 +142,35 @@ class VideoSource:
             self._release(capture)
 
     def _read_newest(self, capture: _Capture, stop: threading.Event) -> Generator[Frame, None, None]:
-        """Yield the newest frame of a stream each time, until it gives none.
+        """Yield the newest frame of a stream each time, until the stream ends.
 
-        Raises: DeviceError if its decoder hangs.
+        Raises: DeviceError if the decoder hangs.
         """
         stream = NewestFrame(
-            functools.partial(self._take, capture), functools.partial(self._release, capture)
+            functools.partial(self._grab_frame, capture), functools.partial(self._release, capture)
         )
         try:
-            while self._pace.wait(stop) and (frame := stream.take(stop, self._silent_s)) is not None:
+            while self._pace.wait(stop) and (frame := stream.read(stop, self._silent_s)) is not None:
                 yield Frame(self._name(), self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB))
         except TimeoutError as e:
-            raise self._silence() from e
+            raise self._silent_error() from e
         finally:
             stream.close()
         if not stop.is_set():
             logger.warning("%s: no more frames; opening it again", self._name())
 
-    def _take(self, capture: _Capture) -> NDArray[np.uint8] | None:
-        """Wait for a frame, (H, W, 3) uint8 BGR; None if no more comes."""
+    def _grab_frame(self, capture: _Capture) -> NDArray[np.uint8] | None:
+        """Wait for a frame, (H, W, 3) uint8 BGR; None at the end."""
         with self._driver:
-            there, frame = capture.read()
-        return frame if there else None
+            found, frame = capture.read()
+        return frame if found else None
 
     def _release(self, capture: _Capture) -> None:
         with self._driver:
             capture.release()
 
     def _skip(self, capture: _Capture, stop: threading.Event) -> None:
-        """Let the frames of a camera pass that come too early; else the delay would grow for ever."""
+        """Discard frames of a camera that come too early; otherwise they queue up and the delay grows."""
         while self._live and self._pace.left_s() > 0 and not stop.is_set():
             with self._driver:
                 grabbed = capture.grab()
@@ -178,7 +178,7 @@ class VideoSource:
                 return
 
     def _name(self) -> str:
-        """Name for results and errors, without the password of a URL."""
+        """Return the name for results and errors, without the credentials of a URL."""
         if self._camera is not None:
             return f"camera-{self._camera}"
         scheme, separator, rest = self._path.partition("://")

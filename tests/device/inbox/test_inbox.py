@@ -88,7 +88,7 @@ def keep(folder):
         for number in range(count):
             pixels = np.roll(PIXELS, number, axis=1)
             wait_until(keeper._waiting.empty, "the frame before")
-            assert keeper.take(pixels, result(number), UNSURE)
+            assert keeper.keep(pixels, result(number), UNSURE)
             wait_kept(folder, f"20261124T1200{number:02}")
             clock.now += 3600 / settings.per_hour
         keeper.close()
@@ -190,7 +190,7 @@ def test_a_daemon_that_starts_again_and_again_keeps_no_more(folder):
     kept = 0
     for number in range(5):
         keeper = FrameKeeper(settings, folder, clock=clock)
-        kept += keeper.take(PIXELS, result(number), UNSURE)
+        kept += keeper.keep(PIXELS, result(number), UNSURE)
         keeper.close()
         for record in kept_records(folder):  # brought away at once: this is no way round the limit
             forget(record)
@@ -198,7 +198,7 @@ def test_a_daemon_that_starts_again_and_again_keeps_no_more(folder):
     long_ago = time.time() - 61
     os.utime(folder, (long_ago, long_ago))
     keeper = FrameKeeper(settings, folder, clock=clock)
-    assert keeper.take(PIXELS, result(), UNSURE)
+    assert keeper.keep(PIXELS, result(), UNSURE)
     keeper.close()
 
 
@@ -208,7 +208,7 @@ def test_so_many_an_hour_and_no_more(folder):
     taken = []
     for second in range(0, 7200, 60):
         clock.now = float(second)
-        if keeper.take(PIXELS[:64, :64], result(second // 1800), UNSURE):
+        if keeper.keep(PIXELS[:64, :64], result(second // 1800), UNSURE):
             taken.append(second)
             wait_kept(folder, f"20261124T1200{second // 1800:02}")
     keeper.close()
@@ -243,11 +243,11 @@ def of_1970(folder, name: str = "20200101T000000-aaaaaaaaaaaa") -> None:
 def test_what_is_too_old_goes_where_no_frame_comes(folder, monkeypatch):
     monkeypatch.setattr(keeper, "_TIDY_S", 0.05)
     of_1970(folder)
-    kept = FrameKeeper(KEEPS, folder)
+    keeper = FrameKeeper(KEEPS, folder)
     wait_until(lambda: list(folder.iterdir()) == [], "the start to tidy up")
     of_1970(folder, "20990101T000000-aaaaaaaaaaaa")
     wait_until(lambda: list(folder.iterdir()) == [], "the next hour")
-    kept.close()
+    keeper.close()
 
 
 def test_what_is_too_old_goes_where_nothing_is_kept_any_more(settings, folder):
@@ -265,16 +265,16 @@ def test_what_is_too_old_goes_where_nothing_is_kept_any_more(settings, folder):
 
 def test_one_error_of_the_disk_ends_no_thread(folder, monkeypatch, caplog):
     clock = Clock()
-    kept = FrameKeeper(KEEPS, folder, clock=clock)
+    keeper = FrameKeeper(KEEPS, folder, clock=clock)
     for number, error in enumerate((OSError(5, "Input/output error"), RuntimeError("a bug"))):
         with monkeypatch.context() as patched:
             patched.setattr("shutil.disk_usage", raising(error))
-            assert kept.take(PIXELS, result(number), UNSURE)
+            assert keeper.keep(PIXELS, result(number), UNSURE)
             wait_until(functools.partial(is_logged, caplog, str(error.args[-1])), "the failure")
         clock.now += 10
-    assert kept.alive
-    assert kept.take(PIXELS, result(3), UNSURE)
-    kept.close()
+    assert keeper.alive
+    assert keeper.keep(PIXELS, result(3), UNSURE)
+    keeper.close()
     assert len(kept_records(folder)) == 1
     assert not kept.alive
 
@@ -297,9 +297,9 @@ def test_a_picture_whose_record_cannot_be_written_goes_too(folder, monkeypatch):
         write_durably(path, data)
 
     monkeypatch.setattr(keeper, "write_durably", write)
-    kept = FrameKeeper(KEEPS, folder)
-    assert kept.take(PIXELS, result(), UNSURE)
-    kept.close()
+    keeper = FrameKeeper(KEEPS, folder)
+    assert keeper.keep(PIXELS, result(), UNSURE)
+    keeper.close()
     assert list(folder.iterdir()) == []
     assert kept.kept == 0
 
@@ -310,7 +310,7 @@ def test_a_full_disk_keeps_nothing_and_says_so_once(folder, caplog):
     for number in range(3):
         clock.now = number * 10.0
         wait_until(keeper._waiting.empty, "the frame before")
-        assert keeper.take(PIXELS, result(number), UNSURE)
+        assert keeper.keep(PIXELS, result(number), UNSURE)
     keeper.close()
     assert kept_records(folder) == []
     assert len([r for r in caplog.records if "make room" in r.getMessage()]) == 1

@@ -89,7 +89,7 @@ class Connection:
 def open_connection(monkeypatch):
     # A rude broker never acknowledges.
     monkeypatch.setattr(mqtt, "STOP_S", 1.0)
-    monkeypatch.setattr(mqtt, "FAREWELL_S", 0.2)
+    monkeypatch.setattr(mqtt, "OFFLINE_S", 0.2)
     opened = []
 
     def open_(port: int, **options) -> Connection:
@@ -182,7 +182,7 @@ def test_a_retained_command_is_not_carried_out_at_every_connect(mqtt_broker, fri
     wait_subscribed(device, friend)
     friend.publish(f"{device.name}/in", b"last", qos=1).wait_for_publish(LIMIT_S)
     assert device.messages.get(timeout=LIMIT_S) == b"last"
-    assert "a retained command is not carried out" in caplog.text
+    assert "a retained command is ignored" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -342,16 +342,16 @@ def test_a_broker_that_hangs_does_not_hold_up_the_end(open_connection):
 def test_a_device_with_the_same_id_is_suspected(rude, open_connection, caplog, monkeypatch):
     monkeypatch.setattr(mqtt, "_TAKEOVERS", 2)
     device = open_connection(rude.port)
-    assert device.connection.rival is None
+    assert device.connection.suspected_duplicate_id is None
     for _ in range(2):
         connection = rude.next()
         device.wait()
         connection.close()
     rude.next()
     assert "does another device use the id camera-1" in caplog.text
-    assert "does another device use the id camera-1" in (device.connection.rival or "")
+    assert "does another device use the id camera-1" in (device.connection.suspected_duplicate_id or "")
     monkeypatch.setattr(mqtt, "_TAKEOVER_WINDOW_S", 0.0)  # it was long ago
-    assert device.connection.rival is None
+    assert device.connection.suspected_duplicate_id is None
 
 
 def test_doctor_tells_the_ways_in_which_a_broker_says_no(rude, mqtt_broker):

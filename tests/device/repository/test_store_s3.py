@@ -98,7 +98,7 @@ def test_kept_frames_arrive_with_rights_to_the_inbox_alone(bucket, object_store,
     settings = load_settings(file)
     folder = tmp_path / "inbox"
     keeper = FrameKeeper(InboxSettings(unsure_below=0.5), folder)
-    assert keeper.take(np.zeros((32, 32, 3), np.uint8), RESULT, UNSURE)
+    assert keeper.keep(np.zeros((32, 32, 3), np.uint8), RESULT, UNSURE)
     wait_until(lambda: kept_records(folder) != [], "the frame")
     keeper.close()
     [record] = kept_records(folder)

@@ -15,7 +15,7 @@ from edge_client.contract.errors import SettingsError
 from edge_client.contract.messages import Result
 from edge_client.inference.classifier import Prediction
 from edge_client.settings.results import ActionSettings
-from edge_client.sinks.action import ActionSink, Trigger
+from edge_client.sinks.action import ActionSink, LabelSwitch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,21 +42,21 @@ def result(score: float, label: str = "cat", channel: str = "") -> Result:
 
 
 def test_a_label_comes_above_the_threshold_and_goes_below_the_release():
-    trigger = Trigger(settings(threshold=0.8, release_below=0.5))
+    switch = LabelSwitch(settings(threshold=0.8, release_below=0.5))
     scores = [0.7, 0.8, 0.6, 0.79, 0.5, 0.49, 0.79, 0.81]
-    assert [trigger.take(score, now) for now, score in enumerate(scores)] == [
+    assert [switch.update(score, now) for now, score in enumerate(scores)] == [
         None, True, None, None, None, False, None, True,
     ]  # fmt: skip
 
 
 def test_changes_in_the_hold_off_are_not_seen():
-    trigger = Trigger(settings(hold_off_s=10.0))
-    assert trigger.take(0.9, 0.0) is True
-    assert trigger.take(0.1, 9.9) is None
-    assert trigger.take(0.9, 9.95) is None
-    assert trigger.take(0.1, 10.0) is False
-    assert trigger.take(0.9, 15.0) is None
-    assert trigger.take(0.9, 20.0) is True
+    switch = LabelSwitch(settings(hold_off_s=10.0))
+    assert switch.update(0.9, 0.0) is True
+    assert switch.update(0.1, 9.9) is None
+    assert switch.update(0.9, 9.95) is None
+    assert switch.update(0.1, 10.0) is False
+    assert switch.update(0.9, 15.0) is None
+    assert switch.update(0.9, 20.0) is True
 
 
 class Log:
@@ -194,7 +194,7 @@ def test_a_missing_off_command_is_nothing_to_do(log):
     ("command", "said"),
     [
         ("/nowhere/program", "cannot be run"),
-        (f"'{sys.executable}' -c 'raise SystemExit(3)'", "ended with code 3"),
+        (f"'{sys.executable}' -c 'raise SystemExit(3)'", "ended with exit code 3"),
         (f"'{sys.executable}' -c 'import time; time.sleep(60)'", "was killed"),
     ],
 )

@@ -114,7 +114,7 @@ def test_path_that_cannot_be_opened_stops_no_start_and_is_tried_again(
     sink.close()
     assert frames_of(tmp_path / "stick" / "results.jsonl") == [2]
     (record,) = caplog.records
-    assert "results.jsonl: Not a directory; results are dropped until it works" in record.getMessage()
+    assert "results.jsonl: Not a directory; results are dropped meanwhile" in record.getMessage()
 
 
 def test_sink_that_never_opened_is_closed_without_a_word(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_full_disk_drops_results_with_one_warning_until_there_is_room(
         5,
     ]
     assert [r.getMessage() for r in caplog.records] == [
-        f"{path}: No space left on device; results are dropped until it works"
+        f"{path}: No space left on device; results are dropped meanwhile"
     ]
 
 

@@ -54,7 +54,7 @@ def test_pi_camera_gives_rgb_frames_and_is_closed(monkeypatch: pytest.MonkeyPatc
     frames = open_source(SourceSettings(kind="picamera", width=32, height=24)).frames(threading.Event())
     first = next(frames)
     assert (first.source, first.pixels[0, 0].tolist()) == ("picamera-0", [255, 0, 0])
-    with pytest.raises(DeviceError, match="picamera-0: broke off: Camera frontend has timed out"):
+    with pytest.raises(DeviceError, match="picamera-0: failed: Camera frontend has timed out"):
         list(frames)
     assert cameras[0].events[0] == {"size": (32, 24), "format": "BGR888"}
     assert cameras[0].events[-1] == "close"

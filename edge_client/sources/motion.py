@@ -1,4 +1,4 @@
-"""What of a frame is looked at, and which frames are worth it."""
+"""Region of interest and motion detection: crop each frame, and skip frames in which little changed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from edge_client.settings.frames import Region
     from edge_client.sources.source import Frame, Source
 
-# Frames are compared as mosaics of about so many tiles along the longer side ...
+# Frames are compared as mosaics of about so many tiles along the longer side.
 _TILES = 32
-# ... of which one has changed if its colour is off by so much of 255: more than noise and slow daylight.
+# A tile has changed if its average colour differs by so much of 255: more than noise and slow daylight.
 _LEVELS = 16
 
 
-class AttentiveSource:
-    """Another source's frames, cut to a region, without those that show nothing new."""
+class MotionFilter:
+    """Frames of another source, cropped to a region, without those in which little changed."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class AttentiveSource:
         longest_still_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """See `SourceSettings` for the meaning of all."""
+        """Wrap `source`; see `SourceSettings` for the other arguments."""
         self._source = source
         self._region = region
         self._min_share = min_change_percent / 100
@@ -52,34 +52,34 @@ class AttentiveSource:
             cut = frame
             if self._region is not None:
                 cut = dataclasses.replace(frame, pixels=np.ascontiguousarray(self._region.cut(frame.pixels)))
-            if self._is_worth_it(cut.pixels):
+            if self._has_changed(cut.pixels):
                 yield cut
             else:
                 frame.done()
 
-    def _is_worth_it(self, pixels: NDArray[np.uint8]) -> bool:
+    def _has_changed(self, pixels: NDArray[np.uint8]) -> bool:
         if self._min_share == 0:
             return True
         now, tiles = self._clock(), mosaic(pixels)
-        worth_it = (
+        changed = (
             self._seen is None
             or self._seen.shape != tiles.shape
             or changed_share(self._seen, tiles) >= self._min_share
             or now - self._seen_at >= self._longest_still_s
         )
-        if worth_it:
-            # Compared with the last frame that was looked at, or a slow change would never be seen.
+        if changed:
+            # Compare with the last frame that was passed on: a slow change would otherwise never be seen.
             self._seen, self._seen_at = tiles, now
-        return worth_it
+        return changed
 
 
 def mosaic(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """Return the average colours of square tiles, (rows, columns, 3)."""
+    """Return the average colour of square tiles of (H, W, 3) pixels, (rows, columns, 3)."""
     side = max(max(pixels.shape[:2]) // _TILES, 1)
     side = min(side, *pixels.shape[:2])
     return average_blocks(pixels, side, side).astype(np.int16)
 
 
 def changed_share(old: NDArray[np.int16], new: NDArray[np.int16]) -> float:
-    """Share of tiles, 0-1, of which a colour has changed."""
+    """Return the share of tiles, 0-1, whose colour has changed."""
     return float((np.abs(new - old) >= _LEVELS).any(axis=2).mean())
