@@ -241,7 +241,7 @@ def of_1970(folder, name: str = "20200101T000000-aaaaaaaaaaaa") -> None:
 
 
 def test_what_is_too_old_goes_where_no_frame_comes(folder, monkeypatch):
-    monkeypatch.setattr(keeper, "_TIDY_S", 0.05)
+    monkeypatch.setattr(keeper_module, "_TIDY_S", 0.05)
     of_1970(folder)
     keeper = FrameKeeper(KEEPS, folder)
     wait_until(lambda: list(folder.iterdir()) == [], "the start to tidy up")
@@ -276,7 +276,7 @@ def test_one_error_of_the_disk_ends_no_thread(folder, monkeypatch, caplog):
     assert keeper.keep(PIXELS, result(3), UNSURE)
     keeper.close()
     assert len(kept_records(folder)) == 1
-    assert not kept.alive
+    assert not keeper.alive
 
 
 def is_logged(caplog, text: str) -> bool:
@@ -296,12 +296,12 @@ def test_a_picture_whose_record_cannot_be_written_goes_too(folder, monkeypatch):
             raise DeviceError("no space left")
         write_durably(path, data)
 
-    monkeypatch.setattr(keeper, "write_durably", write)
+    monkeypatch.setattr(keeper_module, "write_durably", write)
     keeper = FrameKeeper(KEEPS, folder)
     assert keeper.keep(PIXELS, result(), UNSURE)
     keeper.close()
     assert list(folder.iterdir()) == []
-    assert kept.kept == 0
+    assert keeper.kept == 0
 
 
 def test_a_full_disk_keeps_nothing_and_says_so_once(folder, caplog):
