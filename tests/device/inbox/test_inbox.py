@@ -20,7 +20,8 @@ from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import InboxRecord, Result
 from edge_client.disk import write_durably
-from edge_client.inbox import keeper, service
+from edge_client.inbox import keeper as keeper_module
+from edge_client.inbox import service
 from edge_client.inbox.keeper import FrameKeeper, forget, kept_records
 from edge_client.inbox.selection import DISAGREEMENT, INBOX_DIR, UNSURE, ChannelAnswer, is_needed, why_keep
 from edge_client.inbox.service import Inbox
@@ -482,7 +483,7 @@ def test_the_status_counts_without_a_look_at_the_disk(keeping, folder, monkeypat
     wait_until(lambda: inbox.moment()["inbox"].waiting == 1, "the count at the start")
     inbox.consider(PIXELS, [answer(DOUBT)])
     wait_until(lambda: inbox.moment()["inbox"].waiting == 2, "the frame")
-    monkeypatch.setattr(keeper, "kept_records", raising(AssertionError("looked at the disk")))
+    monkeypatch.setattr(keeper_module, "kept_records", raising(AssertionError("looked at the disk")))
     monkeypatch.setattr(type(folder), "glob", raising(AssertionError("looked at the disk")))
     assert inbox.moment()["inbox"].waiting == 2
 
