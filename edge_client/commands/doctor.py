@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError, EdgeError, SettingsError
-from edge_client.contract.names import probe_topic
+from edge_client.contract.file_urls import folder_of_url, is_file_url
+from edge_client.contract.names import inbox_key, probe_topic
 from edge_client.contract.times import current_time
 from edge_client.disk import disk_errors
 from edge_client.inference.runtime import runtime_name
@@ -235,13 +236,15 @@ def _check_inbox(settings: Settings) -> str:
     inbox = settings.inbox
     if not inbox.keeps:
         return "no frames are kept for labelling"
-    if inbox.upload and read_credentials(settings.store) is None:
+    where = inbox.base_url or settings.store.base_url
+    if inbox.upload and is_file_url(where):
+        _check_makeable(folder_of_url(where) / inbox_key(settings.device.id, "x"))
+    elif inbox.upload and read_credentials(settings.store) is None:
         msg = "[inbox] upload: needs keys that may write there; name them in [store] access_key_file"
         raise DeviceError(msg)
     _check_private_labels(settings)
     waiting = len(kept_records(settings.device.state_dir / INBOX_DIR))
-    where = f"uploaded to {inbox.base_url or settings.store.base_url}" if inbox.upload else "not uploaded"
-    return f"{waiting} frames wait; they are {where}"
+    return f"{waiting} frames wait; they are {f'uploaded to {where}' if inbox.upload else 'not uploaded'}"
 
 
 def _check_private_labels(settings: Settings) -> None:

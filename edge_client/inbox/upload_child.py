@@ -8,6 +8,7 @@ a report. A picture is uploaded before its record: a frame with a record in the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pickle
 import sys
@@ -18,9 +19,10 @@ import urllib3
 
 from edge_client.children import be_first_to_go, die_with_parent, leave
 from edge_client.contract.documents import encode_document
-from edge_client.contract.errors import EdgeError, SettingsError, TransportError
-from edge_client.contract.names import inbox_key
-from edge_client.disk import disk_errors
+from edge_client.contract.errors import DeviceError, EdgeError, SettingsError, TransportError
+from edge_client.contract.file_urls import folder_of_url, is_file_url
+from edge_client.contract.names import INBOX_FOLDER, inbox_key
+from edge_client.disk import disk_errors, write_durably
 from edge_client.inbox.keeper import forget, kept_records
 from edge_client.inbox.selection import INBOX_DIR
 from edge_client.inbox.upload import UploadReport
@@ -87,7 +89,44 @@ class InboxWriter:
             time.sleep(len(body) / store.max_bytes_per_s)
 
 
-def upload(settings: Settings, writer: InboxWriter) -> UploadReport:
+class FolderWriter:
+    """Writes objects into a folder store, readable by the pipeline's user; never over one that is there."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        """Remove what killed uploads left: no other process writes below this device's id."""
+        self._folder = folder
+        with contextlib.suppress(OSError):
+            for leftover in (folder / INBOX_FOLDER / settings.device.id).glob(".*"):
+                leftover.unlink()
+
+    def write(self, key: str, body: bytes, content_type: str) -> None:
+        """Write one object durably.
+
+        Raises: TransportError.
+        """
+        del content_type
+        path = self._folder / key
+        if not self._folder.is_dir():
+            msg = f"{self._folder}: no such folder; mount it, or correct [inbox] base_url"
+            raise TransportError(msg)
+        try:
+            if not path.exists():
+                write_durably(path, body, mode=0o644)
+        except (DeviceError, OSError) as e:
+            msg = f"{path}: {e}; let this device's user write there. It will be tried again"
+            raise TransportError(msg) from e
+
+
+def open_writer(settings: Settings) -> InboxWriter | FolderWriter:
+    """Open what writes to the address of the inbox.
+
+    Raises: SettingsError if that is a bucket and there are no keys.
+    """
+    url = settings.inbox.base_url or settings.store.base_url
+    return FolderWriter(settings, folder_of_url(url)) if is_file_url(url) else InboxWriter(settings)
+
+
+def upload(settings: Settings, writer: InboxWriter | FolderWriter) -> UploadReport:
     """Upload frame by frame; a frame that fails stays for the next upload.
 
     A frame that cannot be read is skipped; a failure of the store ends the upload, as all frames would fail.
@@ -108,7 +147,7 @@ def upload(settings: Settings, writer: InboxWriter) -> UploadReport:
     return UploadReport(uploaded=uploaded, error=error)
 
 
-def _upload_one(device_id: str, record: Path, writer: InboxWriter) -> None:
+def _upload_one(device_id: str, record: Path, writer: InboxWriter | FolderWriter) -> None:
     picture = record.with_suffix(".jpg")
     with disk_errors(record):
         try:
@@ -126,7 +165,7 @@ def main() -> int:
     # Standard input is a pipe from the daemon that started this process.
     settings: Settings = pickle.load(sys.stdin.buffer)  # noqa: S301
     try:
-        report = upload(settings, InboxWriter(settings))
+        report = upload(settings, open_writer(settings))
     except EdgeError as e:
         report = UploadReport(uploaded=0, error=str(e))
     sys.stdout.buffer.write(encode_document(report))

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 from edge_client.contract.names import METADATA_FOLDER, RELEASE_FILE, TARGETS_FOLDER, release_target
 from edge_client.disk import disk_errors, sync_folder
 from edge_client.releases import needed_files, read_release
-from edge_client.repository.http_fetcher import StoreFetcher
+from edge_client.repository.fetcher import Fetcher
+from edge_client.repository.opening import open_fetcher
 from edge_client.repository.trusted import TrustedRepository
-from edge_client.settings.update import read_credentials, read_root
+from edge_client.settings.update import read_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edge_client.settings.file import Settings
-    from edge_client.settings.update import StoreCredentials, StoreSettings
 
 
 def export_bundle(settings: Settings, path: Path) -> str:
@@ -33,7 +33,7 @@ def export_bundle(settings: Settings, path: Path) -> str:
     Returns: The release.
     Raises: What a look raises; nothing is written then.
     """
-    recorder = _Recorder(settings.store, read_credentials(settings.store))
+    recorder = _Recorder(open_fetcher(settings.store), settings.store.base_url)
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         root, store = read_root(settings.trust), settings.store.base_url
@@ -54,20 +54,32 @@ def export_bundle(settings: Settings, path: Path) -> str:
     return release
 
 
-class _Recorder(StoreFetcher):
-    """Keeps what it reads, by key."""
+class _Recorder(Fetcher):
+    """Keeps what another fetcher reads, by key."""
 
-    def __init__(self, store: StoreSettings, credentials: StoreCredentials | None) -> None:
-        super().__init__(store, credentials)
+    def __init__(self, fetcher: Fetcher, base_url: str) -> None:
         self.objects: dict[str, bytes] = {}
-        self._prefix = f"{store.base_url.rstrip('/')}/"
+        self._fetcher = fetcher
+        self._prefix = f"{base_url.rstrip('/')}/"
 
     def _fetch(self, url: str) -> Iterator[bytes]:
+        return self.fetch_from(url, 0)[1]
+
+    def fetch_from(self, url: str, offset: int) -> tuple[int, Iterator[bytes]]:
+        """See `Fetcher.fetch_from`; always from the beginning, since all of it is kept."""
+        del offset
+        return 0, self._recorded(url)
+
+    def _recorded(self, url: str) -> Iterator[bytes]:
         chunks = []
-        for chunk in super()._fetch(url):
+        for chunk in self._fetcher.fetch(url):
             chunks.append(chunk)
             yield chunk
         self.objects[url.removeprefix(self._prefix)] = b"".join(chunks)
+
+    def close(self) -> None:
+        """Close the other one."""
+        self._fetcher.close()
 
 
 def _write(path: Path, objects: dict[str, bytes]) -> None:

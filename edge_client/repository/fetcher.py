@@ -1,4 +1,4 @@
-"""Interface of what downloads metadata and targets: an HTTP store, or an offline bundle."""
+"""Interface of what downloads metadata and targets: an HTTP store, a folder, or an offline bundle."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_client.contract.file_urls import is_file_url
+from edge_client.repository.folder_fetcher import FolderFetcher
 from edge_client.repository.http_fetcher import StoreFetcher
 from edge_client.repository.trusted import _SCRATCH, METADATA_DIR, TrustedRepository
 from edge_client.settings.update import BUNDLE_SCHEME, read_credentials, read_root
@@ -24,7 +26,7 @@ def open_repository(settings: LookSettings, *, remember: bool = True) -> Trusted
         read_root(settings.trust),
         settings.store.base_url,
         settings.device.state_dir / METADATA_DIR,
-        _open_fetcher(settings.store),
+        open_fetcher(settings.store),
         remember=remember,
     )
 
@@ -35,9 +37,15 @@ def sweep_scratch(state_dir: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _open_fetcher(store: StoreSettings) -> Fetcher:
+def open_fetcher(store: StoreSettings) -> Fetcher:
+    """Open what reads the store: a bundle, a folder, or HTTP.
+
+    Raises: SettingsError if credentials cannot be read; InputError if a bundle cannot.
+    """
     from edge_client.repository.bundle_fetcher import BundleFetcher  # noqa: PLC0415 - it imports this
 
     if store.base_url.startswith(BUNDLE_SCHEME):
         return BundleFetcher(Path(store.base_url.removeprefix(BUNDLE_SCHEME)))
+    if is_file_url(store.base_url):
+        return FolderFetcher(store.base_url)
     return StoreFetcher(store, read_credentials(store))

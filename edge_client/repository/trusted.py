@@ -281,7 +281,7 @@ class TrustedRepository:
             msg = f"{e}; {_http_way_out(e.status_code)}"
             raise TransportError(msg) from e
         except exceptions.DownloadError as e:
-            cause = f" ({e.__cause__})" if not str(e).startswith("http") and e.__cause__ else ""
+            cause = f" ({e.__cause__})" if not str(e).startswith(("http", "file:")) and e.__cause__ else ""
             msg = f"{e or 'the store is too slow'}{cause}; will be tried again"
             raise TransportError(msg) from e
         except OSError as e:

@@ -7,7 +7,8 @@ import math
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from edge_client.contract.errors import InputError
+from edge_client.contract.errors import InputError, SettingsError
+from edge_client.contract.file_urls import folder_of_url, is_file_url
 from edge_client.contract.names import check_name
 
 if TYPE_CHECKING:
@@ -52,6 +53,17 @@ def is_positive(value: float) -> bool:
 def is_not_negative(value: float) -> bool:
     """Whether a number is finite and at least 0."""
     return math.isfinite(value) and value >= 0
+
+
+def is_store_url(text: str) -> bool:
+    """Whether a text is the address of a store: HTTP(S), or a folder of this machine."""
+    if not is_file_url(text):
+        return is_http_url(text)
+    try:
+        folder_of_url(text)
+    except SettingsError:
+        return False
+    return True
 
 
 def is_http_url(text: str) -> bool:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from edge_client.settings.checks import (
     Section,
     failed,
-    is_http_url,
     is_not_negative,
     is_positive,
+    is_store_url,
     split_names,
 )
 
@@ -145,8 +145,8 @@ class InboxSettings(Section):
             (self.longest_side >= _SMALLEST_SIDE, f"longest_side: {_SMALLEST_SIDE} or more"),
             (is_positive(self.upload_s), "upload_s: above 0"),
             (
-                not self.base_url or is_http_url(self.base_url),
-                f"base_url {self.base_url!r}: give http(s)://host/bucket/prefix, or nothing",
+                not self.base_url or is_store_url(self.base_url),
+                f"base_url {self.base_url!r}: give http(s)://host/bucket/prefix, file:///folder, or nothing",
             ),
         )
 

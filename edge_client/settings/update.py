@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import SettingsError
-from edge_client.settings.checks import Section, bad_names, failed, is_http_url, is_positive, split_names
+from edge_client.settings.checks import Section, bad_names, failed, is_positive, is_store_url, split_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +78,8 @@ class StoreSettings(Section):
     """Section [store].
 
     Attributes:
-        base_url: Address below which `metadata/` and `targets/` lie.
+        base_url: Address below which `metadata/` and `targets/` lie: http(s):// or file:///folder, for which
+            the other settings mean nothing.
         region: S3 region that signatures are made for.
         access_key_file: TOML file with the keys of a private bucket.
         ca_file: CA certificate of an https store.
@@ -98,7 +99,10 @@ class StoreSettings(Section):
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""
         return failed(
-            (is_http_url(self.base_url), f"base_url {self.base_url!r}: give http(s)://host/bucket/prefix"),
+            (
+                is_store_url(self.base_url),
+                f"base_url {self.base_url!r}: give http(s)://host/bucket/prefix or file:///folder",
+            ),
             (bool(self.region), "region: give one; any works with most stores other than AWS"),
             (is_positive(self.timeout_s), "timeout_s: above 0"),
             (self.min_bytes_per_s >= 0, "min_bytes_per_s: 0 or more"),

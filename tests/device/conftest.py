@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_client.repository.http_fetcher import StoreFetcher
+from edge_client.repository.opening import open_fetcher
 from edge_client.repository.trusted import TrustedRepository
 from edge_client.serving.activation import let_serve
 from edge_client.serving.holder import ClassifierHolder
@@ -58,7 +58,7 @@ class DeviceUnderTest:
     def open(self) -> TrustedRepository:
         """A fresh look."""
         return TrustedRepository(
-            self.root, self.store.base_url, self.state_dir / "metadata", StoreFetcher(self.store)
+            self.root, self.store.base_url, self.state_dir / "metadata", open_fetcher(self.store)
         )
 
     def updater(self, settings: UpdateSettings | None = None) -> ReleaseUpdater:

@@ -191,6 +191,27 @@ def test_frames_that_wait_are_counted_and_keys_to_upload_them_asked_for(settings
     assert "access_key_file" in failures(dataclasses.replace(settings, inbox=inbox))["inbox"]
 
 
+def test_a_folder_store_is_read_and_frames_may_go_there_without_keys(
+    settings_file, repository, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    folder = tmp_path / "store"
+    settings = load_settings(settings_file)
+    settings = dataclasses.replace(
+        settings,
+        store=dataclasses.replace(settings.store, base_url=folder.as_uri()),
+        inbox=dataclasses.replace(settings.inbox, unsure_below=0.5, upload=True),
+    )
+    assert "mount it, or correct [store] base_url" in failures(settings)["store"]
+    for key, data in repository.objects.items():
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_bytes(data)
+    assert failures(settings) == {}
+    found = {check.name: check.detail for check in examine(settings)}
+    assert found["store"].startswith(f"{folder.as_uri()}: channel stable points to release ")
+    assert found["inbox"] == f"0 frames wait; they are uploaded to {folder.as_uri()}"
+
+
 def test_a_private_label_that_no_release_knows_is_named(settings_file, device):
     settings = load_settings(settings_file)
 

@@ -400,6 +400,58 @@ def test_frames_arrive_and_are_deleted_here(keep, settings, inbox, folder):
     assert all("AKIDEXAMPLE" in header and "secret" not in header for header in inbox.authorized)
 
 
+@pytest.fixture
+def in_folder(tmp_path, settings, monkeypatch):
+    """Settings of a device on a folder store, which needs no keys."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    (tmp_path / "store").mkdir()
+    store = dataclasses.replace(settings.store, base_url=(tmp_path / "store").as_uri())
+    return dataclasses.replace(settings, store=store)
+
+
+def test_frames_go_into_a_folder_store_readable_by_the_pipeline(keep, in_folder, tmp_path, folder):
+    records = keep(2)
+    inbox = tmp_path / "store/inbox/camera-1"
+    inbox.mkdir(parents=True)
+    (inbox / ".half.jpg.xyz").write_bytes(b"of an upload that was killed")
+    report = upload_in_child(in_folder)
+    assert (report.uploaded, report.error) == (2, None)
+    assert list(folder.iterdir()) == []
+    names = {f"{record.picture[:-3]}{suffix}" for record in records for suffix in ("jpg", "json")}
+    assert {path.name for path in inbox.iterdir()} == names
+    assert {path.stat().st_mode & 0o777 for path in inbox.iterdir()} == {0o644}
+    for record in records:
+        assert hashlib.sha256((inbox / record.picture).read_bytes()).hexdigest() == record.sha256
+
+
+def test_a_folder_store_that_is_away_costs_no_frame_and_is_not_made(keep, in_folder, tmp_path, folder):
+    keep(2)
+    (tmp_path / "store").rmdir()
+    report = upload_in_child(in_folder)
+    assert report.uploaded == 0
+    assert "no such folder; mount it" in str(report.error)
+    assert len(kept_records(folder)) == 2
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_frame_in_a_folder_store_is_never_written_over(keep, in_folder, tmp_path):
+    [record] = keep(1)
+    there = tmp_path / "store/inbox/camera-1" / record.picture
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"first")
+    assert upload_in_child(in_folder).uploaded == 1
+    assert there.read_bytes() == b"first"
+
+
+def test_a_folder_store_that_refuses_is_named(keep, in_folder, tmp_path, folder):
+    keep(1)
+    (tmp_path / "store/inbox").write_bytes(b"a file in the way")
+    report = upload_in_child(in_folder)
+    assert report.uploaded == 0
+    assert "let this device's user write there" in str(report.error)
+    assert len(kept_records(folder)) == 1
+
+
 def test_an_upload_that_breaks_off_goes_on_with_the_next(keep, settings, inbox, folder):
     keep(3)
     inbox.fail_after = 3  # the second frame's picture arrives, its record does not

@@ -68,6 +68,19 @@ def orchard(tmp_path, repository, bundle):
     repository.start()
 
 
+def test_a_bundle_is_exported_from_a_folder_store_too(tmp_path, repository, bundle):
+    folder = tmp_path / "store"
+    for key, data in repository.objects.items():
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_bytes(data)
+    settings = device_settings(tmp_path / "desk", repository)
+    settings = dataclasses.replace(
+        settings, store=dataclasses.replace(settings.store, base_url=folder.as_uri())
+    )
+    assert export_bundle(settings, tmp_path / "other.tar") == bundle[1]
+    assert (tmp_path / "other.tar").read_bytes() == bundle[0].read_bytes()
+
+
 def test_a_device_without_a_network_takes_a_bundle(bundle, orchard):
     path, release = bundle
     assert release in import_bundle(orchard, path)
