@@ -1,16 +1,27 @@
-"""The pipeline: `luigi --module luigi_tasks Deploy`. Importing it is cheap; steps import what they need."""
+"""The pipeline: `luigi --module luigi_tasks Deploy`, or `luigi_tasks.steps` as a Python API.
 
-from luigi_tasks.labelling.tasks import ListInbox, TakeLabelled
-from luigi_tasks.pipeline import (
-    AnnounceRelease,
-    DatasetSnapshot,
-    Deploy,
-    EvaluateModel,
-    PublishRelease,
-    QuantizeModel,
-    RollBack,
-    TrainModel,
-)
+Importing it is cheap. The tasks are loaded where Luigi is, which finds them by import; a program that only
+calls `luigi_tasks.steps` loads neither Luigi nor the tasks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from luigi_tasks.labelling.tasks import ListInbox, TakeLabelled
+    from luigi_tasks.pipeline import (
+        AnnounceRelease,
+        DatasetSnapshot,
+        Deploy,
+        EvaluateModel,
+        PublishRelease,
+        QuantizeModel,
+        RollBack,
+        TrainModel,
+    )
 
 __all__ = [
     "AnnounceRelease",
@@ -24,3 +35,19 @@ __all__ = [
     "TakeLabelled",
     "TrainModel",
 ]
+
+_LABELLING = {"ListInbox", "TakeLabelled"}
+
+
+def __getattr__(name: str) -> object:
+    """Load a task when it is asked for (PEP 562)."""
+    if name not in __all__:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    module = "luigi_tasks.labelling.tasks" if name in _LABELLING else "luigi_tasks.pipeline"
+    return getattr(importlib.import_module(module), name)
+
+
+if "luigi" in sys.modules:  # `luigi --module luigi_tasks`: Luigi finds the tasks that are loaded
+    importlib.import_module("luigi_tasks.labelling.tasks")
+    importlib.import_module("luigi_tasks.pipeline")

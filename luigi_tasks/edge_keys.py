@@ -62,15 +62,13 @@ def _renew(options: argparse.Namespace) -> str:
 
 
 def _publish(_options: argparse.Namespace) -> str:
-    from luigi_tasks.release.repository import open_repository  # noqa: PLC0415 - imports python-tuf
+    from luigi_tasks import steps  # noqa: PLC0415 - the other commands need none of it
     from luigi_tasks.settings.sections import load_settings  # noqa: PLC0415 - imports luigi
-    from luigi_tasks.storage.opening import open_store  # noqa: PLC0415 - as above
+    from luigi_tasks.workspace import open_workspace  # noqa: PLC0415 - as above
 
     settings = load_settings()
-    repository = open_repository(open_store(settings.store), settings.trust)
-    if not repository.needs_renewal():
+    if not steps.renew_signatures(open_workspace(settings)):
         return f"{settings.store.url}: nothing to do; the newest root is there, and signatures are fresh\n"
-    repository.renew()
     return f"{settings.store.url}: the newest root is there, and everything is signed by its keys\n"
 
 

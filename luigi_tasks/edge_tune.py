@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import EdgeError, SettingsError
-from luigi_tasks.progress import ignore_progress
 from luigi_tasks.training.cluster import parse_cluster
+
+if TYPE_CHECKING:
+    from luigi_tasks.workspace import Workspace
 
 POLL_S = 1.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Wait for the snapshot, then tune with the others; the result is the chief's to keep.
+    """Wait for the snapshot, then fine-tune with the other machines; the first one keeps the result.
 
     Returns: 0; exits with 2 and one paragraph on stderr where it cannot.
     """
@@ -24,35 +27,44 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--pictures", default="", help="as for luigi")
     options = parser.parse_args(arguments)
-    from luigi_tasks.pipeline import DatasetSnapshot, TuneBackbone  # noqa: PLC0415
-    from luigi_tasks.quantization.candidate import tune_on_snapshot  # noqa: PLC0415 - --help needs none of it
-    from luigi_tasks.targets import PendingTarget  # noqa: PLC0415
+    from luigi_tasks.settings.sections import load_settings  # noqa: PLC0415 - --help needs none of it
+    from luigi_tasks.workspace import open_workspace  # noqa: PLC0415 - as above
 
     try:
-        task = TuneBackbone(pictures=options.pictures)
-        check_place(task.settings.training.cluster, options.index)
-        snapshot = task.clone(DatasetSnapshot).output()
-        while not snapshot.exists():
-            time.sleep(POLL_S)
-        target = task.output()
-        if isinstance(target, PendingTarget) or target.exists():
-            return 0
-        task.progress = ignore_progress
-        tune_on_snapshot(task, target, options.index)
+        workspace = open_workspace(load_settings(pictures=options.pictures))
+        check_place(workspace.settings.training.cluster, options.index)
+        tune(workspace, options.index)
     except EdgeError as e:
         parser.exit(2, f"edge-tune: {e}\n")
     return 0
 
 
+def tune(workspace: Workspace, index: int) -> None:
+    """Wait for the snapshot and fine-tune on this machine's share of it, unless the result exists."""
+    from luigi_tasks import addresses, artifacts, steps  # noqa: PLC0415 - as in main
+    from luigi_tasks.storage.documents import StoredDocument  # noqa: PLC0415 - as in main
+
+    document = StoredDocument(workspace.store, addresses.snapshot(workspace.identity))
+    while not document.exists():
+        time.sleep(POLL_S)
+    snapshot = artifacts.load_snapshot(document)
+    key = addresses.tuned(workspace.identity, snapshot.digest)
+    if key is None or workspace.store.exists(key):
+        return
+    checkpoint = artifacts.StoredCheckpoint(StoredDocument(workspace.store, key))
+    warm = workspace.settings.training.warm_start
+    parent = artifacts.find_parent(workspace) if warm else None
+    steps.tune_backbone(workspace, snapshot, parent, checkpoint, index)
+
+
 def check_place(workers: str, index: int) -> None:
-    """Refuse a place that no helper has: outside the cluster, or its first, which runs luigi.
+    """Refuse an index that no helper has: outside the cluster, or its first, which runs luigi.
 
     Raises: SettingsError.
     """
     cluster = parse_cluster(workers, index)
     if cluster is None:
-        msg = "[training] cluster is empty, so there is nobody to tune with; list host:port of each machine"
-        raise SettingsError(msg)
+        raise SettingsError("[training] cluster is empty; list host:port of each machine that tunes")
     if index == 0:
         msg = f"--index 0 is {cluster.workers[0]}, which runs luigi; count helpers from 1"
         raise SettingsError(msg)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Called as progress(what, done, total) with 0 <= done <= total.
 Progress = Callable[[str, int, int], None]
@@ -42,6 +45,12 @@ class TaskProgress:
         self._told_at = now
         self._task.set_status_message(_sentence(what, done, total, now - self._started))
         self._task.set_progress_percentage(int(100 * done / max(total, 1)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Leave the terminal as it was."""

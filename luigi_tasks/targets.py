@@ -1,4 +1,4 @@
-"""Luigi targets: an object on S3, a signed channel, a retained announcement.
+"""Luigi targets: a document in the store, a signed channel, a retained announcement.
 
 A target exists when the world already is as the task would make it.
 """
@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 
 import luigi
 
+from luigi_tasks.storage.documents import PendingDocument, StoredDocument
+
 if TYPE_CHECKING:
     from luigi_tasks.release.broker import BrokerClient
     from luigi_tasks.release.repository import ReleaseRepository
+    from luigi_tasks.workspace import Workspace
 
 
-class PendingTarget(luigi.Target):
-    """Stands for a target whose address depends on a result that is not there yet."""
+class DocumentTarget(StoredDocument, luigi.Target):
+    """The record of a step that is done."""
 
-    def exists(self) -> bool:
-        """Never."""
-        return False
+
+class PendingTarget(PendingDocument, luigi.Target):
+    """Target whose address depends on a result that does not exist yet."""
 
 
 class ChannelTarget(luigi.Target):
@@ -59,12 +62,23 @@ class FreshSignaturesTarget(luigi.Target):
 class AnnouncementTarget(luigi.Target):
     """Exists when the broker retains the announcement of what the channel points to."""
 
-    def __init__(self, repository: ReleaseRepository, client: BrokerClient, channel: str) -> None:
+    def __init__(self, repository: ReleaseRepository, announcer: BrokerClient, channel: str) -> None:
         self.repository = repository
-        self.client = client
+        self.announcer = announcer
         self.channel = channel
 
     def exists(self) -> bool:
         """Whether a device that connects now hears of the right release."""
         pointer = self.repository.load().channel(self.channel)
-        return pointer is not None and self.client.announced_release(self.channel) == pointer.release
+        return pointer is not None and self.announcer.announced_release(self.channel) == pointer.release
+
+
+def channel_target(workspace: Workspace, release: str) -> ChannelTarget:
+    """Return the target of a release that the run's channel offers."""
+    rules = workspace.settings.release
+    return ChannelTarget(workspace.repository, rules.channel, release, rules.share_percent)
+
+
+def announcement_target(workspace: Workspace) -> AnnouncementTarget:
+    """Return the target of the announcement of the run's channel."""
+    return AnnouncementTarget(workspace.repository, workspace.broker, workspace.settings.release.channel)

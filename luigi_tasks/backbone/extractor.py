@@ -132,3 +132,12 @@ class _OpenExtractors:
 
 
 open_extractor = _OpenExtractors().open
+
+
+def quantization_of(backbone: bytes) -> QuantizationParameters:
+    """Return the scale and zero point of a backbone variant's features; 1 and 0 where they are float.
+
+    Raises: DeviceError if the runtime cannot open the file.
+    """
+    extractor = open_extractor(backbone)
+    return QuantizationParameters(extractor.scale, extractor.zero_point)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from edge_client.contract.documents import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class BackboneRecord(Document, frozen=True, kw_only=True):
@@ -21,3 +27,20 @@ class BackboneRecord(Document, frozen=True, kw_only=True):
     width: int
     calibration: tuple[str, ...]
     made_with: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A frozen backbone, converted to TFLite.
+
+    Attributes:
+        record: Its calibration set, digests and width.
+        files: TFLite file by variant: `float`, and the scheme.
+        scheme: The scheme that it was converted for.
+        key: Name of what its calibration set was chosen for: the network, its weights, how it is quantized.
+    """
+
+    record: BackboneRecord
+    files: Mapping[str, bytes]
+    scheme: str
+    key: str

@@ -8,16 +8,18 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edge_client.contract.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     from luigi_tasks.settings.values import ModelSettings
 
+NO_WEIGHTS, IMAGENET = "none", "imagenet"
+
 
 def pack_weights(network: Any) -> bytes:  # noqa: ANN401 - Keras has no types
     """Return all weights as one npz, the same bytes for the same weights."""
+    import numpy as np  # noqa: PLC0415 - a run with nothing to do asks for the digest alone
+
     file = io.BytesIO()
     np.savez(file, *network.get_weights())
     return file.getvalue()
@@ -28,15 +30,14 @@ def load_tuned(backbone: Any, packed: bytes) -> None:  # noqa: ANN401
 
     Raises: InputError if it is not equal.
     """
+    import numpy as np  # noqa: PLC0415 - as above
+
     try:
         with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
             backbone.set_weights([arrays[f"arr_{number}"] for number in range(len(arrays.files))])
     except (ValueError, KeyError, OSError) as e:
         msg = f"tuned weights are of another [model] ({e}); run without [training] warm_start"
         raise InputError(msg) from e
-
-
-NO_WEIGHTS, IMAGENET = "none", "imagenet"
 
 
 def weights_digest(model: ModelSettings) -> str:

@@ -7,14 +7,13 @@ later.
 from __future__ import annotations
 
 import collections
-import functools
 from typing import TYPE_CHECKING
 
 from luigi_tasks.dataset.records import Entry, Inventory, InventoryPointer, NewShard, Plan
-from luigi_tasks.storage.documents import DocumentTarget, content_key
+from luigi_tasks.storage.documents import StoredDocument, content_key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from luigi_tasks.dataset.records import ReadPicture
     from luigi_tasks.storage.store import Store
@@ -38,7 +37,9 @@ class PictureLog:
     def __init__(self, store: Store, url: str) -> None:
         self._store = store
         self._url = url
-        self._pointer = DocumentTarget(store, f"work/inventories/{content_key(url)}/newest.json")
+        self._pointer = StoredDocument(store, f"work/inventories/{content_key(url)}/newest.json")
+        # Read once for the plan and the snapshot: inventories never change.
+        self._loaded = ("", Inventory(pictures=()))
 
     def newest(self) -> str:
         """Return the key of the newest inventory, or "" if there is none."""
@@ -53,21 +54,19 @@ class PictureLog:
 
     def load(self, key: str) -> Inventory:
         """Return an inventory; of the key "", an empty one."""
-        return _load_inventory(self._store, self._target(key).key) if key else Inventory(pictures=())
+        if not key:
+            return Inventory(pictures=())
+        if self._loaded[0] != key:
+            self._loaded = (key, self._target(key).load(Inventory))
+        return self._loaded[1]
 
     def save(self, key: str, inventory: Inventory) -> None:
         """Write an inventory and make it the newest."""
         self._target(key).save_list(inventory)
         self._pointer.save(InventoryPointer(key=key))
 
-    def _target(self, key: str) -> DocumentTarget:
-        return DocumentTarget(self._store, f"{self._pointer.folder}{key}.json")
-
-
-@functools.lru_cache(maxsize=1)
-def _load_inventory(store: Store, key: str) -> Inventory:
-    """Read it once for the plan and the snapshot: nobody changes an inventory."""
-    return DocumentTarget(store, key).load(Inventory)
+    def _target(self, key: str) -> StoredDocument:
+        return StoredDocument(self._store, f"{self._pointer.folder}{key}.json")
 
 
 def make_plan(log: PictureLog, listing: Sequence[Entry], url: str, shard_pictures: int) -> Plan:
@@ -93,6 +92,23 @@ def make_plan(log: PictureLog, listing: Sequence[Entry], url: str, shard_picture
         new=new,
         shards=(*old, *(one.key for one in new)),
     )
+
+
+def merge_inventory(
+    log: PictureLog, plan: Plan, read: Iterable[Sequence[ReadPicture]]
+) -> tuple[ReadPicture, ...]:
+    """Return all pictures of the listing, sorted by path: those that were known and those just read.
+
+    Args:
+        log: What earlier runs know.
+        plan: How the listing is read.
+        read: The pictures of each new shard.
+    """
+    gone = set(plan.gone)
+    pictures = [one for one in log.load(plan.inventory).pictures if one.path not in gone]
+    for shard in read:
+        pictures += shard
+    return tuple(sorted(pictures, key=lambda one: one.path))
 
 
 def _is_same(known: ReadPicture, now: Entry | None) -> bool:

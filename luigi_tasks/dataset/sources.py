@@ -172,7 +172,7 @@ class BucketSource:
         self.threads = CONNECTIONS
         self.bucket, self.prefix = split_url(url)
         self._settings = store
-        self._client: Any = None
+        self._clients: dict[int, Any] = {}
         self._lock = threading.Lock()
 
     def listing(self) -> tuple[Entry, ...]:
@@ -208,11 +208,11 @@ class BucketSource:
 
     @property
     def client(self) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
-        """The boto3 client; threads may share it."""
+        """This process's boto3 client: threads may share it, forked workers of Luigi may not."""
         with self._lock:
-            if self._client is None:
-                self._client = open_client(self._settings)
-            return self._client
+            if os.getpid() not in self._clients:
+                self._clients[os.getpid()] = open_client(self._settings)
+            return self._clients[os.getpid()]
 
 
 def _open_archive(archive: Archive, cache_dir: Path, max_unpacked_bytes: int) -> FolderSource:

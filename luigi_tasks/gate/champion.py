@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.inference.classifier import Classifier
-from luigi_tasks.gate.measure import _classify_all, measure
+from luigi_tasks.gate.measure import classify_all, measure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.records import Picture
     from luigi_tasks.gate.records import Measurement
     from luigi_tasks.progress import Progress
-    from luigi_tasks.quantization.records import Candidate
+    from luigi_tasks.quantization.records import CandidateRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,21 +36,36 @@ class Champion:
     saw_holdout: bool = False
 
 
-def _measure_champion(
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How the champion did on the hold-out.
+
+    Attributes:
+        measurement: Its metrics; None where nothing can be compared.
+        shown: Positions in the hold-out of the pictures that it was shown.
+        note: How the comparison was made, or why there is none.
+    """
+
+    measurement: Measurement | None
+    shown: Sequence[int]
+    note: str
+
+
+def compare_with_champion(
     champion: Champion | None,
-    candidate: Candidate,
+    candidate: CandidateRecord,
     holdout: Sequence[Picture],
     pixels_of: PixelLoader,
     progress: Progress,
-) -> tuple[Measurement | None, list[int], str]:
-    """Return the champion's figures, the positions of the pictures it was shown, and a note."""
+) -> Comparison:
+    """Measure the champion on the hold-out pictures whose class it knows."""
     if champion is None:
-        return None, [], "Nothing is deployed on this channel yet."
+        return Comparison(None, (), "Nothing is deployed on this channel yet.")
     if champion.document.preprocessing.id != PREPROCESSING_ID:
         note = (
             f"The deployed model wants preprocessing {champion.document.preprocessing.id!r}, not known here."
         )
-        return None, [], note
+        return Comparison(None, (), note)
     known = set(champion.document.labels)
     shared = [index for index, picture in enumerate(holdout) if picture.label in known]
     gone = sorted(known - set(candidate.labels))
@@ -58,7 +73,7 @@ def _measure_champion(
     renamed = _find_renamed(champion, holdout, new, gone, pixels_of, progress) if new and gone else ""
     if not shared:
         note = "The deployed model knows none of these classes; nothing can be compared."
-        return None, [], note + renamed
+        return Comparison(None, (), note + renamed)
     note = f"Compared on the same {len(shared)} hold-out pictures."
     if gone or new:
         changes = [f"new: {', '.join(new)}"] * bool(new) + [f"gone: {', '.join(gone)}"] * bool(gone)
@@ -73,7 +88,7 @@ def _measure_champion(
         )
     size = champion.document.preprocessing
     pictures = [holdout[index] for index in shared]
-    measurement = measure(
+    measurement, _ = measure(
         lambda: Classifier(champion.model, champion.document.labels, normalization=size.normalization),
         sorted(known & set(candidate.labels)),
         pictures,
@@ -81,7 +96,7 @@ def _measure_champion(
         progress,
         "deployed model",
     )
-    return measurement, shared, note
+    return Comparison(measurement, shared, note)
 
 
 def _find_renamed(
@@ -95,7 +110,7 @@ def _find_renamed(
     """Return a sentence for each new class whose pictures the champion takes for one that is gone."""
     size = champion.document.preprocessing
     pictures = [one for one in holdout if one.label in new]
-    answers = _classify_all(
+    answers = classify_all(
         lambda: Classifier(champion.model, champion.document.labels, normalization=size.normalization),
         pixels_of(pictures, size.height, size.width),
         progress,
@@ -113,12 +128,12 @@ def _find_renamed(
     return note
 
 
-def _accuracy_within(mine: Measurement, holdout: Sequence[Picture], shared: list[int]) -> float:
+def accuracy_within(measured: Measurement, holdout: Sequence[Picture], shown: Sequence[int]) -> float:
     """Accuracy of the candidate on the pictures that the champion was shown."""
-    labels = {holdout[index].label for index in shared}
+    labels = {holdout[index].label for index in shown}
     rows = [
         (sum(row), row[index])
-        for index, (row, label) in enumerate(zip(mine.confusion, mine.labels, strict=True))
+        for index, (row, label) in enumerate(zip(measured.confusion, measured.labels, strict=True))
         if label in labels
     ]
     return sum(right for _, right in rows) / max(sum(shown for shown, _ in rows), 1)

@@ -1,13 +1,13 @@
-"""What a candidate can do: the file itself, through the device's own classifier, on the hold-out."""
+"""Evaluation of a candidate: the file itself, through the device's own classifier, on the hold-out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from edge_client.inference.classifier import Classifier
-from luigi_tasks.gate.champion import Champion, _accuracy_within, _measure_champion
-from luigi_tasks.gate.measure import _figure_out, measure
-from luigi_tasks.gate.records import Evaluation
+from luigi_tasks.gate.champion import accuracy_within, compare_with_champion
+from luigi_tasks.gate.measure import measure, summarize
+from luigi_tasks.gate.records import Evaluation, Measurement, SchemeResult
 from luigi_tasks.gate.verdict import judge
 from luigi_tasks.training.class_drop import ClassPair
 
@@ -19,78 +19,119 @@ if TYPE_CHECKING:
 
     from luigi_tasks.dataset.pixels import PixelLoader
     from luigi_tasks.dataset.records import Picture
+    from luigi_tasks.gate.champion import Champion
     from luigi_tasks.progress import Progress
     from luigi_tasks.quantization.records import Candidate
     from luigi_tasks.settings.values import GateSettings
+    from luigi_tasks.training.records import TrainedHead
 
 
-def evaluate(
+def evaluate_candidate(
     candidate: Candidate,
-    model: bytes,
-    float_scores: NDArray[np.float32],
+    heads: Sequence[TrainedHead],
     champion: Champion | None,
     holdout: Sequence[Picture],
     pixels_of: PixelLoader,
     settings: GateSettings,
     progress: Progress,
     at: str,
-) -> Evaluation:
+) -> tuple[Evaluation, NDArray[np.float32]]:
     """Measure and judge a candidate.
 
     Args:
-        candidate: Its description.
-        model: Its file.
-        float_scores: (hold-out, classes) answers of the float network.
-        champion: What it must meet, if anything is deployed.
+        candidate: The candidate.
+        heads: The heads of the schemes that were tried; the last one is the candidate's.
+        champion: The deployed model, if there is one.
         holdout: Pictures that no training saw.
         pixels_of: Loads them.
         settings: The gate's limits.
         progress: Gets pictures done.
         at: UTC, ISO 8601, for the record.
+    Returns: The record, and the candidate's (hold-out, classes) scores.
     Raises: DeviceError if the runtime cannot run a file.
     """
-    # The float network's answers come from its features: nothing deploys it, so there is no file of it.
-    size, norm = candidate.preprocessing, candidate.preprocessing.normalization
+    record, size = candidate.record, candidate.record.preprocessing
     pixels = pixels_of(holdout, size.height, size.width)
-
-    mine = measure(
-        lambda: Classifier(model, candidate.labels, normalization=norm),
-        candidate.labels,
-        holdout,
-        pixels,
-        progress,
-        "candidate",
-    )
-    floats = _figure_out(
-        candidate.labels,
-        holdout,
-        [candidate.labels[int(row.argmax())] for row in float_scores],
-        [float(row.max()) for row in float_scores],
-        [],
-        "float",
-    )
-    theirs, shared, note = _measure_champion(champion, candidate, holdout, pixels_of, progress)
+    measured, scores = _measure_file(candidate, candidate.model, "candidate", holdout, pixels, progress)
+    float_network = _summarize_scores(record.labels, holdout, heads[-1].float_scores)
+    compared = compare_with_champion(champion, record, holdout, pixels_of, progress)
     pair = None
-    if theirs is not None:
-        pair = (_accuracy_within(mine, holdout, shared), theirs.accuracy)
-    return Evaluation(
-        release=candidate.release,
-        candidate=mine,
-        float_model=floats,
-        champion=theirs,
+    if compared.measurement is not None:
+        pair = (accuracy_within(measured, holdout, compared.shown), compared.measurement.accuracy)
+    evaluation = Evaluation(
+        release=record.release,
+        candidate=measured,
+        float_model=float_network,
+        champion=compared.measurement,
         champion_release=champion.document.release if champion is not None else None,
-        champion_note=note,
-        model_bytes=len(model),
+        champion_note=compared.note,
+        model_bytes=len(candidate.model),
         verdict=judge(
-            accuracy=mine.accuracy,
-            float_accuracy=floats.accuracy,
+            accuracy=measured.accuracy,
+            float_accuracy=float_network.accuracy,
             classes=[
                 ClassPair(one.label, one.support, one.recall, other.recall)
-                for one, other in zip(mine.classes, floats.classes, strict=True)
+                for one, other in zip(measured.classes, float_network.classes, strict=True)
             ],
             champion=pair,
-            model_bytes=len(model),
+            model_bytes=len(candidate.model),
             settings=settings,
         ),
         at=at,
+        schemes=_measure_schemes(candidate, heads, measured, holdout, pixels, progress),
     )
+    return evaluation, scores
+
+
+def _measure_schemes(
+    candidate: Candidate,
+    heads: Sequence[TrainedHead],
+    measured: Measurement,
+    holdout: Sequence[Picture],
+    pixels: NDArray[np.uint8],
+    progress: Progress,
+) -> tuple[SchemeResult, ...]:
+    """Return what each scheme that was tried costs and gives; nothing where the first one was taken."""
+    if not candidate.tried:
+        return ()
+    results = []
+    for head, model in zip(heads, (*candidate.tried, candidate.model), strict=True):
+        found = measured
+        if model is not candidate.model:
+            what = f"candidate in {head.scheme}"
+            found, _ = _measure_file(candidate, model, what, holdout, pixels, progress)
+        results.append(
+            SchemeResult(
+                scheme=head.scheme,
+                accuracy=found.accuracy,
+                float_drop_points=head.record.float_drop_points,
+                class_drop_points=head.record.class_drop_points,
+                model_bytes=len(model),
+                latency_ms_p50=found.latency_ms_p50,
+            )
+        )
+    return tuple(results)
+
+
+def _measure_file(
+    candidate: Candidate,
+    model: bytes,
+    what: str,
+    holdout: Sequence[Picture],
+    pixels: NDArray[np.uint8],
+    progress: Progress,
+) -> tuple[Measurement, NDArray[np.float32]]:
+    labels, normalization = candidate.record.labels, candidate.record.preprocessing.normalization
+
+    def open_classifier() -> Classifier:
+        return Classifier(model, labels, normalization=normalization)
+
+    return measure(open_classifier, labels, holdout, pixels, progress, what)
+
+
+def _summarize_scores(
+    labels: Sequence[str], holdout: Sequence[Picture], scores: NDArray[np.float32]
+) -> Measurement:
+    """Return the metrics of the float network, from its features: nothing deploys it, so it has no file."""
+    answers = [labels[int(row.argmax())] for row in scores]
+    return summarize(labels, holdout, answers, [float(row.max()) for row in scores], [], "float")

@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_client.contract.release import CONFIDENCE_BINS, HoldOut
 from edge_client.inference.runtime import runtime_name
-from luigi_tasks.gate.records import ClassFigures, Measurement, Mistake
+from luigi_tasks.gate.records import ClassMetrics, Measurement, Mistake
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.records import Picture
     from luigi_tasks.progress import Progress
 
-
 MISTAKES_AT_MOST = 24
-
-
 LATENCY_PICTURES = 50
 
 
@@ -37,19 +34,20 @@ def measure(
     pixels: NDArray[np.uint8],
     progress: Progress,
     what: str,
-) -> Measurement:
-    """Show pictures to a model.
+) -> tuple[Measurement, NDArray[np.float32]]:
+    """Run a model on pictures.
 
     Args:
         open_classifier: Makes one classifier for each thread; they are not shared.
         labels: Classes of the pictures; answers outside them count as wrong.
-        pictures: What is shown.
+        pictures: The pictures, with their labels.
         pixels: (N, H, W, 3) RGB of `pictures`.
         progress: Gets pictures done.
         what: Named in progress.
+    Returns: The measurement, and the (N, outputs) scores behind it.
     """
-    answers = _classify_all(open_classifier, pixels, progress, f"measuring the {what}")
-    return _figure_out(
+    answers = classify_all(open_classifier, pixels, progress, f"measuring the {what}")
+    measurement = summarize(
         labels,
         pictures,
         [answer.label for answer in answers],
@@ -57,9 +55,30 @@ def measure(
         _time_alone(open_classifier(), pixels),
         runtime_name(),
     )
+    return measurement, np.array([answer.scores for answer in answers], np.float32)
 
 
-def _figure_out(
+def classify_all(
+    open_classifier: Callable[[], Classifier], pixels: NDArray[np.uint8], progress: Progress, what: str
+) -> list[Prediction]:
+    """Return the answer to each picture, in order; one classifier a core."""
+    local = threading.local()
+
+    def classify(index: int) -> Prediction:
+        if not hasattr(local, "classifier"):
+            local.classifier = open_classifier()
+        answer: Prediction = local.classifier.classify(pixels[index])
+        return answer
+
+    answers = []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for answer in pool.map(classify, range(len(pixels))):
+            answers.append(answer)
+            progress(what, len(answers), len(pixels))
+    return answers
+
+
+def summarize(
     labels: Sequence[str],
     pictures: Sequence[Picture],
     answers: Sequence[str],
@@ -67,7 +86,7 @@ def _figure_out(
     latencies: Sequence[float],
     runtime: str,
 ) -> Measurement:
-    """Return the figures of a model's answers to pictures.
+    """Return the metrics of a model's answers to pictures.
 
     Args:
         labels: Classes of the pictures; answers outside them count as wrong.
@@ -100,7 +119,7 @@ def _figure_out(
         pictures=len(pictures),
         labels=tuple(labels),
         classes=tuple(
-            _figures(confusion, index, label, support[label]) for index, label in enumerate(labels)
+            _class_metrics(confusion, index, label, support[label]) for index, label in enumerate(labels)
         ),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
         latency_ms_p50=round(float(np.percentile(latencies, 50)), 4) if latencies else None,
@@ -129,25 +148,6 @@ def count_answers(labels: Sequence[str], answers: Sequence[str], confidences: Se
     )
 
 
-def _classify_all(
-    open_classifier: Callable[[], Classifier], pixels: NDArray[np.uint8], progress: Progress, what: str
-) -> list[Prediction]:
-    local = threading.local()
-
-    def classify(index: int) -> Prediction:
-        if not hasattr(local, "classifier"):
-            local.classifier = open_classifier()
-        answer: Prediction = local.classifier.classify(pixels[index])
-        return answer
-
-    answers = []
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for answer in pool.map(classify, range(len(pixels))):
-            answers.append(answer)
-            progress(what, len(answers), len(pixels))
-    return answers
-
-
 def _time_alone(classifier: Classifier, pixels: NDArray[np.uint8]) -> list[float]:
     """Milliseconds a picture with nothing else running in this process."""
     if not len(pixels):
@@ -156,9 +156,9 @@ def _time_alone(classifier: Classifier, pixels: NDArray[np.uint8]) -> list[float
     return [classifier.classify(picture).latency_ms for picture in pixels[:LATENCY_PICTURES]]
 
 
-def _figures(confusion: NDArray[np.int_], index: int, label: str, support: int) -> ClassFigures:
+def _class_metrics(confusion: NDArray[np.int_], index: int, label: str, support: int) -> ClassMetrics:
     right, said = int(confusion[index, index]), int(confusion[:, index].sum())
-    return ClassFigures(
+    return ClassMetrics(
         label=label,
         support=support,
         precision=round(right / said, 6) if said else 0.0,

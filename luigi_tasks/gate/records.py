@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import TYPE_CHECKING
+
 from edge_client.contract.documents import Document
 from edge_client.contract.release import HoldOut  # noqa: TC001 - msgspec resolves it
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Check(Document, frozen=True, kw_only=True):
@@ -33,8 +40,12 @@ class Verdict(Document, frozen=True, kw_only=True):
     reasons: tuple[str, ...]
     checks: tuple[Check, ...]
 
+    def in_words(self) -> str:
+        """Return e.g. `passed`, or `refused: ` and every reason."""
+        return "passed" if self.passed else f"refused: {'; '.join(self.reasons)}"
 
-class ClassFigures(Document, frozen=True, kw_only=True):
+
+class ClassMetrics(Document, frozen=True, kw_only=True):
     """One class on the hold-out; precision is 0 where the model never says it."""
 
     label: str
@@ -64,7 +75,7 @@ class Measurement(Document, frozen=True, kw_only=True):
         confusion: Counts; rows are truths, columns answers.
         latency_ms_p50: Preprocessing and inference, one thread, pictures one after another; None where
             no file was run.
-        latency_ms_p90: The slowest tenth begins here.
+        latency_ms_p90: 90th percentile.
         runtime: What ran it.
         mistakes: The most confident wrong answers, worst first.
         hold_out: How often each label was the answer, and how sure; None in records from before there
@@ -74,13 +85,33 @@ class Measurement(Document, frozen=True, kw_only=True):
     accuracy: float
     pictures: int
     labels: tuple[str, ...]
-    classes: tuple[ClassFigures, ...]
+    classes: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
     latency_ms_p50: float | None
     latency_ms_p90: float | None
     runtime: str
     mistakes: tuple[Mistake, ...]
     hold_out: HoldOut | None = None
+
+
+class SchemeResult(Document, frozen=True, kw_only=True):
+    """One quantization scheme that was tried, measured on the hold-out.
+
+    Attributes:
+        scheme: Its name.
+        accuracy: Of its file, 0-1.
+        float_drop_points: What it loses against float.
+        class_drop_points: What the class loses that loses most, one picture forgiven.
+        model_bytes: Size of its file.
+        latency_ms_p50: Preprocessing and inference, one thread.
+    """
+
+    scheme: str
+    accuracy: float
+    float_drop_points: float
+    class_drop_points: float
+    model_bytes: int
+    latency_ms_p50: float | None
 
 
 class Evaluation(Document, frozen=True, kw_only=True):
@@ -96,6 +127,7 @@ class Evaluation(Document, frozen=True, kw_only=True):
         model_bytes: Size of the candidate's file.
         verdict: The decision.
         at: UTC, ISO 8601.
+        schemes: All schemes that were tried, where the first one lost too much.
     """
 
     release: str
@@ -107,3 +139,19 @@ class Evaluation(Document, frozen=True, kw_only=True):
     model_bytes: int
     verdict: Verdict
     at: str
+    schemes: tuple[SchemeResult, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """The gate's decision on a candidate.
+
+    Attributes:
+        record: Measurements and verdict.
+        report: The HTML page.
+        scores: (hold-out, classes) float32 scores of the candidate's file, in the snapshot's order.
+    """
+
+    record: Evaluation
+    report: str
+    scores: NDArray[np.float32]

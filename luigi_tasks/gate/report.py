@@ -7,19 +7,22 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
+from luigi_tasks.dataset.pixels import to_png
 from luigi_tasks.pages import render_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from luigi_tasks.dataset.records import Snapshot
+    from luigi_tasks.dataset.pixels import PixelLoader
+    from luigi_tasks.dataset.records import Picture, Snapshot
     from luigi_tasks.gate.records import Check, Evaluation, Measurement
     from luigi_tasks.quantization.records import QuantizationRecord
-    from luigi_tasks.training.records import TrainingRecord
+    from luigi_tasks.training.records import TrainingRecord, TunedRecord
 
 # A matrix of more classes can neither be read nor shown quickly; the list of confusions can.
 MATRIX_CLASSES = 40
 CONFUSIONS = 15
+THUMBNAIL_PIXELS = 128
 
 # Size of a chart's drawing, in its own units; the page scales it.
 CHART_WIDTH, CHART_HEIGHT = 480, 200
@@ -83,6 +86,7 @@ def render_report(
     *,
     snapshot: Snapshot,
     training: TrainingRecord,
+    tuned: TunedRecord | None,
     quantization: QuantizationRecord,
     settings: Mapping[str, str],
     thumbnails: Mapping[str, bytes],
@@ -93,13 +97,16 @@ def render_report(
     Args:
         evaluation: What was measured and decided.
         snapshot: The pictures of the run.
-        training: How the network learned.
+        training: How the head was trained.
+        tuned: How the backbone was fine-tuned; None where it was not.
         quantization: How it became a file.
         settings: Flat, e.g. {"training.epochs": "20"}.
         thumbnails: PNG by content hash; a mistake without one is shown without picture.
         past: Releases before this one, oldest first.
     """
     candidate = evaluation.candidate
+    history = {f"tuning {name}": values for name, values in tuned.history.items()} if tuned else {}
+    history |= training.history
     values = {
         "evaluation": evaluation,
         "snapshot": snapshot,
@@ -112,11 +119,21 @@ def render_report(
         "matrix": build_matrix(candidate) if len(candidate.labels) <= MATRIX_CLASSES else None,
         "confusions": list_confusions(candidate),
         "images": {digest: base64.b64encode(png).decode() for digest, png in thumbnails.items()},
-        "curves": [draw_curve(name, values) for name, values in training.history.items() if values],
+        "curves": [draw_curve(name, values) for name, values in history.items() if values],
         "past": draw_past(evaluation, past) if past else None,
     }
     filters = {"percent": percent, "megabytes": megabytes, "milliseconds": milliseconds}
     return render_template("report.html", values, filters)
+
+
+def load_thumbnails(
+    evaluation: Evaluation, holdout: Sequence[Picture], pixels_of: PixelLoader
+) -> dict[str, bytes]:
+    """Return a PNG of each mistake of the candidate, by content hash."""
+    wanted = {mistake.sha256 for mistake in evaluation.candidate.mistakes}
+    pictures = [picture for picture in holdout if picture.sha256 in wanted]
+    pixels = pixels_of(pictures, THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
+    return {picture.sha256: to_png(pixels[index]) for index, picture in enumerate(pictures)}
 
 
 def percent(share: float) -> str:

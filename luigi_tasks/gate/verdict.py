@@ -96,7 +96,7 @@ def _at_most(name: str, measured: float, limit: float, unit: str, setting: str) 
 
 
 def _tell_apart(measured: float, limit: float, digits: int) -> str:
-    """Write `measured` with so many digits that it does not read like the limit that it missed."""
+    """Write `measured` with enough digits to differ visibly from the limit."""
     while digits < 10 and round(measured, digits) == round(limit, digits):
         digits += 1
     return f"{measured:.{digits}f}"

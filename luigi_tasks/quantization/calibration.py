@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError, SettingsError
 
@@ -46,25 +46,18 @@ def find_pictures(hashes: Sequence[str], pictures: Sequence[Picture]) -> tuple[t
 
 
 def recall_calibration(
-    state: Any,  # noqa: ANN401 - RepositoryState
-    channel: str,
-    backbone: str,
-    pictures: Sequence[Picture],
+    hashes: Sequence[str], release: str, pictures: Sequence[Picture]
 ) -> tuple[Picture, ...]:
-    """Return what the deployed release was calibrated on, or nothing, with the reason in the log."""
-    pointer = state.channel(channel)
-    if pointer is None:
-        return ()
-    from luigi_tasks.release.history import read_calibration  # noqa: PLC0415
+    """Return what the deployed release was calibrated on, or nothing, with the reason in the log.
 
-    hashes = read_calibration(state, pointer.release, backbone)
+    Args:
+        hashes: Its calibration set for the backbone; empty: it has none.
+        release: Its id.
+        pictures: The training split.
+    """
     found, missing = find_pictures(hashes, pictures)
     if not hashes:
-        logger.info(
-            "Calibrating on a new set: release %s on channel %s has none for this backbone",
-            pointer.release,
-            channel,
-        )
+        logger.info("Calibrating on a new set: release %s has none for this backbone", release)
         return ()
     if missing:
         logger.warning(
@@ -72,26 +65,25 @@ def recall_calibration(
             "%s was calibrated on are not in the training split any more",
             missing,
             len(hashes),
-            pointer.release,
+            release,
         )
         return ()
-    logger.info("Calibrating on the %d pictures of release %s", len(found), pointer.release)
+    logger.info("Calibrating on the %d pictures of release %s", len(found), release)
     return found
 
 
 def demand_calibration(
-    state: Any,  # noqa: ANN401 - RepositoryState
-    release: str,
-    backbone: str,
-    pictures: Sequence[Picture],
+    hashes: Sequence[str], release: str, pictures: Sequence[Picture]
 ) -> tuple[Picture, ...]:
     """Return what a release was calibrated on, for `[quantization] calibration`.
 
-    Raises: SettingsError if it was for another backbone; InputError if not all of it is in `pictures`.
+    Args:
+        hashes: Its calibration set for the backbone; empty: it has none.
+        release: Its id.
+        pictures: The training split.
+    Raises: SettingsError if it was calibrated for another backbone; InputError if not all of the set is in
+        `pictures`.
     """
-    from luigi_tasks.release.history import read_calibration  # noqa: PLC0415
-
-    hashes = read_calibration(state, release, backbone)
     if not hashes:
         msg = (
             f"[quantization] calibration: release {release} has no calibration set for this network; set "

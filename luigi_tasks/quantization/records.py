@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 
 from edge_client.contract.documents import Document
@@ -32,26 +34,6 @@ class Calibration(Document, frozen=True, kw_only=True):
     sets: tuple[CalibrationSet, ...]
 
 
-class SchemeResult(Document, frozen=True, kw_only=True):
-    """One scheme that was tried, on the hold-out.
-
-    Attributes:
-        scheme: Its name.
-        accuracy: Of its file, 0-1.
-        float_drop_points: What it loses against float.
-        class_drop_points: What the class loses that loses most, one picture forgiven.
-        model_bytes: Size of its file.
-        latency_ms_p50: Preprocessing and inference, one thread.
-    """
-
-    scheme: str
-    accuracy: float
-    float_drop_points: float
-    class_drop_points: float
-    model_bytes: int
-    latency_ms_p50: float | None
-
-
 class QuantizationRecord(Document, frozen=True, kw_only=True):
     """How the file was made.
 
@@ -60,17 +42,15 @@ class QuantizationRecord(Document, frozen=True, kw_only=True):
         calibration: Of each scheme that was tried, in that order.
         operators: Highest version of each operator in the file.
         made_with: Package versions.
-        rungs: All schemes that were tried, where the first one lost too much.
     """
 
     scheme: str
     calibration: tuple[CalibrationSet, ...]
     operators: dict[str, int]
     made_with: dict[str, str]
-    rungs: tuple[SchemeResult, ...] = ()
 
 
-class Candidate(Document, frozen=True, kw_only=True):
+class CandidateRecord(Document, frozen=True, kw_only=True):
     """`candidate.json`, beside `model.tflite`.
 
     Attributes:
@@ -88,3 +68,18 @@ class Candidate(Document, frozen=True, kw_only=True):
     preprocessing: Preprocessing
     snapshot: str
     quantization: QuantizationRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A model that may become a release.
+
+    Attributes:
+        record: Its description.
+        model: `model.tflite`.
+        tried: The files of the schemes that lost too much before, in the order in which they were tried.
+    """
+
+    record: CandidateRecord
+    model: bytes
+    tried: tuple[bytes, ...] = ()

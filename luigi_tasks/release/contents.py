@@ -1,4 +1,4 @@
-"""What a release consists of, and how a channel moves. Values in, values out: no store, no clock."""
+"""Contents of a release. Pure: values in, values out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from edge_client.contract.names import (
     release_target,
 )
 from edge_client.contract.release import ReleaseDocument, SelfTestCase
+from luigi_tasks.backbone.networks import architecture_name
 from luigi_tasks.provenance import flatten_settings
 from luigi_tasks.quantization.records import Calibration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from luigi_tasks.gate.records import Evaluation
+    from luigi_tasks.gate.records import Evaluated
     from luigi_tasks.quantization.records import CalibrationSet, Candidate
     from luigi_tasks.release.self_test import SelfTestPicture
     from luigi_tasks.settings.values import PipelineSettings
@@ -30,23 +31,21 @@ if TYPE_CHECKING:
 
 def build_release(
     candidate: Candidate,
-    model: bytes,
-    evaluation: Evaluation,
-    report: bytes,
+    evaluated: Evaluated,
     self_test: Sequence[SelfTestPicture],
     settings: PipelineSettings,
-    architecture: str,
 ) -> dict[str, bytes]:
     """Return the files of a release by signed target path."""
+    record, evaluation = candidate.record, evaluated.record
     names = [f"selftest-{number}.png" for number in range(1, len(self_test) + 1)]
     document = ReleaseDocument(
-        release=candidate.release,
-        model_sha256=candidate.model_sha256,
-        model_bytes=len(model),
-        labels=candidate.labels,
-        preprocessing=candidate.preprocessing,
-        quantization=candidate.quantization.scheme,
-        operators=candidate.quantization.operators,
+        release=record.release,
+        model_sha256=record.model_sha256,
+        model_bytes=len(candidate.model),
+        labels=record.labels,
+        preprocessing=record.preprocessing,
+        quantization=record.quantization.scheme,
+        operators=record.quantization.operators,
         self_test=tuple(
             SelfTestCase(
                 file=name, label=case.label, confidence=round(case.confidence, 6), picture=case.picture
@@ -54,26 +53,27 @@ def build_release(
             for name, case in zip(names, self_test, strict=True)
         ),
         parent=evaluation.champion_release,
-        snapshot=candidate.snapshot,
-        architecture=architecture,
+        snapshot=record.snapshot,
+        architecture=architecture_name(settings.model),
         accuracy=evaluation.candidate.accuracy,
         hold_out=evaluation.candidate.hold_out,
+        holdout_percent=settings.dataset.holdout_percent,
         device_class=settings.release.device_class,
-        calibration=digest_calibration(candidate.quantization.calibration),
-        made_with=candidate.quantization.made_with,
+        calibration=digest_calibration(record.quantization.calibration),
+        made_with=record.quantization.made_with,
         settings=flatten_settings(settings),
         created_at=evaluation.at,
     )
     files = {
-        MODEL_FILE: model,
-        LABELS_FILE: "".join(f"{label}\n" for label in candidate.labels).encode(),
+        MODEL_FILE: candidate.model,
+        LABELS_FILE: "".join(f"{label}\n" for label in record.labels).encode(),
         RELEASE_FILE: encode_document(document),
         EVALUATION_FILE: encode_document(evaluation),
-        CALIBRATION_FILE: encode_compact(Calibration(sets=candidate.quantization.calibration)),
-        REPORT_FILE: report,
+        CALIBRATION_FILE: encode_compact(Calibration(sets=record.quantization.calibration)),
+        REPORT_FILE: evaluated.report.encode(),
         **{name: case.png for name, case in zip(names, self_test, strict=True)},
     }
-    return {release_target(candidate.release, name): data for name, data in files.items()}
+    return {release_target(record.release, name): data for name, data in files.items()}
 
 
 def digest_calibration(sets: Sequence[CalibrationSet]) -> str:

@@ -159,3 +159,8 @@ def object_key(target_path: str, sha256: str) -> str:
     """Key of a signed file: TUF's consistent snapshots put the hash before the file's name."""
     folder, _, name = target_path.rpartition("/")
     return f"{TARGETS_FOLDER}/{folder}/{sha256}.{name}"
+
+
+def empty_state(store: Store) -> RepositoryState:
+    """Return the state of a repository in which nothing was published yet."""
+    return RepositoryState(store, (), Published())

@@ -16,7 +16,6 @@ an earlier root signed is taken over into that, unless the newer root disowns it
 from __future__ import annotations
 
 import datetime
-import functools
 import hashlib
 import logging
 from typing import TYPE_CHECKING, TypeVar
@@ -58,12 +57,6 @@ MAX_ROOT_ROTATIONS = 256
 PUBLISH_ATTEMPTS = 5
 # Renewing the root takes a person and what lies in a safe: time to plan that.
 ROOT_NOTICE = datetime.timedelta(days=180)
-
-
-@functools.lru_cache(maxsize=8)
-def open_repository(store: Store, settings: TrustSettings) -> ReleaseRepository:
-    """Return the one repository of a store, which remembers what it has verified."""
-    return ReleaseRepository(store, settings)
 
 
 class ReleaseRepository:

@@ -269,14 +269,17 @@ KNOWN = {
 }
 
 
-def load_settings() -> PipelineSettings:
+def load_settings(pictures: str = "") -> PipelineSettings:
     """Read all sections and check them.
 
+    Args:
+        pictures: Where the pictures are; empty: as `[dataset] url` says.
     Raises: SettingsError that lists every fault at once.
     """
     configs = {name: section() for name, section in SECTIONS.items()}
+    dataset = _to_values(DatasetSettings, configs["dataset"])
     settings = PipelineSettings(
-        dataset=_to_values(DatasetSettings, configs["dataset"]),
+        dataset=dataclasses.replace(dataset, url=pictures or dataset.url),
         model=_to_values(ModelSettings, configs["model"]),
         training=_to_values(TrainingSettings, configs["training"]),
         quantization=_to_values(QuantizationSettings, configs["quantization"]),

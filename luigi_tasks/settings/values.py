@@ -190,6 +190,11 @@ class PipelineSettings:
     broker: BrokerSettings
     release: ReleaseSettings
 
+    @property
+    def tunes(self) -> bool:
+        """Whether the backbone itself is trained: fine-tuning, or a network without weights."""
+        return self.training.mode == "finetune" or self.model.weights == "none"
+
 
 def split_names(names: str) -> tuple[str, ...]:
     """Split at commas."""

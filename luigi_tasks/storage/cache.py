@@ -18,10 +18,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import SettingsError
+from edge_client.contract.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from luigi_tasks.storage.store import Store
 
 STAGING_PREFIX = ".staging."
 # Nothing that is still being filled is that old; only a killed process leaves one behind.
@@ -117,6 +119,20 @@ class ContentCache:
         logger.warning("%s: broken on disk; made anew", path)
         path.unlink(missing_ok=True)
         return None
+
+    def read(self, store: Store, key: str, sha256: str) -> bytes:
+        """Return an object of the store, from this cache where it is there.
+
+        Raises: TransportError if it is gone; InputError if the store's copy has another SHA-256.
+        """
+        data = self.get(sha256)
+        if data is None:
+            data = store.read(key)
+            if hashlib.sha256(data).hexdigest() != sha256:
+                msg = f"{store.url(key)}: damaged in the store; remove it and run again"
+                raise InputError(msg)
+            self.put(sha256, data)
+        return data
 
     def put(self, name: str, content: bytes) -> None:
         """Keep a file."""

@@ -6,17 +6,13 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, TypeVar
 
-import luigi
-
 from edge_client.contract.documents import Document, decode_document, encode_compact, encode_document
 from luigi_tasks.storage.store import StoreConflictError
 
 if TYPE_CHECKING:
     from luigi_tasks.storage.store import Store
 
-
 DOCUMENT_LIMIT_BYTES = 256 << 20  # a snapshot of a million pictures
-
 
 DocumentT = TypeVar("DocumentT", bound=Document)
 
@@ -31,8 +27,16 @@ def content_key(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-class DocumentTarget(luigi.Target):
-    """A JSON document at a content-addressed key; written last, it says that a step is done."""
+class PendingDocument:
+    """Document whose key depends on a result that does not exist yet."""
+
+    def exists(self) -> bool:
+        """Return False."""
+        return False
+
+
+class StoredDocument:
+    """A JSON document at a content-addressed key; written last, it marks a step as done."""
 
     def __init__(self, store: Store, key: str) -> None:
         self.store = store
@@ -52,7 +56,7 @@ class DocumentTarget(luigi.Target):
     def load(self, kind: type[DocumentT]) -> DocumentT:
         """Read the document.
 
-        Raises: InputError if somebody broke it, TransportError if it is gone.
+        Raises: InputError if it is damaged, TransportError if it is gone.
         """
         data = self.store.read(self.key)
         return decode_document(kind, data, source=self.store.url(self.key), limit_bytes=DOCUMENT_LIMIT_BYTES)
@@ -66,7 +70,7 @@ class DocumentTarget(luigi.Target):
         self.store.put(self.key, encode_compact(document), content_type="application/json")
 
     def save_first(self, document: DocumentT) -> DocumentT:
-        """Write the document unless there is one; return the one that is there then."""
+        """Write the document unless one exists; return the one that exists then."""
         try:
             self.store.put_if_unchanged(self.key, encode_compact(document), None)
         except StoreConflictError:

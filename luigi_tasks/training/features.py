@@ -7,7 +7,6 @@ determined by picture hash, backbone, preprocessing and copy. Only training pict
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import math
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,8 @@ from luigi_tasks.settings.values import FLOAT, FLOAT_SHARE
 from luigi_tasks.training.augmentation import augment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
 
@@ -36,10 +36,12 @@ class FeatureRows:
     Attributes:
         pictures: Content hashes of each name's rows, in their order.
         rows: (pictures, F) by name; int8 as the variant gives them, or float16.
+        computed: How many of the rows were computed and not known before.
     """
 
     pictures: Mapping[str, tuple[str, ...]]
     rows: Mapping[str, NDArray[Any]]
+    computed: int = 0
 
     def find(self, name: str) -> dict[str, NDArray[Any]]:
         """Map content hash to row."""
@@ -68,7 +70,7 @@ def compute_rows(
     progress: Progress,
     *,
     flip: bool,
-) -> tuple[FeatureRows, int]:
+) -> FeatureRows:
     """Compute the features that are not known yet.
 
     Args:
@@ -79,7 +81,6 @@ def compute_rows(
         known: Rows of an earlier shard, by name and hash.
         progress: Gets pictures done.
         flip: Whether mirror images keep their class.
-    Returns: The rows, and how many of them were computed.
     """
     rows: dict[str, NDArray[Any]] = {}
     computed = 0
@@ -103,12 +104,7 @@ def compute_rows(
             found = dict(zip(missing, fresh, strict=True))
             fresh = np.stack([found[one] if one in found else kept[one] for one in own])
         rows[name] = fresh
-    return FeatureRows(dict(wanted), rows), computed
-
-
-def digest_of(data: bytes) -> str:
-    """Hex SHA-256."""
-    return hashlib.sha256(data).hexdigest()
+    return FeatureRows(dict(wanted), rows, computed)
 
 
 def choose_rows(
@@ -156,3 +152,20 @@ def gather_rows(shards: Sequence[FeatureRows], name: str, pictures: Sequence[Pic
     for shard in shards:
         found |= shard.find(f"{name.rpartition('_')[0]}_0") | shard.find(name)
     return np.stack([found[one.sha256] for one in pictures])
+
+
+def collect_known(
+    features: Iterable[FeatureRows], wanted: AbstractSet[str]
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """Return the rows of wanted pictures, by name and content hash.
+
+    Args:
+        features: Features of shards that had the pictures before they were moved, touched or merged.
+        wanted: Content hashes.
+    """
+    known: dict[str, dict[str, NDArray[Any]]] = {}
+    for rows in features:
+        for name in rows.rows:
+            found = rows.find(name)
+            known.setdefault(name, {}).update({one: found[one] for one in wanted & found.keys()})
+    return known

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from luigi_tasks.dataset.records import Picture
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings.values import ModelSettings, TrainingSettings
     from luigi_tasks.training.cluster import Cluster
@@ -82,6 +83,17 @@ class CheckpointStore(Protocol):
         """Save a checkpoint."""
 
 
+class NoCheckpoint:
+    """Keeps nothing: a training that is interrupted starts from the beginning."""
+
+    def load(self) -> bytes | None:
+        """Return None."""
+        return None
+
+    def save(self, data: bytes) -> None:
+        """Ignore the checkpoint."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingImages:
     """Training pictures, read in parts.
@@ -98,6 +110,28 @@ class TrainingImages:
     targets: NDArray[np.int64]
     names: Sequence[str]
     classes: int
+
+    @classmethod
+    def of(
+        cls,
+        pictures: Sequence[Picture],
+        labels: Sequence[str],
+        load: Callable[[Sequence[Picture]], NDArray[np.uint8]],
+    ) -> TrainingImages:
+        """Return the training pictures of a snapshot.
+
+        Args:
+            pictures: The training split.
+            labels: The classes.
+            load: Returns (n, H, W, 3) uint8 RGB of n pictures.
+        """
+        number = {label: index for index, label in enumerate(labels)}
+        return cls(
+            read=lambda rows: load([pictures[row] for row in rows]),
+            targets=np.array([number[one.label] for one in pictures]),
+            names=[one.sha256 for one in pictures],
+            classes=len(labels),
+        )
 
     def share(self, index: int, count: int) -> TrainingImages:
         """Return every `count`-th picture, from `index` on."""

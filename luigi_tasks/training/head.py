@@ -63,7 +63,7 @@ class HeadTrainingData:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedHead:
+class FittedHead:
     """The layers, and loss and accuracy by epoch."""
 
     layers: tuple[Layer, ...]
@@ -85,7 +85,7 @@ class TrainedHead:
 
 def train_head(
     data: HeadTrainingData, training: TrainingSettings, progress: Progress, what: str
-) -> TrainedHead:
+) -> FittedHead:
     """Train twice: to find the best number of epochs on the validation pictures, then on all pictures.
 
     Adam with cosine decay; classes weigh alike, however many pictures they have. Same input, same head.
@@ -107,7 +107,7 @@ def train_head(
     final.run(epochs, progress, what)
     history = {name: tuple(values) for name, values in final.history.items()} | history
     layers = [Layer(_coarsen(w), b) for w, b in zip(final.weights, final.biases, strict=True)]
-    return TrainedHead(tuple(layers), history)
+    return FittedHead(tuple(layers), history)
 
 
 class _Fit:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import TYPE_CHECKING
+
 from edge_client.contract.documents import Document
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luigi_tasks.training.head import Layer
 
 
 class TunedRecord(Document, frozen=True, kw_only=True):
@@ -63,3 +72,35 @@ class TrainingRecord(Document, frozen=True, kw_only=True):
     train_pictures: int
     float_drop_points: float
     class_drop_points: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedBackbone:
+    """A backbone that was fine-tuned, or trained from scratch.
+
+    Attributes:
+        record: What the training did.
+        weights: All weights, as `backbone.weights.pack_weights` writes them.
+    """
+
+    record: TunedRecord
+    weights: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedHead:
+    """A head on one scheme's variant of the backbone, and the float network's scores next to it.
+
+    Attributes:
+        scheme: The scheme.
+        layers: Dense layers.
+        ranges: Lowest and highest output of each layer (hidden ones after ReLU) on the training pictures.
+        float_scores: (hold-out, classes) probabilities of the float network, in the snapshot's order.
+        record: What the training did.
+    """
+
+    scheme: str
+    layers: tuple[Layer, ...]
+    ranges: tuple[tuple[float, float], ...]
+    float_scores: NDArray[np.float32]
+    record: TrainingRecord

@@ -15,8 +15,8 @@ from luigi_tasks.provenance import package_versions
 from luigi_tasks.settings.values import FLOAT, SMALL_SET_PICTURES
 from luigi_tasks.training.class_drop import ClassPair, find_worst_class
 from luigi_tasks.training.features import gather_rows, in_float_share
-from luigi_tasks.training.head import HeadTrainingData, Layer, TrainedHead, train_head
-from luigi_tasks.training.records import TrainingRecord
+from luigi_tasks.training.head import FittedHead, HeadTrainingData, Layer, train_head
+from luigi_tasks.training.records import TrainedHead, TrainingRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,23 +28,6 @@ if TYPE_CHECKING:
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings.values import TrainingSettings
     from luigi_tasks.training.features import FeatureRows
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A trained head on the candidate's variant of the backbone, and its predictions.
-
-    Attributes:
-        head: The layers.
-        ranges: Lowest and highest output of each layer (hidden ones after ReLU) on the training pictures.
-        float_scores: (hold-out, classes) probabilities of the float network.
-        record: What training did.
-    """
-
-    head: TrainedHead
-    ranges: tuple[tuple[float, float], ...]
-    float_scores: NDArray[np.float32]
-    record: TrainingRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +50,7 @@ def train(
     parameters: QuantizationParameters,
     training: TrainingSettings,
     progress: Progress,
-) -> Trained:
+) -> TrainedHead:
     """Train on the snapshot's training split; shards may hold more pictures than that.
 
     A head for int8 learns from the int8 backbone's features of all copies and from the float one's of
@@ -107,7 +90,8 @@ def train(
         float_drop_points=round(drop, 3),
         class_drop_points=round(class_drop, 3),
     )
-    return Trained(head, head.ranges(copies[0], scale, zero_point), float_scores, record)
+    ranges = head.ranges(copies[0], scale, zero_point)
+    return TrainedHead(scheme, head.layers, ranges, float_scores, record)
 
 
 def _class_numbers(pictures: Sequence[Picture], labels: Sequence[str]) -> NDArray[np.int64]:
@@ -159,7 +143,7 @@ def _train_in_float(
     classes: int,
     training: TrainingSettings,
     progress: Progress,
-) -> TrainedHead:
+) -> FittedHead:
     """Train a head on float features alone, to measure what quantization loses.
 
     A head that had to learn from features that int8 spoiled is bad in float too, and would hide the loss.

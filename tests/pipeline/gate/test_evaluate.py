@@ -17,13 +17,14 @@ from edge_client.inference.classifier import Classifier
 from luigi_tasks.dataset.pixels import to_png
 from luigi_tasks.dataset.records import HOLDOUT, Picture
 from luigi_tasks.gate.champion import Champion
-from luigi_tasks.gate.evaluate import evaluate
+from luigi_tasks.gate.evaluate import evaluate_candidate
 from luigi_tasks.gate.measure import MISTAKES_AT_MOST, count_answers, measure
 from luigi_tasks.gate.records import Evaluation, Measurement
 from luigi_tasks.progress import ignore_progress
-from luigi_tasks.quantization.records import Candidate, QuantizationRecord
-from luigi_tasks.release.self_test import choose_self_test
+from luigi_tasks.quantization.records import Candidate, CandidateRecord, QuantizationRecord
+from luigi_tasks.release.self_test import choose_self_test, make_self_test
 from luigi_tasks.settings.values import GateSettings
+from tests.fakes.heads import head_with
 from tests.fakes.tiny_model import COLOURS, tiny_labels, tiny_model
 from tests.fakes.tiny_release import tiny_release
 
@@ -66,6 +67,12 @@ class Album:
         return pixels
 
     def measure(self, bias: int = 0, labels: int = 3):
+        return self.run(bias, labels)[0]
+
+    def scores(self) -> NDArray[np.float32]:
+        return self.run(0, 3)[1]
+
+    def run(self, bias: int, labels: int) -> tuple[Measurement, NDArray[np.float32]]:
         words = tiny_labels(labels)
         return measure(
             lambda: Classifier(tiny_model(bias, labels=labels), words, normalization=Normalization()),
@@ -77,9 +84,9 @@ class Album:
         )
 
 
-def describe(model: bytes, labels: tuple[str, ...]) -> Candidate:
+def describe(model: bytes, labels: tuple[str, ...]) -> CandidateRecord:
     preprocessing = Preprocessing(id=PREPROCESSING_ID, height=32, width=32, normalization=Normalization())
-    return Candidate(
+    return CandidateRecord(
         release=release_id(model, labels, preprocessing),
         model_sha256=hashlib.sha256(model).hexdigest(),
         labels=labels,
@@ -104,10 +111,9 @@ def judge_tiny(album: Album, deployed: Champion | None, *, labels: int = 3, bias
     """Judge `tiny_model(bias)` as trained for the labels in order: right only with `bias` 0."""
     model = tiny_model(bias, labels=labels)
     words = tiny_labels(labels)
-    return evaluate(
-        describe(model, words),
-        model,
-        right_scores(album, words),
+    evaluation, scores = evaluate_candidate(
+        Candidate(describe(model, words), model),
+        [head_with(right_scores(album, words))],
         deployed,
         album.pictures,
         album.load,
@@ -115,6 +121,8 @@ def judge_tiny(album: Album, deployed: Champion | None, *, labels: int = 3, bias
         ignore_progress,
         "now",
     )
+    assert scores.shape == (len(album.pictures), labels)
+    return evaluation
 
 
 def met(found: Evaluation) -> Measurement:
@@ -312,14 +320,9 @@ def test_evaluation_survives_its_way_through_the_store():
     assert decode_document(Evaluation, data, source="test", limit_bytes=1 << 20) == found
 
 
-def tiny_classifier() -> Classifier:
-    return Classifier(tiny_model(), tiny_labels(), normalization=Normalization())
-
-
 def chosen_paths(album: Album, count: int, known: frozenset[str] = frozenset()) -> list[str]:
-    pixels = album.load(album.pictures, 32, 32)
-    chosen = choose_self_test(tiny_classifier(), album.pictures, pixels, count, known)
-    return [album.pictures[index].path for index, _ in chosen]
+    chosen = choose_self_test(album.pictures, tiny_labels(), album.scores(), count, known)
+    return [album.pictures[index].path for index in chosen]
 
 
 def test_self_test_takes_right_answers_of_every_class_in_turn():
@@ -352,10 +355,31 @@ def test_self_test_takes_what_there_is():
 
 def test_self_test_picture_gets_the_same_answer_on_a_device():
     album = Album(*GOOD)
-    pixels = album.load(album.pictures, 32, 32)
-    for index, answer in choose_self_test(tiny_classifier(), album.pictures, pixels, 5):
-        again = tiny_classifier().classify(decode_picture(to_png(pixels[index])))
-        assert (again.label, again.confidence) == (answer.label, answer.confidence)
+    candidate = describe(tiny_model(), tiny_labels())
+    cases = make_self_test(candidate, album.pictures, album.scores(), album.load, 5)
+    assert len(cases) == 5
+    for case in cases:
+        classifier = Classifier(tiny_model(), tiny_labels(), normalization=Normalization())
+        again = classifier.classify(decode_picture(case.png))
+        assert (again.label, again.confidence) == (case.label, case.confidence)
+
+
+def test_schemes_that_lost_too_much_are_measured_next_to_the_one_that_was_taken():
+    album, words = Album(*GOOD), tiny_labels()
+    candidate = Candidate(describe(tiny_model(), words), tiny_model(), tried=(tiny_model(1),))
+    scores = right_scores(album, words)
+    heads = [head_with(scores, "int8", 60.0, 90.0), head_with(scores, "float16", 0.5, 1.0)]
+    found, _ = evaluate_candidate(
+        candidate, heads, None, album.pictures, album.load, LIMITS, ignore_progress, "now"
+    )
+    first, taken = found.schemes
+    assert (first.scheme, first.accuracy, first.float_drop_points) == ("int8", 0.0, 60.0)
+    assert (taken.scheme, taken.accuracy, taken.class_drop_points) == ("float16", 1.0, 1.0)
+    assert (taken.model_bytes, taken.latency_ms_p50) == (len(tiny_model()), found.candidate.latency_ms_p50)
+
+
+def test_the_only_scheme_is_no_comparison():
+    assert judge_tiny(Album(*GOOD), None).schemes == ()
 
 
 def test_png_keeps_every_pixel():

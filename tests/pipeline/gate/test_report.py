@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from luigi_tasks.dataset.records import Snapshot
-from luigi_tasks.gate.records import ClassFigures, Evaluation, Measurement, Mistake
+from luigi_tasks.gate.records import ClassMetrics, Evaluation, Measurement, Mistake, SchemeResult
 from luigi_tasks.gate.report import MATRIX_CLASSES, Past, draw_curve, megabytes, percent, render_report
 from luigi_tasks.gate.verdict import judge
-from luigi_tasks.quantization.records import CalibrationSet, QuantizationRecord, SchemeResult
-from luigi_tasks.release.history import _past
+from luigi_tasks.quantization.records import CalibrationSet, QuantizationRecord
+from luigi_tasks.release.history import past_releases
 from luigi_tasks.settings.values import GateSettings
 from luigi_tasks.training.records import TrainingRecord
 
@@ -83,7 +83,7 @@ def measurement(labels: tuple[str, ...], wrong: int = 0) -> Measurement:
         accuracy=1 - wrong / (10 * len(labels)),
         pictures=10 * len(labels),
         labels=labels,
-        classes=tuple(ClassFigures(label=one, support=10, precision=1, recall=1) for one in labels),
+        classes=tuple(ClassMetrics(label=one, support=10, precision=1, recall=1) for one in labels),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
         latency_ms_p50=1.25,
         latency_ms_p90=1.5,
@@ -108,7 +108,7 @@ def render(
     thumbnails: dict[str, bytes] | None = None,
     settings: dict[str, str] | None = None,
     skipped: tuple[str, ...] = (),
-    rungs: tuple[SchemeResult, ...] = (),
+    schemes: tuple[SchemeResult, ...] = (),
 ) -> Page:
     candidate, deployed = measurement(labels, wrong), measurement(labels)
     evaluation = Evaluation(
@@ -128,6 +128,7 @@ def render(
             settings=LIMITS,
         ),
         at="2026-01-02T03:04:05.000+00:00",
+        schemes=schemes,
     )
     page = render_report(
         evaluation,
@@ -140,12 +141,12 @@ def render(
             class_drop_points=0.0,
             float_drop_points=0.0,
         ),
+        tuned=None,
         quantization=QuantizationRecord(
             scheme="int8",
             calibration=(CalibrationSet(backbone="b", scheme="int8", pictures=("a",)),),
             operators={"CONV_2D": 3},
             made_with={"tensorflow": "2.21.0"},
-            rungs=rungs,
         ),
         settings={"training.epochs": "40"} if settings is None else settings,
         thumbnails={"0" * 64: picture(9)} if thumbnails is None else thumbnails,
@@ -253,7 +254,7 @@ def test_more_classes_than_a_matrix_can_show_are_listed_instead(classes, shown):
     assert "3 of 10" in page.text
 
 
-def test_first_release_has_no_champion_and_no_past():
+def test_first_release_has_no_champion_and_nopast_releases():
     page = render(champion=False)
     assert "nothing to compare with" in page.text
     assert "This is the first on this channel." in page.text
@@ -274,7 +275,7 @@ def test_learning_curves_have_a_point_for_each_epoch():
 
 def test_every_scheme_that_was_tried_shows_what_it_gave_and_cost():
     page = render(
-        rungs=(
+        schemes=(
             SchemeResult(
                 scheme="int8",
                 accuracy=0.25,
@@ -305,7 +306,7 @@ def test_every_release_that_is_still_signed_is_drawn():
         )
         for number in range(40)
     }
-    found = _past(SimpleNamespace(release=documents.get), 39)  # type: ignore[arg-type]
+    found = past_releases(SimpleNamespace(release=documents.get), 39)  # type: ignore[arg-type]
     assert [one.release for one in found] == [f"r{number}" for number in range(40)]
 
 

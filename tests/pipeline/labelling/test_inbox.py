@@ -22,8 +22,7 @@ from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.messages import INBOX_RECORD_LIMIT_BYTES, InboxRecord
 from edge_client.contract.names import inbox_key
 from edge_client.disk import write_durably
-from luigi_tasks import DatasetSnapshot, ListInbox, TakeLabelled
-from luigi_tasks.dataset.records import Snapshot
+from luigi_tasks import DatasetSnapshot, ListInbox, TakeLabelled, artifacts
 from luigi_tasks.labelling import folder as labelling
 from luigi_tasks.labelling.class_folders import open_class_folders
 from luigi_tasks.labelling.folder import COLUMNS, fill_folder, read_labels, write_labels
@@ -32,7 +31,6 @@ from luigi_tasks.labelling.intake import Taken, decided, plan_moves, take_labell
 from luigi_tasks.labelling.records import LabellingRecord
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import load_settings
-from luigi_tasks.storage.documents import DocumentTarget
 from luigi_tasks.storage.folder_store import FolderStore
 from luigi_tasks.storage.opening import open_store
 from luigi_tasks.storage.s3_store import S3Store
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeVar
 
+    from luigi_tasks.dataset.records import Snapshot
     from luigi_tasks.labelling.class_folders import ClassFolders
     from luigi_tasks.settings.values import StoreSettings
     from luigi_tasks.storage.store import Store
@@ -854,14 +853,10 @@ def build(task: luigi.Task) -> bool:
 def snapshot_of(folder: Path) -> Snapshot:
     task = DatasetSnapshot(pictures=str(folder))
     assert build(task)
-    target = task.output()
-    return DocumentTarget(task.store, target.folder + "pictures.json").load(Snapshot)
+    return artifacts.load_snapshot(task.own_target())
 
 
-def test_the_loop_closes_the_next_snapshot_has_what_was_labelled(store, configured, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "luigi_tasks.dataset.listing.ASKED_AGAIN_S", -1
-    )  # two runs in one process, in a second
+def test_the_loop_closes_the_next_snapshot_has_what_was_labelled(store, configured, tmp_path):
     before = snapshot_of(configured)
     for number in range(3):
         hand_in(store, "cam1", f"{number}.jpg", jpeg(number))

@@ -8,12 +8,10 @@ import hashlib
 import numpy as np
 import pytest
 
-import luigi_tasks.pipeline as pipeline_module
+from luigi_tasks import addresses
 from luigi_tasks.backbone.extractor import OPEN_AT_MOST, QuantizationParameters, open_extractor
-from luigi_tasks.backbone.records import BackboneRecord
 from luigi_tasks.dataset.records import Picture, Snapshot
 from luigi_tasks.dataset.snapshot import is_learned_from
-from luigi_tasks.pipeline import BackboneFeatures, _learning, _network, _recipe, _with_dataset
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.settings.values import FLOAT_SHARE, Portions
@@ -52,9 +50,10 @@ def variants():
 
 def compute(variants, pictures, known=None, copies=1.0):
     wanted = choose_rows(pictures, "int8", Portions(copies, FLOAT_SHARE), 20.0)
-    return compute_rows(
+    rows = compute_rows(
         variants, wanted, pictures, pixels_of(pictures), known or {}, ignore_progress, flip=True
     )
+    return rows, rows.computed
 
 
 def known_from(rows):
@@ -190,55 +189,6 @@ def test_augmented_copies_are_those_of_their_version():
     ramp = np.arange(SIZE, dtype=np.uint8) * 4 + np.arange(SIZE, dtype=np.uint8)[:, None]
     pixels = np.broadcast_to(ramp[None, :, :, None], (8, SIZE, SIZE, 3)).copy()
     copies = augment(pixels, some, 1, flip=True).astype(float)
-    assert pipeline_module.AUGMENTATION_VERSION == 2
+    assert addresses.AUGMENTATION_VERSION == 2
     found = [(copy[:, :4].mean(), copy[:, -4:].mean()) for copy in copies]
     assert np.allclose(found, LEFT_AND_RIGHT, atol=1.5), found
-
-
-# --- addresses ----------------------------------------------------------------------------------
-
-
-def addresses():
-    """Where the features of a shard are stored, and what decides where backbones and heads do."""
-    settings = _with_dataset(load_settings(), "somewhere")
-    task = BackboneFeatures(
-        pictures="somewhere", listing="l", recipe=_recipe(settings), scheme="int8", shard="b"
-    )
-    record = BackboneRecord(variants={"float": "1", "int8": "2"}, width=3, calibration=(), made_with={})
-    return (
-        task._target(record, settings.training.portions(2000), "b").key,
-        _network(settings),
-        _learning(settings),
-    )
-
-
-@pytest.mark.parametrize("name", ["PREPROCESSING_ID", "AUGMENTATION_VERSION"])
-def test_features_of_other_pixels_are_other_features(monkeypatch, name):
-    before = addresses()
-    assert addresses() == before
-    monkeypatch.setattr(pipeline_module, name, "another")
-    after = addresses()
-    assert after[0] != before[0]
-    assert (after[1] != before[1]) == (name == "PREPROCESSING_ID")
-    assert after[2] != before[2]
-
-
-@pytest.mark.parametrize(
-    ("mode", "machines", "same"),
-    [
-        ("head", "", True),
-        ("head", "x:9,y:9,z:9", True),
-        ("finetune", "x:9,y:9", True),
-        ("finetune", "x:9,y:9,z:9", False),
-        ("finetune", "", False),
-    ],
-)
-def test_renaming_a_machine_trains_nothing_again(mode, machines, same):
-    """How many tune together decides what each sees; `head` is trained by one."""
-
-    def rules(cluster):
-        settings = load_settings()
-        training = dataclasses.replace(settings.training, mode=mode, cluster=cluster)
-        return _learning(dataclasses.replace(settings, training=training))
-
-    assert (rules(machines) == rules("a:1,b:1")) == same

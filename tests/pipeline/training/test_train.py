@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from edge_client.contract.errors import InputError, SettingsError, TransportErro
 from edge_client.contract.release import Normalization
 from edge_client.inference.classifier import Classifier
 from luigi_tasks.backbone.converters import float_converter
-from luigi_tasks.backbone.extractor import FeatureExtractor, QuantizationParameters, open_extractor, to_input
+from luigi_tasks.backbone.extractor import FeatureExtractor, QuantizationParameters, quantization_of, to_input
 from luigi_tasks.backbone.networks import STANDARD_SUFFIX, architecture_name, build_backbone, standardize
 from luigi_tasks.backbone.weights import load_tuned, pack_weights, weights_digest
 from luigi_tasks.dataset.records import Picture, Snapshot
@@ -36,7 +37,10 @@ from luigi_tasks.training.finetune import (
     map_array,
     tune_backbone,
 )
-from luigi_tasks.training.train import Trained, train
+from luigi_tasks.training.train import train
+
+if TYPE_CHECKING:
+    from luigi_tasks.training.records import TrainedHead
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -88,7 +92,7 @@ class Made:
     """Everything that came of one training."""
 
     model: bytes
-    trained: Trained
+    trained: TrainedHead
     tuned: bytes | None
 
 
@@ -153,7 +157,7 @@ def make(coloured, model, folder, training=TRAINING, scheme="int8", calibration=
         model, scheme, coloured.load(chosen, size), tuned, ignore_progress, training.seed
     )
     pictures = [one.sha256 for one in snapshot.pictures]
-    rows, _ = compute_rows(
+    rows = compute_rows(
         variants,
         choose_rows(pictures, scheme, training.portions(len(pictures)), HOLDOUT_PERCENT),
         pictures,
@@ -162,12 +166,11 @@ def make(coloured, model, folder, training=TRAINING, scheme="int8", calibration=
         ignore_progress,
         flip=True,
     )
-    extractor = open_extractor(variants[scheme])
-    parameters = QuantizationParameters(extractor.scale, extractor.zero_point)
+    parameters = quantization_of(variants[scheme])
     trained = train(snapshot, [rows], scheme, parameters, training, ignore_progress)
     layers = [
         Dense(layer.weights, layer.bias, low, high)
-        for layer, (low, high) in zip(trained.head.layers, trained.ranges, strict=True)
+        for layer, (low, high) in zip(trained.layers, trained.ranges, strict=True)
     ]
     return Made(compose_classifier(variants[scheme], layers, snapshot.labels, name="x"), trained, tuned)
 

@@ -1,0 +1,196 @@
+"""Where each result lies in the store: its key is a digest of everything that decides the result.
+
+Pure: values in, key out. A function returns None while a result that the key depends on does not exist yet;
+the task's target is pending then. Raise a step's version when the step would make something else from the
+same input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from edge_client.contract.preprocessing import PREPROCESSING_ID
+from luigi_tasks.storage.documents import content_key
+from luigi_tasks.training.cluster import cluster_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from luigi_tasks.backbone.records import BackboneRecord
+    from luigi_tasks.settings.values import PipelineSettings, Portions
+
+VERSIONS = {
+    "plan": 2,
+    "snapshot": 2,
+    "tuned": 2,
+    "backbone": 2,
+    "features": 3,
+    "head": 4,
+    "candidate": 5,
+    "evaluation": 4,
+}
+# Version of training/augmentation.py, whose copies of pictures three steps learn from.
+AUGMENTATION_VERSION = 2
+
+# The settings of [dataset] that decide the snapshot of a given listing.
+SPLIT_RULES = ("min_images_per_class", "holdout_percent", "max_broken_pictures")
+
+# Settings were renamed, keys in the store stay: the name under which a setting enters a key.
+NAMES_IN_KEYS = {
+    "augmented_copies": "augmented_views",
+    "small_set_copies": "small_set_views",
+    "copies": "views",
+    "shard_pictures": "batch_pictures",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What identifies a run: nothing else may decide where a result lies.
+
+    Attributes:
+        pictures: URL of the dataset.
+        listing: Digest of the list of its pictures.
+        settings: The settings of the run.
+        weights: Digest of the initial weights, `imagenet` or `none`.
+    """
+
+    pictures: str
+    listing: str
+    settings: PipelineSettings
+    weights: str
+
+    @property
+    def tunes(self) -> bool:
+        """Whether the backbone itself is trained."""
+        return self.settings.tunes
+
+
+def recipe(settings: PipelineSettings) -> str:
+    """Return the digest of all settings."""
+    return content_key(
+        {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+    )
+
+
+def plan(identity: Identity) -> str:
+    """Key of the plan: the listing and the size of a shard."""
+    size = identity.settings.dataset.shard_pictures
+    return f"work/plans/{_digest('plan', identity.pictures, identity.listing, size)}.json"
+
+
+def shard(key: str) -> str:
+    """Key of a shard's record; the shard's own key names paths, sizes and versions of its pictures."""
+    return f"work/batches/{key}/batch.json"
+
+
+def inventory(identity: Identity, shards: Sequence[str]) -> str:
+    """Name of the inventory that a snapshot leaves: the listing and the shards that it was read in."""
+    return content_key("inventory", identity.listing, tuple(shards))
+
+
+def snapshot(identity: Identity) -> str:
+    """Key of the snapshot's summary: the listing and the rules of the split."""
+    rules = {name: value for name, value in _plain(identity.settings.dataset).items() if name in SPLIT_RULES}
+    key = _digest("snapshot", identity.pictures, identity.listing, rules)
+    return f"work/snapshots/{key}/summary.json"
+
+
+def tuned(identity: Identity, snapshot_digest: str | None) -> str | None:
+    """Key of the tuned backbone: the pictures' content and what trains on them."""
+    if snapshot_digest is None:
+        return None
+    key = _digest("tuned", snapshot_digest, _network(identity), _learning(identity))
+    return f"work/tuned/{key}/tuned.json"
+
+
+def backbone(identity: Identity, scheme: str, tuned_key: str | None) -> str | None:
+    """Key of the converted backbone: weights, address of the dataset, quantization; not the pictures."""
+    if identity.tunes:
+        return None if tuned_key is None else _backbone_path(identity, scheme, tuned_key)
+    named = identity.settings.quantization.calibration
+    return _backbone_path(identity, scheme, [identity.pictures, named] if named else identity.pictures)
+
+
+def calibrated_backbone(identity: Identity, scheme: str, tuned_key: str | None) -> str:
+    """Name of what a calibration set is chosen for: the backbone, wherever the pictures lie."""
+    if identity.tunes:
+        return _backbone_key(identity, scheme, tuned_key)
+    return _backbone_key(identity, scheme)
+
+
+def variant(folder: str, name: str, sha256: str) -> str:
+    """Key of one TFLite variant of a backbone."""
+    return f"{folder}{name}-{sha256}.tflite"
+
+
+def features(
+    identity: Identity, converted: BackboneRecord | None, portions: Portions | None, shard_key: str
+) -> str | None:
+    """Key of a shard's features: the backbone's bytes, the augmentation and the shard."""
+    if converted is None or portions is None:
+        return None
+    s = identity.settings
+    copies = (_plain(portions), s.training.horizontal_flip, s.dataset.holdout_percent)
+    shown = (PREPROCESSING_ID, AUGMENTATION_VERSION, copies)
+    key = _digest("features", converted.variants, s.model.input_size, shown)
+    return f"work/features/{key}/{shard_key}.json"
+
+
+def head(identity: Identity, snapshot_digest: str | None, converted: BackboneRecord | None) -> str | None:
+    """Key of the head: the pictures' content, the backbone's bytes and how the head learns."""
+    if snapshot_digest is None or converted is None:
+        return None
+    key = _digest("head", snapshot_digest, converted.variants, _learning(identity))
+    return f"work/heads/{key}/training.json"
+
+
+def candidate(identity: Identity, heads: Sequence[str]) -> str:
+    """Key of the candidate: the heads of the schemes that were tried, and the class of devices."""
+    parts: list[object] = [list(heads)]
+    if identity.settings.release.device_class:  # it is part of the release's id
+        parts.append(identity.settings.release.device_class)
+    return f"work/candidates/{_digest('candidate', *parts)}/candidate.json"
+
+
+def evaluation(identity: Identity, candidate_key: str, champion: str | None) -> str:
+    """Key of the evaluation: the candidate, the gate's settings and the champion it had to meet."""
+    key = _digest("evaluation", candidate_key, _plain(identity.settings.gate), champion)
+    return f"work/evaluations/{key}/evaluation.json"
+
+
+def lineage(release: str) -> str:
+    """Key of the record of what a release was made from."""
+    return f"work/lineage/{release}.json"
+
+
+def _digest(step: str, *parts: object) -> str:
+    return content_key(step, VERSIONS[step], *parts)
+
+
+def _backbone_path(identity: Identity, scheme: str, *origin: object) -> str:
+    return f"work/backbones/{_backbone_key(identity, scheme, *origin)}/backbone.json"
+
+
+def _backbone_key(identity: Identity, scheme: str, *origin: object) -> str:
+    s = identity.settings
+    quantized = (scheme, s.quantization.calibrated_on(scheme))
+    return _digest("backbone", _network(identity), s.training.seed, quantized, *origin)
+
+
+def _network(identity: Identity) -> dict[str, object]:
+    return {**_plain(identity.settings.model), "weights": identity.weights, "preprocessing": PREPROCESSING_ID}
+
+
+def _learning(identity: Identity) -> dict[str, object]:
+    """Return what decides what is learned from the same pictures."""
+    training = identity.settings.training
+    rules = {**_plain(training), "preprocessing": PREPROCESSING_ID, "views": AUGMENTATION_VERSION}
+    # Names of machines change nothing; how many tune together does: each sees its own share.
+    return rules | {"cluster": cluster_size(training.cluster) if identity.tunes else 0}
+
+
+def _plain(values: Any) -> dict[str, object]:  # noqa: ANN401 - any of the settings' dataclasses
+    fields = dataclasses.asdict(values)
+    return {NAMES_IN_KEYS.get(name, name): value for name, value in fields.items() if name != "cache_dir"}

@@ -1,0 +1,147 @@
+"""What every task of the pipeline has: parameters, workspace, progress, retries. The one base of Luigi.
+
+A task says three things: `requires`, `address` (None while a result that decides it does not exist yet) and
+`work`. Making a task reads nothing but the settings.
+
+A task that a person or cron starts has no listing yet: it lists the pictures when it is first asked for
+them, once, and makes every task that it requires for that listing. So two runs on other pictures are other
+tasks, and two runs on the same pictures share all but the one that was started.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import luigi
+
+from edge_client.contract.errors import SettingsError, TransportError
+from luigi_tasks import addresses
+from luigi_tasks.logs import LUIGI_LOGGER, log_errors_as_messages
+from luigi_tasks.progress import TaskProgress
+from luigi_tasks.settings.sections import load_settings
+from luigi_tasks.targets import DocumentTarget, PendingTarget
+from luigi_tasks.workspace import Workspace, open_workspace
+
+if TYPE_CHECKING:
+    from luigi_tasks.progress import Progress
+
+# A network that fails for a minute is forgiven, and so are two lost machines: luigid counts them too.
+KEEP_ALIVE_TRIES = 3
+
+TaskT = TypeVar("TaskT", bound="PipelineTask")
+
+logger = logging.getLogger(LUIGI_LOGGER)
+
+
+class PipelineTask(luigi.Task):
+    """A step on one listing of one dataset under one set of settings."""
+
+    # Not `dataset`: luigi takes --dataset for a short form of the section's options.
+    pictures = luigi.Parameter(default="", description="where pictures are; empty: [dataset] url")
+    listing = luigi.Parameter(default="", description="digest of the list of pictures; empty: as it is now")
+    recipe = luigi.Parameter(default="", description="digest of all settings; filled in")
+    run_id = luigi.Parameter(default="", description="names a run without a listing; filled in")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Luigi's
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        log_errors_as_messages()
+
+    @classmethod
+    def get_param_values(cls, params: Any, args: Any, kwargs: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
+        """Fill in what names the work, so that equal work has equal ids on every worker and machine."""
+        values = dict(super().get_param_values(params, args, kwargs))  # type: ignore[no-untyped-call]
+        if not (values["pictures"] and values["recipe"]):
+            settings = load_settings(pictures=values["pictures"])
+            values["pictures"] = settings.dataset.url
+            values["recipe"] = values["recipe"] or addresses.recipe(settings)
+        # A task without a listing is another one each time: Luigi keeps tasks, and pictures arrive.
+        values["run_id"] = "" if values["listing"] else values["run_id"] or _new_run_id()
+        return [(name, values[name]) for name, _ in params]
+
+    @property
+    def retry_count(self) -> int | None:
+        """How often a step may fail while workers wait for each other; Luigi would try it for ever.
+
+        Without --worker-keep-alive the run ends at the first failure, and the next run tries again.
+        """
+        return KEEP_ALIVE_TRIES if luigi.worker.worker().keep_alive else None
+
+    @functools.cached_property
+    def workspace(self) -> Workspace:
+        """What the steps of this run work with; the tasks of one run share it.
+
+        Raises: SettingsError if this process has other settings than those that the task was made with.
+        """
+        settings = load_settings(pictures=str(self.pictures))
+        if addresses.recipe(settings) != self.recipe:
+            msg = f"{self.task_id}: made with other settings than this worker has; use one luigi.cfg for all"
+            raise SettingsError(msg)
+        return open_workspace(settings, str(self.listing))
+
+    def clone(self, cls: type[TaskT] | None = None, **kwargs: Any) -> TaskT:  # noqa: ANN401 - any parameter
+        """Return a task of the same run."""
+        made = super().clone(cls, listing=self.workspace.listing, run_id="", **kwargs)  # type: ignore[no-untyped-call]
+        made.__dict__["workspace"] = self.workspace
+        return cast("TaskT", made)
+
+    def address(self) -> str | None:
+        """Return the key of the result; None while a result that decides it does not exist yet."""
+        raise NotImplementedError
+
+    def output(self) -> DocumentTarget | PendingTarget:
+        """Target at the task's address, kept once that is known: Luigi asks again and again."""
+        known: DocumentTarget | None = self.__dict__.get("_target")
+        if known is not None:
+            return known
+        key = self.address()
+        if key is None:
+            return PendingTarget()
+        target: DocumentTarget = self.__dict__.setdefault(
+            "_target", DocumentTarget(self.workspace.store, key)
+        )
+        return target
+
+    def own_target(self) -> DocumentTarget:
+        """Return the target of a step whose address is known.
+
+        Raises: TransportError if a result that it depends on is gone.
+        """
+        target = self.output()
+        if isinstance(target, PendingTarget):
+            msg = f"{self.task_id}: a result of an earlier step is gone from the store; run again"
+            raise TransportError(msg)
+        return target
+
+    def run(self) -> Any:  # noqa: ANN401 - a generator where a task finds its requirements as it runs
+        """Do the step, with its progress on luigid's page.
+
+        Its address may have become known only now, and the result may exist already: pictures that were
+        only touched, or moved to another folder, need no new model.
+        """
+        if self.complete():  # type: ignore[no-untyped-call]
+            self.tell("found done")
+            return
+        started = time.monotonic()
+        with TaskProgress(self) as progress:
+            self.tell(self.work(progress))
+        logger.info("%s took %.1f s", self.task_family, time.monotonic() - started)
+
+    def work(self, progress: Progress) -> str:
+        """Do the step; return its result in one line."""
+        raise NotImplementedError
+
+    def tell(self, message: str) -> None:
+        """Show a message on luigid's page, where Luigi runs the task."""
+        if self.set_status_message is not None:
+            self.set_status_message(message)
+
+
+def _new_run_id() -> str:
+    """Return e.g. `20261127T090012.123456-host-4711`."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return f"{now:%Y%m%dT%H%M%S.%f}-{os.uname().nodename}-{os.getpid()}"

@@ -1,0 +1,183 @@
+"""What the steps of one run work with: store, caches, pictures, signed repository and broker.
+
+    workspace = open_workspace(load_settings(pictures="~/pictures"))
+
+Everything is opened at first use, and kept: a workspace is made for one listing of the pictures.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import InputError
+from luigi_tasks import addresses
+from luigi_tasks.backbone.weights import weights_digest
+from luigi_tasks.dataset.listing import listing_digest
+from luigi_tasks.dataset.records import Inventory, Plan
+from luigi_tasks.dataset.shards import PictureLog, make_plan
+from luigi_tasks.dataset.sources import PictureSource, open_source
+from luigi_tasks.progress import Progress, ignore_progress
+from luigi_tasks.storage.cache import ContentCache
+from luigi_tasks.storage.documents import StoredDocument
+from luigi_tasks.storage.opening import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luigi_tasks.dataset.pixel_cache import PixelCache
+    from luigi_tasks.dataset.pixels import PixelLoader
+    from luigi_tasks.dataset.records import Entry, Picture, ReadPicture
+    from luigi_tasks.release.broker import BrokerClient
+    from luigi_tasks.release.published import RepositoryState
+    from luigi_tasks.release.repository import ReleaseRepository
+    from luigi_tasks.settings.values import PipelineSettings
+    from luigi_tasks.storage.store import Store
+
+
+def open_workspace(settings: PipelineSettings, listing: str = "") -> Workspace:
+    """Return the workspace of a run; nothing is read before it is asked for.
+
+    Args:
+        settings: The settings of the run.
+        listing: Digest of the list of pictures that the run is for; empty: the pictures as they are now.
+    """
+    return Workspace(settings, listing)
+
+
+class Workspace:
+    """Store, caches, pictures, signed repository and broker of one run.
+
+    Attributes:
+        settings: The settings of the run.
+    """
+
+    def __init__(self, settings: PipelineSettings, listing: str = "") -> None:
+        self.settings = settings
+        self._expected = listing
+        self._is_planned = False
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """Where results and releases lie."""
+        return open_store(self.settings.store)
+
+    @functools.cached_property
+    def cache(self) -> ContentCache:
+        """This machine's copies of the store's objects, by digest."""
+        return ContentCache(self.settings.dataset.cache_dir / "objects")
+
+    # Pictures
+
+    @functools.cached_property
+    def source(self) -> PictureSource:
+        """The dataset; an archive or a preset is downloaded and unpacked at first use."""
+        return open_source(self.settings.dataset, self.settings.store)
+
+    @functools.cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """The list of pictures.
+
+        Raises: InputError if the pictures are not those of the listing that the run is for.
+        """
+        entries = self.source.listing()
+        if self._expected and listing_digest(entries) != self._expected:
+            msg = f"{self.settings.dataset.url}: pictures came or went since they were listed; run again"
+            raise InputError(msg)
+        return entries
+
+    @functools.cached_property
+    def listing(self) -> str:
+        """Digest of the list of pictures."""
+        return self._expected or listing_digest(self.entries)
+
+    @functools.cached_property
+    def identity(self) -> addresses.Identity:
+        """What the addresses of this run's results are made from."""
+        settings = self.settings
+        return addresses.Identity(
+            settings.dataset.url, self.listing, settings, weights_digest(settings.model)
+        )
+
+    @functools.cached_property
+    def log(self) -> PictureLog:
+        """What earlier runs know of the dataset's pictures."""
+        return PictureLog(self.store, self.settings.dataset.url)
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """How the listing is read: as its snapshot recorded it, else planned from what is known."""
+        document = self._plan_document
+        if document.exists():
+            plan = document.load(Plan)
+            if self.log.has(plan.inventory):
+                return plan
+            # The inventory was deleted from the store: read all pictures again.
+        self._is_planned = True
+        size = self.settings.dataset.shard_pictures
+        return make_plan(self.log, self.entries, self.settings.dataset.url, size)
+
+    def keep_inventory(self, inventory: Inventory) -> None:
+        """Save what was read, and the plan: a worker that comes later follows it too."""
+        if self.plan.new or self.plan.gone:
+            self.log.save(addresses.inventory(self.identity, self.plan.shards), inventory)
+        if self._is_planned:
+            self._plan_document.save_list(self.plan)
+
+    @property
+    def _plan_document(self) -> StoredDocument:
+        return StoredDocument(self.store, addresses.plan(self.identity))
+
+    def pixel_cache(self, height: int, width: int) -> PixelCache:
+        """Return this machine's decoded pictures of one size."""
+        from luigi_tasks.dataset.pixel_cache import PixelCache  # noqa: PLC0415 - a run with nothing to do
+
+        return PixelCache(self.settings.dataset.cache_dir / "pixels", height, width)
+
+    def pixel_loader(self, progress: Progress = ignore_progress) -> PixelLoader:
+        """Return a function that loads pictures: (pictures, height, width) to (N, height, width, 3) uint8."""
+        from luigi_tasks.dataset.pixels import load_pixels  # noqa: PLC0415 - as above
+
+        def load(
+            pictures: Sequence[Picture] | Sequence[ReadPicture], height: int, width: int
+        ) -> NDArray[np.uint8]:
+            cache = self.pixel_cache(height, width)
+            return load_pixels(self.source, pictures, height, width, progress, cache)
+
+        return load
+
+    # Releases
+
+    @functools.cached_property
+    def repository(self) -> ReleaseRepository:
+        """The signed repository, for changes."""
+        from luigi_tasks.release.repository import ReleaseRepository  # noqa: PLC0415 - imports python-tuf
+
+        return ReleaseRepository(self.store, self.settings.trust)
+
+    def published(self) -> RepositoryState:
+        """Return what is published, verified; an empty state where nothing is, with or without keys.
+
+        Raises: SettingsError where something is published and `[trust] root` is missing; TrustError;
+            TransportError.
+        """
+        from luigi_tasks.release.published import TIMESTAMP_KEY, empty_state  # noqa: PLC0415 - as above
+
+        if not self.settings.trust.root.exists() and not self.store.exists(TIMESTAMP_KEY):
+            return empty_state(self.store)
+        return self.repository.load()
+
+    def calibration_key(self, scheme: str, snapshot_digest: str) -> str:
+        """Return the name of the backbone that a calibration set is chosen for."""
+        tuned = addresses.tuned(self.identity, snapshot_digest) if self.settings.tunes else None
+        return addresses.calibrated_backbone(self.identity, scheme, tuned)
+
+    @functools.cached_property
+    def broker(self) -> BrokerClient:
+        """The MQTT broker that announcements go to."""
+        from luigi_tasks.release.broker import BrokerClient  # noqa: PLC0415 - as above
+
+        return BrokerClient(self.settings.broker)
