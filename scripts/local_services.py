@@ -30,7 +30,7 @@ LOOPBACK = "127.0.0.1"
 # SeaweedFS now and then comes up half and stays so: it is ended and started again.
 START_LIMIT_S = 60.0
 START_ATTEMPTS = 3
-# Killed at once: SeaweedFS takes over 8 s to say goodbye, and nothing here outlives its user.
+# SeaweedFS takes over 8 s to end by itself.
 STOP_LIMIT_S = 3.0
 PROBE_KEY = "is-the-store-ready"
 
@@ -116,12 +116,15 @@ class LocalService:
         return False
 
     def stop(self) -> None:
-        """End the child with everything it started."""
+        """End the child with everything it started; it may be started again."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, number)
         try:
             process.wait(STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
@@ -134,7 +137,7 @@ class LocalService:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.stop()
+        self._end(signal.SIGKILL)  # what it did not write yet is of no use to anybody
         if self._own_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -200,9 +203,9 @@ class ObjectStore(LocalService):
         except (BotoCoreError, ClientError):
             return False
 
-    def stop(self) -> None:
-        """End the child; it is killed, so its Unix sockets are left to remove here."""
-        super().stop()
+    def _end(self, number: signal.Signals) -> None:
+        super()._end(number)
+        # It is killed, so its Unix sockets are left to remove here.
         for port in (*self._ports.values(), *self._grpc_ports.values()):
             for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - SeaweedFS' own choice
                 path.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ class PipelineUnderTest:
         folder: Gets pictures, keys and settings.
         store: A running store; default: one of its own. The same for `broker` and `scheduler`.
         settings: Sections and settings that differ from the small, quick network used here.
+        name: Prefix in the bucket and name of the fleet; default: one made of the folder's path.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class PipelineUnderTest:
         broker: MqttBroker | None = None,
         scheduler: Scheduler | None = None,
         settings: dict[str, dict[str, object]] | None = None,
+        name: str = "",
     ) -> None:
         self.folder = folder
         self.pictures = folder / "pictures"
@@ -52,18 +54,24 @@ class PipelineUnderTest:
         self.broker = broker or self._services.enter_context(MqttBroker(folder / "mqtt"))
         self.scheduler = scheduler or self._services.enter_context(Scheduler(folder / "luigid"))
         # Parts shared by several pipelines are kept apart by prefix and fleet.
-        self.name = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+        self.name = name or hashlib.sha256(str(folder).encode()).hexdigest()[:12]
         self._changes: dict[str, dict[str, object]] = settings or {}
 
     def __enter__(self) -> Self:
         from luigi_tasks.release.keys import make_keys  # noqa: PLC0415
 
-        make_keys(self.keys)
+        if not self.keys.exists():
+            make_keys(self.keys)
         self.configure()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._services.close()
+
+    @staticmethod
+    def head_on(weights: Path, **others: dict[str, object]) -> dict[str, dict[str, object]]:
+        """Return settings of mode `head`, and others: with weights, no backbone is trained."""
+        return {"model": {"weights": weights}, "training": {"mode": "head"}, **others}
 
     @property
     def configuration(self) -> Path:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from local_services import MqttBroker, ObjectStore, Scheduler
 
+from tests.fakes.small_weights import make_small_weights
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -133,6 +135,12 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no folder {SHARED_DATA}: photographs and third-party models are not shipped")
     return SHARED_DATA.resolve()
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Initial weights of the small network, for tests that are about something else than training it."""
+    return make_small_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="session")

@@ -26,10 +26,16 @@ RETAINED_WAIT_S = 1.0
 
 
 class BrokerClient:
-    """Publishes announcements and reads back what the broker retains."""
+    """Publishes announcements and reads back what the broker retains.
 
-    def __init__(self, settings: BrokerSettings) -> None:
+    Args:
+        settings: Which broker.
+        retained_wait_s: Seconds without a retained message after which there is none.
+    """
+
+    def __init__(self, settings: BrokerSettings, *, retained_wait_s: float = RETAINED_WAIT_S) -> None:
         self._settings = settings
+        self._retained_wait_s = retained_wait_s
 
     @property
     def address(self) -> str:
@@ -90,7 +96,7 @@ class BrokerClient:
         with self._connected() as (client, messages):
             client.subscribe(topic, qos=1)
             try:
-                return messages.get(timeout=RETAINED_WAIT_S)
+                return messages.get(timeout=self._retained_wait_s)
             except queue.Empty:
                 return None
 

@@ -1,7 +1,7 @@
 """`luigi --module luigi_tasks Deploy` as a user runs it, on real S3, a real broker and a real luigid.
 
-One network is trained for all tests; a test that wants a fresh start takes a channel of its own,
-since targets are addressed by content and the trained model is found again.
+One head is trained for all tests; a test that wants a fresh start takes a channel of its own, since
+targets are addressed by content and the trained model is found again.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from pipeline_under_test import PipelineUnderTest
 pytest.importorskip("luigi", reason="the device's environments have no Luigi")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+READING = ("ReadShard", "DatasetSnapshot")
 EXPENSIVE = ("TuneBackbone", "ConvertBackbone", "BackboneFeatures", "TrainModel", "QuantizeModel")
-STEPS = ("ReadShard", "DatasetSnapshot", *EXPENSIVE, "EvaluateModel", "PublishRelease", "AnnounceRelease")
+LAST = ("EvaluateModel", "PublishRelease", "AnnounceRelease")
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory, scheduler):
+def pipeline(tmp_path_factory, scheduler, small_weights):
     """A pipeline with services of its own, that has deployed once on channel `stable`."""
+    settings = PipelineUnderTest.head_on(small_weights)
     # It has to learn something: a release tests itself with pictures that it answers right.
-    settings: dict[str, dict[str, object]] = {"training": {"learning_rate": 0.01, "batch_size": 32}}
+    settings["training"].update(learning_rate=0.01, batch_size=32)
     with PipelineUnderTest(
         tmp_path_factory.mktemp("pipeline"), scheduler=scheduler, settings=settings
     ) as pipeline:
         pipeline.write_digits(per_class=40)
         run = pipeline.luigi("Deploy")
         assert run.returncode == 0, run.stderr
-        assert steps_run(run.stderr) == list(STEPS)
+        assert steps_run(run.stderr) == [*READING, *EXPENSIVE[1:], *LAST], "mode head tunes no backbone"
         yield pipeline
 
 
@@ -110,7 +112,7 @@ def test_a_touched_picture_is_read_again_but_nothing_is_retrained(pipeline):
 
 @pytest.mark.usefixtures("channel")
 def test_two_overlapping_runs_do_each_step_once(pipeline):
-    pipeline.configure(training={"seed": 7, "epochs": 2})
+    pipeline.configure(training={"mode": "finetune", "finetune_epochs": 1, "seed": 7, "epochs": 2})
     runs = [pipeline.start_luigi("Deploy") for _ in range(2)]
     logs = [run.communicate(timeout=600)[0] for run in runs]
     codes = sorted(run.returncode for run in runs)
@@ -118,7 +120,7 @@ def test_two_overlapping_runs_do_each_step_once(pipeline):
     assert codes[0] == 0, "\n".join(logs)
     assert codes[1] in {0, 10}, "\n".join(logs)
     done = [step for log in logs for step in steps_run(log)]
-    assert set(done) == set(STEPS) - {"ReadShard", "DatasetSnapshot"}, done
+    assert set(done) == {*EXPENSIVE, *LAST}, done
     # Features once a shard: pictures that other tests touched are in one of their own.
     assert {done.count(step) for step in set(done) - {"BackboneFeatures"}} == {1}, done
 
@@ -309,11 +311,8 @@ def test_unusable_pictures_are_named_and_nothing_is_trained(pipeline, tmp_path, 
     assert not set(steps_run(run.stderr)) & {"DatasetSnapshot", *EXPENSIVE}
 
 
-def test_two_processes_of_one_luigi_share_the_work(tmp_path, scheduler):
-    settings: dict[str, dict[str, object]] = {
-        "dataset": {"shard_pictures": 40},
-        "training": {"finetune_epochs": 1, "epochs": 3},
-    }
+def test_two_processes_of_one_luigi_share_the_work(tmp_path, scheduler, small_weights):
+    settings = PipelineUnderTest.head_on(small_weights, dataset={"shard_pictures": 40})
     with PipelineUnderTest(tmp_path, scheduler=scheduler, settings=settings) as pipeline:
         pipeline.write_digits(per_class=20)
         run = pipeline.luigi("EvaluateModel", "--workers", "2")
@@ -343,7 +342,7 @@ def test_two_cold_runs_in_different_folders_make_the_same_file(
     assert made[0] == made[1]
 
 
-def test_store_killed_while_training_loses_nothing(tmp_path, scheduler):
+def test_store_killed_while_training_loses_nothing(tmp_path, scheduler, small_weights):
     """The first run dies at its upload; the next one, with the store back, finishes the work."""
     with (
         ObjectStore(tmp_path / "s3") as store,
@@ -353,7 +352,7 @@ def test_store_killed_while_training_loses_nothing(tmp_path, scheduler):
             store=store,
             broker=broker,
             scheduler=scheduler,
-            settings={"training": {"epochs": 2}},
+            settings=PipelineUnderTest.head_on(small_weights),
         ) as pipeline,
     ):
         pipeline.write_digits(per_class=20)

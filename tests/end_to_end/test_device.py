@@ -18,9 +18,11 @@ DEVICE = "camera-7"
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory, object_store, mqtt_broker, scheduler):
+def pipeline(tmp_path_factory, object_store, mqtt_broker, scheduler, small_weights):
     folder = tmp_path_factory.mktemp("pipeline")
-    with PipelineUnderTest(folder, store=object_store, broker=mqtt_broker, scheduler=scheduler) as pipeline:
+    services = {"store": object_store, "broker": mqtt_broker, "scheduler": scheduler}
+    settings = PipelineUnderTest.head_on(small_weights)
+    with PipelineUnderTest(folder, **services, settings=settings) as pipeline:
         pipeline.write_digits(per_class=30)
         run = pipeline.luigi("Deploy")
         assert run.returncode == 0, run.stderr

@@ -16,10 +16,11 @@ pytest.importorskip("luigi", reason="the device's environments have no Luigi")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def test_after_a_theft_the_next_deploy_publishes_anew_without_training(tmp_path, scheduler):
+def test_after_a_theft_the_next_deploy_publishes_anew_without_training(tmp_path, scheduler, small_weights):
     from luigi_tasks.edge_keys import main  # noqa: PLC0415 - after the check for Luigi
 
-    with PipelineUnderTest(tmp_path, scheduler=scheduler) as pipeline:
+    settings = PipelineUnderTest.head_on(small_weights)
+    with PipelineUnderTest(tmp_path, scheduler=scheduler, settings=settings) as pipeline:
         pipeline.write_digits(per_class=20)
         assert pipeline.luigi("Deploy").returncode == 0
         device = look_with((pipeline.keys / "device/root.json").read_bytes(), pipeline, tmp_path / "metadata")

@@ -79,8 +79,8 @@ class Machine:
         return [(found[1], found[2]) for line in self.lines if (found := DONE.search(line))]
 
 
-def test_three_workers_share_the_batches_and_survive_the_loss_of_one(tmp_path, scheduler):
-    settings: dict[str, dict[str, object]] = {"dataset": {"shard_pictures": 20}}
+def test_three_workers_share_the_batches_and_survive_the_loss_of_one(tmp_path, scheduler, small_weights):
+    settings = PipelineUnderTest.head_on(small_weights, dataset={"shard_pictures": 20})
     with PipelineUnderTest(tmp_path / "p", scheduler=scheduler, settings=settings) as pipeline:
         pipeline.write_digits(per_class=30)
         at_features: queue.Queue[Machine] = queue.Queue()
@@ -166,12 +166,14 @@ def test_two_machines_tune_one_network_as_well_as_one_does(tmp_path, scheduler, 
     assert together > alone - 0.05, accuracies
 
 
-def test_what_a_pod_runs_ends_well_also_where_others_did_the_work(tmp_path, scheduler, object_store):
+def test_what_a_pod_runs_ends_well_also_where_others_did_the_work(
+    tmp_path, scheduler, object_store, small_weights
+):
     """The command of configs/kubernetes_workers.py; a pod that ends with another code has failed."""
     pod = load_example("kubernetes_workers").KubernetesWorker(
         number=0, pictures=str(tmp_path / "p/pictures"), scheduler="127.0.0.1", scheduler_port=scheduler.port
     )
-    settings: dict[str, dict[str, object]] = {"dataset": {"shard_pictures": 50}, "training": {"epochs": 2}}
+    settings = PipelineUnderTest.head_on(small_weights, dataset={"shard_pictures": 50})
     with PipelineUnderTest(
         tmp_path / "p", scheduler=scheduler, store=object_store, settings=settings
     ) as pipeline:

@@ -5,17 +5,17 @@ Real S3, broker, luigid and `luigi`; the backbone is a small one that was traine
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import io
 import re
 import shutil
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from local_services import MqttBroker, ObjectStore
+from local_services import MqttBroker, ObjectStore, Scheduler
 from PIL import Image
 from pipeline_under_test import PipelineUnderTest
 
@@ -23,15 +23,17 @@ from edge_client.contract.documents import decode_document
 from luigi_tasks.dataset.records import Snapshot
 from luigi_tasks.gate.records import Evaluation
 from luigi_tasks.quantization.calibration import choose_calibration
+from luigi_tasks.release.broker import BrokerClient
 from luigi_tasks.release.repository import ReleaseRepository
-from luigi_tasks.settings.values import StoreSettings
+from luigi_tasks.settings.values import BrokerSettings, StoreSettings
 from luigi_tasks.storage.s3_store import S3Store
 from luigi_tasks.training.records import FeaturesRecord, TunedRecord
 from tests.fakes.datasets import write_tree
 from tests.fakes.trust import trust_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -45,37 +47,6 @@ NIGHTLY = [
     "PublishRelease",
     "AnnounceRelease",
 ]
-# In a process of its own: what it leaves in TensorFlow concerns no other test.
-MAKE_WEIGHTS = """
-import dataclasses, sys
-import numpy as np
-from pathlib import Path
-import tf_keras as keras
-from luigi_tasks.backbone.networks import build_backbone
-from luigi_tasks.progress import ignore_progress
-from luigi_tasks.settings.sections import ModelSettings, load_settings
-from luigi_tasks.training.finetune import TrainingImages, load_tuned, tune_backbone
-
-class Shelf:
-    def load(self): return None
-    def save(self, data): pass
-
-model = ModelSettings("mobilenet_v1", 0.25, 32, 2, "none")
-rng = np.random.default_rng(0)
-colours = rng.integers(0, 256, (12, 3))
-targets = np.arange(240) % 12
-blocks = colours[targets][:, None, None] + rng.normal(0, 30, (240, 8, 8, 3))
-pixels = np.clip(blocks, 0, 255).astype(np.uint8).repeat(4, 1).repeat(4, 2)
-training = dataclasses.replace(
-    load_settings().training, mode="finetune", epochs=30, batch_size=16, learning_rate=0.01
-)
-images = TrainingImages(pixels.__getitem__, targets, [f"{n:064x}" for n in range(240)], 12)
-tuned = tune_backbone(images, model, training, None, Path(sys.argv[1]).parent, Shelf(), ignore_progress)
-backbone = build_backbone(model, 1)
-load_tuned(backbone, tuned.weights)
-keras.Model(backbone.input, backbone.get_layer("conv_pw_13_relu").output).save_weights(sys.argv[1])
-"""
-
 COLOURS = {"ant": (200, 40, 40), "bee": (200, 200, 40), "cow": (40, 60, 200), "dog": (40, 190, 60)}
 
 
@@ -145,13 +116,6 @@ class Fleet:
         return decode_document(kind, data, source=key, limit_bytes=1 << 26)
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "mobilenet_2_5_32_tf_no_top.h5"
-    subprocess.run([sys.executable, "-c", MAKE_WEIGHTS, path], check=True)
-    return path
-
-
 def settings_of(weights) -> dict[str, dict[str, object]]:
     return {
         "model": {"weights": weights, "grid": 2},
@@ -160,30 +124,69 @@ def settings_of(weights) -> dict[str, dict[str, object]]:
     }
 
 
-@pytest.fixture
-def services():
-    with ObjectStore() as store, MqttBroker() as broker:
-        yield {"store": store, "broker": broker}
-
-
-@pytest.fixture
-def fleet(tmp_path, weights, services, scheduler, monkeypatch):
-    """A pipeline that deployed once on 60 pictures of each class."""
-    for name, value in services["store"].credentials().items():
-        monkeypatch.setenv(name, value)
-    with PipelineUnderTest(
-        tmp_path / "p", **services, scheduler=scheduler, settings=settings_of(weights)
-    ) as pipeline:
+@contextlib.contextmanager
+def running(folder: Path, weights: Path, name: str) -> Iterator[Fleet]:
+    """Run services and a pipeline on a folder, which may be a copy of what another run left."""
+    with (
+        ObjectStore(folder / "s3") as store,
+        MqttBroker(folder / "mqtt") as broker,
+        Scheduler(folder / "luigid") as scheduler,
+        PipelineUnderTest(
+            folder / "p",
+            store=store,
+            broker=broker,
+            scheduler=scheduler,
+            settings=settings_of(weights),
+            name=name,
+        ) as pipeline,
+        pytest.MonkeyPatch.context() as monkeypatch,
+    ):
+        for variable, value in store.credentials().items():
+            monkeypatch.setenv(variable, value)
         fleet = Fleet(pipeline)
-        fleet.upload(coloured(60))
         pipeline.configure(dataset={"url": fleet.store.url("pictures")})
-        steps, _ = fleet.deploy()
-        assert steps == [*NIGHTLY[:2], "ConvertBackbone", *NIGHTLY[2:]]
-        assert fleet.deployed().accuracy > 0.7
         yield fleet
 
 
-def test_a_night_with_new_pictures_of_some_classes(fleet, tmp_path, weights, services, scheduler):
+NAME = "nightly"
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployed:
+    """What is on the disks after the first deployment, with all services stopped, and the release's id."""
+
+    folder: Path
+    release: str
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory, small_weights) -> Deployed:
+    """A pipeline that deployed once on 60 pictures of each class."""
+    folder = tmp_path_factory.mktemp("deployed")
+    with running(folder, small_weights, NAME) as fleet:
+        fleet.upload(coloured(60))
+        steps, _ = fleet.deploy()
+        assert steps == [*NIGHTLY[:2], "ConvertBackbone", *NIGHTLY[2:]]
+        assert fleet.deployed().accuracy > 0.7
+        release = fleet.deployed().release
+        fleet.pipeline.store.stop()  # so that all is on its disk
+    return Deployed(folder, release)
+
+
+@pytest.fixture
+def fleet(tmp_path, deployed, small_weights) -> Iterator[Fleet]:
+    """The pipeline that deployed once, the test's own: it runs on a copy."""
+    folder = shutil.copytree(deployed.folder, tmp_path / "copy")
+    with running(folder, small_weights, NAME) as fleet:
+        broker = fleet.pipeline.broker
+        settings = BrokerSettings(
+            broker.host, broker.port, NAME, "", "", tls=False, ca_file="", timeout_s=5.0
+        )
+        BrokerClient(settings).announce("stable", deployed.release)
+        yield fleet
+
+
+def test_a_night_with_new_pictures_of_some_classes(fleet, tmp_path, small_weights):
     """No TensorFlow, no conversion, features of what is new alone; a release that says what made it."""
     before = fleet.deployed()
     steps, log = fleet.deploy()
@@ -205,9 +208,9 @@ def test_a_night_with_new_pictures_of_some_classes(fleet, tmp_path, weights, ser
     assert after.settings["training.seed"] == "1"
 
     # The first release again, from cold, elsewhere: a folder in place of a bucket, a store without a trace.
-    with PipelineUnderTest(
-        tmp_path / "another place", **services, scheduler=scheduler, settings=settings_of(weights)
-    ) as twin:
+    services = {part: getattr(fleet.pipeline, part) for part in ("store", "broker", "scheduler")}
+    settings = settings_of(small_weights)
+    with PipelineUnderTest(tmp_path / "another place", **services, settings=settings) as twin:
         write_tree(twin.pictures, coloured(60))
         run = twin.luigi("QuantizeModel")
         assert run.returncode == 0, run.stderr

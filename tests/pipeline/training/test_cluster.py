@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 from local_services import free_ports
@@ -15,7 +13,7 @@ from luigi_tasks.edge_tune import check_place
 from luigi_tasks.training.cluster import parse_cluster
 
 WORKER = """
-import dataclasses, hashlib, json, sys
+import dataclasses, hashlib, sys
 from pathlib import Path
 import numpy as np
 from luigi_tasks.training.cluster import parse_cluster
@@ -33,15 +31,14 @@ targets = np.arange(90) % 3
 pixels = np.clip(rng.normal(0, 30, (90, 32, 32, 3)) + np.eye(3)[targets][:, None, None] * 200, 0, 255)
 names = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(90)]
 training = dataclasses.replace(
-    load_settings().training, mode="finetune", epochs=30, batch_size=16, learning_rate=0.01
+    load_settings().training, mode="finetune", epochs=2, batch_size=16, learning_rate=0.01
 )
 tuned = tune_backbone(
     TrainingImages(pixels.astype(np.uint8).__getitem__, targets, names, 3),
     ModelSettings("mobilenet_v1", 0.25, 32, 0, "none"),
     training, None, folder, Shelf(), ignore_progress, parse_cluster(workers, index),
 )
-digest = hashlib.sha256(tuned.weights).hexdigest()
-print(json.dumps({"weights": digest, "accuracy": tuned.history["accuracy"][-1]}))
+print(hashlib.sha256(tuned.weights).hexdigest())
 """
 
 
@@ -54,24 +51,21 @@ def start(workers: str, index: int, folder) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+def finish(process: subprocess.Popen[str]) -> str:
+    """Return the digest of the weights that the process ended with."""
     out, err = process.communicate(timeout=250)
     assert process.returncode == 0, err[-3000:]
-    found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
-    return found
+    return out.strip().splitlines()[-1]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_two_workers_train_one_network_as_well_as_one_does(tmp_path):
+def test_two_workers_with_different_pictures_end_with_the_same_weights(tmp_path):
+    """That these are as good as those of one machine: tests/end_to_end/test_workers.py."""
     workers = ",".join(f"127.0.0.1:{port}" for port in free_ports(2))
     both = [start(workers, index, tmp_path / str(index)) for index in range(2)]
     first, second = (finish(process) for process in both)
-    alone = finish(start("", 0, tmp_path / "alone"))
-    assert first["weights"] == second["weights"] != alone["weights"]
-    assert alone["accuracy"] >= 0.9
-    # Each worker tells the accuracy on its own share.
-    assert (first["accuracy"] + second["accuracy"]) / 2 >= alone["accuracy"] - 0.1
+    assert first == second
 
 
 @pytest.mark.parametrize(
