@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from edge_client.contract.preprocessing import PREPROCESSING_ID
+from edge_client.contract.release import PREPROCESSING_ID
 from luigi_tasks.storage.documents import content_key
 from luigi_tasks.training.cluster import cluster_size
 

@@ -65,9 +65,13 @@ def load_shard(target: StoredDocument) -> tuple[ReadPicture, ...]:
     return target.load(Inventory).pictures
 
 
-def find_shard(target: Target) -> tuple[ReadPicture, ...] | None:
+def find_shard(target: Target, workspace: Workspace, shard: str) -> tuple[ReadPicture, ...]:
+    """Return the pictures of a shard; the inventory has them where the shard's record was deleted."""
     found = _find(target, Inventory)
-    return None if found is None else found.pictures
+    if found is not None:
+        return found.pictures
+    known = workspace.log.load(workspace.plan.inventory).pictures
+    return tuple(one for one in known if one.shard == shard)
 
 
 def save_snapshot(target: StoredDocument, snapshot: Snapshot) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from luigi_tasks.backbone.records import Backbone
-    from luigi_tasks.dataset.records import ReadPicture, Snapshot, SnapshotSummary
+    from luigi_tasks.dataset.records import Snapshot, SnapshotSummary
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings.values import Portions
     from luigi_tasks.targets import AnnouncementTarget, ChannelTarget, DocumentTarget
@@ -177,7 +177,8 @@ class BackboneFeatures(SchemeTask):
         return self.identity.settings.training.portions(summary.train_pictures) if summary else None
 
     def work(self, progress: Progress) -> str:
-        pictures = [one for one in self.read_pictures() if not one.fault]
+        shard = artifacts.find_shard(self.clone(ReadShard).output(), self.workspace, str(self.shard))
+        pictures = [one for one in shard if not one.fault]
         summary = self.summary()
         features = steps.extract_features(
             self.workspace,
@@ -190,14 +191,6 @@ class BackboneFeatures(SchemeTask):
         )
         artifacts.save_features(self.own_target(), features, self.workspace.cache)
         return f"{features.computed} rows of {len(pictures)} pictures computed"
-
-    def read_pictures(self) -> tuple[ReadPicture, ...]:
-        """Return the shard's pictures; the inventory has them where the shard's record was deleted."""
-        read = artifacts.find_shard(self.clone(ReadShard).output())
-        if read is not None:
-            return read
-        known = self.workspace.log.load(self.workspace.plan.inventory).pictures
-        return tuple(one for one in known if one.shard == self.shard)
 
     def load_known(self, wanted: set[str]) -> dict[str, dict[str, Any]]:
         """Return rows of pictures that another shard had before they were moved, touched or merged."""

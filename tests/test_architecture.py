@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 pytestmark = pytest.mark.runtime
 
@@ -28,6 +33,91 @@ for module in pkgutil.walk_packages({package}.__path__, "{package}."):
         importlib.import_module(module.name)
 print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules}})))
 """
+
+
+# Wing (or module of the top level) -> what it may import; lazy imports and those for types count too.
+# The arrows run down: a wing stands below those that name it. `docs/decisions/0007-wings.md` says why.
+EDGE_CLIENT = {
+    "__init__": "",
+    "contract": "",
+    "settings": "contract",
+    "disk": "contract",
+    "machine": "contract",
+    "children": "__init__",
+    "releases": "contract disk",
+    "state_folder": "contract settings disk machine",
+    "inference": "contract settings disk releases",
+    "reporting": "__init__ contract settings disk",
+    "sources": "contract settings disk machine",
+    "sinks": "contract settings disk inference",
+    "repository": "__init__ contract settings disk",
+    "inbox": "contract settings disk children inference repository",
+    "update": "__init__ contract settings disk machine children releases inference reporting repository",
+    "serving": "contract settings disk machine releases inference update",
+    "offline": "contract settings disk releases state_folder repository update serving",
+    "daemon": "contract settings disk state_folder inference reporting sources sinks inbox update serving "
+    "offline",
+    "commands": "__init__ contract settings disk machine releases state_folder inference reporting sources "
+    "sinks inbox repository update serving offline",
+    "cli": "__init__ contract settings machine state_folder reporting offline daemon commands",
+}
+LUIGI_TASKS = {
+    "progress": "",
+    "pages": "",
+    "settings": "",
+    "logs": "",
+    "provenance": "settings",
+    "storage": "settings",
+    "backbone": "progress settings",
+    "dataset": "progress settings storage",
+    "training": "progress provenance settings dataset backbone",
+    "quantization": "progress provenance settings dataset backbone training",
+    "gate": "progress pages settings dataset training quantization",
+    "release": "provenance settings storage dataset backbone quantization gate",
+    "labelling": "progress pages logs settings storage dataset",
+    "addresses": "settings storage dataset backbone training",
+    "workspace": "progress addresses settings storage dataset backbone release",
+    "artifacts": "addresses workspace storage dataset backbone training quantization gate",
+    "steps": "progress provenance workspace settings dataset backbone training quantization gate release",
+    "targets": "workspace storage release",
+    "task": "progress logs settings addresses workspace targets",
+    "pipeline": "progress logs settings dataset backbone training quantization addresses workspace artifacts "
+    "steps targets task",
+    "edge_keys": "settings release workspace steps",
+    "edge_tune": "settings storage training addresses workspace artifacts steps",
+    "__init__": "labelling pipeline",
+}
+# What the pipeline may use of the device's package.
+SHARED = "contract disk inference update"
+# Luigi is the wiring: the steps run without it.
+WITH_LUIGI = {"__init__", "pipeline", "task", "targets", "settings/sections", "labelling/tasks"}
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Every module of a package by its dotted name."""
+    found = {}
+    for path in sorted((REPOSITORY / package).rglob("*.py")):
+        name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imports_of(path: Path, known: Collection[str]) -> set[str]:
+    """All that a file imports, wherever in it: modules of `known`, and others by the name in the import."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            names = {f"{module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else module for name in names}
+    return found
+
+
+def wing(module: str) -> str:
+    """`luigi_tasks.gate.verdict` is in `gate`, `luigi_tasks.steps` is a module of the top level."""
+    return [*module.split("."), "__init__"][1]
 
 
 def imported_by(code: str) -> set[str]:
@@ -63,19 +153,71 @@ def test_starting_the_daemon_loads_neither_tuf_nor_a_signature_library():
 def test_importing_the_pipeline_is_cheap():
     pytest.importorskip("luigi", reason="the device's environments have no Luigi")
     heavy = {"tensorflow", "tf_keras", "keras", "numpy", "PIL", "tuf", "boto3", "sklearn"}
-    assert not imported_by(IMPORT_ONE.format(module="luigi_tasks")) & heavy
+    assert not imported_by(IMPORT_ONE.format(module="luigi_tasks")) & (heavy | {"luigi"})
+    assert not imported_by(IMPORT_ONE.format(module="luigi, luigi_tasks")) & heavy, "as luigi --module does"
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [("edge_client", EDGE_CLIENT), ("luigi_tasks", LUIGI_TASKS)],
+    ids=["edge_client", "luigi_tasks"],
+)
+def test_wings_import_only_what_the_table_allows(package, allowed):
+    found = modules(package)
+    assert {wing(module) for module in found} == allowed.keys(), "each wing has a row"
+    wrong = []
+    for module, path in found.items():
+        for other in imports_of(path, found) & found.keys():
+            own, used = wing(module), wing(other)
+            if own != used and used not in allowed[own].split():
+                wrong.append(f"{module} imports {other}")
+    assert wrong == []
+
+
+def test_the_pipeline_uses_four_wings_of_the_device():
+    device = modules("edge_client")
+    used = {
+        wing(other)
+        for path in modules("luigi_tasks").values()
+        for other in imports_of(path, device) & device.keys()
+    }
+    assert used <= set(SHARED.split())
+
+
+@pytest.mark.parametrize("package", ["edge_client", "luigi_tasks"])
+def test_no_circle_of_imports(package):
+    """Lazy imports and those for types count: two modules that need each other are one, or three."""
+    found = modules(package)
+    graph = {module: imports_of(path, found) & found.keys() - {module} for module, path in found.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as e:
+        pytest.fail(" -> ".join(e.args[1]))
+
+
+def test_luigi_is_imported_by_the_wiring_alone():
+    found = modules("luigi_tasks")
+    using = {
+        str(path.relative_to(REPOSITORY / "luigi_tasks").with_suffix(""))
+        for path in found.values()
+        if any(name.split(".")[0] == "luigi" for name in imports_of(path, found))
+    }
+    assert using <= WITH_LUIGI
+
+
+def test_the_pipeline_fits_on_a_page():
+    assert len((REPOSITORY / "luigi_tasks/pipeline.py").read_text().splitlines()) <= 420
+
+
+def test_the_python_api_loads_neither_luigi_nor_tensorflow_nor_boto3():
+    heavy = {"luigi", "tensorflow", "tf_keras", "keras", "boto3", "numpy", "tuf"}
+    assert not imported_by(IMPORT_ONE.format(module="luigi_tasks.steps")) & heavy
 
 
 def test_the_device_never_imports_the_pipeline():
     """Also not inside a function, where importing the package would not show it."""
-    for path in (REPOSITORY / "edge_client").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            assert not {name.split(".")[0] for name in names} & (HEAVY | {"boto3"}), path
+    for module, path in modules("edge_client").items():
+        assert not {name.split(".")[0] for name in imports_of(path, ())} & (HEAVY | {"boto3"}), module
 
 
 def test_each_outside_party_has_one_room():
@@ -97,14 +239,7 @@ def test_each_outside_party_has_one_room():
         },
     }
     for package in ("edge_client", "luigi_tasks"):
-        for path in (REPOSITORY / package).rglob("*.py"):
+        for path in modules(package).values():
             room = str(path.relative_to(REPOSITORY))
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Import):
-                    names = [alias.name for alias in node.names]
-                elif isinstance(node, ast.ImportFrom):
-                    names = [node.module or ""]
-                else:
-                    continue
-                for party in {name.split(".")[0] for name in names} & rooms.keys():
-                    assert room in rooms[party], f"{room} imports {party}"
+            for party in {name.split(".")[0] for name in imports_of(path, ())} & rooms.keys():
+                assert room in rooms[party], f"{room} imports {party}"
