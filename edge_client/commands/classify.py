@@ -1,4 +1,4 @@
-"""`edge-client classify`: pictures through any TFLite image classifier, without a fleet."""
+"""`edge-client classify`: classify picture files with any TFLite image classifier, without a fleet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-# Label of the extra first output that many ImageNet models have.
+# Label of the additional first output of many ImageNet models.
 _BACKGROUND = "background"
 
 
@@ -31,16 +31,16 @@ def classify_files(
     as_json: bool,
     out: TextIO,
 ) -> int:
-    """Classify picture files and print the answers; a bad picture does not stop the others.
+    """Classify picture files and print the predictions; a bad picture does not stop the others.
 
     Args:
         model: A `.tflite` file. An 8-bit input takes the pixels, a float input [-1, 1].
-        labels: One label a line; may lack or have an extra `background` line at the start.
+        labels: One label a line, with or without a first line `background`.
         images: Picture files.
         threads: Threads of the interpreter.
-        top: How many labels to print for each.
+        top: Number of labels to print for each picture.
         as_json: One JSON object a line instead of text.
-        out: Takes the answers; messages about bad pictures go to standard error.
+        out: Receives the predictions; messages about bad pictures go to standard error.
     Returns: Exit code: 0, or 1 if a picture could not be classified.
     Raises: InputError or DeviceError if model or labels cannot be used.
     """
@@ -48,19 +48,19 @@ def classify_files(
     failed = False
     for image in images:
         try:
-            answer = classifier.classify(decode_picture(image))
+            prediction = classifier.classify(decode_picture(image))
         except InputError as e:
             sys.stderr.write(f"{e}\n")
             failed = True
             continue
-        out.write(_as_json(image, answer, top) if as_json else _as_text(image, answer, top))
+        out.write(_as_json(image, prediction, top) if as_json else _as_text(image, prediction, top))
     return int(failed)
 
 
 def load_classifier(model: Path, labels: Path, threads: int) -> Classifier:
     """Load and warm a classifier from a model file and a labels file.
 
-    Raises: InputError if a file cannot be read or they do not fit each other; DeviceError if the runtime
+    Raises: InputError if a file cannot be read or model and labels do not fit; DeviceError if the runtime
         cannot run the model.
     """
     content = _read(model, "model")
@@ -89,7 +89,7 @@ def _read(path: Path, what: str) -> bytes:
 
 def _read_labels(path: Path) -> list[str]:
     try:
-        text = _read(path, "labels").decode("utf-8-sig")  # some editors begin a file with a mark
+        text = _read(path, "labels").decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as e:
         msg = f"{path}: not UTF-8 text: {e}; give a file with one label a line"
         raise InputError(msg) from e
@@ -100,7 +100,7 @@ def _read_labels(path: Path) -> list[str]:
 
 
 def _fit_background(labels: list[str], outputs: int) -> list[str]:
-    """Add or drop the background line where that makes the labels fit."""
+    """Add or drop the label `background` where that makes the labels fit the outputs."""
     has_background = bool(labels) and labels[0].casefold() == _BACKGROUND
     if has_background and len(labels) == outputs + 1:
         return labels[1:]
@@ -109,18 +109,18 @@ def _fit_background(labels: list[str], outputs: int) -> list[str]:
     return labels
 
 
-def _as_json(image: Path, answer: Prediction, top: int) -> str:
+def _as_json(image: Path, prediction: Prediction, top: int) -> str:
     record = {
         "file": str(image),
-        "label": answer.label,
-        "confidence": round(answer.confidence, 6),
-        "top": {label: round(score, 6) for label, score in answer.top(top).items()},
-        "latency_ms": round(answer.latency_ms, 3),
+        "label": prediction.label,
+        "confidence": round(prediction.confidence, 6),
+        "top": {label: round(score, 6) for label, score in prediction.top(top).items()},
+        "latency_ms": round(prediction.latency_ms, 3),
     }
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _as_text(image: Path, answer: Prediction, top: int) -> str:
-    lines = [f"{image}  ({answer.latency_ms:.1f} ms)"]
-    lines += [f"  {score:6.1%}  {label}" for label, score in answer.top(top).items()]
+def _as_text(image: Path, prediction: Prediction, top: int) -> str:
+    lines = [f"{image}  ({prediction.latency_ms:.1f} ms)"]
+    lines += [f"  {score:6.1%}  {label}" for label, score in prediction.top(top).items()]
     return "\n".join(lines) + "\n"

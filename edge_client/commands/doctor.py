@@ -1,4 +1,4 @@
-"""`edge-client doctor`: is everything there that this device needs, and if not, what to do."""
+"""`edge-client doctor`: check everything that this device needs, and name the remedy of each fault."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CAMERAS = {"video", "picamera"}
-# A camera that takes longer for its first picture is of no use.
+# Longest time for a camera's first frame.
 CAMERA_S = 15.0
-# A network may know a thousand.
+# A model may have a thousand.
 _LABELS_SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        name: What.
-        passed: Whether it is as it should be.
-        detail: What was found; on a failure also the way out.
+        name: Subject of the check.
+        passed: Whether the check passed.
+        detail: Finding; on a failure also the remedy.
     """
 
     name: str
@@ -58,7 +58,7 @@ def examine(
     settings: Settings,
     clock: Callable[[], datetime.datetime] = current_time,
 ) -> tuple[Check, ...]:
-    """Make all checks; changes nothing but a probe file in the state folder, which it removes."""
+    """Run all checks; writes nothing but a temporary file in the state folder."""
     checks: Sequence[tuple[str, Callable[[], str]]] = (
         ("runtime", runtime_name),
         ("clock", lambda: _check_clock(clock())),
@@ -78,7 +78,7 @@ def examine(
 
 
 def _wanted(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], str]]]:
-    """Checks of what most devices do not use."""
+    """Yield the checks of optional features that the settings enable."""
     if settings.sinks.json_lines not in {"", "-"}:
         yield "json lines", _check_json_lines
     if settings.action.names():
@@ -93,7 +93,7 @@ def _make(name: str, check: Callable[[], str]) -> Check:
     except EdgeError as e:
         return Check(name, passed=False, detail=str(e))
     except Exception as e:
-        # The other checks are wanted all the more.
+        # A bug in one check must not hide the others.
         logger.debug("%s", name, exc_info=True)
         return Check(name, passed=False, detail=f"unexpected {type(e).__name__}: {e}; please report it")
 
@@ -121,7 +121,7 @@ def _check_state(settings: Settings) -> str:
 
 
 def _probe(folder: Path) -> str:
-    """Write a file that goes again at once. Raises: OSError."""
+    """Write and delete a temporary file. Raises: OSError."""
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(b"probe")
         os.fsync(probe.fileno())
@@ -129,19 +129,19 @@ def _probe(folder: Path) -> str:
 
 
 def _check_makeable(path: Path) -> str:
-    """See whether this user may make a file or folder, and what it lies in, without making it.
+    """Check, without creating anything, that this user may create a file or folder and its parents.
 
     Raises: DeviceError.
     """
     above = _above(path)
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        msg = f"{path}: cannot be made: {above} is not writable by this user; change its owner or the setting"
+        msg = f"{path}: cannot be created: {above} is not writable for this user; change owner or setting"
         raise DeviceError(msg)
-    return "not there yet, `edge-client run` makes it"
+    return "not there yet, `edge-client run` creates it"
 
 
 def _above(path: Path) -> Path:
-    """What is there of the folders that a path lies in."""
+    """Return the nearest existing folder above a path."""
     return next(folder for folder in path.parents if folder.exists())
 
 
@@ -167,18 +167,18 @@ def _check_broker(settings: Settings) -> str:
 
     device, broker = settings.device, settings.broker
     if not broker.host:
-        return "none is set: this device only polls"
+        return "none ([broker] host is empty): this device only polls"
     client_id, address = f"{device.id[:50]}-doctor", f"{broker.host}:{broker.port}"
     topic = probe_topic(device.fleet, device.id)
     try_connection(broker, client_id)
     if not try_echo(broker, client_id, topic):
         msg = (
-            f"{address}: lets this device in, but what it publishes on {topic} does not come back. With "
+            f"{address}: accepts this device, but a message published on {topic} does not come back. With "
             f"configs/mosquitto.acl [broker] username (now {broker.username!r}) must be the device id, and "
             "may read and write below edge/+/devices/<id>/"
         )
         raise DeviceError(msg)
-    return f"{address}: lets this device in and passes on what it publishes"
+    return f"{address}: accepts this device and its messages"
 
 
 def _check_source(settings: Settings) -> str:
@@ -194,20 +194,20 @@ def _check_source(settings: Settings) -> str:
     if source.kind not in CAMERAS:
         return found
     if daemon_runs(settings.device.state_dir):
-        return f"{found}: in use by the daemon; stop it to try the camera here"
+        return f"{found}: in use by the daemon; stop it to test the camera"
     return f"{found}: gives {_first_frame(opened)} pixels"
 
 
 def _first_frame(source: Source) -> str:
-    """Take one frame; return its size, for people.
+    """Read one frame; return its size as text.
 
-    Raises: DeviceError if none comes.
+    Raises: DeviceError if no frame comes.
     """
     sizes: list[str] = []
     faults: list[EdgeError] = []
     stop = threading.Event()
 
-    def take() -> None:
+    def read() -> None:
         try:
             for frame in source.frames(stop):
                 sizes.append(f"{frame.pixels.shape[1]}x{frame.pixels.shape[0]}")
@@ -215,15 +215,15 @@ def _first_frame(source: Source) -> str:
         except EdgeError as e:
             faults.append(e)
 
-    # A driver that hangs must not take this with it.
-    thread = threading.Thread(target=take, daemon=True)
+    # In a thread: a driver that hangs must not hang the command.
+    thread = threading.Thread(target=read, daemon=True)
     thread.start()
     thread.join(CAMERA_S)
     stop.set()
     if faults:
         raise faults[0]
     if not sizes:
-        msg = f"no picture within {CAMERA_S:g} s; check cable, driver, address, and that nothing else uses it"
+        msg = f"no picture within {CAMERA_S:g} s; check cable, driver and address, and that it is not in use"
         raise DeviceError(msg)
     return sizes[0]
 
@@ -244,17 +244,17 @@ def _check_inbox(settings: Settings) -> str:
         raise DeviceError(msg)
     _check_private_labels(settings)
     waiting = len(kept_records(settings.device.state_dir / INBOX_DIR))
-    return f"{waiting} frames wait; they are {f'uploaded to {where}' if inbox.upload else 'not uploaded'}"
+    return f"{waiting} frames are kept and {f'uploaded to {where}' if inbox.upload else 'not uploaded'}"
 
 
 def _check_private_labels(settings: Settings) -> None:
-    """Raise SettingsError if a label that must not be seen in a kept frame is one that no release knows."""
+    """Raise SettingsError if no release has one of the [inbox] never_labels."""
     folders = [folder for one in of_channels(settings) if (folder := _current_slot(one)) is not None]
     known = {label for folder in folders for label in read_release(folder).labels}
     if folders and (unknown := settings.inbox.private_labels() - known):
         msg = (
-            f"[inbox] never_labels: no release here knows {', '.join(sorted(unknown))}, so frames that show "
-            f"it are kept; there are {', '.join(sorted(known)[:_LABELS_SHOWN])}"
+            f"[inbox] never_labels: no release here has {', '.join(sorted(unknown))}: it protects nothing; "
+            f"there are {', '.join(sorted(known)[:_LABELS_SHOWN])}"
         )
         raise SettingsError(msg)
 
@@ -264,13 +264,13 @@ def _check_release(settings: Settings) -> str:
 
     folder = _current_slot(settings)
     if folder is None:
-        return "none yet; `edge-client run` fetches it"
+        return "none yet; `edge-client run` downloads it"
     open_slot(folder, settings.device.threads)
     return f"{folder.name} loads and runs"
 
 
 def _current_slot(settings: Settings) -> Path | None:
-    """Folder of the release that serves; None if there is none yet."""
+    """Return the folder of the serving release; None without one."""
     from edge_client.update.slots import Slots  # noqa: PLC0415
 
     slots = Slots(settings.device.state_dir)
@@ -302,7 +302,7 @@ def _check_metrics(settings: Settings) -> str:
 
     host, port = settings.metrics.host, settings.metrics.port
     if daemon_runs(settings.device.state_dir):
-        return f"{host}:{port}: the daemon's"
+        return f"{host}:{port}: in use by the daemon"
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does

@@ -1,4 +1,4 @@
-"""`edge-client status`: what runs on this device, and why."""
+"""`edge-client status`: show the serving release, the reason for it, and the health of the device."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def show_status(settings: Settings, *, as_json: bool) -> None:
-    """Print the status of each channel: as the daemon tells it now, else as it was stored last.
+    """Print the status of each channel, refreshed by a running daemon, else as last stored.
 
-    Raises: DeviceError if no status was stored yet, or it cannot be read.
+    Raises: DeviceError if no status is stored yet, or it cannot be read.
     """
     from edge_client.reporting.status import STATUS_FILE  # noqa: PLC0415
     from edge_client.state_folder import daemon_runs, refresh_status  # noqa: PLC0415
@@ -37,24 +37,24 @@ def show_status(settings: Settings, *, as_json: bool) -> None:
 
 
 def _last_status(settings: Settings, *, main: bool) -> DeviceStatus:
-    """Return what a channel's status said last.
+    """Return the last stored status of a channel.
 
-    Raises: DeviceError if it cannot be read; a channel beside the main one may have been added just now.
+    Raises: DeviceError if it cannot be read. A new extra channel without a status is shown as such.
     """
     from edge_client.contract.messages import DeviceStatus  # noqa: PLC0415 - the other commands start faster
     from edge_client.reporting.status import STATUS_FILE, read_status  # noqa: PLC0415
 
     device = settings.device
     if not main and not (device.state_dir / STATUS_FILE).exists():
-        why = "the daemon has not followed this channel yet; it does from its next start on"
+        why = "the daemon follows this channel from its next start on"
         return DeviceStatus(device=device.id, channel=device.channel, state="not started yet", why=why)
     return read_status(device.state_dir)
 
 
 def _describe_daemon(*, running: bool, fresh: bool) -> str:
     if not running:
-        return "not running; what follows is its last state"
-    return "running" if fresh else "running; it could not be asked for news, what follows may be old"
+        return "not running; this is its last status"
+    return "running" if fresh else "running, but did not refresh its status: this may be out of date"
 
 
 def _describe(status: DeviceStatus, daemon: str) -> str:
@@ -66,11 +66,11 @@ def _describe(status: DeviceStatus, daemon: str) -> str:
         ("release", status.release or "none yet"),
         ("probation", "on probation" if status.probation else "none"),
         ("why", status.why or "-"),
-        ("latest", status.latest or "not known yet"),
+        ("latest", status.latest or "unknown"),
         ("share", "-" if status.share_percent is None else f"{status.share_percent:g}% of the devices"),
         ("previous", status.previous or "none"),
         ("runtime", status.runtime),
-        ("pictures", f"{status.frames} since its start"),
+        ("frames", f"{status.frames} since start"),
         ("latency", "-" if status.latency_ms is None else f"{status.latency_ms:.2f} ms"),
         ("last update", _describe_update(status.update)),
         ("shadow", _describe_shadow(status.shadow)),
@@ -90,10 +90,10 @@ def _describe_update(update: UpdateFigures | None) -> str:
 
 def _describe_shadow(shadow: Comparison | None) -> str:
     if shadow is None or shadow.agreement is None:
-        return f"{shadow.release} is beside it, no frames yet" if shadow else "-"
+        return f"{shadow.release}, no frames yet" if shadow else "-"
     return (
         f"{shadow.release} agrees on {shadow.agreement:.0%} of {shadow.frames} frames, "
-        f"{shadow.latency_ms:.2f} ms beside {shadow.latency_before_ms or 0:.2f} ms, "
+        f"{shadow.latency_ms:.2f} ms instead of {shadow.latency_before_ms or 0:.2f} ms, "
         f"{shadow.seconds_left:.0f} s left"
     )
 
@@ -102,7 +102,7 @@ def _describe_drift(drift: Drift | None) -> str:
     if drift is None:
         return "-"
     return (
-        f"labels {drift.labels:.2f}, confidence {drift.confidence:.2f} over {drift.answers} answers "
+        f"labels {drift.labels:.2f}, confidence {drift.confidence:.2f} over {drift.answers} frames "
         "(below 0.1 stable, above 0.25 a shift)"
     )
 

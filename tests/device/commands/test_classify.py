@@ -66,7 +66,7 @@ def test_json_is_one_object_a_picture(parts: tuple[Path, Path, Path]) -> None:
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_bad_pictures_are_named_and_the_others_still_done(
+def test_bad_pictures_are_named_and_the_others_classified(
     parts: tuple[Path, Path, Path], as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, labels, red = parts
@@ -92,7 +92,7 @@ def test_bad_pictures_are_named_and_the_others_still_done(
         "Background\nred\ngreen\nblue\n",
     ],
 )
-def test_labels_files_of_the_usual_makes_are_understood(parts: tuple[Path, Path, Path], text: str) -> None:
+def test_common_formats_of_label_files_are_read(parts: tuple[Path, Path, Path], text: str) -> None:
     model, labels, red = parts
     labels.write_bytes(text.encode())
     assert json.loads(run(model, labels, [red], as_json=True)[1])["label"] == "red"
@@ -117,7 +117,7 @@ def test_labels_that_do_not_fit_are_refused_with_both_files(
         run(model, labels, [red])
 
 
-def test_unusable_model_or_labels_say_why(parts: tuple[Path, Path, Path]) -> None:
+def test_unusable_model_or_labels_are_named_with_the_reason(parts: tuple[Path, Path, Path]) -> None:
     model, labels, red = parts
     with pytest.raises(InputError, match=r"none\.tflite: the model file cannot be read"):
         run(model.with_name("none.tflite"), labels, [red])

@@ -62,7 +62,7 @@ def test_help_lists_commands_and_exit_codes(capsys):
         assert word in text
 
 
-def test_classify_answers(tmp_path, capsys):
+def test_classify_prints_the_best_labels(tmp_path, capsys):
     (tmp_path / "m.tflite").write_bytes(tiny_model())
     (tmp_path / "labels.txt").write_text("\n".join(tiny_labels()) + "\n")
     (tmp_path / "p.png").write_bytes(png(plain_picture("green")))
@@ -98,7 +98,7 @@ def test_status_shows_the_last_state_of_a_daemon_that_is_down(settings_file, cap
         assert part in text
 
 
-def test_status_says_what_a_release_is_on_and_for_whom(settings_file, tmp_path, capsys):
+def test_status_shows_probation_and_rollout_share(settings_file, tmp_path, capsys):
     status = DeviceStatus(
         device="c",
         channel="stable",
@@ -116,7 +116,7 @@ def test_status_says_what_a_release_is_on_and_for_whom(settings_file, tmp_path, 
         assert part in text
 
 
-def test_status_of_a_channel_that_was_just_added(settings_file, capsys):
+def test_status_of_a_new_extra_channel(settings_file, capsys):
     text = settings_file.read_text()
     settings_file.write_text(text.replace("[device]\n", '[device]\nmore_channels = "doors"\n'))
     assert main(["status", "--config", str(settings_file)]) == 0
@@ -128,7 +128,7 @@ def test_status_of_a_channel_that_was_just_added(settings_file, capsys):
     assert (doors["channel"], doors["state"]) == ("doors", "not started yet")
 
 
-def test_status_of_a_daemon_that_cannot_be_asked_says_that_it_may_be_old(settings_file, tmp_path, capsys):
+def test_status_of_an_unresponsive_daemon_is_marked_as_out_of_date(settings_file, tmp_path, capsys):
     with hold_state(tmp_path / "state"):
         assert main(["status", "--config", str(settings_file)]) == 0
         assert "running; it could not be asked for news" in capsys.readouterr().out
@@ -137,7 +137,7 @@ def test_status_of_a_daemon_that_cannot_be_asked_says_that_it_may_be_old(setting
     assert (told["running"], told["fresh"]) == (True, False)
 
 
-def test_status_for_machines(settings_file, capsys):
+def test_status_as_json(settings_file, capsys):
     assert main(["status", "--json", "--config", str(settings_file)]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["running"], answer["release"], answer["update"]["bytes_pulled"]) == (False, "r2", 1234)

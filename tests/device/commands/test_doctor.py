@@ -49,7 +49,7 @@ def failures(settings, **options) -> dict[str, str]:
     return {check.name: check.detail for check in examine(settings, **options) if not check.passed}
 
 
-def test_a_sound_device_passes_all(settings_file):
+def test_a_healthy_device_passes_all_checks(settings_file):
     assert failures(load_settings(settings_file)) == {}
 
 
@@ -101,13 +101,13 @@ def with_channel(settings: Settings) -> Settings:
     return dataclasses.replace(settings, device=dataclasses.replace(settings.device, more_channels="doors"))
 
 
-def test_it_makes_nothing_on_a_new_device(settings_file):
+def test_doctor_creates_nothing_on_a_new_device(settings_file):
     settings = with_channel(load_settings(settings_file))
     examine(settings)
     assert not settings.device.state_dir.exists()
 
 
-def test_it_changes_nothing_on_a_device_that_serves(settings_file, device, repository):
+def test_doctor_changes_nothing_on_a_serving_device(settings_file, device, repository):
     settings = with_channel(load_settings(settings_file))
     repository.publish_tiny(1, channel="doors")
     device.check()
@@ -118,7 +118,7 @@ def test_it_changes_nothing_on_a_device_that_serves(settings_file, device, repos
     assert found["release of doors"].startswith("none yet")
 
 
-def test_it_remembers_what_the_device_saw(settings_file, device, repository):
+def test_doctor_honours_the_metadata_that_the_device_saw(settings_file, device, repository):
     settings = load_settings(settings_file)
     before = dict(repository.objects)
     repository.publish_tiny(1)
@@ -128,7 +128,7 @@ def test_it_remembers_what_the_device_saw(settings_file, device, repository):
     assert "store" in failures(settings)
 
 
-def test_a_check_that_breaks_leaves_the_others_alone(settings_file, monkeypatch):
+def test_an_exception_in_one_check_does_not_stop_the_others(settings_file, monkeypatch):
     def broken(_settings):
         raise ZeroDivisionError("a bug")
 
@@ -138,7 +138,7 @@ def test_a_check_that_breaks_leaves_the_others_alone(settings_file, monkeypatch)
     }
 
 
-def test_the_command_prints_and_counts(settings_file, repository, capsys):
+def test_the_command_prints_all_checks_and_its_exit_code_counts_faults(settings_file, repository, capsys):
     assert main(["doctor", "--config", str(settings_file)]) == 0
     assert capsys.readouterr().out.count("ok  ") == 9
     repository.stop()
@@ -161,7 +161,7 @@ def with_camera(settings_file, path: str):
     return dataclasses.replace(settings, source=dataclasses.replace(settings.source, kind="video", path=path))
 
 
-def test_a_camera_is_tried(settings_file):
+def test_a_frame_is_read_from_the_camera(settings_file):
     cv2 = pytest.importorskip("cv2", reason="the extra [video] is not installed")
     film = str(settings_file.parent / "film.avi")
     writer = cv2.VideoWriter(film, cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
@@ -175,18 +175,18 @@ def test_a_camera_is_tried(settings_file):
     assert "none.avi" in gone["source"]
 
 
-def test_a_camera_that_hangs_is_named(settings_file, monkeypatch):
+def test_a_hanging_camera_is_named(settings_file, monkeypatch):
     monkeypatch.setattr("edge_client.sources.opening.open_source", lambda _settings: HungCamera())
     monkeypatch.setattr("edge_client.commands.doctor.CAMERA_S", 0.1)
     assert "no picture within 0.1 s" in failures(with_camera(settings_file, "0"))["source"]
 
 
-def test_frames_that_wait_are_counted_and_keys_to_upload_them_asked_for(settings_file, monkeypatch):
+def test_kept_frames_are_counted_and_missing_upload_keys_named(settings_file, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
     settings = load_settings(settings_file)
     inbox = dataclasses.replace(settings.inbox, unsure_below=0.5)
     found = {check.name: check.detail for check in examine(dataclasses.replace(settings, inbox=inbox))}
-    assert found["inbox"] == "0 frames wait; they are not uploaded"
+    assert found["inbox"] == "0 frames are kept and not uploaded"
     inbox = dataclasses.replace(inbox, upload=True)
     assert "access_key_file" in failures(dataclasses.replace(settings, inbox=inbox))["inbox"]
 
@@ -209,10 +209,10 @@ def test_a_folder_store_is_read_and_frames_may_go_there_without_keys(
     assert failures(settings) == {}
     found = {check.name: check.detail for check in examine(settings)}
     assert found["store"].startswith(f"{folder.as_uri()}: channel stable points to release ")
-    assert found["inbox"] == f"0 frames wait; they are uploaded to {folder.as_uri()}"
+    assert found["inbox"] == f"0 frames are kept and uploaded to {folder.as_uri()}"
 
 
-def test_a_private_label_that_no_release_knows_is_named(settings_file, device):
+def test_a_private_label_that_no_release_has_is_named(settings_file, device):
     settings = load_settings(settings_file)
 
     def private(labels: str) -> Settings:
@@ -223,7 +223,7 @@ def test_a_private_label_that_no_release_knows_is_named(settings_file, device):
     device.check()
     assert "inbox" not in failures(private("red"))
     said = failures(private("red, Red"))["inbox"]
-    assert "no release here knows Red," in said
+    assert "no release here has Red," in said
     assert "there are blue, green, red" in said
 
 
@@ -243,13 +243,13 @@ def test_a_results_file_that_cannot_be_written_is_named(settings_file):
     below_a_file = settings_file / "results.jsonl"
     passed, said = extra(settings, "sinks", json_lines=str(below_a_file))
     assert not passed
-    assert f"{below_a_file}: cannot be made: {settings_file} is not writable" in said
+    assert f"{below_a_file}: cannot be created: {settings_file} is not writable" in said
     passed, said = extra(settings, "sinks", json_lines=str(folder / "camera"))
     assert not passed
     assert "not a file" in said
 
 
-def test_a_command_that_is_not_there_is_named(settings_file):
+def test_a_missing_program_is_named(settings_file):
     settings = load_settings(settings_file)
     assert extra(settings, "action", labels="red", on_command="true now", off_command="false")[0]
     passed, said = extra(settings, "action", labels="red", on_command="true", off_command="no-such-siren off")
@@ -301,7 +301,7 @@ def broker_with_rights(tmp_path) -> Iterator[BrokerWithRights]:
 
 
 @pytest.mark.parametrize(("user", "lets_through"), [("camera-1", True), ("kiosk", False), ("", False)])
-def test_a_device_that_the_brokers_rights_make_mute_is_named(
+def test_a_device_muted_by_the_brokers_acl_is_named(
     user, lets_through, settings_file, broker_with_rights, monkeypatch
 ):
     monkeypatch.setattr("edge_client.reporting.broker.ECHO_S", 1.0)

@@ -36,13 +36,13 @@ def test_a_plain_colour_stays(value, block):
     assert (average_blocks(pixels, *block) == value).all()
 
 
-def test_pixels_need_not_lie_in_a_row():
+def test_pixels_need_not_be_contiguous():
     pixels = np.random.default_rng(1).integers(0, 256, (60, 80, 3), np.uint8)
     turned = pixels[::-1, ::2]
     np.testing.assert_array_equal(average_blocks(turned, 3, 4), plainly(turned, 3, 4))
 
 
-def test_an_answer_is_not_overwritten_by_the_next():
+def test_a_result_is_not_overwritten_by_the_next_call():
     first = average_blocks(np.full((60, 80, 3), 7, np.uint8), 3, 4)
     average_blocks(np.full((60, 80, 3), 200, np.uint8), 3, 4)
     assert (first == 7).all()

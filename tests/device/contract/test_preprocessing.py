@@ -192,7 +192,7 @@ def bomb(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("width", "height"), [(10_000, 5_001), (12_000, 12_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)]
 )
-def test_decompression_bomb_is_refused_before_it_unfolds(width: int, height: int) -> None:
+def test_decompression_bomb_is_refused_before_decoding(width: int, height: int) -> None:
     with pytest.raises(InputError, match=f"at most {MAX_PIXELS}"):
         decode_picture(bomb(width, height))
 
@@ -213,7 +213,7 @@ def test_formats_that_start_programs_are_refused() -> None:
         decode_picture(eps)
 
 
-def test_many_threads_decode_alike() -> None:
+def test_decoding_is_thread_safe() -> None:
     good = encoded(gradient(200, 300), "JPEG")
     expected = decode_picture(good)
     with ThreadPoolExecutor(8) as pool:
@@ -315,7 +315,7 @@ def test_float_input_is_normalized() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "zero_point"), [(np.int8, -1), (np.uint8, 127)])
-def test_no_two_pixel_values_become_one(dtype: type, zero_point: int) -> None:
+def test_distinct_pixel_values_stay_distinct(dtype: type, zero_point: int) -> None:
     # Scale as a TFLite file holds it: float32, a little over 1/127.5.
     table = input_table(np.dtype(dtype), float(np.float32(1 / 127.5)), zero_point, KERAS)
     np.testing.assert_array_equal(table, np.arange(256) + np.iinfo(dtype).min)
@@ -338,7 +338,7 @@ def test_other_input_types_are_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [(40, 30), (17, 64)])
-def test_decoding_and_fitting_at_once_is_the_same(size):
+def test_decode_fitted_equals_decode_and_fit(size):
     """Also where nothing is to be stretched, and where the picture is grey."""
     rng = np.random.default_rng(3)
     for pixels in (rng.integers(0, 256, (40, 30, 3), np.uint8), rng.integers(0, 256, (9, 7), np.uint8)):

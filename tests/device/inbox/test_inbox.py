@@ -124,13 +124,13 @@ OTHER = predicted(ripe=0.3, rotten=0.7)
         ([answer(SURE), answer(SURE, OTHER, "doors")], KEEPS, DISAGREEMENT),
     ],
 )
-def test_what_is_worth_labelling(answers, settings, why):
+def test_unsure_and_disagreeing_frames_are_selected(answers, settings, why):
     found = why_keep(settings, answers)
     assert (found and found[0]) == why
     assert found is None or found[1] is answers[-1]
 
 
-def test_the_least_sure_answer_goes_into_the_record():
+def test_the_least_confident_answer_goes_into_the_record():
     answers = [
         answer(predicted(open=0.5, shut=0.4), channel="doors"),
         answer(predicted(ripe=0.4, rotten=0.3)),
@@ -157,12 +157,12 @@ PERSON, HINT, DOG = (
         ([answer(dataclasses.replace(DOUBT, labels=("person", "person")))], False),
     ],
 )
-def test_what_any_release_takes_for_private_is_not_kept(answers, kept):
+def test_a_frame_with_a_private_label_in_any_release_is_not_kept(answers, kept):
     settings = dataclasses.replace(KEEPS, never_labels="dog, person")
     assert (why_keep(settings, answers) is not None) == kept
 
 
-def test_of_a_label_used_twice_the_better_score_counts():
+def test_the_better_score_of_a_label_listed_twice_counts():
     twice = dataclasses.replace(predicted(a=0.5, b=0.48, c=0.02), labels=("ripe", "person", "person"))
     assert why_keep(dataclasses.replace(KEEPS, never_labels="person"), [answer(twice)]) is None
 
@@ -186,7 +186,7 @@ def test_frames_are_scaled_down(keep, folder):
     assert Image.open(folder / record.picture).size == (100, 75)
 
 
-def test_a_daemon_that_starts_again_and_again_keeps_no_more(folder):
+def test_restarts_do_not_raise_the_rate(folder):
     settings, clock = dataclasses.replace(KEEPS, per_hour=60.0), Clock()
     kept = 0
     for number in range(5):
@@ -203,7 +203,7 @@ def test_a_daemon_that_starts_again_and_again_keeps_no_more(folder):
     keeper.close()
 
 
-def test_so_many_an_hour_and_no_more(folder):
+def test_frames_per_hour_are_limited(folder):
     clock = Clock()
     keeper = FrameKeeper(dataclasses.replace(KEEPS, per_hour=2.0), folder, clock=clock)
     taken = []
@@ -216,7 +216,7 @@ def test_so_many_an_hour_and_no_more(folder):
     assert taken == [0, 1800, 3600, 5400]
 
 
-def test_the_oldest_make_room(keep, folder):
+def test_the_oldest_frames_are_deleted_at_the_size_limit(keep, folder):
     one = keep(1)[0]
     size = sum((folder / name).stat().st_size for name in (one.picture, one.picture[:-3] + "json"))
     records = keep(6, dataclasses.replace(KEEPS, max_bytes=3 * size + size // 2))
@@ -224,7 +224,7 @@ def test_the_oldest_make_room(keep, folder):
     assert len(list(folder.iterdir())) == 6
 
 
-def test_what_is_too_old_is_deleted(keep, folder):
+def test_old_frames_are_deleted(keep, folder):
     keep(2)
     long_ago = time.time() - 15 * 86400
     os.utime(kept_records(folder)[0], (long_ago, long_ago))
@@ -241,7 +241,7 @@ def of_1970(folder, name: str = "20200101T000000-aaaaaaaaaaaa") -> None:
         os.utime(path, (0, 0))
 
 
-def test_what_is_too_old_goes_where_no_frame_comes(folder, monkeypatch):
+def test_old_frames_are_deleted_without_new_ones(folder, monkeypatch):
     monkeypatch.setattr(keeper_module, "_TIDY_S", 0.05)
     of_1970(folder)
     keeper = FrameKeeper(KEEPS, folder)
@@ -251,7 +251,7 @@ def test_what_is_too_old_goes_where_no_frame_comes(folder, monkeypatch):
     keeper.close()
 
 
-def test_what_is_too_old_goes_where_nothing_is_kept_any_more(settings, folder):
+def test_old_frames_are_deleted_once_the_inbox_is_off(settings, folder):
     assert not is_needed(settings.inbox, folder)
     of_1970(folder)
     assert is_needed(settings.inbox, folder)
@@ -264,7 +264,7 @@ def test_what_is_too_old_goes_where_nothing_is_kept_any_more(settings, folder):
     assert is_needed(KEEPS, folder)
 
 
-def test_one_error_of_the_disk_ends_no_thread(folder, monkeypatch, caplog):
+def test_a_disk_error_does_not_end_the_thread(folder, monkeypatch, caplog):
     clock = Clock()
     keeper = FrameKeeper(KEEPS, folder, clock=clock)
     for number, error in enumerate((OSError(5, "Input/output error"), RuntimeError("a bug"))):
@@ -291,7 +291,7 @@ def raising(error: Exception):
     return fail
 
 
-def test_a_picture_whose_record_cannot_be_written_goes_too(folder, monkeypatch):
+def test_a_picture_without_its_record_is_deleted(folder, monkeypatch):
     def write(path, data: bytes) -> None:
         if path.suffix == ".json":
             raise DeviceError("no space left")
@@ -305,7 +305,7 @@ def test_a_picture_whose_record_cannot_be_written_goes_too(folder, monkeypatch):
     assert keeper.kept == 0
 
 
-def test_a_full_disk_keeps_nothing_and_says_so_once(folder, caplog):
+def test_a_full_disk_is_logged_once(folder, caplog):
     clock = Clock()
     keeper = FrameKeeper(KEEPS, folder, min_free_bytes=1 << 60, clock=clock)
     for number in range(3):
@@ -317,7 +317,7 @@ def test_a_full_disk_keeps_nothing_and_says_so_once(folder, caplog):
     assert len([r for r in caplog.records if "make room" in r.getMessage()]) == 1
 
 
-def test_what_a_power_cut_left_is_swept_away(folder, keep):
+def test_incomplete_frames_of_a_power_cut_are_deleted(folder, keep):
     keep(1)
     (folder / "20200101T000000-abc.jpg").write_bytes(b"half")
     (folder / ".20200101T000000-abc.json.x1y2").write_bytes(b"")
@@ -388,7 +388,7 @@ def settings(tmp_path, inbox, monkeypatch):
     return load_settings(file)
 
 
-def test_frames_arrive_and_are_deleted_here(keep, settings, inbox, folder):
+def test_uploaded_frames_are_deleted_on_the_device(keep, settings, inbox, folder):
     records = keep(3)
     report = upload_in_child(settings)
     assert (report.uploaded, report.error) == (3, None)
@@ -452,7 +452,7 @@ def test_a_folder_store_that_refuses_is_named(keep, in_folder, tmp_path, folder)
     assert len(kept_records(folder)) == 1
 
 
-def test_an_upload_that_breaks_off_goes_on_with_the_next(keep, settings, inbox, folder):
+def test_an_interrupted_upload_continues_with_the_next_one(keep, settings, inbox, folder):
     keep(3)
     inbox.fail_after = 3  # the second frame's picture arrives, its record does not
     report = upload_in_child(settings)
@@ -465,7 +465,7 @@ def test_an_upload_that_breaks_off_goes_on_with_the_next(keep, settings, inbox, 
     assert list(folder.iterdir()) == []
 
 
-def test_a_store_that_is_away_costs_no_frame(keep, settings, inbox, folder):
+def test_an_unreachable_store_loses_no_frame(keep, settings, inbox, folder):
     keep(2)
     inbox.shutdown()
     inbox.server_close()
@@ -475,13 +475,13 @@ def test_a_store_that_is_away_costs_no_frame(keep, settings, inbox, folder):
     assert len(kept_records(folder)) == 2
 
 
-def test_without_keys_it_says_what_to_do(keep, settings, monkeypatch):
+def test_an_upload_without_keys_names_the_setting(keep, settings, monkeypatch):
     keep(1)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     assert "access_key_file" in str(upload_in_child(settings).error)
 
 
-def test_a_frame_that_somebody_took_away_is_no_error(keep, settings, folder):
+def test_a_frame_deleted_during_the_upload_is_skipped(keep, settings, folder):
     keep(2)
     (folder / kept_records(folder)[0].with_suffix(".jpg").name).unlink()
     report = upload_in_child(settings)
@@ -489,14 +489,14 @@ def test_a_frame_that_somebody_took_away_is_no_error(keep, settings, folder):
     assert list(folder.iterdir()) == []
 
 
-def test_an_upload_that_hangs_is_ended(keep, settings, monkeypatch):
+def test_a_hanging_upload_is_killed(keep, settings, monkeypatch):
     keep(1)
     limit = dataclasses.replace(settings.update, look_timeout_s=0.01)
     with pytest.raises(DeviceError, match="took over"):
         upload_in_child(dataclasses.replace(settings, update=limit))
 
 
-def test_one_frame_that_cannot_be_read_keeps_no_other_back(keep, settings, inbox, folder, monkeypatch):
+def test_a_frame_that_cannot_be_read_is_skipped(keep, settings, inbox, folder, monkeypatch):
     keep(3)
     first = kept_records(folder)[0].with_suffix(".jpg")
     read_bytes = type(first).read_bytes
@@ -527,7 +527,7 @@ def keeping(settings):
         inbox.close()
 
 
-def test_the_status_counts_without_a_look_at_the_disk(keeping, folder, monkeypatch):
+def test_the_status_counts_frames_without_reading_the_disk(keeping, folder, monkeypatch):
     of_1970(folder)
     for suffix in (".json", ".jpg"):
         (folder / f"20261124T110000-b{suffix}").write_text("{}")
@@ -540,14 +540,14 @@ def test_the_status_counts_without_a_look_at_the_disk(keeping, folder, monkeypat
     assert inbox.moment()["inbox"].waiting == 2
 
 
-def test_what_was_uploaded_waits_no_more(keeping, folder, keep):
+def test_uploaded_frames_no_longer_count_as_waiting(keeping, folder, keep):
     keep(2)
     inbox = keeping(upload=True, upload_s=4.0)
     wait_until(lambda: inbox.moment()["inbox"].uploaded == 2, "the upload")
     wait_until(lambda: inbox.moment()["inbox"].waiting == 0, "the count after it", 1.0)
 
 
-def test_a_bug_in_one_upload_does_not_end_them(keeping, keep, monkeypatch, caplog):
+def test_an_exception_in_one_upload_does_not_end_the_thread(keeping, keep, monkeypatch, caplog):
     keep(1)
     failed = iter([True])
 
@@ -563,7 +563,7 @@ def test_a_bug_in_one_upload_does_not_end_them(keeping, keep, monkeypatch, caplo
     assert inbox.alive
 
 
-def test_a_private_label_that_no_release_knows_is_said_once(keeping, caplog):
+def test_a_private_label_that_no_release_has_is_logged_once(keeping, caplog):
     inbox = keeping(never_labels="Ripe, rotten, open")
     answers = [answer(SURE), answer(predicted(open=0.9, shut=0.1), channel="doors")]
     for seen in (answers, answers, answers[:1], answers):
@@ -587,6 +587,6 @@ def test_a_private_label_that_no_release_knows_is_said_once(keeping, caplog):
         {"base_url": "ftp://x"},
     ],
 )
-def test_settings_that_cannot_be_are_named(wrong):
+def test_impossible_inbox_settings_are_reported(wrong):
     assert len(InboxSettings(**wrong).faults()) == 1
     assert InboxSettings().faults() == ()

@@ -62,11 +62,11 @@ def test_without_normalization_the_answers_are_the_same(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 300), (480, 640)])
-def test_pictures_of_any_size_are_taken(shape: tuple[int, int]) -> None:
+def test_pictures_of_any_size_are_accepted(shape: tuple[int, int]) -> None:
     assert tiny().classify(plain_picture("cyan", *shape)).label == "cyan"
 
 
-def test_views_with_other_strides_are_read_right() -> None:
+def test_array_views_with_other_strides_are_read_correctly() -> None:
     pixels = np.concatenate([plain_picture("red"), plain_picture("blue")], axis=1)  # (32, 64, 3)
     classifier = tiny()
     assert classifier.classify(pixels[:, :32]).label == "red"
@@ -74,7 +74,7 @@ def test_views_with_other_strides_are_read_right() -> None:
     assert classifier.classify(pixels[:, 32:, ::-1]).label == "red"  # BGR as a view
 
 
-def test_an_answer_does_not_change_with_the_next_picture() -> None:
+def test_a_prediction_does_not_change_with_the_next_picture() -> None:
     for kind in ("int8", "float32"):
         classifier = tiny(kind=kind)
         first = classifier.classify(plain_picture("red"))
@@ -83,14 +83,14 @@ def test_an_answer_does_not_change_with_the_next_picture() -> None:
         np.testing.assert_array_equal(first.scores, before)
 
 
-def test_input_size_labels_and_release_are_told() -> None:
+def test_input_size_labels_and_release_are_attributes() -> None:
     classifier = tiny(2, size=24)
     assert (classifier.input_height, classifier.input_width) == (24, 24)
     assert classifier.labels == tiny_labels(8, 2)
     assert classifier.release == "release-2"
 
 
-def test_threads_are_taken() -> None:
+def test_the_number_of_threads_reaches_the_runtime() -> None:
     classifier = Classifier(tiny_model(), tiny_labels(), normalization=KERAS, threads=2)
     assert classifier.classify(plain_picture("green")).label == "green"
 
@@ -120,7 +120,7 @@ def test_top_keeps_label_order_among_equals_and_the_better_of_two_same_words() -
     "pixels",
     [np.zeros((32, 32), np.uint8), np.zeros((32, 32, 4), np.uint8), np.zeros((32, 32, 3), np.float32)],
 )
-def test_other_pixel_arrays_are_refused(pixels: Any) -> None:
+def test_arrays_that_are_not_rgb_pictures_are_refused(pixels: Any) -> None:
     with pytest.raises(InputError, match="give"):
         tiny().classify(pixels)
 
@@ -132,12 +132,12 @@ def test_labels_that_do_not_fit_are_refused(count: int) -> None:
 
 
 @pytest.mark.parametrize("model", [b"", b"no model", b"\x1c\0\0\0TFL2" + b"\0" * 99])
-def test_what_is_no_model_is_refused(model: bytes) -> None:
+def test_bytes_that_are_not_a_tflite_model_are_refused(model: bytes) -> None:
     with pytest.raises(DeviceError, match="not a TFLite model"):
         load_interpreter(model)
 
 
-def test_operator_version_that_the_runtime_lacks_is_named() -> None:
+def test_unsupported_operator_version_is_named() -> None:
     model = tiny_model(fully_connected_version=99)
     with pytest.raises(
         DeviceError,
@@ -181,7 +181,7 @@ def test_runtime_has_name_and_version() -> None:
     assert version[0].isdigit()
 
 
-def test_model_that_answers_nan_is_refused() -> None:
+def test_nan_output_is_refused() -> None:
     model = tiny_model(kind="float32", softmax=False)
     broken = model.replace(struct.pack("<f", 2.0), struct.pack("<f", float("nan")))
     classifier = Classifier(broken, tiny_labels(), normalization=KERAS)
@@ -219,7 +219,7 @@ class OddInterpreter:
         ({}, {"quantization": (0.0, 0)}, "without quantization"),
     ],
 )
-def test_model_that_is_no_image_classifier_is_refused(
+def test_model_that_is_not_an_image_classifier_is_refused(
     source: dict[str, Any], answer: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     odd = OddInterpreter(source, answer)
@@ -246,7 +246,7 @@ def test_third_party_model_knows_a_parrot(shared_data: Path, model: str) -> None
 # --- release in a folder
 
 
-def test_release_is_loaded_with_all_that_belongs_to_it(tmp_path: Path) -> None:
+def test_release_is_loaded_with_labels_and_preprocessing(tmp_path: Path) -> None:
     document = write_release(tmp_path, bias=1)
     classifier = classifier_from_release(tmp_path)
     assert classifier.release == document.release

@@ -128,7 +128,7 @@ def test_it_subscribes_again_after_the_broker_forgot_everything(tmp_path, open_c
         friend.loop_stop()
 
 
-def test_a_callback_that_raises_does_not_make_it_deaf(mqtt_broker, friend, open_connection, caplog):
+def test_an_exception_in_a_callback_does_not_stop_reception(mqtt_broker, friend, open_connection, caplog):
     heard: queue.Queue[bytes] = queue.Queue()
 
     def fail_first(payload: bytes) -> None:
@@ -144,9 +144,7 @@ def test_a_callback_that_raises_does_not_make_it_deaf(mqtt_broker, friend, open_
     assert "RuntimeError: a bug" in caplog.text  # and where, for whoever has to mend it
 
 
-def test_a_connect_that_cannot_be_greeted_is_a_connection_all_the_same(
-    mqtt_broker, friend, open_connection, caplog
-):
+def test_an_exception_in_on_connection_keeps_the_connection(mqtt_broker, friend, open_connection, caplog):
     greeted = threading.Event()
 
     def fail() -> None:
@@ -171,7 +169,7 @@ def wait_subscribed(device: Connection, friend: paho.Client) -> None:
     pytest.fail("it hears nothing")
 
 
-def test_a_retained_command_is_not_carried_out_at_every_connect(mqtt_broker, friend, open_connection, caplog):
+def test_a_retained_command_is_not_run_at_every_connect(mqtt_broker, friend, open_connection, caplog):
     device = open_connection(mqtt_broker.port)
     device.wait()
     wait_subscribed(device, friend)
@@ -186,7 +184,7 @@ def test_a_retained_command_is_not_carried_out_at_every_connect(mqtt_broker, fri
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_malformed_packet_does_not_make_it_deaf(rude, open_connection):
+def test_a_malformed_packet_does_not_stop_reception(rude, open_connection):
     device = open_connection(rude.port)
     connection = rude.next()
     device.wait()
@@ -220,7 +218,7 @@ def test_a_thread_that_ended_is_started_again(mqtt_broker, friend, open_connecti
     assert heard.get(timeout=LIMIT_S) == b"heard"
 
 
-def test_a_lost_connection_is_made_again(rude, open_connection):
+def test_a_lost_connection_is_reestablished(rude, open_connection):
     device = open_connection(rude.port)
     rude.next().close()
     device.wait()
@@ -276,7 +274,7 @@ class Audience:
         self._client.loop_stop()
 
 
-def test_after_an_outage_that_filled_the_queue_it_says_that_it_is_online(
+def test_online_is_published_after_an_outage_that_filled_the_queue(
     mqtt_broker, friend, open_connection, monkeypatch
 ):
     monkeypatch.setattr(mqtt, "MAX_QUEUED_MESSAGES", 50)
@@ -304,7 +302,7 @@ def test_after_an_outage_that_filled_the_queue_it_says_that_it_is_online(
     audience.close()
 
 
-def test_state_that_finds_no_room_is_to_be_published_again(rude, open_connection, monkeypatch):
+def test_state_that_does_not_fit_into_the_queue_is_reported_as_unsent(rude, open_connection, monkeypatch):
     monkeypatch.setattr(mqtt, "MAX_QUEUED_MESSAGES", 1)
     monkeypatch.setattr(mqtt, "ROOM_FOR_STATE", 2)
     device = open_connection(rude.port)
@@ -316,7 +314,7 @@ def test_state_that_finds_no_room_is_to_be_published_again(rude, open_connection
     connection.close()
 
 
-def test_a_farewell_that_nobody_confirms_leaves_the_word_to_the_last_will(rude, open_connection):
+def test_an_unconfirmed_offline_leaves_it_to_the_last_will(rude, open_connection):
     device = open_connection(rude.port)
     connection = rude.next()
     device.wait()
@@ -329,7 +327,7 @@ def test_a_farewell_that_nobody_confirms_leaves_the_word_to_the_last_will(rude, 
     assert not said.endswith(b"\xe0\x00")  # no DISCONNECT, after which a broker forgets the will
 
 
-def test_a_broker_that_hangs_does_not_hold_up_the_end(open_connection):
+def test_a_hanging_broker_does_not_delay_the_stop(open_connection):
     with socket.create_server(("127.0.0.1", 0), backlog=1) as silent:  # accepts, and says nothing
         device = open_connection(silent.getsockname()[1])
         accepted, _ = silent.accept()
@@ -354,7 +352,7 @@ def test_a_device_with_the_same_id_is_suspected(rude, open_connection, caplog, m
     assert device.connection.suspected_duplicate_id is None
 
 
-def test_doctor_tells_the_ways_in_which_a_broker_says_no(rude, mqtt_broker):
+def test_doctor_distinguishes_the_refusals_of_a_broker(rude, mqtt_broker):
     try_connection(BrokerSettings(port=mqtt_broker.port), "probe")
     rude.answer = NOT_AUTHORIZED
     with pytest.raises(TransportError, match="check \\[broker\\] username"):

@@ -71,7 +71,7 @@ def test_values_are_those_of_the_status():
     assert re.search(r'release_info\{.*latest="b2",release="a1"\} 1', text)
 
 
-def test_what_is_not_known_is_left_out():
+def test_unknown_values_are_left_out():
     text = render([DeviceStatus(device="pi-1", channel="stable", state="starting")])
     assert "latency" not in text
     assert "update_seconds" not in text
@@ -100,7 +100,7 @@ def test_it_is_served_on_loopback_and_nothing_else_is():
         server.server_close()
 
 
-def test_no_name_is_looked_up_at_the_start(monkeypatch):
+def test_the_server_starts_without_a_dns_query(monkeypatch):
     def no_dns(*_arguments: object) -> None:
         raise AssertionError("the daemon waits for DNS")
 
@@ -123,7 +123,7 @@ def test_each_channel_has_its_own_values_below_one_declaration():
     assert text.count("edge_client_latency_seconds{") == 1
 
 
-def test_what_is_watched_is_told():
+def test_shadow_drift_and_inbox_are_exported():
     watched = msgspec.structs.replace(
         STATUS,
         shadow=Comparison(release="b2", frames=10, agreement=0.9),
@@ -138,7 +138,7 @@ def test_what_is_watched_is_told():
     assert value(text, "inbox_uploaded_total") == 4
 
 
-def test_the_names_that_dashboards_use_do_not_change():
+def test_metric_names_do_not_change():
     watched = msgspec.structs.replace(
         STATUS,
         shadow=Comparison(release="b2", frames=10, agreement=0.9),
@@ -154,12 +154,12 @@ def test_the_names_that_dashboards_use_do_not_change():
     assert names == {f"edge_client_{name}" for name in gauges | {"frames_total", "inbox_uploaded_total"}}
 
 
-def test_quotes_and_line_ends_of_a_label_come_back_as_they_were():
+def test_quotes_and_newlines_of_a_label_are_escaped():
     [family] = [f for f in text_string_to_metric_families(render([STATUS])) if f.name == "edge_client_info"]
     assert family.samples[0].labels["runtime"] == STATUS.runtime
 
 
-def test_the_process_is_measured_too():
+def test_process_and_python_metrics_are_exported():
     text = generate_latest(open_registry(list)).decode()
     assert "\nprocess_resident_memory_bytes " in text
     assert "\nprocess_cpu_seconds_total " in text

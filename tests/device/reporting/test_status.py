@@ -35,13 +35,13 @@ def board(tmp_path) -> Board:
     return Board(tmp_path)
 
 
-def test_the_first_status_goes_out_and_is_kept(board):
+def test_the_first_status_is_published_and_stored(board):
     assert board.board.step()
     assert [status.state for status in board.sent] == ["starting"]
     assert read_status(board.folder).state == "starting"
 
 
-def test_a_change_goes_out_at_once(tmp_path):
+def test_a_change_is_published_at_once(tmp_path):
     board = Board(tmp_path, interval_s=3600)
     board.board.step()
     threading.Timer(0.05, lambda: board.board.change(state="serving", release="r")).start()
@@ -58,7 +58,7 @@ def test_nothing_new_sends_nothing(board):
     assert len(board.sent) == 1
 
 
-def test_counts_go_out_once_an_interval_and_are_not_written_to_the_disk(board):
+def test_counts_are_published_once_an_interval_and_not_stored(board):
     board.board.step()
     before = (board.folder / "status.json").stat().st_mtime_ns
     for latency_ms in (1.0, 2.0, 9.0):
@@ -78,14 +78,14 @@ def test_latency_is_the_median_of_the_last_hundred(board):
     assert board.board.status.frames == 200
 
 
-def test_after_a_reconnect_the_same_status_goes_out_again(board):
+def test_after_a_reconnect_the_same_status_is_published_again(board):
     board.board.step()
     board.board.send_again()
     board.board.step()
     assert len(board.sent) == 2
 
 
-def test_closing_keeps_the_last_counts(board):
+def test_closing_stores_the_last_counts(board):
     board.board.step()
     board.board.count(1.0)
     board.board.close()
@@ -107,7 +107,7 @@ def test_a_full_disk_does_not_stop_the_status(board, caplog):
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "edge-client run"), (b"{", "anew")])
-def test_a_status_that_cannot_be_read_says_what_to_do(tmp_path, content, message):
+def test_an_unreadable_status_names_the_remedy(tmp_path, content, message):
     if content is not None:
         (tmp_path / "status.json").write_bytes(content)
     with pytest.raises(DeviceError, match=message):

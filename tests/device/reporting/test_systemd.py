@@ -20,7 +20,7 @@ def systemd(request, tmp_path):
         yield listener, f"@{name}" if request.param == "abstract" else name
 
 
-def test_ready_alive_and_stopping_are_heard(systemd):
+def test_ready_alive_and_stopping_are_sent(systemd):
     listener, address = systemd
     notifier = SystemdNotifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "30000000"})
     assert notifier.interval_s == 15.0
@@ -54,7 +54,7 @@ def test_the_watchdog_is_meant_for_this_process():
 
 
 @pytest.mark.slow
-def test_the_daemon_says_that_it_lives(systemd, daemon, watcher, repository, monkeypatch):
+def test_the_daemon_feeds_the_watchdog(systemd, daemon, watcher, repository, monkeypatch):
     listener, address = systemd
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     monkeypatch.setenv("WATCHDOG_USEC", "400000")

@@ -83,7 +83,7 @@ def test_a_minimal_file_gets_the_defaults(tmp_path):
     assert settings.broker == BrokerSettings()
 
 
-def test_all_faults_are_named_at_once(tmp_path):
+def test_all_faults_are_reported_at_once(tmp_path):
     text = """
 [device]
 id = "a/b"
@@ -170,7 +170,7 @@ def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     assert settings.sinks.json_lines == str(tmp_path / "out.jsonl")
 
 
-def test_what_is_no_path_is_left_alone(tmp_path):
+def test_settings_that_are_not_paths_are_not_resolved(tmp_path):
     text = MINIMAL.replace('path = "/camera"', 'kind = "video"\npath = "rtsp://camera/1"')
     settings = load_settings(write(tmp_path, text + '[sinks]\njson_lines = "-"\n'))
     assert settings.source.path == "rtsp://camera/1"
@@ -178,14 +178,14 @@ def test_what_is_no_path_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["device = 1", "[device", "id = camera", "\xff"])
-def test_a_file_that_is_no_settings_file_is_named(tmp_path, text):
+def test_a_malformed_settings_file_is_named(tmp_path, text):
     path = tmp_path / "device.toml"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(SettingsError, match=r"device\.toml"):
         load_settings(path)
 
 
-def test_a_missing_file_says_what_to_do(tmp_path):
+def test_a_missing_file_names_the_remedy(tmp_path):
     with pytest.raises(SettingsError, match="--config"):
         load_settings(tmp_path / "none.toml")
 
@@ -228,7 +228,7 @@ def test_a_faulty_key_file_is_named_and_not_shown(tmp_path, content):
         read_credentials(StoreSettings(access_key_file=str(file)))
 
 
-def test_a_missing_root_says_where_it_comes_from(tmp_path):
+def test_a_missing_root_names_the_remedy(tmp_path):
     with pytest.raises(SettingsError, match="edge-keys make"):
         read_root(TrustSettings(root=tmp_path / "root.json"))
 

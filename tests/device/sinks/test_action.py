@@ -41,7 +41,7 @@ def result(score: float, label: str = "cat", channel: str = "") -> Result:
     )
 
 
-def test_a_label_comes_above_the_threshold_and_goes_below_the_release():
+def test_a_label_switches_on_at_the_threshold_and_off_below_release_below():
     switch = LabelSwitch(settings(threshold=0.8, release_below=0.5))
     scores = [0.7, 0.8, 0.6, 0.79, 0.5, 0.49, 0.79, 0.81]
     assert [switch.update(score, now) for now, score in enumerate(scores)] == [
@@ -49,7 +49,7 @@ def test_a_label_comes_above_the_threshold_and_goes_below_the_release():
     ]  # fmt: skip
 
 
-def test_changes_in_the_hold_off_are_not_seen():
+def test_changes_within_the_hold_off_time_are_ignored():
     switch = LabelSwitch(settings(hold_off_s=10.0))
     assert switch.update(0.9, 0.0) is True
     assert switch.update(0.1, 9.9) is None
@@ -82,7 +82,7 @@ def log(tmp_path) -> Log:
     return Log(tmp_path)
 
 
-def test_commands_find_what_happened_and_quotes_hold(log):
+def test_commands_get_the_switch_in_their_environment_and_quoted_arguments(log):
     sink = ActionSink(settings(on_command=f"{log.command} 'two words'", off_command=f"{log.command} off"))
     for score in (0.1, 0.9, 0.95, 0.2):
         sink.write(result(score))
@@ -135,7 +135,7 @@ def watched() -> Iterator[Callable[..., Watched]]:
         one.sink.close()
 
 
-def test_a_channel_that_does_not_know_the_label_says_nothing_of_it(watched):
+def test_a_channel_without_the_label_does_not_switch_it(watched):
     one = watched(hold_off_s=5.0)
     for _ in range(300):
         one.now += 0.1
@@ -144,7 +144,7 @@ def test_a_channel_that_does_not_know_the_label_says_nothing_of_it(watched):
     assert one.seen == [("stable", "cat", "on")]
 
 
-def test_each_channel_that_knows_the_label_has_a_state_of_its_own(watched):
+def test_each_channel_with_the_label_has_a_state_of_its_own(watched):
     one = watched()
     for score in (0.9, 0.1):
         answered(one.sink, "stable", cat=0.9, none=0.1)
@@ -159,14 +159,14 @@ def test_a_label_that_is_not_among_the_best_has_its_score(watched):
     assert one.seen == [("stable", "cat", "on")]
 
 
-def test_a_label_that_a_new_release_does_not_know_has_gone(watched):
+def test_a_label_that_a_new_release_lacks_switches_off(watched):
     one = watched()
     answered(one.sink, cat=0.9, dog=0.1)
     answered(one.sink, dog=0.9, bird=0.1)
     assert [state for _, _, state in one.seen] == ["on", "off"]
 
 
-def test_a_command_does_not_find_the_keys_of_the_store(tmp_path, monkeypatch):
+def test_a_command_does_not_get_the_store_keys(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "secret")
     monkeypatch.setenv("SIREN_VOLUME", "11")
@@ -182,7 +182,7 @@ def test_a_command_does_not_find_the_keys_of_the_store(tmp_path, monkeypatch):
     assert (found["SIREN_VOLUME"], found["EDGE_CHANNEL"]) == ("11", "stable")
 
 
-def test_a_missing_off_command_is_nothing_to_do(log):
+def test_without_an_off_command_nothing_runs(log):
     sink = ActionSink(settings(on_command=log.command))
     for score in (0.9, 0.1, 0.9):
         sink.write(result(score))
@@ -198,7 +198,7 @@ def test_a_missing_off_command_is_nothing_to_do(log):
         (f"'{sys.executable}' -c 'import time; time.sleep(60)'", "was killed"),
     ],
 )
-def test_a_command_that_fails_is_said_and_the_next_one_runs(command, said, log, caplog):
+def test_a_failing_command_is_logged_and_the_next_one_runs(command, said, log, caplog):
     sink = ActionSink(settings(on_command=command, off_command=log.command, timeout_s=2.0))
     sink.write(result(0.9))
     sink.write(result(0.1))

@@ -61,7 +61,7 @@ def test_restart_appends(tmp_path: Path) -> None:
     assert frames_of(path) == [1, 2]
 
 
-def test_line_torn_by_a_power_cut_does_not_spoil_the_next(tmp_path: Path) -> None:
+def test_line_truncated_by_a_power_cut_does_not_corrupt_the_next(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_bytes(b'{"frame": 1}\n{"fra')
     sink = JsonLines(path)
@@ -103,7 +103,7 @@ def test_line_longer_than_the_limit_is_still_written(tmp_path: Path) -> None:
     assert frames_of(tmp_path / "results.jsonl.1", path) == [1, 2]
 
 
-def test_path_that_cannot_be_opened_stops_no_start_and_is_tried_again(
+def test_path_that_cannot_be_opened_is_tried_again_with_each_result(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "stick").write_bytes(b"")
@@ -117,7 +117,7 @@ def test_path_that_cannot_be_opened_stops_no_start_and_is_tried_again(
     assert "results.jsonl: Not a directory; results are dropped meanwhile" in record.getMessage()
 
 
-def test_sink_that_never_opened_is_closed_without_a_word(tmp_path: Path) -> None:
+def test_sink_that_never_opened_closes_silently(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     JsonLines(tmp_path / "file" / "results.jsonl").close()
 
@@ -180,7 +180,7 @@ def test_standard_output_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(line)["frame"] == 7
 
 
-def test_reader_that_went_away_does_not_stop_inference(
+def test_closed_standard_output_does_not_stop_inference(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Closed(io.StringIO):

@@ -41,7 +41,7 @@ def test_pattern_folder_and_file_find_pictures(tmp_path: Path) -> None:
         find_pictures(str(tmp_path / "x*"))
 
 
-def test_name_with_pattern_signs_is_taken_as_a_name_first(tmp_path: Path) -> None:
+def test_existing_file_with_glob_characters_is_a_name(tmp_path: Path) -> None:
     path = tmp_path / "shot[1].png"
     path.write_bytes(RED)
     assert find_pictures(str(path)) == (path,)

@@ -34,7 +34,7 @@ def test_files_that_are_there_come_oldest_first_then_new_ones(tmp_path: Path) ->
     np.testing.assert_array_equal(reader.frames[2].pixels, plain_picture("blue"))
 
 
-def test_kept_file_comes_once_but_its_successor_of_the_same_name_too(tmp_path: Path) -> None:
+def test_kept_file_is_read_once_and_again_when_it_is_replaced(tmp_path: Path) -> None:
     put(tmp_path / "a.png", RED)
     with Reader(WatchedFolder(tmp_path)) as reader:
         reader.names(1)
@@ -48,7 +48,7 @@ def test_kept_file_comes_once_but_its_successor_of_the_same_name_too(tmp_path: P
     assert listing(tmp_path) == ["a.png", "z.png"]
 
 
-def test_file_that_is_being_written_is_not_taken_before_it_is_whole(tmp_path: Path) -> None:
+def test_incomplete_file_is_not_read(tmp_path: Path) -> None:
     noise = png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     with Reader(WatchedFolder(tmp_path, settle_s=0.4)) as reader:
         with (tmp_path / "slow.png").open("wb") as file:
@@ -61,7 +61,9 @@ def test_file_that_is_being_written_is_not_taken_before_it_is_whole(tmp_path: Pa
     assert reader.frames[0].pixels.shape == (64, 64, 3)
 
 
-def test_writer_that_pauses_longer_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_whose_writer_pauses_is_read_once_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(folder, "_BROKEN_AFTER_S", 1.5)
     with Reader(WatchedFolder(tmp_path, settle_s=0.1, after="move")) as reader:
         with (tmp_path / "slow.png").open("wb") as file:
@@ -79,7 +81,7 @@ def test_clock_that_is_behind_does_not_hold_files_back(tmp_path: Path) -> None:
         assert reader.names(1) == ["future.png"]
 
 
-def test_hidden_partial_and_foreign_files_and_folders_are_left_alone(tmp_path: Path) -> None:
+def test_hidden_partial_and_other_files_are_not_touched(tmp_path: Path) -> None:
     for name in (".hidden.png", "a.png.part", "notes.txt", "a.png.tmp"):
         (tmp_path / name).write_bytes(RED)
     (tmp_path / "folder.png").mkdir()
@@ -148,7 +150,7 @@ def test_broken_picture_is_logged_once_and_does_not_stop_the_others(
     assert record.getMessage().startswith(f"{tmp_path / 'bad.jpg'}: not a whole picture")
 
 
-def test_file_that_vanishes_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_file_that_disappears_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for n in range(5):
         put(tmp_path / f"{n}.png", RED, age_s=100 - n)
     stop = threading.Event()
@@ -163,7 +165,7 @@ def test_file_that_vanishes_is_no_error(tmp_path: Path, caplog: pytest.LogCaptur
     assert caplog.records == []
 
 
-def test_folder_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_removed_folder_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stick = tmp_path / "stick"
     stick.mkdir()
     put(stick / "a.png", RED)
@@ -179,7 +181,7 @@ def test_folder_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.LogC
     assert "waiting for it to come back" in caplog.text
 
 
-def test_folder_that_is_gone_for_long_is_said_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_folder_gone_for_too_long_raises_and_continues_where_it_was(tmp_path: Path) -> None:
     stick = tmp_path / "stick"
     stick.mkdir()
     put(stick / "a.png", RED)
@@ -211,7 +213,7 @@ def test_folder_that_cannot_be_cleared_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
 
 
-def test_file_that_cannot_be_moved_is_logged_and_does_not_come_again(
+def test_file_that_cannot_be_moved_is_logged_and_not_read_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "done").write_bytes(b"a file where the folder should be")

@@ -53,12 +53,12 @@ def names(frames: list[Frame]) -> list[str]:
     return [frame.source for frame in frames]
 
 
-def test_noise_is_no_change_and_a_bird_is():
+def test_noise_is_skipped_and_a_bird_is_not():
     scenes = Scenes(wall(0), wall(1), wall(2), with_bird(wall(3)), with_bird(wall(4)), wall(5))
     assert names(watch(scenes)) == ["0", "3", "5"]
 
 
-def test_skipped_frames_are_done_with_and_others_left_to_the_reader():
+def test_skipped_frames_are_done_at_once_and_others_by_the_reader():
     scenes = Scenes(wall(0), wall(1), with_bird(wall(2)))
     frames = watch(scenes)
     assert scenes.done == [1]
@@ -66,24 +66,24 @@ def test_skipped_frames_are_done_with_and_others_left_to_the_reader():
     assert scenes.done == [1, 0]
 
 
-def test_how_much_must_change_is_a_setting():
+def test_min_change_percent_is_the_threshold():
     scenes = Scenes(wall(0), with_bird(wall(1)))
     assert names(watch(scenes, min_change_percent=1.0)) == ["0", "1"]
     assert names(watch(scenes, min_change_percent=10.0)) == ["0"]
 
 
-def test_a_slow_change_is_seen_when_it_has_added_up():
+def test_a_slow_change_adds_up():
     scenes = Scenes(*(np.full((480, 640, 3), 100 + 3 * step, np.uint8) for step in range(12)))
     assert names(watch(scenes)) == ["0", "6"]
 
 
-def test_after_a_long_still_time_a_frame_is_looked_at_even_so():
+def test_longest_still_s_lets_an_unchanged_frame_through():
     times = iter(range(0, 100, 25))
     scenes = Scenes(*(wall(seed) for seed in range(4)))
     assert names(watch(scenes, clock=lambda: next(times), longest_still_s=50.0)) == ["0", "2"]
 
 
-def test_another_shape_is_a_change():
+def test_another_frame_size_is_a_change():
     scenes = Scenes(wall(0), wall(0)[:240].copy())
     assert names(watch(scenes)) == ["0", "1"]
 

@@ -41,7 +41,7 @@ def test_a_slow_reader_gets_the_newest_frame():
 
 
 @pytest.mark.parametrize("end", [None, RuntimeError("decoder")])
-def test_the_end_of_a_stream_is_told_after_its_last_frame(end):
+def test_the_last_frame_comes_before_the_end_of_the_stream(end):
     frames = iter([np.zeros((1, 1, 3), np.uint8)])
     closed = threading.Event()
 
@@ -58,7 +58,7 @@ def test_the_end_of_a_stream_is_told_after_its_last_frame(end):
 
 
 @pytest.mark.parametrize("hangs", [False, True], ids=["fails", "hangs"])
-def test_a_stream_that_cannot_be_closed_has_ended_all_the_same(hangs, caplog):
+def test_a_stream_that_fails_to_close_still_ends(hangs, caplog):
     over = threading.Event()
 
     def close() -> None:
@@ -71,7 +71,7 @@ def test_a_stream_that_cannot_be_closed_has_ended_all_the_same(hangs, caplog):
     wait_until(lambda: "release failed" in caplog.text, "the failure to be said")
 
 
-def test_a_stream_that_gives_nothing_keeps_nobody_for_ever():
+def test_a_silent_stream_raises_a_timeout():
     over = threading.Event()
 
     def hang() -> None:

@@ -44,5 +44,5 @@ def test_wrong_setting_is_named(changes: dict[str, Any], fault: str) -> None:
         open_source(settings)
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_of_a_source_are_reported_at_once() -> None:
     assert len(SourceSettings(kind="?", after="?", settle_s=-1, frames_per_second=-1, width=0).faults()) == 6

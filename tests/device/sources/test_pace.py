@@ -18,7 +18,7 @@ def test_pace_spaces_frames() -> None:
     assert not pace.wait(stop)
 
 
-def test_pace_without_limit_never_waits_but_minds_stop() -> None:
+def test_pace_without_limit_never_waits_but_obeys_stop() -> None:
     pace, stop = Pace(), threading.Event()
     started = time.monotonic()
     assert all(pace.wait(stop) for _ in range(1000))
@@ -27,7 +27,7 @@ def test_pace_without_limit_never_waits_but_minds_stop() -> None:
     assert not pace.wait(stop)
 
 
-def test_late_frame_does_not_make_the_next_hurry() -> None:
+def test_late_frame_does_not_shorten_the_next_interval() -> None:
     pace, stop = Pace(20), threading.Event()
     pace.wait(stop)
     time.sleep(0.2)

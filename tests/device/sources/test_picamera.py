@@ -60,7 +60,7 @@ def test_pi_camera_gives_rgb_frames_and_is_closed(monkeypatch: pytest.MonkeyPatc
     assert cameras[0].events[-1] == "close"
 
 
-def test_pi_camera_that_hangs_can_be_seen_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_pi_camera_is_visible_to_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     driver, over = DriverWatch(), threading.Event()
 
     class Hung(Picamera2):

@@ -71,7 +71,7 @@ def test_pictures_are_found_whatever_the_pieces(size):
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.one_of(st.sampled_from(PICTURES), st.binary(max_size=50)), max_size=6))
-def test_whatever_comes_nothing_breaks_and_no_bytes_are_made_up(parts):
+def test_random_bytes_never_raise_and_pictures_are_parts_of_the_input(parts):
     stream = b"".join(parts)
     found = list(PictureSplitter().feed(stream))
     assert all(one in stream for one in found)
@@ -82,7 +82,7 @@ def test_garbage_between_pictures_is_skipped():
     assert list(PictureSplitter().feed(stream)) == PICTURES[:2]
 
 
-def test_a_picture_without_end_does_not_fill_the_memory(monkeypatch):
+def test_an_endless_picture_is_dropped(monkeypatch):
     monkeypatch.setattr("edge_client.sources.pipe.LARGEST_PICTURE_BYTES", 10_000)
     splitter = PictureSplitter()
     endless = noisy()[:-2] + b"\x00" * 20_000
@@ -149,7 +149,7 @@ def test_standard_input_ends_with_its_writer():
     assert [line.split()[0] for line in told.splitlines()] == ["stdin-1", "stdin-2"]
 
 
-def test_a_path_that_is_no_pipe_is_refused(tmp_path):
+def test_a_path_that_is_not_a_pipe_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for name in ("file", "none"):
         source = open_source(SourceSettings(kind="pipe", path=str(tmp_path / name)))

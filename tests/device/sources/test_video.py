@@ -92,7 +92,7 @@ def test_video_file_comes_once_as_rgb(camera: Any) -> None:
     assert (fake.opened, fake.released) == (["film.mp4"], 1)
 
 
-def test_camera_that_breaks_off_is_opened_again(camera: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_camera_that_stops_is_opened_again(camera: Any, caplog: pytest.LogCaptureFixture) -> None:
     fake = camera(2, -1, -1, 2, 0, 0, 10**9)
     source = VideoSource("0", width=320, height=240, first_pause_s=0.001)
     with Reader(source) as reader:
@@ -106,7 +106,7 @@ def test_camera_that_breaks_off_is_opened_again(camera: Any, caplog: pytest.LogC
 
 @pytest.mark.parametrize("name", ["0", "rtsp://camera/stream"])
 @pytest.mark.parametrize("later", [[-1] * 1000, [0] * 1000], ids=["cannot be opened", "gives nothing"])
-def test_camera_that_is_gone_for_long_is_faulty(name: str, later: list[int], camera: Any) -> None:
+def test_camera_silent_for_too_long_is_faulty(name: str, later: list[int], camera: Any) -> None:
     fake = camera(3, *later)
     frames = VideoSource(name, first_pause_s=0.01, silent_s=0.5).frames(threading.Event())
     next(frames)
@@ -123,7 +123,7 @@ def test_camera_that_comes_back_in_time_is_not_faulty(camera: Any) -> None:
         reader.names(30)
 
 
-def test_slow_reader_is_not_taken_for_a_silent_camera(camera: Any) -> None:
+def test_slow_reader_is_not_a_silent_camera(camera: Any) -> None:
     camera(1, 1)
     frames = VideoSource("0", first_pause_s=0.01, silent_s=0.2).frames(threading.Event())
     next(frames)
@@ -151,7 +151,7 @@ def stuck(camera: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["0", "rtsp://camera/stream"])
-def test_driver_that_hangs_can_be_seen_from_outside(name: str, stuck: None) -> None:
+def test_hanging_driver_is_visible_to_the_watch(name: str, stuck: None) -> None:
     driver = DriverWatch()
     source = open_source(SourceSettings(kind="video", path=name), driver)
     assert driver.waiting_s() == 0
@@ -165,7 +165,7 @@ def test_driver_that_hangs_can_be_seen_from_outside(name: str, stuck: None) -> N
     until(lambda: driver.waiting_s() == 0)
 
 
-def test_stream_whose_decoder_hangs_is_faulty_and_its_driver_known_to_hang(stuck: None) -> None:
+def test_hanging_stream_is_faulty_and_visible_to_the_watch(stuck: None) -> None:
     driver = DriverWatch()
     frames = VideoSource("rtsp://camera/stream", driver=driver, silent_s=0.3).frames(threading.Event())
     with pytest.raises(DeviceError, match="no picture"):
@@ -173,7 +173,7 @@ def test_stream_whose_decoder_hangs_is_faulty_and_its_driver_known_to_hang(stuck
     assert driver.waiting_s() >= 0.3
 
 
-def test_pace_is_not_taken_for_a_driver_that_hangs(camera: Any) -> None:
+def test_waiting_for_the_pace_is_not_a_hanging_driver(camera: Any) -> None:
     camera(10**9)
     driver = DriverWatch()
     with Reader(VideoSource("0", pace=Pace(0.001), driver=driver)) as reader:
