@@ -253,8 +253,8 @@ def _check_private_labels(settings: Settings) -> None:
     known = {label for folder in folders for label in read_release(folder).labels}
     if folders and (unknown := settings.inbox.private_labels() - known):
         msg = (
-            f"[inbox] never_labels: no release here has {', '.join(sorted(unknown))}: it protects nothing; "
-            f"there are {', '.join(sorted(known)[:_LABELS_SHOWN])}"
+            f"[inbox] never_labels: no release here has {', '.join(sorted(unknown))}, so frames that "
+            f"show it are kept; there are {', '.join(sorted(known)[:_LABELS_SHOWN])}"
         )
         raise SettingsError(msg)
 

@@ -131,7 +131,7 @@ def test_status_of_a_new_extra_channel(settings_file, capsys):
 def test_status_of_an_unresponsive_daemon_is_marked_as_out_of_date(settings_file, tmp_path, capsys):
     with hold_state(tmp_path / "state"):
         assert main(["status", "--config", str(settings_file)]) == 0
-        assert "running; it could not be asked for news" in capsys.readouterr().out
+        assert "running, but did not refresh its status" in capsys.readouterr().out
         assert main(["status", "--json", "--config", str(settings_file)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["running"], told["fresh"]) == (True, False)

@@ -66,7 +66,7 @@ def test_hanging_pi_camera_is_visible_to_the_watch(monkeypatch: pytest.MonkeyPat
     class Hung(Picamera2):
         def capture_array(self, name: str) -> Any:
             over.wait(30)
-            return super().capture_array(name)
+            return plain_picture("red", 24, 32)
 
     monkeypatch.setitem(sys.modules, "picamera2", SimpleNamespace(Picamera2=Hung))
     with Reader(open_source(SourceSettings(kind="picamera"), driver)) as reader:
