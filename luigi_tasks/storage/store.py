@@ -43,9 +43,6 @@ class Store(Protocol):
     TransportError for a fault that may pass. What a write returned from is durable.
     """
 
-    def __hash__(self) -> int:
-        """By identity, for caches of what was read from a store."""
-
     def url(self, key: str) -> str:
         """Address of a key, for messages."""
 
