@@ -114,7 +114,8 @@ def test_every_renamed_setting_is_refused_with_its_new_name(luigi_config):
 
 
 def test_an_old_name_on_the_command_line_is_refused_with_the_new_one():
-    arguments = ["--module", "luigi_tasks", "Deploy", "--training-augmented-views", "1"]
+    # Loads the tasks whatever was imported before: luigi_tasks itself does only after luigi.
+    arguments = ["--module", "luigi_tasks.pipeline", "Deploy", "--training-augmented-views", "1"]
     with (
         luigi.cmdline_parser.CmdlineParser.global_instance(arguments),
         pytest.raises(SettingsError, match="augmented_views: renamed to augmented_copies"),
