@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import edge_client
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -25,7 +26,10 @@ def python_command(module: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Let the child find this package, and keep numerical libraries from reserving memory for each core."""
+    """Return a child's environment: it finds this package, and numerical libraries use one thread.
+
+    Their thread pools would reserve memory for each core.
+    """
     package_root = str(Path(edge_client.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -37,14 +41,30 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def be_first_to_go() -> None:
-    """Ask Linux to take this child, and not the daemon that serves, where memory runs out (proc(5))."""
+def prefer_as_oom_victim() -> None:
+    """Ask Linux to kill this child before the daemon where memory runs out (`oom_score_adj`, proc(5))."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
+@contextlib.contextmanager
+def hidden_modules(*names: str) -> Iterator[None]:
+    """Make optional modules look uninstalled within the block; modules that are loaded already stay.
+
+    For a child whose libraries import more than they need wherever it is installed.
+    """
+    hidden = [name for name in names if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # importlib: "not found"
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 def self_test_command(threads: int, memory_bytes: int | None, latency_budget_ms: float = 0.0) -> list[str]:
-    """Return the command of a self-test; see `selftest.py`."""
+    """Return the command of a self-test; see `update/selftest.py`."""
     command = [*python_command("edge_client.update.selftest"), "--threads", str(threads)]
     if memory_bytes is not None:
         command += ["--memory-bytes", str(memory_bytes)]
@@ -54,7 +74,7 @@ def self_test_command(threads: int, memory_bytes: int | None, latency_budget_ms:
 
 
 def start(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start a child that is talked to through pipes.
+    """Start a child with pipes to its standard streams.
 
     Raises: OSError.
     """
@@ -63,16 +83,16 @@ def start(command: list[str]) -> subprocess.Popen[bytes]:
     )
 
 
-def leave(code: int) -> NoReturn:
-    """End this process at once: tidying up takes 20 ms, and the kernel does it anyway."""
+def exit_now(code: int) -> NoReturn:
+    """Exit without the interpreter's shutdown, which takes 20 ms and frees what the kernel frees anyway."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
 
 
-def describe_death(returncode: int, crash: str) -> str | None:
-    """Say which signal ended a child; None if none did.
+def describe_exit(returncode: int, crash: str) -> str | None:
+    """Return which signal ended a child; None if it exited by itself.
 
     Args:
         returncode: As `subprocess` gives it.
@@ -85,5 +105,5 @@ def describe_death(returncode: int, crash: str) -> str | None:
     except ValueError:
         name = f"signal {-returncode}"
     if -returncode == signal.SIGKILL:
-        return "the child was killed (SIGKILL), as the kernel does where memory runs out; free some"
+        return "the child was killed (SIGKILL), as the kernel does when memory runs out; free some memory"
     return f"{crash} ({name})"

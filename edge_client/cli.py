@@ -83,12 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         _add_config(command)
         command.add_argument("--json", action="store_true", help="for machines")
         command.set_defaults(command=function)
-    update = commands.add_parser("update", help="let the daemon take the channel's release now")
+    update = commands.add_parser("update", help="let the daemon install the channel's release now")
     _add_config(update)
     update.set_defaults(command=_update)
     export = commands.add_parser("export", help="write the channel's release to a bundle, for a USB stick")
-    take = commands.add_parser("import", help="take the release of a bundle, with the same checks")
-    for command, function in ((export, _export), (take, _import)):
+    install = commands.add_parser("import", help="install the release of a bundle, with the same checks")
+    for command, function in ((export, _export), (install, _import)):
         _add_config(command)
         command.add_argument("--channel", default="", help="one of [device] more_channels (default: channel)")
         command.add_argument("bundle", type=Path, help="a .tar file")
@@ -157,10 +157,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _update(options: argparse.Namespace) -> int:
-    from edge_client.state_folder import nudge  # noqa: PLC0415
+    from edge_client.state_folder import signal_daemon  # noqa: PLC0415
 
-    nudge(_settings(options).device.state_dir)
-    sys.stdout.write("the daemon looks; `edge-client status` says what came of it\n")
+    signal_daemon(_settings(options).device.state_dir)
+    sys.stdout.write("update check requested; see the result with `edge-client status`\n")
     return 0
 
 

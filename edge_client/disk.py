@@ -13,6 +13,10 @@ from edge_client.contract.errors import DeviceError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Scratch folders of update checks, below the state folder; version 0.1 named them `.look-*`.
+SCRATCH_PREFIX = ".check-"
+SCRATCH_PATTERNS = (f"{SCRATCH_PREFIX}*", ".look-*")
+
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace `path` by `data`: temp file in the same folder, fsync, rename, fsync of the folder.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def needed_files(document: ReleaseDocument) -> tuple[str, ...]:
-    """Names of a release's files besides `release.json`, in the order in which they are fetched.
+    """Return the files of a release besides `release.json`, in the order of their download.
 
     Raises: InputError if a name is not safe.
     """
@@ -24,7 +24,7 @@ def needed_files(document: ReleaseDocument) -> tuple[str, ...]:
 
 
 def check_document(document: ReleaseDocument, release: str, device_class: str = "") -> None:
-    """Refuse a release document that cannot be right for this release and this device.
+    """Refuse a release document that does not fit this release or this device.
 
     Raises: InputError.
     """
@@ -39,7 +39,7 @@ def check_document(document: ReleaseDocument, release: str, device_class: str = 
         raise InputError(msg)
     if document.preprocessing.id != PREPROCESSING_ID:
         msg = (
-            f"it wants preprocessing {document.preprocessing.id!r}, this version has {PREPROCESSING_ID!r}; "
+            f"it needs preprocessing {document.preprocessing.id!r}, this version has {PREPROCESSING_ID!r}; "
             "update edge-client"
         )
         raise InputError(msg)

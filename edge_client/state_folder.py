@@ -1,8 +1,8 @@
-"""One process for each state folder: who holds it, and how a daemon that does is told something.
+"""Lock of a state folder, and signals to the daemon that holds it.
 
-Whoever changes a state folder locks it: by its lock file, and by the folder itself where there is no such
-file and a read-only disk lets nobody make one. The lock file names the daemon that holds it, from the moment
-on at which that takes signals; anything else that holds it, an import, is never sent one.
+A process that changes a state folder locks it: by its lock file, or by the folder itself where a read-only
+disk allows no such file. The lock file names the daemon that holds it, once the daemon handles signals; an
+import, which holds it too, is never sent one.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = "lock"
-# What tells the daemon that a bundle was left, and nothing else; SIGHUP asks for every channel's newest.
+# Tells the daemon that a bundle was left, and nothing else; SIGHUP requests the release of every channel.
 BUNDLE_SIGNAL = signal.SIGUSR2
-# The note has one length: it is written over the last one, which a full disk still allows.
+# The note has a fixed length: it overwrites the last one, which a full disk still allows.
 _NOTE_BYTES = 96
 _DAEMON, _IMPORT = "daemon", "import"
 _REFRESH_S = 1.0
-# Somebody who asks who holds a folder keeps others out of it for an instant.
+# Reading the note locks the folder for an instant; a start waits so long.
 _ASKING_S = 1.0
 _PAUSE_S = 0.01
 _NO_WRITING = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}
 
 
 class StateLock:
-    """A state folder that this process holds."""
+    """Lock on a state folder that this process holds."""
 
     def __init__(self, place: Path, descriptor: int) -> None:
         self._place = place
@@ -52,9 +52,9 @@ class StateLock:
 
     @contextlib.contextmanager
     def taking_signals(self) -> Iterator[None]:
-        """Name this process, for the block, as a daemon that may be sent signals: it handles them all.
+        """Name this process in the lock file, for the block, as a daemon that handles all signals.
 
-        Never fails: where the disk is read-only or full the daemon serves, and cannot be told anything.
+        Never fails: on a read-only or full disk the daemon serves, but cannot be sent signals.
         """
         self._note(f"{os.getpid()} {boot_id() or '-'} {_started_at(os.getpid())} {_DAEMON}")
         try:
@@ -63,11 +63,11 @@ class StateLock:
             self.clear()
 
     def take_no_signals(self) -> None:
-        """Say that no daemon holds the folder, but something that ends by itself."""
+        """Note in the lock file that an import holds the folder, which ends by itself."""
         self._note(_IMPORT)
 
     def clear(self) -> None:
-        """Take the note back; never fails."""
+        """Remove the note; never fails."""
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)
 
@@ -101,39 +101,40 @@ def hold_state(state_dir: Path) -> Iterator[StateLock]:
 
 
 def daemon_runs(state_dir: Path) -> bool:
-    """Whether a daemon holds the state folder."""
+    """Return whether a daemon holds the state folder."""
     note = _read_note(state_dir)
     return note is not None and note.strip() != _IMPORT
 
 
 def running_process(state_dir: Path) -> int | None:
-    """Process id of the daemon that holds the state folder, if it may be sent signals; None otherwise."""
+    """Return the process id of the daemon that holds the state folder; None if it cannot be signalled."""
     match (_read_note(state_dir) or "").split():
         case [process, boot, started, kind] if kind == _DAEMON and process.isdecimal():
-            # A number outlives its process, on the disk also the machine's start; nobody else is to be hit.
+            # The note may outlive the process, and the boot: a signal must not hit another process of that
+            # number.
             same = boot in {boot_id(), "-"} and started == _started_at(int(process))
             return int(process) if same else None
         case _:
             return None
 
 
-def nudge(state_dir: Path, number: signal.Signals = signal.SIGHUP) -> None:
-    """Tell the daemon: to look now, and take what it finds.
+def signal_daemon(state_dir: Path, number: signal.Signals = signal.SIGHUP) -> None:
+    """Tell the daemon to install the channels' releases now.
 
     Args:
-        state_dir: The daemon's.
-        number: `BUNDLE_SIGNAL` tells it to take a bundle that was left, and only that.
-    Raises: DeviceError if there is none, or it may not be told.
+        state_dir: State folder of the daemon.
+        number: `BUNDLE_SIGNAL` tells it to import a bundle that was left, and only that.
+    Raises: DeviceError if no daemon runs, or this user may not send it signals.
     """
     _tell(state_dir, number)
 
 
 def refresh_status(state_dir: Path, statuses: Iterable[Path]) -> bool:
-    """Have the daemon write its status as it is now; whether it did.
+    """Let the daemon write its current status; return whether it did.
 
     Args:
-        state_dir: The daemon's.
-        statuses: The files of all its channels.
+        state_dir: State folder of the daemon.
+        statuses: Status files of all its channels.
     """
     before = {file: _written(file) for file in statuses}
     try:
@@ -149,10 +150,10 @@ def refresh_status(state_dir: Path, statuses: Iterable[Path]) -> bool:
 
 
 def sweep_channels(settings: Settings) -> None:
-    """Remove what channels left on the disk that this device follows no more; never fails.
+    """Remove the state of channels that this device does not follow any more; never fails.
 
     Args:
-        settings: The device's, whose state folder this process holds.
+        settings: Settings of the device, whose state folder this process holds.
     """
     folder, followed = settings.device.state_dir / CHANNELS_FOLDER, settings.device.further_channels()
     with contextlib.suppress(OSError):
@@ -166,8 +167,8 @@ def _tell(state_dir: Path, number: signal.Signals) -> None:
     process = running_process(state_dir)
     if process is None and daemon_runs(state_dir):
         msg = (
-            f"{state_dir / LOCK_FILE}: does not say which process the daemon is, so it cannot be told; it "
-            "just starts, or the disk is full or read-only: mend that, then `systemctl restart edge-client`"
+            f"{state_dir / LOCK_FILE}: does not name the daemon's process, so it cannot be signalled; it is "
+            "starting, or the disk is full or read-only: mend that, then `systemctl restart edge-client`"
         )
         raise DeviceError(msg)
     if process is None:
@@ -176,18 +177,18 @@ def _tell(state_dir: Path, number: signal.Signals) -> None:
     try:
         os.kill(process, number)
     except OSError as e:
-        msg = f"the daemon (process {process}) cannot be told: {e.strerror}; run this as its user, or as root"
+        msg = f"the daemon (process {process}) cannot be signalled: {e.strerror}; run as its user or as root"
         raise DeviceError(msg) from e
 
 
 def _hold_within(state_dir: Path, limit_s: float) -> tuple[Path, int]:
-    """Lock what stands for the folder; return its path and descriptor.
+    """Lock the lock file, or the folder without one; return its path and descriptor.
 
-    Raises: DeviceError if another process holds it all the time; OSError.
+    Raises: DeviceError if another process holds it for longer than `limit_s`; OSError.
     """
     deadline = time.monotonic() + limit_s
     while True:
-        # Before a lock file is made: without one, somebody may hold the folder itself.
+        # Before a lock file is made: without one, another process may hold the folder itself.
         if _read_note(state_dir) is None:
             place, descriptor = _open_place(state_dir)
             if _lock(descriptor, fcntl.LOCK_EX):
@@ -200,7 +201,7 @@ def _hold_within(state_dir: Path, limit_s: float) -> tuple[Path, int]:
 
 
 def _open_place(state_dir: Path) -> tuple[Path, int]:
-    """Open the lock file, made if need be, or else what stands for the folder without it.
+    """Open the lock file, created if need be, or the folder where that is impossible.
 
     Raises: OSError.
     """
@@ -214,7 +215,7 @@ def _open_place(state_dir: Path) -> tuple[Path, int]:
 
 
 def _open_to_read(state_dir: Path) -> tuple[Path, int]:
-    """Open what stands for the folder, and change nothing.
+    """Open the lock file, or the folder without one; change nothing.
 
     Raises: OSError.
     """
@@ -226,13 +227,13 @@ def _open_to_read(state_dir: Path) -> tuple[Path, int]:
 
 
 def _read_note(state_dir: Path) -> str | None:
-    """Return what the holder of a state folder wrote; None if nobody holds it, or it may not be read."""
+    """Return the note of the process that holds a state folder; None if none does, or it cannot be read."""
     try:
         place, descriptor = _open_to_read(state_dir)
     except OSError:
         return None
     try:
-        # A shared lock: two that ask at once must not take each other for the holder.
+        # A shared lock: two readers must not take each other for the holder.
         if _lock(descriptor, fcntl.LOCK_SH):
             return None
         return "" if place == state_dir else os.pread(descriptor, _NOTE_BYTES, 0).decode("ascii", "replace")
@@ -251,12 +252,12 @@ def _lock(descriptor: int, kind: int) -> bool:
 
 
 def _started_at(process: int) -> str:
-    """Return when a process started, in ticks since the machine's start; `-` where that is not told."""
+    """Return when a process started, in ticks since the boot; `-` where that is unknown."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return "-"
-    return stat.rpartition(")")[2].split()[19]  # field 22 of proc(5): the name before may hold anything
+    return stat.rpartition(")")[2].split()[19]  # field 22 of proc(5); the name before it may contain anything
 
 
 def _written(path: Path) -> int | None:

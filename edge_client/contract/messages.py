@@ -33,8 +33,13 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
         probation: Whether the serving release is watched still, and may go back.
         release: Id of the serving release.
         previous: Id of the release kept for a way back.
-        latest: Release that the signed channel pointed to when this device looked last.
-        why: Why this release serves, in a sentence.
+        serving_since: When the serving release was activated, UTC, ISO 8601; None if unknown.
+        latest: Release that the signed channel pointed to at the last update check.
+        decision: What that check decided on `latest`: `serves`, `not_in_share` (of the rollout), `refused`,
+            `held` (until it is requested), or `install` (it is in shadow mode and serves afterwards); empty
+            before the first check.
+        offered: Release that this device would install on request; None if there is none.
+        why: Why this release serves, in a sentence for people.
         runtime: Name and version of the TFLite runtime.
         last_error: Why the last update attempt failed, in one paragraph; None after a success.
         warning: What is wrong with the device, and keeps nothing from going on; None if nothing is.
@@ -55,7 +60,10 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
     probation: bool = False
     release: str | None = None
     previous: str | None = None
+    serving_since: str | None = None
     latest: str | None = None
+    decision: str = ""
+    offered: str | None = None
     why: str = ""
     runtime: str = ""
     last_error: str | None = None

@@ -1,7 +1,7 @@
-"""One channel on this device: which of its releases serves, which comes next, and what its status says.
+"""One channel on this device: which of its releases serves, which comes next, and its status.
 
-A daemon has one of these for each channel. Its frames thread asks `classify` and `compare`; `follow` runs
-in a thread of its own, and so does the board's sending. What serves is changed by `follow` alone.
+A daemon has one follower for each channel. Its frames thread calls `classify` and `compare`; `follow` runs
+in a thread of its own, and so does sending the status. Only `follow` changes what serves.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from edge_client.inference.runtime import runtime_name
 from edge_client.offline.handover import BUNDLE_FILE, BundleResult, close_bundle, of_bundle
 from edge_client.reporting.status import STATUS_FILE, StatusBoard
 from edge_client.serving.serving import Serving
-from edge_client.update.check import Decision, UpdateOutcome
-from edge_client.update.check_process import LookControl, LookStoppedError, look_in_child, name_of
+from edge_client.update.check_process import CheckCancelledError, UpdateCheck, error_kind
+from edge_client.update.decision import Decision, UpdateOutcome
 from edge_client.update.refusals import RefusedError, this_software
-from edge_client.update.schedule import SHORTEST_INTERVAL_S, LookSchedule
-from edge_client.update.triggers import Doorbell, read_announcement
+from edge_client.update.schedule import SHORTEST_INTERVAL_S, CheckSchedule
+from edge_client.update.triggers import UpdateTriggers, read_announcement
 
 if TYPE_CHECKING:
     import threading
@@ -35,35 +35,57 @@ if TYPE_CHECKING:
     from edge_client.inference.classifier import Prediction
     from edge_client.settings.file import Settings
     from edge_client.sources.source import Frame
-    from edge_client.update.triggers import Ring
+    from edge_client.update.triggers import ReceivedAnnouncement
 
 logger = logging.getLogger(__name__)
 
 SETTLE_RETRY_S = 10.0
-# A release beside the serving one is judged at least so often, also where no frames come.
+# A release in shadow mode is judged at least so often, also where no frames come.
 LONGEST_WAIT_S = 600.0
-_chance = random.Random()  # noqa: S311 - no secret
 
 
 @dataclasses.dataclass(frozen=True)
-class Looked:
-    """How a look ended.
+class CheckResult:
+    """Result of an update check, for the schedule and for whoever left a bundle.
 
     Attributes:
-        result: In words.
-        settled: Whether looking again soon would not help.
-        signed: Release that the signed channel points to, if it is known.
-        stopped: Whether this process ended it before it came to anything.
+        message: In a sentence, for people.
+        error: Kind of the error, see `error_kind`; empty without one.
+        settled: Whether checking again soon would not help.
+        signed: Release that the signed channel points to; None if unknown.
+        cancelled: Whether this process cancelled the check.
     """
 
-    result: BundleResult
-    settled: bool
+    message: str
+    error: str = ""
+    settled: bool = True
     signed: str | None = None
-    stopped: bool = False
+    cancelled: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RunningUpdate:
+    """An update until the first answer of its release.
+
+    Attributes:
+        release: The new release.
+        bytes_pulled: Bytes read from the store.
+        started: Monotonic seconds at which its announcement arrived, or its check started.
+    """
+
+    release: str
+    bytes_pulled: int
+    started: float
+
+    def figures(self, now: float) -> UpdateFigures:
+        """Return the cost of the update, with its first answer at `now`."""
+        return UpdateFigures(
+            release=self.release, bytes_pulled=self.bytes_pulled, seconds=round(now - self.started, 3)
+        )
 
 
 class ChannelFollower:
-    """Serves one channel."""
+    """Serves one channel and follows it."""
 
     def __init__(
         self,
@@ -72,49 +94,54 @@ class ChannelFollower:
         stop: threading.Event,
         may_serve: threading.Event,
         publish_status: Callable[[bytes], bool],
-        moment: Callable[[], dict[str, Any]] = dict,
+        live_fields: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         """Load the release on the disk; touch no network.
 
         Args:
-            settings: Of this channel, see `settings.of_channels`.
+            settings: Settings of this channel, see `settings.file.of_channels`.
             stop: Set when the daemon ends.
             may_serve: To be set once a release serves.
             publish_status: Sends one retained payload; False if it could not go out now.
-            moment: Returns what else its status tells when it is sent.
+            live_fields: More status fields that are read at the time of sending.
         Raises: SettingsError, DeviceError.
         """
         self._settings = settings
         self._stop = stop
-        device = settings.device
-        self.doorbell = Doorbell()
         self._may_serve = may_serve
+        self.triggers = UpdateTriggers()
+        self._chance = random.Random()  # noqa: S311 - no secret
+        self._software = this_software(settings.device.device_class)
+        self._check = UpdateCheck()
+        self._serving = Serving(settings, self._software, on_verdict=self._on_verdict)
         self._source_fault: str | None = None
-        self._software = this_software(device.device_class)
-        self._looking = LookControl()
-        self._serving = Serving(settings, self._software, on_verdict=self._heed)
-        self._measured: RunningUpdate | None = None
-        self._looked_at = self._measure_from = float("-inf")
-        self._settle_after = float("inf")
         self._failing = False
+        self._running_update: RunningUpdate | None = None
+        self._update_started = float("-inf")
+        self._settle_after = float("inf")
         if self.serves:
             self._may_serve.set()
         self.board = StatusBoard(
-            DeviceStatus(
-                device=device.id,
-                channel=device.channel,
-                state="starting",
-                runtime=runtime_name(),
-                changed_at=utc_now(),
-                **{
-                    "why": "it was on the disk; the store was not looked at yet",
-                    **self._serving.sent_back,
-                },
-            ),
-            file=device.state_dir / STATUS_FILE,
+            self._first_status(),
+            file=settings.device.state_dir / STATUS_FILE,
             publish=publish_status,
             interval_s=settings.status.interval_s,
-            moment=lambda: {**self._serving.moment(), **moment()},
+            live_fields=lambda: {**self._serving.live_fields(), **live_fields()},
+        )
+
+    def _first_status(self) -> DeviceStatus:
+        device = self._settings.device
+        changes = {
+            "why": "it was on the disk; the store was not checked yet",
+            **self._serving.sent_back,
+        }
+        return DeviceStatus(
+            device=device.id,
+            channel=device.channel,
+            state="starting",
+            runtime=runtime_name(),
+            changed_at=utc_now(),
+            **changes,
         )
 
     @property
@@ -123,24 +150,22 @@ class ChannelFollower:
         return self._serving.serves
 
     def describe(self) -> str:
-        """Say what serves, in a few words."""
-        serving = (
-            f"serving release {self._serving.slots.current}" if self.serves else "waiting for a first release"
-        )
+        """Return the serving release and the channel, for the log."""
+        serving = f"serving release {self._serving.release}" if self.serves else "waiting for a first release"
         return f"{serving}, channel {self._settings.device.channel}"
 
-    def look_again(self) -> None:
-        """Somebody left a bundle, or wants the channel's release now."""
-        self.doorbell.ask()
+    def request_update(self) -> None:
+        """Install the channel's release now, also without `[update] automatic`."""
+        self.triggers.request()
 
     def end(self) -> None:
-        """End `follow`; an update on its way is abandoned, which is as safe as a power cut."""
-        self._looking.stop()
-        self.doorbell.close()
+        """End `follow`; a running update is abandoned, which is as safe as a power cut."""
+        self._check.cancel()
+        self.triggers.close()
         self.board.close()
 
     def close(self) -> None:
-        """Remember that the daemon was told to end; once `follow` has ended, or was never begun."""
+        """Record that the daemon ends on request; once `follow` has ended, or was never started."""
         self._serving.close()
 
     def show_source_fault(self, fault: str) -> None:
@@ -152,12 +177,12 @@ class ChannelFollower:
     # Frames
 
     def classify(self, frame: Frame) -> ChannelAnswer | None:
-        """Let the serving release answer; None if there is none yet, or it failed on this frame."""
+        """Let the serving release predict; None if there is none yet, or it failed on this frame."""
         try:
             found = self._serving.answer(frame.pixels)
         except EdgeError as e:
             if not self._failing:
-                logger.error("%s: %s", frame.source, e)  # noqa: TRY400 - said in one line
+                logger.error("%s: %s", frame.source, e)  # noqa: TRY400 - one line, no traceback
                 self.board.change(last_error=f"{frame.source}: {e}")
             self._failing = True
             return None
@@ -171,17 +196,18 @@ class ChannelFollower:
         return ChannelAnswer(prediction, self._result(frame, prediction, release))
 
     def compare(self, frame: Frame, answer: ChannelAnswer) -> Prediction | None:
-        """Let a release that is beside the serving one answer too, see `Serving.compare`."""
+        """Let the shadow release predict too, see `Serving.compare`."""
         return self._serving.compare(frame.pixels, answer.prediction)
 
-    def handed_out(self, answer: ChannelAnswer) -> None:
-        """The result is with all sinks."""
+    def results_published(self, answer: ChannelAnswer) -> None:
+        """Note that the result was handed to all sinks."""
         if self._source_fault is not None:
             self._source_fault = None
             self.board.change(last_error=None)
-        if self._measured is not None and self._measured.release == answer.result.release:
-            measured, self._measured = self._measured, None
-            self.board.change(update=measured.figures(time.monotonic()))
+        update = self._running_update
+        if update is not None and update.release == answer.result.release:
+            self._running_update = None
+            self.board.change(update=update.figures(time.monotonic()))
 
     def _result(self, frame: Frame, prediction: Prediction, release: str | None) -> Result:
         device = self._settings.device
@@ -200,51 +226,70 @@ class ChannelFollower:
 
     # Status
 
-    def show_slots(self, **changes: object) -> None:
+    def show_releases(self, **changes: object) -> None:
         """Show which release serves, and whatever else changed."""
         self.board.change(
             state="serving" if self.serves else "waiting",
             release=self._serving.release,
-            previous=self._serving.slots.previous,
-            probation=self._serving.slots.probation is not None,
+            serving_since=self._serving.serving_since,
+            previous=self._serving.previous,
+            probation=self._serving.on_probation,
             **changes,
         )
 
     # Updates
 
     def follow(self) -> None:
-        """Look at the start, at each announcement, and when the poll interval is over; until closed."""
-        schedule = LookSchedule(self._settings.update, time.monotonic(), _chance.uniform, serves=self.serves)
-        asked = False
+        """Check at the start, at each announcement or request, and at each poll interval; until closed."""
+        schedule = CheckSchedule(
+            self._settings.update, time.monotonic(), self._chance.uniform, serves=self.serves
+        )
+        requested = False
         while True:
             now = time.monotonic()
-            call = self.doorbell.wait(min(schedule.due_in(now), self._settle_after - now, LONGEST_WAIT_S))
+            trigger = self.triggers.wait(min(schedule.due_in(now), self._settle_after - now, LONGEST_WAIT_S))
             if self._stop.is_set():
                 return
             self._settle()
-            self._take_bundle()
-            asked = asked or call.asked
+            self._import_bundle()
+            requested = requested or trigger.requested
             now = time.monotonic()
-            if asked:
-                schedule.ask(now)
-            if call.ring is not None and not self._hear(call.ring, schedule, now):
-                # Whoever floods this device with announcements keeps nothing but himself busy.
+            if requested:
+                schedule.request(now)
+            if trigger.announcement and not self._on_announcement(trigger.announcement, schedule, now):
+                # A flood of announcements must not keep this device busy.
                 self._stop.wait(min(schedule.due_in(now), SHORTEST_INTERVAL_S))
             if schedule.due_in(time.monotonic()) > 0:
                 continue
             awaited = schedule.awaited
-            self._measure_from = awaited.since if awaited else time.monotonic()
-            looked = self._look(awaited.release if awaited else None, asked_for=asked)
-            asked = False
-            schedule.looked(time.monotonic(), settled=looked.settled, signed=looked.signed)
+            self._update_started = awaited.since if awaited else time.monotonic()
+            result = self._run_check(awaited.release if awaited else None, requested=requested)
+            requested = False
+            schedule.note_check(time.monotonic(), settled=result.settled, signed=result.signed)
 
-    def _hear(self, ring: Ring, schedule: LookSchedule, now: float) -> bool:
-        """Take an announcement; whether it is news."""
-        announced = self._read_announcement(ring.payload)
-        return announced is not None and schedule.hear(ring, announced, self._serving.newest, now)
+    def _on_announcement(self, received: ReceivedAnnouncement, schedule: CheckSchedule, now: float) -> bool:
+        """Pass an announcement to the schedule; return whether it is news."""
+        announced = self._read_announcement(received.payload)
+        return announced is not None and schedule.note_announcement(
+            received, announced, self._serving.newest, now
+        )
+
+    def _read_announcement(self, payload: bytes) -> str | None:
+        """Return the release of an announcement; None, with the reason in the status, if it is malformed."""
+        device = self._settings.device
+        topic = announcement_topic(device.fleet, device.channel)
+        try:
+            return read_announcement(payload, topic=topic, channel=device.channel)
+        except InputError as e:
+            logger.warning("%s", e)
+            # Without the text, which anybody may write: each new one would wear out the card.
+            self.board.change(
+                last_error=f"the last message on {topic} was not a valid announcement; see the log"
+            )
+            return None
 
     def _settle(self) -> None:
-        """End what has a verdict: a probation, or a release's time beside the serving one."""
+        """Carry out a verdict: of a probation, or of shadow mode."""
         now = time.monotonic()
         if now < self._settle_after and self._settle_after != float("inf"):
             return
@@ -256,148 +301,139 @@ class ChannelFollower:
             self._settle_after = now + SETTLE_RETRY_S
             changes = {"last_error": str(e)}
         if changes is not None:
-            self.show_slots(**changes)
+            self.show_releases(**changes, **self._decision_after_verdict(changes))
 
-    def _heed(self, urgent: bool) -> None:
-        """There is a verdict; a look that goes on is no reason to answer badly for longer."""
+    def _decision_after_verdict(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Return the status fields that follow from a verdict on the channel's release."""
+        latest = self.board.status.latest
+        if latest is not None and changes.get("refused") == latest:
+            return {"decision": Decision.REFUSED.name.lower(), "offered": None}
+        if latest is not None and self._serving.release == latest:
+            return {"decision": Decision.SERVES.name.lower(), "offered": None}
+        return {}
+
+    def _on_verdict(self, urgent: bool) -> None:
+        """Wake `follow` for a verdict; an urgent one interrupts a running update check."""
         if urgent:
-            self._looking.stop()
-        self.doorbell.nudge()
+            self._check.cancel()
+        self.triggers.wake()
 
-    def _take_bundle(self) -> None:
-        """Look into a bundle that was left here, instead of the store."""
-        bundle = self._settings.device.state_dir / BUNDLE_FILE
+    def _import_bundle(self) -> None:
+        """Check a bundle that was left here, in place of the store."""
+        state_dir = self._settings.device.state_dir
+        bundle = state_dir / BUNDLE_FILE
         if not bundle.exists():
             return
-        self._measure_from = time.monotonic()
-        looked = self._look(None, of_bundle(self._settings, bundle), asked_for=True)
-        if looked.stopped:
-            return  # it is taken in the next round, or at the next start
-        close_bundle(self._settings.device.state_dir, looked.result)
+        self._update_started = time.monotonic()
+        result = self._run_check(None, of_bundle(self._settings, bundle), requested=True)
+        if not result.cancelled:  # else the bundle is read in the next round, or at the next start
+            close_bundle(state_dir, BundleResult(message=result.message, error=result.error))
 
-    def _look(
-        self, announced: str | None, settings: Settings | None = None, *, asked_for: bool = False
-    ) -> Looked:
-        """Look once and show what came of it."""
+    def _run_check(
+        self, announced: str | None, settings: Settings | None = None, *, requested: bool
+    ) -> CheckResult:
+        """Check once and show the result."""
         try:
-            outcome = self._take_newest(
+            outcome = self._install_newest(
                 settings or self._settings,
                 expecting=announced is not None,
-                allowed=asked_for or self._settings.update.automatic,
+                allowed=requested or self._settings.update.automatic,
             )
         except RefusedError as e:
-            # The channel points to that one now, and not to one that may answer beside.
-            refused = self._last_refused()
-            with contextlib.suppress(DeviceError):
-                self._serving.drop_shadow()
-            self.show_slots(last_error=str(e), refused=refused, latest=refused)
-            return Looked(BundleResult(message=str(e), error=name_of(e)), settled=True, signed=refused)
-        except LookStoppedError as e:
-            result = BundleResult(message=str(e), error=name_of(e))
-            return Looked(result, settled=False, stopped=True)
+            return self._show_refusal(e)
+        except CheckCancelledError as e:
+            return CheckResult(str(e), error_kind(e), settled=False, cancelled=True)
         except EdgeError as e:
             logger.warning("no update: %s", e)
-            self.show_slots(last_error=str(e))
-            result = BundleResult(message=str(e), error=name_of(e))
-            return Looked(result, settled=not isinstance(e, TransportError))
+            self.show_releases(last_error=str(e))
+            return CheckResult(str(e), error_kind(e), settled=not isinstance(e, TransportError))
         except Exception as e:
             # The serving release is not touched before everything is verified: safe to go on.
             logger.exception("no update")
             text = f"unexpected {type(e).__name__}: {e}"
-            self.show_slots(last_error=text)
-            return Looked(BundleResult(message=text, error=name_of(e)), settled=True)
+            self.show_releases(last_error=text)
+            return CheckResult(text, error_kind(e))
         return self._show_outcome(outcome, announced)
 
-    def _take_newest(self, settings: Settings, *, expecting: bool, allowed: bool) -> UpdateOutcome:
-        """Look in a child process; what it took serves afterwards, or answers beside what serves."""
+    def _install_newest(self, settings: Settings, *, expecting: bool, allowed: bool) -> UpdateOutcome:
+        """Check in a child process; a release that it installed serves afterwards, or is in shadow mode."""
         try:
-            outcome = look_in_child(
+            outcome = self._check.run(
                 settings,
                 self._software,
                 lambda: self.board.change(state="updating"),
                 expecting=expecting,
                 allowed=allowed,
-                control=self._looking,
             )
         finally:
-            self._serving.slots.reload()  # what was refused, too
-        if outcome.decision is Decision.TAKE:
-            self._serving.take(outcome, self._begin_measuring)
-            if self.serves:
-                self._may_serve.set()
-        else:
-            self._serving.drop_shadow()
+            self._serving.reload()  # refusals, too
+        self._serving.install(outcome, self._begin_measuring)
+        if self.serves:
+            self._may_serve.set()
         return outcome
 
     def _begin_measuring(self, outcome: UpdateOutcome) -> None:
-        self._measured = RunningUpdate(outcome.release, outcome.bytes_pulled, self._measure_from)
+        self._running_update = RunningUpdate(outcome.release, outcome.bytes_pulled, self._update_started)
 
-    def _show_outcome(self, outcome: UpdateOutcome, announced: str | None) -> Looked:
-        error, refused = None, None
-        channel = self._settings.device.channel
-        if outcome.decision is Decision.REFUSED:
-            error, refused = f"release {outcome.release} was refused: {outcome.reason}", outcome.release
-        elif announced not in {None, outcome.release}:
-            error = (
-                f"release {announced} was announced, but the signed channel {channel} "
-                f"points to {outcome.release}; the announcement is not followed"
-            )
-            logger.warning("%s", error)
-        why = explain_outcome(outcome, channel)
-        if self._serving.newest == outcome.release != self._serving.slots.current:
-            why = f"channel {channel} points to {outcome.release}, which answers beside it first ([shadow])"
-        self.show_slots(
-            last_error=error or self._source_fault,
+    def _show_refusal(self, error: RefusedError) -> CheckResult:
+        refused = self._serving.last_refused
+        with contextlib.suppress(DeviceError):
+            self._serving.drop_shadow()  # the channel points to the refused release now
+        self.show_releases(
+            last_error=str(error),
             refused=refused,
+            latest=refused,
+            decision=Decision.REFUSED.name.lower(),
+            offered=None,
+        )
+        return CheckResult(str(error), error_kind(error), signed=refused)
+
+    def _show_outcome(self, outcome: UpdateOutcome, announced: str | None) -> CheckResult:
+        channel = self._settings.device.channel
+        expected = announced in {None, outcome.release}
+        error = explain_problem(outcome, announced, channel)
+        if error is not None and outcome.decision is not Decision.REFUSED:
+            logger.warning("%s", error)
+        in_shadow = self._serving.shadow_release == outcome.release
+        decision = outcome.decision
+        if decision is Decision.INSTALL and not in_shadow:
+            decision = Decision.SERVES
+        why = explain_shadow(outcome, channel) if in_shadow else explain_outcome(outcome, channel)
+        self.show_releases(
+            last_error=error or self._source_fault,
+            refused=outcome.release if decision is Decision.REFUSED else None,
             latest=outcome.release,
+            decision=decision.name.lower(),
+            offered=outcome.release if decision is Decision.HELD else None,
             why=why,
             share_percent=outcome.share_percent,
         )
-        result = BundleResult(message=f"release {self._serving.release} serves: {why}")
-        return Looked(result, settled=announced in {None, outcome.release}, signed=outcome.release)
-
-    def _last_refused(self) -> str | None:
-        return next(reversed(self._serving.slots.refused), None)
-
-    def _read_announcement(self, payload: bytes) -> str | None:
-        """Return the release that an announcement names; None, with the reason shown, if it is none."""
-        device = self._settings.device
-        topic = announcement_topic(device.fleet, device.channel)
-        try:
-            return read_announcement(payload, topic=topic, channel=device.channel)
-        except InputError as e:
-            logger.warning("%s", e)
-            # Without what anybody may write there: each new text would wear out the card.
-            self.board.change(last_error=f"the last announcement on {topic} was none; the log says more")
-            return None
+        message = f"release {self._serving.release} serves: {why}"
+        return CheckResult(message, settled=expected, signed=outcome.release)
 
 
 def explain_outcome(outcome: UpdateOutcome, channel: str) -> str:
-    """Say why the serving release serves, given what a look came to."""
-    if outcome.decision in {Decision.SERVES, Decision.TAKE}:
+    """Return why the serving release serves, given the outcome of an update check."""
+    if outcome.decision in {Decision.SERVES, Decision.INSTALL}:
         return f"channel {channel} points to it"
-    other = f"channel {channel} points to {outcome.release}, which"
+    other = f"channel {channel} points to {outcome.release}, which {outcome.decision.value}"
     if outcome.decision is Decision.NOT_IN_SHARE:
-        return f"{other} is for {outcome.share_percent:g}% of the devices so far; this one is not among them"
-    return f"{other} {outcome.decision.value}{': ' if outcome.reason else ''}{outcome.reason}"
+        return f"{other} ({outcome.share_percent:g}% of the devices)"
+    return f"{other}{': ' if outcome.reason else ''}{outcome.reason}"
 
 
-@dataclasses.dataclass(frozen=True)
-class RunningUpdate:
-    """An update whose first answer is still to come.
+def explain_shadow(outcome: UpdateOutcome, channel: str) -> str:
+    """Return why the serving release still serves while the channel's release is in shadow mode."""
+    return f"channel {channel} points to {outcome.release}, which is compared with it first ([shadow])"
 
-    Attributes:
-        release: The new release.
-        bytes_pulled: What it took to pull it.
-        started: Monotonic seconds at which its announcement (or the poll) came.
-    """
 
-    release: str
-    bytes_pulled: int
-    started: float
-
-    def figures(self, now: float) -> UpdateFigures:
-        """Return what the update cost, its first answer being given at `now`."""
-        return UpdateFigures(
-            release=self.release, bytes_pulled=self.bytes_pulled, seconds=round(now - self.started, 3)
+def explain_problem(outcome: UpdateOutcome, announced: str | None, channel: str) -> str | None:
+    """Return the error of an update check that reached a decision; None if there is none."""
+    if outcome.decision is Decision.REFUSED:
+        return f"release {outcome.release} was refused: {outcome.reason}"
+    if announced not in {None, outcome.release}:
+        return (
+            f"release {announced} was announced, but the signed channel {channel} "
+            f"points to {outcome.release}; the announcement is not followed"
         )
+    return None

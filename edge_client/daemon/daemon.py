@@ -1,7 +1,7 @@
 """The device daemon: serves frames, follows its channels, reports.
 
-Threads: `frames` classifies and never waits for anything else; for each channel, `updates` looks at the
-store and `status` sends the status; paho's. The main thread waits for signals. A release on the disk
+Threads: `frames` classifies and never waits for anything else; for each channel, `updates` checks the store
+and `status` sends the status; paho has its own. The main thread waits for signals. A release on the disk
 serves before any network is touched.
 """
 
@@ -52,9 +52,9 @@ logger = logging.getLogger(__name__)
 
 SOURCE_RETRY_S = (1.0, 60.0)
 STOP_S = 5.0
-# No picture takes so long: the runtime hangs.
+# No frame takes so long: the runtime hangs.
 STUCK_S = 60.0
-# Between looks at the driver where no watchdog sets the pace.
+# Interval of checks of the driver where no watchdog sets the pace.
 WATCH_S = 10.0
 
 
@@ -66,13 +66,13 @@ def run(settings: Settings) -> int:
     with hold_state(settings.device.state_dir) as lock, end_requests() as (wait_for_end, request_end):
         daemon = Daemon(settings, on_end=request_end)
         daemon.start()
-        asked: dict[int, Callable[[], None]] = {
-            signal.SIGHUP: daemon.look_again,
+        actions: dict[int, Callable[[], None]] = {
+            signal.SIGHUP: daemon.request_update,
             signal.SIGUSR1: daemon.keep_status,
-            BUNDLE_SIGNAL: daemon.take_bundles,
+            BUNDLE_SIGNAL: daemon.import_bundles,
         }
         with lock.taking_signals():
-            reason = wait_for_end(asked)
+            reason = wait_for_end(actions)
         logger.info("%s: stopping", reason)
         daemon.stop()
     return 0
@@ -82,8 +82,8 @@ def run(settings: Settings) -> int:
 def end_requests() -> Iterator[tuple[Callable[[Mapping[int, Callable[[], None]]], str], Callable[[], None]]]:
     """Turn signals into bytes of a pipe: a handler that took a lock could wait for ever.
 
-    Yields: A function that waits for the end and returns its reason, calling what it is given for other
-        signals until then, and one that asks for the end.
+    Yields: A function that waits for the end and returns its reason, running the given actions for other
+        signals until then; a function that requests the end.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -116,7 +116,7 @@ class Daemon:
         """Load the releases on the disk; touch no network.
 
         Args:
-            settings: All of them.
+            settings: Settings of the device.
             on_end: Called when a finite source has no more frames.
         Raises: SettingsError, DeviceError.
         """
@@ -135,17 +135,17 @@ class Daemon:
                 one,
                 stop=self._stop,
                 may_serve=self._may_serve,
-                publish_status=functools.partial(self._publish_status, self._beside(one.device.channel)),
-                moment=self._moment if one is settings else dict,
+                publish_status=functools.partial(self._publish_status, self._extra(one.device.channel)),
+                live_fields=self._live_fields if one is settings else dict,
             )
             for one in of_channels(settings)
         }
         if not all(follower.serves for follower in self._followers.values()):
-            read_root(settings.trust)  # without a release and without a root there is nothing to do
+            read_root(settings.trust)  # without a release and without a root, waiting is useless
         try:
             self._open_rest()
         except BaseException:
-            # A setting is wrong: no release is to blame for this end.
+            # A setting is wrong: not a crash of a release.
             for follower in self._followers.values():
                 follower.close()
             raise
@@ -157,7 +157,7 @@ class Daemon:
         self._sinks = open_sinks(
             settings.sinks,
             publish=self._broker.publish if self._broker else lambda _topic, _payload: None,
-            topic_of=lambda channel: results_topic(device.fleet, device.id, self._beside(channel)),
+            topic_of=lambda channel: results_topic(device.fleet, device.id, self._extra(channel)),
             action=settings.action,
         )
         self._systemd = SystemdNotifier()
@@ -176,7 +176,7 @@ class Daemon:
     def start(self) -> None:
         """Start all threads."""
         for follower in self._followers.values():
-            follower.show_slots()
+            follower.show_releases()
             logger.info("%s: %s", self._settings.device.id, follower.describe())
         if self._broker:
             self._broker.start()
@@ -185,7 +185,7 @@ class Daemon:
         self._systemd.ready()
 
     def stop(self) -> None:
-        """End all threads; an update on its way is abandoned, which is as safe as a power cut."""
+        """End all threads; a running update is abandoned, which is as safe as a power cut."""
         self._systemd.stopping()
         self._stop.set()
         self._may_serve.set()
@@ -206,18 +206,18 @@ class Daemon:
         if self._broker:
             self._broker.stop()
 
-    def look_again(self) -> None:
-        """Somebody wants the channels' releases now."""
+    def request_update(self) -> None:
+        """Install the releases of all channels now."""
         for follower in self._followers.values():
-            follower.look_again()
+            follower.request_update()
 
-    def take_bundles(self) -> None:
-        """Somebody left a bundle for one of the channels."""
+    def import_bundles(self) -> None:
+        """Read a bundle that was left for one of the channels."""
         for follower in self._followers.values():
-            follower.doorbell.nudge()
+            follower.triggers.wake()
 
     def keep_status(self) -> None:
-        """Somebody wants to read it: it is written to the disk now."""
+        """Write the status to the disk now, for `edge-client status`."""
         for follower in self._followers.values():
             follower.board.keep()
 
@@ -229,27 +229,29 @@ class Daemon:
             broker,
             device.id,
             handlers={
-                announcement_topic(device.fleet, name): follower.doorbell.ring
+                announcement_topic(device.fleet, name): follower.triggers.announce
                 for name, follower in self._followers.items()
             },
             commands={
-                command_topic(device.fleet, device.id, self._beside(name)): functools.partial(_obey, follower)
+                command_topic(device.fleet, device.id, self._extra(name)): functools.partial(
+                    _on_update_command, follower
+                )
                 for name, follower in self._followers.items()
             },
             online_topic=online_topic(device.fleet, device.id),
-            on_connection=self._greet,
+            on_connection=self._on_connection,
         )
 
     def _open_inbox(self) -> Inbox | None:
         if not is_needed(self._settings.inbox, self._settings.device.state_dir / INBOX_DIR):
             return None
-        from edge_client.inbox.service import Inbox  # noqa: PLC0415 - most devices keep nothing
+        from edge_client.inbox.service import Inbox  # noqa: PLC0415 - most devices keep no frames
 
         return Inbox(self._settings)
 
-    def _moment(self) -> dict[str, Any]:
-        """Return what the status says of the device, and not of one channel."""
-        kept = self._inbox.moment() if self._inbox is not None and self._settings.inbox.keeps else {}
+    def _live_fields(self) -> dict[str, Any]:
+        """Status fields of the device, not of one channel, that are read at the time of sending."""
+        kept = self._inbox.live_fields() if self._inbox is not None and self._settings.inbox.keeps else {}
         return {"warning": self._broker.suspected_duplicate_id if self._broker else None, **kept}
 
     def _serve_metrics(self) -> MetricsServer | None:
@@ -260,18 +262,18 @@ class Daemon:
         boards = [follower.board for follower in self._followers.values()]
         return serve(self._settings.metrics, lambda: [board.status for board in boards])
 
-    def _beside(self, channel: str) -> str:
-        """Return what tells a channel's topics from those of the main one."""
+    def _extra(self, channel: str) -> str:
+        """Return the name that an extra channel has in topics; empty for the main channel."""
         return "" if channel == self._settings.device.channel else channel
 
-    def _greet(self) -> None:
-        """Publish what is retained anew: the broker may have forgotten it."""
+    def _on_connection(self) -> None:
+        """Publish retained messages again: the broker may have lost them."""
         for follower in self._followers.values():
             follower.board.send_again()
         home, device = self._settings.homeassistant, self._settings.device
         if home.discovery and self._broker:
             for name in self._followers:
-                messages = discovery_messages(home.prefix, device.fleet, device.id, self._beside(name))
+                messages = discovery_messages(home.prefix, device.fleet, device.id, self._extra(name))
                 for topic, payload in messages.items():
                     self._broker.publish_state(topic, payload)
 
@@ -323,7 +325,7 @@ class Daemon:
             except EdgeError as e:
                 self._show_source_fault(str(e))
             except Exception:
-                # Whatever a camera's driver raises: a device that answers nothing helps nobody.
+                # Whatever a camera's driver raises, the source is opened again.
                 logger.exception("the source failed")
             else:
                 if not self._stop.is_set():
@@ -348,7 +350,9 @@ class Daemon:
 
     def _classify_all(self) -> None:
         if self._source is None:
-            self._source = open_source(self._settings.source, self._driver)  # it knows what it has given out
+            self._source = open_source(
+                self._settings.source, self._driver
+            )  # kept: it knows which frames it gave
         for frame in self._source.frames(self._stop):
             self._classifying_since = time.monotonic()
             try:
@@ -357,7 +361,7 @@ class Daemon:
                 self._classifying_since = None
 
     def _serve(self, frame: Frame) -> None:
-        """Let all channels answer a frame; what only looks on comes after the results are out."""
+        """Let all channels answer a frame; comparing and keeping it come after publishing the results."""
         answered: list[tuple[ChannelFollower, ChannelAnswer]] = []
         for follower in self._followers.values():
             if (answer := follower.classify(frame)) is not None:
@@ -369,14 +373,14 @@ class Daemon:
             self._source_fault = None
         answers = []
         for follower, answer in answered:
-            follower.handed_out(answer)
+            follower.results_published(answer)
             answers.append(dataclasses.replace(answer, shadow=follower.compare(frame, answer)))
-        # Where one release did not answer, what it would see may be private.
+        # Where one release did not answer, the frame may show what only that release knows to be private.
         if self._inbox and len(answers) == sum(follower.serves for follower in self._followers.values()):
             self._inbox.consider(frame.pixels, answers)
 
 
-def _obey(follower: ChannelFollower, payload: bytes) -> None:
-    """Somebody asks for the channel's release; whoever it is, only what is signed for it is taken."""
+def _on_update_command(follower: ChannelFollower, payload: bytes) -> None:
+    """Install the channel's release on request, whoever sent it: only what is signed is installed."""
     if payload == INSTALL:
-        follower.look_again()
+        follower.request_update()

@@ -66,7 +66,7 @@ class Inbox:
             why, answer = found
             self._keeper.keep(pixels, answer.result, why)
 
-    def moment(self) -> dict[str, Any]:
+    def live_fields(self) -> dict[str, Any]:
         """Return what the status says of it; looks at no disk."""
         figures = InboxFigures(waiting=self._keeper.kept, uploaded=self._uploaded, error=self._error)
         return {"inbox": figures}

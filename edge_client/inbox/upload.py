@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from edge_client.children import describe_death, environment, python_command
+from edge_client.children import describe_exit, environment, python_command
 from edge_client.contract.documents import Document, decode_document
 from edge_client.contract.errors import DeviceError, InputError
 
@@ -35,7 +35,7 @@ def upload_in_child(settings: Settings) -> UploadReport:
     Raises: DeviceError if the child cannot be started, crashes or hangs.
     """
     command = python_command("edge_client.inbox.upload_child")
-    limit_s = settings.update.look_timeout_s
+    limit_s = settings.update.check_timeout_s
     try:
         child = subprocess.run(
             command,
@@ -50,9 +50,9 @@ def upload_in_child(settings: Settings) -> UploadReport:
         msg = f"{sys.executable} cannot be started: {e}; no upload until it can"
         raise DeviceError(msg) from e
     except subprocess.TimeoutExpired as e:
-        msg = f"the upload took over {limit_s:g} s ([update] look_timeout_s); the next one continues it"
+        msg = f"the upload took over {limit_s:g} s ([update] check_timeout_s); the next one continues it"
         raise DeviceError(msg) from e
     except InputError as e:
-        death = describe_death(child.returncode, "it crashed") or f"code {child.returncode}"
+        death = describe_exit(child.returncode, "it crashed") or f"code {child.returncode}"
         msg = f"the upload ended without a report: {death}; see the log"
         raise DeviceError(msg) from e

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import urllib3
 
-from edge_client.children import be_first_to_go, die_with_parent, leave
+from edge_client.children import die_with_parent, exit_now, prefer_as_oom_victim
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError, EdgeError, SettingsError, TransportError
 from edge_client.contract.file_urls import folder_of_url, is_file_url
@@ -161,7 +161,7 @@ def _upload_one(device_id: str, record: Path, writer: InboxWriter | FolderWriter
 def main() -> int:
     """Run the child."""
     die_with_parent()
-    be_first_to_go()
+    prefer_as_oom_victim()
     # Standard input is a pipe from the daemon that started this process.
     settings: Settings = pickle.load(sys.stdin.buffer)  # noqa: S301
     try:
@@ -173,4 +173,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_now(main())

@@ -1,7 +1,7 @@
-"""Offline bundles: what a device reads of the store for its channel, in one tar file on a USB stick.
+"""Export of offline bundles: all that a device reads from the store for its channel, in one tar file.
 
-A bundle is as little trusted as the store: the same metadata is verified, and it expires alike. Members
-are the store's keys; nothing is ever unpacked to a path.
+A bundle is as little trusted as the store: the same metadata is verified, and it expires likewise. Members
+are named by the store's keys; nothing is ever unpacked to a path.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 def export_bundle(settings: Settings, path: Path) -> str:
-    """Write what a device needs to take its channel's release to `path`.
+    """Write all that a device needs to install its channel's release to `path`.
 
     Returns: The release.
-    Raises: What a look raises; nothing is written then.
+    Raises: What an update check raises; nothing is written then.
     """
     recorder = _Recorder(open_fetcher(settings.store), settings.store.base_url)
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def export_bundle(settings: Settings, path: Path) -> str:
 
 
 class _Recorder(Fetcher):
-    """Keeps what another fetcher reads, by key."""
+    """Fetcher that keeps every object another fetcher reads, by key."""
 
     def __init__(self, fetcher: Fetcher, base_url: str) -> None:
         self.objects: dict[str, bytes] = {}

@@ -1,4 +1,4 @@
-"""A bundle on its way to the daemon, and what came of it; `bundle.py` reads it, in the child that looks."""
+"""Handover of a bundle to the daemon, and of the result back."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
     from edge_client.settings.file import Settings
 
-# Where a running daemon finds a bundle that it shall take.
+# Where a running daemon finds a bundle to import.
 BUNDLE_FILE = "bundle.tar"
-# Where whoever left it finds what came of it.
+# Where `edge-client import` finds the result.
 RESULT_FILE = "bundle.result.json"
 RESULT_LIMIT_BYTES = 65536
 
 
 class BundleResult(Document, frozen=True, kw_only=True):
-    """What came of a bundle.
+    """Result of importing a bundle.
 
     Attributes:
         message: In a sentence, for people.
-        error: Kind of the error, see `look.name_of`; empty if there was none.
+        error: Kind of the error, see `check_process.error_kind`; empty without one.
     """
 
     message: str
@@ -37,14 +37,14 @@ class BundleResult(Document, frozen=True, kw_only=True):
 
 
 def of_bundle(settings: Settings, bundle: Path) -> Settings:
-    """Return settings of a device whose store is a bundle."""
+    """Return the settings with a bundle as the store."""
     return dataclasses.replace(
         settings, store=dataclasses.replace(settings.store, base_url=f"{BUNDLE_SCHEME}{bundle}")
     )
 
 
 def hand_over(bundle: Path, state_dir: Path) -> Path:
-    """Copy a bundle to where the daemon looks for one, whole or not at all; returns its place there.
+    """Copy a bundle to where the daemon reads it, whole or not at all; return the copy's path.
 
     Raises: DeviceError.
     """
@@ -52,31 +52,31 @@ def hand_over(bundle: Path, state_dir: Path) -> Path:
     partial = place.with_name(f".{BUNDLE_FILE}.partial")
     with disk_errors(place):
         state_dir.mkdir(parents=True, exist_ok=True)
-        (state_dir / RESULT_FILE).unlink(missing_ok=True)  # of another bundle
+        (state_dir / RESULT_FILE).unlink(missing_ok=True)  # of an earlier bundle
         try:
             shutil.copyfile(bundle, partial)
             partial.replace(place)
         except OSError:
-            partial.unlink(missing_ok=True)  # the disk may be full: it must not stay so
+            partial.unlink(missing_ok=True)  # the disk may be full: free the space
             raise
     return place
 
 
 def forget_bundle(state_dir: Path) -> None:
-    """Remove a bundle that was dealt with; never fails."""
+    """Remove a bundle that was read; never fails."""
     with contextlib.suppress(OSError):
         (state_dir / BUNDLE_FILE).unlink()
 
 
 def close_bundle(state_dir: Path, result: BundleResult) -> None:
-    """Remove a bundle that was dealt with, and say what came of it; never fails."""
-    forget_bundle(state_dir)  # first: it may be what fills the disk
-    with contextlib.suppress(EdgeError):  # whoever waits for it says then that it is not known
+    """Remove a bundle that was read, and write the result; never fails."""
+    forget_bundle(state_dir)  # first: it may be filling the disk
+    with contextlib.suppress(EdgeError):  # `import` then reports that the result is missing
         write_durably(state_dir / RESULT_FILE, encode_document(result))
 
 
 def take_result(state_dir: Path) -> BundleResult | None:
-    """Return what came of the bundle and remove that; None if it is not told (yet)."""
+    """Read and remove the result; None if there is none (yet)."""
     file = state_dir / RESULT_FILE
     try:
         data = file.read_bytes()

@@ -1,9 +1,11 @@
-"""Home Assistant finds the device by itself: its answer, its confidence, its release with an update button.
+"""Home Assistant's MQTT discovery: label, confidence, latency, and the release with an update button.
 
 Source: Home Assistant's MQTT integration, discovery messages `<prefix>/<component>/<id>/config`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 
@@ -11,82 +13,82 @@ from edge_client import __version__
 from edge_client.contract.names import command_topic, online_topic, results_topic, status_topic
 
 INSTALL = b"install"
-# As `follower.explain_outcome` words it: the status has no other sign of a release for other devices only.
-_FOR_OTHERS = "this one is not among them"
-# A release that the button would not bring is not shown as an update.
+# Only a release that the button would install is shown as an update.
 _MODEL = (
     "{% set installed = value_json.release or 'none' %}"
-    "{% set offered = value_json.latest and value_json.latest != value_json.refused"
-    f" and '{_FOR_OTHERS}' not in value_json.why %}}"
-    "{{ {'installed_version': installed, "
-    "'latest_version': value_json.latest if offered else installed, "
+    "{{ {'installed_version': installed, 'latest_version': value_json.offered or installed, "
     "'in_progress': value_json.state == 'updating'} | to_json }}"
 )
 
 
 def discovery_messages(prefix: str, fleet: str, device_id: str, channel: str = "") -> dict[str, bytes]:
-    """Return retained payloads by topic; an empty payload under the same topic takes an entity away.
+    """Return retained payloads by topic; an empty payload under the same topic removes an entity.
 
     Args:
         prefix: First part of the discovery topics.
-        fleet: The device's.
-        device_id: The device's.
-        channel: One beside its main channel: its entities carry its name; empty: the main one.
+        fleet: Fleet of the device.
+        device_id: Device id.
+        channel: An extra channel, whose entities carry its name; empty: the main channel.
     """
-    node = f"{fleet}_{device_id}".replace(".", "_")  # their ids have no dots
-    results, status = results_topic(fleet, device_id, channel), status_topic(fleet, device_id, channel)
-    beside = f"{channel.replace('.', '_')}_" if channel else ""
+    node = f"{fleet}_{device_id}".replace(".", "_")  # Home Assistant's ids have no dots
+    extra = f"{channel.replace('.', '_')}_" if channel else ""
     common = {
         "availability_topic": online_topic(fleet, device_id),
         "device": {"identifiers": [f"edge-client_{node}"], "name": device_id, "sw_version": __version__},
         "origin": {"name": "edge-client", "sw_version": __version__},
     }
-    entities: dict[str, tuple[str, dict[str, object]]] = {
-        "label": ("sensor", {"name": "Label", "state_topic": results, "value_template": _field("label")}),
-        "confidence": (
-            "sensor",
-            {
-                "name": "Confidence",
-                "state_topic": results,
-                "value_template": "{{ (value_json.confidence * 100) | round(1) }}",
-                "unit_of_measurement": "%",
-                "state_class": "measurement",
-            },
-        ),
-        "latency": (
-            "sensor",
-            {
-                "name": "Latency",
-                "state_topic": status,
-                "value_template": _field("latency_ms"),
-                "unit_of_measurement": "ms",
-                "state_class": "measurement",
-                "entity_category": "diagnostic",
-            },
-        ),
-        "model": (
-            "update",
-            {
-                "name": "Model",
-                "state_topic": status,
-                "value_template": _MODEL,
-                "command_topic": command_topic(fleet, device_id, channel),
-                "payload_install": INSTALL.decode(),
-                "entity_category": "config",
-            },
-        ),
+    entities = {
+        **_sensors(results_topic(fleet, device_id, channel), status_topic(fleet, device_id, channel)),
+        **_update_entity(status_topic(fleet, device_id, channel), command_topic(fleet, device_id, channel)),
     }
     return {
-        f"{prefix}/{component}/{node}/{beside}{name}/config": msgspec.json.encode(
+        f"{prefix}/{component}/{node}/{extra}{key}/config": msgspec.json.encode(
             {
                 **common,
                 **entity,
                 "name": f"{channel} {entity['name']}".strip(),
-                "unique_id": f"edge-client_{node}_{beside}{name}",
+                "unique_id": f"edge-client_{node}_{extra}{key}",
             }
         )
-        for name, (component, entity) in entities.items()
+        for key, (component, entity) in entities.items()
     }
+
+
+def _sensors(results: str, status: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return component and configuration of each sensor, by key."""
+    confidence = {
+        "name": "Confidence",
+        "state_topic": results,
+        "value_template": "{{ (value_json.confidence * 100) | round(1) }}",
+        "unit_of_measurement": "%",
+        "state_class": "measurement",
+    }
+    latency = {
+        "name": "Latency",
+        "state_topic": status,
+        "value_template": _field("latency_ms"),
+        "unit_of_measurement": "ms",
+        "state_class": "measurement",
+        "entity_category": "diagnostic",
+    }
+    label = {"name": "Label", "state_topic": results, "value_template": _field("label")}
+    return {
+        "label": ("sensor", label),
+        "confidence": ("sensor", confidence),
+        "latency": ("sensor", latency),
+    }
+
+
+def _update_entity(status: str, command: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    entity = {
+        "name": "Model",
+        "state_topic": status,
+        "value_template": _MODEL,
+        "command_topic": command,
+        "payload_install": INSTALL.decode(),
+        "entity_category": "config",
+    }
+    return {"model": ("update", entity)}
 
 
 def _field(name: str) -> str:

@@ -42,7 +42,7 @@ class StatusBoard:
         file: Path,
         publish: Callable[[bytes], bool],
         interval_s: float,
-        moment: Callable[[], dict[str, Any]] = dict,
+        live_fields: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         """Begin with `status`.
 
@@ -51,13 +51,13 @@ class StatusBoard:
             file: Where it is kept.
             publish: Sends one retained payload; False if it could not go out now.
             interval_s: Least time between two messages that only count on.
-            moment: Returns fields of the status that are read when it is sent.
+            live_fields: Returns fields of the status that are read when it is sent.
         """
         self._status = status
         self._file = file
         self._publish = publish
         self._interval_s = interval_s
-        self._moment = moment
+        self._live_fields = live_fields
         self._wake = threading.Condition()
         self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._frames = 0
@@ -71,7 +71,7 @@ class StatusBoard:
         """The status as of now."""
         with self._wake:
             counted = self._with_counts()
-        return self._with_moment(counted)
+        return self._with_live_fields(counted)
 
     @property
     def frames(self) -> int:
@@ -125,7 +125,7 @@ class StatusBoard:
             self._changed = self._unsent = self._counted = False
         sent = False
         try:
-            payload = encode_document(self._with_moment(counted))
+            payload = encode_document(self._with_live_fields(counted))
             sent = not send or self._publish(payload)
         finally:
             if not sent:
@@ -143,9 +143,9 @@ class StatusBoard:
             latency_ms=None if latency_ms is None else round(latency_ms, 3),
         )
 
-    def _with_moment(self, status: DeviceStatus) -> DeviceStatus:
+    def _with_live_fields(self, status: DeviceStatus) -> DeviceStatus:
         """Add what others tell: not under the lock, which the frames' thread needs."""
-        return msgspec.structs.replace(status, **self._moment())
+        return msgspec.structs.replace(status, **self._live_fields())
 
     def _keep(self, payload: bytes) -> None:
         try:

@@ -19,13 +19,9 @@ if TYPE_CHECKING:
 
 
 _MOST_MEMBERS = 10_000
-
-
 # Largest piece that is read at once; a chunk of content, or a header with a name, is far below.
 _LARGEST_READ = 1 << 20
-
-
-# What tarfile raises on damaged files, beside its own errors (found by fuzzing, and read in its source).
+# What tarfile raises on damaged files besides its own errors (found by fuzzing, and read in its source).
 _NO_TAR = (OSError, tarfile.TarError, EOFError, ValueError, LookupError, OverflowError, RecursionError)
 
 
@@ -35,7 +31,7 @@ class BundleFetcher(Fetcher):
     def __init__(self, bundle: Path) -> None:
         """Open a bundle.
 
-        Raises: InputError if it cannot be read or is none.
+        Raises: InputError if it cannot be read or is no bundle.
         """
         self.bytes_pulled = 0
         self._base_url = f"{BUNDLE_SCHEME}{bundle}/"
@@ -62,11 +58,6 @@ class BundleFetcher(Fetcher):
             msg = f"{bundle}: has no signed metadata; make one with `edge-client export`"
             raise InputError(msg)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of its files, as they stand there."""
-        return tuple(self._members)
-
     def close(self) -> None:
         """Close the file."""
         self._opened.close()
@@ -84,7 +75,8 @@ class BundleFetcher(Fetcher):
     def _chunks(self, url: str, member: tarfile.TarInfo, offset: int) -> Iterator[bytes]:
         try:
             file = self._tar.extractfile(member)
-            assert file is not None  # noqa: S101 - a regular file
+            if file is None:
+                raise broken_off(url, "not a regular file in the bundle")
             file.seek(offset)
             while chunk := file.read(CHUNK_BYTES):
                 self.bytes_pulled += len(chunk)
@@ -94,7 +86,7 @@ class BundleFetcher(Fetcher):
 
 
 class _Gradual(io.RawIOBase):
-    """A file that is read in small pieces only: a tar header may ask for a name of gigabytes.
+    """File that refuses large reads: a tar header may ask for a name of gigabytes.
 
     Every member's content is read in chunks anyway.
     """

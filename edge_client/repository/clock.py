@@ -1,12 +1,12 @@
 """Whether this device's clock can judge expiry: a Pi has no clock that runs without power.
 
-A clock that is behind makes metadata that expired long ago look fresh. Two things bound it from below: no
-device runs this code before it was written, and none can hold metadata that is not signed yet (the pipeline
-writes into each timestamp when it signed it). What this device itself once took for the time bounds nothing:
+A clock that is behind makes metadata that expired long ago look fresh. Two facts bound it from below: no
+device runs this code before it was written, and no device can hold metadata that is not signed yet (the
+pipeline writes the time of signing into each timestamp). The time that this device showed before is no bound:
 a clock that was ahead for an hour would then lock it out for years.
 
-A clock that is ahead makes fresh metadata look expired. Nothing that the store says can prove that, for a
-thief of the store would say it too; the message of an expiry names the clock.
+A clock that is ahead makes fresh metadata look expired. Nothing in the store can prove that, for a
+thief of the store could forge it; the message of an expiry names the clock.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ EARLIEST_CLOCK = datetime.datetime(2025, 1, 1, tzinfo=datetime.timezone.utc)
 CLOCK_SLACK = datetime.timedelta(days=1)
 
 _WAY_OUT = (
-    "so expired metadata would look fresh. Nothing is taken until it is right, what serves goes on serving: "
-    "connect the device to a time server (timedatectl set-ntp true), or add a real-time clock"
+    "so expired metadata would look fresh. Nothing is installed until it is right; the serving release "
+    "stays: connect the device to a time server (timedatectl set-ntp true), or add a real-time clock"
 )
 
 
 class ClockError(TransportError):
-    """The clock cannot be right; the same act may succeed once it is set."""
+    """The clock cannot be right; the update check may succeed once it is set."""
 
 
 def check_clock(now: datetime.datetime, signed_at: datetime.datetime | None = None) -> None:
     """Refuse a clock that cannot be right.
 
     Args:
-        now: What it says, aware.
-        signed_at: When metadata that this device has verified was signed; None: not known.
+        now: The clock's time, aware.
+        signed_at: When metadata that this device has verified was signed; None: unknown.
     Raises: ClockError with the way out.
     """
     if now < EARLIEST_CLOCK:
@@ -58,7 +58,7 @@ def check_clock(now: datetime.datetime, signed_at: datetime.datetime | None = No
 
 
 def read_signing_time(timestamp: bytes) -> datetime.datetime | None:
-    """Return when timestamp metadata was signed, as it says itself; None where it does not say.
+    """Return when timestamp metadata was signed; None where it has no such field.
 
     Args:
         timestamp: `timestamp.json`, verified.

@@ -11,22 +11,21 @@ from tuf.ngclient.fetcher import FetcherInterface
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
 CHUNK_BYTES = 65536
 
 
 def absent(url: str, reason: str) -> Exception:
-    """Build the error that means to python-tuf: there is no such object."""
+    """Return python-tuf's error for a missing object."""
     return DownloadHTTPError(f"{url}: {reason}", 404)
 
 
 def broken_off(url: str, reason: str) -> Exception:
-    """Build the error that means to python-tuf: it could not be read to its end."""
+    """Return python-tuf's error for an object that could not be read to its end."""
     return DownloadError(f"{url}: {reason}")
 
 
 class Fetcher(FetcherInterface):
-    """What `trust.py` reads through.
+    """Downloader that `TrustedRepository` reads through.
 
     Attributes:
         bytes_pulled: Bytes read so far, metadata and targets.
@@ -36,12 +35,12 @@ class Fetcher(FetcherInterface):
 
     @abc.abstractmethod
     def fetch_from(self, url: str, offset: int) -> tuple[int, Iterator[bytes]]:
-        """Start to read what follows the first `offset` bytes of an object.
+        """Start to read an object after its first `offset` bytes.
 
-        Returns: Where the chunks begin, which is 0 in a store that cannot begin elsewhere; the chunks.
+        Returns: Offset of the first chunk, which is 0 in a store without ranges; the chunks.
         Raises: DownloadError, from here or from the chunks.
         """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Let go of connections and files."""
+        """Close connections and files."""

@@ -1,7 +1,7 @@
 """Reads objects from the store over HTTP: plain GET, or signed for S3 (AWS Signature Version 4).
 
-Nothing that arrives here is trusted; `trust.py` verifies it. This room only bounds it: time, speed
-and, through python-tuf, length.
+Nothing that arrives here is trusted; `trusted.py` verifies it. This module only limits time, speed and,
+through python-tuf, length.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _RETRIES = urllib3.Retry(
     redirect=3,
     status=0,
     backoff_factor=0.3,
-    # A store may redirect; what lets this device in goes to no other host. urllib3 does not know S3's token.
+    # A store may redirect; credentials go to no other host. urllib3 does not know S3's session token.
     remove_headers_on_redirect={*urllib3.Retry.DEFAULT_REMOVE_HEADERS_ON_REDIRECT, "x-amz-security-token"},
 )
 
@@ -88,7 +88,7 @@ class StoreFetcher(Fetcher):
         if response.status == 200:
             return 0, self._chunks(url, response)
         response.close()
-        return 0, self._fetch(url)  # it is shorter than what lies here, or the store cannot count
+        return 0, self._fetch(url)  # the object is shorter than the offset, or the store does not know ranges
 
     def _get(
         self, url: str, headers: dict[str, str], accepted: set[int]
@@ -115,7 +115,8 @@ class StoreFetcher(Fetcher):
         started, received = self._clock(), 0
         try:
             while True:
-                # read1 gives what has come; read would wait for a whole chunk, however slowly it trickles.
+                # read1 returns what has arrived; read would wait for a whole chunk, however slowly it
+                # trickles in.
                 chunk = response.read1(CHUNK_BYTES, decode_content=False)
                 if not chunk:
                     return
@@ -150,7 +151,7 @@ class StoreFetcher(Fetcher):
             self._sleep(self._free_at - now)
 
     def _headers(self, url: str) -> dict[str, str]:
-        # A compressed answer could unpack to any size, and signed lengths are those of the plain bytes.
+        # A compressed response could unpack to any size, and signed lengths are those of the plain bytes.
         headers = {"User-Agent": f"edge-client/{__version__}", "Accept-Encoding": "identity"}
         if self._credentials:
             headers |= sign_get(url, self._settings.region, self._credentials)

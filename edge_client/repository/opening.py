@@ -1,24 +1,26 @@
-"""Opens the signed repository that `[store]` names, with the fetcher for its kind of address."""
+"""Opens the signed repository of `[store]`, with the fetcher for its kind of address."""
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client.contract.file_urls import is_file_url
+from edge_client.disk import SCRATCH_PATTERNS
 from edge_client.repository.folder_fetcher import FolderFetcher
 from edge_client.repository.http_fetcher import StoreFetcher
-from edge_client.repository.trusted import _SCRATCH, METADATA_DIR, TrustedRepository
+from edge_client.repository.trusted import METADATA_DIR, TrustedRepository
 from edge_client.settings.update import BUNDLE_SCHEME, read_credentials, read_root
 
 if TYPE_CHECKING:
     from edge_client.repository.fetcher import Fetcher
-    from edge_client.settings.update import LookSettings, StoreSettings
+    from edge_client.settings.update import CheckSettings, StoreSettings
 
 
-def open_repository(settings: LookSettings, *, remember: bool = True) -> TrustedRepository:
-    """Open a fresh look at the store.
+def open_repository(settings: CheckSettings, *, remember: bool = True) -> TrustedRepository:
+    """Open the repository for one update check.
 
     Raises: SettingsError if root or credentials cannot be read; TrustError if the root is invalid.
     """
@@ -31,21 +33,21 @@ def open_repository(settings: LookSettings, *, remember: bool = True) -> Trusted
     )
 
 
-def sweep_scratch(state_dir: Path) -> None:
-    """Remove the scratch copies of looks that were killed; never fails. Only one look may be under way."""
-    for folder in state_dir.glob(f"{_SCRATCH}*"):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def open_fetcher(store: StoreSettings) -> Fetcher:
-    """Open what reads the store: a bundle, a folder, or HTTP.
+    """Return the fetcher for the kind of address in `[store] base_url`.
 
-    Raises: SettingsError if credentials cannot be read; InputError if a bundle cannot.
+    Raises: SettingsError if the store's keys cannot be read; InputError if a bundle is unusable.
     """
-    from edge_client.repository.bundle_fetcher import BundleFetcher  # noqa: PLC0415 - it imports this
-
     if store.base_url.startswith(BUNDLE_SCHEME):
+        from edge_client.repository.bundle_fetcher import BundleFetcher  # noqa: PLC0415 - tarfile, seldom used
+
         return BundleFetcher(Path(store.base_url.removeprefix(BUNDLE_SCHEME)))
     if is_file_url(store.base_url):
         return FolderFetcher(store.base_url)
     return StoreFetcher(store, read_credentials(store))
+
+
+def sweep_scratch(state_dir: Path) -> None:
+    """Remove the scratch folders of checks that were killed; never fails. Only one check may be running."""
+    for folder in itertools.chain.from_iterable(map(state_dir.glob, SCRATCH_PATTERNS)):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""One signed file from the store to the disk: a download that broke goes on where it stopped.
+"""Resumable download of one signed file.
 
-What lies there from an earlier try, of this process or one before it, is worth nothing until the whole
-file has the signed hash. Raises python-tuf's errors, as the fetcher does; `trust.py` says them in ours.
+What an earlier try left, in this process or one before it, is trusted only once the whole file has the signed
+hash. Raises python-tuf's errors, as the fetcher does; `trusted.py` turns them into the project's.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
     from edge_client.repository.fetcher import Fetcher
 
-# What a power cut takes of a long download at most.
+# A power cut costs at most this much of a long download.
 SYNC_BYTES = 4 << 20
-# A connection that brought this much is worth another one at once.
+# A connection that delivered this much is replaced at once when it breaks.
 WORTH_GOING_ON_BYTES = 65536
 
 
 def download(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path) -> None:
-    """Bring a signed file to `incoming`, verified; whoever puts it into use syncs it.
+    """Download a signed file to `incoming` and verify it; not synced.
 
-    Raises: DownloadError, with what came kept for the next try; LengthOrHashMismatchError or
+    Raises: DownloadError, with the received part kept for the next try; LengthOrHashMismatchError or
         DownloadLengthMismatchError if it is not what was signed, OSError: nothing of it is kept.
     """
     try:
@@ -46,7 +46,8 @@ def download(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path) -> 
         except LengthOrHashMismatchError:
             if not begun_before:
                 raise
-            # The beginning was damaged on this disk, or came from a store that lied: all of it anew.
+            # The first part was damaged on this disk, or came from a store that lied: download all of it
+            # again.
             incoming.unlink()
             _complete(fetcher, url, signed, incoming)
             _verify(signed, incoming)
@@ -56,7 +57,7 @@ def download(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path) -> 
 
 
 def _complete(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path) -> bool:
-    """Append what is missing; returns whether not all of it came in one piece."""
+    """Download the missing part; return whether the file consists of more than one download."""
     with incoming.open("ab") as file:
         begun_before = file.tell() > 0
         if file.tell() > signed.length:

@@ -1,10 +1,10 @@
-"""What the store says, verified against the provisioned root (The Update Framework, client side).
+"""The store, verified against the provisioned root (The Update Framework, client side).
 
-python-tuf decides; this room fills its gaps. Its files are not fsynced, so it works in a scratch
-copy and what it came to trust is written durably afterwards: a power cut never costs the memory of
-newer metadata, which is the protection against older. It trusts whatever root.json it finds on
-disk, so the provisioned root is passed every time. One `Updater` refreshes once, so each check
-builds a `TrustedRepository` of its own.
+python-tuf decides; this module fills its gaps. python-tuf does not fsync its files, so it works in a scratch
+copy, and metadata that it verified is written durably afterwards: a power cut never costs the memory of newer
+metadata, which is the protection against older metadata. It trusts whatever root.json it finds on disk, so
+the provisioned root is passed every time. One `Updater` refreshes once, so each update check builds a
+`TrustedRepository` of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edge_client.contract.errors import TransportError, TrustError
 from edge_client.contract.names import METADATA_FOLDER, TARGETS_FOLDER, channel_target
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from edge_client.contract.times import current_time
-from edge_client.disk import disk_errors, write_durably
+from edge_client.disk import SCRATCH_PREFIX, disk_errors, write_durably
 from edge_client.repository.clock import check_clock, read_signing_time
 from edge_client.repository.transfer import download
 
@@ -51,7 +51,6 @@ _CONFIG = UpdaterConfig(
 )
 # Oldest memory last: the timestamp is what protects against a store that goes back in time.
 METADATA_DIR = "metadata"
-_SCRATCH = ".look-"
 _REMEMBERED = ("timestamp.json", "snapshot.json", "targets.json")
 
 
@@ -61,11 +60,11 @@ class NothingPublishedError(TransportError):
 
 @dataclasses.dataclass(frozen=True)
 class SignedFile:
-    """What the metadata says of one file.
+    """A file that the metadata signs.
 
     Attributes:
         path: Signed target path.
-        size_bytes: Its length.
+        size_bytes: Signed length.
     """
 
     path: str
@@ -73,7 +72,7 @@ class SignedFile:
 
 
 class TrustedRepository:
-    """One look at the store. Close it after use, or use it in a `with` block."""
+    """The repository during one update check. Close it after use, or use it in a `with` block."""
 
     def __init__(
         self,
@@ -85,15 +84,16 @@ class TrustedRepository:
         remember: bool = True,
         clock: Clock = current_time,
     ) -> None:
-        """Start from what this device trusts already.
+        """Start from the root and the metadata that this device verified before.
 
         Args:
             root: The provisioned root metadata; the only thing trusted without proof.
             base_url: Address below which `metadata/` and `targets/` lie.
-            metadata_dir: Remembers verified metadata from look to look.
-            fetcher: Reads the store, or what stands for it.
-            remember: False leaves the disk beside `metadata_dir` to a daemon that may be writing there now.
-            clock: The time, as this device knows it. Expiry is python-tuf's to judge, by a clock of its own.
+            metadata_dir: Keeps verified metadata from check to check.
+            fetcher: Reads the store or a bundle.
+            remember: False writes nothing to `metadata_dir` and next to it: a daemon may be writing there
+                now.
+            clock: This device's time. python-tuf judges expiry by a clock of its own.
         Raises: TrustError if `root` is no valid root metadata; DeviceError if the disk fails.
         """
         self._base_url = base_url.rstrip("/")
@@ -123,7 +123,7 @@ class TrustedRepository:
         if not self._remembers:
             return tempfile.TemporaryDirectory(prefix="edge-client-")
         self._memory.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._memory.parent)
+        return tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=self._memory.parent)
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +142,7 @@ class TrustedRepository:
         return self._fetcher.bytes_pulled
 
     def refresh(self) -> None:
-        """Fetch and verify the newest metadata, and remember it durably.
+        """Fetch and verify the newest metadata, and store it durably.
 
         Raises: TrustError if it is forged, older than known, or expired; TransportError if the store
             cannot be read (NothingPublishedError if it never had anything) or this device's clock cannot be
@@ -150,8 +150,8 @@ class TrustedRepository:
         """
         check_clock(self._clock())
         self._refresh()
-        # By what was just verified, never by what lies on the disk: a revoked key may have signed that, with
-        # any time, and the way out of it is the newer root that only a refresh brings.
+        # The signing time of the metadata that was just verified, never of that on the disk: a revoked key
+        # may have signed the latter, with any time, and only a refresh brings the newer root that revokes it.
         check_clock(self._clock(), read_signing_time((self._scratch_path / "timestamp.json").read_bytes()))
 
     def _refresh(self) -> None:
@@ -194,32 +194,32 @@ class TrustedRepository:
         return document
 
     def look_up(self, path: str) -> SignedFile:
-        """Return what is signed about a file.
+        """Return path and length that are signed for a file.
 
         Raises: TrustError if it is not signed.
         """
         return SignedFile(path, self._find(path).length)
 
     def holds(self, path: str, file: Path) -> bool:
-        """Whether `file` has the content that is signed under `path`."""
+        """Return whether `file` has the content that is signed under `path`."""
         return self._updater.find_cached_target(self._find(path), str(file)) is not None
 
     def fetch(self, path: str, destination_dir: Path) -> Path:
-        """Fetch one signed file, unless it lies there already with the signed content.
+        """Fetch one signed file, unless it is there already with the signed content.
 
-        A download that broke off goes on where it stopped, also after a restart.
+        A download that broke off resumes where it stopped, also after a restart.
 
         Args:
             path: Signed target path.
-            destination_dir: Where the file goes, under the path's last part.
-        Returns: Its place; verified, not synced.
+            destination_dir: Folder of the file, which gets the last part of `path` as its name.
+        Returns: Path of the file; verified, not synced.
         Raises: TrustError if it is not signed or not what was signed; TransportError; DeviceError.
         """
         target = self._find(path)
         destination = destination_dir / path.rpartition("/")[2]
         if self._updater.find_cached_target(target, str(destination)):
             return destination
-        # One part of a path of its own: safe names begin without a dot, so it is no file of a release.
+        # Names of release files never begin with a dot, so this one cannot clash.
         incoming = destination.with_name(f".{destination.name}.incoming")
         url = f"{self._base_url}/{TARGETS_FOLDER}/{target.get_prefixed_paths()[0]}"
         with self._verdicts(f"{self._base_url}/{TARGETS_FOLDER}/{path}"), disk_errors(destination):
@@ -228,7 +228,7 @@ class TrustedRepository:
         return destination
 
     def verify(self, path: str, data: bytes) -> None:
-        """Compare content that came another way with what is signed under `path`.
+        """Verify content that was not downloaded as a file of its own, against what is signed under `path`.
 
         Raises: TrustError.
         """
@@ -251,7 +251,7 @@ class TrustedRepository:
         return Path(self._scratch.name)
 
     def _recall(self) -> None:
-        """Copy what was remembered into the scratch folder."""
+        """Copy the stored metadata into the scratch folder."""
         for name in (*_REMEMBERED, *_root_names(self._memory)):
             source = self._memory / name
             if source.is_file():
@@ -260,7 +260,7 @@ class TrustedRepository:
                 shutil.copyfile(source, copy)
 
     def _remember(self) -> None:
-        """Write durably what changed in the scratch folder; a look that finds nothing new writes nothing."""
+        """Store what changed in the scratch folder, durably; without news nothing is written."""
         for name in (*_root_names(self._scratch_path), *_REMEMBERED):
             source, copy = self._scratch_path / name, self._memory / name
             if source.is_file() and (data := source.read_bytes()) != _content(copy):
@@ -268,7 +268,7 @@ class TrustedRepository:
 
     @contextlib.contextmanager
     def _verdicts(self, what: str) -> Iterator[None]:
-        """Turn python-tuf's two error roots into ours: they lied, or the network failed."""
+        """Turn python-tuf's two error hierarchies into TrustError and TransportError."""
         try:
             yield
         except exceptions.RepositoryError as e:
@@ -290,10 +290,10 @@ class TrustedRepository:
 
 
 def describe_root(root: bytes, source: str) -> str:
-    """Say what a provisioned root is, for people.
+    """Describe a provisioned root for people.
 
-    Raises: TrustError if it is no valid root metadata. One that expired is still a good start: devices
-        find newer ones in the store from it.
+    Raises: TrustError if it is no valid root metadata. An expired root is still usable: a device follows
+        the chain of newer roots from it.
     """
     try:
         metadata = Metadata[Root].from_bytes(root)
@@ -305,26 +305,26 @@ def describe_root(root: bytes, source: str) -> str:
 
 
 def explain(error: exceptions.RepositoryError) -> str:
-    """Say what a refusal means and what to do."""
+    """Explain a refusal by python-tuf, with the way out."""
     if isinstance(error, exceptions.ExpiredMetadataError):
         now = current_time().isoformat(timespec="seconds")
         return (
             f"{error}. This device's clock says {now}: if that is wrong, set it (timedatectl); if not, the "
-            "store shows old metadata, or nobody signed newer: run the pipeline, it renews signatures"
+            "store shows old metadata, or none was signed since: run the pipeline, it renews signatures"
         )
     if isinstance(error, exceptions.BadVersionNumberError):
         return (
-            f"older than what this device has seen, refused ({error}). Somebody put back old metadata, "
+            f"older than what this device has seen, refused ({error}). Old metadata was put back, "
             "or the store was restored from a backup: publish again"
         )
     if isinstance(error, exceptions.UnsignedMetadataError):
         return (
-            f"not signed by the keys that this device trusts ({error}). Somebody wrote to the store, or "
+            f"not signed by the keys that this device trusts ({error}). Somebody else wrote to the store, or "
             "[trust] root belongs to another repository"
         )
     if isinstance(error, exceptions.LengthOrHashMismatchError):
-        return f"not the content that was signed ({error}). Somebody changed it, or the upload was damaged"
-    return f"not usable as signed metadata ({error}). Somebody wrote to the store, or the upload was damaged"
+        return f"not the content that was signed ({error}). It was changed, or the upload was damaged"
+    return f"not usable as signed metadata ({error}). It was changed, or the upload was damaged"
 
 
 def _http_way_out(status: int) -> str:
@@ -339,7 +339,7 @@ def _http_way_out(status: int) -> str:
 
 
 def _root_names(folder: Path) -> tuple[str, ...]:
-    """Names of remembered roots, relative to `folder`."""
+    """Return the names of stored roots, relative to `folder`."""
     return tuple(
         f"root_history/{path.name}" for path in sorted((folder / "root_history").glob("*.root.json"))
     )

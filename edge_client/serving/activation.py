@@ -1,4 +1,4 @@
-"""Activation of a release: open its slot, switch to it, and fall back where it cannot be opened."""
+"""Activation, in the daemon: open a release's slot, switch to it, and fall back where it cannot be opened."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError, EdgeError
+from edge_client.update.decision import Decision
 from edge_client.update.refusals import refusing
 
 if TYPE_CHECKING:
@@ -15,15 +16,47 @@ if TYPE_CHECKING:
 
     from edge_client.inference.classifier import Classifier
     from edge_client.serving.holder import ClassifierHolder
+    from edge_client.update.decision import UpdateOutcome
     from edge_client.update.slots import ProbationRecord, Slots
 
 logger = logging.getLogger(__name__)
 
-
+# Between tries to open the slots at a start.
 UNREADABLE_WAITS_S = (1.0, 3.0, 10.0)
 
 
-def let_serve(
+def install(
+    outcome: UpdateOutcome,
+    slots: Slots,
+    holder: ClassifierHolder,
+    *,
+    software: str,
+    threads: int,
+    loaded: Classifier | None = None,
+    probation: ProbationRecord | None = None,
+    before_swap: Callable[[], None] = lambda: None,
+) -> bool:
+    """Activate the release of an update check if its decision is INSTALL; return whether it is.
+
+    Args: As for `activate`.
+    Raises: DeviceError, with the old release serving; RefusedError.
+    """
+    if outcome.decision is not Decision.INSTALL:
+        return False
+    activate(
+        outcome.release,
+        slots,
+        holder,
+        software=software,
+        threads=threads,
+        loaded=loaded,
+        probation=probation,
+        before_swap=before_swap,
+    )
+    return True
+
+
+def activate(
     release: str,
     slots: Slots,
     holder: ClassifierHolder,
@@ -34,16 +67,16 @@ def let_serve(
     probation: ProbationRecord | None = None,
     before_swap: Callable[[], None] = lambda: None,
 ) -> None:
-    """Load a release beside the serving classifier, switch on disk, then between two frames.
+    """Load a release next to the serving one, switch to it on disk, then in memory between two frames.
 
     Args:
-        release: In its slot, as a look left it.
+        release: In its slot, as an update check left it.
         slots: Releases on the disk.
         holder: Gets the new classifier.
         software: See `this_software`.
         threads: Threads of the interpreter.
-        loaded: The release, if it is loaded already.
-        probation: What the release is compared with once it serves.
+        loaded: The release's classifier, if it is loaded already.
+        probation: Measurements that the release is compared with once it serves.
         before_swap: Called right before the first frame can see the release.
     Raises: DeviceError, with the old release serving; RefusedError.
     """
@@ -62,12 +95,12 @@ def let_serve(
 def open_best_slot(
     slots: Slots, threads: int, sleep: Callable[[float], None] = time.sleep
 ) -> Classifier | None:
-    """Load the release that shall serve: the current one, or the previous if that is damaged.
+    """Load the current release, or the previous one if the current one is damaged.
 
-    A disk that cannot be read, as a tired card at a start, is given some time: what is forgotten here is
-    deleted, and a device without a network would not serve any more.
+    A disk that cannot be read, as a worn card at a start, is given some time: a release that is given up here
+    is deleted, and a device without a network would not serve any more.
 
-    Returns: None if there is none that can serve; it is then fetched again.
+    Returns: None if no release can serve; it is then downloaded again.
     Raises: DeviceError if `slots.json` cannot be written.
     """
     for wait_s in (*UNREADABLE_WAITS_S, None):
@@ -78,7 +111,7 @@ def open_best_slot(
             try:
                 classifier = open_slot(slots.folder(release), threads)
             except EdgeError as e:
-                logger.error("release %s cannot serve: %s", release, e)  # noqa: TRY400 - said in one line
+                logger.error("release %s cannot serve: %s", release, e)  # noqa: TRY400 - one line, no traceback
                 unreadable = unreadable or _is_unreadable(e)
                 continue
             if release != slots.current:
@@ -93,15 +126,15 @@ def open_best_slot(
 
 
 def _remember(choice: Callable[[], None]) -> None:
-    """Write down what serves; where the disk is full or read-only, the next start chooses alike."""
+    """Write down which release serves; on a full or read-only disk, the next start chooses the same."""
     try:
         choice()
     except DeviceError as e:
-        logger.error("%s", e)  # noqa: TRY400 - said in one line
+        logger.error("%s", e)  # noqa: TRY400 - one line, no traceback
 
 
 def _is_unreadable(error: EdgeError) -> bool:
-    """Whether the disk failed, rather than what lies there being damaged or gone."""
+    """Return whether the disk failed, rather than a file being damaged or missing."""
     cause = error.__cause__
     return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
 
@@ -111,7 +144,7 @@ def open_slot(folder: Path, threads: int) -> Classifier:
 
     Raises: DeviceError or InputError if it is damaged or cannot run here.
     """
-    from edge_client.inference.classifier import classifier_from_release  # noqa: PLC0415 - not for a look
+    from edge_client.inference.classifier import classifier_from_release  # noqa: PLC0415 - loads numpy, the runtime
 
     classifier = classifier_from_release(folder, threads)
     classifier.warm()

@@ -1,10 +1,9 @@
-"""Drift: how far what a camera sees has moved from what its release was proven on.
+"""Drift: distance between a camera's answers and those on the hold-out that the release was evaluated on.
 
-The labels answered here, and how sure the answers are, are compared with those on the release's own
-hold-out, by the population stability index: sum of (p - q) ln(p / q) over the bins of two distributions.
-Below 0.1 is usually called stable, above 0.25 a shift. A camera that sees one kind of thing all day has
-a high index of labels without anything being wrong; a change in it says more than its level.
-Source: Yurdakul, "Statistical Properties of Population Stability Index", 2018.
+Labels and confidence are compared by the population stability index: sum of (p - q) ln(p / q) over the bins
+of two distributions. Below 0.1 is usually called stable, above 0.25 a shift. A camera that sees one kind of
+thing all day has a high index of labels without anything being wrong; a change in it means more than its
+level. Source: Yurdakul, "Statistical Properties of Population Stability Index", 2018.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     from edge_client.contract.release import HoldOut
 
 WINDOW = 1000
-# Fewer answers vary by themselves as much as a shift would show.
+# With fewer answers, chance varies as much as a shift.
 LEAST_ANSWERS = 200
-# Counted once in every bin: one that is empty on one side would make the index infinite.
+# Added to every bin: one that is empty on one side would make the index infinite.
 _PRIOR = 0.5
 
 
@@ -37,8 +36,8 @@ class DriftWatch:
         self._labels = [0] * len(hold_out.labels)
         self._confidence = [0] * len(hold_out.confidence)
 
-    def take(self, index: int, confidence: float) -> None:
-        """Count an answer: the place of its label, and its score in [0, 1]."""
+    def add(self, index: int, confidence: float) -> None:
+        """Add an answer: the index of its label, and its score in [0, 1]."""
         bins = len(self._confidence)
         answer = (index, min(max(int(confidence * bins), 0), bins - 1))
         self._answers.append(answer)
@@ -62,7 +61,7 @@ class DriftWatch:
 
 
 def stability_index(expected: Sequence[int], found: Sequence[int]) -> float:
-    """Compare two histograms over the same bins; 0 if they are alike, see the source above."""
+    """Return the index of two histograms over the same bins; 0 if they are equal, see the source above."""
     p, q = _shares(expected), _shares(found)
     return sum((b - a) * math.log(b / a) for a, b in zip(p, q, strict=True))
 

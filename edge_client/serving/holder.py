@@ -1,4 +1,4 @@
-"""Change the serving classifier between two frames."""
+"""Holder of the serving classifier, which changes between two frames."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ClassifierHolder:
     """Holds the classifier that serves.
 
     One thread reads `current` once for each frame; another may call `swap` at any time. The change is
-    one assignment of a reference, so a frame sees the old classifier or the new one, never half.
+    one assignment of a reference, so a frame sees the old classifier or the new one, never a mix.
     The old one is freed when the frame that uses it is done.
     """
 
@@ -25,7 +25,7 @@ class ClassifierHolder:
         return self._current
 
     def swap(self, new: Classifier) -> None:
-        """Warm `new` beside the serving one, then serve it.
+        """Warm `new` next to the serving classifier, then serve it.
 
         Raises: DeviceError if `new` cannot run; the old one then still serves.
         """

@@ -1,7 +1,7 @@
-"""Probation: a release that was swapped in is watched beside the one before, and sent back if it does worse.
+"""Probation: a new serving release is compared with the one before, and sent back if it does worse.
 
-The self-test knows a few pictures; only this camera's own frames show what a release is worth here.
-Values in, a verdict out: no disk, no threads.
+The self-test has a few pictures; only this camera's own frames show how good a release is here.
+Pure: values in, a verdict out; no disk, no threads.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import msgspec
 from edge_client.settings.serving import LEAST_FRAMES, ProbationSettings
 from edge_client.update.slots import ProbationRecord
 
-# Answers of the serving release that the next one is compared with.
+# Answers of the serving release that the next release is compared with.
 RECENT_FRAMES = 200
-# Failed frames: so many, and such a share of all.
+# Failed frames that send a release back: at least so many, and more than this share of all.
 FAILURES, FAILED_SHARE = 5, 0.05
-# Timers and other processes; below it nobody feels a difference.
+# Noise of timers and other processes.
 LATENCY_GRACE_MS = 2.0
-# Unclean ends of the daemon in one probation; with the whole machine, as where somebody pulls the plug, more.
+# Crashes of the daemon in one probation; more power cuts, since a plug that is pulled proves little.
 CRASHES, POWER_CUTS = 3, 10
-# What a clean end leaves: the next start adds one.
+# Recorded by a requested stop: the next start adds one.
 STOPPED = -1
 
 
-def begun_again(record: ProbationRecord, boot: str) -> ProbationRecord:
-    """Count a start of the daemon after an end that nobody may have wanted.
+def count_restart(record: ProbationRecord, boot: str) -> ProbationRecord:
+    """Count a restart after a crash or power loss.
 
     Args:
-        record: As it was left.
-        boot: The boot of now.
+        record: Record that the last run of the daemon left.
+        boot: Id of this boot.
     """
     if record.crashes != STOPPED and record.boot and boot and record.boot != boot:
         return msgspec.structs.replace(record, power_cuts=record.power_cuts + 1, boot=boot)
@@ -40,11 +40,11 @@ def begun_again(record: ProbationRecord, boot: str) -> ProbationRecord:
 
 
 def find_loop(record: ProbationRecord) -> str:
-    """Say that the daemon does not survive a release; empty if it does."""
+    """Return how often the daemon did not survive a release, if too often; else an empty text."""
     if record.crashes >= CRASHES:
-        return f"the daemon ended {record.crashes} times without warning"
+        return f"the daemon crashed {record.crashes} times in a row"
     if record.power_cuts >= POWER_CUTS:
-        return f"the machine went down {record.power_cuts} times"
+        return f"the machine lost power or rebooted {record.power_cuts} times"
     return ""
 
 
@@ -55,8 +55,8 @@ class RecentAnswers:
         self._unsure_below = unsure_below
         self._answers: collections.deque[tuple[float, bool]] = collections.deque(maxlen=RECENT_FRAMES)
 
-    def take(self, latency_ms: float, confidence: float) -> None:
-        """Count one answer."""
+    def add(self, latency_ms: float, confidence: float) -> None:
+        """Add one answer."""
         self._answers.append((latency_ms, confidence < self._unsure_below))
 
     def __len__(self) -> int:
@@ -64,20 +64,20 @@ class RecentAnswers:
 
     @property
     def latency_ms(self) -> float:
-        """Median."""
+        """Median latency."""
         return statistics.median(latency for latency, _ in self._copy())
 
     @property
     def unsure_share(self) -> float:
-        """0 to 1."""
+        """Share of unsure answers, 0 to 1."""
         return statistics.fmean(unsure for _, unsure in self._copy())
 
     def _copy(self) -> tuple[tuple[float, bool], ...]:
-        """Return the answers as of now, in one step: another thread may add to them meanwhile."""
+        """Return a snapshot of the answers, in one step: another thread may be adding to them."""
         return tuple(self._answers)
 
     def as_record(self, release: str, boot: str = "") -> ProbationRecord:
-        """Begin the probation of the release that follows."""
+        """Return the record that the probation of the next release starts with."""
         if len(self) < LEAST_FRAMES:
             return ProbationRecord(release=release, boot=boot)
         return ProbationRecord(
@@ -90,24 +90,24 @@ class RecentAnswers:
 
 @dataclasses.dataclass(frozen=True)
 class ProbationVerdict:
-    """How it ended; `breach` is why the release goes back, empty if it passed."""
+    """Verdict of a probation; `breach` is why the release is sent back, empty if it passed."""
 
     breach: str = ""
 
 
 class Probation:
-    """Watches one release; one thread tells it of every frame."""
+    """Watches one release; one thread reports every frame to it."""
 
     def __init__(
         self, record: ProbationRecord, settings: ProbationSettings, started: float, budget_ms: float = 0.0
     ) -> None:
-        """Begin.
+        """Start a probation.
 
         Args:
-            record: Which release, and how the one before did.
-            settings: The limits.
+            record: The release, and measurements of the one before.
+            settings: Limits.
             started: Monotonic seconds.
-            budget_ms: Longest median latency, whatever the release before took; 0: none.
+            budget_ms: Longest median latency, whatever the release before took; 0: no limit.
         """
         self._budget_ms = budget_ms
         self.release = record.release
@@ -119,8 +119,8 @@ class Probation:
         self.verdict: ProbationVerdict | None = None
 
     def answered(self, latency_ms: float, confidence: float, now: float) -> bool:
-        """Take an answer at `now` (monotonic seconds); True once there is a verdict."""
-        self._recent.take(latency_ms, confidence)
+        """Add an answer at `now` (monotonic seconds); return whether there is a verdict."""
+        self._recent.add(latency_ms, confidence)
         self._answered += 1
         over = self._answered >= self._settings.frames or now - self._started >= self._settings.seconds
         if self.verdict is None and (over or self._answered % LEAST_FRAMES == 0):
@@ -130,7 +130,7 @@ class Probation:
         return self.verdict is not None
 
     def failed(self, reason: str) -> bool:
-        """Take a frame that the release could not answer; True once there is a verdict."""
+        """Add a frame that the release failed on; return whether there is a verdict."""
         self._failed += 1
         breach = find_failure(self._failed, self._answered, reason)
         if self.verdict is None and breach:
@@ -149,20 +149,20 @@ class Probation:
 
 
 def find_slow(now: RecentAnswers, budget_ms: float) -> str:
-    """Say that a release takes longer than this device may; empty if it does not, or there is no limit."""
+    """Return that a release exceeds the latency budget; empty if it does not, or there is no budget."""
     if budget_ms and now.latency_ms > budget_ms:
         return f"{now.latency_ms:.1f} ms a frame ([device] latency_budget_ms is {budget_ms:g})"
     return ""
 
 
 def find_breach(latency_ms: float, unsure_share: float, now: RecentAnswers, limits: ProbationSettings) -> str:
-    """Say in what a release does worse than the one before; empty if it does not.
+    """Return in what a release does worse than the one before; empty if in nothing.
 
     Args:
-        latency_ms: Median of the release before.
-        unsure_share: Share of its answers that were unsure.
-        now: Answers of the release that is judged.
-        limits: What may be worse.
+        latency_ms: Median latency of the release before.
+        unsure_share: Share of unsure answers of the release before.
+        now: Answers of the new release.
+        limits: How much worse a release may be.
     """
     if now.latency_ms > latency_ms * limits.max_slowdown + LATENCY_GRACE_MS:
         return (
@@ -178,7 +178,7 @@ def find_breach(latency_ms: float, unsure_share: float, now: RecentAnswers, limi
 
 
 def find_failure(failed: int, answered: int, reason: str) -> str:
-    """Say that too many frames failed; empty if they did not."""
+    """Return that too many frames failed; empty if they did not."""
     frames = failed + answered
     if failed >= FAILURES and failed / frames > FAILED_SHARE:
         return f"{failed} of {frames} frames failed: {reason}"

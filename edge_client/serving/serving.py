@@ -1,9 +1,9 @@
-"""What serves on one channel, and whether it shall: the releases on the disk, loaded, watched and compared.
+"""Serving of one channel: its releases on the disk, loaded, watched and compared.
 
-    taken -> [shadow] answers beside the serving one -> serves, on [probation] -> serves
-    refused <- does worse there    or    sent back <- does worse here
+    installed -> [shadow] compared with the serving release -> serves, on [probation] -> serves
+    refused <- does worse in shadow mode    or    sent back <- does worse on probation
 
-One thread asks `answer` and `compare` for each frame. Another changes what serves: `take`, `settle`.
+One thread calls `answer` and `compare` for each frame. Another changes what serves: `install`, `settle`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import msgspec
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.machine import boot_id
 from edge_client.releases import read_release
-from edge_client.serving.activation import let_serve, open_best_slot, open_slot
+from edge_client.serving import activation
 from edge_client.serving.drift import DriftWatch
 from edge_client.serving.holder import ClassifierHolder
-from edge_client.serving.probation import STOPPED, Probation, RecentAnswers, begun_again, find_loop
+from edge_client.serving.probation import STOPPED, Probation, RecentAnswers, count_restart, find_loop
 from edge_client.serving.shadow import Shadow
+from edge_client.update.decision import Decision
 from edge_client.update.refusals import RefusedError, refusing
 from edge_client.update.slots import ProbationRecord, Slots
 
@@ -35,57 +36,64 @@ if TYPE_CHECKING:
 
     from edge_client.inference.classifier import Classifier, Prediction
     from edge_client.settings.file import Settings
-    from edge_client.update.check import UpdateOutcome
+    from edge_client.update.decision import UpdateOutcome
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Beside:
-    """A release that answers beside the serving one.
+class ShadowRelease:
+    """A release that is compared with the serving one and does not serve yet.
 
     Attributes:
-        classifier: It, loaded.
-        shadow: How it does.
-        outcome: Of the look that took it.
+        classifier: Its model, loaded.
+        comparison: Running comparison with the serving release.
+        outcome: Outcome of the update check that brought it.
     """
 
     classifier: Classifier
-    shadow: Shadow
+    comparison: Shadow
     outcome: UpdateOutcome
 
 
 class Serving:
-    """The releases of one channel.
+    """The releases of one channel; the only owner of its slots in the daemon.
 
     Attributes:
-        slots: They, on the disk.
-        sent_back: What the status has to say of a release that was sent back at this start; else empty.
+        sent_back: Changes to the status if a release was sent back at this start; else empty.
     """
 
-    def __init__(self, settings: Settings, software: str, on_verdict: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        software: str,
+        on_verdict: Callable[[bool], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Load the release on the disk.
 
         Args:
-            settings: Of the channel.
+            settings: Settings of the channel.
             software: See `this_software`.
-            on_verdict: Called by the thread that asks `answer` and `compare`, when `settle` has work; is told
-                whether that is urgent, because frames fail or are answered badly.
+            on_verdict: Called by the thread that calls `answer` and `compare`, when `settle` has work; gets
+                whether the verdict is urgent, because frames fail or are answered badly.
+            clock: Monotonic seconds.
         Raises: DeviceError.
         """
         self._settings = settings
         self._software = software
         self._on_verdict = on_verdict
+        self._clock = clock
         self._boot = boot_id()
-        self._beside: Beside | None = None
+        self._shadow: ShadowRelease | None = None
         self._compare_after = float("-inf")
         self._drift: DriftWatch | None = None
         self.sent_back: dict[str, Any] = {}
-        self.slots = Slots(settings.device.state_dir)
+        self._slots = Slots(settings.device.state_dir)
         self._recent = RecentAnswers(settings.probation.unsure_below)
         self._probation = self._resume_probation()
-        self._holder = ClassifierHolder(open_best_slot(self.slots, settings.device.threads))
-        self.slots.clean()
+        self._holder = ClassifierHolder(activation.open_best_slot(self._slots, settings.device.threads))
+        self._slots.clean()
         self._watch_drift()
 
     @property
@@ -95,35 +103,68 @@ class Serving:
 
     @property
     def release(self) -> str | None:
-        """The release that serves."""
+        """The serving release."""
         return None if self._holder.current is None else self._holder.current.release
 
     @property
-    def newest(self) -> str | None:
-        """The release that answers beside the serving one, else the serving one."""
-        return self.slots.current if self._beside is None else self._beside.shadow.release
+    def serving_since(self) -> str | None:
+        """When the serving release was activated, UTC; None if that is unknown, or no release serves."""
+        return self._slots.serving_since if self.serves else None
 
-    def moment(self) -> dict[str, Any]:
-        """Return what of the status is read when it is sent."""
-        beside, drift = self._beside, self._drift
+    @property
+    def previous(self) -> str | None:
+        """The release kept for a way back."""
+        return self._slots.previous
+
+    @property
+    def on_probation(self) -> bool:
+        """Whether the serving release is on probation."""
+        return self._slots.probation is not None
+
+    @property
+    def shadow_release(self) -> str | None:
+        """The release in shadow mode."""
+        return None if self._shadow is None else self._shadow.comparison.release
+
+    @property
+    def newest(self) -> str | None:
+        """The release that was installed last: the one in shadow mode, else the current one."""
+        return self.shadow_release or self._slots.current
+
+    @property
+    def last_refused(self) -> str | None:
+        """The release that was refused last on this device."""
+        return next(reversed(self._slots.refused), None)
+
+    def live_fields(self) -> dict[str, Any]:
+        """Return the status fields that are read at the time of sending."""
+        shadow, drift = self._shadow, self._drift
         return {
-            "shadow": beside.shadow.figures() if beside is not None else None,
+            "shadow": shadow.comparison.figures() if shadow is not None else None,
             "drift": drift.figures() if drift is not None else None,
         }
 
+    def reload(self) -> None:
+        """Read what the child process of an update check wrote.
+
+        Raises: DeviceError.
+        """
+        self._slots.reload()
+
     def close(self) -> None:
-        """The daemon ends because it was told to, and not because of a release."""
+        """Record that the daemon ends on request, and not because of a release."""
         with contextlib.suppress(DeviceError):
-            if record := self.slots.probation:
-                self.slots.keep_probation(msgspec.structs.replace(record, crashes=STOPPED))
-            if record := self.slots.shadow:
-                seconds = self._beside.shadow.seconds(time.monotonic()) if self._beside else record.seconds
-                self.slots.keep_shadow(msgspec.structs.replace(record, crashes=STOPPED, seconds=seconds))
+            if record := self._slots.probation:
+                self._slots.keep_probation(msgspec.structs.replace(record, crashes=STOPPED))
+            if record := self._slots.shadow:
+                shadow = self._shadow
+                seconds = shadow.comparison.seconds(self._clock()) if shadow else record.seconds
+                self._slots.keep_shadow(msgspec.structs.replace(record, crashes=STOPPED, seconds=seconds))
 
     # Frames
 
     def answer(self, pixels: NDArray[np.uint8]) -> tuple[Prediction, str | None] | None:
-        """Return what the serving release says, and its id; None if none serves yet.
+        """Return the serving release's prediction, and its id; None if no release serves yet.
 
         Args:
             pixels: (H, W, 3) uint8 RGB.
@@ -134,104 +175,109 @@ class Serving:
             return None
         watched = probation if probation is not None and probation.release == classifier.release else None
         try:
-            answer = classifier.classify(pixels)
+            prediction = classifier.classify(pixels)
         except EdgeError as e:
             if watched is not None and watched.failed(str(e)):
-                self._tell(watched)
-            if (beside := self._beside) is not None and beside.shadow.unanswered():
+                self._report_verdict(watched)
+            if (shadow := self._shadow) is not None and shadow.comparison.unanswered():
                 self._on_verdict(False)
             raise
-        self._recent.take(answer.latency_ms, answer.confidence)
+        self._recent.add(prediction.latency_ms, prediction.confidence)
         drift = self._drift
         if drift is not None and drift.release == classifier.release:
-            drift.take(answer.index, answer.confidence)
-        if watched is not None and watched.answered(answer.latency_ms, answer.confidence, time.monotonic()):
-            self._tell(watched)
-        return answer, classifier.release
+            drift.add(prediction.index, prediction.confidence)
+        if watched is not None and watched.answered(
+            prediction.latency_ms, prediction.confidence, self._clock()
+        ):
+            self._report_verdict(watched)
+        return prediction, classifier.release
 
     def compare(self, pixels: NDArray[np.uint8], before: Prediction) -> Prediction | None:
-        """Let a release that is beside the serving one answer too, if there is one and time for it.
+        """Let the shadow release predict too, if there is one and time for it.
 
         Comparing takes half of the time at most: a camera's next frame must not wait for it.
 
         Args:
             pixels: (H, W, 3) uint8 RGB.
-            before: What the serving release says of them.
-        Returns: What the other one says.
+            before: Prediction of the serving release.
+        Returns: Prediction of the shadow release.
         """
-        beside, started = self._beside, time.monotonic()
-        if beside is None or beside.shadow.breach is not None or started < self._compare_after:
+        shadow, started = self._shadow, self._clock()
+        if shadow is None or shadow.comparison.breach is not None or started < self._compare_after:
             return None
         try:
-            new = beside.classifier.classify(pixels)
+            new = shadow.classifier.classify(pixels)
         except EdgeError as e:
-            if beside.shadow.failed(str(e)):
+            if shadow.comparison.failed(str(e)):
                 self._on_verdict(False)
             return None
-        now = time.monotonic()
+        now = self._clock()
         self._compare_after = now + 2 * (now - started)
-        if beside.shadow.compare(before, new, now):
+        if shadow.comparison.compare(before, new, now):
             self._on_verdict(False)
         return new
 
-    def _tell(self, probation: Probation) -> None:
+    def _report_verdict(self, probation: Probation) -> None:
         self._on_verdict(probation.verdict is not None and bool(probation.verdict.breach))
 
     # Changes
 
-    def take(self, outcome: UpdateOutcome, before_swap: Callable[[UpdateOutcome], None]) -> None:
-        """Let a release that a look took serve, or first answer beside the one that serves.
+    def install(self, outcome: UpdateOutcome, before_swap: Callable[[UpdateOutcome], None]) -> None:
+        """Let the release of an update check serve, or first compare it with the serving one in shadow mode.
+
+        If the decision is not INSTALL, the serving release stays, and shadow mode ends: the channel moved on.
 
         Args:
-            outcome: Of the look.
+            outcome: Outcome of the check.
             before_swap: Called right before the first frame can see the release.
         Raises: RefusedError; DeviceError, with the old release serving.
         """
-        if self._settings.shadow.seconds > 0 and self.serves and outcome.release != self.slots.previous:
+        if self._comes_into_shadow(outcome):
             self._begin_shadow(outcome)
-        else:  # also on the way back, which is short
-            self._beside = None
-            self._let_serve(outcome, before_swap)
+        else:
+            self._shadow = None
+            if not self._activate(outcome, before_swap):
+                self.drop_shadow()
 
     def settle(self, before_swap: Callable[[UpdateOutcome], None]) -> dict[str, Any] | None:
-        """Carry out the verdicts that are there.
+        """Carry out the verdicts that were reached.
 
         Args:
-            before_swap: As for `take`.
+            before_swap: As for `install`.
         Returns: Changes to the status; None if there was no verdict.
-        Raises: DeviceError or InputError if one cannot be carried out; what served goes on serving.
+        Raises: DeviceError or InputError if one cannot be carried out; the serving release goes on.
         """
         if self._probation is not None and self._probation.verdict is not None:
             return self._settle_probation(self._probation)
-        if self._beside is not None:
-            self._beside.shadow.give_up_waiting(time.monotonic())
-            if self._beside.shadow.breach is not None:
-                return self._settle_shadow(self._beside, before_swap)
+        if self._shadow is not None:
+            self._shadow.comparison.give_up_waiting(self._clock())
+            if self._shadow.comparison.breach is not None:
+                return self._settle_shadow(self._shadow, before_swap)
         return None
 
     def drop_shadow(self) -> None:
-        """The channel moved on: nothing answers beside the serving release any more.
+        """End shadow mode.
 
         Raises: DeviceError.
         """
-        self._beside = None
-        if self.slots.shadow is not None:
-            self.slots.keep_shadow(None)
-            self.slots.clean_slots()
+        self._shadow = None
+        if self._slots.shadow is not None:
+            self._slots.keep_shadow(None)
+            self._slots.clean_slots()
 
-    def _let_serve(
+    def _activate(
         self,
         outcome: UpdateOutcome,
         before_swap: Callable[[UpdateOutcome], None],
         loaded: Classifier | None = None,
-    ) -> None:
+    ) -> bool:
         def begin() -> None:
             self._begin_watching()
             before_swap(outcome)
 
-        let_serve(
-            outcome.release,
-            self.slots,
+        activated = activation.install(
+            outcome,
+            self._slots,
             self._holder,
             software=self._software,
             threads=self._settings.device.threads,
@@ -239,103 +285,111 @@ class Serving:
             probation=self._begin_probation(outcome.release),
             before_swap=begin,
         )
-        logger.info("release %s serves; %d bytes pulled", outcome.release, outcome.bytes_pulled)
+        if activated:
+            logger.info("release %s serves; %d bytes pulled", outcome.release, outcome.bytes_pulled)
+        return activated
 
     def _begin_watching(self) -> None:
         """Watch the release that has just become current."""
         self._recent = RecentAnswers(self._settings.probation.unsure_below)
         self._watch_drift()
-        record = self.slots.probation
+        record = self._slots.probation
         self._probation = self._watch(record) if record is not None else None
 
     def _watch(self, record: ProbationRecord) -> Probation:
         budget_ms = self._settings.device.latency_budget_ms
-        return Probation(record, self._settings.probation, time.monotonic(), budget_ms)
+        return Probation(record, self._settings.probation, self._clock(), budget_ms)
 
     def _watch_drift(self) -> None:
-        """Compare the current release's answers with those on its hold-out, where they are known."""
+        """Compare the current release's answers with those on its hold-out, where these are known."""
         self._drift = None
-        if self.slots.current is None:
+        if self._slots.current is None:
             return
         with contextlib.suppress(EdgeError):  # a release that cannot be read does not serve either
-            document = read_release(self.slots.folder(self.slots.current))
+            document = read_release(self._slots.folder(self._slots.current))
             hold_out = document.hold_out
             if hold_out is not None and len(hold_out.labels) == len(document.labels) and hold_out.confidence:
                 self._drift = DriftWatch(document.release, hold_out)
 
     # Shadow
 
-    def _begin_shadow(self, outcome: UpdateOutcome) -> None:
-        """Load a release beside the serving one.
+    def _comes_into_shadow(self, outcome: UpdateOutcome) -> bool:
+        """Return whether a release is to be compared first; not the previous one, whose way is short."""
+        wanted = self._settings.shadow.seconds > 0 and self.serves
+        return wanted and outcome.decision is Decision.INSTALL and outcome.release != self._slots.previous
 
-        Raises: RefusedError, also if the daemon did not survive it before; DeviceError.
+    def _begin_shadow(self, outcome: UpdateOutcome) -> None:
+        """Load a release next to the serving one.
+
+        Raises: RefusedError, also if the daemon did not survive the release before; DeviceError.
         """
         release = outcome.release
-        if self._beside is not None and self._beside.shadow.release == release:
+        if self.shadow_release == release:
             return
-        self._beside = None
-        known = self.slots.shadow
+        self._shadow = None
+        known = self._slots.shadow
         if known is None or known.release != release:
             known = ProbationRecord(release=release, crashes=STOPPED)
-        record = begun_again(known, self._boot)
-        with refusing(self.slots, release, self._software):
+        record = count_restart(known, self._boot)
+        with refusing(self._slots, release, self._software):
             if loop := find_loop(record):
-                msg = f"{loop} while it answered beside another"
+                msg = f"{loop} while it ran in shadow mode"
                 raise InputError(msg)
-            self.slots.keep_shadow(record)
-            classifier = open_slot(self.slots.folder(release), self._settings.device.threads)
-        shadow = Shadow(
+            self._slots.keep_shadow(record)
+            classifier = activation.open_slot(self._slots.folder(release), self._settings.device.threads)
+        comparison = Shadow(
             release,
             self._settings.shadow,
             self._settings.probation,
-            time.monotonic(),
+            self._clock(),
             elapsed_s=record.seconds,
             budget_ms=self._settings.device.latency_budget_ms,
         )
-        self._beside = Beside(classifier, shadow, outcome)
-        logger.info("release %s answers beside %s", release, self.slots.current)
-        self.slots.clean_slots()
+        self._shadow = ShadowRelease(classifier, comparison, outcome)
+        logger.info("release %s runs in shadow mode, compared with %s", release, self._slots.current)
+        self._slots.clean_slots()
 
-    def _settle_shadow(self, beside: Beside, before_swap: Callable[[UpdateOutcome], None]) -> dict[str, Any]:
-        figures = beside.shadow.figures()
+    def _settle_shadow(
+        self, shadow: ShadowRelease, before_swap: Callable[[UpdateOutcome], None]
+    ) -> dict[str, Any]:
+        figures = shadow.comparison.figures()
         try:
-            with refusing(self.slots, figures.release, self._software):
-                if beside.shadow.breach:
-                    msg = f"beside the serving release it {beside.shadow.breach}"
+            with refusing(self._slots, figures.release, self._software):
+                if shadow.comparison.breach:
+                    msg = f"in shadow mode it {shadow.comparison.breach}"
                     raise InputError(msg)
         except RefusedError as e:
-            self._beside = None
-            self.slots.clean_slots()
+            self._shadow = None
+            self._slots.clean_slots()
             return {"last_error": str(e), "refused": figures.release, "why": str(e)}
         agreed = (
             f"agreed with the release before on {figures.agreement or 0:.0%} of {figures.frames} frames, at "
-            f"{figures.latency_ms} ms a frame beside {figures.latency_before_ms}"
+            f"{figures.latency_ms} ms a frame instead of {figures.latency_before_ms} ms"
         )
         logger.info("release %s %s", figures.release, agreed)
-        self._let_serve(beside.outcome, before_swap, beside.classifier)
-        self._beside = None
-        return {
-            "last_error": None,
-            "why": f"channel {self._settings.device.channel} points to it; it {agreed}",
-        }
+        self._activate(shadow.outcome, before_swap, shadow.classifier)
+        self._shadow = None
+        why = f"channel {self._settings.device.channel} points to it; it {agreed}"
+        return {"last_error": None, "why": why}
 
     # Probation
 
     def _begin_probation(self, release: str) -> ProbationRecord | None:
-        """Compare a new release with the serving one; there must be one to go back to."""
-        if self.slots.current is None or not self._settings.probation.frames:
+        """Return what a new release is compared with; None without a release to go back to."""
+        if self._slots.current is None or not self._settings.probation.frames:
             return None
-        record, watched = self._recent.as_record(release, self._boot), self.slots.probation
-        if watched is None or self.slots.previous in {None, release}:
+        record, watched = self._recent.as_record(release, self._boot), self._slots.probation
+        if watched is None or self._slots.previous in {None, release}:
             return record
-        # What serves has proven nothing itself: the one before both is what counts, and stays the way back.
+        # The serving release is on probation itself: the proven one before it sets the mark, and stays the
+        # way back.
         return msgspec.structs.replace(
             record, latency_ms=watched.latency_ms, unsure_share=watched.unsure_share
         )
 
     def _resume_probation(self) -> Probation | None:
-        """Go on after a restart; a release whose probation the daemon did not survive goes back."""
-        record = self.slots.probation
+        """Continue a probation after a restart; a release that the daemon did not survive is sent back."""
+        record = self._slots.probation
         if record is None:
             return None
         try:
@@ -345,41 +399,41 @@ class Serving:
             return None
 
     def _count_start(self, record: ProbationRecord) -> Probation | None:
-        record = begun_again(record, self._boot)
-        if (loop := find_loop(record)) and self.slots.previous is not None:
-            reason = f"{loop} in its probation"
-            logger.error("release %s goes back: %s", record.release, reason)
-            self.slots.send_back(f"sent back: {reason}", self._software)
+        record = count_restart(record, self._boot)
+        if (loop := find_loop(record)) and self._slots.previous is not None:
+            reason = f"{loop} during its probation"
+            logger.error("release %s is sent back: %s", record.release, reason)
+            self._slots.send_back(f"sent back: {reason}", self._software)
             self.sent_back = _sent_back(record.release, reason)
             return None
-        self.slots.keep_probation(record)
+        self._slots.keep_probation(record)
         return self._watch(record)
 
     def _settle_probation(self, probation: Probation) -> dict[str, Any]:
         """Carry out a verdict; it stays where that fails."""
-        if probation.verdict is not None and probation.verdict.breach and self.slots.previous is not None:
+        if probation.verdict is not None and probation.verdict.breach and self._slots.previous is not None:
             changes = self._send_back(probation.release, probation.verdict.breach)
         else:
-            self.slots.keep_probation(None)
+            self._slots.keep_probation(None)
             logger.info("release %s has passed its probation", probation.release)
             changes = {}
         self._probation = None
         return changes
 
     def _send_back(self, broken: str, breach: str) -> dict[str, Any]:
-        """Let the previous release serve again, also if the disk refuses to remember that.
+        """Let the previous release serve again, also if the disk refuses to record that.
 
-        Raises: DeviceError or InputError if it cannot be loaded or remembered.
+        Raises: DeviceError or InputError if it cannot be loaded or recorded.
         """
-        reason = f"{breach} in its probation"
+        reason = f"{breach} during its probation"
         logger.error("release %s is sent back: %s", broken, reason)
-        old = open_slot(self.slots.folder(self.slots.previous or ""), self._settings.device.threads)
-        self._holder.swap(old)
+        folder = self._slots.folder(self._slots.previous or "")
+        self._holder.swap(activation.open_slot(folder, self._settings.device.threads))
         self._recent = RecentAnswers(self._settings.probation.unsure_below)
-        self.slots.send_back(f"sent back: {reason}", self._software)
-        self.drop_shadow()  # it was compared with another; the next look begins anew
+        self._slots.send_back(f"sent back: {reason}", self._software)
+        self.drop_shadow()  # it was compared with another release; the next check starts the comparison again
         self._watch_drift()
-        self.slots.clean_slots()
+        self._slots.clean_slots()
         return _sent_back(broken, reason)
 
 

@@ -1,7 +1,7 @@
-"""Shadow mode: a new release answers beside the serving one, on the same live frames, before it may serve.
+"""Shadow mode: a new release is compared with the serving one on the same live frames before it may serve.
 
-What it answers goes nowhere; how often both agree, how sure and how fast it is goes into the status.
-Values in, a verdict out: no disk, no threads. Probation follows once it serves.
+Its predictions are not published; agreement, confidence and latency go into the status. Pure: values in, a
+verdict out; no disk, no threads. Probation follows once the release serves.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from edge_client.settings.serving import ProbationSettings as Limits
 if TYPE_CHECKING:
     from edge_client.inference.classifier import Prediction
 
-# Where few frames come: so many times the wanted time, and an hour.
+# With few frames, shadow mode ends after so many times `[shadow] seconds`, and an hour.
 LONGEST, LEAST_WAIT_S = 4, 3600.0
 
 
 class Shadow:
-    """Compares two releases; one thread tells it of every frame."""
+    """Comparison of two releases; one thread reports every frame to it."""
 
     def __init__(
         self,
@@ -33,15 +33,15 @@ class Shadow:
         elapsed_s: float = 0.0,
         budget_ms: float = 0.0,
     ) -> None:
-        """Begin.
+        """Start a comparison.
 
         Args:
-            release: The new one.
-            settings: How long, and how much both must agree.
-            limits: What else it may do worse in.
+            release: The new release.
+            settings: Duration and the least agreement.
+            limits: How much worse it may be otherwise.
             started: Monotonic seconds.
-            elapsed_s: For which it went on before a restart.
-            budget_ms: Longest median latency, whatever the serving release takes; 0: none.
+            elapsed_s: Duration before a restart.
+            budget_ms: Longest median latency, whatever the serving release takes; 0: no limit.
         """
         self.release = release
         self._budget_ms = budget_ms
@@ -53,10 +53,10 @@ class Shadow:
         self.breach: str | None = None
 
     def compare(self, before: Prediction, new: Prediction, now: float) -> bool:
-        """Take both predictions for a frame at `now` (monotonic seconds); True once there is a verdict."""
+        """Add the predictions for a frame at `now` (monotonic seconds); return whether there is a verdict."""
         self._now = now
-        self._before.take(before.latency_ms, before.confidence)
-        self._new.take(new.latency_ms, new.confidence)
+        self._before.add(before.latency_ms, before.confidence)
+        self._new.add(new.latency_ms, new.confidence)
         self._agreed += before.label == new.label
         self._frames += 1
         over = now - self._started >= self._settings.seconds and self._frames >= LEAST_FRAMES
@@ -65,30 +65,33 @@ class Shadow:
         return self.breach is not None
 
     def failed(self, reason: str) -> bool:
-        """Take a frame that the new release could not answer; True once there is a verdict."""
+        """Add a frame that the new release failed on; return whether there is a verdict."""
         self._failed += 1
         if self.breach is None:
             self.breach = find_failure(self._failed, self._frames, reason) or None
         return self.breach is not None
 
     def unanswered(self) -> bool:
-        """The serving release failed on a frame: one that does so all the time compares with nothing."""
+        """Add a frame that the serving release failed on; return whether there is a verdict.
+
+        A serving release that fails on most frames is no measure: the new one passes.
+        """
         self._unanswered += 1
         if self.breach is None and self._unanswered >= LEAST_FRAMES and self._unanswered > self._frames:
             self.breach = ""
         return self.breach is not None
 
     def seconds(self, now: float) -> float:
-        """For how long it has gone on."""
+        """Return the duration so far."""
         return now - self._started
 
     def give_up_waiting(self, now: float) -> None:
-        """Pass a release that saw too few frames for so long that more of them are not to be expected."""
+        """Pass a release that saw few frames for so long that more are unlikely."""
         if self.breach is None and self.seconds(now) > LONGEST * self._settings.seconds + LEAST_WAIT_S:
             self.breach = ""
 
     def figures(self) -> Comparison:
-        """Return how it stands."""
+        """Return the comparison so far, for the status."""
         return Comparison(
             release=self.release,
             frames=self._frames,

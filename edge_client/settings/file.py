@@ -25,7 +25,7 @@ from edge_client.settings.results import ActionSettings, SinkSettings
 from edge_client.settings.serving import ProbationSettings, ShadowSettings
 from edge_client.settings.update import (
     DeviceSettings,
-    LookSettings,
+    CheckSettings,
     StoreSettings,
     TrustSettings,
     UpdateSettings,
@@ -33,7 +33,7 @@ from edge_client.settings.update import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from edge_client.settings.checks import Section
 
@@ -43,7 +43,7 @@ CHANNELS_FOLDER = "channels"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(LookSettings):
+class Settings(CheckSettings):
     """All sections; `file` is the file that they were read from."""
 
     file: Path
@@ -75,6 +75,8 @@ SECTIONS: dict[str, type[Section]] = {
     "homeassistant": HomeAssistantSettings,
     "metrics": MetricsSettings,
 }
+# Old names of settings, refused with the new name.
+RENAMED = {("update", "look_timeout_s"): "check_timeout_s"}
 # Settings that name a file or folder: relative ones are relative to the settings file.
 _PATHS = {
     ("store", "access_key_file"),
@@ -162,7 +164,7 @@ def _section(name: str, kind: type[Any], table: object, folder: Path, faults: li
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in types:
-            faults.append(f"[{name}] {key}: no such setting (there are {', '.join(types)})")
+            faults.append(f"[{name}] {key}: {_explain_unknown(name, key, types)}")
             continue
         try:
             values[key] = _READERS[types[key]](value)
@@ -172,6 +174,12 @@ def _section(name: str, kind: type[Any], table: object, folder: Path, faults: li
         if types[key] is Path or (name, key) in _PATHS or _names_file(name, key, table):
             values[key] = _resolve(values[key], folder, types[key])
     return kind(**values)
+
+
+def _explain_unknown(section: str, key: str, known: Iterable[str]) -> str:
+    if (section, key) in RENAMED:
+        return f"renamed to {RENAMED[section, key]}; use the new name"
+    return f"no such setting (there are {', '.join(known)})"
 
 
 def _names_file(section: str, key: str, table: dict[str, Any]) -> bool:

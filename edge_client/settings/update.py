@@ -1,7 +1,7 @@
-"""The settings that a look at the store needs, and what they name.
+"""Settings of an update check, and the files they name.
 
-Apart from the others because a look runs in a child process, which reads these and no more: at each update
-their import is what everybody waits for.
+Apart from the other settings because a check runs in a child process, which imports these and no more: every
+update waits for that import.
 """
 
 from __future__ import annotations
@@ -129,20 +129,20 @@ class UpdateSettings(Section):
     """Section [update].
 
     Attributes:
-        automatic: Take a release as soon as it is there; else only when somebody asks for it.
-        poll_s: Look at the store this often without an announcement.
+        automatic: Install a release as soon as it is published; else only on request.
+        poll_s: Interval of update checks without an announcement.
         spread_s: After an announcement, wait a random part of this first.
-        look_timeout_s: Longest look at the store, with all that it downloads.
+        check_timeout_s: Longest update check, with all that it downloads.
         self_test_timeout_s: Longest self-test.
         self_test_memory_bytes: Limit on the self-test's memory; 0: none.
-        max_release_bytes: Largest release that is taken.
+        max_release_bytes: Largest release that is installed.
         min_free_bytes: Space that an update leaves free.
     """
 
     automatic: bool = True
     poll_s: float = 3600.0
     spread_s: float = 0.0
-    look_timeout_s: float = 1800.0
+    check_timeout_s: float = 1800.0
     self_test_timeout_s: float = 120.0
     self_test_memory_bytes: int = 1_000_000_000
     max_release_bytes: int = 100_000_000
@@ -153,7 +153,7 @@ class UpdateSettings(Section):
         return failed(
             (is_positive(self.poll_s), "poll_s: above 0"),
             (self.spread_s >= 0, "spread_s: 0 or more"),
-            (is_positive(self.look_timeout_s), "look_timeout_s: above 0"),
+            (is_positive(self.check_timeout_s), "check_timeout_s: above 0"),
             (is_positive(self.self_test_timeout_s), "self_test_timeout_s: above 0"),
             (self.self_test_memory_bytes >= 0, "self_test_memory_bytes: 0 or more"),
             (self.max_release_bytes > 0, "max_release_bytes: above 0"),
@@ -162,8 +162,8 @@ class UpdateSettings(Section):
 
 
 @dataclasses.dataclass(frozen=True)
-class LookSettings:
-    """What a look at the store needs of the settings."""
+class CheckSettings:
+    """Settings that an update check needs."""
 
     device: DeviceSettings
     store: StoreSettings
@@ -211,7 +211,7 @@ def read_root(trust: TrustSettings) -> bytes:
 
 
 def read_toml(file: Path, way_out: str) -> dict[str, Any]:
-    # Not for a look: it gets its settings from the daemon.
+    # Imported here: the child of an update check gets its settings from the daemon.
     if sys.version_info >= (3, 11):
         import tomllib  # noqa: PLC0415
     else:

@@ -1,15 +1,13 @@
-"""One full look at the store: is there a release for this device, is it good, then let it serve.
+"""Update check, in the child process: is there a release for this device, and can it serve here?
 
-The order is the promise. Nothing is touched before the metadata is verified; nothing gets a slot
-before its content is verified, its document fits this device and its self-test passed in a child
-process; nothing serves before it was loaded and warmed beside the serving model. Whatever fails,
-and wherever power goes, the old release goes on serving.
+The order is the promise. Nothing is touched before the metadata is verified; nothing gets a slot before its
+content is verified, its document fits this device and its self-test passed in a child process. Nothing
+here touches what serves: `serving/activation.py` loads the new release in the daemon. Whatever fails, and
+wherever power goes, the old release goes on serving.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import functools
 import logging
 import shutil
@@ -17,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.names import MODEL_FILE, RELEASE_FILE, check_name, release_target
-from edge_client.contract.release import RELEASE_LIMIT_BYTES, in_rollout
+from edge_client.contract.release import RELEASE_LIMIT_BYTES
 from edge_client.disk import disk_errors
 from edge_client.releases import check_document, needed_files, read_release
+from edge_client.update.decision import Decision, UpdateOutcome, decide
 from edge_client.update.patches import fetch_model
 from edge_client.update.refusals import refusing, this_software
 from edge_client.update.selftest import SelfTest
@@ -37,65 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Decision(enum.Enum):
-    """What a signed pointer means for this device."""
-
-    SERVES = "serves already"
-    NOT_IN_SHARE = "is for a share of devices that this one is not in yet"
-    REFUSED = "was refused on this device before"
-    HELD = "waits for somebody to ask for it (`edge-client update`)"
-    TAKE = "is to be taken"
-
-
-@dataclasses.dataclass(frozen=True)
-class UpdateOutcome:
-    """What one look came to.
-
-    Attributes:
-        decision: TAKE if the release is ready to serve.
-        release: Release that the signed channel points to.
-        bytes_pulled: Bytes read from the store.
-        reason: Why it was refused before; empty otherwise.
-        share_percent: Share of devices that may take it.
-    """
-
-    decision: Decision
-    release: str
-    bytes_pulled: int
-    reason: str = ""
-    share_percent: float = 100.0
-
-
-def decide(
-    channel: ChannelDocument,
-    device_id: str,
-    current: str | None,
-    refused: dict[str, str],
-    *,
-    allowed: bool = True,
-    beside: str | None = None,
-) -> Decision:
-    """Return what a signed pointer means for one device.
-
-    Args:
-        channel: The pointer.
-        device_id: Decides the rollout share.
-        current: Release that serves; a first one is taken in any case.
-        refused: Releases that failed here.
-        allowed: Whether a release may be taken now.
-        beside: Release that was taken and answers beside the serving one.
-    """
-    if channel.release == current:
-        return Decision.SERVES
-    if not in_rollout(device_id, channel.release, channel.share_percent):
-        return Decision.NOT_IN_SHARE
-    if channel.release in refused:
-        return Decision.REFUSED
-    return Decision.TAKE if allowed or current is None or channel.release == beside else Decision.HELD
-
-
 class ReleaseUpdater:
-    """Looks at the store, and brings what the channel points to into a slot. One thread at a time."""
+    """Checks the store and brings the channel's release into a slot. One thread at a time."""
 
     def __init__(
         self,
@@ -110,22 +52,22 @@ class ReleaseUpdater:
         threads: int = 1,
         device_class: str = "",
         allowed: bool = True,
-        on_take: Callable[[str], None] = lambda _release: None,
+        on_install: Callable[[str], None] = lambda _release: None,
     ) -> None:
         """Build an updater.
 
         Args:
-            device_id: Decides the rollout share.
+            device_id: Decides whether the device is in the rollout share.
             channel: Channel to follow.
             settings: Limits.
             slots: Releases on the disk.
-            open_repository: Gives a fresh `TrustedRepository`.
+            open_repository: Opens a fresh `TrustedRepository`.
             software: See `this_software`, which is the default.
-            open_self_test: Starts the child that tries a release; default: when one is going to be fetched.
+            open_self_test: Starts the child that tries a release; default: just before the download.
             threads: Threads of the interpreter.
             device_class: Releases for another class are refused.
-            allowed: Whether a release may be taken now.
-            on_take: Told the release that is going to be taken.
+            allowed: Whether a release may be installed now.
+            on_install: Called with the release before its download starts.
         """
         self._device_id = device_id
         self._channel = channel
@@ -136,12 +78,10 @@ class ReleaseUpdater:
         self._open_self_test = open_self_test or functools.partial(start_self_test, settings, threads)
         self._device_class = device_class
         self._allowed = allowed
-        self._on_take = on_take
+        self._on_install = on_install
 
-    def look(self) -> UpdateOutcome:
-        """Look once; a release to take is verified, tried and in its slot afterwards.
-
-        It touches nothing that serves, so another process may do it (`look.py`).
+    def check(self) -> UpdateOutcome:
+        """Check once; after INSTALL the release is verified, tried and in its slot.
 
         Raises: TrustError, TransportError or DeviceError; RefusedError if the release is signed but unusable
             here.
@@ -152,25 +92,28 @@ class ReleaseUpdater:
             repository.refresh()
             channel = repository.channel(self._channel)
             release = check_name(channel.release, "release id")
-            shadow = self._slots.shadow
-            decision = decide(
-                channel,
-                self._device_id,
-                self._slots.current,
-                self._slots.refused,
-                allowed=self._allowed,
-                beside=shadow.release if shadow is not None else None,
-            )
-            if decision is not Decision.TAKE:
-                self._slots.drop_staged()  # the channel moved on before it was complete
-            else:
+            decision = self._decide(channel)
+            if decision is Decision.INSTALL:
                 with refusing(self._slots, release, software):
-                    self._take(repository, release)
+                    self._install(repository, release)
+            else:
+                self._slots.drop_staged()  # the channel moved on before the download was complete
             reason = self._slots.refused.get(release, "")
             return UpdateOutcome(decision, release, repository.bytes_pulled, reason, channel.share_percent)
 
-    def _take(self, repository: TrustedRepository, release: str) -> None:
-        self._on_take(release)
+    def _decide(self, channel: ChannelDocument) -> Decision:
+        shadow = self._slots.shadow
+        return decide(
+            channel,
+            self._device_id,
+            self._slots.current,
+            self._slots.refused,
+            allowed=self._allowed,
+            shadow=shadow.release if shadow is not None else None,
+        )
+
+    def _install(self, repository: TrustedRepository, release: str) -> None:
+        self._on_install(release)
         slot = self._slots.folder(release)
         if release in self._slots.kept and self._is_whole(repository, release, slot):
             logger.info("release %s is on the disk already", release)
@@ -180,7 +123,7 @@ class ReleaseUpdater:
             self._slots.install(release)
 
     def _is_whole(self, repository: TrustedRepository, release: str, slot: Path) -> bool:
-        """Whether all files of a slot are as they are signed now."""
+        """Whether every file of a slot matches what is signed now."""
         path = release_target(release, RELEASE_FILE)
         if not repository.holds(path, slot / RELEASE_FILE):
             return False
@@ -190,7 +133,7 @@ class ReleaseUpdater:
         )
 
     def _fetch(self, repository: TrustedRepository, release: str) -> None:
-        """Gather a release, and try it.
+        """Download a release and run its self-test.
 
         Raises: SelfTestError or InputError if it is unusable here; TrustError, TransportError, DeviceError.
         """
@@ -198,15 +141,15 @@ class ReleaseUpdater:
         folder = self._slots.stage(release)
         try:
             with self._open_self_test() as test:
-                self._gather(repository, release, folder)
+                self._download(repository, release, folder)
                 cases = test.run(folder)
             logger.info("release %s: self-test passed, %d pictures", release, cases)
         except (DeviceError, InputError):
-            # Refused, or the disk is full: give the space back. After a lost connection it stays.
+            # Refused, or the disk is full: free the space. After a lost connection the files stay.
             self._slots.drop_staged()
             raise
 
-    def _gather(self, repository: TrustedRepository, release: str, folder: Path) -> None:
+    def _download(self, repository: TrustedRepository, release: str, folder: Path) -> None:
         path = release_target(release, RELEASE_FILE)
         self._check_size(repository.look_up(path).size_bytes, RELEASE_LIMIT_BYTES, path)
         repository.fetch(path, folder)
@@ -220,43 +163,43 @@ class ReleaseUpdater:
             if name == MODEL_FILE:
                 fetch_model(repository, release, folder, self._slots.in_use())
             else:
-                self._fetch_or_copy(repository, release_target(release, name), folder)
+                self._copy_or_fetch(repository, release_target(release, name), folder)
         _keep_only(folder, {RELEASE_FILE, *names})
 
-    def _fetch_or_copy(self, repository: TrustedRepository, path: str, folder: Path) -> None:
-        """Labels and self-test pictures are often those of the release before."""
+    def _copy_or_fetch(self, repository: TrustedRepository, path: str, folder: Path) -> None:
+        """Reuse a file of a release on the disk: labels and self-test pictures seldom change."""
         name = path.rpartition("/")[2]
         for slot in self._slots.in_use():
             if repository.holds(path, slot / name):
                 with disk_errors(folder):
                     shutil.copyfile(slot / name, folder / name)
                 break
-        repository.fetch(path, folder)  # nothing, if the copy is good
+        repository.fetch(path, folder)  # downloads nothing if the copy is intact
 
     def _check_size(self, size_bytes: int, limit_bytes: int, what: str) -> None:
         if size_bytes > limit_bytes:
             msg = (
-                f"{what}: {size_bytes} bytes, this device takes at most {limit_bytes} "
+                f"{what}: {size_bytes} bytes, this device accepts at most {limit_bytes} "
                 "([update] max_release_bytes)"
             )
             raise InputError(msg)
 
     def _check_space(self, folder: Path, size_bytes: int) -> None:
         with disk_errors(folder):
-            # What came of it before counts: else a download that broke off could never go on.
-            here = sum(path.stat().st_size for path in folder.iterdir())
-            free = shutil.disk_usage(folder).free + here
+            # What an earlier try downloaded counts: otherwise a download that broke off could never resume.
+            staged = sum(path.stat().st_size for path in folder.iterdir())
+            free = shutil.disk_usage(folder).free + staged
         needed = size_bytes + self._settings.min_free_bytes
         if free < needed:
             msg = (
                 f"{folder}: {free} bytes free, {needed} needed ({size_bytes} for the release, the rest is "
-                "[update] min_free_bytes); make room, it will be tried again"
+                "[update] min_free_bytes); free some space, the download will be tried again"
             )
             raise DeviceError(msg)
 
 
 def _keep_only(folder: Path, names: set[str]) -> None:
-    """Remove what ways that were given up left behind."""
+    """Remove what an abandoned download option left."""
     with disk_errors(folder):
         for path in folder.iterdir():
             if path.name not in names:
@@ -270,7 +213,7 @@ def start_self_test(
     *,
     latency_budget_ms: float = 0.0,
 ) -> SelfTest:
-    """Start the child that tries a release, unless it is started.
+    """Start the child that tries a release, or adopt one that was started before.
 
     Raises: DeviceError.
     """

@@ -1,7 +1,7 @@
-"""One look at the store in a child process: what it takes to update does not stay in the daemon's memory.
+"""Update check in a child process: what an update takes does not stay in the daemon's memory.
 
-The child (`look_child.py`) verifies, downloads, tries and puts the release into its slot; the daemon
-loads it. A look that hangs is killed.
+The child (`check_child.py`) verifies, downloads, tries and puts the release into its slot; the daemon
+activates it. An update check that hangs is killed.
 """
 
 from __future__ import annotations
@@ -11,14 +11,9 @@ import pickle
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from edge_client.children import (
-    describe_death,
-    environment,
-    python_command,
-    self_test_command,
-)
+from edge_client.children import describe_exit, environment, python_command, self_test_command
 from edge_client.contract.documents import Document, decode_document
 from edge_client.contract.errors import (
     DeviceError,
@@ -28,8 +23,8 @@ from edge_client.contract.errors import (
     TransportError,
     TrustError,
 )
-from edge_client.settings.update import LookSettings
-from edge_client.update.check import Decision, UpdateOutcome
+from edge_client.settings.update import CheckSettings
+from edge_client.update.decision import Decision, UpdateOutcome
 from edge_client.update.refusals import RefusedError
 
 if TYPE_CHECKING:
@@ -38,7 +33,8 @@ if TYPE_CHECKING:
     from edge_client.settings.file import Settings
 
 REPORT_LIMIT_BYTES = 65536
-TAKING = b"taking "
+# First word of the line that the child prints before it downloads a release.
+INSTALLING = b"installing "
 ERRORS: dict[str, type[EdgeError]] = {
     kind.__name__: kind
     for kind in (RefusedError, TrustError, TransportError, SettingsError, DeviceError, InputError)
@@ -46,16 +42,16 @@ ERRORS: dict[str, type[EdgeError]] = {
 
 
 class Report(Document, frozen=True, kw_only=True):
-    """How a look ended.
+    """Result of an update check, as the child prints it.
 
     Attributes:
         decision: Name of the `Decision`; empty after an error.
         release: Release that the signed channel points to.
         bytes_pulled: Bytes read from the store.
-        reason: Why it was refused before; empty otherwise.
-        error: Name of the error's class; empty if there was none.
-        message: Its text.
-        share_percent: Share of devices that may take the release.
+        reason: Why the release was refused before; empty otherwise.
+        error: Name of the error's class; empty if there was no error.
+        message: Text of the error.
+        share_percent: Share of devices that may install the release.
     """
 
     decision: str
@@ -67,138 +63,154 @@ class Report(Document, frozen=True, kw_only=True):
     share_percent: float = 100.0
 
 
-def name_of(error: Exception) -> str:
-    """Name the kind of an error for another process; see `error_named`."""
+def error_kind(error: Exception) -> str:
+    """Return the name of an error's kind, for another process; see `build_error`."""
     return next((name for name, kind in ERRORS.items() if isinstance(error, kind)), DeviceError.__name__)
 
 
-def error_named(name: str, message: str) -> EdgeError:
-    """Build the error of a kind that another process named."""
-    return ERRORS.get(name, DeviceError)(message)
+def build_error(kind: str, message: str) -> EdgeError:
+    """Build an error of the kind that another process named."""
+    return ERRORS.get(kind, DeviceError)(message)
 
 
-class LookStoppedError(EdgeError):
-    """The look was stopped by this process; it may be made again at once."""
+class CheckCancelledError(EdgeError):
+    """The update check was cancelled by this process; it may be repeated at once."""
 
 
-class LookControl:
-    """Stops a look that goes on, from another thread; what it downloaded stays for the next."""
+class UpdateCheck:
+    """Runs update checks in a child process, one at a time; another thread may cancel the running one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
-        self._stopped = False
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Kill the running check, if there is one; what it downloaded stays for the next check."""
+        with self._lock:
+            if self._child is not None:
+                self._cancelled = True
+                self._child.kill()
+
+    def run(
+        self,
+        settings: Settings,
+        software: str,
+        on_install: Callable[[], None] = lambda: None,
+        *,
+        expecting: bool,
+        allowed: bool = True,
+    ) -> UpdateOutcome:
+        """Check once.
+
+        Args:
+            settings: Settings of the channel.
+            software: See `this_software`.
+            on_install: Called before a release is downloaded.
+            expecting: Whether a new release was announced: its self-test then starts at once.
+            allowed: Whether a release may be installed now.
+        Raises: CheckCancelledError; what `ReleaseUpdater.check` raises; TransportError if the check took
+            too long; DeviceError if the child cannot be started or crashed.
+        """
+        command = python_command("edge_client.update.check_child")
+        if expecting:
+            command += _self_test_command(settings)
+        needed = CheckSettings(settings.device, settings.store, settings.trust, settings.update)
+        try:
+            child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
+            )
+        except OSError as e:
+            msg = f"{sys.executable} cannot be started: {e}; no update until it can"
+            raise DeviceError(msg) from e
+        with _time_limit(child, settings.update.check_timeout_s), self._cancellable(child), child:
+            try:
+                output = _talk(child, pickle.dumps((needed, software, allowed)), on_install)
+            except BaseException:
+                child.kill()
+                raise
+        return _read_report(child.returncode, output)
 
     @contextlib.contextmanager
-    def over(self, child: subprocess.Popen[bytes]) -> Iterator[None]:
-        """Control a child for the length of the block.
+    def _cancellable(self, child: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Let `cancel` kill the child within the block.
 
-        Raises: LookStoppedError at its end if it was stopped.
+        Raises: CheckCancelledError at the end of the block if it did.
         """
         with self._lock:
-            self._child, self._stopped = child, False
+            self._child, self._cancelled = child, False
         try:
             yield
         finally:
             with self._lock:
                 self._child = None
-        if self._stopped:
-            msg = "the look was stopped"
-            raise LookStoppedError(msg)
-
-    def stop(self) -> None:
-        """Stop the look that goes on, if one does."""
-        with self._lock:
-            if self._child is not None:
-                self._stopped = True
-                self._child.kill()
+        if self._cancelled:
+            msg = "the update check was cancelled"
+            raise CheckCancelledError(msg)
 
 
-def look_in_child(
-    settings: Settings,
-    software: str,
-    on_take: Callable[[], None],
-    *,
-    expecting: bool,
-    allowed: bool = True,
-    control: LookControl | None = None,
-) -> UpdateOutcome:
-    """Look once.
+def _self_test_command(settings: Settings) -> list[str]:
+    memory_bytes = settings.update.self_test_memory_bytes or None
+    return self_test_command(settings.device.threads, memory_bytes, settings.device.latency_budget_ms)
 
-    Args:
-        settings: The daemon's.
-        expecting: Whether a new release was announced: its self-test then starts at once.
-        software: See `this_software`.
-        on_take: Called when a release is going to be taken.
-        allowed: Whether one may be taken now.
-        control: Stops it from another thread.
-    Raises: LookStoppedError; what `ReleaseUpdater.look` raises; TransportError if it took too long;
-        DeviceError if the child cannot be started or crashed.
+
+@contextlib.contextmanager
+def _time_limit(child: subprocess.Popen[bytes], limit_s: float) -> Iterator[None]:
+    """Kill the child if the block takes longer than `limit_s`.
+
+    Raises: TransportError at the end of the block if it did.
     """
-    command = python_command("edge_client.update.check_child")
-    needed = LookSettings(settings.device, settings.store, settings.trust, settings.update)
-    if expecting:
-        limits = settings.update
-        command += self_test_command(
-            settings.device.threads,
-            limits.self_test_memory_bytes or None,
-            settings.device.latency_budget_ms,
-        )
-    try:
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
-    except OSError as e:
-        msg = f"{sys.executable} cannot be started: {e}; no update until it can"
-        raise DeviceError(msg) from e
     late = threading.Event()
-    limit_s = settings.update.look_timeout_s
 
-    def give_up() -> None:
+    def kill() -> None:
         late.set()
         child.kill()
 
-    timer = threading.Timer(limit_s, give_up)
+    timer = threading.Timer(limit_s, kill)
     timer.start()
-    with (control or LookControl()).over(child), child:
-        try:
-            said = _talk(child, pickle.dumps((needed, software, allowed)), on_take)
-        except BaseException:
-            child.kill()
-            raise
-        finally:
-            timer.cancel()
-    if late.is_set():
-        msg = f"the look at the store took over {limit_s:g} s ([update] look_timeout_s); will be tried again"
-        raise TransportError(msg)
-    return _read_report(child.returncode, said)
-
-
-def _talk(child: subprocess.Popen[bytes], settings: bytes, on_take: Callable[[], None]) -> bytes:
-    """Hand over the settings; return what the child says at last."""
-    assert child.stdin is not None  # noqa: S101 - as it was opened
-    assert child.stdout is not None  # noqa: S101
     try:
-        child.stdin.write(settings)
-        child.stdin.close()
+        yield
+    finally:
+        timer.cancel()
+    if late.is_set():
+        msg = f"the update check took over {limit_s:g} s ([update] check_timeout_s); it will be tried again"
+        raise TransportError(msg)
+
+
+def _talk(child: subprocess.Popen[bytes], settings: bytes, on_install: Callable[[], None]) -> bytes:
+    """Send the settings to the child; return the report that it prints."""
+    try:
+        with _pipe(child.stdin) as to_child:
+            to_child.write(settings)
     except BrokenPipeError:
         return b""
-    said = b""
-    for line in child.stdout:
-        if line.startswith(TAKING):
-            on_take()
+    report = b""
+    for line in _pipe(child.stdout):
+        if line.startswith(INSTALLING):
+            on_install()
         else:
-            said += line
-    return said
+            report += line
+    return report
 
 
-def _read_report(returncode: int, said: bytes) -> UpdateOutcome:
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        msg = "the child was started without pipes"
+        raise ValueError(msg)
+    return pipe
+
+
+def _read_report(returncode: int, output: bytes) -> UpdateOutcome:
     try:
-        report = decode_document(Report, said, source="look", limit_bytes=REPORT_LIMIT_BYTES)
+        report = decode_document(
+            Report, output, source="report of the update check", limit_bytes=REPORT_LIMIT_BYTES
+        )
     except InputError as e:
-        death = describe_death(returncode, "it crashed") or f"code {returncode}"
-        msg = f"the look at the store ended without a report: {death}; the log says more"
+        end = describe_exit(returncode, "it crashed") or f"code {returncode}"
+        msg = f"the update check ended without a report: {end}; see the log"
         raise DeviceError(msg) from e
     if report.error:
-        raise error_named(report.error, report.message)
+        raise build_error(report.error, report.message)
     return UpdateOutcome(
         Decision[report.decision], report.release, report.bytes_pulled, report.reason, report.share_percent
     )

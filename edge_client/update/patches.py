@@ -1,8 +1,8 @@
-"""The cheapest way to a release's model: a patch on one that this device has, its compressed form, or itself.
+"""Cheapest download of a model: a patch on a model of this device, the compressed model, or the model itself.
 
-Each way is a signed file of its own, and what it leads to is verified like the model itself. A way that
-fails, whatever the reason, costs its bytes; the next one is tried, the model itself last. The form is
-zstd (RFC 8878), a patch being a frame whose dictionary is the model it starts from.
+Each option is a signed file of its own, and the model that it gives is verified like one that was downloaded
+whole. An option that fails, whatever the reason, costs its bytes; the next one is tried, the model itself
+last. Both are zstd frames (RFC 8878); the dictionary of a patch is the model that it starts from.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ MODEL_LIMIT_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
-    """A signed file that leads to the model.
+class DownloadOption:
+    """A signed file that unpacks to the model.
 
     Attributes:
         path: Signed target path.
-        size_bytes: What it costs.
-        base: Model that it is a patch on; None: none is needed.
+        size_bytes: Size of the download.
+        base: Model that it is a patch on; None if it needs no other model.
     """
 
     path: str
@@ -44,72 +44,77 @@ class Way:
 
 
 def fetch_model(repository: TrustedRepository, release: str, folder: Path, slots: Iterable[Path]) -> None:
-    """Bring the model of a release into `folder`, verified.
+    """Download the model of a release into `folder`, verified.
 
     Args:
         repository: After its refresh.
         release: Release id.
-        folder: Where it goes.
+        folder: Destination.
         slots: Folders of the releases that are on the disk.
     Raises: TrustError, TransportError or DeviceError.
     """
     full = release_target(release, MODEL_FILE)
     size_bytes = repository.look_up(full).size_bytes
     if not repository.holds(full, folder / MODEL_FILE):
-        for way in find_ways(repository, release, slots) if size_bytes <= MODEL_LIMIT_BYTES else ():
-            if way.size_bytes >= size_bytes:
+        options = download_options(repository, release, slots) if size_bytes <= MODEL_LIMIT_BYTES else []
+        for option in options:
+            if option.size_bytes >= size_bytes:
                 break
             try:
-                _go(repository, way, full, size_bytes, folder)
+                _download(repository, option, full, size_bytes, folder)
             except DeviceError:
                 raise
             except (EdgeError, ImportError) as e:
-                logger.warning("%s leads nowhere, another way is taken: %s", way.path, e)
+                logger.warning("%s could not be used (%s); trying the next cheapest download", option.path, e)
             else:
                 return
     repository.fetch(full, folder)
 
 
-def find_ways(repository: TrustedRepository, release: str, slots: Iterable[Path]) -> list[Way]:
-    """Return the signed ways to a model, from nothing or from a model in `slots`, the cheapest first."""
+def download_options(
+    repository: TrustedRepository, release: str, slots: Iterable[Path]
+) -> list[DownloadOption]:
+    """Return the signed files that give a model, alone or with a model in `slots`, the cheapest first."""
     bases = [(patch_file(slot.name), slot / MODEL_FILE) for slot in slots]
     return sorted(
-        _signed_ways(repository, release, [(COMPRESSED_MODEL_FILE, None), *bases]),
-        key=lambda way: way.size_bytes,
+        _signed_options(repository, release, [(COMPRESSED_MODEL_FILE, None), *bases]),
+        key=lambda option: option.size_bytes,
     )
 
 
-def _signed_ways(
+def _signed_options(
     repository: TrustedRepository, release: str, files: Iterable[tuple[str, Path | None]]
-) -> Iterator[Way]:
+) -> Iterator[DownloadOption]:
     for name, base in files:
         with contextlib.suppress(TrustError):  # most releases have no patch on most others
             signed = repository.look_up(release_target(release, name))
-            yield Way(signed.path, signed.size_bytes, base)
+            yield DownloadOption(signed.path, signed.size_bytes, base)
 
 
-def _go(repository: TrustedRepository, way: Way, full: str, size_bytes: int, folder: Path) -> None:
-    patch = repository.fetch(way.path, folder)
+def _download(
+    repository: TrustedRepository, option: DownloadOption, full: str, size_bytes: int, folder: Path
+) -> None:
+    patch = repository.fetch(option.path, folder)
     with disk_errors(patch):
         frame = patch.read_bytes()
         patch.unlink()
     base = b""
-    if way.base is not None:
-        with disk_errors(way.base):
-            base = way.base.read_bytes()
+    if option.base is not None:
+        with disk_errors(option.base):
+            base = option.base.read_bytes()
     model = unpack(frame, base, size_bytes)
     repository.verify(full, model)
     write_durably(folder / MODEL_FILE, model)
 
 
 def unpack(frame: bytes, base: bytes, size_bytes: int) -> bytes:
-    """Return what a frame unpacks to, of which `size_bytes` were promised.
+    """Unpack a zstd frame to exactly `size_bytes`.
 
-    Raises: InputError if it does not, or claims memory beyond that of both models.
+    Raises: InputError if it does not give so many bytes, or claims more memory than both models take.
     """
     import zstandard  # noqa: PLC0415 - only when a release is fetched
 
-    # A window reaches over both at most; zstd rounds it up, and has a least one.
+    # A window spans both models at most; zstd rounds it up, and has a minimum.
     window_bytes = 1 << max(len(base) + size_bytes, 1 << 20).bit_length()
     dictionary = (
         zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if base else None

@@ -1,4 +1,4 @@
-"""Refusal of a release that failed its self-test or is malformed: recorded, so that it is not tried again."""
+"""Refusal of a signed release that this device cannot use: recorded, so that it is not tried again."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ logger = logging.getLogger(__name__)
 
 
 class RefusedError(EdgeError):
-    """The release is signed, but this device cannot use it; it is not tried again."""
+    """A signed release that this device cannot use; it is not tried again."""
 
 
 @contextlib.contextmanager
 def refusing(slots: Slots, release: str, software: str) -> Iterator[None]:
-    """Remember a release that cannot be used here.
+    """Record a refusal if the block finds the release unusable here.
 
-    Raises: RefusedError.
+    Raises: RefusedError then.
     """
     try:
         yield
     except (SelfTestError, InputError) as e:
         slots.refuse(release, str(e), software)
-        logger.error("release %s is refused: %s", release, e)  # noqa: TRY400 - said in one line
+        logger.error("release %s is refused: %s", release, e)  # noqa: TRY400 - one line, no traceback
         msg = f"release {release} is refused: {e}"
         raise RefusedError(msg) from e
 
 
 def this_software(device_class: str = "") -> str:
-    """Name what decides whether a release can run here."""
-    from edge_client.inference.runtime import runtime_name  # noqa: PLC0415 - not for a look
+    """Return client, runtime and device class: what decides whether a release can run here."""
+    from edge_client.inference.runtime import runtime_name  # noqa: PLC0415 - an update check does without
 
     name = f"edge-client {__version__}, {runtime_name()}"
     return f"{name}, class {device_class}" if device_class else name

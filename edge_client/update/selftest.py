@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client.children import (
-    be_first_to_go,
-    describe_death,
+    describe_exit,
     die_with_parent,
-    leave,
+    exit_now,
+    prefer_as_oom_victim,
     self_test_command,
     start,
 )
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--latency-budget-ms", type=float, default=0.0)
     options = parser.parse_args(arguments)
     die_with_parent()
-    be_first_to_go()
+    prefer_as_oom_victim()
     if options.memory_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (options.memory_bytes, options.memory_bytes))
     # A crash is an expected answer here: no core file of a whole model on an SD card.
@@ -241,7 +241,7 @@ def _read_verdict(returncode: int, stdout: bytes, stderr: bytes) -> Verdict:
     Raises: SelfTestError if it did not come to a verdict.
     """
     said = stderr.decode(errors="replace").strip()[-500:]
-    if death := describe_death(returncode, "the model crashed the runtime"):
+    if death := describe_exit(returncode, "the model crashed the runtime"):
         msg = f"self-test: {death}. {said}".strip()
         raise SelfTestError(msg)
     try:
@@ -256,4 +256,4 @@ def _read_verdict(returncode: int, stdout: bytes, stderr: bytes) -> Verdict:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_now(main())

@@ -1,6 +1,6 @@
 """The releases on this device's disk, and which of them serves.
 
-    <state_dir>/slots.json            current, previous, refused: replaced in one durable step
+    <state_dir>/slots.json            current, previous, refused …: replaced in one durable step
     <state_dir>/slots/<release>/      a complete, verified release; never changed once it has its name
     <state_dir>/incoming/<release>/   a release on its way, verified file by file as it is completed
 
@@ -22,31 +22,56 @@ import msgspec
 from edge_client.contract.documents import Document, decode_document, encode_document
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.names import RELEASE_FILE, check_name
-from edge_client.disk import disk_errors, sync_folder, write_durably
+from edge_client.contract.times import utc_now
+from edge_client.disk import SCRATCH_PATTERNS, disk_errors, sync_folder, write_durably
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 SLOTS_LIMIT_BYTES = 1 << 20
-# Enough to remember a bad month; a channel points to one release at a time.
+# A channel points to one release at a time: enough for a bad month.
 REFUSALS_KEPT = 50
-# A reason is read by people.
+# Characters; reasons are for people.
 REASON_LIMIT = 2000
+
+
+class ProbationRecord(Document, frozen=True, kw_only=True):
+    """Record of a probation, or of shadow mode, that survives a restart.
+
+    Attributes:
+        release: Release on probation or in shadow mode.
+        crashes: Crashes of the daemon in a row; see `serving.probation.STOPPED`.
+        power_cuts: Restarts of the whole machine.
+        boot: Boot in which it was written; see `machine.boot_id`.
+        seconds: Duration of shadow mode before the last requested stop.
+        latency_ms: Median latency of the release before; None if it answered too few frames.
+        unsure_share: Share of unsure answers of the release before; None likewise.
+    """
+
+    release: str
+    crashes: int = 0
+    power_cuts: int = 0
+    boot: str = ""
+    seconds: float = 0.0
+    latency_ms: float | None = None
+    unsure_share: float | None = None
 
 
 class SlotsDocument(Document, frozen=True, kw_only=True):
     """`slots.json`.
 
     Attributes:
-        current: Release that serves.
+        current: Serving release.
         previous: Release kept for a way back.
-        refused: Releases that failed on this device, with the reason; not tried again.
+        refused: Reasons by release that failed on this device; not tried again.
         refused_by: Software that refused them: another runtime may be able to run them.
-        probation: What is known of the current release's probation; None if it is over.
-        shadow: Release that answers beside the current one before it may serve, and how that went so far;
-            None if there is none.
+        probation: Record of the current release's probation; None if it is over.
+        shadow: Release in shadow mode and its record; None if there is none.
+        serving_since: When the current release was activated, UTC, ISO 8601; empty if unknown, as in a
+            document that version 0.1 wrote.
     """
 
     current: str | None = None
@@ -55,17 +80,22 @@ class SlotsDocument(Document, frozen=True, kw_only=True):
     refused_by: str = ""
     probation: ProbationRecord | None = None
     shadow: ProbationRecord | None = None
+    serving_since: str = ""
 
 
 class Slots:
     """The slots below one state folder. One process and one thread at a time change them."""
 
-    def __init__(self, state_dir: Path) -> None:
-        """Read `slots.json`; without a readable one, adopt the newest release found on disk.
+    def __init__(self, state_dir: Path, now: Callable[[], str] = utc_now) -> None:
+        """Read `slots.json`; if it is missing or damaged, adopt the newest release on the disk.
 
-        Raises: DeviceError if it cannot be read.
+        Args:
+            state_dir: State folder of the channel.
+            now: Returns the time, UTC, ISO 8601.
+        Raises: DeviceError if the disk fails.
         """
         self._state_dir = state_dir
+        self._now = now
         self._slots_dir = state_dir / "slots"
         self._incoming_dir = state_dir / "incoming"
         self._file = state_dir / "slots.json"
@@ -73,7 +103,7 @@ class Slots:
 
     @property
     def current(self) -> str | None:
-        """Release that serves."""
+        """Serving release."""
         return self._document.current
 
     @property
@@ -82,16 +112,23 @@ class Slots:
         return self._document.previous
 
     @property
+    def serving_since(self) -> str | None:
+        """When the current release was activated, UTC, ISO 8601; None if unknown."""
+        return self._document.serving_since or None
+
+    @property
     def refused(self) -> dict[str, str]:
         """Reasons by refused release."""
         return dict(self._document.refused)
 
     def reload(self) -> None:
-        """Read what another process wrote: a look in a child.
+        """Read what another process wrote, the child of an update check.
 
         Raises: DeviceError.
         """
-        if self._file.exists():  # not before the first release: the one just installed does not serve yet
+        if (
+            self._file.exists()
+        ):  # missing before the first activation: the release just installed does not serve yet
             self._document = self._load()
 
     def folder(self, release: str) -> Path:
@@ -100,18 +137,18 @@ class Slots:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Releases whose slots stay: the current, the previous, and one that answers beside it."""
+        """Releases whose slots are kept: the current one, the previous one, and the one in shadow mode."""
         shadow = self.shadow.release if self.shadow is not None else None
         return tuple(
             dict.fromkeys(release for release in (self.current, self.previous, shadow) if release is not None)
         )
 
     def in_use(self) -> list[Path]:
-        """Folders of the releases whose slots stay."""
+        """Return the folders of the releases whose slots are kept."""
         return [self.folder(release) for release in self.kept]
 
     def stage(self, release: str) -> Path:
-        """Return the folder to gather a release in; files from an earlier try may lie there.
+        """Return the folder to download a release into; it may hold files of an earlier try.
 
         Raises: DeviceError.
         """
@@ -125,11 +162,11 @@ class Slots:
         return folder
 
     def drop_staged(self) -> None:
-        """Remove all that is on its way."""
+        """Remove every staged download."""
         _remove(self._incoming_dir)
 
     def install(self, release: str) -> Path:
-        """Move a gathered and verified release into its slot, durably.
+        """Move a downloaded and verified release into its slot, durably.
 
         Raises: DeviceError; the slots in use are then as before.
         """
@@ -141,7 +178,7 @@ class Slots:
             for path in staged.iterdir():
                 _sync_file(path)
             sync_folder(staged)
-            # Only reached when its files are damaged: it is no way back, or forward, any more.
+            # Only reached when its files are damaged: it is no way back any more, nor ready for shadow mode.
             if release == self.previous:
                 self._write(previous=None)
             if self.shadow is not None and self.shadow.release == release:
@@ -154,27 +191,27 @@ class Slots:
 
     @property
     def probation(self) -> ProbationRecord | None:
-        """What is known of the current release's probation; None if it is over."""
+        """Record of the current release's probation; None if it is over."""
         record = self._document.probation
         return record if record is not None and record.release == self.current else None
 
     @property
     def shadow(self) -> ProbationRecord | None:
-        """The release that answers beside the current one; None if there is none."""
+        """Record of the release in shadow mode; None if there is none."""
         return self._document.shadow
 
     def activate(self, release: str, probation: ProbationRecord | None = None) -> SlotsDocument:
         """Let `release` serve and keep a proven one as previous, in one durable step.
 
-        Returns: How it was before, for `put_back`.
+        Returns: The document as it was before, for `put_back`.
         Raises: DeviceError; the old release is then still current.
         """
         before = self._document
         if release != self.current:
-            # One that is on probation itself is no way back, unless there is no other.
+            # A release on probation is no way back, unless there is no other.
             proven = self.previous if self.probation is not None else None
             previous = proven if proven not in {None, release} else self.current
-            self._write(current=release, previous=previous, probation=probation, shadow=None)
+            self._write_current(release, previous=previous, probation=probation, shadow=None)
         return before
 
     def put_back(self, before: SlotsDocument) -> None:
@@ -185,7 +222,7 @@ class Slots:
         self._write(**msgspec.structs.asdict(before))
 
     def keep_probation(self, probation: ProbationRecord | None) -> None:
-        """Remember how the current release's probation stands, or that it is over.
+        """Record the current release's probation, or that it is over.
 
         Raises: DeviceError.
         """
@@ -193,7 +230,7 @@ class Slots:
             self._write(probation=probation)
 
     def keep_shadow(self, shadow: ProbationRecord | None) -> None:
-        """Remember which release answers beside the current one, or that none does.
+        """Record which release is in shadow mode, or that none is.
 
         Raises: DeviceError.
         """
@@ -210,24 +247,24 @@ class Slots:
         """
         if self.current is not None and self.previous is not None:
             refused = self._with_refusal(self.current, reason)
-            self._write(current=self.previous, previous=None, probation=None, refused=refused, refused_by=by)
+            self._write_current(self.previous, previous=None, probation=None, refused=refused, refused_by=by)
 
     def return_to_previous(self) -> None:
-        """Let the previous release serve again; the current one is no way back.
+        """Let the previous release serve again; the current one is dropped.
 
         Raises: DeviceError.
         """
-        self._write(current=self.previous, previous=None, probation=None)
+        self._write_current(self.previous, previous=None, probation=None)
 
     def forget_slots(self) -> None:
-        """Neither slot can serve: start anew.
+        """Forget both releases, because neither can serve.
 
         Raises: DeviceError.
         """
-        self._write(current=None, previous=None, probation=None, shadow=None)
+        self._write_current(None, previous=None, probation=None, shadow=None)
 
     def refuse(self, release: str, reason: str, by: str) -> None:
-        """Remember that `release` failed here; it answers beside no other any more.
+        """Record that `release` failed here, and end its shadow mode.
 
         Args:
             release: Its id.
@@ -244,7 +281,7 @@ class Slots:
         return dict(list(refused.items())[-REFUSALS_KEPT:])
 
     def forget_refusals_of_others(self, by: str) -> None:
-        """Forget what other software refused: this one may be able to run it.
+        """Forget the refusals of other software: this one may be able to run those releases.
 
         Raises: DeviceError.
         """
@@ -252,19 +289,20 @@ class Slots:
             self._write(refused={}, refused_by=by)
 
     def clean_slots(self) -> None:
-        """Remove the releases whose slots need not stay; never fails."""
+        """Remove the slots that are not kept; never fails."""
         with contextlib.suppress(OSError):
             for path in self._slots_dir.iterdir():
                 if path.name not in self.kept:
                     _remove(path)
 
     def clean(self) -> None:
-        """Remove all leftovers but a release on its way, for a start; never fails."""
+        """Remove all leftovers but a staged download, at a start; never fails."""
         self.clean_slots()
         leftovers: list[Path] = []
         with contextlib.suppress(OSError):
-            # Scratch folders of `trust.py` and unfinished writes of `files.py`.
-            leftovers += self._state_dir.glob(".look-*")
+            # Scratch folders of killed update checks and unfinished writes (`disk.py`).
+            for pattern in SCRATCH_PATTERNS:
+                leftovers += self._state_dir.glob(pattern)
             leftovers += self._state_dir.glob(".*.json.*")
             leftovers += self._state_dir.glob(".*.partial")
             leftovers += self._state_dir.glob("metadata/**/.*.json.*")
@@ -292,7 +330,7 @@ class Slots:
         return document
 
     def _adopt(self, why: str) -> SlotsDocument:
-        """Serve the newest release on disk: each slot was verified before it got its name."""
+        """Build a document from the slots: each was verified before it got its name; the newest serves."""
         found = sorted(
             (path for path in self._slots_dir.glob("*") if (path / RELEASE_FILE).is_file()),
             key=lambda path: path.stat().st_mtime,
@@ -303,6 +341,9 @@ class Slots:
         return SlotsDocument(
             current=names[-1] if names else None, previous=names[0] if len(names) > 1 else None
         )
+
+    def _write_current(self, release: str | None, **changes: object) -> None:
+        self._write(current=release, serving_since=self._now() if release is not None else "", **changes)
 
     def _write(self, **changes: object) -> None:
         document = msgspec.structs.replace(self._document, **changes)
@@ -316,31 +357,9 @@ def _sync_file(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or folder if it is there; what cannot go stays, to be tried at the next clean-up."""
+    """Remove a file or folder if it exists; what cannot be removed stays until the next clean-up."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-class ProbationRecord(Document, frozen=True, kw_only=True):
-    """What survives a restart.
-
-    Attributes:
-        release: Release on probation.
-        crashes: Ends of the daemon without warning, one after the other; see `STOPPED`.
-        power_cuts: Ends with the whole machine.
-        boot: Boot in which it was written; see `files.boot_id`.
-        seconds: For which it has gone on, before the last clean end.
-        latency_ms: Median of the release before; None if it answered too little.
-        unsure_share: Share of its answers that were unsure; None likewise.
-    """
-
-    release: str
-    crashes: int = 0
-    power_cuts: int = 0
-    boot: str = ""
-    seconds: float = 0.0
-    latency_ms: float | None = None
-    unsure_share: float | None = None

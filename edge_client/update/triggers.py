@@ -1,25 +1,32 @@
-"""Announcements: hints from an untrusted broker, trusted for nothing but to make a device look."""
+"""Triggers of update checks: requests, and announcements, which come from an untrusted broker.
+
+An announcement is trusted for nothing; all it can do is to bring the next update check forward.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import InputError
 from edge_client.contract.messages import ANNOUNCEMENT_LIMIT_BYTES, Announcement
 from edge_client.contract.names import check_name
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 def read_announcement(payload: bytes, *, topic: str, channel: str) -> str:
-    """Return the release that an announcement names; safe in a log line and a path.
+    """Return the release id of an announcement, safe in a log line and in a path.
 
     Args:
-        payload: What arrived.
-        topic: Where, named in errors.
-        channel: The channel that this device follows.
-    Raises: InputError if it is huge, no announcement, or for another channel; in one printable line.
+        payload: The received message.
+        topic: Its topic, named in errors.
+        channel: Channel that this device follows.
+    Raises: InputError if the payload is too large, malformed, or for another channel; in one printable line.
     """
     source = f"announcement on {topic}"
     announcement = decode_document(Announcement, payload, source=source, limit_bytes=ANNOUNCEMENT_LIMIT_BYTES)
@@ -30,64 +37,65 @@ def read_announcement(payload: bytes, *, topic: str, channel: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ring:
-    """An announcement that arrived at `arrived` (monotonic seconds)."""
+class ReceivedAnnouncement:
+    """An announcement and when it arrived (monotonic seconds)."""
 
     payload: bytes
     arrived: float
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
-    """What came since the last one.
+class Trigger:
+    """What asks for an update check since the last `UpdateTriggers.wait`.
 
     Attributes:
-        ring: The newest announcement; None if none came.
-        asked: Whether somebody asked for the channel's release.
+        announcement: The newest announcement; None if none came.
+        requested: Whether the channel's release was requested (`edge-client update`, Home Assistant).
     """
 
-    ring: Ring | None = None
-    asked: bool = False
+    announcement: ReceivedAnnouncement | None = None
+    requested: bool = False
 
 
-class Doorbell:
-    """Hands announcements and wishes to the updater, from any thread; only the newest announcement waits."""
+class UpdateTriggers:
+    """Passes announcements and requests from any thread to the one that checks; keeps the newest only."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._changed = threading.Condition()
-        self._call = Call()
-        self._nudged = self._closed = False
+        self._trigger = Trigger()
+        self._woken = self._closed = False
 
-    def ring(self, payload: bytes) -> None:
-        """Leave an announcement; never waits, never raises."""
-        ring = Ring(payload, time.monotonic())
+    def announce(self, payload: bytes) -> None:
+        """Pass on an announcement; never waits, never raises."""
+        announcement = ReceivedAnnouncement(payload, self._clock())
         with self._changed:
-            self._call = dataclasses.replace(self._call, ring=ring)
+            self._trigger = dataclasses.replace(self._trigger, announcement=announcement)
             self._changed.notify_all()
 
-    def ask(self) -> None:
-        """Leave the wish for the channel's release, whatever it is."""
+    def request(self) -> None:
+        """Request the channel's release, whichever it is."""
         with self._changed:
-            self._call = dataclasses.replace(self._call, asked=True)
+            self._trigger = dataclasses.replace(self._trigger, requested=True)
             self._changed.notify_all()
 
-    def nudge(self) -> None:
-        """Wake whoever waits, without either."""
+    def wake(self) -> None:
+        """End a `wait` without an announcement or a request."""
         with self._changed:
-            self._nudged = True
+            self._woken = True
             self._changed.notify_all()
 
-    def wait(self, timeout_s: float) -> Call:
-        """Take what came; nothing after `timeout_s`, a nudge, or once closed."""
+    def wait(self, timeout_s: float) -> Trigger:
+        """Wait for a trigger and take it; it is empty after `timeout_s`, after `wake`, and once closed."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._call != Call() or self._nudged or self._closed, max(timeout_s, 0)
+                lambda: self._trigger != Trigger() or self._woken or self._closed, max(timeout_s, 0)
             )
-            call, self._call, self._nudged = self._call, Call(), False
-            return call
+            trigger, self._trigger, self._woken = self._trigger, Trigger(), False
+            return trigger
 
     def close(self) -> None:
-        """Wake whoever waits."""
+        """End every `wait` from now on."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

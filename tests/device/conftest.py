@@ -9,10 +9,10 @@ import pytest
 
 from edge_client.repository.opening import open_fetcher
 from edge_client.repository.trusted import TrustedRepository
-from edge_client.serving.activation import let_serve
+from edge_client.serving.activation import install
 from edge_client.serving.holder import ClassifierHolder
 from edge_client.settings.update import StoreSettings, UpdateSettings
-from edge_client.update.check import Decision, ReleaseUpdater, UpdateOutcome
+from edge_client.update.check import ReleaseUpdater
 from edge_client.update.refusals import this_software
 from edge_client.update.slots import Slots
 from tests.fakes.device_daemon import DaemonUnderTest, Watcher
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from typing import Self
+
+    from edge_client.update.decision import UpdateOutcome
 
 
 class PassedSelfTest:
@@ -56,7 +58,7 @@ class DeviceUnderTest:
         self.taken: list[str] = []
 
     def open(self) -> TrustedRepository:
-        """A fresh look."""
+        """Open the repository for one check."""
         return TrustedRepository(
             self.root, self.store.base_url, self.state_dir / "metadata", open_fetcher(self.store)
         )
@@ -68,17 +70,16 @@ class DeviceUnderTest:
             settings or self.settings,
             self.slots,
             self.open,
-            on_take=self.taken.append,
+            on_install=self.taken.append,
         )
 
     def check(self) -> UpdateOutcome:
-        """One look, with all that follows."""
+        """Check once, and install the release if there is one."""
         return self.check_with(self.settings)
 
     def check_with(self, settings: UpdateSettings) -> UpdateOutcome:
-        outcome = self.updater(settings).look()
-        if outcome.decision is Decision.TAKE:
-            let_serve(outcome.release, self.slots, self.holder, software=this_software(), threads=1)
+        outcome = self.updater(settings).check()
+        install(outcome, self.slots, self.holder, software=this_software(), threads=1)
         return outcome
 
     def assert_serves(self, release: str) -> None:

@@ -156,7 +156,7 @@ def _read_bundle(data: bytes, folder: Path) -> None:
     path.write_bytes(_with_checksums(data))
     fetcher = BundleFetcher(path)
     with contextlib.closing(fetcher):
-        for name in (*fetcher.names, "metadata/timestamp.json", "../../evil"):
+        for name in (*fetcher._members, "metadata/timestamp.json", "../../evil"):
             for offset in (0, 7):
                 _read_some(fetcher, f"bundle:{path}/{name}", offset)
     assert [one.name for one in folder.iterdir()] == ["bundle.tar"]
@@ -243,7 +243,7 @@ _OBJECTS = (
 
 
 def _look(fetcher: Fetcher, base_url: str, folder: Path) -> None:
-    """Look as `updater.py` does, up to the names of the files to fetch."""
+    """Check for an update as `check.py` does, up to the names of the files to fetch."""
     staged = folder / "staged"
     staged.mkdir()
     with TrustedRepository(_REPOSITORY.root, base_url, folder / "metadata", fetcher) as trusted:

@@ -20,9 +20,9 @@ from edge_client.state_folder import (
     LOCK_FILE,
     daemon_runs,
     hold_state,
-    nudge,
     refresh_status,
     running_process,
+    signal_daemon,
     sweep_channels,
 )
 
@@ -96,9 +96,9 @@ def test_a_daemon_is_told_what_it_handles(tmp_path, hold):
     daemon = hold("daemon")
     assert daemon_runs(tmp_path)
     assert running_process(tmp_path) == daemon.process.pid
-    nudge(tmp_path)
+    signal_daemon(tmp_path)
     assert daemon.says() == "SIGHUP"
-    nudge(tmp_path, process.BUNDLE_SIGNAL)
+    signal_daemon(tmp_path, process.BUNDLE_SIGNAL)
     assert daemon.says() == "SIGUSR2"
     refresh_status(tmp_path, [])
     assert daemon.says() == "SIGUSR1"
@@ -114,7 +114,7 @@ def test_who_takes_no_signals_is_sent_none(tmp_path, hold, kind):
     assert running_process(tmp_path) is None
     assert not refresh_status(tmp_path, [])
     with pytest.raises(DeviceError):
-        nudge(tmp_path)
+        signal_daemon(tmp_path)
     assert holder.process.poll() is None
     with pytest.raises(DeviceError, match="another edge-client"), hold_state(tmp_path):
         pass
@@ -185,7 +185,7 @@ def test_a_disk_that_takes_nothing_is_held_all_the_same(tmp_path, monkeypatch, e
             assert daemon_runs(tmp_path)
             assert running_process(tmp_path) is None
             with pytest.raises(DeviceError, match="read-only"):
-                nudge(tmp_path)
+                signal_daemon(tmp_path)
             with pytest.raises(DeviceError, match="another edge-client"), hold_state(tmp_path):
                 pass
             patch.undo()  # the disk is well again
@@ -223,8 +223,8 @@ def test_a_daemon_of_somebody_else_says_how_to_tell_it(tmp_path, hold, monkeypat
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(process.os, "kill", refuse)  # type: ignore[attr-defined]
-    with pytest.raises(DeviceError, match="as its user, or as root"):
-        nudge(tmp_path)
+    with pytest.raises(DeviceError, match="as its user or as root"):
+        signal_daemon(tmp_path)
 
 
 def test_what_channels_left_that_are_not_followed_any_more_is_removed(tmp_path):

@@ -48,7 +48,7 @@ def test_consent_to_a_release_beside_the_other_outlives_a_restart_and_is_for_no_
     third = repository.publish_tiny(2).release
     watcher.announce(third)
     status = watcher.wait_status(lambda s: s.latest == third, "the next one to be known")
-    assert "waits for somebody to ask" in status.why
+    assert "waits for `edge-client update`" in status.why
     assert status.release == first
 
 

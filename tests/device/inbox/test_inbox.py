@@ -532,19 +532,19 @@ def test_the_status_counts_frames_without_reading_the_disk(keeping, folder, monk
     for suffix in (".json", ".jpg"):
         (folder / f"20261124T110000-b{suffix}").write_text("{}")
     inbox = keeping()
-    wait_until(lambda: inbox.moment()["inbox"].waiting == 1, "the count at the start")
+    wait_until(lambda: inbox.live_fields()["inbox"].waiting == 1, "the count at the start")
     inbox.consider(PIXELS, [answer(DOUBT)])
-    wait_until(lambda: inbox.moment()["inbox"].waiting == 2, "the frame")
+    wait_until(lambda: inbox.live_fields()["inbox"].waiting == 2, "the frame")
     monkeypatch.setattr(keeper_module, "kept_records", raising(AssertionError("looked at the disk")))
     monkeypatch.setattr(type(folder), "glob", raising(AssertionError("looked at the disk")))
-    assert inbox.moment()["inbox"].waiting == 2
+    assert inbox.live_fields()["inbox"].waiting == 2
 
 
 def test_uploaded_frames_no_longer_count_as_waiting(keeping, folder, keep):
     keep(2)
     inbox = keeping(upload=True, upload_s=4.0)
-    wait_until(lambda: inbox.moment()["inbox"].uploaded == 2, "the upload")
-    wait_until(lambda: inbox.moment()["inbox"].waiting == 0, "the count after it", 1.0)
+    wait_until(lambda: inbox.live_fields()["inbox"].uploaded == 2, "the upload")
+    wait_until(lambda: inbox.live_fields()["inbox"].waiting == 0, "the count after it", 1.0)
 
 
 def test_an_exception_in_one_upload_does_not_end_the_thread(keeping, keep, monkeypatch, caplog):
@@ -558,7 +558,7 @@ def test_an_exception_in_one_upload_does_not_end_the_thread(keeping, keep, monke
 
     monkeypatch.setattr(service, "upload_in_child", upload_once_broken)
     inbox = keeping(upload=True, upload_s=0.1)
-    wait_until(lambda: inbox.moment()["inbox"].uploaded == 1, "the upload after the one that failed")
+    wait_until(lambda: inbox.live_fields()["inbox"].uploaded == 1, "the upload after the one that failed")
     assert "a bug" in caplog.text
     assert inbox.alive
 

@@ -286,7 +286,7 @@ def test_what_came_of_a_bundle_is_not_read_from_a_status_of_yesterday(bundle, or
     status = DeviceStatus(device="c", channel="stable", state="serving", last_error="yesterday's")
     (state_dir / "status.json").write_bytes(encode_document(status))
     monkeypatch.setattr(offline, "daemon_runs", lambda _folder: True)
-    monkeypatch.setattr(offline, "nudge", lambda _folder, _number: close_bundle(state_dir, result))
+    monkeypatch.setattr(offline, "signal_daemon", lambda _folder, _number: close_bundle(state_dir, result))
     if error is None:
         assert import_bundle(orchard, bundle[0]) == "release r2 serves"
     else:
@@ -298,7 +298,7 @@ def test_what_came_of_a_bundle_is_not_read_from_a_status_of_yesterday(bundle, or
 def test_a_daemon_that_cannot_say_what_came_of_a_bundle_is_not_waited_for(bundle, orchard, monkeypatch):
     """Its disk may be full."""
     monkeypatch.setattr(offline, "daemon_runs", lambda _folder: True)
-    monkeypatch.setattr(offline, "nudge", lambda *_: handover.forget_bundle(orchard.device.state_dir))
+    monkeypatch.setattr(offline, "signal_daemon", lambda *_: handover.forget_bundle(orchard.device.state_dir))
     monkeypatch.setattr(offline, "_RESULT_S", 0.1)
     with pytest.raises(DeviceError, match="edge-client status"):
         import_bundle(orchard, bundle[0])

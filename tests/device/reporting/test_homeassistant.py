@@ -9,9 +9,7 @@ import pytest
 
 from edge_client.contract.messages import DeviceStatus, Result
 from edge_client.contract.names import command_topic, online_topic, results_topic, status_topic
-from edge_client.daemon.channel import explain_outcome
 from edge_client.reporting.homeassistant import INSTALL, discovery_messages
-from edge_client.update.check import Decision, UpdateOutcome
 
 jinja2 = pytest.importorskip("jinja2", reason="templates are Home Assistant's to render")
 
@@ -59,25 +57,20 @@ def test_sensors_show_the_answer():
     assert rendered("confidence", RESULT) == "87.6"
 
 
-def why(decision: Decision) -> str:
-    return explain_outcome(UpdateOutcome(decision, "b", 0, share_percent=10.0), "stable")
-
-
 @pytest.mark.parametrize(
     ("fields", "installed", "latest", "busy"),
     [
-        ({"release": "a", "latest": "b"}, "a", "b", False),
         ({"release": "a"}, "a", "a", False),
         ({"release": "a", "latest": "a", "state": "updating"}, "a", "a", True),
         ({"state": "waiting"}, "none", "none", False),
-        ({"state": "waiting", "latest": "b"}, "none", "b", False),
-        ({"release": "a", "latest": "b", "refused": "b"}, "a", "a", False),
-        ({"release": "a", "latest": "c", "refused": "b"}, "a", "c", False),
-        ({"release": "a", "latest": "b", "why": why(Decision.NOT_IN_SHARE)}, "a", "a", False),
-        ({"release": "a", "latest": "b", "why": why(Decision.HELD)}, "a", "b", False),
+        ({"release": "a", "latest": "b", "decision": "refused", "refused": "b"}, "a", "a", False),
+        ({"release": "a", "latest": "b", "decision": "not_in_share"}, "a", "a", False),
+        ({"release": "a", "latest": "b", "decision": "held", "offered": "b"}, "a", "b", False),
+        ({"release": "a", "offered": "b", "state": "updating"}, "a", "b", True),
+        ({"release": "a", "latest": "b", "decision": "install"}, "a", "a", False),
     ],
 )
-def test_the_update_entity_shows_both_releases(fields, installed, latest, busy):
+def test_the_update_entity_shows_the_serving_and_the_offered_release(fields, installed, latest, busy):
     told = json.loads(rendered("model", status(**fields)))
     assert told == {"installed_version": installed, "latest_version": latest, "in_progress": busy}
 

@@ -27,7 +27,7 @@ from edge_client.repository.http_fetcher import StoreFetcher
 from edge_client.repository.trusted import TrustedRepository
 from edge_client.settings.update import StoreCredentials
 from edge_client.update import check as updater
-from edge_client.update.check import Decision
+from edge_client.update.decision import Decision
 from tests.device.conftest import DeviceUnderTest, PassedSelfTest
 from tests.fakes.device_daemon import assert_answers
 from tests.fakes.raw_server import RawServer
@@ -44,7 +44,7 @@ HUGE = 2**53
 def serve_first(device: DeviceUnderTest, repository: TufRepository) -> str:
     """Let the device serve release 0; returns its id."""
     release = repository.publish_tiny(0).release
-    assert device.check().decision is Decision.TAKE
+    assert device.check().decision is Decision.INSTALL
     device.assert_serves(release)
     return release
 
@@ -90,7 +90,7 @@ def assert_refused(
 
 
 def assert_takes(device: DeviceUnderTest, release: str) -> None:
-    assert device.check().decision is Decision.TAKE
+    assert device.check().decision is Decision.INSTALL
     device.assert_serves(release)
 
 
@@ -334,7 +334,7 @@ def test_a_store_that_withholds_what_is_new_is_believed_until_its_signatures_exp
     repository.objects = frozen
     assert device.check().decision is Decision.SERVES
     set_clock(monkeypatch, days=31)
-    assert_refused(device, serving, TrustError, "nobody signed newer")
+    assert_refused(device, serving, TrustError, "none was signed since")
 
 
 def test_a_frozen_device_goes_on_once_the_store_is_honest_again(device, repository, serving, monkeypatch):
@@ -385,20 +385,20 @@ def assert_pulls_little(device: DeviceUnderTest) -> None:
     updating = device.updater()
     updating._open_repository = opened
     with pytest.raises(TrustError, match="longer than signed"):
-        updating.look()
+        updating.check()
     assert looks[0].bytes_pulled < 300_000
 
 
 def test_a_look_that_a_server_draws_out_is_ended(daemon, watcher, repository):
     """Headers that come byte by byte, so that no socket times out: the child that looks is killed."""
     release = repository.publish_tiny(0).release
-    daemon.settings["update"] |= {"look_timeout_s": 4.0}
+    daemon.settings["update"] |= {"check_timeout_s": 4.0}
     daemon.start()
     watcher.wait_release(release)
     repository.trickle_headers = True
     repository.publish_tiny(1)
     watcher.announce(tiny_release(1)[0].release)
-    status = watcher.wait_status(lambda s: "look_timeout_s" in (s.last_error or ""), "the end of the look")
+    status = watcher.wait_status(lambda s: "check_timeout_s" in (s.last_error or ""), "the end of the look")
     assert (status.release, status.state) == (release, "serving")
     repository.trickle_headers = False
     watcher.wait_release(tiny_release(1)[0].release)

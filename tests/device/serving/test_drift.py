@@ -16,7 +16,7 @@ HOLD_OUT = HoldOut(labels=(50, 50), confidence=(0,) * 8 + (20, 80))
 def watch(answers: list[tuple[int, float]]) -> DriftWatch:
     drift = DriftWatch("r", HOLD_OUT)
     for index, confidence in answers:
-        drift.take(index, confidence)
+        drift.add(index, confidence)
     return drift
 
 

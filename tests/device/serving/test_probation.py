@@ -7,7 +7,14 @@ import dataclasses
 import msgspec
 import pytest
 
-from edge_client.serving.probation import FAILURES, STOPPED, Probation, RecentAnswers, begun_again, find_loop
+from edge_client.serving.probation import (
+    FAILURES,
+    STOPPED,
+    Probation,
+    RecentAnswers,
+    count_restart,
+    find_loop,
+)
 from edge_client.settings.serving import LEAST_FRAMES, ProbationSettings
 from edge_client.update.slots import ProbationRecord
 
@@ -75,7 +82,7 @@ def test_a_few_failures_among_many_frames_are_forgiven():
 def test_without_answers_of_the_release_before_only_failures_count():
     recent = RecentAnswers(0.5)
     for _ in range(LEAST_FRAMES - 1):
-        recent.take(10.0, 0.9)
+        recent.add(10.0, 0.9)
     probation = watch(recent.as_record("b"))
     assert answer(probation, 60, latency_ms=1e6, confidence=0.0)
     assert breach(probation) == ""
@@ -84,7 +91,7 @@ def test_without_answers_of_the_release_before_only_failures_count():
 def test_what_is_compared_with_is_the_median_and_the_share_of_the_last_answers():
     recent = RecentAnswers(0.5)
     for number in range(1000):
-        recent.take(5.0 if number >= 800 else 50.0, 0.4 if number % 4 == 0 else 0.9)
+        recent.add(5.0 if number >= 800 else 50.0, 0.4 if number % 4 == 0 else 0.9)
     record = recent.as_record("b")
     assert (record.release, record.latency_ms, record.unsure_share) == ("b", 5.0, 0.25)
 
@@ -108,18 +115,18 @@ def starts(*boots: str, clean: bool = False) -> ProbationRecord:
     for boot in boots:
         if clean:
             record = msgspec.structs.replace(record, crashes=STOPPED)
-        record = begun_again(record, boot)
+        record = count_restart(record, boot)
     return record
 
 
 def test_ends_without_warning_are_counted_within_a_boot():
     assert not find_loop(starts("1", "1"))
-    assert "3 times without warning" in find_loop(starts("1", "1", "1"))
+    assert "crashed 3 times in a row" in find_loop(starts("1", "1", "1"))
 
 
 def test_a_pulled_plug_is_no_crash_until_it_is_one_too_many():
     assert not find_loop(starts(*"23456789"))
-    assert "went down 10 times" in find_loop(starts(*"23456789ab"))
+    assert "lost power or rebooted 10 times" in find_loop(starts(*"23456789ab"))
 
 
 def test_clean_ends_are_not_counted():

@@ -1,4 +1,4 @@
-"""What serves on one channel, whatever becomes of the one beside it, of its probation, and of the disk."""
+"""Serving of one channel: shadow mode, probation, restarts and disks that fail."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ RED, GREY = plain_picture("red"), plain_picture("red") // 2 + 64
 
 
 class Clock:
-    """Stands for `time` in `serving`."""
+    """Monotonic seconds that only the test moves."""
 
     now = 1000.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 class One:
-    """A channel's releases, looked for without a child process."""
+    """The releases of one channel, checked for without a child process."""
 
-    def __init__(self, device, repository, folder) -> None:
+    def __init__(self, device, repository, folder, clock) -> None:
         self.device = device
+        self.clock = clock
         self.repository = repository
         file = folder / "device.toml"
         file.write_text(
@@ -52,19 +53,19 @@ class One:
         if shadow:
             new = dataclasses.replace(self.settings.shadow, **shadow)
             self.settings = dataclasses.replace(self.settings, shadow=new)
-        self.serving = Serving(self.settings, "this software", self.urgent.append)
+        self.serving = Serving(self.settings, "this software", self.urgent.append, self.clock)
 
-    def take(self, bias: int) -> str:
-        """Publish a release and take it, as a look does."""
+    def install(self, bias: int) -> str:
+        """Publish a release and install it, as an update check does."""
         release: str = self.repository.publish_tiny(bias).release
-        self.look()
+        self.check()
         return release
 
-    def look(self) -> None:
+    def check(self) -> None:
         self.device.slots.reload()
-        outcome = self.device.updater().look()
-        self.serving.slots.reload()
-        self.serving.take(outcome, lambda _outcome: None)
+        outcome = self.device.updater().check()
+        self.serving.reload()
+        self.serving.install(outcome, lambda _outcome: None)
 
     def answer(self, count: int = LEAST_FRAMES, pixels=RED) -> None:
         for _ in range(count):
@@ -83,15 +84,13 @@ class One:
 
 
 @pytest.fixture
-def one(device, repository, tmp_path):
-    return One(device, repository, tmp_path)
+def clock():
+    return Clock()
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr("edge_client.serving.serving.time", clock)
-    return clock
+def one(device, repository, tmp_path, clock):
+    return One(device, repository, tmp_path, clock)
 
 
 def break_serving(one) -> None:
@@ -104,37 +103,37 @@ def break_serving(one) -> None:
 
 
 def test_a_fix_follows_a_release_that_answers_nothing(one, clock):
-    first = one.take(0)
+    first = one.install(0)
     one.start(seconds=60.0)
-    fix = one.take(1)
+    fix = one.install(1)
     assert one.serving.newest == fix
     break_serving(one)
     one.fail(LEAST_FRAMES)
     assert one.settle() is not None
-    assert (one.serving.release, one.serving.slots.previous) == (fix, first)
+    assert (one.serving.release, one.serving.previous) == (fix, first)
 
 
 def test_shadow_mode_that_was_switched_off_lets_the_one_beside_serve(one):
-    first = one.take(0)
+    first = one.install(0)
     one.start(seconds=60.0)
-    second = one.take(1)
+    second = one.install(1)
     one.serving.close()
     one.start(seconds=0.0)
-    one.look()
-    assert (one.serving.release, one.serving.slots.previous) == (second, first)
-    assert one.serving.slots.shadow is None
+    one.check()
+    assert (one.serving.release, one.serving.previous) == (second, first)
+    assert one.serving._slots.shadow is None
 
 
 def test_time_beside_goes_on_after_a_restart(one, clock):
-    one.take(0)
+    one.install(0)
     one.start(seconds=60.0)
-    second = one.take(1)
+    second = one.install(1)
     clock.now += 50
     one.serving.close()
     clock.now += 1e6
     one.start()
-    one.look()
-    assert one.serving.moment()["shadow"].seconds_left == pytest.approx(10, abs=0.2)
+    one.check()
+    assert one.serving.live_fields()["shadow"].seconds_left == pytest.approx(10, abs=0.2)
     clock.now += 11
     for _ in range(LEAST_FRAMES):
         clock.now += 1
@@ -144,10 +143,10 @@ def test_time_beside_goes_on_after_a_restart(one, clock):
 
 
 def test_comparing_takes_half_of_the_time_at_most(one, clock):
-    one.take(0)
+    one.install(0)
     one.start(seconds=60.0)
-    one.take(1)
-    beside = one.serving._beside
+    one.install(1)
+    beside = one.serving._shadow
     slow = beside.classifier.classify
 
     def classify(pixels):
@@ -159,20 +158,20 @@ def test_comparing_takes_half_of_the_time_at_most(one, clock):
     for _ in range(100):
         clock.now += 0.01
         one.answer(1)
-    compared = beside.shadow.figures().frames * 0.02
+    compared = beside.comparison.figures().frames * 0.02
     assert 0.2 < compared / (clock.now - started) <= 0.5
 
 
 def test_a_release_on_probation_is_no_way_back(one):
-    first = one.take(0)
+    first = one.install(0)
     one.answer()
-    second = one.take(1)
-    assert one.serving.slots.previous == first
-    third = one.take(2)
-    assert (one.serving.release, one.serving.slots.previous) == (third, first)
+    second = one.install(1)
+    assert one.serving.previous == first
+    third = one.install(2)
+    assert (one.serving.release, one.serving.previous) == (third, first)
     # Compared with the one that has proven itself, not with the one in between.
-    assert one.serving.slots.probation.latency_ms is not None
-    assert not one.serving.slots.folder(second).exists()
+    assert one.serving._slots.probation.latency_ms is not None
+    assert not one.serving._slots.folder(second).exists()
     break_serving(one)
     one.fail(FAILURES)
     one.settle()
@@ -180,26 +179,26 @@ def test_a_release_on_probation_is_no_way_back(one):
 
 
 def test_a_release_that_has_passed_is_the_way_back(one):
-    one.take(0)
-    second = one.take(1)
+    one.install(0)
+    second = one.install(1)
     one.answer(40)
     assert one.settle() == {}
-    assert one.serving.slots.probation is None
-    one.take(2)
-    assert one.serving.slots.previous == second
+    assert one.serving._slots.probation is None
+    one.install(2)
+    assert one.serving.previous == second
 
 
 def test_the_way_back_from_a_release_on_probation_keeps_it(one):
-    first = one.take(0)
-    second = one.take(1)
+    first = one.install(0)
+    second = one.install(1)
     one.repository.point("stable", first)
-    one.look()
-    assert (one.serving.release, one.serving.slots.previous) == (first, second)
+    one.check()
+    assert (one.serving.release, one.serving.previous) == (first, second)
 
 
 def test_a_disk_that_refuses_once_keeps_the_verdict_and_the_broken_release_from_answering(one, monkeypatch):
-    first = one.take(0)
-    second = one.take(1)
+    first = one.install(0)
+    second = one.install(1)
     break_serving(one)
     one.fail(FAILURES)
     assert one.urgent[-1] is True
@@ -221,29 +220,29 @@ def test_a_disk_that_refuses_once_keeps_the_verdict_and_the_broken_release_from_
 
 
 def test_what_was_sent_back_at_a_start_is_told(one):
-    first = one.take(0)
-    second = one.take(1)
-    record = one.serving.slots.probation
-    one.serving.slots.keep_probation(msgspec.structs.replace(record, crashes=2))
+    first = one.install(0)
+    second = one.install(1)
+    record = one.serving._slots.probation
+    one.serving._slots.keep_probation(msgspec.structs.replace(record, crashes=2))
     one.start()
     assert one.serving.release == first
     assert one.serving.sent_back["refused"] == second
-    assert "3 times without warning" in one.serving.sent_back["last_error"]
+    assert "crashed 3 times in a row" in one.serving.sent_back["last_error"]
 
 
 def test_a_clean_end_is_no_crash(one):
-    one.take(0)
-    second = one.take(1)
+    one.install(0)
+    second = one.install(1)
     for _ in range(10):
         one.serving.close()
         one.start()
     assert one.serving.release == second
-    assert one.serving.slots.probation.crashes == STOPPED + 1
+    assert one.serving._slots.probation.crashes == STOPPED + 1
 
 
 @pytest.mark.parametrize("fails", [1, 2, 3])
 def test_a_disk_that_cannot_be_read_for_a_moment_costs_no_release(one, monkeypatch, fails):
-    first = one.take(0)
+    first = one.install(0)
     open_slot = activation.open_slot
     tries: list[object] = []
     slept: list[float] = []
@@ -255,25 +254,25 @@ def test_a_disk_that_cannot_be_read_for_a_moment_costs_no_release(one, monkeypat
         return open_slot(folder, threads)
 
     monkeypatch.setattr(activation, "open_slot", tired)
-    found = open_best_slot(one.serving.slots, 1, slept.append)
+    found = open_best_slot(one.serving._slots, 1, slept.append)
     assert found is not None
     assert found.release == first
     assert len(slept) == fails
 
 
 def test_a_disk_that_stays_unreadable_is_given_up(one, monkeypatch):
-    one.take(0)
+    one.install(0)
 
     def dead(folder, threads):
         raise DeviceError("Input/output error") from OSError(5, "Input/output error")
 
     monkeypatch.setattr(activation, "open_slot", dead)
-    assert open_best_slot(one.serving.slots, 1, lambda _seconds: None) is None
-    assert one.serving.slots.current is None
+    assert open_best_slot(one.serving._slots, 1, lambda _seconds: None) is None
+    assert one.serving._slots.current is None
 
 
 def test_drift_is_watched_on_the_release_that_serves(one):
-    one.take(0)
-    assert one.serving.moment() == {"shadow": None, "drift": None}
+    one.install(0)
+    assert one.serving.live_fields() == {"shadow": None, "drift": None}
     one.answer(300, GREY)
-    assert one.serving.moment()["drift"] is None  # this release says nothing of its hold-out
+    assert one.serving.live_fields()["drift"] is None  # this release says nothing of its hold-out

@@ -52,7 +52,7 @@ def test_a_release_that_agrees_serves_after_its_time(daemon, watcher, beside):
     first = watcher.status.release
     release = beside(bias=1)
     assert watcher.status.release == first
-    assert "answers beside it first" in watcher.status.why
+    assert "compared with it first" in watcher.status.why
     assert_answers(daemon, watcher, first)
     seen = feed_until(daemon, watcher, lambda s: s.shadow is not None and s.shadow.frames > 0, "frames")
     assert seen.shadow.agreement == 1.0
@@ -98,13 +98,13 @@ def test_a_restart_begins_anew_and_downloads_nothing_again(daemon, watcher, repo
 def test_a_release_beside_which_the_daemon_keeps_dying_is_refused(daemon, watcher, beside):
     first = watcher.status.release
     release = beside(bias=1)
-    said = f"release {release} answers beside {first}"
+    said = f"release {release} runs in shadow mode, compared with {first}"
     for number in range(1, 4):
         wait_until(functools.partial(counts, daemon, said, number), "it to be beside")
         daemon.terminate(signal.SIGKILL)
         daemon.start()
     status = watcher.wait_status(lambda s: s.refused == release, "the refusal")
-    assert "without warning while it answered beside" in status.last_error
+    assert "in a row while it ran in shadow mode" in status.last_error
     assert_answers(daemon, watcher, first)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from edge_client.contract.errors import SettingsError
 from edge_client.machine import machine_name
-from edge_client.settings.file import SECTIONS, load_settings
+from edge_client.settings.file import RENAMED, SECTIONS, load_settings
 from edge_client.settings.reporting import BrokerSettings, read_password
 from edge_client.settings.update import StoreSettings, TrustSettings, read_credentials, read_root
 
@@ -241,3 +241,10 @@ def test_the_password_is_the_first_line(tmp_path):
     file.write_text("")
     with pytest.raises(SettingsError, match="password_file"):
         read_password(BrokerSettings(password_file=str(file)))
+
+
+def test_a_renamed_setting_is_refused_with_its_new_name(tmp_path):
+    for (section, old), new in RENAMED.items():
+        assert new in {field.name for field in dataclasses.fields(SECTIONS[section])}
+        with pytest.raises(SettingsError, match=rf"\[{section}\] {old}: renamed to {new}"):
+            load_settings(write(tmp_path, f"[{section}]\n{old} = 1\n"))

@@ -17,7 +17,8 @@ from edge_client.repository.trusted import TrustedRepository
 from edge_client.serving.activation import open_best_slot
 from edge_client.serving.holder import ClassifierHolder
 from edge_client.update import check as updater
-from edge_client.update.check import Decision, ReleaseUpdater, decide
+from edge_client.update.check import ReleaseUpdater
+from edge_client.update.decision import Decision, decide
 from edge_client.update.refusals import RefusedError
 from edge_client.update.slots import Slots
 from tests.device.conftest import PassedSelfTest
@@ -32,7 +33,7 @@ def serving(device, repository, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(updater, "SelfTest", PassedSelfTest)  # seconds saved; see the tests of it
         outcome = device.check()
-    assert (outcome.decision, outcome.release) == (Decision.TAKE, document.release)
+    assert (outcome.decision, outcome.release) == (Decision.INSTALL, document.release)
     device.assert_serves(document.release)
     return document.release
 
@@ -62,7 +63,7 @@ def test_a_first_release_is_taken_whole(device, repository):
 def test_a_newer_release_is_swapped_in_and_the_old_one_kept(device, repository, serving):
     document = repository.publish_tiny(1)
     outcome = device.check()
-    assert outcome.decision is Decision.TAKE
+    assert outcome.decision is Decision.INSTALL
     assert outcome.bytes_pulled > document.model_bytes
     device.assert_serves(document.release)
     assert device.slots.previous == serving
@@ -111,7 +112,7 @@ def test_a_device_outside_the_share_stays(device, repository, serving):
     assert device.check().decision is Decision.NOT_IN_SHARE
     device.assert_serves(serving)
     repository.point("stable", document.release, 100.0)
-    assert device.check().decision is Decision.TAKE
+    assert device.check().decision is Decision.INSTALL
     device.assert_serves(document.release)
 
 
@@ -308,7 +309,7 @@ def test_a_release_beyond_the_limit_is_refused_before_it_is_fetched(device, repo
 
 def test_too_little_space_is_a_device_error_and_tried_again(device, repository, serving):
     release = repository.publish_tiny(1).release
-    with pytest.raises(DeviceError, match="make room"):
+    with pytest.raises(DeviceError, match="free some space"):
         device.check_with(dataclasses.replace(device.settings, min_free_bytes=1 << 60))
     device.assert_serves(serving)
     assert_nothing_staged(device)
@@ -419,13 +420,13 @@ def test_two_damaged_slots_are_forgotten_and_fetched_again(device, repository, s
 @pytest.mark.parametrize(
     ("release", "share", "current", "refused", "expected"),
     [
-        ("b", 100.0, "a", {}, Decision.TAKE),
+        ("b", 100.0, "a", {}, Decision.INSTALL),
         ("a", 100.0, "a", {}, Decision.SERVES),
         ("a", 0.0, "a", {}, Decision.SERVES),
         ("b", 0.0, "a", {}, Decision.NOT_IN_SHARE),
         ("b", 0.0, None, {}, Decision.NOT_IN_SHARE),
         ("b", 100.0, "a", {"b": "no"}, Decision.REFUSED),
-        ("b", 100.0, None, {"a": "no"}, Decision.TAKE),
+        ("b", 100.0, None, {"a": "no"}, Decision.INSTALL),
     ],
 )
 def test_what_a_pointer_means(release, share, current, refused, expected):
@@ -437,7 +438,7 @@ def test_what_a_pointer_means(release, share, current, refused, expected):
     ("release", "current", "refused", "expected"),
     [
         ("b", "a", {}, Decision.HELD),
-        ("b", None, {}, Decision.TAKE),
+        ("b", None, {}, Decision.INSTALL),
         ("a", "a", {}, Decision.SERVES),
         ("b", "a", {"b": "no"}, Decision.REFUSED),
     ],

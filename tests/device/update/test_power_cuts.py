@@ -18,7 +18,7 @@ from edge_client.contract.errors import TransportError
 from edge_client.contract.names import MODEL_FILE, patch_file, release_target
 from edge_client.serving.activation import open_best_slot
 from edge_client.update import check as updater
-from edge_client.update.check import Decision
+from edge_client.update.decision import Decision
 from edge_client.update.refusals import RefusedError
 from edge_client.update.selftest import SelfTestError
 from edge_client.update.slots import ProbationRecord, Slots
@@ -83,8 +83,8 @@ class Device(DeviceUnderTest):
 
     def begin_beside(self) -> None:
         self.start()
-        outcome = self.updater().look()
-        if outcome.decision is Decision.TAKE:
+        outcome = self.updater().check()
+        if outcome.decision is Decision.INSTALL:
             self.slots.keep_shadow(ProbationRecord(release=outcome.release))
             self.slots.clean_slots()
 

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from edge_client.settings.update import UpdateSettings
-from edge_client.update.schedule import LONGEST_INTERVAL_S, RETRY_DELAYS_S, LookSchedule
-from edge_client.update.triggers import Ring
+from edge_client.update.schedule import LONGEST_INTERVAL_S, RETRY_DELAYS_S, CheckSchedule
+from edge_client.update.triggers import ReceivedAnnouncement
 
 POLL_S = 3600.0
 SETTINGS = UpdateSettings(poll_s=POLL_S)
@@ -22,22 +22,22 @@ def lower(low: float, _high: float) -> float:
     return low
 
 
-def begun(settings: UpdateSettings = SETTINGS, *, serves: bool = True, uniform=lower) -> LookSchedule:
-    return LookSchedule(settings, 0.0, uniform, serves=serves)
+def begun(settings: UpdateSettings = SETTINGS, *, serves: bool = True, uniform=lower) -> CheckSchedule:
+    return CheckSchedule(settings, 0.0, uniform, serves=serves)
 
 
-def looked(schedule: LookSchedule, now: float, signed: str | None = "a", *, settled: bool = True) -> None:
-    schedule.looked(now, settled=settled, signed=signed)
+def checked(schedule: CheckSchedule, now: float, signed: str | None = "a", *, settled: bool = True) -> None:
+    schedule.note_check(now, settled=settled, signed=signed)
 
 
-def hear(schedule: LookSchedule, release: str, now: float, text: bytes = b"") -> bool:
-    return schedule.hear(Ring(text or release.encode(), now), release, "a", now)
+def announce(schedule: CheckSchedule, release: str, now: float, text: bytes = b"") -> bool:
+    return schedule.note_announcement(ReceivedAnnouncement(text or release.encode(), now), release, "a", now)
 
 
 def test_the_first_look_is_at_the_start_and_then_at_the_poll():
     schedule = begun()
     assert schedule.due_in(0) == 0
-    looked(schedule, 1.0)
+    checked(schedule, 1.0)
     assert schedule.due_in(1.0) == pytest.approx(POLL_S * 0.9)
 
 
@@ -49,82 +49,82 @@ def test_cameras_that_start_at_one_moment_spread_unless_they_serve_nothing():
 
 def test_an_announcement_brings_the_look_forward_within_the_spread():
     schedule = begun(dataclasses.replace(SETTINGS, spread_s=60.0))
-    looked(schedule, 0.0)
+    checked(schedule, 0.0)
     schedule._uniform = upper
-    assert hear(schedule, "b", 100.0)
+    assert announce(schedule, "b", 100.0)
     assert schedule.due_in(100.0) == 60.0
     # Told again and again, it is not put off.
     for now in range(101, 155):
-        hear(schedule, "b", float(now))
+        announce(schedule, "b", float(now))
     assert schedule.due_in(155.0) == 5.0
-    schedule.ask(155.0)
+    schedule.request(155.0)
     assert schedule.due_in(155.0) == 0
 
 
 @pytest.mark.parametrize("release", ["a", "b"])
 def test_no_flood_of_announcements_puts_the_poll_off(release):
     schedule = begun()
-    looked(schedule, 0.0)
-    hear(schedule, "b", 1.0)
-    looked(schedule, 2.0, signed="b")
+    checked(schedule, 0.0)
+    announce(schedule, "b", 1.0)
+    checked(schedule, 2.0, signed="b")
     for now in range(3, 4000):
-        hear(schedule, release, float(now))
+        announce(schedule, release, float(now))
     assert schedule.due_in(4000.0) == 0
 
 
 def test_the_serving_release_is_no_news_and_ends_the_wait_for_another():
     schedule = begun()
-    looked(schedule, 0.0)
-    hear(schedule, "b", 1.0)
+    checked(schedule, 0.0)
+    announce(schedule, "b", 1.0)
     assert schedule.awaited is not None
-    assert not hear(schedule, "a", 2.0)
+    assert not announce(schedule, "a", 2.0)
     assert schedule.awaited is None
 
 
 def test_an_announcement_that_was_looked_into_is_no_news_when_it_is_told_again():
     schedule = begun()
-    hear(schedule, "b", 0.0)
-    looked(schedule, 1.0, signed="b")  # for a share of devices, say
-    assert not hear(schedule, "b", 100.0)
+    announce(schedule, "b", 0.0)
+    checked(schedule, 1.0, signed="b")  # for a share of devices, say
+    assert not announce(schedule, "b", 100.0)
     assert schedule.due_in(100.0) > 1000
-    assert hear(schedule, "b", 100.0, b"of a larger share")
+    assert announce(schedule, "b", 100.0, b"of a larger share")
 
 
 def test_a_look_that_failed_is_made_again_and_the_announcement_kept():
     schedule = begun(uniform=upper)
-    hear(schedule, "b", 0.0)
+    announce(schedule, "b", 0.0)
     now = 0.0
     for delay_s in RETRY_DELAYS_S[:-1]:
-        looked(schedule, now, signed=None, settled=False)
+        checked(schedule, now, signed=None, settled=False)
         assert schedule.awaited is not None
         assert schedule.due_in(now) == pytest.approx(delay_s * 1.1)
         now += schedule.due_in(now)
-    looked(schedule, now, signed=None, settled=False)
+    checked(schedule, now, signed=None, settled=False)
     assert schedule.awaited is None
     # It could not be found out what is signed: told again, it is looked into again.
-    assert hear(schedule, "b", now + 10)
+    assert announce(schedule, "b", now + 10)
 
 
 def test_lies_make_the_next_ones_wait_longer_and_the_truth_ends_that():
     schedule = begun()
     now, waits = 0.0, []
     for number in range(40):
-        hear(schedule, f"lie-{number}", now)
+        announce(schedule, f"lie-{number}", now)
         waits.append(schedule.due_in(now))
         now += waits[-1]
-        looked(schedule, now, signed="a", settled=True)
+        checked(schedule, now, signed="a", settled=True)
     assert waits == sorted(waits)
     assert waits[-1] == LONGEST_INTERVAL_S
-    hear(schedule, "b", now)
+    announce(schedule, "b", now)
     now += schedule.due_in(now)
-    looked(schedule, now, signed="b")
-    hear(schedule, "c", now)
+    checked(schedule, now, signed="b")
+    announce(schedule, "c", now)
     assert schedule.due_in(now) == 1.0
 
 
 def test_a_wish_waits_for_nothing_but_the_look_before():
     schedule = begun()
-    looked(schedule, 10.0)
-    schedule.ask(10.0)
+    checked(schedule, 10.0)
+    schedule.request(10.0)
     assert schedule.due_in(10.0) == 1.0
     assert schedule.due_in(11.0) == 0

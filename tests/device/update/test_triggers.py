@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import InputError
 from edge_client.contract.messages import Announcement
-from edge_client.update.triggers import Call, Doorbell, read_announcement
+from edge_client.update.triggers import Trigger, UpdateTriggers, read_announcement
 
 TOPIC = "edge/f/channels/stable"
 
@@ -50,28 +50,28 @@ def test_any_names_are_read_or_refused_in_one_printable_line(channel, release):
 
 
 def test_only_the_newest_ring_waits():
-    doorbell = Doorbell()
+    triggers = UpdateTriggers()
     for number in range(1000):
-        doorbell.ring(str(number).encode())
-    call = doorbell.wait(0)
-    assert call.ring is not None
-    assert call.ring.payload == b"999"
-    assert doorbell.wait(0) == Call()
+        triggers.announce(str(number).encode())
+    trigger = triggers.wait(0)
+    assert trigger.announcement is not None
+    assert trigger.announcement.payload == b"999"
+    assert triggers.wait(0) == Trigger()
 
 
 def test_a_wish_is_not_lost_among_announcements():
-    doorbell = Doorbell()
-    doorbell.ring(b"1")
-    doorbell.ask()
-    doorbell.ring(b"2")
-    call = doorbell.wait(0)
-    assert call.asked
-    assert call.ring is not None
-    assert call.ring.payload == b"2"
-    assert doorbell.wait(0) == Call()
+    triggers = UpdateTriggers()
+    triggers.announce(b"1")
+    triggers.request()
+    triggers.announce(b"2")
+    trigger = triggers.wait(0)
+    assert trigger.requested
+    assert trigger.announcement is not None
+    assert trigger.announcement.payload == b"2"
+    assert triggers.wait(0) == Trigger()
 
 
 def test_closing_wakes_whoever_waits():
-    doorbell = Doorbell()
-    doorbell.close()
-    assert doorbell.wait(60) == Call()
+    triggers = UpdateTriggers()
+    triggers.close()
+    assert triggers.wait(60) == Trigger()
