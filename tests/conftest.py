@@ -27,12 +27,12 @@ _ABOUT_FAULTS = """\
 # Faults injected into the device
 
 Written by `pytest tests/device --every-fault --fault-table docs/faults.md`; every run of the tests takes
-a sample. A device runs until the named call and ends there; what is then on its disk depends on the
-fault: a killed process loses nothing; a power cut loses what was not synced, as little as POSIX
-promises: bytes without fsync of the file, names without fsync of its folder. Then a new device starts on
-what is left. It must serve a complete, verified release (where one was ever installed), finish what was
-going on, and leave nothing over. `docs/update.md` has the states that these are cut in; each scenario
-begins in one of them, and the calls below lead through those that follow.
+a sample. A device runs until the named call and ends there. The state of its disk depends on the fault:
+a killed process loses nothing; a power cut loses what was not synced, which is all that POSIX allows to be
+lost: bytes without fsync of the file, names without fsync of its folder. Then a new device starts on that
+disk. It must serve a complete, verified release (if one was ever installed), finish the interrupted update,
+and leave no leftovers. `docs/update.md` has the states of an update; each scenario begins in one of them,
+and the calls below run through those that follow.
 """
 
 

@@ -95,6 +95,7 @@ class ChannelFollower:
         may_serve: threading.Event,
         publish_status: Callable[[bytes], bool],
         live_fields: Callable[[], dict[str, Any]] = dict,
+        chance: random.Random | None = None,
     ) -> None:
         """Load the release on the disk; touch no network.
 
@@ -104,13 +105,14 @@ class ChannelFollower:
             may_serve: To be set once a release serves.
             publish_status: Sends one retained payload; False if it could not go out now.
             live_fields: More status fields that are read at the time of sending.
+            chance: Spreads update checks over time; None: seeded by the system.
         Raises: SettingsError, DeviceError.
         """
         self._settings = settings
         self._stop = stop
         self._may_serve = may_serve
         self.triggers = UpdateTriggers()
-        self._chance = random.Random()  # noqa: S311 - no secret
+        self._chance = chance or random.Random()  # noqa: S311 - no secret
         self._software = this_software(settings.device.device_class)
         self._check = UpdateCheck()
         self._serving = Serving(settings, self._software, on_verdict=self._on_verdict)

@@ -43,6 +43,7 @@ class Inbox:
         )
         self._uploaded = 0
         self._error: str | None = None
+        self._chance = random.Random()  # noqa: S311 - no secret
         self._stop = threading.Event()
         self._uploads = threading.Thread(target=self._upload_now_and_then, name="uploads", daemon=True)
         if settings.inbox.upload:
@@ -88,7 +89,7 @@ class Inbox:
 
     def _upload_now_and_then(self) -> None:
         interval_s = self._settings.inbox.upload_s
-        while not self._stop.wait(interval_s * random.uniform(1 - _JITTER, 1)):  # noqa: S311 - no secret
+        while not self._stop.wait(interval_s * self._chance.uniform(1 - _JITTER, 1)):
             try:
                 if self._keeper.count():
                     self._upload()

@@ -24,8 +24,8 @@ from edge_client.settings.reporting import (
 from edge_client.settings.results import ActionSettings, SinkSettings
 from edge_client.settings.serving import ProbationSettings, ShadowSettings
 from edge_client.settings.update import (
-    DeviceSettings,
     CheckSettings,
+    DeviceSettings,
     StoreSettings,
     TrustSettings,
     UpdateSettings,

@@ -127,7 +127,7 @@ def test_a_mutated_model_costs_the_child_at_most():
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"null", b"{}", b"[" * 100_000, b'{"a":' * 50_000, b"\xff", b"1e999"]
 )
-def test_what_is_no_document_is_an_input_error(kind, data):
+def test_malformed_json_raises_input_error(kind, data):
     TARGETS["document"].check(bytes([DOCUMENTS.index(kind)]) + data)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import random
 import threading
+import time
 
 import msgspec
 import pytest
@@ -18,10 +21,18 @@ from edge_client.reporting.homeassistant import discovery_messages
 from edge_client.serving.probation import FAILURES
 from edge_client.settings.file import load_settings
 from edge_client.sources.source import Frame
+from edge_client.update.schedule import SHORTEST_INTERVAL_S
 from tests.fakes.tiny_model import plain_picture
 
 FRAME = Frame("camera", plain_picture("red"))
 LIMIT_S = 20.0
+
+
+class Highest(random.Random):
+    """Draws the largest number of each range."""
+
+    def uniform(self, _a: float, b: float) -> float:
+        return b
 
 
 class Followed:
@@ -38,13 +49,15 @@ class Followed:
         self.settings = load_settings(file)
         self._stop = threading.Event()
 
-    def start(self, *, automatic: bool = True) -> None:
-        update = dataclasses.replace(self.settings.update, automatic=automatic)
+    def start(self, *, chance: random.Random | None = None, **update) -> None:
+        """Start the follower with some settings of [update]."""
+        changed = dataclasses.replace(self.settings.update, **update)
         self.follower = ChannelFollower(
-            dataclasses.replace(self.settings, update=update),
+            dataclasses.replace(self.settings, update=changed),
             stop=self._stop,
             may_serve=threading.Event(),
             publish_status=lambda _payload: True,
+            chance=chance,
         )
         self._thread = threading.Thread(target=self.follower.follow)
         self._thread.start()
@@ -174,12 +187,62 @@ def test_a_release_that_fails_its_self_test_is_refused_and_not_offered(followed,
     assert shown_by_home_assistant(status)["latest_version"] == first
 
 
-def test_a_malformed_announcement_is_reported_and_starts_no_update_check(followed, repository):
+MALFORMED = {
+    b"not json": "not a valid Announcement",
+    b"": "not a valid Announcement",
+    b"\xff\xfe\x00": "not a valid Announcement",
+    b"[" * 4000: "not a valid Announcement",
+    b'{"channel": "stable"}': "release",
+    b'{"release": "' + b"x" * 200_000 + b'"}': "at most 4096",
+    b'{"channel": "canary", "release": "x", "announced_at": ""}': "is for channel 'canary'",
+    b'{"channel": "stable", "release": "x\\nERROR y", "announced_at": ""}': "release id",
+    b'{"schema": 2, "channel": "stable", "release": "x", "announced_at": ""}': "schema 2",
+}
+
+
+def is_logged(caplog, text: str) -> bool:
+    return text in caplog.text
+
+
+def test_a_malformed_announcement_is_reported_and_starts_no_update_check(followed, repository, caplog):
     first = repository.publish_tiny(0).release
     followed.start()
     followed.wait_release(first)
     asked = len(repository.requests)
-    followed.follower.triggers.announce(b"garbage")
-    followed.wait(lambda s: s.last_error is not None, "the error")
+    for payload, reason in MALFORMED.items():
+        caplog.clear()
+        followed.follower.triggers.announce(payload)
+        wait_until(functools.partial(is_logged, caplog, reason), f"{reason!r} in the log", LIMIT_S)
     assert "was not a valid announcement; see the log" in followed.status.last_error
+    time.sleep(2 * SHORTEST_INTERVAL_S)  # a check would have started by then
     assert len(repository.requests) == asked
+    assert followed.status.release == first
+
+
+def test_a_flood_of_announcements_puts_no_poll_off(followed, repository):
+    """Garbage and old news come faster than the poll interval, until the poll has found the release."""
+    first = repository.publish_tiny(0).release
+    followed.start(poll_s=2.5)  # longer than the pause after an announcement that is no news
+    followed.wait_release(first)
+    second = repository.publish_tiny(1).release
+    deadline = time.monotonic() + LIMIT_S
+    while followed.status.release != second:
+        assert time.monotonic() < deadline
+        followed.follower.triggers.announce(b"garbage")
+        followed.announce(first)
+        time.sleep(0.01)
+
+
+def test_a_spread_announcement_is_followed_after_the_drawn_delay(followed, repository):
+    """Three announcements of one release wait for one drawn instant, and the store is not asked before."""
+    first = repository.publish_tiny(0).release
+    followed.start(spread_s=2.0, chance=Highest())
+    followed.wait_release(first)
+    time.sleep(SHORTEST_INTERVAL_S)  # from here on, only the spread delays the next check
+    asked, announced = len(repository.requests), time.monotonic()
+    second = repository.publish_tiny(1).release
+    for _ in range(3):
+        followed.announce(second)
+    wait_until(lambda: len(repository.requests) > asked, "the update check", LIMIT_S)
+    assert time.monotonic() - announced >= 2.0
+    followed.wait_release(second)

@@ -92,7 +92,7 @@ def hold(tmp_path):
             holder.end()
 
 
-def test_a_daemon_is_told_what_it_handles(tmp_path, hold):
+def test_a_daemon_gets_only_signals_it_handles(tmp_path, hold):
     daemon = hold("daemon")
     assert daemon_runs(tmp_path)
     assert running_process(tmp_path) == daemon.process.pid
@@ -108,7 +108,7 @@ def test_a_daemon_is_told_what_it_handles(tmp_path, hold):
 
 
 @pytest.mark.parametrize("kind", ["import", "starting"])
-def test_who_takes_no_signals_is_sent_none(tmp_path, hold, kind):
+def test_a_holder_that_handles_no_signals_gets_none(tmp_path, hold, kind):
     holder = hold(kind)
     assert daemon_runs(tmp_path) == (kind == "starting")
     assert running_process(tmp_path) is None
@@ -146,7 +146,7 @@ def test_an_old_note_names_nobody(tmp_path, hold, name):
     holder.end()
 
 
-def test_two_that_ask_at_once_do_not_take_each_other_for_the_daemon(tmp_path):
+def test_two_readers_do_not_take_each_other_for_the_daemon(tmp_path):
     (tmp_path / LOCK_FILE).write_text(other_process())
     place, descriptor = process._open_to_read(tmp_path)
     try:
@@ -158,7 +158,7 @@ def test_two_that_ask_at_once_do_not_take_each_other_for_the_daemon(tmp_path):
         os.close(descriptor)
 
 
-def test_who_only_asks_keeps_no_daemon_from_its_start(tmp_path, monkeypatch):
+def test_a_reader_keeps_no_daemon_from_its_start(tmp_path, monkeypatch):
     (tmp_path / LOCK_FILE).touch()
     _place, descriptor = process._open_to_read(tmp_path)
     assert process._lock(descriptor, fcntl.LOCK_SH)
@@ -216,7 +216,7 @@ def test_a_status_that_is_not_written_is_not_waited_for_for_ever(tmp_path, hold,
     assert not refresh_status(tmp_path, [tmp_path / "status.json"])
 
 
-def test_a_daemon_of_somebody_else_says_how_to_tell_it(tmp_path, hold, monkeypatch):
+def test_a_daemon_of_another_user_is_named_with_the_way_out(tmp_path, hold, monkeypatch):
     hold("daemon")
 
     def refuse(_process: int, _number: int) -> None:
@@ -227,7 +227,7 @@ def test_a_daemon_of_somebody_else_says_how_to_tell_it(tmp_path, hold, monkeypat
         signal_daemon(tmp_path)
 
 
-def test_what_channels_left_that_are_not_followed_any_more_is_removed(tmp_path):
+def test_the_state_of_dropped_channels_is_removed(tmp_path):
     file = tmp_path / "device.toml"
     file.write_text(
         '[device]\nid = "c"\nmore_channels = "doors"\nstate_dir = "state"\n'

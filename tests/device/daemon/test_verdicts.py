@@ -9,7 +9,7 @@ from tests.fakes.device_daemon import answer_all, assert_answers
 pytestmark = pytest.mark.slow
 
 
-def test_a_release_goes_back_also_while_the_next_one_trickles_in(daemon, watcher, repository, serving):
+def test_a_release_is_sent_back_while_the_next_one_trickles_in(daemon, watcher, repository, serving):
     answer_all(daemon, watcher, "red", 30)
     second = repository.publish_tiny(1).release
     watcher.announce(second)
@@ -28,9 +28,7 @@ def test_a_release_goes_back_also_while_the_next_one_trickles_in(daemon, watcher
     assert_answers(daemon, watcher, document.release)
 
 
-def test_consent_to_a_release_beside_the_other_outlives_a_restart_and_is_for_no_other(
-    daemon, watcher, repository
-):
+def test_consent_to_a_shadow_release_outlives_a_restart_and_is_for_no_other(daemon, watcher, repository):
     daemon.settings["shadow"] = {"seconds": 600.0}
     daemon.settings["update"] |= {"automatic": False}
     first = repository.publish_tiny(0).release
@@ -76,17 +74,3 @@ def test_a_broken_camera_is_shown_until_it_works(daemon, watcher, repository, se
     away.rename(daemon.camera)
     assert_answers(daemon, watcher, serving)
     watcher.wait_status(lambda s: s.last_error is None, "the end of the fault")
-
-
-def test_garbage_without_an_end_puts_no_poll_off(daemon, watcher, repository):
-    daemon.settings["update"]["poll_s"] = 1.0
-    first = repository.publish_tiny(0).release
-    daemon.start()
-    watcher.wait_release(first)
-    second = repository.publish_tiny(1).release
-    for number in range(200):
-        watcher.publish(f"garbage {number}".encode(), retain=False)
-        watcher.announce(first)
-        if watcher.status is not None and watcher.status.release == second:
-            break
-    watcher.wait_release(second)

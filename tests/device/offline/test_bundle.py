@@ -81,7 +81,7 @@ def test_a_bundle_is_exported_from_a_folder_store_too(tmp_path, repository, bund
     assert (tmp_path / "other.tar").read_bytes() == bundle[0].read_bytes()
 
 
-def test_a_device_without_a_network_takes_a_bundle(bundle, orchard):
+def test_a_device_without_a_network_imports_a_bundle(bundle, orchard):
     path, release = bundle
     assert release in import_bundle(orchard, path)
     slots = Slots(orchard.device.state_dir)
@@ -180,7 +180,7 @@ def test_an_expired_bundle_is_refused(tmp_path, repository):
 
 
 @pytest.mark.parametrize("data", [b"", b"no tar", b"\0" * 10240])
-def test_what_is_no_bundle_is_named(orchard, tmp_path, data):
+def test_a_file_that_is_no_bundle_is_named(orchard, tmp_path, data):
     path = tmp_path / "photo.tar"
     path.write_bytes(data)
     with pytest.raises(InputError, match="edge-client export"):
@@ -237,14 +237,14 @@ def test_a_hostile_tar_is_named_and_costs_no_memory(orchard, tmp_path, name):
         tracemalloc.stop()
 
 
-def test_the_commands(bundle, orchard, capsys, tmp_path):
+def test_export_and_import_name_the_release(bundle, orchard, capsys, tmp_path):
     path, release = bundle
     assert main(["import", "--config", str(orchard.file), str(path)]) == 0
     assert release in capsys.readouterr().out
     assert main(["export", "--config", str(orchard.file), str(tmp_path / "again.tar")]) == 4
 
 
-def test_a_running_daemon_takes_a_bundle_between_two_frames(daemon, watcher, serving, repository, tmp_path):
+def test_a_running_daemon_imports_a_bundle_between_two_frames(daemon, watcher, serving, repository, tmp_path):
     second = repository.publish_tiny(1).release
     path = tmp_path / "stick.tar"
     export_bundle(load_settings(daemon.file), path)
@@ -258,7 +258,7 @@ def test_a_running_daemon_takes_a_bundle_between_two_frames(daemon, watcher, ser
     repository.start()
 
 
-def test_a_running_daemon_says_why_it_does_not_take_a_bundle(daemon, watcher, serving, repository, tmp_path):
+def test_a_running_daemon_tells_why_it_refuses_a_bundle(daemon, watcher, serving, repository, tmp_path):
     repository.publish_tiny(1)
     path = tmp_path / "stick.tar"
     export_bundle(load_settings(daemon.file), path)
@@ -278,7 +278,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_what_came_of_a_bundle_is_not_read_from_a_status_of_yesterday(bundle, orchard, monkeypatch, name):
+def test_the_result_of_a_bundle_is_not_read_from_an_old_status(bundle, orchard, monkeypatch, name):
     """The daemon's status comes to the disk in a thread of its own, later than the bundle is dealt with."""
     result, error = ANSWERS[name]
     state_dir = orchard.device.state_dir
@@ -295,7 +295,7 @@ def test_what_came_of_a_bundle_is_not_read_from_a_status_of_yesterday(bundle, or
     assert {path.name for path in state_dir.iterdir()} == {"status.json"}
 
 
-def test_a_daemon_that_cannot_say_what_came_of_a_bundle_is_not_waited_for(bundle, orchard, monkeypatch):
+def test_a_daemon_that_cannot_write_the_result_of_a_bundle_is_not_waited_for(bundle, orchard, monkeypatch):
     """Its disk may be full."""
     monkeypatch.setattr(offline, "daemon_runs", lambda _folder: True)
     monkeypatch.setattr(offline, "signal_daemon", lambda *_: handover.forget_bundle(orchard.device.state_dir))
@@ -304,7 +304,7 @@ def test_a_daemon_that_cannot_say_what_came_of_a_bundle_is_not_waited_for(bundle
         import_bundle(orchard, bundle[0])
 
 
-def test_a_daemon_that_failed_yesterday_says_what_came_of_todays_bundle(
+def test_a_daemon_that_failed_before_tells_the_result_of_a_new_bundle(
     daemon, watcher, serving, repository, tmp_path
 ):
     second = repository.publish_tiny(1).release
@@ -332,7 +332,7 @@ def test_a_release_that_is_too_slow_for_the_device_never_becomes_current(bundle,
     assert "latency_budget_ms" in slots.refused[release]
 
 
-def test_what_a_look_left_that_was_killed_is_swept_by_the_next(bundle, orchard):
+def test_leftovers_of_a_killed_check_are_removed_by_the_next(bundle, orchard):
     path, _release = bundle
     left = orchard.device.state_dir / ".look-killed/root_history"
     left.mkdir(parents=True)

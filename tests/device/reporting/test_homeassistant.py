@@ -75,13 +75,13 @@ def test_the_update_entity_shows_the_serving_and_the_offered_release(fields, ins
     assert told == {"installed_version": installed, "latest_version": latest, "in_progress": busy}
 
 
-def test_its_button_asks_on_the_devices_topic():
+def test_the_update_button_publishes_on_the_command_topic():
     [config] = [config for topic, config in MESSAGES.items() if "/update/" in topic]
     assert config["command_topic"] == command_topic("f.1", "pi-1")
     assert config["payload_install"].encode() == INSTALL
 
 
-def test_a_channel_beside_the_main_one_has_entities_of_its_own():
+def test_an_extra_channel_has_entities_of_its_own():
     beside = {
         topic: json.loads(payload)
         for topic, payload in discovery_messages("homeassistant", "f.1", "pi-1", "doors").items()

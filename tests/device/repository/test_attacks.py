@@ -389,7 +389,7 @@ def assert_pulls_little(device: DeviceUnderTest) -> None:
     assert looks[0].bytes_pulled < 300_000
 
 
-def test_a_look_that_a_server_draws_out_is_ended(daemon, watcher, repository):
+def test_an_update_check_a_slow_server_drags_out_is_killed(daemon, watcher, repository):
     """Headers that come byte by byte, so that no socket times out: the child that looks is killed."""
     release = repository.publish_tiny(0).release
     daemon.settings["update"] |= {"check_timeout_s": 4.0}
@@ -501,7 +501,7 @@ def test_a_clock_that_is_ahead_is_named_and_heals(device, repository, serving, m
 
 
 @pytest.mark.parametrize("said", ["", "yesterday", "2026-01-01", "9999-99-99T00:00:00+00:00"])
-def test_a_signing_time_that_is_none_proves_nothing(device, repository, serving, said):
+def test_a_malformed_signing_time_proves_nothing(device, repository, serving, said):
     repository.signed_at = said or None
     assert_takes(device, repository.publish_tiny(1).release)
 
@@ -534,7 +534,7 @@ def test_replaced_keys_are_followed_and_the_old_ones_refused(device, repository,
     device.assert_serves(release)
 
 
-def test_a_long_chain_of_roots_is_followed_in_one_look(device, repository, serving):
+def test_a_long_chain_of_roots_is_followed_in_one_check(device, repository, serving):
     for _ in range(40):
         repository.rotate("root")
     repository.rotate("targets")

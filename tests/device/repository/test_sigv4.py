@@ -42,7 +42,7 @@ def signed_by_botocore(
     token=st.sampled_from(["", "FwoGZXIvYXdzEA//token=="]),
     body=st.none() | st.binary(),
 )
-def test_signature_is_botocores(host, path, region, secret, token, body):
+def test_signatures_equal_those_of_botocore(host, path, region, secret, token, body):
     url = f"{host}/{quote('/'.join(path), safe='/-_.~')}"
     keys = StoreCredentials("AKIDEXAMPLE", secret, token)
     theirs = signed_by_botocore(url, region, keys, body)

@@ -54,7 +54,7 @@ def test_the_signed_channel_is_followed(device, published):
     assert look(device) == published
 
 
-def test_a_look_that_finds_nothing_new_writes_nothing(device, published):
+def test_a_check_without_news_writes_nothing(device, published):
     look(device)
     folder = device.state_dir / "metadata"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -256,7 +256,7 @@ def test_a_root_that_somebody_put_on_the_disk_is_not_trusted(device, repository,
             look(device)
 
 
-def test_a_root_that_is_none_is_named(device, published):
+def test_a_malformed_root_is_named(device, published):
     device.root = b"{}"
     with pytest.raises(TrustError, match=r"\[trust\] root"):
         look(device)
@@ -333,7 +333,7 @@ def test_a_full_disk_is_a_device_error(device, repository, published, tmp_path):
     assert list(tmp_path.glob("*model*")) == []
 
 
-def test_a_scratch_folder_is_gone_after_each_look(device, published):
+def test_the_scratch_folder_is_removed_after_each_check(device, published):
     look(device)
     assert leftovers(device) == []
 

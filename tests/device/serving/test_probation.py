@@ -119,20 +119,20 @@ def starts(*boots: str, clean: bool = False) -> ProbationRecord:
     return record
 
 
-def test_ends_without_warning_are_counted_within_a_boot():
+def test_crashes_are_counted_within_a_boot():
     assert not find_loop(starts("1", "1"))
     assert "crashed 3 times in a row" in find_loop(starts("1", "1", "1"))
 
 
-def test_a_pulled_plug_is_no_crash_until_it_is_one_too_many():
+def test_a_power_cut_is_no_crash_until_there_are_too_many():
     assert not find_loop(starts(*"23456789"))
     assert "lost power or rebooted 10 times" in find_loop(starts(*"23456789ab"))
 
 
-def test_clean_ends_are_not_counted():
+def test_requested_stops_are_not_counted():
     assert not find_loop(starts(*"1" * 50, clean=True))
     assert not find_loop(starts(*"23456789abcdef", clean=True))
 
 
-def test_where_boots_are_not_known_every_end_counts():
+def test_where_boots_are_unknown_every_restart_counts():
     assert find_loop(starts("", "", ""))

@@ -113,7 +113,7 @@ def test_a_fix_follows_a_release_that_answers_nothing(one, clock):
     assert (one.serving.release, one.serving.previous) == (fix, first)
 
 
-def test_shadow_mode_that_was_switched_off_lets_the_one_beside_serve(one):
+def test_a_shadow_release_serves_once_shadow_mode_is_switched_off(one):
     first = one.install(0)
     one.start(seconds=60.0)
     second = one.install(1)
@@ -124,7 +124,7 @@ def test_shadow_mode_that_was_switched_off_lets_the_one_beside_serve(one):
     assert one.serving._slots.shadow is None
 
 
-def test_time_beside_goes_on_after_a_restart(one, clock):
+def test_shadow_mode_continues_after_a_restart(one, clock):
     one.install(0)
     one.start(seconds=60.0)
     second = one.install(1)
@@ -219,7 +219,7 @@ def test_a_disk_that_refuses_once_keeps_the_verdict_and_the_broken_release_from_
     assert one.settle() is None
 
 
-def test_what_was_sent_back_at_a_start_is_told(one):
+def test_a_release_sent_back_at_a_start_is_in_the_status(one):
     first = one.install(0)
     second = one.install(1)
     record = one.serving._slots.probation
@@ -230,7 +230,7 @@ def test_what_was_sent_back_at_a_start_is_told(one):
     assert "crashed 3 times in a row" in one.serving.sent_back["last_error"]
 
 
-def test_a_clean_end_is_no_crash(one):
+def test_a_requested_stop_is_no_crash(one):
     one.install(0)
     second = one.install(1)
     for _ in range(10):

@@ -73,7 +73,7 @@ def test_failing_frames_refuse_it_at_once():
     assert "frames failed: broken" in str(shadow.breach)
 
 
-def test_figures_say_how_it_stands():
+def test_the_status_shows_the_comparison_so_far():
     shadow = beside()
     assert shadow.figures().agreement is None
     compare(shadow, 3, now=110.0)
@@ -109,7 +109,7 @@ def test_a_few_failures_of_the_serving_release_decide_nothing():
     assert not any(shadow.unanswered() for _ in range(LEAST_FRAMES))
 
 
-def test_where_no_frames_come_it_is_given_up_waiting():
+def test_without_frames_shadow_mode_ends():
     shadow = beside()
     shadow.give_up_waiting(100.0 + 4 * 60 + 3599)
     assert shadow.breach is None

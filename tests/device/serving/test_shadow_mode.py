@@ -83,7 +83,7 @@ def test_a_release_that_disagrees_is_refused_and_never_answers(daemon, watcher, 
     watcher.wait_status(lambda s: s.refused == other and s.state == "serving", "still refused")
 
 
-def test_a_restart_begins_anew_and_downloads_nothing_again(daemon, watcher, repository, beside):
+def test_a_restart_resumes_shadow_mode_and_downloads_nothing_again(daemon, watcher, repository, beside):
     release = beside(bias=1)
     before = [path for path in repository.requests if release in path]
     assert before
@@ -95,7 +95,7 @@ def test_a_restart_begins_anew_and_downloads_nothing_again(daemon, watcher, repo
     feed_until(daemon, watcher, lambda s: s.release == release, "the release to serve")
 
 
-def test_a_release_beside_which_the_daemon_keeps_dying_is_refused(daemon, watcher, beside):
+def test_a_shadow_release_that_crashes_the_daemon_is_refused(daemon, watcher, beside):
     first = watcher.status.release
     release = beside(bias=1)
     said = f"release {release} runs in shadow mode, compared with {first}"
@@ -108,7 +108,7 @@ def test_a_release_beside_which_the_daemon_keeps_dying_is_refused(daemon, watche
     assert_answers(daemon, watcher, first)
 
 
-def test_a_channel_that_moves_on_drops_the_one_beside(daemon, watcher, repository, beside):
+def test_a_channel_that_moves_on_ends_shadow_mode(daemon, watcher, repository, beside):
     first = watcher.status.release
     second = beside(bias=1)
     third = beside(bias=2)
@@ -122,7 +122,7 @@ def test_a_channel_that_moves_on_drops_the_one_beside(daemon, watcher, repositor
     assert_answers(daemon, watcher, first)
 
 
-def test_the_way_back_needs_no_shadow(daemon, watcher, repository, beside):
+def test_going_back_needs_no_shadow_mode(daemon, watcher, repository, beside):
     first = watcher.status.release
     release = beside(bias=1)
     feed_until(daemon, watcher, lambda s: s.release == release, "the release to serve")

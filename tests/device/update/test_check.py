@@ -50,7 +50,7 @@ def assert_nothing_staged(device) -> None:
     }
 
 
-def test_a_first_release_is_taken_whole(device, repository):
+def test_a_first_release_is_installed_completely(device, repository):
     document, files = tiny_release(0)
     repository.publish(document.release, files)
     device.check()
@@ -429,7 +429,7 @@ def test_two_damaged_slots_are_forgotten_and_fetched_again(device, repository, s
         ("b", 100.0, None, {"a": "no"}, Decision.INSTALL),
     ],
 )
-def test_what_a_pointer_means(release, share, current, refused, expected):
+def test_the_signed_channel_decides_what_a_device_does(release, share, current, refused, expected):
     channel = ChannelDocument(channel="stable", release=release, share_percent=share)
     assert decide(channel, "camera-1", current, refused) is expected
 
@@ -443,7 +443,7 @@ def test_what_a_pointer_means(release, share, current, refused, expected):
         ("b", "a", {"b": "no"}, Decision.REFUSED),
     ],
 )
-def test_a_release_that_may_not_be_taken_is_held_unless_nothing_serves(release, current, refused, expected):
+def test_a_release_that_is_not_allowed_yet_is_held_unless_nothing_serves(release, current, refused, expected):
     channel = ChannelDocument(channel="stable", release=release)
     assert decide(channel, "camera-1", current, refused, allowed=False) is expected
 

@@ -51,7 +51,7 @@ def update(device, repository) -> list[str]:
     return [path.rpartition(".tflite")[2] for path in repository.requests[asked:] if ".tflite" in path]
 
 
-def test_a_patch_on_the_serving_model_is_the_cheapest_way(serving, repository):
+def test_a_patch_on_the_serving_model_is_the_cheapest_download(serving, repository):
     publish(repository, patch=zstd_patch(MODEL_B, MODEL_A), compressed=zstd_patch(MODEL_B))
     assert update(serving, repository) == [f".from-{A.release}.zst"]
 
@@ -72,7 +72,7 @@ def test_a_patch_on_another_release_is_not_read(serving, repository):
     assert update(serving, repository) == [""]
 
 
-def test_a_way_that_costs_more_than_the_model_is_not_taken(serving, repository):
+def test_a_patch_larger_than_the_model_is_not_downloaded(serving, repository):
     publish(repository, patch=bytes(2 * len(MODEL_B)))
     assert update(serving, repository) == [""]
 
@@ -109,7 +109,7 @@ def test_a_patch_that_is_not_the_signed_one_costs_its_bytes_only(serving, reposi
     assert update(serving, repository)[-1] == ""
 
 
-def test_a_damaged_base_leads_to_the_whole_model(serving, repository):
+def test_a_damaged_base_costs_the_whole_model(serving, repository):
     publish(repository, patch=zstd_patch(MODEL_B, MODEL_A))
     (serving.slots.folder(A.release) / MODEL_FILE).write_bytes(MODEL_A[::-1])
     assert update(serving, repository) == [f".from-{A.release}.zst", ""]

@@ -81,7 +81,7 @@ class Device(DeviceUnderTest):
             self.slots.send_back("too slow", "this software")
             self.slots.clean_slots()
 
-    def begin_beside(self) -> None:
+    def begin_shadow(self) -> None:
         self.start()
         outcome = self.updater().check()
         if outcome.decision is Decision.INSTALL:
@@ -94,7 +94,7 @@ class Device(DeviceUnderTest):
             self.slots.activate(self.slots.shadow.release, ProbationRecord(release=B))
             self.slots.clean_slots()
 
-    def refuse_beside(self) -> None:
+    def refuse_shadow(self) -> None:
         self.start()
         if self.slots.shadow is not None:
             self.slots.refuse(B, "it disagreed", "this software")
@@ -177,9 +177,9 @@ def in_probation(device: Device, repository: TufRepository) -> None:
     device.slots.keep_probation(ProbationRecord(release=B, latency_ms=1.0, unsure_share=0.0))
 
 
-def b_beside_a(device: Device, repository: TufRepository) -> None:
+def b_in_shadow(device: Device, repository: TufRepository) -> None:
     serving_a(device, repository)
-    device.begin_beside()
+    device.begin_shadow()
 
 
 SCENARIOS = {
@@ -192,9 +192,9 @@ SCENARIOS = {
     "release that is refused": Scenario(bad_release, Device.update_to_refuse, {A}, A),
     "start with a damaged slot": Scenario(damaged_slot, Device.update, {A, B}, B),
     "probation sends it back": Scenario(in_probation, Device.end_probation, {A, B}, A),
-    "newer release, first beside the other": Scenario(serving_a, Device.begin_beside, {A}, A),
-    "release beside the other follows": Scenario(b_beside_a, Device.follow, {A, B}, B),
-    "release beside the other is refused": Scenario(b_beside_a, Device.refuse_beside, {A}, A),
+    "newer release, into shadow mode": Scenario(serving_a, Device.begin_shadow, {A}, A),
+    "release in shadow mode follows": Scenario(b_in_shadow, Device.follow, {A, B}, B),
+    "release in shadow mode is refused": Scenario(b_in_shadow, Device.refuse_shadow, {A}, A),
 }
 
 

@@ -34,7 +34,7 @@ def announce(schedule: CheckSchedule, release: str, now: float, text: bytes = b"
     return schedule.note_announcement(ReceivedAnnouncement(text or release.encode(), now), release, "a", now)
 
 
-def test_the_first_look_is_at_the_start_and_then_at_the_poll():
+def test_the_first_check_is_at_the_start_and_the_next_at_the_poll():
     schedule = begun()
     assert schedule.due_in(0) == 0
     checked(schedule, 1.0)
@@ -47,7 +47,7 @@ def test_cameras_that_start_at_one_moment_spread_unless_they_serve_nothing():
     assert begun(settings, serves=False, uniform=upper).due_in(0) == 0
 
 
-def test_an_announcement_brings_the_look_forward_within_the_spread():
+def test_an_announcement_brings_the_check_forward_within_the_spread():
     schedule = begun(dataclasses.replace(SETTINGS, spread_s=60.0))
     checked(schedule, 0.0)
     schedule._uniform = upper
@@ -81,7 +81,7 @@ def test_the_serving_release_is_no_news_and_ends_the_wait_for_another():
     assert schedule.awaited is None
 
 
-def test_an_announcement_that_was_looked_into_is_no_news_when_it_is_told_again():
+def test_an_announcement_that_was_checked_is_no_news_when_it_is_delivered_again():
     schedule = begun()
     announce(schedule, "b", 0.0)
     checked(schedule, 1.0, signed="b")  # for a share of devices, say
@@ -90,7 +90,7 @@ def test_an_announcement_that_was_looked_into_is_no_news_when_it_is_told_again()
     assert announce(schedule, "b", 100.0, b"of a larger share")
 
 
-def test_a_look_that_failed_is_made_again_and_the_announcement_kept():
+def test_a_check_that_failed_is_repeated_and_the_announcement_kept():
     schedule = begun(uniform=upper)
     announce(schedule, "b", 0.0)
     now = 0.0
@@ -105,7 +105,7 @@ def test_a_look_that_failed_is_made_again_and_the_announcement_kept():
     assert announce(schedule, "b", now + 10)
 
 
-def test_lies_make_the_next_ones_wait_longer_and_the_truth_ends_that():
+def test_false_announcements_make_the_next_ones_wait_longer_until_a_true_one():
     schedule = begun()
     now, waits = 0.0, []
     for number in range(40):
@@ -122,7 +122,7 @@ def test_lies_make_the_next_ones_wait_longer_and_the_truth_ends_that():
     assert schedule.due_in(now) == 1.0
 
 
-def test_a_wish_waits_for_nothing_but_the_look_before():
+def test_a_request_waits_only_for_the_shortest_interval():
     schedule = begun()
     checked(schedule, 10.0)
     schedule.request(10.0)

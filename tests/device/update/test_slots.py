@@ -185,7 +185,7 @@ def test_a_switch_that_the_disk_refuses_leaves_all_as_it_was(slots, tmp_path, mo
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_state_folder_of_somebody_else_is_named(tmp_path):
+def test_a_state_folder_of_another_user_is_named(tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     with pytest.raises(DeviceError, match="slots"):
         Slots(tmp_path)

@@ -18,7 +18,7 @@ def read(payload: bytes) -> str:
     return read_announcement(payload, topic=TOPIC, channel="stable")
 
 
-def test_a_good_one_names_its_release():
+def test_a_valid_announcement_names_its_release():
     announcement = Announcement(channel="stable", release="feedbeef", announced_at="now")
     assert read(encode_document(announcement)) == "feedbeef"
 
@@ -49,7 +49,7 @@ def test_any_names_are_read_or_refused_in_one_printable_line(channel, release):
     assert str(read_or_refuse(encode_document(announcement))).isprintable()
 
 
-def test_only_the_newest_ring_waits():
+def test_only_the_newest_announcement_waits():
     triggers = UpdateTriggers()
     for number in range(1000):
         triggers.announce(str(number).encode())
@@ -59,7 +59,7 @@ def test_only_the_newest_ring_waits():
     assert triggers.wait(0) == Trigger()
 
 
-def test_a_wish_is_not_lost_among_announcements():
+def test_a_request_is_not_lost_among_announcements():
     triggers = UpdateTriggers()
     triggers.announce(b"1")
     triggers.request()
@@ -71,7 +71,7 @@ def test_a_wish_is_not_lost_among_announcements():
     assert triggers.wait(0) == Trigger()
 
 
-def test_closing_wakes_whoever_waits():
+def test_closing_ends_a_wait():
     triggers = UpdateTriggers()
     triggers.close()
     assert triggers.wait(60) == Trigger()
