@@ -46,9 +46,9 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
         refused: Release that was refused on this device, and is not tried again.
         frames: Pictures classified since start.
         latency_ms: Median of preprocessing plus inference over the last 100 pictures.
-        share_percent: Share of the devices that `latest` is for; None before the first look.
+        share_percent: Share of the devices that `latest` is for; None before the first check.
         update: Figures of the last completed update.
-        shadow: How a new release answers beside the serving one; None if there is none.
+        shadow: Comparison of the release in shadow mode with the serving one; None if there is none.
         drift: How far the answers are from those on the release's hold-out; None while that is not known.
         inbox: Frames kept for labelling; None if none are kept.
         changed_at: UTC, ISO 8601.

@@ -46,7 +46,7 @@ LONGEST_WAIT_S = 600.0
 
 @dataclasses.dataclass(frozen=True)
 class CheckResult:
-    """Result of an update check, for the schedule and for whoever left a bundle.
+    """Result of an update check, for the schedule and for `edge-client import`.
 
     Attributes:
         message: In a sentence, for people.

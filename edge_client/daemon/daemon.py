@@ -315,7 +315,7 @@ class Daemon:
     # Frames
 
     def _serve_frames(self) -> None:
-        """Classify until told to stop; a source that fails is opened again."""
+        """Classify until the daemon stops; a source that fails is opened again."""
         self._may_serve.wait()
         delay_s = SOURCE_RETRY_S[0]
         while not self._stop.is_set():

@@ -1,6 +1,6 @@
 """Signs a GET or PUT for S3: AWS Signature Version 4, of which a device needs these two cases.
 
-botocore does it too, for 60 ms of imports at each look and 80 MB on the SD card. A test holds both
+botocore does it too, for 60 ms of imports at each update check and 80 MB on the SD card. A test holds both
 equal. Source: AWS General Reference, "Create a signed AWS API request".
 """
 

@@ -1,11 +1,11 @@
-"""Run a release's self-test in a child process: a model that crashes the runtime kills the child.
+"""Self-test of a release in a child process: a model that crashes the runtime kills the child only.
 
     python -m edge_client.update.selftest [--threads N] [--memory-bytes N] [--latency-budget-ms MS]
 
 reads the release's folder from standard input and prints one JSON verdict. It is started before the
-release is there, so that its imports cost no time then. The child classifies each signed picture
-with the device's own classifier and compares label and confidence with what the pipeline saw. No
-version check replaces this: an old runtime may give wrong answers to a model whose operators it claims
+release is downloaded, so that its imports cost no time afterwards. The child classifies each signed picture
+with the device's own classifier and compares label and confidence with the signed ones. No version
+check replaces this: an old runtime may give wrong answers to a model whose operators it claims
 to have (tflite-micro PR#2602).
 """
 
@@ -44,18 +44,18 @@ if TYPE_CHECKING:
     from edge_client.inference.classifier import Classifier, Prediction
 
 VERDICT_LIMIT_BYTES = 65536
-# Answers to each picture, before a release counts as too slow.
+# Predictions of each picture before a release counts as too slow.
 TIMED_ANSWERS = 5
 
 
 class Verdict(Document, frozen=True, kw_only=True):
-    """What the child found.
+    """Verdict of a self-test, as the child prints it.
 
     Attributes:
         cases: Pictures that were classified.
-        failure: Why the release must not serve; None if all answers are right.
+        failure: Why the release must not serve; None if it may.
 
-    Nothing has a default: half a verdict must not read as a pass.
+    No field has a default: half a verdict must not pass.
     """
 
     cases: int
@@ -63,11 +63,11 @@ class Verdict(Document, frozen=True, kw_only=True):
 
 
 class SelfTestError(DeviceError):
-    """This device cannot run the release, or not rightly."""
+    """This device cannot run the release, or computes wrong answers with it."""
 
 
 class SelfTest:
-    """A child process that is ready to try one release; use it in a `with` block."""
+    """Child process that tries one release; use it in a `with` block."""
 
     def __init__(
         self,
@@ -81,10 +81,10 @@ class SelfTest:
         """Start the child.
 
         Args:
-            timeout_s: The child is killed so long after `run`.
-            memory_bytes: Limit on the child's data (RLIMIT_DATA); None: none.
+            timeout_s: Longest run of the child, from `run` on.
+            memory_bytes: Limit on the child's data (RLIMIT_DATA); None: no limit.
             threads: Threads of the interpreter.
-            latency_budget_ms: Longest time for one picture; 0: any.
+            latency_budget_ms: Longest time for one picture; 0: no limit.
             started: The child, if it runs already.
         Raises: DeviceError if no child can be started.
         """
@@ -100,47 +100,32 @@ class SelfTest:
 
     def __exit__(self, *error: object) -> None:
         self._child.kill()
-        with contextlib.suppress(ValueError):  # it has been talked to
+        with contextlib.suppress(ValueError):  # its pipes are closed after `run`
             self._child.communicate()
 
     def run(self, folder: Path) -> int:
         """Try the release in `folder`, a complete and verified one.
 
-        Returns: The number of pictures answered right.
+        Returns: The number of pictures with the right answer.
         Raises: SelfTestError with the reason if the release fails.
         """
         try:
-            said, complained = self._child.communicate(os.fsencode(folder), self._timeout_s)
+            output, errors = self._child.communicate(os.fsencode(folder), self._timeout_s)
         except subprocess.TimeoutExpired as e:
             msg = f"self-test: no verdict within {self._timeout_s:g} s ([update] self_test_timeout_s)"
             raise SelfTestError(msg) from e
-        verdict = _read_verdict(self._child.returncode, said, complained)
+        verdict = _read_verdict(self._child.returncode, output, errors)
         if verdict.failure is not None:
             msg = f"self-test: {verdict.failure}"
             raise SelfTestError(msg)
         return verdict.cases
 
 
-def run_self_test(
-    folder: Path,
-    *,
-    timeout_s: float,
-    memory_bytes: int | None = None,
-    threads: int = 1,
-    latency_budget_ms: float = 0.0,
-) -> int:
-    """Try the release in `folder` in a child process; see `SelfTest`."""
-    with SelfTest(
-        timeout_s=timeout_s, memory_bytes=memory_bytes, threads=threads, latency_budget_ms=latency_budget_ms
-    ) as test:
-        return test.run(folder)
-
-
 def find_failure(
     classifier: Classifier, folder: Path, document: ReleaseDocument, latency_budget_ms: float = 0.0
 ) -> str | None:
-    """Return why the answers are not those that were signed, or come too late; None if all is well."""
-    from edge_client.contract.preprocessing import decode_picture  # noqa: PLC0415 - the parent does not need it
+    """Return in what the answers differ from the signed ones, or that they are too slow; else None."""
+    from edge_client.contract.preprocessing import decode_picture  # noqa: PLC0415 - the parent does without
 
     if not document.self_test:
         return "the release has no self-test pictures; publish it with some"
@@ -157,17 +142,17 @@ def find_failure(
 
 
 def time_answers(classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
-    """Return the shortest of some answers to one picture, in milliseconds.
+    """Return the shortest latency of several predictions of one picture, in milliseconds.
 
-    The shortest of all, over all pictures too, and not their median: another release serves on the same cores
-    meanwhile, and a picture may be larger than this camera's. A refusal is for good, so it takes a release
-    that is too slow at its best; probation judges the median on live frames.
+    The shortest one, over all pictures too, and not the median: another release serves on the same cores
+    meanwhile, and a picture may be larger than this camera's. A refusal is for good, so only a release that
+    is too slow at its best is refused; probation judges the median on live frames.
     """
     return min(classifier.classify(pixels).latency_ms for _ in range(TIMED_ANSWERS))
 
 
 def judge_latency(best_ms: float, latency_budget_ms: float) -> str | None:
-    """Say that a release is too slow at its best; None if it is not, or there is no budget (0)."""
+    """Return that a release is too slow at its best; None if it is not, or there is no budget (0)."""
     if latency_budget_ms and best_ms > latency_budget_ms:
         return (
             f"too slow for this device: {best_ms:.1f} ms a picture at best, {latency_budget_ms:g} ms are "
@@ -177,7 +162,7 @@ def judge_latency(best_ms: float, latency_budget_ms: float) -> str | None:
 
 
 def compare(case: SelfTestCase, answer: Prediction, tolerance: float) -> str | None:
-    """Return how an answer differs from the signed one; None if it does not."""
+    """Return in what an answer differs from the signed one; None if in nothing."""
     if answer.label != case.label:
         return (
             f"{case.file}: answered {answer.label!r} ({answer.confidence:.3f}), the pipeline saw "
@@ -202,15 +187,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prefer_as_oom_victim()
     if options.memory_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (options.memory_bytes, options.memory_bytes))
-    # A crash is an expected answer here: no core file of a whole model on an SD card.
+    # A crash is a possible verdict: no core file of a whole model on an SD card.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Under the limit, as all that the model needs; and before the release is there.
+    # Under the memory limit, like the model; and before the release is downloaded.
     from PIL import Image  # noqa: PLC0415 - the parent does without
 
     from edge_client.inference import classifier, runtime  # noqa: F401, PLC0415 - the parent does without
 
     Image.preinit()
-    with contextlib.suppress(DeviceError):  # told with the verdict
+    with contextlib.suppress(DeviceError):  # the verdict reports it
         runtime.runtime_name()
     folder = sys.stdin.buffer.read()
     if folder:
@@ -220,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _try(folder: Path, threads: int, latency_budget_ms: float) -> Verdict:
-    from edge_client.inference.classifier import (  # noqa: PLC0415 - the parent does not need it
+    from edge_client.inference.classifier import (  # noqa: PLC0415 - the parent does without
         classifier_from_release,
     )
 
@@ -236,22 +221,22 @@ def _try(folder: Path, threads: int, latency_budget_ms: float) -> Verdict:
 
 
 def _read_verdict(returncode: int, stdout: bytes, stderr: bytes) -> Verdict:
-    """Judge how the child ended.
+    """Return the verdict that the child printed.
 
-    Raises: SelfTestError if it did not come to a verdict.
+    Raises: SelfTestError if it ended without one.
     """
-    said = stderr.decode(errors="replace").strip()[-500:]
-    if death := describe_exit(returncode, "the model crashed the runtime"):
-        msg = f"self-test: {death}. {said}".strip()
+    errors = stderr.decode(errors="replace").strip()[-500:]
+    if end := describe_exit(returncode, "the model crashed the runtime"):
+        msg = f"self-test: {end}. {errors}".strip()
         raise SelfTestError(msg)
     try:
         if returncode != 0:
             raise InputError("the child failed")
-        # Runtimes print to standard output too: the verdict is the last object there.
+        # Runtimes print to standard output too: the verdict is the last JSON object.
         start = max(stdout.rfind(b"{\n"), 0)
         return decode_document(Verdict, stdout[start:], source="verdict", limit_bytes=VERDICT_LIMIT_BYTES)
     except InputError as e:
-        msg = f"self-test: ended with code {returncode} and no verdict: {said or 'it said nothing'}"
+        msg = f"self-test: ended with code {returncode} and no verdict: {errors or 'it printed nothing'}"
         raise SelfTestError(msg) from e
 
 

@@ -34,9 +34,10 @@ from edge_client.repository.bundle_fetcher import BundleFetcher
 from edge_client.repository.fetcher import Fetcher, absent
 from edge_client.repository.trusted import TrustedRepository
 from edge_client.update.patches import unpack
-from edge_client.update.selftest import SelfTestError, Verdict, run_self_test
+from edge_client.update.selftest import SelfTestError, Verdict
 from edge_client.update.triggers import read_announcement
 from tests.fakes.patches import zstd_patch
+from tests.fakes.self_test import run_self_test
 from tests.fakes.tiny_model import tiny_model
 from tests.fakes.tiny_release import tiny_release, write_release
 from tests.fakes.tuf_repository import TufRepository

@@ -491,7 +491,7 @@ def test_a_frame_deleted_during_the_upload_is_skipped(keep, settings, folder):
 
 def test_a_hanging_upload_is_killed(keep, settings, monkeypatch):
     keep(1)
-    limit = dataclasses.replace(settings.update, look_timeout_s=0.01)
+    limit = dataclasses.replace(settings.update, check_timeout_s=0.01)
     with pytest.raises(DeviceError, match="took over"):
         upload_in_child(dataclasses.replace(settings, update=limit))
 

@@ -16,7 +16,8 @@ import pytest
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError
 from edge_client.inference.classifier import classifier_from_release
-from edge_client.update.selftest import SelfTestError, find_failure, run_self_test
+from edge_client.update.selftest import SelfTestError, find_failure
+from tests.fakes.self_test import run_self_test
 from tests.fakes.tiny_model import tiny_model
 from tests.fakes.tiny_release import write_release
 
@@ -154,7 +155,7 @@ def test_the_child_dies_with_its_parent(tmp_path):
     document.unlink()
     os.mkfifo(document)
     code = (
-        "import pathlib, sys; from edge_client.update.selftest import run_self_test; "
+        "import pathlib, sys; from tests.fakes.self_test import run_self_test; "
         "run_self_test(pathlib.Path(sys.argv[1]), timeout_s=60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "r")], cwd=REPOSITORY) as parent:
