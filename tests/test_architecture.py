@@ -188,73 +188,10 @@ def test_the_child_of_an_update_check_starts_without_any_library():
 
 
 def test_an_update_check_needs_neither_numpy_nor_the_broker_nor_pictures():
-    modules = "edge_client.update.check_child, edge_client.update.check, edge_client.update.check_process"
-    imported = imported_by(IMPORT_ONE.format(module=f"{modules}, edge_client.repository.opening"))
+    parts = "edge_client.update.check_child, edge_client.update.check, edge_client.update.check_process"
+    imported = imported_by(IMPORT_ONE.format(module=f"{parts}, edge_client.repository.opening"))
     assert "tuf" in imported
     assert not imported & {"numpy", "paho", "PIL", "ai_edge_litert", "tflite_runtime", "tarfile", "zstandard"}
-
-
-# Wing or top-level module of the device -> wings and modules that it may import, also inside a function or
-# for type checkers only.
-LOW = {"contract", "settings", "disk"}
-MAY_IMPORT: dict[str, set[str]] = {
-    "contract": set(),
-    "machine": set(),
-    "children": set(),
-    "settings": {"contract"},
-    "disk": {"contract"},
-    "releases": {"contract", "disk"},
-    "state_folder": LOW | {"machine"},
-    "inference": {"contract", "disk", "releases"},
-    "repository": LOW,
-    "reporting": LOW,
-    "sources": LOW,
-    "sinks": LOW | {"inference"},
-    "inbox": LOW | {"inference", "repository", "children"},
-    "update": LOW | {"releases", "inference", "repository", "reporting", "children"},
-    "serving": LOW | {"releases", "machine", "inference", "update"},
-    "offline": LOW | {"releases", "repository", "update", "serving", "state_folder"},
-}
-DOORS = {"daemon", "commands", "cli", "__main__"}
-
-
-def imports_of(path: Path) -> set[str]:
-    """Modules and names that a file imports, wherever in it."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
-def test_imports_of_the_device_run_one_way():
-    package = REPOSITORY / "edge_client"
-    for path in package.rglob("*.py"):
-        wing = path.relative_to(package).with_suffix("").parts[0]
-        if wing in DOORS | {"__init__"}:
-            continue
-        own = {name.split(".")[1] for name in imports_of(path) if name.startswith("edge_client.")}
-        own -= {wing, "__version__"}
-        assert own <= MAY_IMPORT[wing], f"{path.relative_to(REPOSITORY)} imports {own - MAY_IMPORT[wing]}"
-
-
-def test_no_modules_of_the_device_import_each_other_in_a_circle():
-    files = {
-        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in (REPOSITORY / "edge_client").rglob("*.py")
-    }
-    graph = {
-        module: {
-            name if name in files else name.rpartition(".")[0]
-            for name in imports_of(path)
-            if name.startswith("edge_client.")
-        }
-        - {module, "edge_client"}
-        for module, path in files.items()
-    }
-    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the circle
 
 
 def test_importing_the_pipeline_is_cheap():
