@@ -1,7 +1,7 @@
-"""The device's status: one document, retained on the broker and kept on disk for `edge-client status`.
+"""Status of the device: one document, retained on the broker and stored for `edge-client status`.
 
-Changes of state go out at once, frame counts and latency at most once in an interval. The file is
-written only at changes of state: an SD card wears out by writing.
+Changes of state are published at once, frame counts and latency at most once in an interval. The file is
+written at changes of state only: writing wears out an SD card.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 STATUS_FILE = "status.json"
 LATENCIES_KEPT = 100
-# An error text is read by people; the whole document must stay below STATUS_LIMIT_BYTES.
+# Longest error text; the whole document must stay below STATUS_LIMIT_BYTES.
 TEXT_LIMIT = 4000
 
 
 class StatusBoard:
-    """Gathers changes from all threads; one thread calls `step` in a loop to send them."""
+    """Collects changes from all threads; one thread calls `step` in a loop to publish them."""
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class StatusBoard:
         interval_s: float,
         live_fields: Callable[[], dict[str, Any]] = dict,
     ) -> None:
-        """Begin with `status`.
+        """Start with `status`.
 
         Args:
-            status: The first one.
-            file: Where it is kept.
-            publish: Sends one retained payload; False if it could not go out now.
-            interval_s: Least time between two messages that only count on.
+            status: Initial status.
+            file: File to store the status in.
+            publish: Publishes a retained payload; returns False if that is not possible now.
+            interval_s: Shortest time between two messages without a change of state.
             live_fields: Returns fields of the status that are read when it is sent.
         """
         self._status = status
@@ -68,18 +68,18 @@ class StatusBoard:
 
     @property
     def status(self) -> DeviceStatus:
-        """The status as of now."""
+        """Current status."""
         with self._wake:
             counted = self._with_counts()
         return self._with_live_fields(counted)
 
     @property
     def frames(self) -> int:
-        """Pictures counted since the start."""
+        """Frames classified since start."""
         return self._frames
 
     def change(self, **changes: Any) -> None:  # noqa: ANN401 - any field of DeviceStatus
-        """Set fields of the status; sent at once if any differs."""
+        """Set fields of the status; published at once if any differs."""
         if isinstance(text := changes.get("last_error"), str):
             changes["last_error"] = text[:TEXT_LIMIT]
         with self._wake:
@@ -91,32 +91,32 @@ class StatusBoard:
             self._wake.notify_all()
 
     def count(self, latency_ms: float) -> None:
-        """Count one classified picture."""
+        """Count one classified frame."""
         with self._wake:
             self._frames += 1
             self._latencies.append(latency_ms)
             self._counted = True
 
     def send_again(self) -> None:
-        """Send the status even if nothing changed: the broker may have forgotten it."""
+        """Publish the status even without a change: the broker may have lost it."""
         with self._wake:
             self._unsent = True
             self._wake.notify_all()
 
     def keep(self) -> None:
-        """Write the status to the disk as it is now; in the thread that calls `step`."""
+        """Let the thread that calls `step` store the current status."""
         with self._wake:
             self._changed = self._unsent = True
             self._wake.notify_all()
 
     def close(self) -> None:
-        """Make `step` send what is left and return False."""
+        """Let `step` publish the last changes and return False."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
 
     def step(self) -> bool:
-        """Wait for a change, at most one interval, and send it; False once closed."""
+        """Wait for a change, at most one interval, and publish it; False once closed."""
         with self._wake:
             self._wake.wait_for(lambda: self._unsent or self._closed, self._interval_s)
             closed, keep = self._closed, self._changed or self._closed
@@ -129,7 +129,7 @@ class StatusBoard:
             sent = not send or self._publish(payload)
         finally:
             if not sent:
-                # Tried again after an interval: the queue was full. Without a connection `send_again` comes.
+                # The queue was full: try again after an interval. Without a connection, `send_again` comes.
                 self._counted = True
         if keep:
             self._keep(payload)
@@ -144,26 +144,26 @@ class StatusBoard:
         )
 
     def _with_live_fields(self, status: DeviceStatus) -> DeviceStatus:
-        """Add what others tell: not under the lock, which the frames' thread needs."""
+        """Add the live fields; not under the lock, which the thread of the frames needs."""
         return msgspec.structs.replace(status, **self._live_fields())
 
     def _keep(self, payload: bytes) -> None:
         try:
             write_durably(self._file, payload)
         except DeviceError as e:
-            logger.warning("%s", e)  # the broker has it too; serving does not depend on it
+            logger.warning("%s", e)  # the broker has the status too; serving does not depend on the file
 
 
 def read_status(state_dir: Path) -> DeviceStatus:
-    """Return the status that the daemon kept last.
+    """Return the status that the daemon stored last.
 
-    Raises: DeviceError if there is none or it cannot be read.
+    Raises: DeviceError if there is none, or it cannot be read.
     """
     file = state_dir / STATUS_FILE
     try:
         data = file.read_bytes()
     except FileNotFoundError as e:
-        msg = f"{file}: not there: no daemon ran with this [device] state_dir yet; start `edge-client run`"
+        msg = f"{file}: no status: no daemon ran with this [device] state_dir yet; start `edge-client run`"
         raise DeviceError(msg) from e
     except OSError as e:
         msg = f"{file}: {e.strerror or e}; run as the daemon's user, or with sudo"
@@ -171,5 +171,5 @@ def read_status(state_dir: Path) -> DeviceStatus:
     try:
         return decode_document(DeviceStatus, data, source=str(file), limit_bytes=STATUS_LIMIT_BYTES)
     except InputError as e:
-        msg = f"{e}; the daemon writes it anew at its next start"
+        msg = f"{e}; the daemon rewrites it at its next start"
         raise DeviceError(msg) from e
