@@ -176,32 +176,37 @@ def classifier_from_release(folder: Path, threads: int = 1) -> Classifier:
         if the preprocessing is unknown to this version.
     """
     document = read_release(folder)
-    if document.preprocessing.id != PREPROCESSING_ID:
+    preprocessing = document.preprocessing
+    if preprocessing.id != PREPROCESSING_ID:
         msg = (
-            f"{folder}: the release needs preprocessing {document.preprocessing.id!r}, this version has "
+            f"{folder}: the release needs preprocessing {preprocessing.id!r}, this version has "
             f"{PREPROCESSING_ID!r}; update edge-client"
         )
         raise DeviceError(msg)
-    model = _read(folder / names.MODEL_FILE)
-    if hashlib.sha256(model).hexdigest() != document.model_sha256:
-        msg = f"{folder / names.MODEL_FILE}: changed since it was signed; delete the folder to fetch it again"
-        raise DeviceError(msg)
+    model = _read_model(folder / names.MODEL_FILE, document.model_sha256)
     _check_labels_file(folder / names.LABELS_FILE, document.labels)
     classifier = Classifier(
         model,
         document.labels,
-        normalization=document.preprocessing.normalization,
+        normalization=preprocessing.normalization,
         threads=threads,
         release=document.release,
     )
-    wanted = (document.preprocessing.height, document.preprocessing.width)
-    if (classifier.input_height, classifier.input_width) != wanted:
+    if (classifier.input_height, classifier.input_width) != (preprocessing.height, preprocessing.width):
         msg = (
             f"{folder}: the model takes {classifier.input_height}x{classifier.input_width} pixels, its "
-            f"release document {wanted[0]}x{wanted[1]}; publish the release again"
+            f"release document {preprocessing.height}x{preprocessing.width}; publish the release again"
         )
         raise InputError(msg)
     return classifier
+
+
+def _read_model(path: Path, sha256: str) -> bytes:
+    model = _read(path)
+    if hashlib.sha256(model).hexdigest() != sha256:
+        msg = f"{path}: changed since it was signed; delete the folder to download the release again"
+        raise DeviceError(msg)
+    return model
 
 
 def _read(path: Path) -> bytes:

@@ -90,18 +90,7 @@ class BrokerConnection:
         self._dropping = False
         self._count = threading.Lock()  # guards `_waiting` only: paho calls back while it holds its own locks
         self._waiting = 0
-        self._client = open_client(settings, client_id)
-        self._client.suppress_exceptions = True  # last resort to keep the thread alive
-        self._client.enable_logger(logging.getLogger(f"{__name__}.paho"))
-        self._client.max_queued_messages_set(MAX_QUEUED_MESSAGES + ROOM_FOR_STATE)
-        self._client.reconnect_delay_set(1, LONGEST_RECONNECT_DELAY_S)
-        self._client.will_set(online_topic, OFFLINE, qos=1, retain=True)
-        self._client.on_connect = _logged(self._connected)
-        self._client.on_connect_fail = _logged(self._connect_failed)
-        self._client.on_disconnect = _logged(self._disconnected)
-        self._client.on_subscribe = _logged(self._subscribed)
-        self._client.on_message = _logged(self._received)
-        self._client.on_publish = _logged(self._published)
+        self._client = self._open_client()
 
     @property
     def address(self) -> str:
@@ -161,6 +150,21 @@ class BrokerConnection:
         if not confirmed:
             self._hang_up()
         leaving.join(max(deadline - time.monotonic(), 0))
+
+    def _open_client(self) -> paho.Client:
+        client = open_client(self._settings, self._client_id)
+        client.suppress_exceptions = True  # last resort to keep the thread alive
+        client.enable_logger(logging.getLogger(f"{__name__}.paho"))
+        client.max_queued_messages_set(MAX_QUEUED_MESSAGES + ROOM_FOR_STATE)
+        client.reconnect_delay_set(1, LONGEST_RECONNECT_DELAY_S)
+        client.will_set(self._online_topic, OFFLINE, qos=1, retain=True)
+        client.on_connect = _logged(self._connected)
+        client.on_connect_fail = _logged(self._connect_failed)
+        client.on_disconnect = _logged(self._disconnected)
+        client.on_subscribe = _logged(self._subscribed)
+        client.on_message = _logged(self._received)
+        client.on_publish = _logged(self._published)
+        return client
 
     def _publish_offline(self) -> bool:
         """Publish `offline`; return whether the broker confirmed it."""

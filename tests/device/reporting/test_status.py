@@ -106,7 +106,9 @@ def test_a_full_disk_does_not_stop_the_status(board, caplog):
     assert "status.json" in caplog.text
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "edge-client run"), (b"{", "anew")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "edge-client run"), (b"{", "rewrites it at its next start")]
+)
 def test_an_unreadable_status_names_the_remedy(tmp_path, content, message):
     if content is not None:
         (tmp_path / "status.json").write_bytes(content)
