@@ -296,11 +296,11 @@ def evaluate(
     from luigi_tasks.gate.records import Evaluated  # noqa: PLC0415 - as above
     from luigi_tasks.gate.report import load_thumbnails, render_report  # noqa: PLC0415 - as above
     from luigi_tasks.provenance import flatten_settings  # noqa: PLC0415 - as above
-    from luigi_tasks.release import history  # noqa: PLC0415 - as above
+    from luigi_tasks.release import channel, history  # noqa: PLC0415 - as above
 
     settings, state = workspace.settings, workspace.published()
     holdout, pixels_of = snapshot.split(HOLDOUT), workspace.pixel_loader(progress)
-    champion = history.find_champion(state, settings.release.channel, candidate.record.release)
+    champion = channel.find_champion(state, settings.release.channel, candidate.record.release)
     evaluation, scores = evaluate_candidate(
         candidate,
         heads,
@@ -329,9 +329,9 @@ def find_champion(workspace: Workspace, release: str) -> str | None:
 
     Raises: TrustError; TransportError; SettingsError.
     """
-    from luigi_tasks.release.history import find_champion as find  # noqa: PLC0415 - imports python-tuf
+    from luigi_tasks.release import channel  # noqa: PLC0415 - only where something was trained
 
-    return find(workspace.published(), workspace.settings.release.channel, release)
+    return channel.find_champion(workspace.published(), workspace.settings.release.channel, release)
 
 
 def publish_release(

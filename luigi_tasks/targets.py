@@ -41,7 +41,7 @@ class ChannelTarget(luigi.Target):
 
     def exists(self) -> bool:
         """Whether there is nothing to publish."""
-        pointer = self.repository.load().channel(self.channel)
+        pointer = self.repository.recent().channel(self.channel)
         if pointer is None:
             return False
         points_here = (pointer.release, pointer.share_percent) == (self.release, self.share_percent)
@@ -69,7 +69,7 @@ class AnnouncementTarget(luigi.Target):
 
     def exists(self) -> bool:
         """Whether a device that connects now hears of the right release."""
-        pointer = self.repository.load().channel(self.channel)
+        pointer = self.repository.recent().channel(self.channel)
         return pointer is not None and self.announcer.announced_release(self.channel) == pointer.release
 
 

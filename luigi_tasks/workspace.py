@@ -168,7 +168,7 @@ class Workspace:
 
         if not self.settings.trust.root.exists() and not self.store.exists(TIMESTAMP_KEY):
             return empty_state(self.store)
-        return self.repository.load()
+        return self.repository.recent()
 
     def calibration_key(self, scheme: str, snapshot_digest: str) -> str:
         """Return the name of the backbone that a calibration set is chosen for."""

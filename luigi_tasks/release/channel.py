@@ -1,9 +1,31 @@
-"""Moves of a channel's pointer. Pure: values in, values out."""
+"""A channel's pointer: the release that a candidate has to beat, and how the pointer moves. Pure."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from edge_client.contract.errors import InputError
 from edge_client.contract.release import ChannelDocument
+
+if TYPE_CHECKING:
+    from luigi_tasks.release.published import RepositoryState
+
+
+def find_champion(state: RepositoryState, channel: str, release: str) -> str | None:
+    """Return the release to beat: the channel's, or the one before it if that is the candidate itself.
+
+    Args:
+        state: What is published.
+        channel: The channel that the candidate is for.
+        release: Id that the candidate would be published under.
+    """
+    pointer = state.channel(channel)
+    if pointer is None:
+        return None
+    if pointer.release != release:
+        return pointer.release
+    document = state.release(release)
+    return document.parent if document is not None and document.parent else None
 
 
 def point_channel(

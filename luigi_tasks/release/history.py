@@ -17,29 +17,12 @@ if TYPE_CHECKING:
 CALIBRATION_LIMIT_BYTES = 16 << 20
 
 
-def find_champion(state: RepositoryState, channel: str, release: str) -> str | None:
-    """Return the release to beat: the channel's, or the one before it if that is the candidate itself.
-
-    Args:
-        state: What is published.
-        channel: The channel that the candidate is for.
-        release: Id that the candidate would be published under.
-    """
-    pointer = state.channel(channel)
-    if pointer is None:
-        return None
-    if pointer.release != release:
-        return pointer.release
-    document = state.release(release)
-    return document.parent if document is not None and document.parent else None
-
-
 def load_champion(state: RepositoryState, release: str | None, holdout_percent: float) -> Champion | None:
     """Return the deployed model; None if there is none, or it is not signed any more.
 
     Args:
         state: What is published.
-        release: Its id, from `find_champion`.
+        release: Its id, from `channel.find_champion`.
         holdout_percent: Share of pictures that the candidate was kept from.
     Raises: TrustError if the store holds something else than what was signed.
     """
