@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import hashlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,18 +14,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "scripts")]
 
 import numpy as np  # noqa: E402 - found through the line above
+from device_watcher import device_settings, write_settings  # noqa: E402
 from local_services import MqttBroker, ObjectStore  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from edge_client.contract.documents import encode_document  # noqa: E402
-from edge_client.contract.names import LABELS_FILE, MODEL_FILE, RELEASE_FILE, release_target  # noqa: E402
+from edge_client.contract.names import MODEL_FILE, release_target  # noqa: E402
 from edge_client.contract.release import (  # noqa: E402
     PREPROCESSING_ID,
     Normalization,
     Preprocessing,
-    ReleaseDocument,
     SelfTestCase,
-    release_id,
 )
 from edge_client.inference.classifier import Classifier  # noqa: E402
 from luigi_tasks.backbone.extractor import open_extractor  # noqa: E402
@@ -37,8 +36,10 @@ from luigi_tasks.release.patches import make_patches  # noqa: E402
 from luigi_tasks.release.repository import ReleaseRepository  # noqa: E402
 from luigi_tasks.settings.values import BrokerSettings, ModelSettings, StoreSettings, TrustSettings  # noqa: E402
 from luigi_tasks.storage.s3_store import S3Store  # noqa: E402
+from tests.fakes.tiny_release import pack_release  # noqa: E402
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Self
 
     from numpy.typing import NDArray
@@ -77,27 +78,40 @@ def make_release(backbone: bytes, number: int) -> tuple[str, dict[str, bytes]]:
     model = compose_classifier(backbone, [head], LABELS, name="bench")
     preprocessing = Preprocessing(id=PREPROCESSING_ID, height=SIZE, width=SIZE, normalization=Normalization())
     classifier = Classifier(model, LABELS, normalization=preprocessing.normalization)
-    answers = [classifier.classify(picture) for picture in pictures]
-    names = [f"selftest-{place}.png" for place in range(SELF_TEST_PICTURES)]
-    release = release_id(model, LABELS, preprocessing)
-    document = ReleaseDocument(
-        release=release,
-        model_sha256=hashlib.sha256(model).hexdigest(),
-        model_bytes=len(model),
-        labels=LABELS,
-        preprocessing=preprocessing,
-        quantization="int8",
-        operators={},
-        self_test=tuple(
+    self_test = {
+        f"selftest-{place}.png": (picture, classifier.classify(picture))
+        for place, picture in enumerate(pictures)
+    }
+    document, files = pack_release(
+        model,
+        LABELS,
+        preprocessing,
+        {name: to_png(picture) for name, (picture, _) in self_test.items()},
+        tuple(
             SelfTestCase(file=name, label=answer.label, confidence=answer.confidence)
-            for name, answer in zip(names, answers, strict=True)
+            for name, (_, answer) in self_test.items()
         ),
     )
-    files = {name: to_png(picture) for name, picture in zip(names, pictures, strict=True)}
-    files[MODEL_FILE] = model
-    files[LABELS_FILE] = "".join(f"{label}\n" for label in LABELS).encode()
-    files[RELEASE_FILE] = encode_document(document)
+    release = document.release
     return release, {release_target(release, name): content for name, content in files.items()}
+
+
+def weights_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a command line that asks for the weights, and how to print the figures."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("weights", type=Path, help="no-top ImageNet weights of MobileNetV2 1.0/160")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    return parser
+
+
+def print_figures(benchmark: str, figures: Mapping[str, float], *, as_json: bool) -> None:
+    """Print a table, or one JSON object."""
+    if as_json:
+        print(json.dumps({"benchmark": benchmark, "figures": figures}))
+        return
+    width = max(map(len, figures)) + 2
+    for name, value in figures.items():
+        print(f"{name:<{width}} {value:g}")
 
 
 class DeviceBench:
@@ -145,29 +159,18 @@ class DeviceBench:
         """What the device reads from."""
         return f"{self.store.endpoint_url}/{self.store.bucket}/bench"
 
-    def write_settings(self, source: str, sinks: str = "") -> Path:
-        """Write the device's settings; return their path."""
-        path = self.folder / "device.toml"
-        path.write_text(
-            f"""
-[device]
-id = "{DEVICE}"
-fleet = "{FLEET}"
-state_dir = "{self.folder / "state"}"
-[store]
-base_url = "{self.base_url}"
-[trust]
-root = "{self.folder / "keys/device/root.json"}"
-[broker]
-host = "{self.broker.host}"
-port = {self.broker.port}
-[source]
-{source}
-[sinks]
-{sinks}
-"""
+    def write_settings(self, **sections: dict[str, object]) -> Path:
+        """Write the device's settings, `[source]` and others as given; return their path."""
+        settings = device_settings(
+            self.folder,
+            device=DEVICE,
+            fleet=FLEET,
+            prefix="bench",
+            root=self.folder / "keys/device/root.json",
+            store=self.store,
+            broker=self.broker,
         )
-        return path
+        return write_settings(self.folder / "device.toml", {**settings, **sections})
 
     def write_picture(self, name: str = "frame.jpg") -> Path:
         """Write one 640x480 JPEG, as a camera would; return its path."""

@@ -9,9 +9,7 @@ second, is measured, is started anew, and waits for frames that do not come.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
-import json
 import os
 import re
 import statistics
@@ -20,7 +18,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from device_under_test import DEVICE, FLEET, DeviceBench, make_backbone, make_release
+from device_under_test import (
+    DEVICE,
+    FLEET,
+    DeviceBench,
+    make_backbone,
+    make_release,
+    print_figures,
+    weights_parser,
+)
 from device_watcher import DeviceWatcher, running_device
 from local_services import wait_until
 
@@ -31,18 +37,12 @@ MEGABYTE = 1_000_000
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("weights", type=Path, help="no-top ImageNet weights of MobileNetV2 1.0/160")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser = weights_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each measurement (default 60)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, DeviceBench(Path(folder)) as bench:
         figures = measure(bench, options.weights, options.seconds)
-    if options.json:
-        print(json.dumps({"benchmark": "footprint", "figures": figures}))
-    else:
-        for name, value in figures.items():
-            print(f"{name:<28} {value:g}")
+    print_figures("footprint", figures, as_json=options.json)
     return 0
 
 
@@ -56,8 +56,10 @@ def measure(bench: DeviceBench, weights: Path, seconds: float) -> dict[str, floa
     for number in range(round(seconds) + 30):
         (frames / f"{number:06}.jpg").symlink_to(picture)
     results = bench.folder / "results.jsonl"
-    source = f'kind = "files"\npath = "{frames}"\nframes_per_second = 1'
-    settings = bench.write_settings(source, f'json_lines = "{results}"')
+    settings = bench.write_settings(
+        source={"kind": "files", "path": str(frames), "frames_per_second": 1},
+        sinks={"json_lines": str(results)},
+    )
     with (
         DeviceWatcher(bench.broker, FLEET, DEVICE) as watcher,
         running_device(settings, bench.folder / "log", bench.store) as daemon,
@@ -78,7 +80,7 @@ def measure(bench: DeviceBench, weights: Path, seconds: float) -> dict[str, floa
         memory = resident_bytes(daemon.pid)
     starts = [start_once(bench, settings, results) for _ in range(STARTS)]
     (bench.folder / "empty").mkdir()
-    idle = bench.write_settings(f'kind = "folder"\npath = "{bench.folder / "empty"}"')
+    idle = bench.write_settings(source={"kind": "folder", "path": str(bench.folder / "empty")})
     with running_device(idle, bench.folder / "log", bench.store) as daemon:
         time.sleep(5)
         busy = processor_seconds(daemon.pid)

@@ -10,7 +10,6 @@ invokes it once, and then the same load and invocation in the process that serve
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import hashlib
 import itertools
@@ -23,7 +22,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from device_under_test import DEVICE, FLEET, DeviceBench, make_backbone, make_release
+from device_under_test import (
+    DEVICE,
+    FLEET,
+    DeviceBench,
+    make_backbone,
+    make_release,
+    print_figures,
+    weights_parser,
+)
 from device_watcher import DeviceWatcher, running_device
 
 FRAMES_PER_SECOND = 30
@@ -38,18 +45,12 @@ CHILD = (
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("weights", type=Path, help="no-top ImageNet weights of MobileNetV2 1.0/160")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser = weights_parser(__doc__)
     parser.add_argument("--updates", type=int, default=9, help="updates to measure (default 9)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, DeviceBench(Path(folder)) as bench:
         figures = measure(bench, options.weights, options.updates)
-    if options.json:
-        print(json.dumps({"benchmark": "update", "figures": figures}))
-    else:
-        for name, value in figures.items():
-            print(f"{name:<24} {value:g}")
+    print_figures("update", figures, as_json=options.json)
     return 0
 
 
@@ -64,8 +65,8 @@ def measure(bench: DeviceBench, weights: Path, updates: int) -> dict[str, float]
         (frames / f"{number:06}.jpg").symlink_to(picture)
     log = bench.folder / "results.jsonl"
     settings = bench.write_settings(
-        f'kind = "files"\npath = "{frames}"\nframes_per_second = {FRAMES_PER_SECOND}',
-        f'mqtt = false\njson_lines = "{log}"\njson_lines_max_bytes = 100_000_000',
+        source={"kind": "files", "path": str(frames), "frames_per_second": FRAMES_PER_SECOND},
+        sinks={"mqtt": False, "json_lines": str(log), "json_lines_max_bytes": 100_000_000},
     )
     bench.publish(*releases[0])
     seconds, floors, pulled = [], [], []

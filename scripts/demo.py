@@ -27,7 +27,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device_watcher import DeviceWatcher, running_device
+from device_watcher import DeviceWatcher, device_settings, running_device, write_settings
 from local_services import MqttBroker, ObjectStore, Scheduler, wait_until
 from pipeline_under_test import REPORT_IMPORTS
 from rich.console import Console
@@ -395,35 +395,19 @@ class Demo:
 
     def write_device_settings(self) -> Path:
         """Write the device's one file."""
-        path = self.work / "device.toml"
-        path.write_text(
-            f"""
-[device]
-id = "{DEVICE}"
-fleet = "{FLEET}"
-channel = "{CHANNEL}"
-state_dir = "{self.work / "device"}"
-
-[store]
-base_url = "{self.store.endpoint_url}/{self.store.bucket}/demo"
-
-[trust]
-root = "{self.work / "keys/device/root.json"}"
-
-[broker]
-host = "{self.broker.host}"
-port = {self.broker.port}
-
-[source]
-path = "{self.camera}"
-after = "delete"
-settle_s = 0.0
-
-[status]
-interval_s = 2.0
-"""
+        sections = device_settings(
+            self.work,
+            device=DEVICE,
+            fleet=FLEET,
+            prefix="demo",
+            root=self.work / "keys/device/root.json",
+            store=self.store,
+            broker=self.broker,
         )
-        return path
+        sections["device"]["channel"] = CHANNEL
+        sections["source"] = {"path": str(self.camera), "after": "delete", "settle_s": 0.0}
+        sections["status"] = {"interval_s": 2.0}
+        return write_settings(self.work / "device.toml", sections)
 
 
 def show_tasks(process: subprocess.Popen[bytes], scheduler: Scheduler) -> None:

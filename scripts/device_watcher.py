@@ -1,8 +1,9 @@
-"""A device daemon as a child process, and its status and results as any dashboard would see them."""
+"""A device daemon as a child process: its settings, and what any dashboard would see of it."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from edge_client.contract.messages import STATUS_LIMIT_BYTES, DeviceStatus, Resu
 from edge_client.contract.names import results_topic, status_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import Self
 
     from local_services import MqttBroker, ObjectStore
@@ -77,6 +78,41 @@ class DeviceWatcher:
         with self._changed:
             self.status = decode_document(DeviceStatus, payload, source=topic, limit_bytes=STATUS_LIMIT_BYTES)
             self._changed.notify_all()
+
+
+def write_settings(path: Path, sections: Mapping[str, Mapping[str, object]]) -> Path:
+    """Write the device's settings file and return it; TOML reads strings and numbers of JSON alike."""
+    path.write_text(
+        "".join(
+            f"[{section}]\n"
+            + "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
+            for section, values in sections.items()
+        ),
+        encoding="utf-8",
+    )
+    return path
+
+
+def device_settings(
+    folder: Path, *, device: str, fleet: str, prefix: str, root: Path, store: ObjectStore, broker: MqttBroker
+) -> dict[str, dict[str, object]]:
+    """Return settings of a device that keeps its state in `folder`.
+
+    Args:
+        folder: Of this device.
+        device: Its id.
+        fleet: Its fleet.
+        prefix: Where the pipeline publishes, in the bucket.
+        root: The root of trust, `root.json`.
+        store: Where releases lie.
+        broker: Where they are announced.
+    """
+    return {
+        "device": {"id": device, "fleet": fleet, "state_dir": str(folder / "state")},
+        "store": {"base_url": f"{store.endpoint_url}/{store.bucket}/{prefix}"},
+        "trust": {"root": str(root)},
+        "broker": {"host": broker.host, "port": broker.port},
+    }
 
 
 @contextlib.contextmanager

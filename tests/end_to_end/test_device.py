@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from device_watcher import DeviceWatcher, running_device
+from device_watcher import DeviceWatcher, device_settings, running_device, write_settings
 from local_services import wait_until
 from pipeline_under_test import PipelineUnderTest
 
@@ -29,33 +29,20 @@ def pipeline(tmp_path_factory, object_store, mqtt_broker, scheduler, small_weigh
         yield pipeline
 
 
-def write_settings(pipeline, folder):
-    path = folder / "device.toml"
-    path.write_text(
-        f"""
-[device]
-id = "{DEVICE}"
-fleet = "{pipeline.name}"
-state_dir = "{folder / "state"}"
-
-[store]
-base_url = "{pipeline.store.endpoint_url}/{pipeline.store.bucket}/{pipeline.name}"
-
-[trust]
-root = "{pipeline.keys / "device/root.json"}"
-
-[broker]
-host = "{pipeline.broker.host}"
-port = {pipeline.broker.port}
-
-[source]
-path = "{folder / "camera"}"
-after = "delete"
-settle_s = 0.0
-"""
+def settings_file(pipeline, folder):
+    """Write the settings of a device in `folder`; return their path."""
+    sections = device_settings(
+        folder,
+        device=DEVICE,
+        fleet=pipeline.name,
+        prefix=pipeline.name,
+        root=pipeline.keys / "device/root.json",
+        store=pipeline.store,
+        broker=pipeline.broker,
     )
+    sections["source"] = {"path": str(folder / "camera"), "after": "delete", "settle_s": 0.0}
     (folder / "camera").mkdir()
-    return path
+    return write_settings(folder / "device.toml", sections)
 
 
 def published_sizes(pipeline, release):
@@ -67,7 +54,7 @@ def published_sizes(pipeline, release):
 
 
 def test_a_device_pulls_serves_and_follows_with_a_key_that_may_only_read(pipeline, tmp_path):
-    settings = write_settings(pipeline, tmp_path)
+    settings = settings_file(pipeline, tmp_path)
     with (
         DeviceWatcher(pipeline.broker, pipeline.name, DEVICE) as watcher,
         running_device(settings, tmp_path / "log", pipeline.store),

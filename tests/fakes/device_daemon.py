@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from device_watcher import write_settings
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
@@ -114,15 +114,7 @@ class DaemonUnderTest:
 
     @property
     def file(self) -> Path:
-        path = self.folder / "device.toml"
-        path.write_text(
-            "".join(
-                f"[{section}]\n"
-                + "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
-                for section, values in self.settings.items()
-            )
-        )
-        return path
+        return write_settings(self.folder / "device.toml", self.settings)
 
     @property
     def log(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -22,6 +22,7 @@ from edge_client.contract.release import (
 from tests.fakes.tiny_model import plain_picture, tiny_labels, tiny_model
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy as np
@@ -59,25 +60,42 @@ def tiny_release(
     content = tiny_model(bias, size, labels) if model is None else model
     words = tiny_labels(labels, bias)
     preprocessing = Preprocessing(id=PREPROCESSING_ID, height=size, width=size, normalization=Normalization())
-    files = {f"selftest-{word}.png": png(plain_picture(word, size, size)) for word in words}
-    document = ReleaseDocument(
-        release=release_id(content, words, preprocessing),
-        model_sha256=hashlib.sha256(content).hexdigest(),
-        model_bytes=len(content),
-        labels=words,
-        preprocessing=preprocessing,
-        quantization="int8",
+    return pack_release(
+        content,
+        words,
+        preprocessing,
+        {f"selftest-{word}.png": png(plain_picture(word, size, size)) for word in words},
+        tuple(SelfTestCase(file=f"selftest-{word}.png", label=word, confidence=0.996) for word in words),
         operators={"MEAN": 2, "FULLY_CONNECTED": 4, "SOFTMAX": 2},
-        self_test=tuple(
-            SelfTestCase(file=f"selftest-{word}.png", label=word, confidence=0.996) for word in words
-        ),
         architecture="tiny",
         accuracy=1.0,
         hold_out=hold_out,
         device_class=device_class,
     )
-    files[names.MODEL_FILE] = content
-    files[names.LABELS_FILE] = ("\n".join(words) + "\n").encode()
+
+
+def pack_release(
+    model: bytes,
+    labels: tuple[str, ...],
+    preprocessing: Preprocessing,
+    pictures: Mapping[str, bytes],
+    self_test: tuple[SelfTestCase, ...],
+    **more: Any,
+) -> tuple[ReleaseDocument, dict[str, bytes]]:
+    """Return the document of a model, and each file's name and content; `more` goes to the document."""
+    document = ReleaseDocument(
+        release=release_id(model, labels, preprocessing),
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        model_bytes=len(model),
+        labels=labels,
+        preprocessing=preprocessing,
+        quantization="int8",
+        self_test=self_test,
+        **{"operators": {}, **more},
+    )
+    files = dict(pictures)
+    files[names.MODEL_FILE] = model
+    files[names.LABELS_FILE] = ("\n".join(labels) + "\n").encode()
     files[names.RELEASE_FILE] = encode_document(document)
     return document, files
 

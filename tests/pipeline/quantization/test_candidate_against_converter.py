@@ -154,7 +154,7 @@ def draw_wide(seed: int, units: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("make", [draw, draw_ties, draw_wide])
-def test_whole_numbers_are_the_converters(converter, make):
+def test_quantized_head_has_the_same_integers_as_the_converters_file(converter, make):
     weights, bias = make(5, 300)
     [theirs] = dense_layers(converter.under([(weights, bias)]))
     ours = quantize_dense(Dense(weights, bias, 0.0, 1.0), theirs.input_scale)

@@ -146,7 +146,7 @@ def convert(pictures):
 
 @pytest.mark.parametrize(("hidden", "classes"), [(0, 5), (16, 2), (0, 300)])
 @pytest.mark.parametrize("scheme", ["int8", "float"])
-def test_our_file_is_the_converters(convert, pictures, scheme, hidden, classes):
+def test_composed_file_equals_the_converters_file(convert, pictures, scheme, hidden, classes):
     networks = convert(scheme, hidden, classes)
     theirs = dense_layers(networks.whole)
     layers = [
