@@ -113,7 +113,7 @@ def _check_state(settings: Settings) -> str:
     wanted = update.min_free_bytes + update.max_release_bytes
     if free < wanted:
         msg = (
-            f"{folder}: {free // 1_000_000} MB free; a largest release and the reserve take "
+            f"{folder}: {free // 1_000_000} MB free; the largest release and the reserve need "
             f"{wanted // 1_000_000} MB ([update] max_release_bytes, min_free_bytes); make room"
         )
         raise DeviceError(msg)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edge_client.settings.file import of_channels
 
 if TYPE_CHECKING:
-    from edge_client.contract.messages import Comparison, DeviceStatus, Drift, InboxFigures, UpdateFigures
+    from edge_client.contract.messages import Comparison, DeviceStatus, Drift, InboxMetrics, UpdateMetrics
     from edge_client.settings.file import Settings
 
 
@@ -84,7 +84,7 @@ def _describe(status: DeviceStatus, daemon: str) -> str:
     return "".join(f"{name:<12} {value}\n" for name, value in lines)
 
 
-def _describe_update(update: UpdateFigures | None) -> str:
+def _describe_update(update: UpdateMetrics | None) -> str:
     return f"{update.release}: {update.bytes_pulled} bytes, {update.seconds:.2f} s" if update else "-"
 
 
@@ -107,7 +107,7 @@ def _describe_drift(drift: Drift | None) -> str:
     )
 
 
-def _describe_inbox(inbox: InboxFigures | None) -> str:
+def _describe_inbox(inbox: InboxMetrics | None) -> str:
     if inbox is None:
         return "-"
     problem = f"; {inbox.error}" if inbox.error else ""

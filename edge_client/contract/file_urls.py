@@ -1,4 +1,4 @@
-"""Addresses of local folders: file:///srv/edge-models. No other module knows what is in one."""
+"""Addresses of local folders: file:///srv/edge-models. No other module parses one."""
 
 from __future__ import annotations
 

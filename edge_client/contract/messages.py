@@ -28,29 +28,29 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
 
     Attributes:
         device: Device id.
-        channel: Channel that it follows.
+        channel: Channel that the device follows.
         state: `starting`, `serving`, `updating` or `waiting` (no release yet).
-        probation: Whether the serving release is watched still, and may go back.
+        probation: Whether the serving release is on probation, and may be rolled back.
         release: Id of the serving release.
-        previous: Id of the release kept for a way back.
+        previous: Id of the release kept for a rollback.
         serving_since: When the serving release was activated, UTC, ISO 8601; None if unknown.
         latest: Release that the signed channel pointed to at the last update check.
-        decision: What that check decided on `latest`: `serves`, `not_in_share` (of the rollout), `refused`,
+        decision: Decision of that check on `latest`: `serves`, `not_in_share` (of the rollout), `refused`,
             `held` (until it is requested), or `install` (it is in shadow mode and serves afterwards); empty
             before the first check.
-        offered: Release that this device would install on request; None if there is none.
+        offered: Release that this device would install on request; None without one.
         why: Why this release serves, in a sentence for people.
         runtime: Name and version of the TFLite runtime.
         last_error: Why the last update attempt failed, in one paragraph; None after a success.
-        warning: What is wrong with the device, and keeps nothing from going on; None if nothing is.
+        warning: Fault of the device that does not stop it from serving; None without one.
         refused: Release that was refused on this device, and is not tried again.
-        frames: Pictures classified since start.
-        latency_ms: Median of preprocessing plus inference over the last 100 pictures.
+        frames: Frames classified since start.
+        latency_ms: Median of preprocessing plus inference over the last 100 frames.
         share_percent: Share of the devices that `latest` is for; None before the first check.
-        update: Figures of the last completed update.
+        update: Metrics of the last completed update.
         shadow: Comparison of the release in shadow mode with the serving one; None if there is none.
-        drift: How far the answers are from those on the release's hold-out; None while that is not known.
-        inbox: Frames kept for labelling; None if none are kept.
+        drift: Distance of the predictions from those on the release's hold-out; None while unknown.
+        inbox: Counts of frames kept for labelling; None if the inbox is off.
         changed_at: UTC, ISO 8601.
     """
 
@@ -72,10 +72,10 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
     frames: int = 0
     latency_ms: float | None = None
     share_percent: float | None = None
-    update: UpdateFigures | None = None
+    update: UpdateMetrics | None = None
     shadow: Comparison | None = None
     drift: Drift | None = None
-    inbox: InboxFigures | None = None
+    inbox: InboxMetrics | None = None
     changed_at: str = ""
 
 
@@ -113,7 +113,7 @@ class Drift(Document, frozen=True, kw_only=True):
     confidence: float
 
 
-class InboxFigures(Document, frozen=True, kw_only=True):
+class InboxMetrics(Document, frozen=True, kw_only=True):
     """Counts of frames kept for labelling.
 
     Attributes:
@@ -127,7 +127,7 @@ class InboxFigures(Document, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class UpdateFigures(Document, frozen=True, kw_only=True):
+class UpdateMetrics(Document, frozen=True, kw_only=True):
     """Size and duration of one update.
 
     Attributes:

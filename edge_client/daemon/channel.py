@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import DeviceError, EdgeError, InputError, TransportError
-from edge_client.contract.messages import DeviceStatus, Result, UpdateFigures
+from edge_client.contract.messages import DeviceStatus, Result, UpdateMetrics
 from edge_client.contract.names import announcement_topic
 from edge_client.contract.times import utc_now
 from edge_client.inbox.selection import ChannelAnswer
@@ -77,9 +77,9 @@ class RunningUpdate:
     bytes_pulled: int
     started: float
 
-    def figures(self, now: float) -> UpdateFigures:
+    def metrics(self, now: float) -> UpdateMetrics:
         """Return the cost of the update, with its first answer at `now`."""
-        return UpdateFigures(
+        return UpdateMetrics(
             release=self.release, bytes_pulled=self.bytes_pulled, seconds=round(now - self.started, 3)
         )
 
@@ -209,7 +209,7 @@ class ChannelFollower:
         update = self._running_update
         if update is not None and update.release == answer.result.release:
             self._running_update = None
-            self.board.change(update=update.figures(time.monotonic()))
+            self.board.change(update=update.metrics(time.monotonic()))
 
     def _result(self, frame: Frame, prediction: Prediction, release: str | None) -> Result:
         device = self._settings.device

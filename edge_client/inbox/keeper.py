@@ -112,13 +112,13 @@ class FrameKeeper:
         self._try(self._tidy)
         while True:
             try:
-                taken = self._waiting.get(timeout=_TIDY_S)
+                queued = self._waiting.get(timeout=_TIDY_S)
             except queue.Empty:
                 self._try(self._tidy)
                 continue
-            if taken is None:
+            if queued is None:
                 return
-            self._try(functools.partial(self._keep, *taken))
+            self._try(functools.partial(self._keep, *queued))
 
     def _try(self, act: Callable[[], None]) -> None:
         """Call `act`; log a failure, so that the next frame is tried whatever happens."""

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import DeviceError
-from edge_client.contract.messages import InboxFigures
+from edge_client.contract.messages import InboxMetrics
 from edge_client.inbox.keeper import FrameKeeper
 from edge_client.inbox.selection import INBOX_DIR, why_keep
 from edge_client.inbox.upload import upload_in_child
@@ -68,9 +68,9 @@ class Inbox:
             self._keeper.keep(pixels, answer.result, why)
 
     def live_fields(self) -> dict[str, Any]:
-        """Return what the status says of it; looks at no disk."""
-        figures = InboxFigures(waiting=self._keeper.kept, uploaded=self._uploaded, error=self._error)
-        return {"inbox": figures}
+        """Return the status fields of the inbox; reads no disk."""
+        metrics = InboxMetrics(waiting=self._keeper.kept, uploaded=self._uploaded, error=self._error)
+        return {"inbox": metrics}
 
     def close(self) -> None:
         """End the threads; an interrupted upload continues at the next start."""

@@ -332,15 +332,15 @@ def try_echo(settings: BrokerSettings, client_id: str, topic: str) -> bool:
         topic: Below the device's own.
     Raises: TransportError if the broker cannot be reached; SettingsError.
     """
-    probe, heard = os.urandom(16), []
+    probe, received = os.urandom(16), []
     client = open_client(settings, client_id)
     client.on_connect = lambda connected, *_: connected.subscribe(topic, 1)
     client.on_subscribe = lambda listening, *_: listening.publish(topic, probe, qos=1)
-    client.on_message = lambda _client, _userdata, message: heard.append(bytes(message.payload))
+    client.on_message = lambda _client, _userdata, message: received.append(bytes(message.payload))
     try:
         client.connect(settings.host, settings.port, settings.keepalive_s)
         deadline = time.monotonic() + ECHO_S
-        while probe not in heard and time.monotonic() < deadline:
+        while probe not in received and time.monotonic() < deadline:
             if client.loop(0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 break  # some brokers end the connection instead
     except (OSError, ssl.SSLError, ValueError) as e:
@@ -348,4 +348,4 @@ def try_echo(settings: BrokerSettings, client_id: str, topic: str) -> bool:
         raise TransportError(msg) from e
     finally:
         client.disconnect()
-    return probe in heard
+    return probe in received

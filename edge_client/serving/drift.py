@@ -45,7 +45,7 @@ class DriftWatch:
         if len(self._answers) > WINDOW:
             self._count(self._answers.popleft(), -1)
 
-    def figures(self) -> Drift | None:
+    def metrics(self) -> Drift | None:
         """Return both indices; None while there are too few answers."""
         if len(self._answers) < LEAST_ANSWERS:
             return None

@@ -140,8 +140,8 @@ class Serving:
         """Return the status fields that are read at the time of sending."""
         shadow, drift = self._shadow, self._drift
         return {
-            "shadow": shadow.comparison.figures() if shadow is not None else None,
-            "drift": drift.figures() if drift is not None else None,
+            "shadow": shadow.comparison.metrics() if shadow is not None else None,
+            "drift": drift.metrics() if drift is not None else None,
         }
 
     def reload(self) -> None:
@@ -352,21 +352,21 @@ class Serving:
     def _settle_shadow(
         self, shadow: ShadowRelease, before_swap: Callable[[UpdateOutcome], None]
     ) -> dict[str, Any]:
-        figures = shadow.comparison.figures()
+        metrics = shadow.comparison.metrics()
         try:
-            with refusing(self._slots, figures.release, self._software):
+            with refusing(self._slots, metrics.release, self._software):
                 if shadow.comparison.breach:
                     msg = f"in shadow mode it {shadow.comparison.breach}"
                     raise InputError(msg)
         except RefusedError as e:
             self._shadow = None
             self._slots.clean_slots()
-            return {"last_error": str(e), "refused": figures.release, "why": str(e)}
+            return {"last_error": str(e), "refused": metrics.release, "why": str(e)}
         agreed = (
-            f"agreed with the release before on {figures.agreement or 0:.0%} of {figures.frames} frames, at "
-            f"{figures.latency_ms} ms a frame instead of {figures.latency_before_ms} ms"
+            f"agreed with the release before on {metrics.agreement or 0:.0%} of {metrics.frames} frames, at "
+            f"{metrics.latency_ms} ms a frame instead of {metrics.latency_before_ms} ms"
         )
-        logger.info("release %s %s", figures.release, agreed)
+        logger.info("release %s %s", metrics.release, agreed)
         self._activate(shadow.outcome, before_swap, shadow.classifier)
         self._shadow = None
         why = f"channel {self._settings.device.channel} points to it; it {agreed}"

@@ -90,7 +90,7 @@ class Shadow:
         if self.breach is None and self.seconds(now) > LONGEST * self._settings.seconds + LEAST_WAIT_S:
             self.breach = ""
 
-    def figures(self) -> Comparison:
+    def metrics(self) -> Comparison:
         """Return the comparison so far, for the status."""
         return Comparison(
             release=self.release,

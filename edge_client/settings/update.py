@@ -28,14 +28,14 @@ class DeviceSettings(Section):
 
     Attributes:
         id: Name of this device; empty: from the board's serial number.
-        fleet: Fleet that it belongs to.
-        channel: Channel that it follows.
-        more_channels: Channels whose releases answer to the same frames too, with commas between.
+        fleet: Fleet of this device.
+        channel: Main channel, whose releases are installed.
+        more_channels: Extra channels, separated by commas, whose releases classify the same frames.
         device_class: Releases made for another class of devices are refused.
-        state_dir: Holds releases and trusted metadata.
+        state_dir: Folder of releases and trusted metadata.
         threads: Threads of the interpreter.
-        top: Labels in each result.
-        latency_budget_ms: Longest time for one picture; a release that takes longer is refused. 0: no limit.
+        top: Number of labels in each result.
+        latency_budget_ms: Longest time for one frame; a slower release is refused. 0: no limit.
     """
 
     id: str = ""
@@ -78,14 +78,14 @@ class StoreSettings(Section):
     """Section [store].
 
     Attributes:
-        base_url: Address below which `metadata/` and `targets/` lie: http(s):// or file:///folder, for which
-            the other settings mean nothing.
-        region: S3 region that signatures are made for.
+        base_url: Address of the folder of `metadata/` and `targets/`: http(s):// or file:///folder, for which
+            the other settings have no effect.
+        region: Region of the S3 signatures.
         access_key_file: TOML file with the keys of a private bucket.
         ca_file: CA certificate of an https store.
         timeout_s: Longest silence of the store.
-        min_bytes_per_s: Slower transfers are given up.
-        max_bytes_per_s: Read no faster; 0: no limit.
+        min_bytes_per_s: Slower transfers are aborted.
+        max_bytes_per_s: Bandwidth limit; 0: no limit.
     """
 
     base_url: str = ""
@@ -118,7 +118,7 @@ class TrustSettings(Section):
     """Section [trust].
 
     Attributes:
-        root: The provisioned root metadata.
+        root: Provisioned root metadata.
     """
 
     root: Path = Path("/etc/edge-client/root.json")
@@ -131,7 +131,7 @@ class UpdateSettings(Section):
     Attributes:
         automatic: Install a release as soon as it is published; else only on request.
         poll_s: Interval of update checks without an announcement.
-        spread_s: After an announcement, wait a random part of this first.
+        spread_s: After an announcement, wait a random part of this before the check.
         check_timeout_s: Longest update check, with all that it downloads.
         self_test_timeout_s: Longest self-test.
         self_test_memory_bytes: Limit on the self-test's memory; 0: none.

@@ -17,7 +17,7 @@ from edge_client.contract.errors import (
     TransportError,
     TrustError,
 )
-from edge_client.contract.messages import DeviceStatus, UpdateFigures
+from edge_client.contract.messages import DeviceStatus, UpdateMetrics
 from edge_client.state_folder import hold_state
 from tests.fakes.tiny_model import plain_picture, tiny_labels, tiny_model
 from tests.fakes.tiny_release import png
@@ -84,7 +84,7 @@ def settings_file(tmp_path):
         release="r2",
         previous="r1",
         latency_ms=1.5,
-        update=UpdateFigures(release="r2", bytes_pulled=1234, seconds=0.5),
+        update=UpdateMetrics(release="r2", bytes_pulled=1234, seconds=0.5),
     )
     (tmp_path / "state").mkdir()
     (tmp_path / "state/status.json").write_bytes(encode_document(status))

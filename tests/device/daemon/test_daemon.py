@@ -44,7 +44,7 @@ def test_a_first_release_is_announced_downloaded_and_served(daemon, watcher, rep
     watcher.announce(document.release)
     watcher.wait_release(document.release)
     assert_answers(daemon, watcher, document.release)
-    status = watcher.wait_status(lambda s: s.update is not None, "the figures of the update")
+    status = watcher.wait_status(lambda s: s.update is not None, "the metrics of the update")
     assert status.update.release == document.release
     assert status.update.bytes_pulled > document.model_bytes
     assert 0 < status.update.seconds < LIMIT_S
@@ -180,7 +180,7 @@ def test_a_release_announced_before_the_store_shows_it_is_checked_for_again(
     repository.publish_tiny(1)
     assert watcher.wait_release(release).last_error is None
     assert_answers(daemon, watcher, release)
-    status = watcher.wait_status(lambda s: s.update and s.update.release == release, "the figures")
+    status = watcher.wait_status(lambda s: s.update and s.update.release == release, "the metrics")
     assert status.update.seconds > late_s
 
 

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge_client.contract.errors import SettingsError
-from edge_client.contract.messages import Comparison, DeviceStatus, Drift, InboxFigures, UpdateFigures
+from edge_client.contract.messages import Comparison, DeviceStatus, Drift, InboxMetrics, UpdateMetrics
 from edge_client.reporting import metrics
 from edge_client.reporting.metrics import StatusCollector, open_registry, serve
 from edge_client.settings.reporting import MetricsSettings
@@ -36,7 +36,7 @@ STATUS = DeviceStatus(
     frames=12_345_678,
     latency_ms=2.5,
     last_error="no network",
-    update=UpdateFigures(release="a1", bytes_pulled=1000, seconds=0.25),
+    update=UpdateMetrics(release="a1", bytes_pulled=1000, seconds=0.25),
 )
 LINE = re.compile(r'edge_client_[a-z_]+\{(?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)+\} [0-9.e+-]+')
 
@@ -128,7 +128,7 @@ def test_shadow_drift_and_inbox_are_exported():
         STATUS,
         shadow=Comparison(release="b2", frames=10, agreement=0.9),
         drift=Drift(answers=500, labels=0.3, confidence=0.05),
-        inbox=InboxFigures(waiting=3, uploaded=4),
+        inbox=InboxMetrics(waiting=3, uploaded=4),
     )
     text = render([watched])
     assert value(text, "shadow_agreement") == 0.9
@@ -143,7 +143,7 @@ def test_metric_names_do_not_change():
         STATUS,
         shadow=Comparison(release="b2", frames=10, agreement=0.9),
         drift=Drift(answers=500, labels=0.3, confidence=0.05),
-        inbox=InboxFigures(waiting=3, uploaded=4),
+        inbox=InboxMetrics(waiting=3, uploaded=4),
     )
     names = {line.partition("{")[0] for line in render([watched]).splitlines() if not line.startswith("#")}
     gauges = {

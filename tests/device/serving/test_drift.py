@@ -27,44 +27,44 @@ def alike(count: int, seed: int = 4) -> list[tuple[int, float]]:
 
 
 def test_few_answers_say_nothing():
-    assert watch(alike(LEAST_ANSWERS - 1)).figures() is None
-    assert watch(alike(LEAST_ANSWERS)).figures() is not None
+    assert watch(alike(LEAST_ANSWERS - 1)).metrics() is None
+    assert watch(alike(LEAST_ANSWERS)).metrics() is not None
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_answers_like_those_of_the_hold_out_are_stable(seed):
-    figures = watch(alike(WINDOW, seed)).figures()
-    assert figures is not None
-    assert figures.answers == WINDOW
-    assert figures.labels < 0.1
-    assert figures.confidence < 0.1
+    metrics = watch(alike(WINDOW, seed)).metrics()
+    assert metrics is not None
+    assert metrics.answers == WINDOW
+    assert metrics.labels < 0.1
+    assert metrics.confidence < 0.1
 
 
 def test_other_labels_are_a_shift_of_labels_alone():
-    figures = watch([(0, confidence) for _, confidence in alike(WINDOW)]).figures()
-    assert figures is not None
-    assert figures.labels > 0.25
-    assert figures.confidence < 0.1
+    metrics = watch([(0, confidence) for _, confidence in alike(WINDOW)]).metrics()
+    assert metrics is not None
+    assert metrics.labels > 0.25
+    assert metrics.confidence < 0.1
 
 
 def test_less_sure_answers_are_a_shift_of_confidence_alone():
-    figures = watch([(index, confidence - 0.4) for index, confidence in alike(WINDOW)]).figures()
-    assert figures is not None
-    assert figures.confidence > 0.25
-    assert figures.labels < 0.1
+    metrics = watch([(index, confidence - 0.4) for index, confidence in alike(WINDOW)]).metrics()
+    assert metrics is not None
+    assert metrics.confidence > 0.25
+    assert metrics.labels < 0.1
 
 
 def test_only_the_last_answers_count():
     drift = watch([(0, 0.1)] * WINDOW + alike(WINDOW))
-    figures = drift.figures()
-    assert figures is not None
-    assert figures.answers == WINDOW
-    assert max(figures.labels, figures.confidence) < 0.1
+    metrics = drift.metrics()
+    assert metrics is not None
+    assert metrics.answers == WINDOW
+    assert max(metrics.labels, metrics.confidence) < 0.1
 
 
 @pytest.mark.parametrize("confidence", [-0.1, 0.0, 1.0, 1.5])
 def test_a_confidence_at_or_beyond_the_ends_is_counted_there(confidence):
-    assert watch([(0, confidence)] * LEAST_ANSWERS).figures() is not None
+    assert watch([(0, confidence)] * LEAST_ANSWERS).metrics() is not None
 
 
 def test_the_index_is_the_published_formula():

@@ -158,7 +158,7 @@ def test_comparing_takes_half_of_the_time_at_most(one, clock):
     for _ in range(100):
         clock.now += 0.01
         one.answer(1)
-    compared = beside.comparison.figures().frames * 0.02
+    compared = beside.comparison.metrics().frames * 0.02
     assert 0.2 < compared / (clock.now - started) <= 0.5
 
 

@@ -75,12 +75,12 @@ def test_failing_frames_refuse_it_at_once():
 
 def test_the_status_shows_the_comparison_so_far():
     shadow = beside()
-    assert shadow.figures().agreement is None
+    assert shadow.metrics().agreement is None
     compare(shadow, 3, now=110.0)
     shadow.compare(BEFORE, predicted("rotten", 0.5, 20.0), 120.0)
-    figures = shadow.figures()
-    assert (figures.release, figures.frames, figures.agreement) == ("new", 4, 0.75)
-    assert (figures.latency_ms, figures.latency_before_ms, figures.seconds_left) == (10.0, 10.0, 40.0)
+    metrics = shadow.metrics()
+    assert (metrics.release, metrics.frames, metrics.agreement) == ("new", 4, 0.75)
+    assert (metrics.latency_ms, metrics.latency_before_ms, metrics.seconds_left) == (10.0, 10.0, 40.0)
 
 
 @pytest.mark.parametrize(
