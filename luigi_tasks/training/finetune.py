@@ -1,8 +1,8 @@
 """Fine-tuning of a backbone: its upper part is trained on activations computed once per augmented copy.
 
-What lies below the cut stays as ImageNet taught it, so its activations are the same in every epoch:
-they are computed by TFLite and memory-mapped, and an epoch costs a third of one through the whole
-network. A backbone without weights is trained whole, from the pixels.
+Layers below the cut stay frozen, so their activations are the same in every epoch: TFLite computes them once
+into a memory-mapped file, and an epoch costs a third of one through the whole network. A backbone without
+weights is trained whole, from the pixels.
 
 Batch-norm layers stay frozen, a measured choice: docs/decisions/0006-frozen-batch-norm.md.
 """
@@ -15,14 +15,11 @@ import functools
 import hashlib
 import logging
 import math
-import os
-import tempfile
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edge_client.contract.errors import SettingsError
 from luigi_tasks.backbone.converters import float_converter
 from luigi_tasks.backbone.extractor import CHUNK, FeatureExtractor, to_input
 from luigi_tasks.backbone.networks import STANDARD_SUFFIX, build_backbone, standardize, start_tensorflow_again
@@ -31,6 +28,7 @@ from luigi_tasks.training.augmentation import augment
 from luigi_tasks.training.checkpoint import Checkpoint, pack_checkpoint, parse_checkpoint
 from luigi_tasks.training.cluster import cluster_size
 from luigi_tasks.training.head import HeadTrainingData, train_head
+from luigi_tasks.training.mapped_array import map_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
     from luigi_tasks.settings.values import ModelSettings, TrainingSettings
     from luigi_tasks.training.cluster import Cluster
 
-# The last layer that stays frozen: two thirds up, before the last reduction of the map.
+# The last layer that stays frozen: two thirds up, before the last reduction of the feature map.
 CUT_LAYERS = {
     "mobilenet_v1": "conv_pw_11_relu",
     "mobilenet_v2": "block_12_add",
@@ -54,7 +52,7 @@ CUT_LAYERS = {
 SCRATCH_BATCH_NORM_MOMENTUM = 0.9
 WARM_UP_SHARE = 0.1
 HEAD_EPOCHS = 15
-# A large batch finds no fine detail: fine-tuning takes a quarter of the head's.
+# Smaller batches fine-tune better: a quarter of the head's.
 FINETUNE_BATCH_SHARE = 4
 STANDARDIZE_PICTURES = 200
 CHECKPOINT_INTERVAL_S = 10.0
@@ -103,7 +101,7 @@ class TrainingImages:
             once: 100,000 pictures of 160 pixels are 7.7 GB.
         targets: (N,) class numbers.
         names: N content hashes.
-        classes: How many classes there are.
+        classes: Number of classes.
     """
 
     read: Callable[[NDArray[np.intp]], NDArray[np.uint8]]
@@ -140,6 +138,11 @@ class TrainingImages:
             lambda some: self.read(rows[some]), self.targets[rows], self.names[index::count], self.classes
         )
 
+    def class_weights(self) -> NDArray[np.float32]:
+        """Return (classes,) weights with which all classes count alike, however many pictures they have."""
+        counts = np.bincount(self.targets, minlength=self.classes)
+        return (len(self.targets) / (self.classes * np.maximum(counts, 1))).astype(np.float32)
+
 
 def tune_backbone(
     images: TrainingImages,
@@ -157,14 +160,14 @@ def tune_backbone(
 
     Args:
         images: The training pictures.
-        model: Which backbone.
-        training: How.
+        model: The network.
+        training: Hyperparameters.
         start: Weights of an earlier release's backbone to go on from, or None for the initial ones.
         scratch: Folder on a disk with room for the activations (19 kB per copy for MobileNetV2
             1.0/160), or without weights for the pixels; nothing is left there, also by a killed process.
         checkpoints: Gets a checkpoint after each epoch.
         progress: Gets steps done.
-        cluster: Other machines that train the same network; each learns from its share of the pictures.
+        cluster: Other machines that train the same network; each trains on its share of the pictures.
     Raises: SettingsError, TransportError (see `build_backbone`), SettingsError where the disk has no room
         for the activations; InputError if `start` does not fit.
     """
@@ -187,7 +190,7 @@ def tune_backbone(
         loop.resume(checkpoints.load(), fingerprint)
         targets = images.share(index, count).targets
         while loop.epoch < loop.epochs:
-            loop.learn_epoch(inputs, targets, images, progress)
+            loop.run_epoch(inputs, targets, images, progress)
             loop.keep(checkpoints if index == 0 else None, fingerprint)
     return Tuned(pack_weights(backbone), {name: tuple(values) for name, values in loop.history.items()})
 
@@ -195,26 +198,6 @@ def tune_backbone(
 def count_copies(training: TrainingSettings) -> int:
     """Return the number of copies of each picture; copy 0 is the picture itself."""
     return math.ceil(training.augmented_copies) + 1
-
-
-def map_array(folder: Path, shape: tuple[int, ...], kind: type[np.generic] = np.float16) -> NDArray[Any]:
-    """Return an array of zeros on disk, mapped into memory; its file has no name, so nothing stays behind.
-
-    Raises: SettingsError if the disk has no room for all of it. Were room taken page by page, a disk that
-        fills up would kill the process without a word (SIGBUS).
-    """
-    size_bytes = math.prod(shape) * np.dtype(kind).itemsize
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, size_bytes)
-            return np.memmap(file, kind, "r+", shape=shape)
-    except OSError as e:
-        msg = (
-            f"{folder}: no room for {size_bytes / 1e6:.0f} MB of activations ({e.strerror or e}); free some "
-            "space, or let [dataset] cache_dir name a folder that can be written"
-        )
-        raise SettingsError(msg) from e
 
 
 class FineTuningLoop:
@@ -233,37 +216,24 @@ class FineTuningLoop:
         tf, keras = start_tensorflow_again()
         self._network, self._strategy, self._training = network, strategy, training
         self.epochs = training.epochs if whole else training.finetune_epochs
-        self._copies = count_copies(training)
-        self._batch = max(1, training.batch_size // (1 if whole else FINETUNE_BATCH_SHARE))
-        self._own_batch = max(1, self._batch // workers)
-        self._steps = -(-pictures // self._batch)
+        batch = max(1, training.batch_size // (1 if whole else FINETUNE_BATCH_SHARE))
+        self._own_batch = max(1, batch // workers)
+        self._steps = -(-pictures // batch)
         rate = training.learning_rate if whole else training.finetune_rate
         self._optimizer = keras.optimizers.Adam(_schedule(keras, tf, rate, self._steps * self.epochs))
         self._optimizer.build(network.trainable_variables)
-        loss = keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=training.label_smoothing, reduction="none"
-        )
+        step = _make_step(network, self._optimizer, training.label_smoothing, self._own_batch * workers)
+        if strategy is None:
+            self._train_step = tf.function(step, reduce_retracing=True)
+        else:
+            self._train_step = tf.function(
+                lambda *batch: strategy.run(step, args=batch), reduce_retracing=True
+            )
         self.epoch = 0
         self.history: dict[str, list[float]] = {"loss": [], "accuracy": []}
-        self._kept_at = time.monotonic()
+        self._saved_at = time.monotonic()
 
-        def learn(shown: Any, wanted: Any, weights: Any) -> Any:  # noqa: ANN401
-            with tf.GradientTape() as tape:
-                logits = network(tf.cast(shown, tf.float32), training=True)
-                losses = loss(wanted, logits) * weights
-                # Workers add their gradients up.
-                mean = tf.reduce_sum(losses) / (self._own_batch * workers)
-            variables = network.trainable_variables
-            self._optimizer.apply_gradients(zip(tape.gradient(mean, variables), variables, strict=True))
-            right = tf.reduce_sum(tf.cast(tf.argmax(logits, 1) == tf.argmax(wanted, 1), tf.float32))
-            return tf.stack([tf.reduce_sum(losses), right])
-
-        if strategy is None:
-            self._learn = tf.function(learn, reduce_retracing=True)
-        else:
-            self._learn = tf.function(lambda *batch: strategy.run(learn, args=batch), reduce_retracing=True)
-
-    def learn_epoch(
+    def run_epoch(
         self,
         inputs: Any,  # noqa: ANN401 - an array in memory or on disk
         targets: NDArray[np.int64],
@@ -279,39 +249,44 @@ class FineTuningLoop:
             progress: Gets steps done.
         """
         tf, _ = start_tensorflow_again()
-        rng = np.random.default_rng([self._training.seed, self.epoch])
-        size = len(targets)
-        # Whole batches of one size: the last one goes on with the next order.
-        needed = self._steps * self._own_batch
-        order = np.concatenate([rng.permutation(size) for _ in range(-(-needed // size))])[:needed]
-        copies = rng.integers(0, self._copies, needed)
-        counts = np.bincount(images.targets, minlength=images.classes)
-        weights = (len(images.targets) / (images.classes * np.maximum(counts, 1))).astype(np.float32)
+        order, copies = self._draw_order(len(targets))
+        weights = images.class_weights()
         sums = np.zeros(2)
         for step in range(self._steps):
-            rows = order[step * self._own_batch : (step + 1) * self._own_batch]
-            seen = copies[step * self._own_batch : (step + 1) * self._own_batch]
-            shown = inputs[seen, rows]
+            part = slice(step * self._own_batch, (step + 1) * self._own_batch)
+            rows = order[part]
+            shown = inputs[copies[part], rows]
             batch = (
                 tf.constant(to_input(shown) if shown.dtype == np.uint8 else shown),
                 tf.one_hot(targets[rows], images.classes),
                 tf.constant(weights[targets[rows]]),
             )
-            sums += self._learn(*batch).numpy()
+            sums += self._train_step(*batch).numpy()
             progress(f"tuning, epoch {self.epoch + 1} of {self.epochs}", step + 1, self._steps)
         self.epoch += 1
-        self.history["loss"].append(round(float(sums[0]) / needed, 6))
-        self.history["accuracy"].append(round(float(sums[1]) / needed, 6))
+        self.history["loss"].append(round(float(sums[0]) / len(order), 6))
+        self.history["accuracy"].append(round(float(sums[1]) / len(order), 6))
+
+    def _draw_order(self, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draw the pictures of an epoch's batches, out of `size`, and which copy of each is shown.
+
+        All batches have one size: where the pictures end, the last batch is filled up from another order.
+        """
+        rng = np.random.default_rng([self._training.seed, self.epoch])
+        needed = self._steps * self._own_batch
+        order = np.concatenate([rng.permutation(size) for _ in range(-(-needed // size))])[:needed]
+        return order, rng.integers(0, count_copies(self._training), needed)
 
     def keep(self, checkpoints: CheckpointStore | None, fingerprint: str) -> None:
         """Save a checkpoint, at most once in CHECKPOINT_INTERVAL_S.
 
-        All workers of a cluster come here: some variables are averaged over them when they are read.
+        All workers of a cluster come here, also those without `checkpoints`: some variables are averaged over
+        the workers when they are read.
         """
-        early = time.monotonic() - self._kept_at < CHECKPOINT_INTERVAL_S
+        early = time.monotonic() - self._saved_at < CHECKPOINT_INTERVAL_S
         if self._strategy is None and self.epoch < self.epochs and early:
             return
-        self._kept_at = time.monotonic()
+        self._saved_at = time.monotonic()
         arrays = [one.numpy() for one in self._variables()]
         if checkpoints is not None:
             checkpoints.save(pack_checkpoint(Checkpoint(self.epoch, self.history, arrays), fingerprint))
@@ -328,6 +303,30 @@ class FineTuningLoop:
 
     def _variables(self) -> list[Any]:
         return [*self._network.variables, *self._optimizer.variables]
+
+
+def _make_step(network: Any, optimizer: Any, label_smoothing: float, batch: int) -> Any:  # noqa: ANN401
+    """Return a function that trains on one worker's share of a batch: (inputs, one-hot, weights) to sums.
+
+    It returns the sum of the losses and the number of right predictions.
+    """
+    tf, keras = start_tensorflow_again()
+    loss = keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=label_smoothing, reduction="none"
+    )
+
+    def train(shown: Any, wanted: Any, weights: Any) -> Any:  # noqa: ANN401
+        with tf.GradientTape() as tape:
+            logits = network(tf.cast(shown, tf.float32), training=True)
+            losses = loss(wanted, logits) * weights
+            # Divided by the whole batch: workers add their gradients up.
+            mean = tf.reduce_sum(losses) / batch
+        variables = network.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(mean, variables), variables, strict=True))
+        right = tf.reduce_sum(tf.cast(tf.argmax(logits, 1) == tf.argmax(wanted, 1), tf.float32))
+        return tf.stack([tf.reduce_sum(losses), right])
+
+    return train
 
 
 def _build_network(
@@ -435,7 +434,8 @@ def _schedule(keras: Any, tf: Any, peak: float, steps: int) -> Any:  # noqa: ANN
 def _fingerprint(
     images: TrainingImages, model: ModelSettings, training: TrainingSettings, start: bytes | None
 ) -> str:
-    # How many machines tune together, not what they are called.
+    """Return a hex digest of everything that decides a training."""
+    # How many machines train together, not their names.
     nameless = dataclasses.replace(training, cluster=str(cluster_size(training.cluster)))
     digest = hashlib.sha256(repr((model, nameless, images.classes)).encode())
     for name, target in zip(images.names, images.targets, strict=True):

@@ -84,7 +84,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_verdict(case):
+def test_every_limit_that_is_missed_is_a_reason_and_nothing_else(case):
     verdict = judge(
         accuracy=case.accuracy,
         float_accuracy=case.float_accuracy,

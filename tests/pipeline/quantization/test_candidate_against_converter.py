@@ -1,72 +1,21 @@
-"""Heads that are hard to write in whole numbers, and backbones that cannot be composed."""
+"""Heads that are hard to quantize, against the converter; backbones and heads that cannot be composed."""
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from ai_edge_litert import schema_py_generated as schema
 
 from edge_client.contract.errors import InputError
-from edge_client.inference.runtime import load_interpreter
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.compose import Dense, choose_scale, compose_classifier, quantize_dense
+from tests.fakes.written_model import dense_layers, infer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 FEATURES = 24
-FULLY_CONNECTED = 9
-
-
-@dataclasses.dataclass(frozen=True)
-class Written:
-    """A quantized dense layer as it stands in the converter's file."""
-
-    weights: np.ndarray
-    bias: np.ndarray
-    weight_scales: np.ndarray
-    bias_scales: np.ndarray
-    input_scale: float
-    scale: float
-    zero_point: int
-
-
-def dense_layers(model: bytes) -> list[Written]:
-    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
-    graph = tree.subgraphs[0]
-    found = []
-    for operator in graph.operators:
-        code = tree.operatorCodes[operator.opcodeIndex]
-        if max(code.builtinCode, code.deprecatedBuiltinCode) != FULLY_CONNECTED:
-            continue
-        given, weights, bias = (graph.tensors[index] for index in operator.inputs)
-        answer = graph.tensors[operator.outputs[0]].quantization
-        numbers = np.frombuffer(tree.buffers[weights.buffer].data.tobytes(), np.int8)
-        found.append(
-            Written(
-                weights=numbers.reshape(list(weights.shape)),
-                bias=np.frombuffer(tree.buffers[bias.buffer].data.tobytes(), np.int32),
-                weight_scales=np.asarray(weights.quantization.scale, np.float32),
-                bias_scales=np.asarray(bias.quantization.scale, np.float32),
-                input_scale=float(given.quantization.scale[0]),
-                scale=float(answer.scale[0]),
-                zero_point=int(answer.zeroPoint[0]),
-            )
-        )
-    return found
-
-
-def answer(model: bytes, pixels: np.ndarray) -> np.ndarray:
-    interpreter = load_interpreter(model, 1)
-    given, told = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    shown = pixels if given["dtype"] == np.uint8 else pixels.astype(np.float32) / 127.5 - 1
-    interpreter.set_tensor(given["index"], shown[None])
-    interpreter.invoke()
-    scores: np.ndarray = interpreter.get_tensor(told["index"])[0]
-    return scores
 
 
 class Converter:
@@ -158,10 +107,10 @@ def test_quantized_head_has_the_same_integers_as_the_converters_file(converter, 
     weights, bias = make(5, 300)
     [theirs] = dense_layers(converter.under([(weights, bias)]))
     ours = quantize_dense(Dense(weights, bias, 0.0, 1.0), theirs.input_scale)
-    np.testing.assert_array_equal(ours.weights, theirs.weights)
-    np.testing.assert_array_equal(ours.bias, theirs.bias)
-    np.testing.assert_array_equal(ours.weight_scales, theirs.weight_scales)
-    np.testing.assert_array_equal(ours.bias_scales, theirs.bias_scales)
+    np.testing.assert_array_equal(ours.weights.ravel(), np.frombuffer(theirs.weights, np.int8))
+    np.testing.assert_array_equal(ours.bias, np.frombuffer(theirs.bias, np.int32))
+    np.testing.assert_array_equal(ours.weight_scales, np.array(theirs.weight_scales, np.float32))
+    np.testing.assert_array_equal(ours.bias_scales, np.array(theirs.bias_scales, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +126,7 @@ def test_quantized_head_has_the_same_integers_as_the_converters_file(converter, 
         (-3.4707758, 17.755783),
     ],
 )
-def test_scale_of_the_logits_is_the_converters(converter, low, high):
+def test_the_scale_of_the_logits_is_the_one_that_the_converter_chooses(converter, low, high):
     # Without weights the logits are the bias, so their range is known to the last digit.
     bias = np.array([low, high], np.float32)
     [theirs] = dense_layers(converter.under([(np.zeros((FEATURES, 2), np.float32), bias)]))
@@ -200,9 +149,9 @@ def test_unit_next_to_dead_keeps_its_bias(converter):
     ]
     ours = compose_classifier(converter.alone(), layers, "abc", name="tiny")
     first = dense_layers(ours)[0]
-    np.testing.assert_allclose(first.bias[:3] * first.bias_scales[:3], bias[:3], rtol=1e-6)
+    np.testing.assert_allclose(first.real_bias()[:3], bias[:3], rtol=1e-6)
     for picture in converter.pixels:
-        np.testing.assert_array_equal(answer(ours, picture), answer(whole, picture))
+        np.testing.assert_array_equal(infer(ours, picture), infer(whole, picture))
 
 
 @pytest.mark.parametrize("scheme", ["float16", "dynamic"])
@@ -213,7 +162,7 @@ def test_small_float_backbone_answers_as_the_converters_file(converter, scheme):
     assert ours != whole
     for picture in converter.pixels:
         # Our head stays float32; the converter's has 11 bits in float16.
-        np.testing.assert_allclose(answer(ours, picture), answer(whole, picture), atol=2e-3)
+        np.testing.assert_allclose(infer(ours, picture), infer(whole, picture), atol=2e-3)
 
 
 @pytest.mark.parametrize(

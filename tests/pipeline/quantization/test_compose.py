@@ -19,29 +19,14 @@ from PIL import Image
 from edge_client.contract.errors import InputError
 from edge_client.contract.release import Normalization
 from edge_client.inference.classifier import Classifier
-from edge_client.inference.runtime import load_interpreter
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.compose import Dense, choose_scale, compose_classifier
 from luigi_tasks.settings.values import ModelSettings
+from tests.fakes.written_model import dense_layers, infer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 TINY = ModelSettings("mobilenet_v1", 0.25, 64, 2, "none")
-FULLY_CONNECTED = 9
-
-
-@dataclasses.dataclass(frozen=True)
-class Written:
-    """A dense layer as it stands in a file."""
-
-    weights: bytes
-    bias: bytes
-    weight_scales: tuple[float, ...]
-    bias_scales: tuple[float, ...]
-    scale: float
-    zero_point: int
-    relu: bool
-    version: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,51 +38,10 @@ class Networks:
     layers: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
-def dense_layers(model: bytes) -> list[Written]:
-    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
-    graph = tree.subgraphs[0]
-    found = []
-    for operator in graph.operators:
-        code = tree.operatorCodes[operator.opcodeIndex]
-        if max(code.builtinCode, code.deprecatedBuiltinCode) != FULLY_CONNECTED:
-            continue
-        weights, bias = (graph.tensors[index] for index in operator.inputs[1:])
-        answer = graph.tensors[operator.outputs[0]].quantization
-        scales = [_scales(one.quantization) for one in (weights, bias)]
-        quantized = answer is not None and answer.scale is not None
-        found.append(
-            Written(
-                weights=tree.buffers[weights.buffer].data.tobytes(),
-                bias=tree.buffers[bias.buffer].data.tobytes(),
-                weight_scales=scales[0],
-                bias_scales=scales[1],
-                scale=float(answer.scale[0]) if quantized else 1.0,
-                zero_point=int(answer.zeroPoint[0]) if quantized else 0,
-                relu=operator.builtinOptions.fusedActivationFunction == 1,
-                version=code.version,
-            )
-        )
-    return found
-
-
-def _scales(quantization) -> tuple[float, ...]:
-    return () if quantization is None or quantization.scale is None else tuple(quantization.scale)
-
-
 def operators(model: bytes) -> list[tuple[int, int]]:
     tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
     codes = [tree.operatorCodes[one.opcodeIndex] for one in tree.subgraphs[0].operators]
     return [(max(code.builtinCode, code.deprecatedBuiltinCode), code.version) for code in codes]
-
-
-def answer(model: bytes, pixels: np.ndarray) -> np.ndarray:
-    interpreter = load_interpreter(model, 1)
-    given, told = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    shown = pixels if given["dtype"] == np.uint8 else pixels.astype(np.float32) / 127.5 - 1
-    interpreter.set_tensor(given["index"], shown[None])
-    interpreter.invoke()
-    scores: np.ndarray = interpreter.get_tensor(told["index"])[0]
-    return scores
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +66,8 @@ def convert(pictures):
     backbone(to_input(pictures), training=True)  # or random weights would let all signals die
     standardize(backbone, pictures)
     variants = {
-        "float": lambda network, _answer: float_converter(network),
-        "int8": lambda network, _answer: int8_converter(network, pictures, ignore_progress),
+        "float": lambda network, _whole: float_converter(network),
+        "int8": lambda network, _whole: int8_converter(network, pictures, ignore_progress),
     }
 
     def make(scheme: str, hidden: int, classes: int) -> Networks:
@@ -156,14 +100,15 @@ def test_composed_file_equals_the_converters_file(convert, pictures, scheme, hid
     ]
     ours = compose_classifier(networks.alone, layers, [str(n) for n in range(classes)], name="tiny")
     written = dense_layers(ours)
-    # A range read back from a scale gives that scale but for the last digit (test_composition.py: exactly).
+    # A range read back from a scale gives that scale but for the last digit; exactly where it is known, in
+    # test_candidate_against_converter.py.
     assert [one.scale for one in written] == pytest.approx([one.scale for one in theirs], rel=1e-6)
-    assert [dataclasses.replace(one, scale=1.0) for one in written] == [
-        dataclasses.replace(one, scale=1.0) for one in theirs
+    assert [dataclasses.replace(one, scale=1.0, input_scale=1.0) for one in written] == [
+        dataclasses.replace(one, scale=1.0, input_scale=1.0) for one in theirs
     ]
     assert operators(ours) == operators(networks.whole)
     for picture in pictures[:8]:
-        np.testing.assert_allclose(answer(ours, picture), answer(networks.whole, picture), atol=1e-6)
+        np.testing.assert_allclose(infer(ours, picture), infer(networks.whole, picture), atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +141,7 @@ def test_file_is_also_a_zip_with_the_labels_and_runs(small, pictures):
         assert archive.infolist()[0].compress_type == zipfile.ZIP_STORED
     classifier = Classifier(model, labels, normalization=Normalization())
     scores = classifier.classify(pictures[0]).scores
-    np.testing.assert_allclose(scores * 256, answer(model, pictures[0]), atol=1)
+    np.testing.assert_allclose(scores * 256, infer(model, pictures[0]), atol=1)
 
 
 MEDIAPIPE = """
@@ -264,8 +209,8 @@ def test_unit_without_weights_answers_its_bias(small, pictures):
     [written] = dense_layers(model)
     row = np.frombuffer(written.weights, np.int8).reshape(3, -1)[1]
     assert not row.any()
-    assert np.frombuffer(written.bias, np.int32)[1] * written.bias_scales[1] == pytest.approx(3, rel=1e-3)
-    answer(model, pictures[0])  # the runtime takes it
+    assert written.real_bias()[1] == pytest.approx(3, rel=1e-3)
+    infer(model, pictures[0])  # the runtime takes it
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,152 @@
+"""Listing and taking that are killed at any write lose no frame and no label."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from edge_client.disk import write_durably
+from luigi_tasks.labelling import folder as labelling
+from luigi_tasks.labelling.inbox import list_inbox
+from tests.fakes.inbox import (
+    LABELS,
+    StoreAround,
+    fill_in,
+    from_inbox,
+    hand_in,
+    home,
+    in_inbox,
+    jpeg,
+    list_into,
+    read_csv,
+    take,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from luigi_tasks.labelling.class_folders import ClassFolders
+    from luigi_tasks.storage.store import Store
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+class Fuse:
+    """Lets so many calls through, then ends the process at each."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+        self.blown = False
+
+    def burn(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            self.blown = True
+            raise KilledError
+
+
+class DyingStore(StoreAround):
+    """The real store, until the fuse blows; before a call or right after it was done."""
+
+    def __init__(self, store: Store, fuse: Fuse, *, after: bool) -> None:
+        super().__init__(store)
+        self.fuse, self.after = fuse, after
+
+    def _guard(self, call: Callable[[], object]) -> object:
+        if not self.after:
+            self.fuse.burn()
+        result = call()
+        if self.after:
+            self.fuse.burn()
+        return result
+
+    def put(self, key, data, *, content_type="application/octet-stream"):
+        self._guard(lambda: self._store.put(key, data, content_type=content_type))
+
+    def delete(self, key):
+        self._guard(lambda: self._store.delete(key))
+
+
+class DyingFolders:
+    """The real dataset, until the fuse blows."""
+
+    def __init__(self, folders: ClassFolders, fuse: Fuse, *, after: bool) -> None:
+        self.url, self._folders, self._fuse, self._after = folders.url, folders, fuse, after
+
+    def contents(self) -> dict[str, frozenset[str]]:
+        return self._folders.contents()
+
+    def read(self, path: str) -> bytes | None:
+        return self._folders.read(path)
+
+    def write(self, path: str, data: bytes) -> None:
+        if not self._after:
+            self._fuse.burn()
+        self._folders.write(path, data)
+        if self._after:
+            self._fuse.burn()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
+def test_taking_that_was_killed_at_any_write_is_finished_by_the_next_run(
+    dataset, tmp_path, store, monkeypatch, after
+):
+    monkeypatch.setattr("luigi_tasks.labelling.intake.THREADS", 1)  # so that each count of calls is one place
+    calls, survived = 0, 0
+    while True:
+        device = f"cam{calls}"
+        pictures = [jpeg(100 * (calls + 1) + number) for number in range(3)]
+        names = [hand_in(store, device, f"{number}.jpg", one) for number, one in enumerate(pictures)]
+        list_into(store, tmp_path / device)
+        choice = dict(zip(map(str, names), ("cat", "otter", "-"), strict=True))
+        path = fill_in(tmp_path / device, choice)
+        fuse = Fuse(calls)
+        dying = cast("Store", DyingStore(store, fuse, after=after))
+        try:
+            take(dying, DyingFolders(dataset, fuse, after=after), path, new_labels=True)
+        except KilledError:
+            survived += 1
+        in_dataset, waiting = from_inbox(dataset), in_inbox(store)
+        for number, label in enumerate(("cat", "otter")):
+            there = home(label, pictures[number]) in in_dataset
+            assert there or f"{device}/{number}.jpg" in waiting, "the only copy is lost"
+        done = take(store, dataset, path, new_labels=True)
+        assert done.skipped == ()
+        assert in_inbox(store) == []
+        in_dataset = from_inbox(dataset)
+        assert in_dataset[home("cat", pictures[0])] == pictures[0]
+        assert in_dataset[home("otter", pictures[1])] == pictures[1]
+        assert len(in_dataset) == 2 * (calls + 1)
+        if not fuse.blown:
+            break
+        calls += 1
+    assert survived == 8  # two writes, and two removals of each of three frames
+
+
+def test_listing_that_was_killed_is_done_again(store, tmp_path, monkeypatch):
+    hand_in(store, "cam1", "a.jpg", jpeg(1))
+    list_into(store, tmp_path / "to")
+    fill_in(tmp_path / "to", {"cam1/a.jpg": "cat"})
+    hand_in(store, "cam1", "b.jpg", jpeg(2))
+    for calls in range(20):
+        fuse = Fuse(calls)
+
+        def write(path, data, fuse=fuse):
+            fuse.burn()
+            write_durably(path, data)
+
+        monkeypatch.setattr(labelling, "write_durably", write)
+        digest = labelling.folder_digest(list_inbox(store), LABELS, 100)
+        try:
+            list_into(store, tmp_path / "to")
+        except KilledError:
+            assert not labelling.is_listed(tmp_path / "to", digest)
+            assert read_csv(tmp_path / "to")[0]["label"] == "cat"
+            continue
+        assert labelling.is_listed(tmp_path / "to", digest)
+        break
+    assert calls == 5  # two pictures, the file, the page, the listing
+    assert [row["label"] for row in read_csv(tmp_path / "to")] == ["cat", ""]
