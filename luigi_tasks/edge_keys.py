@@ -44,12 +44,12 @@ def _make(options: argparse.Namespace) -> str:
 def _rotate(options: argparse.Namespace) -> str:
     online = ONLINE_ROLES if options.stolen else tuple(dict.fromkeys(options.role or ()))
     if (options.root_keys or options.threshold) and not options.root:
-        raise InputError("--root-keys and --threshold are about new root keys: give --root too")
+        raise InputError("--root-keys and --threshold need --root: they apply to new root keys")
     roles = (*online, *((ROOT_ROLE,) if options.root else ())) or ONLINE_ROLES
     rotation = Rotation(roles, options.root_keys, options.threshold, options.stolen, options.years)
     version = rotate_keys(options.folder, rotation)
     ends = (
-        "What only the old keys signed is disowned: the next run publishes anew, from the pipeline's work.\n"
+        "Content that only the old keys signed is disowned: the next run publishes from its own work.\n"
         if options.stolen
         else ""
     )
@@ -98,15 +98,16 @@ def _parser() -> argparse.ArgumentParser:
     rotate.add_argument(
         "--stolen",
         action="store_true",
-        help="somebody else may hold the old keys: replace all three online keys, and sign nothing again "
-        "that only they vouched for",
+        help="the old keys may be stolen: replace all three online keys, and sign nothing again that only "
+        "they signed",
     )
     rotate.add_argument("--root-keys", type=int, help="with --root: number of root keys (default: as now)")
     rotate.add_argument("--threshold", type=int, help="with --root: how many must sign (default: as now)")
     renew = commands.add_parser("renew", help="sign the same root for more years; needs the root keys")
     renew.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
     commands.add_parser(
-        "publish", help="publish a new root and sign anew; with the settings of luigi.cfg, where luigi runs"
+        "publish",
+        help="publish a new root and sign everything again, where luigi runs and with its luigi.cfg",
     )
     for command in (rotate, renew):
         command.add_argument(

@@ -38,12 +38,12 @@ def int8_converter(network: Any, pixels: NDArray[np.uint8], progress: Progress) 
     Args:
         network: As for `float_converter`.
         pixels: (N, H, W, 3) RGB, the calibration set.
-        progress: Gets the number of pictures done.
+        progress: Gets pictures done.
     """
     import tensorflow as tf  # noqa: PLC0415 - as above
 
     pixels = pixels.copy()
-    # The input's range must be that of all pictures, also where the calibration set is dim.
+    # The input's range must be 0-255, also where the calibration set is dim.
     pixels[0, 0, 0] = 0
     pixels[0, 0, 1] = 255
 
@@ -56,7 +56,7 @@ def int8_converter(network: Any, pixels: NDArray[np.uint8], progress: Progress) 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = samples
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    # uint8: an input that takes the pixel itself, which is what other tools feed (MediaPipe).
+    # uint8: other tools feed pixels as they are (MediaPipe).
     converter.inference_input_type = tf.uint8
     converter.inference_output_type = tf.int8
     return converter

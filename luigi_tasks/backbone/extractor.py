@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from luigi_tasks.progress import Progress
 
-# Float convolutions are a third faster with four pictures at once, int8 ones are not.
+# Float convolutions are a third faster with four pictures in a batch; int8 convolutions are not.
 FLOAT_BATCH = 4
-# Pictures a thread takes at a time, so that progress moves.
+# Pictures in one job of a thread; progress is reported after each job.
 CHUNK = 32
 OPEN_AT_MOST = 4
 
@@ -43,7 +43,7 @@ class FeatureExtractor:
         backbone: (1, H, W, 3) to (1, ...): float in [-1, 1] to float, or uint8 pixels to int8.
 
     Attributes:
-        shape: Of one picture's features.
+        shape: Shape of one picture's features.
         scale: Real value of one step of an int8 feature; 1 for float ones.
         zero_point: The int8 value of 0.0; 0 for float ones.
     """
@@ -114,7 +114,7 @@ class QuantizationParameters:
 class _OpenExtractors:
     """Extractors that are open in this process, by the SHA-256 of their file; the last ones used stay.
 
-    Opening one takes half a second, and a worker needs the same two for each of its shards.
+    A worker needs the same two for each of its shards, and opening one takes as long as many pictures.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
-"""The backbones: MobileNet V1, V2 and V3 from Keras applications, as extractors of features.
+"""Backbones: MobileNet V1, V2 and V3 from Keras applications, as feature extractors.
 
-The features of a picture are the pooled top of the network and, unless `[model] grid` is 0, a layer
-before the top averaged over a grid of fields: what is there, and roughly where. On hand signs a linear
-head on both gets 0.97, on the top alone 0.93 (docs/decisions/0004-features.md).
+The features of a picture are the pooled top of the network and, unless `[model] grid` is 0, an earlier layer
+averaged over a grid of fields: what is in the picture, and roughly where. On hand signs a linear head on both
+gets 0.97, on the top alone 0.93 (docs/decisions/0004-features.md).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from luigi_tasks.settings.values import ModelSettings
 
 DOWNLOAD_FAILED = "URL fetch failure"  # tf_keras.utils.get_file
-# The middle of the blocks that see 1/32 of the input's resolution.
+# The middle of the blocks that work at 1/32 of the input's resolution.
 GRID_LAYERS = {
     "mobilenet_v1": "conv_pw_12_relu",
     "mobilenet_v2": "block_14_add",
@@ -29,7 +29,7 @@ GRID_LAYERS = {
 }
 STANDARD_SUFFIX = "_standard"
 QUIET_SHARE = 0.1
-# Of a map's largest value: channels that differ less from picture to picture are constant.
+# Share of a map's largest value: a map whose channels vary less between pictures is constant.
 CONSTANT_SHARE = 1e-3
 
 
@@ -41,7 +41,7 @@ def architecture_name(model: ModelSettings) -> str:
 def build_backbone(model: ModelSettings, seed: int) -> Any:  # noqa: ANN401 - Keras has no types
     """Return the extractor: (N, size, size, 3) in [-1, 1] to (N, features).
 
-    Its features are raw until `standardize` saw pictures.
+    Its features are not standardized before `standardize` is called.
 
     Raises: SettingsError if weights do not fit or Keras has no such size; TransportError if ImageNet
         weights cannot be downloaded.
@@ -55,10 +55,10 @@ def build_features(keras: Any, get_layer: Any, top: Any, model: ModelSettings) -
     """Return the (N, features) tensor on top of a base network.
 
     Args:
-        keras: The module.
-        get_layer: Finds a layer of the base by name.
-        top: The base's last map.
-        model: Which base, and how many fields.
+        keras: The module tf_keras.
+        get_layer: Returns a layer of the base network by name.
+        top: Last feature map of the base network.
+        model: The base network, and the number of fields.
     """
     layers = keras.layers
     branches = {"top": layers.GlobalAveragePooling2D(keepdims=True, name="top_average")(top)}
@@ -80,9 +80,9 @@ def build_features(keras: Any, get_layer: Any, top: Any, model: ModelSettings) -
 
 
 def standardize(backbone: Any, pixels: NDArray[np.uint8]) -> None:  # noqa: ANN401
-    """Give each channel of the features mean 0 and deviation 1 over these pictures, (N, H, W, 3) RGB.
+    """Standardize each channel of the features to mean 0 and deviation 1 over (N, H, W, 3) RGB pictures.
 
-    So branches of different size fit into one int8 tensor, and a head learns from all alike.
+    So branches of different scale fit into one int8 tensor, and one learning rate suits all features.
     """
     import numpy as np  # noqa: PLC0415
 
@@ -96,7 +96,7 @@ def standardize(backbone: Any, pixels: NDArray[np.uint8]) -> None:  # noqa: ANN4
         maps = np.concatenate([chunk[number] if len(standards) > 1 else chunk for chunk in chunks])
         mean, deviation = maps.mean((0, 1, 2)), maps.std((0, 1, 2))  # (channels,)
         if deviation.mean() < CONSTANT_SHARE * np.abs(maps).max():
-            # It tells nothing yet, and less than a step of int8 cannot be blown up to something.
+            # An untrained branch: amplifying differences below one step of int8 would give noise.
             continue
         # Do not amplify nearly constant channels.
         deviation = deviation + QUIET_SHARE * deviation.mean()
@@ -129,7 +129,7 @@ def _open_base(keras: Any, model: ModelSettings) -> Any:  # noqa: ANN401
     except (ValueError, OSError, KeyError) as e:
         raise _explain(model, weights, e) from e
     except Exception as e:
-        # Keras raises a bare Exception for a failed download, and no other kind for it.
+        # Keras raises a bare Exception for a failed download.
         if DOWNLOAD_FAILED not in str(e):
             raise
         raise _explain(model, weights, e) from e
@@ -144,12 +144,12 @@ def start_tensorflow_again() -> tuple[Any, Any]:
 
 
 def _explain(model: ModelSettings, weights: str | None, error: Exception) -> SettingsError | TransportError:
-    """Turn what Keras raised into what to do about it.
+    """Turn an error of Keras into one that names the way out.
 
     Args:
-        model: What was asked for.
-        weights: As given to Keras: None, `imagenet` or a path.
-        error: What it raised.
+        model: The network that was to be built.
+        weights: Weights as given to Keras: None, `imagenet` or a path.
+        error: Error that Keras raised.
     """
     name = architecture_name(model)
     if weights not in {None, IMAGENET}:
@@ -157,7 +157,7 @@ def _explain(model: ModelSettings, weights: str | None, error: Exception) -> Set
             f"[model] weights {model.weights}: do not fit {name} without its top ({error}); "
             "set [model] architecture and alpha to what the file was made for"
         )
-    # OSError: no connection, or a file that came half.
+    # OSError: no connection, or a file that was cut off.
     if DOWNLOAD_FAILED in str(error) or isinstance(error, OSError):
         return TransportError(
             f"[model] weights imagenet: Keras could not download those of {name} ({error}); "

@@ -1,4 +1,4 @@
-"""Brings TensorFlow in, quiet and repeatable. Nothing else imports it by name at the top of a file."""
+"""Start of TensorFlow, quiet and deterministic. No module imports TensorFlow at its top."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 
 def start_tensorflow(seed: int) -> tuple[Any, Any]:
-    """Import TensorFlow and tf_keras, and fix all sources of chance.
+    """Import TensorFlow and tf_keras, and fix all sources of randomness.
 
     tf_keras (Keras 2), not Keras 3: see docs/decisions/0001-tf-keras.md.
 
     Args:
-        seed: Same seed, same pictures, same settings: same model.
+        seed: The same seed, pictures and settings give the same model.
     Returns: The modules `tensorflow` and `tf_keras`.
     """
     if not logging.root.handlers:
-        # Or TensorFlow's first message would set up the root logger, and Luigi's lines come twice.
+        # Otherwise TensorFlow's first message sets up the root logger, and Luigi's lines are logged twice.
         logging.root.addHandler(logging.NullHandler())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    import tensorflow as tf  # noqa: PLC0415 - 5 s that a run with nothing to do must not pay
+    import tensorflow as tf  # noqa: PLC0415 - takes 5 s
     import tf_keras  # noqa: PLC0415
 
     tf.get_logger().setLevel("ERROR")

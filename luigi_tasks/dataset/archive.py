@@ -1,4 +1,4 @@
-"""Downloads an archive, checks its digest, and unpacks it without trusting a single name in it."""
+"""Download of an archive: its digest is verified, and no name in it is trusted when it is unpacked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNK_BYTES = 1 << 20
 DOWNLOAD_TIMEOUT_S = 60
 # Files and folders; a folder of ImageNet's size has 1.3 million.
 MAX_MEMBERS = 2_000_000
-# A JPEG hardly shrinks; only text and bombs shrink a hundredfold. Small files are let off.
+# A JPEG hardly compresses; only text and decompression bombs shrink a hundredfold. Small archives are exempt.
 MAX_RATIO = 200
 RATIO_FREE_BYTES = 100 << 20
 
@@ -43,10 +43,10 @@ _BROKEN = (
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """An http(s) archive with the digest that it must have.
+    """An http(s) archive and its expected digest.
 
     Attributes:
-        url: Where it is.
+        url: http(s) address.
         sha256: 64 lower-case hex digits.
         without: Pictures to leave out, as class/file.
     """
@@ -94,7 +94,7 @@ def _download(archive: Archive, file: Path, limit_bytes: int) -> None:
                     f"{archive.url}: the server answered {answer.status}; check [dataset] url, then run again"
                 )
                 raise TransportError(msg)
-            # Not decoded: a server may call a .tgz "Content-Encoding: gzip", the digest is of the file.
+            # Not decoded: a server may label a .tgz "Content-Encoding: gzip", and the digest is of the file.
             for chunk in answer.stream(CHUNK_BYTES, decode_content=False):
                 received += len(chunk)
                 _check_size(archive.url, received, limit_bytes)
@@ -105,7 +105,7 @@ def _download(archive: Archive, file: Path, limit_bytes: int) -> None:
         raise TransportError(msg) from e
     if digest.hexdigest() != archive.sha256:
         msg = (
-            f"{archive.url}: has SHA-256 {digest.hexdigest()}, [dataset] sha256 says {archive.sha256}; "
+            f"{archive.url}: has SHA-256 {digest.hexdigest()}, [dataset] sha256 is {archive.sha256}; "
             "the file changed, or the setting is wrong. Nothing was unpacked"
         )
         raise InputError(msg)
@@ -113,7 +113,7 @@ def _download(archive: Archive, file: Path, limit_bytes: int) -> None:
 
 def _check_size(url: str, received: int, limit_bytes: int) -> None:
     if received > limit_bytes:
-        msg = f"{url}: over {limit_bytes} bytes; raise [dataset] max_unpacked_bytes if that is right"
+        msg = f"{url}: over {limit_bytes} bytes; raise [dataset] max_unpacked_bytes if it is genuine"
         raise InputError(msg)
 
 
@@ -129,24 +129,24 @@ def _unpack(url: str, file: Path, folder: Path, max_unpacked_bytes: int) -> None
                     written += len(chunk)
                     if written > limit:
                         msg = (
-                            f"{url}: unpacks to over {limit} bytes, which smells of a bomb; raise [dataset] "
-                            "max_unpacked_bytes if it is right, or pack it anew"
+                            f"{url}: unpacks to more than {limit} bytes: possibly a decompression bomb. If "
+                            "it is genuine, raise [dataset] max_unpacked_bytes, or pack it again"
                         )
                         raise InputError(msg)
                     out.write(chunk)
     except OSError as e:
         if e.errno in DISK_FAULTS:
             raise
-        msg = f"{url}: cannot be unpacked: {e}; pack it anew"  # bad names, and broken gzip or bzip2
+        msg = f"{url}: cannot be unpacked: {e}; pack it again"  # bad names, and broken gzip or bzip2
         raise InputError(msg) from e
     except _BROKEN as e:
-        msg = f"{url}: cannot be unpacked: {e}; pack it anew, without a password"
+        msg = f"{url}: cannot be unpacked: {e}; pack it again, without a password"
         raise InputError(msg) from e
 
 
 def _members(url: str, file: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield the regular files; anything that could point elsewhere is refused."""
-    # Tar first: a tar that ends in a zip looks like a zip, a zip never looks like a tar.
+    """Yield name and content of the regular files; links and devices are refused."""
+    # Tar first: a tar whose last member is a zip looks like a zip, but a zip never looks like a tar.
     if tarfile.is_tarfile(file):
         yield from _tar_members(url, file)
     elif zipfile.is_zipfile(file):

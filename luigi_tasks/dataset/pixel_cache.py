@@ -1,8 +1,8 @@
-"""Decoded pictures on this machine's disk, found by content hash, size and preprocessing.
+"""Cache of decoded pictures on this machine's disk, by content hash, size and preprocessing.
 
-Many in one file: a file for each picture costs twice as much as decoding it. Each row carries a
-checksum; a broken one is not there, and its picture is decoded again. Any number of processes may
-read and write at once: files are renamed into place whole and never change.
+A file holds many pictures: one file for each would cost twice as much as decoding. Each row has a checksum; a
+broken row counts as missing, and its picture is decoded again. Any number of processes may read and write at
+once: files are renamed into place whole and never change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SUFFIX = ".pixels"
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 1 << 30
-# Files of less than that are written into one once there are so many: a year of hourly runs.
+# Files with fewer pictures are merged once there are more than so many of them: a year of hourly runs.
 SMALL_PICTURES = 256
 SMALL_FILES = 64
 
@@ -38,21 +38,21 @@ logger = logging.getLogger("luigi-interface")
 
 
 class _Header(msgspec.Struct, frozen=True):
-    """What a file holds: content hashes, and CRC-32 of each row."""
+    """Header of a file: content hash and CRC-32 of each row."""
 
     pictures: tuple[str, ...]
     checksums: tuple[int, ...]
 
 
 class PixelCache:
-    """Pictures of one size.
+    """Cache of pictures of one size.
 
-    A disk that refuses costs speed, never a run: what cannot be kept is decoded again next time.
+    A disk error costs speed, never a run: a picture that cannot be kept is decoded again next time.
 
     Args:
-        folder: Of all sizes.
-        height: Rows.
-        width: Columns.
+        folder: Folder of the caches of all sizes.
+        height: Height of a picture.
+        width: Width of a picture.
     """
 
     def __init__(self, folder: Path, height: int, width: int) -> None:
@@ -62,7 +62,7 @@ class PixelCache:
         self._usable = True
 
     def fill(self, pictures: Sequence[str], pixels: NDArray[np.uint8]) -> list[int]:
-        """Write what is there into (N, height, width, 3) `pixels`; return the positions of what is not.
+        """Copy cached pictures into (N, height, width, 3) `pixels`; return the positions of the missing ones.
 
         Args:
             pictures: N content hashes.
@@ -93,7 +93,7 @@ class PixelCache:
         return list(missing)
 
     def keep(self, pictures: Sequence[str], pixels: NDArray[np.uint8]) -> None:
-        """Keep (N, height, width, 3) pixels of N content hashes."""
+        """Add (N, height, width, 3) pixels of N content hashes to the cache."""
         if not self._usable or not pictures:
             return
         try:
@@ -136,7 +136,7 @@ class PixelCache:
         return [path for _, path in sorted(found, reverse=True)]
 
     def _read_header(self, path: Path, length: bytes, file: object) -> tuple[_Header, int]:
-        """Return the header and where the rows begin; of a broken file, which is removed, nothing."""
+        """Return the header and the offset of the first row; a broken file is removed and counts as empty."""
         count = int.from_bytes(length, "big")
         header = file.read(count) if count <= MAX_HEADER_BYTES else b""  # type: ignore[attr-defined]
         if hashlib.sha256(header).hexdigest() == path.name.removesuffix(SUFFIX):

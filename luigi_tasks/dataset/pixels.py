@@ -1,4 +1,4 @@
-"""Pictures of a snapshot as pixels, through the device's own preprocessing."""
+"""Pixels of a dataset's pictures, through the device's own preprocessing."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def load_pixels(
     progress: Progress,
     cache: PixelCache | None = None,
 ) -> NDArray[np.uint8]:
-    """Decode and fit pictures in parallel; what the cache has is not read again.
+    """Decode and fit pictures in parallel; those in the cache are not read again.
 
     Returns: (N, height, width, 3) uint8 RGB, in the order of `pictures`.
-    Raises: InputError if one that is not in the cache vanished or changed since the snapshot.
+    Raises: InputError if a picture that is not in the cache vanished or changed since the snapshot.
     """
     pixels = np.empty((len(pictures), height, width, 3), np.uint8)
     names = [picture.sha256 for picture in pictures]
@@ -70,9 +70,9 @@ def read_pictures(
     progress: Progress,
     cache: PixelCache,
 ) -> tuple[ReadPicture, ...]:
-    """Read pictures for the first time: hash each, prove that it decodes, and keep its pixels.
+    """Read new pictures: hash and decode each, and keep its pixels in the cache.
 
-    Raises: InputError if one vanished since it was listed; TransportError.
+    Raises: InputError if a picture vanished since it was listed; TransportError.
     """
     pixels = np.empty((len(entries), height, width, 3), np.uint8)
 
@@ -97,7 +97,7 @@ def in_threads(
 ) -> list[ResultT]:
     """Return `work(item)` of each item, in order; Pillow decodes without the interpreter's lock.
 
-    Raises: what the first item that fails raises; items that were not begun are left alone.
+    Raises: The first item's error; items that were not started are skipped.
     """
     results = []
     pool = concurrent.futures.ThreadPoolExecutor(threads)

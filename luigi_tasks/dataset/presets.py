@@ -20,7 +20,7 @@ DIGIT_SIZE = 32
 
 
 # TensorFlow's flower photographs: 3,670 pictures of 5 classes, 229 MB, CC BY. Digest: checksums.tsv
-# of tf_flowers in TensorFlow Datasets. One photograph lies in two classes; who knows which is right.
+# of tf_flowers in TensorFlow Datasets. One photograph is in two classes; it is left out of both.
 FLOWERS = Archive(
     "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz",
     "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c",
@@ -29,7 +29,7 @@ FLOWERS = Archive(
 
 
 def write_digits(cache_dir: Path) -> Path:
-    """Write the 1,797 digits that scikit-learn ships as PNG folders; return the folder."""
+    """Write the 1,797 digits of scikit-learn as PNG files, one folder a class; return the folder."""
     folder = cache_dir / DIGITS_FOLDER
     if folder.is_dir():
         return folder

@@ -1,6 +1,6 @@
-"""What the steps write down for each other: the documents of the pipeline, in the order of its flow.
+"""Records of pictures: listing, inventory, plan and snapshot.
 
-Light on purpose: a run with nothing to do reads these, and must not pay for NumPy or Pillow.
+No heavy import: a run with nothing to do reads these, and must not pay for NumPy or Pillow.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Attributes:
         path: Relative, with /; the first part is the class.
         size: Bytes.
-        version: Changes when the content may have changed: mtime in ns, the ETag, or what names an
-            archive's content on every machine.
+        version: Changes when the content may have changed: mtime in ns, the ETag, or the archive's digest.
     """
 
     path: str
@@ -28,12 +27,12 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class ReadPicture(Entry, frozen=True, array_like=True, gc=False):
-    """A picture that was read once.
+    """A picture that has been read.
 
     Attributes:
         sha256: Hex digest of the file's content; empty if it cannot be decoded.
-        fault: Why it cannot be decoded, else empty.
-        shard: Key of the shard that read it, which its features lie with.
+        fault: Reason why it cannot be decoded, else empty.
+        shard: Key of the shard that it was read in; its features are stored under that key.
     """
 
     sha256: str
@@ -42,31 +41,31 @@ class ReadPicture(Entry, frozen=True, array_like=True, gc=False):
 
 
 class Inventory(Document, frozen=True, kw_only=True):
-    """All pictures of a listing, as they were read; also one shard of them."""
+    """The pictures of a listing, or of one shard of it, after they were read."""
 
     pictures: tuple[ReadPicture, ...]
 
 
 class InventoryPointer(Document, frozen=True, kw_only=True):
-    """Where the newest inventory of a dataset lies: a hint that saves reading pictures again."""
+    """Key of the newest inventory of a dataset: a hint that saves reading pictures again."""
 
     key: str
 
 
 class NewShard(Document, frozen=True, kw_only=True):
-    """Pictures that one task reads."""
+    """A shard of new pictures, which one task reads."""
 
     key: str
     pictures: tuple[Entry, ...]
 
 
 class Plan(Document, frozen=True, kw_only=True):
-    """How a listing is read. The first worker makes it, all others follow it.
+    """Plan of reading a listing. The first worker makes it, all others follow it.
 
     Attributes:
-        inventory: Key of the inventory that the known pictures are looked up in; empty: none.
-        gone: Paths in the inventory that are not taken from it: removed, changed, or to be read again.
-        new: Batches to read.
+        inventory: Key of the inventory of the known pictures; empty: none is known.
+        gone: Paths of the inventory that do not count: removed, changed, or to be read again.
+        new: Shards to read.
         shards: Keys of all shards that hold a picture of the listing.
     """
 
@@ -77,10 +76,10 @@ class Plan(Document, frozen=True, kw_only=True):
 
 
 class Picture(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One picture.
+    """One picture of a snapshot.
 
     Attributes:
-        path: Where its source has it.
+        path: Path in its source.
         sha256: Hex digest of the file's content.
         label: Its class.
         split: `train` or `holdout`.
@@ -93,7 +92,7 @@ class Picture(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Snapshot(Document, frozen=True, kw_only=True):
-    """All pictures of a run.
+    """The pictures of a run.
 
     Attributes:
         digest: 20 hex digits over hashes, labels and splits; not over paths.
@@ -113,7 +112,7 @@ class Snapshot(Document, frozen=True, kw_only=True):
 
 
 class SnapshotSummary(Document, frozen=True, kw_only=True):
-    """What most steps need of a snapshot: small, however many pictures there are."""
+    """Summary of a snapshot, enough for most steps; its size does not depend on the number of pictures."""
 
     digest: str
     labels: tuple[str, ...]
@@ -123,7 +122,7 @@ class SnapshotSummary(Document, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> SnapshotSummary:
-        """Summarize."""
+        """Summarize a snapshot."""
         return cls(
             digest=snapshot.digest,
             labels=snapshot.labels,

@@ -1,7 +1,7 @@
-"""The exact list of pictures of one run, and the rules that make pictures usable.
+"""Snapshot: the exact list of pictures of one run, and the rules that make pictures usable.
 
-The split comes from the content hash alone, so a picture never moves between train and hold-out
-from one retraining to the next, wherever it lies and whatever else arrives.
+The split depends on the content hash alone, so a picture never moves between training and hold-out from one
+retraining to the next, whatever its path and whatever other pictures arrive.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ NOT_IN_LABELS = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def make_snapshot(read: Sequence[ReadPicture], url: str, settings: DatasetSettings) -> Snapshot:
-    """Turn what was read into the list of pictures to learn from.
+    """Make the snapshot from the pictures that were read.
 
     Args:
         read: Every picture of the listing, sorted by path.
-        url: Where they are, for messages.
+        url: The dataset, for messages.
         settings: The rules.
-    Raises: InputError if the pictures cannot make a classifier: none, one class, too few of a
-        class, undecodable ones, one picture in two classes, two classes of one name.
+    Raises: InputError if a classifier cannot be trained on the pictures: no picture, one class, too few of a
+        class, undecodable pictures, one picture in two classes, two classes of one name.
     """
     classes = name_classes(read)
     hashes = {one.path: one.sha256 for one in read}
@@ -62,7 +62,7 @@ def make_snapshot(read: Sequence[ReadPicture], url: str, settings: DatasetSettin
 def name_classes(entries: Iterable[Entry]) -> dict[str, str]:
     """Map the first folder of each path to its label (Unicode NFC, no outer blanks).
 
-    Raises: InputError if two folders would be one class, or a label cannot be a line of a file.
+    Raises: InputError if two folders would be the same class, or a label is not one line of text.
     """
     return name_folders({entry.path.split("/", 1)[0] for entry in entries})
 
@@ -70,13 +70,13 @@ def name_classes(entries: Iterable[Entry]) -> dict[str, str]:
 def name_folders(folders: Iterable[str]) -> dict[str, str]:
     """Map each class folder to its label.
 
-    Raises: as `name_classes`.
+    Raises: InputError as `name_classes`.
     """
     labels = {folder: unicodedata.normalize("NFC", folder).strip() for folder in sorted(folders)}
     seen: dict[str, str] = {}
     for folder, label in labels.items():
         if not label or any(unicodedata.category(one) in NOT_IN_LABELS for one in label):
-            msg = f"class folder {folder!r}: rename it, a label is one line of visible text"
+            msg = f"class folder {folder!r}: rename it; a label is one line of visible text"
             raise InputError(msg)
         twin = seen.setdefault(label.casefold(), folder)
         if twin != folder:
@@ -91,9 +91,9 @@ def name_folders(folders: Iterable[str]) -> dict[str, str]:
 def check_counts(
     counts: collections.Counter[str], labels: Sequence[str], url: str, settings: DatasetSettings
 ) -> None:
-    """Refuse too few classes or pictures.
+    """Check that there are enough classes, and enough pictures of each.
 
-    Raises: InputError that names each class and its count.
+    Raises: InputError that names each class with too few pictures, and its count.
     """
     if len(labels) < 2:
         msg = f"{url}: only one class ({', '.join(labels)}); a classifier needs at least two folders"
@@ -150,7 +150,7 @@ def _position(digits: str) -> float:
 def _unique_pictures(hashes: dict[str, str], classes: dict[str, str]) -> dict[str, str]:
     """Map each hash to its label; copies within a class count once.
 
-    Raises: InputError if a picture lies in two classes.
+    Raises: InputError if a picture is in two classes.
     """
     found: dict[str, str] = {}
     first: dict[str, str] = {}
@@ -162,7 +162,7 @@ def _unique_pictures(hashes: dict[str, str], classes: dict[str, str]) -> dict[st
         first.setdefault(digest, path)
     if clashes:
         msg = (
-            f"the same picture lies in two classes: {'; '.join(clashes[:NAMED_AT_MOST])}"
+            f"the same picture is in two classes: {'; '.join(clashes[:NAMED_AT_MOST])}"
             f"{' and more' if len(clashes) > NAMED_AT_MOST else ''}. Keep each in the right one"
         )
         raise InputError(msg)

@@ -1,7 +1,7 @@
-"""Where pictures come from: a folder, an S3 prefix, an archive, or a ready preset. One folder a class.
+"""Sources of pictures: a folder, an S3 prefix, an archive or a preset. One folder a class.
 
-A listing is cheap (names, sizes and versions, no picture is read); it is what tells a run with
-nothing new from one with work to do.
+A listing is cheap: names, sizes and versions, and no picture is read. It decides whether a run has anything
+to do.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
-# What macOS and Synology put beside pictures: forks and thumbnails.
+# Folders that macOS and Synology add next to pictures: resource forks and thumbnails.
 SIDE_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
 NAMED_AT_MOST = 10
-CONNECTIONS = 10  # boto3 keeps so many open
+CONNECTIONS = 10  # the size of boto3's connection pool
 
 
 class PictureSource(Protocol):
-    """A dataset that can be listed and read; `threads` at once read it fastest."""
+    """A dataset that can be listed and read; reading is fastest with `threads` threads."""
 
     url: str
     threads: int
@@ -45,7 +45,7 @@ class PictureSource(Protocol):
     def listing(self) -> tuple[Entry, ...]:
         """Return all pictures, sorted by path, without reading one.
 
-        Raises: InputError if there is no picture, or none in one of the class folders;
+        Raises: InputError if there is no picture, or a class folder without one;
             TransportError; SettingsError.
         """
 
@@ -57,9 +57,9 @@ class PictureSource(Protocol):
 
 
 def open_source(settings: DatasetSettings, store: StoreSettings) -> PictureSource:
-    """Return the dataset that `settings.url` names; an archive or preset is unpacked at first use.
+    """Return the source that `settings.url` names; an archive or preset is unpacked at first use.
 
-    Raises: SettingsError for an address that cannot be one; InputError; TransportError.
+    Raises: SettingsError for an address of no known kind; InputError; TransportError.
     """
     cache_dir = settings.cache_dir.expanduser()
     if settings.url == "digits":
@@ -97,13 +97,13 @@ def _checked_sha256(settings: DatasetSettings) -> str:
 class FolderSource:
     """A local folder.
 
-    More threads than cores would only fight for Python's lock: decoding takes longer than reading.
+    It is read by as many threads as there are cores: decoding, not reading, takes the time.
 
     Args:
         folder: Holds one folder a class.
-        version: What every entry gets for its version where the folder's content cannot change, so
-            that its listing is the same on every machine; without it, the file's mtime.
-        without: Paths that are left out.
+        version: Version of every entry where the folder's content cannot change, so that its listing is the
+            same on every machine; None: each file's mtime.
+        without: Paths to leave out.
     """
 
     def __init__(
@@ -144,7 +144,8 @@ class FolderSource:
                 elif _is_picture_name(name):
                     yield self._entry(one, path)
                 elif one.is_symlink() and one.is_dir():
-                    # It may lead back up; one that stands for a whole class is followed.
+                    # It may point to a parent folder, without end; a link that is a whole class folder is
+                    # followed.
                     msg = f"{one.path}: a link to a folder inside a class; put the pictures there instead"
                     raise InputError(msg)
 
@@ -194,7 +195,7 @@ class BucketSource:
 
     def read(self, path: str) -> bytes:
         """Read one picture."""
-        from botocore.exceptions import ClientError  # noqa: PLC0415 - 0.1 s that a folder need not pay
+        from botocore.exceptions import ClientError  # noqa: PLC0415 - 0.1 s that local folders do not need
 
         with s3_errors(f"{self.url.rstrip('/')}/{path}"):
             try:
@@ -221,7 +222,7 @@ def _open_archive(archive: Archive, cache_dir: Path, max_unpacked_bytes: int) ->
 
 
 def _descend(folder: Path) -> Path:
-    """Step into a single top folder that only wraps the class folders."""
+    """Return the folder of the class folders: an archive often wraps them in a single top folder."""
     inside = [Path(one.path) for one in subfolders(folder)]
     if len(inside) == 1 and next(subfolders(inside[0]), None):
         return inside[0]
@@ -229,13 +230,13 @@ def _descend(folder: Path) -> Path:
 
 
 def subfolders(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the class folders of a local dataset; a link to a folder is one."""
+    """Yield the class folders of a local dataset; links to folders count."""
     with os.scandir(folder) as found:
         yield from (one for one in found if one.is_dir() and not is_hidden(one.name))
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a folder or file of this name is no part of a dataset."""
+    """Whether a folder or file of this name is not part of a dataset."""
     return name[:1] == "." or name in SIDE_FOLDERS
 
 
@@ -244,7 +245,7 @@ def _is_picture_name(name: str) -> bool:
 
 
 def _finish(classes: dict[str, list[Entry]], url: str) -> tuple[Entry, ...]:
-    """Sort what was found, and refuse what would be left out without a word."""
+    """Return the sorted listing; refuse empty class folders, which would be dropped silently."""
     suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
     if not any(classes.values()):
         msg = f"{url}: no pictures found; put them into one folder a class, as {suffixes}"

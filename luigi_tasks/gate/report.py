@@ -1,4 +1,4 @@
-"""The evaluation as one HTML page that needs nothing else: no network, no script."""
+"""Report of an evaluation: one HTML page, without scripts or other files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from luigi_tasks.quantization.records import QuantizationRecord
     from luigi_tasks.training.records import TrainingRecord, TunedRecord
 
-# A matrix of more classes can neither be read nor shown quickly; the list of confusions can.
+# A matrix of more classes is too large to read; the list of confusions is shown instead.
 MATRIX_CLASSES = 40
 CONFUSIONS = 15
 THUMBNAIL_PIXELS = 128
 
-# Size of a chart's drawing, in its own units; the page scales it.
+# Size of a chart in its own units; the page scales it.
 CHART_WIDTH, CHART_HEIGHT = 480, 200
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 64, 14, 12, 26
 GRID_LINES = 4
@@ -32,7 +32,7 @@ GRID_LINES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Past:
-    """An earlier release: its accuracy in [0, 1] on the hold-out of its own time."""
+    """An earlier release, with its accuracy in [0, 1] on the hold-out at that time."""
 
     release: str
     accuracy: float
@@ -41,7 +41,7 @@ class Past:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One dot of a chart, in the drawing's units, with its text."""
+    """One point of a chart, in the chart's units, with its tooltip."""
 
     x: float
     y: float
@@ -50,14 +50,14 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """One line over equal steps.
+    """Line chart over equal steps.
 
     Attributes:
-        title: What the line is.
+        title: Quantity that the line shows.
         points: From left to right.
-        grid: Height and text of each grid line.
-        first: Text below the left end.
-        last: Text below the right end.
+        grid: Height and label of each grid line.
+        first: Label of the left end.
+        last: Label of the right end.
     """
 
     title: str
@@ -73,7 +73,7 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One field of the confusion matrix; `share` is that of its row, in [0, 1]."""
+    """One cell of the confusion matrix; `share` is its share of the row, in [0, 1]."""
 
     count: int
     share: float
@@ -92,16 +92,16 @@ def render_report(
     thumbnails: Mapping[str, bytes],
     past: Sequence[Past],
 ) -> str:
-    """Return the page.
+    """Return the report as HTML.
 
     Args:
-        evaluation: What was measured and decided.
+        evaluation: Measurements and verdict.
         snapshot: The pictures of the run.
         training: How the head was trained.
         tuned: How the backbone was fine-tuned; None where it was not.
-        quantization: How it became a file.
-        settings: Flat, e.g. {"training.epochs": "20"}.
-        thumbnails: PNG by content hash; a mistake without one is shown without picture.
+        quantization: How the file was quantized.
+        settings: Flat settings, e.g. {"training.epochs": "20"}.
+        thumbnails: PNG by content hash; a mistake without a thumbnail is shown without picture.
         past: Releases before this one, oldest first.
     """
     candidate = evaluation.candidate
@@ -137,22 +137,22 @@ def load_thumbnails(
 
 
 def percent(share: float) -> str:
-    """0.9512 -> 95.12 %; only what is all right is 100 %."""
+    """Format a share: 0.9512 -> 95.12 %, rounded down, so that 100 % means all."""
     return f"{math.floor(share * 10000 + 1e-6) / 100:.2f} %"
 
 
 def megabytes(size_bytes: float) -> str:
-    """2738448 -> 2.74 MB; below a tenth, in kB."""
+    """Format a size: 2738448 -> 2.74 MB, below 0.1 MB in kB."""
     return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 100_000 else f"{size_bytes / 1e3:.1f} kB"
 
 
 def milliseconds(latency_ms: float | None) -> str:
-    """1.234 -> 1.23; a dash where no file was run."""
+    """Format a latency: 1.234 -> 1.23; a dash where none was measured."""
     return "-" if latency_ms is None else f"{latency_ms:.2f}"
 
 
 def describe_check(check: Check) -> tuple[str, str]:
-    """Return what was measured and the limit, as a person reads them."""
+    """Format the measured value of a check and its limit."""
     if check.unit == "share":
         return percent(check.measured), f"at least {percent(check.limit)}"
     if check.unit == "bytes":
@@ -165,7 +165,7 @@ def describe_check(check: Check) -> tuple[str, str]:
 
 
 def build_matrix(measurement: Measurement) -> list[tuple[str, list[Cell]]]:
-    """Return a row for each true class, with a cell for each answer."""
+    """Return the confusion matrix: a row for each true class, with a cell for each predicted class."""
     rows = []
     for truth, counts in zip(measurement.labels, measurement.confusion, strict=True):
         total = max(sum(counts), 1)
@@ -178,7 +178,7 @@ def build_matrix(measurement: Measurement) -> list[tuple[str, list[Cell]]]:
 
 
 def list_confusions(measurement: Measurement) -> list[tuple[str, str, int, int]]:
-    """Return (truth, answer, count, pictures of that truth) of the most frequent confusions."""
+    """Return (truth, prediction, count, pictures of that truth) of the most frequent confusions."""
     found = [
         (truth, answer, count, sum(counts))
         for truth, counts in zip(measurement.labels, measurement.confusion, strict=True)
@@ -189,7 +189,7 @@ def list_confusions(measurement: Measurement) -> list[tuple[str, str, int, int]]
 
 
 def draw_curve(name: str, values: Sequence[float]) -> Chart:
-    """Draw one figure of the training, epoch by epoch."""
+    """Draw one metric of the training, epoch by epoch."""
     is_share = "acc" in name
     shown = percent if is_share else "{:.3f}".format
     texts = [f"epoch {number}: {shown(value)}" for number, value in enumerate(values, start=1)]
@@ -199,7 +199,7 @@ def draw_curve(name: str, values: Sequence[float]) -> Chart:
 
 
 def draw_past(evaluation: Evaluation, past: Sequence[Past]) -> Chart:
-    """Draw the accuracies of earlier releases and, last, of this candidate."""
+    """Draw the accuracies of earlier releases and, as the last point, of this candidate."""
     accuracies = [*(one.accuracy for one in past), evaluation.candidate.accuracy]
     texts = [f"{one.release}, {one.created_at}: {percent(one.accuracy)}" for one in past]
     texts.append(f"this candidate: {percent(evaluation.candidate.accuracy)}")
@@ -213,7 +213,7 @@ def _place(
     shown: Callable[[float], str],
     top: float | None,
 ) -> tuple[tuple[Point, ...], tuple[tuple[float, str], ...]]:
-    """Lay values out in the drawing; what is not a number is left out."""
+    """Place values in the chart; values that are not finite are skipped."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite) if top is None else top
     if high - low < 1e-6:

@@ -1,4 +1,4 @@
-"""A dataset that takes more pictures: one folder a class, on a local disk or below an S3 prefix."""
+"""Class folders of a dataset that pictures can be added to, on a local disk or below an S3 prefix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ClassFolders(Protocol):
-    """The folders; a path is `<folder>/<file>`."""
+    """Class folders of a dataset; a path is `<folder>/<file>`."""
 
     url: str
 
@@ -31,7 +31,7 @@ class ClassFolders(Protocol):
         """
 
     def read(self, path: str) -> bytes | None:
-        """Return a picture, or None if there is none."""
+        """Return a picture, or None if it does not exist."""
 
     def write(self, path: str, data: bytes) -> None:
         """Add a picture; it appears whole or not at all, and is durable on return.
@@ -43,7 +43,7 @@ class ClassFolders(Protocol):
 def open_class_folders(settings: DatasetSettings, store: StoreSettings) -> ClassFolders:
     """Return the folders of `settings.url`.
 
-    Raises: SettingsError if that is nothing that could take a picture.
+    Raises: SettingsError if no picture can be added there.
     """
     parts = urlsplit(settings.url)
     if parts.scheme == "s3":
@@ -52,8 +52,8 @@ def open_class_folders(settings: DatasetSettings, store: StoreSettings) -> Class
         return LocalFolders(folder_of_url(settings.url))
     if parts.scheme or not settings.url or settings.url in PRESETS:
         msg = (
-            f"[dataset] url {settings.url!r}: an archive or a preset never changes, so it takes no labelled "
-            "pictures; copy its class folders to a local folder or an s3:// prefix of your own, let "
+            f"[dataset] url {settings.url!r}: an archive or a preset never changes, so no labelled pictures "
+            "can be added; copy its class folders to a local folder or an s3:// prefix of your own, let "
             "[dataset] url name that, and run again"
         )
         raise SettingsError(msg)
@@ -87,7 +87,7 @@ class LocalFolders:
             return place.read_bytes() if place.exists() else None
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a picture, as readable to others as the folder that it lies in."""
+        """Write a picture, with the read permissions of its folder."""
         place = self.folder / path
         write_durably(place, data)
         with disk_errors(place):
@@ -117,5 +117,5 @@ class BucketFolders:
         return found.data if found is not None else None
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a picture; S3 answers when it is durable."""
+        """Write a picture; the store returns when it is durable."""
         self._store.put(path, data, content_type="image/jpeg")

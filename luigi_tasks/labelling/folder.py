@@ -1,8 +1,8 @@
-"""The folder in which a person labels frames: pictures, `labels.csv` and a page that fills it in.
+"""Labelling folder: pictures, `labels.csv` and a page that fills it in.
 
-`labels.csv` says all by itself, so it may come back from a spreadsheet, or from a browser's downloads
-without the folder around it. It has one row for each frame; the empty column `label` is the person's:
-a class, or `-` to throw the frame away.
+`labels.csv` is self-contained, so it may come back from a spreadsheet or from a browser's downloads without
+the folder. It has one row for each frame; a person fills in the column `label`: a class, or `-` to discard
+the frame.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from luigi_tasks.progress import Progress
     from luigi_tasks.storage.store import Store
 
-LABELLING_VERSION = 1  # raised when the same inbox would make another folder
+LABELLING_VERSION = 1  # raised when the same inbox would give another folder
 LABELS_CSV, PAGE, LISTING, PICTURES = "labels.csv", "index.html", "listing.json", "pictures"
 LABELS_LIMIT_BYTES = 64 << 20
 LISTING_LIMIT_BYTES = 64 << 20
@@ -41,8 +41,8 @@ THREADS = 4
 
 _PICTURE = re.compile(rf"{PICTURES}/([0-9a-f]{{64}})\.jpg")
 
-# A spreadsheet takes a cell that starts so for a formula, which may start programs or call servers; the
-# wide ones are what it makes of them in East Asian settings. Source: OWASP, CSV Injection.
+# A spreadsheet interprets a cell that starts with one of these as a formula, which may start programs or
+# contact servers; the wide characters are equivalent in East Asian locales. Source: OWASP, CSV Injection.
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - meant
 
 
@@ -52,14 +52,14 @@ class Row:
 
     Attributes:
         picture: Path in the folder; its name is the picture's SHA-256.
-        label: The person's; empty: not decided.
+        label: Label that a person chose; empty: not decided.
         suggested: The device's best label.
-        confidence: Of that.
-        why: Why the device kept it.
+        confidence: Confidence of the suggested label.
+        why: Reason why the device kept the frame.
         device: Device id.
-        release: Release that answered.
-        at: When.
-        frame: `<device>/<name>` in the inbox; a spreadsheet cannot take it for a number or a date.
+        release: Release that classified it.
+        at: Time of the frame.
+        frame: `<device>/<name>` in the inbox; a spreadsheet cannot mistake it for a number or a date.
     """
 
     picture: str
@@ -79,13 +79,13 @@ NEEDED_COLUMNS = ("picture", "label", "frame")
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """One row as it came back.
+    """One row of a filled-in file.
 
     Attributes:
-        line: In the file, for messages.
+        line: Line in the file, for messages.
         name: The frame.
-        sha256: Of its picture when it was listed.
-        label: The person's; empty: not decided.
+        sha256: Digest of its picture when it was listed.
+        label: Label that a person chose; empty: not decided.
     """
 
     line: int
@@ -104,25 +104,25 @@ class Card:
 
 
 def folder_digest(listing: InboxListing, labels: Sequence[str], most: int) -> str:
-    """Return what names a labelling folder: the inbox, the classes offered, and how many frames."""
+    """Return the digest of a labelling folder: of the inbox, the offered classes and the number of frames."""
     return content_key("labelling", LABELLING_VERSION, listing.digest, labels, most)
 
 
 def fill_folder(
     store: Store, folder: Path, labels: Sequence[str], most: int, progress: Progress
 ) -> LabellingRecord:
-    """List the inbox into a folder; `listing.json` comes last and says that it is whole.
+    """List the inbox into a folder; `listing.json` is written last and marks it as complete.
 
-    A folder that was listed into before keeps the labels that somebody filled in there; pictures that
-    are not in the inbox any more leave it.
+    A folder that was listed into before keeps the labels that a person filled in; pictures that have left the
+    inbox are removed.
 
     Args:
-        store: Holds the inbox.
-        folder: Made if it is not there.
+        store: Store with the inbox.
+        folder: Labelling folder, made if it does not exist.
         labels: Classes to offer.
-        most: Frames to list.
+        most: Largest number of frames to list.
         progress: Gets frames done.
-    Raises: InputError if the folder has a `labels.csv` that is none; DeviceError if the disk refuses;
+    Raises: InputError if `labels.csv` in the folder is not a labels file; DeviceError on a disk error;
         TransportError; SettingsError.
     """
     kept = _read_filled_in(folder / LABELS_CSV)
@@ -143,7 +143,7 @@ def fill_folder(
 
 
 def is_listed(folder: Path, digest: str) -> bool:
-    """Whether the folder is whole, and of this digest."""
+    """Whether the folder is complete and has this digest."""
     if not all((folder / name).is_file() for name in (LABELS_CSV, PAGE, LISTING)):
         return False
     path = folder / LISTING
@@ -152,12 +152,12 @@ def is_listed(folder: Path, digest: str) -> bool:
     try:
         record = decode_document(LabellingRecord, data, source=str(path), limit_bytes=LISTING_LIMIT_BYTES)
     except InputError:
-        return False  # listed again
+        return False  # it is listed again
     return record.digest == digest
 
 
 def make_row(frame: Frame, label: str) -> Row:
-    """Return a frame's row; a device's text cannot be a formula in it."""
+    """Return a frame's row; text from a device cannot act as a formula in it."""
     record = frame.record
     return Row(
         picture=f"{PICTURES}/{record.sha256}.jpg",
@@ -173,13 +173,13 @@ def make_row(frame: Frame, label: str) -> Row:
 
 
 def guard(text: str) -> str:
-    """Return a device's text for a cell: one line, and text to every spreadsheet."""
+    """Return text from a device for a cell: one line, which no spreadsheet interprets as a formula."""
     line = one_line(text)
     return f"'{line}" if line.startswith(FORMULA_STARTS) else line
 
 
 def write_labels(rows: Iterable[Row]) -> bytes:
-    """Return `labels.csv`: UTF-8 with the mark by which Excel knows it, every cell quoted."""
+    """Return `labels.csv`: UTF-8 with a byte order mark for Excel, every cell quoted."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
     writer.writerow(COLUMNS)
@@ -188,7 +188,7 @@ def write_labels(rows: Iterable[Row]) -> bytes:
 
 
 def read_labels(path: Path) -> tuple[Labelled, ...]:
-    """Read a `labels.csv` that was filled in; commas, semicolons or tabs between cells.
+    """Read a filled-in `labels.csv`, separated by commas, semicolons or tabs.
 
     Raises: InputError that lists every fault at once.
     """
@@ -199,13 +199,13 @@ def read_labels(path: Path) -> tuple[Labelled, ...]:
         except InputError as e:
             faults.append(f"line {line}: {e}")
     if faults:
-        msg = f"{path}: {'; '.join(faults)}. Only the column `label` is to be changed; list the inbox again"
+        msg = f"{path}: {'; '.join(faults)}. Change only the column `label`; list the inbox again"
         raise InputError(msg)
     return tuple(rows)
 
 
 def render_page(cards: Sequence[Card], labels: Sequence[str], record: LabellingRecord) -> str:
-    """Return the page: it needs the folder `pictures` beside it and no server."""
+    """Return the page; it needs the folder `pictures` next to it, and no server."""
     values = {
         "cards": cards,
         "labels": labels,
@@ -249,18 +249,18 @@ def _copy_frames(
 
 
 def _read_filled_in(path: Path) -> dict[tuple[FrameName, str], str]:
-    """Return the labels of a folder that was listed into before; labelling again would be a pity."""
+    """Return the labels that a person filled in before, so that another listing keeps them."""
     if not path.exists():
         return {}
     try:
         return {(row.name, row.sha256): row.label for row in read_labels(path)}
     except EdgeError as e:
-        msg = f"{path} is in the way, and would be lost: {e}. Give another folder, or move it away"
+        msg = f"{path} would be overwritten: {e}. Give another folder, or move the file away"
         raise InputError(msg) from e
 
 
 def _drop_pictures(pictures: Path, listed: set[str]) -> None:
-    """Remove pictures of frames that left the inbox: what was thrown away does not stay here."""
+    """Remove pictures of frames that left the inbox: discarded frames must not stay here."""
     if not pictures.is_dir():
         return
     with disk_errors(pictures):
@@ -271,7 +271,7 @@ def _drop_pictures(pictures: Path, listed: set[str]) -> None:
 
 
 def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return the filled cells of each row by column, with the line it ends on."""
+    """Return the cells of each row by column, with the line number."""
     text = _read_text(path)
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
@@ -280,10 +280,7 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         columns = [one.strip().lower() for one in next(reader, [])]
         missing = [one for one in NEEDED_COLUMNS if one not in columns]
         if missing:
-            msg = (
-                f"{path}: no column {', '.join(missing)}; give a labels.csv that ListInbox made, with its "
-                "first line"
-            )
+            msg = f"{path}: no column {', '.join(missing)}; give a labels.csv of ListInbox, with its header"
             raise InputError(msg)
         return [
             (reader.line_num, dict(zip(columns, cells, strict=False)))
@@ -291,18 +288,18 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             if any(cell.strip() for cell in cells)
         ]
     except csv.Error as e:
-        msg = f"{path}: no CSV file ({e}); save it as `CSV UTF-8` from the spreadsheet"
+        msg = f"{path}: not a CSV file ({e}); save it as `CSV UTF-8` from the spreadsheet"
         raise InputError(msg) from e
 
 
 def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > LABELS_LIMIT_BYTES:
-            msg = f"{path}: larger than {LABELS_LIMIT_BYTES} bytes, so no labels.csv; check the path"
+            msg = f"{path}: larger than {LABELS_LIMIT_BYTES} bytes, so not a labels.csv; check the path"
             raise InputError(msg)
         return path.read_bytes().decode("utf-8-sig")
     except OSError as e:
-        msg = f"{path}: {e.strerror}; give the labels.csv that was filled in"
+        msg = f"{path}: {e.strerror}; give the filled-in labels.csv"
         raise InputError(msg) from e
     except UnicodeDecodeError as e:
         msg = f"{path}: not UTF-8; save it as `CSV UTF-8` from the spreadsheet"
@@ -312,7 +309,7 @@ def _read_text(path: Path) -> str:
 def _parse_row(line: int, cells: Mapping[str, str]) -> Labelled:
     picture = _PICTURE.fullmatch(cells.get("picture", "").strip().replace("\\", "/"))
     if picture is None:
-        msg = f"picture {cells.get('picture', '')[:80]!r} is none of a listing"
+        msg = f"picture {cells.get('picture', '')[:80]!r} is not a picture of a listing"
         raise InputError(msg)
     device, _, name = cells.get("frame", "").strip().partition("/")
     return Labelled(line, FrameName.of(device, name), picture[1], cells.get("label", "").strip())

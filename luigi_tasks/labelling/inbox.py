@@ -1,7 +1,7 @@
-"""Frames that devices kept for labelling: `inbox/<device>/<name>.jpg` with `<name>.json` beside it.
+"""Inbox: frames that devices uploaded for labelling, `inbox/<device>/<name>.jpg` with `<name>.json`.
 
-Devices write there, and devices are not trusted: names, records and pictures are all checked here. What
-does not hold is skipped with its reason, and never stops the rest.
+Devices write there, and devices are not trusted: names, records and pictures are all checked here. A bad
+frame is skipped with its reason, and never stops the others.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 # 50 megapixels, the most that is decoded, are about 20 MB of good JPEG.
 PICTURE_LIMIT_BYTES = 32 << 20
 PICTURE_SUFFIX, RECORD_SUFFIX = ".jpg", ".json"
-# A kept frame is JPEG; no other decoder needs to meet a device's bytes, and every browser shows it.
+# Frames are JPEG only: no other decoder has to process a device's bytes, and every browser shows it.
 JPEG_START = b"\xff\xd8\xff"
 SHOWN_CHARACTERS = 200
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameName:
-    """Where a frame lies: both names are safe.
+    """Name of a frame in the inbox; both parts are checked.
 
     Attributes:
         device: Device id.
@@ -71,7 +71,7 @@ class FrameName:
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """A frame whose record and picture hold what they say."""
+    """A frame whose record and picture were verified."""
 
     name: FrameName
     record: InboxRecord
@@ -80,7 +80,7 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
-    """An object that is not used; both texts are one line, free of what would move a cursor."""
+    """An object that is not used; both texts are one line without control characters."""
 
     key: str
     reason: str
@@ -88,11 +88,11 @@ class Skip:
 
 @dataclasses.dataclass(frozen=True)
 class InboxListing:
-    """What lies in the inbox, by name only: nothing was read.
+    """Listing of the inbox, by name only: no object was read.
 
     Attributes:
-        names: Frames with picture and record; the devices take turns, so that none crowds out the others.
-        skipped: Objects that belong to no whole frame.
+        names: Frames with picture and record, in turn by device, so that no device crowds out the others.
+        skipped: Objects that belong to no complete frame.
         digest: 20 hex digits that change when any object may have changed.
     """
 
@@ -110,7 +110,7 @@ def list_inbox(store: Store) -> InboxListing:
 
 
 def sort_objects(objects: Sequence[ListedObject]) -> InboxListing:
-    """Tell whole frames from everything else."""
+    """Separate complete frames from other objects."""
     names, skipped = [], []
     keys = {one.key: one for one in objects}
     pictures = [one for one in objects if one.key.endswith(PICTURE_SUFFIX)]
@@ -121,7 +121,7 @@ def sort_objects(objects: Sequence[ListedObject]) -> InboxListing:
             skipped.append(skip(one.key, e))
     known = {one.key for one in pictures}
     known |= {one.key.removesuffix(PICTURE_SUFFIX) + RECORD_SUFFIX for one in pictures}
-    alone = "no picture of this name is beside it; remove it if nothing is being uploaded"
+    alone = "no picture of this name next to it; remove it if nothing is being uploaded"
     skipped += [skip(key, alone) for key in keys if key not in known and not key.endswith("/")]
     text = "".join(f"{one.key}\0{one.size_bytes}\0{one.etag}\n" for one in objects)
     digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:20]
@@ -129,9 +129,9 @@ def sort_objects(objects: Sequence[ListedObject]) -> InboxListing:
 
 
 def read_frame(store: Store, name: FrameName) -> Frame:
-    """Read a frame and check everything that its device says of it.
+    """Read a frame and verify its record and picture.
 
-    Raises: InputError if it does not hold; TransportError; SettingsError.
+    Raises: InputError if they are not valid; TransportError; SettingsError.
     """
     picture_key, record_key = name.keys
     record = check_record(name, _read(store, record_key, INBOX_RECORD_LIMIT_BYTES))
@@ -144,41 +144,41 @@ def read_frame(store: Store, name: FrameName) -> Frame:
 
 
 def check_record(name: FrameName, data: bytes) -> InboxRecord:
-    """Parse a record and hold it against the place where it was found.
+    """Parse a record and compare it with the place where it was found.
 
     Raises: InputError.
     """
     record = decode_document(InboxRecord, data, source=name.record, limit_bytes=INBOX_RECORD_LIMIT_BYTES)
     if (record.device, record.picture) != (name.device, name.picture):
-        msg = f"its record is of {one_line(record.device)!r}, {one_line(record.picture)!r}"
+        msg = f"its record belongs to {one_line(record.device)!r}, {one_line(record.picture)!r}"
         raise InputError(msg)
     if not 0 <= record.confidence <= 1:
-        msg = f"its record says confidence {record.confidence}, not a number from 0 to 1"
+        msg = f"its record has confidence {record.confidence}, not a number from 0 to 1"
         raise InputError(msg)
     return record
 
 
 def check_picture(data: bytes) -> None:
-    """Prove that a frame is a JPEG that training can read.
+    """Check that a frame is a JPEG that training can read.
 
     Raises: InputError.
     """
     from edge_client.contract.preprocessing import decode_picture  # noqa: PLC0415 - NumPy and Pillow
 
     if not data.startswith(JPEG_START):
-        msg = "it is no JPEG file"
+        msg = "it is not a JPEG file"
         raise InputError(msg)
     decode_picture(data, source="the picture")
 
 
 def remove_frame(store: Store, name: FrameName) -> None:
-    """Remove a frame; the picture first, so that what an interruption leaves is a small record."""
+    """Remove a frame, the picture first, so that an interruption leaves only a small record."""
     for key in name.keys:
         store.delete(key)
 
 
 def skip(key: object, reason: Exception | str) -> Skip:
-    """Return both as a person may see them."""
+    """Return key and reason in a form that is safe to show."""
     return Skip(one_line(str(key)), one_line(str(reason)))
 
 
@@ -189,7 +189,7 @@ def one_line(text: str) -> str:
 
 
 def _whole_frame(one: ListedObject, keys: dict[str, ListedObject]) -> FrameName:
-    """Return the name of a listed picture whose record is listed too, both of a possible size."""
+    """Return the name of a picture whose record is listed too, both within their size limits."""
     device, _, picture = one.key.removeprefix(f"{INBOX_FOLDER}/").partition("/")
     name = FrameName.of(device, picture)
     record = keys.get(name.keys[1])

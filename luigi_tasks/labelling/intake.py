@@ -1,8 +1,8 @@
-"""Labelled frames become pictures of the dataset, and only then leave the inbox.
+"""Intake of labelled frames: they become pictures of the dataset, and only then leave the inbox.
 
-Each frame is taken by itself: verified, written as `<class>/inbox-<start of its SHA-256>.jpg`, then removed
-from the inbox. The name comes from the content, so what was interrupted anywhere can be done again, and a
-frame is never there twice.
+Each frame is moved by itself: verified, written as `<class>/inbox-<start of its SHA-256>.jpg`, then removed
+from the inbox. The name comes from the content, so an interrupted intake can be repeated, and no frame is
+added twice.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Move:
 
     Attributes:
         name: The frame.
-        sha256: Of its picture when a person saw it.
+        sha256: Digest of its picture when a person saw it.
         path: Destination in the dataset; empty: the frame is discarded.
     """
 
@@ -50,13 +50,13 @@ class Move:
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """What happened.
+    """Result of an intake.
 
     Attributes:
-        taken: Frames that are in the dataset now.
-        discarded: Frames thrown away.
+        taken: Number of frames moved into the dataset.
+        discarded: Number of frames deleted.
         skipped: Frames that stay in the inbox, each with the reason.
-        small: New classes with too few pictures for a snapshot, with their number.
+        small: Number of pictures of each new class that has too few for a snapshot.
     """
 
     taken: int
@@ -74,17 +74,17 @@ def take_labelled(
     *,
     new_labels: bool,
 ) -> Taken:
-    """Do what a filled in `labels.csv` says.
+    """Move the frames of a filled-in `labels.csv` into the dataset.
 
     Args:
-        store: Holds the inbox.
+        store: Store with the inbox.
         folders: The dataset.
-        rows: The file.
-        least_pictures: A snapshot wants so many of each class.
+        rows: Rows of the file.
+        least_pictures: Smallest number of pictures of a class in a snapshot.
         progress: Gets frames done.
         new_labels: Whether a label may start a class.
-    Raises: InputError that lists every fault of the file, before anything is touched; TransportError,
-        DeviceError, SettingsError in the middle: the same call finishes it.
+    Raises: InputError that lists every fault of the file, before anything is moved; TransportError,
+        DeviceError, SettingsError in between: calling it again finishes the intake.
     """
     from luigi_tasks.dataset.pixels import in_threads  # noqa: PLC0415 - NumPy
 
@@ -94,7 +94,7 @@ def take_labelled(
     def apply(move: Move) -> str:
         return _apply(store, folders, move)
 
-    faults = in_threads(apply, moves, "taking frames", progress, threads=THREADS)
+    faults = in_threads(apply, moves, "moving frames", progress, threads=THREADS)
     done = [move for move, fault in zip(moves, faults, strict=True) if not fault]
     fresh = {move.path for move in done if move.path}
     counts = collections.Counter(path.split("/", 1)[0] for path in fresh)
@@ -111,17 +111,17 @@ def take_labelled(
 
 
 def decided(rows: Iterable[Labelled]) -> tuple[FrameName, ...]:
-    """Return the frames that a person decided on."""
+    """Return the frames with a label."""
     return tuple(row.name for row in rows if row.label)
 
 
 def plan_moves(
     rows: Sequence[Labelled], contents: Mapping[str, frozenset[str]], url: str, *, new_labels: bool
 ) -> tuple[Move, ...]:
-    """Turn labels into paths of the dataset; no store, no disk.
+    """Turn labels into moves, without touching store or disk.
 
     Args:
-        rows: The file; rows without a label are left out.
+        rows: Rows of the file; rows without a label are skipped.
         contents: Names of the files in each class folder.
         url: The dataset, for messages.
         new_labels: Whether a label may start a class.
@@ -145,7 +145,7 @@ def plan_moves(
 def _find_folders(
     rows: Sequence[Labelled], contents: Mapping[str, frozenset[str]], url: str, *, new_labels: bool
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the class folder of each label ("" for what is thrown away), and faults."""
+    """Return the class folder of each label ("" for discarded frames), and faults."""
     known = {label: folder for folder, label in name_folders(contents).items()}
     found, faults = {DISCARD: ""}, []
     lines: dict[str, list[int]] = collections.defaultdict(list)
@@ -163,7 +163,7 @@ def _find_folders(
 
 
 def _judge_new(label: str, known: Mapping[str, str], url: str, *, new_labels: bool) -> str:
-    """Return why a label that the dataset lacks cannot start a class, or ""."""
+    """Return the reason why an unknown label cannot start a class, or ""."""
     if any(one in label for one in "/\\") or is_hidden(label) or len(label.encode()) > FOLDER_LIMIT_BYTES:
         return "cannot name a class folder; no / or \\, no dot in front, at most 255 bytes"
     try:
@@ -177,15 +177,15 @@ def _judge_new(label: str, known: Mapping[str, str], url: str, *, new_labels: bo
         return ""
     close = difflib.get_close_matches(label, known, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"is no class of {url}; {hint}Correct it, or start the class with --new-labels"
+    return f"is not a class of {url}; {hint}Correct it, or start the class with --new-labels"
 
 
 def _find_contradictions(moves: Sequence[tuple[int, Move]]) -> list[str]:
-    """Name pictures that are given two labels: also copies, which a snapshot would refuse."""
+    """Return a fault for each picture with two labels; also for copies, which a snapshot would refuse."""
     first: dict[object, tuple[int, str]] = {}
     faults = []
     for line, move in moves:
-        # A copy may be thrown away, the frame itself may not be taken and thrown away.
+        # A copy may be discarded; but one frame cannot be both moved and discarded.
         for same in {move.name, move.sha256} if move.path else {move.name}:
             other, path = first.setdefault(same, (line, move.path))
             if path != move.path:
@@ -197,7 +197,7 @@ def _find_contradictions(moves: Sequence[tuple[int, Move]]) -> list[str]:
 def _find_taken_otherwise(
     moves: Sequence[tuple[int, Move]], contents: Mapping[str, frozenset[str]]
 ) -> list[str]:
-    """Name pictures that the dataset already has in another class."""
+    """Return a fault for each picture that the dataset already has in another class."""
     homes = {name: folder for folder, names in contents.items() for name in names}
     faults = []
     for line, move in moves:
@@ -234,11 +234,11 @@ def _apply(store: Store, folders: ClassFolders, move: Move) -> str:
 def _put_in_place(folders: ClassFolders, move: Move, picture: bytes | None) -> str:
     there = folders.read(move.path)
     if there is not None:
-        # An earlier run came so far; or 64 bits of two hashes are alike, which somebody can bring about.
+        # Written by an interrupted run; or a collision of 64 bits, which an attacker can construct.
         same = hashlib.sha256(there).hexdigest() == move.sha256
         return "" if same else f"{move.path} in the dataset is another picture; rename that one"
     if picture is None:
-        return "gone from the inbox, and not in the dataset; it was thrown away, or taken and then removed"
+        return "gone from the inbox, and not in the dataset; it was discarded, or moved and then removed"
     try:
         check_picture(picture)
     except InputError as e:

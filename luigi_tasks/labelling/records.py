@@ -1,4 +1,4 @@
-"""Records of a folder of frames to label."""
+"""Records of a labelling folder."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from edge_client.contract.documents import Document
 
 
 class SkippedObject(Document, frozen=True, kw_only=True):
-    """An object of the inbox that is not used, and why."""
+    """An object of the inbox that is not used, with the reason."""
 
     key: str
     reason: str
 
 
 class LabellingRecord(Document, frozen=True, kw_only=True):
-    """`listing.json` in a folder that a person labels: what was listed.
+    """`listing.json` of a labelling folder.
 
     Attributes:
-        digest: Of the inbox and of what else decides the folder, see `labelling.folder_digest`.
-        pictures: Frames listed.
-        waiting: Frames in the inbox that were too many for this folder.
+        digest: Digest of everything that decides the folder, see `labelling.folder.folder_digest`.
+        pictures: Number of frames listed.
+        waiting: Number of further frames in the inbox, beyond the folder's limit.
         skipped: Objects that could not be listed.
     """
 

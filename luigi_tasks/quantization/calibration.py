@@ -1,8 +1,8 @@
-"""The calibration set: which pictures set a backbone's scales and int8 ranges.
+"""Calibration set: the pictures that set a backbone's scales and int8 ranges.
 
-It is chosen once and kept while the backbone stays, so that a release differs from the one before in its
-head alone: a patch of 8 kB, not of 58. A release carries the list, signed; a run that finds no converted
-backbone in the store takes it from there, and makes the same bytes again.
+It is chosen once and kept as long as the backbone stays the same, so that two releases differ in the head
+alone: a patch of 8 kB, not of 58. A release carries the list, signed; a run that finds no converted backbone
+in the store uses that list, and makes the same bytes again.
 """
 
 from __future__ import annotations

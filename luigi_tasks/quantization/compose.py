@@ -1,4 +1,4 @@
-"""Writes a head into the TFLite file of its frozen backbone, without TensorFlow.
+"""Composition of a classifier: a head is written into its frozen backbone's TFLite file, without TensorFlow.
 
 The file is the one that the converter would write for the whole network
 (tests/pipeline/quantization/test_compose.py holds the two equal). Only the head's few buffers differ from one
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Operator versions that the converter gives these operators, and their sources: versions/op_version.cc.
+# Versions that the converter gives these operators. Source: versions/op_version.cc.
 INT8_VERSIONS = {"FULLY_CONNECTED": 4, "SOFTMAX": 2, "QUANTIZE": 1}
 FLOAT_VERSIONS = {"FULLY_CONNECTED": 1, "SOFTMAX": 1}
 
@@ -39,7 +39,7 @@ class Dense:
         weights: (inputs, units) float32.
         bias: (units,) float32.
         low: Lowest output (a hidden layer's after ReLU, the last one's logits) that int8 must hold.
-        high: Highest.
+        high: Highest output.
     """
 
     weights: NDArray[np.float32]
@@ -50,7 +50,7 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedDense:
-    """A dense layer in whole numbers; real = number * scale of its unit.
+    """A quantized dense layer; real = number * scale of its unit.
 
     Attributes:
         weights: (units, inputs) int8.
@@ -76,10 +76,10 @@ def compose_classifier(
         backbone: TFLite, one input, one output (1, F): int8 features, or float ones.
         layers: The head; the last has one unit a label.
         labels: Label of each output.
-        name: Of the model, for its metadata.
-        description: The same.
+        name: Name of the model in its metadata.
+        description: Description in its metadata.
     Raises: InputError if layers, labels and backbone do not fit, a number is not finite, or the backbone
-        is no such file.
+        is not a TFLite file of that kind.
     """
     from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415 - 0.1 s, only for new files
 
@@ -94,7 +94,7 @@ def compose_classifier(
 
 
 class _File:
-    """A TFLite file that grows at its end; written through the schema's object interface."""
+    """A TFLite file to which operators are appended, through the schema's object interface."""
 
     def __init__(self, schema: Any, data: bytes, name: str) -> None:  # noqa: ANN401 - generated code
         self._schema = schema
@@ -140,7 +140,7 @@ class _File:
         self._operate("FULLY_CONNECTED", inputs, options, name, len(layer.bias), quantized)
 
     def add_softmax(self) -> None:
-        """Append SOFTMAX; where the input takes uint8, the answer is uint8 too."""
+        """Append SOFTMAX; with a uint8 input, the output is uint8 too."""
         schema = self._schema
         options = schema.SoftmaxOptionsT()
         options.beta = 1.0
@@ -195,7 +195,7 @@ class _File:
             if max(code.builtinCode, code.deprecatedBuiltinCode) == number and code.version == version:
                 return index
         code = schema.OperatorCodeT()
-        # The old field holds what fits into it, for runtimes that know no other.
+        # The old field holds at most 127, for runtimes that know only that field.
         code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), version
         self._model.operatorCodes.append(code)
         return len(self._model.operatorCodes) - 1
@@ -213,7 +213,7 @@ class _File:
         tensor = self._schema.TensorT()
         tensor.name, tensor.shape, tensor.type = name.encode(), list(shape), kind
         tensor.hasRank = True
-        tensor.buffer = 0  # the one that is always empty
+        tensor.buffer = 0  # the empty buffer
         return tensor
 
     def _quantize(self, tensor: Any, scales: NDArray[np.float32], zero_point: int) -> None:  # noqa: ANN401
@@ -233,10 +233,10 @@ class _File:
 
 
 def quantize_dense(layer: Dense, input_scale: float) -> QuantizedDense:
-    """Return a layer's whole numbers, those that the converter writes.
+    """Quantize a layer exactly as the converter does.
 
     Args:
-        layer: Any finite one, also with units whose weights are all 0.
+        layer: Any finite layer, also with units whose weights are all 0.
         input_scale: Real value of one step of the layer's int8 input.
     Source: quantization_driver.cc and quantization_utils.cc of TensorFlow 2.21's converter.
     """
@@ -245,8 +245,8 @@ def quantize_dense(layer: Dense, input_scale: float) -> QuantizedDense:
     largest = np.maximum(np.abs(weights).max(1), SMALLEST_RANGE / 2).astype(np.float64)
     scales = (largest / WEIGHT_STEPS).astype(np.float32).astype(np.float64)
     bias_scales = scales * input_scale
-    # A unit of tiny weights counts its bias in steps so small that int32 could not hold it: wider steps
-    # cost its weights, which matter little beside that bias.
+    # With tiny weights, the steps of the bias would be so small that int32 could not hold it. Wider steps
+    # make the weights coarser, which matters little next to such a bias.
     least = np.abs(bias).astype(np.float64) / BIAS_STEPS
     scales = np.where(least >= bias_scales, least / input_scale, scales)
     bias_scales = np.maximum(least, bias_scales)
@@ -272,13 +272,13 @@ def choose_scale(low: float, high: float) -> tuple[float, int]:
 
 
 def _count_steps(values: NDArray[np.float32], scales: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Round to whole steps: by the inverse and in float32, as the converter, or some round the other way."""
+    """Round to whole steps as the converter does: by the inverse, in float32."""
     inverse = (1 / scales.astype(np.float32).astype(np.float64)).astype(np.float32)
     return _round(values * inverse)
 
 
 def _round(values: NDArray[np.float32] | np.float32) -> NDArray[np.float64]:
-    """Round halves away from zero, as C's round() and so the converter does."""
+    """Round halves away from zero, as C's round() and the converter do."""
     exact = np.asarray(values, np.float64)
     rounded: NDArray[np.float64] = np.sign(exact) * np.floor(np.abs(exact) + 0.5)
     return rounded
@@ -298,7 +298,7 @@ def _check(layers: Sequence[Dense], labels: Sequence[str], width: int, name: str
             raise InputError(msg)
         numbers = (layer.weights, layer.bias, np.array([layer.low, layer.high]))
         if not all(np.isfinite(values).all() for values in numbers):
-            msg = f"head of {name}: layer {number} has numbers that are not finite; train with a lower rate"
+            msg = f"head of {name}: layer {number} has numbers that are not finite; lower learning_rate"
             raise InputError(msg)
         if layer.low > layer.high:
             msg = f"head of {name}: layer {number} has a range from {layer.low} to {layer.high}; swap them"
@@ -312,17 +312,17 @@ def _check(layers: Sequence[Dense], labels: Sequence[str], width: int, name: str
 def _read(schema: Any, data: bytes, name: str) -> Any:  # noqa: ANN401 - generated code
     try:
         if not schema.Model.ModelBufferHasIdentifier(data, 0):
-            msg = f"backbone of {name}: {len(data)} bytes that are no TFLite file; convert it anew"
+            msg = f"backbone of {name}: {len(data)} bytes, not a TFLite file; convert it again"
             raise InputError(msg)
         return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
     except (struct.error, TypeError, ValueError, IndexError) as e:
-        # What flatbuffers raises where an offset points out of the file.
-        msg = f"backbone of {name}: a broken TFLite file of {len(data)} bytes ({e}); convert it anew"
+        # Raised by flatbuffers where an offset points outside the file.
+        msg = f"backbone of {name}: a broken TFLite file of {len(data)} bytes ({e}); convert it again"
         raise InputError(msg) from e
 
 
 def _aligned_builder() -> Any:  # noqa: ANN401 - flatbuffers has no types
-    """Return a builder that puts constants at multiples of 16, as the TFLite schema asks of buffers."""
+    """Return a builder that aligns buffers to 16 bytes, as the TFLite schema requires."""
     import flatbuffers  # noqa: PLC0415 - as above
 
     class Builder(flatbuffers.Builder):  # type: ignore[misc]

@@ -1,9 +1,9 @@
-"""int8 where it does no harm, float where it does: the rung of the ladder between int8 and float16.
+"""Mixed precision: int8 where it is accurate, float elsewhere. The scheme between int8 and float16.
 
-Some networks have operators whose outputs int8 cannot hold: one channel a hundred times louder than
-the rest leaves the others a step or two. Looking at operators one by one does not find them, since
-each of them is only as bad as what it is given. So they are quantized one after the other, from the
-input on, and one that spoils the features stays in float, before the next is tried.
+Some networks have operators whose outputs int8 cannot represent: a channel with values a hundred times those
+of the others leaves them a step or two. Testing operators one by one does not find them, since an error shows
+only together with the errors of its inputs. So operators are quantized cumulatively from the input on, and
+one that adds too much noise to the features stays in float before the next is tried.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
     from luigi_tasks.progress import Progress
 
-# Pictures that the features are compared on: a scan of 69 operators takes 11 s with these.
+# Pictures that the features are compared on: a scan of 69 operators takes 11 s with so many.
 PROBE_PICTURES = 32
 # Share of the features' variance that quantizing one more operator may turn into noise. MobileNetV2 with
-# ImageNet weights: 64 of its 69 operators stay below 0.004, the two that do not make half of all noise.
+# ImageNet weights: 64 of its 69 operators stay below 0.004, the worst two make half of all noise.
 NOISE_SHARE = 0.05
-# And all of them together.
+# The same for all operators together.
 TOTAL_NOISE_SHARE = 0.15
 TINY = 1e-12
 
 
 def convert_mixed(network: Any, pixels: NDArray[np.uint8], progress: Progress) -> bytes:  # noqa: ANN401
-    """Return the network as TFLite, float at both ends, with all operators in int8 that can be.
+    """Convert to TFLite with float input and output, and in int8 every operator that stays accurate.
 
     Args:
-        network: As for `int8_converter`.
+        network: Keras model, as for `int8_converter`.
         pixels: (N, H, W, 3) RGB, the calibration set.
         progress: Gets operators done.
     Source: TensorFlow Lite's guide to selective quantization, `tf.lite.experimental.QuantizationDebugger`.
@@ -50,7 +50,7 @@ def convert_mixed(network: Any, pixels: NDArray[np.uint8], progress: Progress) -
     statistics = io.StringIO(newline="")
     debugger.layer_statistics_dump(statistics)
     statistics.seek(0)
-    # Names of their outputs; operators come before those that they feed.
+    # Operators by the name of their output, in the order of execution.
     operators = [row["tensor_name"] for row in csv.DictReader(statistics)]
     probe = pixels[:PROBE_PICTURES]
     wanted = _answer(bytes(float_converter(network).convert()), probe)
@@ -69,7 +69,7 @@ def convert_mixed(network: Any, pixels: NDArray[np.uint8], progress: Progress) -
             noise = found
         else:
             in_float.append(operator)
-        progress("looking for operators that int8 harms", number, len(operators))
+        progress("finding operators that need float", number, len(operators))
     return convert(in_float)
 
 

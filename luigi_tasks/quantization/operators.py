@@ -1,4 +1,4 @@
-"""Which operators, in which versions, a TFLite file asks of its runtime."""
+"""Operators, with versions, that a TFLite file requires of its runtime."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ class CalibrationSet(msgspec.Struct, frozen=True, kw_only=True):
     """The pictures that set a backbone's scales and int8 ranges.
 
     Attributes:
-        backbone: Key of what they were chosen for: the network, its weights, how it is quantized.
+        backbone: Key of the backbone that they were chosen for: network, weights and quantization.
         scheme: e.g. `int8`.
-        pictures: Content hashes, in the order in which they were shown.
+        pictures: Content hashes, in the order of calibration.
     """
 
     backbone: str
@@ -25,20 +25,20 @@ class CalibrationSet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Calibration(Document, frozen=True, kw_only=True):
-    """`calibration.json` of a release: who has the pictures can make the same file again.
+    """`calibration.json` of a release: with the pictures, it allows to make the same file again.
 
     Attributes:
-        sets: One for each scheme that was tried; the last is that of the release.
+        sets: One set for each scheme that was tried; the last one is the release's.
     """
 
     sets: tuple[CalibrationSet, ...]
 
 
 class QuantizationRecord(Document, frozen=True, kw_only=True):
-    """How the file was made.
+    """Quantization of a candidate.
 
     Attributes:
-        scheme: The one that was taken, e.g. `int8`.
+        scheme: The chosen scheme, e.g. `int8`.
         calibration: Of each scheme that was tried, in that order.
         operators: Highest version of each operator in the file.
         made_with: Package versions.
@@ -51,7 +51,7 @@ class QuantizationRecord(Document, frozen=True, kw_only=True):
 
 
 class CandidateRecord(Document, frozen=True, kw_only=True):
-    """`candidate.json`, beside `model.tflite`.
+    """`candidate.json`, next to `model.tflite`.
 
     Attributes:
         release: The id that it would be published under.

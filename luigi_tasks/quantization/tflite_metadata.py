@@ -28,10 +28,10 @@ def describe_classifier(name: str, description: str, *, mean: float, std: float)
     """Return the metadata of an image classifier: one RGB picture in, one score a label out.
 
     Args:
-        name: Of the model.
-        description: For people.
-        mean: real = (pixel - mean) / std, alike for the three colours.
-        std: As above.
+        name: Name of the model.
+        description: Description for people.
+        mean: Input normalization, the same for the three colours: real = (pixel - mean) / std.
+        std: See `mean`.
     """
     import flatbuffers  # noqa: PLC0415 - only where a file is made
 
@@ -105,7 +105,7 @@ def append_labels(model: bytes, labels: Sequence[str]) -> bytes:
     file = io.BytesIO(model)
     file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
-        # Without a time of its own: same labels, same bytes.
+        # Without a time: same labels, same bytes.
         archive.writestr(zipfile.ZipInfo(LABELS_FILE), "".join(f"{label}\n" for label in labels))
     return file.getvalue()
 
@@ -127,7 +127,7 @@ def _vector(builder: Any, offsets: Sequence[int]) -> int:  # noqa: ANN401
 
 
 def _table(builder: Any, size: int, fields: dict[int, tuple[str, int]]) -> int:  # noqa: ANN401
-    """Write a table of `size` field ids; what its fields point to is written before."""
+    """Write a table of `size` field ids; the values that its fields point to are written before it."""
     builder.StartObject(size)
     for slot, (kind, value) in fields.items():
         if kind == "offset":

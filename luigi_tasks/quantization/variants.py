@@ -1,7 +1,7 @@
-"""From a Keras network to TFLite: the converters, the frozen backbone's variants.
+"""Conversion of a backbone to its TFLite variants: float, and the candidate's scheme.
 
-The concrete function goes to the converter as a graph: through a saved model, its default, the same
-conversion takes 13 s instead of 0.7 s (measured on MobileNetV2 1.0/160).
+The converter gets the concrete function as a graph: through a saved model, its default, the same conversion
+takes 13 s instead of 0.7 s (measured on MobileNetV2 1.0/160).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def convert_backbone(
     others are float at both ends. Same input, same bytes.
 
     Args:
-        model: Which backbone.
-        scheme: The candidate's; `float` is always there.
+        model: The network.
+        scheme: The candidate's quantization scheme; `float` is always converted too.
         calibration: (N, H, W, 3) RGB, sets the features' scale and the int8 ranges.
-        tuned: Weights that fine-tuning made, or None for the initial ones.
+        tuned: Fine-tuned weights, or None for the initial ones.
         progress: Gets steps and pictures done.
-        seed: For weights that are drawn.
+        seed: Seed of random initial weights.
     Raises: SettingsError, TransportError (see `build_backbone`).
     """
     progress("starting TensorFlow", 0, 1)

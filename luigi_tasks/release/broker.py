@@ -1,4 +1,4 @@
-"""Announcements on the MQTT broker: the pipeline's one room that talks to paho."""
+"""Announcements on the MQTT broker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from luigi_tasks.settings.values import BrokerSettings
 
-# Brokers send retained messages right behind the SUBACK; this is how long none means none.
+# Brokers send a retained message right behind the SUBACK; without one after so long, there is none.
 RETAINED_WAIT_S = 1.0
 
 
@@ -51,7 +51,7 @@ class BrokerClient:
         payload = self._read_retained(topic)
         if payload is None:
             return None
-        # A broken announcement is as good as none: the run writes the right one over it.
+        # A broken announcement counts as missing: the run replaces it.
         with contextlib.suppress(InputError):
             return decode_document(
                 Announcement, payload, source=topic, limit_bytes=ANNOUNCEMENT_LIMIT_BYTES
@@ -102,7 +102,7 @@ class BrokerClient:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[tuple[Any, queue.Queue[bytes]]]:
-        from paho.mqtt import client as mqtt  # noqa: PLC0415 - only runs that come this far pay for it
+        from paho.mqtt import client as mqtt  # noqa: PLC0415 - most runs announce nothing
         from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
 
         answers: queue.Queue[str] = queue.Queue()
@@ -112,7 +112,7 @@ class BrokerClient:
             client_id=f"pipeline-{uuid.uuid4().hex[:12]}",
             protocol=mqtt.MQTTv311,
         )
-        # Callbacks only hand over: an exception in one would end paho's thread in silence.
+        # Callbacks only hand over: an exception in one would end paho's thread without a message.
         client.on_connect = lambda _c, _u, _f, reason, _p: answers.put(
             str(reason) if reason.is_failure else ""
         )
@@ -124,7 +124,7 @@ class BrokerClient:
         except (OSError, ssl.SSLError) as e:
             msg = (
                 f"MQTT broker {self.address}: {e}; start it or correct [broker] host and port. "
-                "Nothing is lost: the next run goes on from here"
+                "Nothing is lost: the next run continues here"
             )
             raise TransportError(msg) from e
         client.loop_start()
@@ -161,7 +161,7 @@ class BrokerClient:
 
 
 def _acknowledge_at_once(client: Any) -> None:  # noqa: ANN401 - paho's socket type is narrower
-    """Acknowledge the SUBACK now: brokers wait for that, 40 ms by default, to send what is retained."""
+    """Acknowledge the SUBACK at once: brokers wait for that, 40 ms by default, before a retained message."""
     connection = client.socket()
     if connection is not None and hasattr(socket, "TCP_QUICKACK"):  # Linux
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -1,4 +1,4 @@
-"""A channel's pointer: the release that a candidate has to beat, and how the pointer moves. Pure."""
+"""Pointer of a channel, as pure functions: the release that a candidate has to beat, and its moves."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def point_channel(
 def roll_channel_back(
     pointer: ChannelDocument | None, channel: str, release: str, *, at: str
 ) -> ChannelDocument:
-    """Return the pointer after a person took back what the channel points to.
+    """Return the pointer after a person rolled the channel back to an earlier release.
 
-    What it pointed to is withdrawn: no run points there again until data or settings change.
+    The release that it pointed to is withdrawn: no run publishes it again until data or settings change.
     Raises: InputError if there is no such channel.
     """
     if pointer is None:
-        msg = f"channel {channel}: nothing was published on it, so there is nothing to take back"
+        msg = f"channel {channel}: nothing was published on it, so it cannot be rolled back"
         raise InputError(msg)
     withdrawn = [one for one in (*pointer.withdrawn, pointer.release) if one != release]
     return ChannelDocument(

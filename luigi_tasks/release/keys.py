@@ -1,9 +1,9 @@
-"""`edge-keys`: makes the signing keys, says where each belongs, and replaces them.
+"""Creation and rotation of the signing keys.
 
-A rotation is one file that appears: `device/N.root.json`, the new root. Before it, the new keys lie beside
-the old ones and nothing names them; after it, the pipeline uses them, for it takes the newest root that it
-finds beside `[trust] root`. What is left then (root.json for new devices, old keys to `retired/`) is done by
-the next run where one was interrupted. The pipeline publishes the roots at its next Deploy, or at once with
+A rotation takes effect when one file appears: `device/N.root.json`, the new root. Before that, the new keys
+are next to the old ones and no root names them; after it, the pipeline uses them, because it uses the newest
+root next to `[trust] root`. The remaining work (root.json for new devices, old keys to `retired/`) is done by
+the next run if this one was interrupted. The pipeline publishes the roots at its next Deploy, or at once with
 `edge-keys publish` (`repository.py`).
 """
 
@@ -40,13 +40,13 @@ ROOT_ROLE = "root"
 
 @dataclasses.dataclass(frozen=True)
 class Rotation:
-    """What a new root changes.
+    """Changes in a new root.
 
     Attributes:
-        roles: Roles that get new keys; empty: none, the root is only renewed.
-        root_keys: How many root keys there are then; None: as many as now. Only where root is among `roles`.
-        threshold: How many of them must sign a root; None: as many as now.
-        stolen: Whether somebody else may have had the old keys: what only they signed is disowned.
+        roles: Roles that get new keys; empty: the root is only renewed.
+        root_keys: Number of root keys; None: as many as before. Only where root is among `roles`.
+        threshold: Number of root keys that must sign a root; None: as many as before.
+        stolen: Whether an attacker may have the old keys: content signed by them alone is disowned.
         years: Lifetime of the new root.
     """
 
@@ -62,10 +62,10 @@ def make_keys(folder: Path, *, root_keys: int = 1, threshold: int = 1, years: in
 
     Args:
         folder: Gets `root/root-N.pem`, `pipeline/{targets,snapshot,timestamp}.pem`, `device/root.json`.
-        root_keys: How many root keys.
-        threshold: How many of them must sign a new root.
+        root_keys: Number of root keys.
+        threshold: Number of root keys that must sign a new root.
         years: Lifetime of the root document.
-    Raises: InputError if `folder` has keys already: overwriting them would orphan every device.
+    Raises: InputError if `folder` has keys already: devices could never follow new ones.
     """
     from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
 
@@ -88,11 +88,11 @@ def make_keys(folder: Path, *, root_keys: int = 1, threshold: int = 1, years: in
 def rotate_keys(folder: Path, rotation: Rotation) -> int:
     """Write a new root with new keys; the old keys move to `retired/`.
 
-    Interrupted at any moment, it leaves a set that works: the old one, or the new one.
+    Interrupted at any moment, it leaves a working set of keys: the old one or the new one.
 
     Args:
-        folder: As `make_keys` wrote it; of `root/`, as many keys as its threshold asks.
-        rotation: What to change.
+        folder: Folder that `make_keys` wrote; in `root/`, as many keys as the threshold requires.
+        rotation: The changes.
     Returns: The new root's version.
     Raises: SettingsError if root keys are missing; InputError; TrustError if the roots are damaged.
     """
@@ -112,7 +112,7 @@ def rotate_keys(folder: Path, rotation: Rotation) -> int:
 
 
 def finish_rotation(folder: Path) -> None:
-    """Do what a rotation that was interrupted left undone; safe at any time.
+    """Finish a rotation that was interrupted; safe at any time.
 
     Raises: SettingsError, TrustError, DeviceError.
     """
@@ -130,7 +130,7 @@ def finish_rotation(folder: Path) -> None:
 def _build_root(
     folder: Path, old: Metadata[Root], rotation: Rotation
 ) -> tuple[Metadata[Root], list[CryptoSigner]]:
-    """Return the next root, unsigned, with its new root keys; the new keys are on the disk then."""
+    """Write the new keys; return the next root, unsigned, and its new root keys."""
     from tuf.api.metadata import Metadata  # noqa: PLC0415
 
     root = copy.deepcopy(old.signed)
@@ -157,16 +157,16 @@ def _build_root(
 
 
 def _new_files(folder: Path, role: str, version: int, count: int) -> dict[Path, str]:
-    """Name the new keys of a role beside the old ones; `signing.py` tries each and takes those that fit."""
-    room = folder / ("root" if role == ROOT_ROLE else "pipeline")
+    """Return the files of a role's new keys, next to the old ones; `open_signers` finds those that fit."""
+    place = folder / ("root" if role == ROOT_ROLE else "pipeline")
     numbers = [""] if count == 1 and role != ROOT_ROLE else [f"-{n}" for n in range(1, count + 1)]
-    return {room / f"{role}-v{version}{number}.pem": role for number in numbers}
+    return {place / f"{role}-v{version}{number}.pem": role for number in numbers}
 
 
 def _open_root_signers(folder: Path, root: Metadata[Root]) -> list[CryptoSigner]:
-    """Return the root keys that are here.
+    """Return the root keys in the folder.
 
-    Raises: SettingsError if they are too few to sign a root.
+    Raises: SettingsError if there are too few to sign a root.
     """
     role = root.signed.roles[ROOT_ROLE]
     found = [
@@ -176,8 +176,8 @@ def _open_root_signers(folder: Path, root: Metadata[Root]) -> list[CryptoSigner]
     ]
     if len(found) < role.threshold:
         msg = (
-            f"{folder / 'root'}: {len(found)} of the {role.threshold} root keys that must sign a new root are"
-            " there; nothing was changed. Fetch them from where they are kept offline, and put them there"
+            f"{folder / 'root'}: holds {len(found)} of the {role.threshold} root keys that must sign a new"
+            " root; nothing was changed. Fetch them from where they are kept offline, and put them there"
             " while this runs. If they are lost, no key can be replaced any more: make new ones with"
             " `edge-keys make`, and give every device the new root.json by hand"
         )
@@ -186,7 +186,7 @@ def _open_root_signers(folder: Path, root: Metadata[Root]) -> list[CryptoSigner]
 
 
 def _read_keys(folder: Path) -> dict[Path, CryptoSigner]:
-    """Return the private keys in `root/` and `pipeline/` by their files; what is no plain key is left out."""
+    """Return the private keys in `root/` and `pipeline/` by file; other files are skipped."""
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
     from securesystemslib.signer import CryptoSigner  # noqa: PLC0415
 
@@ -195,7 +195,7 @@ def _read_keys(folder: Path) -> dict[Path, CryptoSigner]:
         try:
             keys[path] = CryptoSigner(load_pem_private_key(path.read_bytes(), None))
         except (OSError, ValueError, TypeError) as e:
-            sys.stderr.write(f"edge-keys: {path} is left as it is: no key that can be read ({e})\n")
+            sys.stderr.write(f"edge-keys: {path} is left as it is: not a readable key ({e})\n")
     return keys
 
 
@@ -206,7 +206,7 @@ def _key_files(folder: Path) -> Iterator[Path]:
 
 
 def _move(source: Path, place: Path) -> None:
-    """Move a file durably: at any moment it is in one of both folders."""
+    """Move a file durably: at any moment it is in one of the two folders."""
     with disk_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         for folder in (place.parent, place.parent.parent, place.parent.parent.parent):

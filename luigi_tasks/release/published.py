@@ -1,4 +1,4 @@
-"""The published state of the repository: verified metadata, and the releases and channels in it."""
+"""Published state of the repository: verified metadata, and the releases and channels in it."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ TIMESTAMP_KEY = f"{METADATA_FOLDER}/timestamp.json"
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What is published, verified; all None where nothing is.
+    """Published metadata, verified; all None where nothing is published.
 
     Attributes:
-        timestamp: With the two that follow, one consistent state.
+        timestamp: Together with snapshot and targets, one consistent state.
         snapshot: See `timestamp`.
         targets: See `timestamp`.
-        stamp: The timestamp as it lies in the bucket.
-        root_version: The root whose keys signed all of it.
+        stamp: The timestamp object in the bucket.
+        root_version: Version of the root whose keys signed all of it.
         restarts_history: There is metadata, but none of it is trusted.
     """
 
@@ -56,7 +56,7 @@ class Published:
 
 
 class RepositoryState:
-    """What was published at one moment, verified."""
+    """Verified state of the repository at one moment."""
 
     def __init__(self, store: Store, roots: Sequence[Metadata[Root]], published: Published) -> None:
         self.roots = roots
@@ -70,7 +70,7 @@ class RepositoryState:
         return self.roots[-1]
 
     def is_of(self, root: Metadata[Root], stamp: StoredObject) -> bool:
-        """Whether this is what the root and the timestamp stand for."""
+        """Whether this state belongs to the root and the timestamp."""
         return self.published.stamp == stamp and self.root.signed.version == root.signed.version
 
     @property
@@ -99,7 +99,7 @@ class RepositoryState:
     def read(self, path: str) -> bytes:
         """Return a signed file's content.
 
-        Raises: TrustError if the bucket holds something else under its name.
+        Raises: TrustError if the bucket has other content under its name.
         """
         from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
 
@@ -111,7 +111,9 @@ class RepositoryState:
         try:
             signed.verify_length_and_hashes(data)
         except RepositoryError as e:
-            msg = f"{self._store.url(key)}: not the signed content ({e}); somebody wrote to the bucket"
+            msg = (
+                f"{self._store.url(key)}: not the signed content ({e}); the object was changed in the bucket"
+            )
             raise TrustError(msg) from e
         self._contents[key] = data
         return data
@@ -151,12 +153,12 @@ def releases_in_order(targets: Mapping[str, TargetFile]) -> list[str]:
 
 
 def root_key(version: int) -> str:
-    """Key of one version of the root."""
+    """Return the key of a version of the root."""
     return f"{METADATA_FOLDER}/{version}.root.json"
 
 
 def object_key(target_path: str, sha256: str) -> str:
-    """Key of a signed file: TUF's consistent snapshots put the hash before the file's name."""
+    """Return the key of a signed file: TUF's consistent snapshots put the hash before the file's name."""
     folder, _, name = target_path.rpartition("/")
     return f"{TARGETS_FOLDER}/{folder}/{sha256}.{name}"
 

@@ -1,16 +1,18 @@
-"""The signed repository in the bucket, seen from the side that writes it (The Update Framework).
+"""Publishing into the signed repository (The Update Framework).
 
-The bucket is not trusted on this side either: what is read from it is verified against our own
-root before it is signed again, or a thief of the bucket could have forged content signed for him.
+The bucket is not trusted on this side either: metadata read from it is verified against our own root before
+it is signed again. Otherwise an attacker with access to the bucket could have forged content signed by our
+keys.
 
-Order of writes: files of the release, then `N.targets.json`, `N.snapshot.json`, and last
-`timestamp.json`, the one object that moves everything (written only if nobody else moved it
-since it was read). A crash before it leaves the earlier release current; the next run writes
-the same files again and finishes. Source: TUF specification 1.0.34, sections 3 and 5.
+Order of writes: files of the release, then `N.targets.json`, `N.snapshot.json`, and last `timestamp.json`,
+the one object that activates all others (written only if it has not changed since it was read). After a crash
+before that, the earlier release stays current; the next run writes the same files again and finishes. Source:
+TUF specification 1.0.34, sections 3 and 5.
 
-New keys come with a new root, which `edge-keys rotate` left beside `[trust] root`. Roots are written first of
-all, in order, for a device needs each to believe the next; then everything is signed anew. What only keys of
-an earlier root signed is taken over into that, unless the newer root disowns it: a stolen key's work is not.
+New keys come with a new root, which `edge-keys rotate` put next to `[trust] root`. Roots are written first,
+in order, because a device needs each root to trust the next; then everything is signed again. That includes
+content signed only by keys of an earlier root, unless the newer root disowns it because those keys were
+stolen.
 """
 
 from __future__ import annotations
@@ -58,12 +60,12 @@ METADATA_LIMIT_BYTES = 32 << 20
 MAX_ROOT_ROTATIONS = 256
 PUBLISH_ATTEMPTS = 5
 RECENT_S = 1.0
-# Renewing the root takes a person and what lies in a safe: time to plan that.
+# Renewing the root needs a person and the root keys from a safe: time to plan that.
 ROOT_NOTICE = datetime.timedelta(days=180)
 
 
 class ReleaseRepository:
-    """Reads, changes and signs the repository below the store's prefix."""
+    """The repository below the store's prefix: read, changed and signed."""
 
     def __init__(
         self,
@@ -102,7 +104,7 @@ class ReleaseRepository:
         return self._latest
 
     def _read_published(self, roots: Sequence[Metadata[Root]], stamp: StoredObject) -> Published:
-        """Verify what is published by the newest root, or by one before it that is at work still."""
+        """Verify the published metadata by the newest root, or by an earlier trusted one that signed it."""
         faults: list[TrustError] = []
         trusted = list(trusted_roots(roots))
         for root in trusted:
@@ -130,7 +132,7 @@ class ReleaseRepository:
         return True
 
     def _read_signed_by(self, root: Metadata[Root], stamp: StoredObject) -> Published:
-        """Read what is published; all of it must be signed by the keys of one root."""
+        """Read the published metadata; all of it must be signed by the keys of one root."""
         from tuf.api.metadata import Snapshot, Targets, Timestamp  # noqa: PLC0415
 
         timestamp = self._verified(root, Timestamp, stamp.data, TIMESTAMP_KEY)
@@ -149,7 +151,7 @@ class ReleaseRepository:
 
         Args:
             files: Target path to content; writing the same twice changes nothing.
-            move: Gets the channel's pointer as it is and returns it as it shall be.
+            move: Called with the channel's pointer; returns the new pointer.
             channel: The channel that `move` moves.
         Raises: TransportError (the earlier state stays current), TrustError, SettingsError.
         """
@@ -167,7 +169,7 @@ class ReleaseRepository:
             try:
                 self._write(state, changed)
             except StoreConflictError:
-                continue  # another publisher was faster: start from what it wrote
+                continue  # another publisher was faster: start again from its state
             return
         msg = (
             f"{self.store.url(TIMESTAMP_KEY)}: other publishers were faster {PUBLISH_ATTEMPTS} times; "
@@ -180,7 +182,7 @@ class ReleaseRepository:
         return self.recent().needs_renewal(self.settings, self.now())
 
     def renew(self) -> None:
-        """Sign what is published again, with new expiry."""
+        """Sign the published metadata again, with new expiry."""
         self.publish({})
 
     def _write(self, state: RepositoryState, files: Mapping[str, bytes]) -> None:
@@ -191,7 +193,7 @@ class ReleaseRepository:
         from tuf.api.metadata import MetaFile, Snapshot, TargetFile, Targets, Timestamp  # noqa: PLC0415
 
         settings, published = self.settings, state.published
-        # Beyond all that was counted so far; devices forget higher versions with the keys that signed them.
+        # Above all earlier versions; devices forget those together with the keys that signed them.
         start = int(self.now().timestamp()) if published.restarts_history else 0
         targets = published.targets or _empty_metadata(Targets(), start)
         snapshot = published.snapshot or _empty_metadata(Snapshot(), start)
@@ -218,7 +220,7 @@ class ReleaseRepository:
         )
 
     def _write_version(self, root: Metadata[Root], metadata: Metadata[Targets] | Metadata[Snapshot]) -> None:
-        """Upload under the next free version; a crashed run may have left some that nothing names."""
+        """Upload under the next free version; a crashed run may have left unreferenced ones."""
         for _ in range(100):
             metadata.signed.version += 1
             key = f"{METADATA_FOLDER}/{metadata.signed.version}.{metadata.signed.type}.json"
@@ -227,7 +229,7 @@ class ReleaseRepository:
             except StoreConflictError:
                 continue
             return
-        msg = f"{self.store.url(METADATA_FOLDER)}: 100 versions in a row that nothing names; clean up"
+        msg = f"{self.store.url(METADATA_FOLDER)}: 100 versions in a row that are not referenced; remove them"
         raise TransportError(msg)
 
     def _extend(self, signed: Targets | Snapshot | Timestamp, days: int) -> None:
@@ -237,9 +239,9 @@ class ReleaseRepository:
     def _drop_old(
         self, targets: dict[str, TargetFile], state: RepositoryState, changed: Mapping[str, bytes]
     ) -> None:
-        """Forget what no channel names: the oldest releases, and patches.
+        """Drop releases beyond `keep_releases` and patches that no channel points to.
 
-        Each device reads all of this metadata at every release.
+        Every device reads all of this metadata at every release.
         """
         channels = [path for path in targets if path.startswith("channels/")]
         named = {
@@ -276,7 +278,7 @@ class ReleaseRepository:
             self.store.put(object_key(path, hashlib.sha256(data).hexdigest()), data)
 
     def _walk_roots(self, roots: list[Metadata[Root]]) -> list[Metadata[Root]]:
-        """Follow key rotations that are in the bucket, each signed by the one before it."""
+        """Follow the roots in the bucket, each signed by the one before it."""
         from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
         from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
 
@@ -295,9 +297,9 @@ class ReleaseRepository:
         raise TrustError(msg)
 
     def publish_roots(self, roots: Sequence[Metadata[Root]]) -> None:
-        """Write the roots that are missing in the bucket, the oldest first: devices go from one to the next.
+        """Write the roots that are missing in the bucket, the oldest first: devices follow them one by one.
 
-        Raises: TrustError if another root with our keys' signatures is there, which some devices may follow.
+        Raises: TrustError if the bucket has another root signed by our keys, which some devices may follow.
         """
         for root in self._check_roots(roots):
             key = root_key(root.signed.version)
@@ -305,14 +307,14 @@ class ReleaseRepository:
         left = roots[-1].signed.expires - self.now()
         if left < ROOT_NOTICE:
             logger.warning(
-                "%s: the root expires in %d days, and then no device takes a release any more: "
+                "%s: the root expires in %d days, and then no device installs a release any more: "
                 "run `edge-keys renew` with the root keys, then Deploy",
                 self.settings.root,
                 left.days,
             )
 
     def _check_roots(self, roots: Sequence[Metadata[Root]]) -> list[Metadata[Root]]:
-        """Return the roots that the bucket lacks, or holds damaged; raises as `publish_roots`."""
+        """Return the roots that are missing or damaged in the bucket; raises as `publish_roots`."""
         lacking = []
         for before, root in zip([None, *roots], roots, strict=False):
             key = root_key(root.signed.version)
@@ -322,7 +324,7 @@ class ReleaseRepository:
         return lacking
 
     def _is_root(self, data: bytes, before: Metadata[Root] | None, root: Metadata[Root], key: str) -> bool:
-        """Whether `data` is this root; False if it is nothing that a device would follow."""
+        """Whether `data` is this root; False if no device would follow it."""
         from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
         from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
 
@@ -335,7 +337,7 @@ class ReleaseRepository:
             return False
         msg = (
             f"{self.store.url(key)}: another root of this version, signed by the same keys: two people "
-            f"rotated keys. Decide which one counts, and put that beside [trust] root ({self.settings.root})"
+            f"rotated keys. Decide which one counts, and put it next to [trust] root ({self.settings.root})"
         )
         raise TrustError(msg)
 
@@ -362,9 +364,9 @@ class ReleaseRepository:
 
     def _distrust(self, key: str, reason: Exception) -> TrustError:
         return TrustError(
-            f"{self.store.url(key)}: not what our keys signed ({reason}). Somebody wrote to the bucket, or "
-            f"[trust] root ({self.settings.root}) belongs to another repository, or lacks the other roots of "
-            "its folder beside it. Nothing was published"
+            f"{self.store.url(key)}: not signed by our keys ({reason}). It was changed in the bucket, or "
+            f"[trust] root ({self.settings.root}) belongs to another repository, or the other roots of its "
+            "folder are not next to it. Nothing was published"
         )
 
 
@@ -372,7 +374,7 @@ SignedT = TypeVar("SignedT", "Targets", "Snapshot", "Timestamp")
 
 
 def _empty_metadata(signed: SignedT, version: int) -> Metadata[SignedT]:
-    """Wrap metadata that has no version yet: raising `version` gives the first one."""
+    """Return metadata without content; raising `version` gives the first version."""
     from tuf.api.metadata import Metadata  # noqa: PLC0415
 
     signed.version = version

@@ -1,7 +1,7 @@
-"""Signing keys: where they lie, which roots name them, and how metadata gets its signatures.
+"""Signing keys: their files, the roots that name them, and the signatures of metadata.
 
-A root is replaced by a newer one that it signed. `[trust] root` is where trust begins; the versions before
-and after it lie beside it as `N.root.json`, as `edge-keys` writes them.
+A root is replaced by a newer one that it signed. `[trust] root` is the initial trusted root; earlier and
+later versions are next to it as `N.root.json`, as `edge-keys` writes them.
 
 Keys are securesystemslib signers: a folder of PKCS#8 PEM files here, or a URI for a KMS or HSM.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ONLINE_ROLES = ("targets", "snapshot", "timestamp")
 ROLE_MARK = "{role}"
-# Field of a signed root: nothing that only the keys of earlier roots signed is to be signed again.
+# Field of a signed root: content that only keys of earlier roots signed must not be signed again.
 DISOWNS_FIELD = "x-edge-disowns-earlier"
 
 
@@ -40,20 +40,20 @@ def load_root(path: Path) -> Metadata[Root]:
         root = Metadata[Root].from_file(str(path))
         root.verify_delegate(Root.type, root)
     except StorageError as e:
-        msg = f"{path}: no trusted root metadata there; run `edge-keys make` or correct [trust] root"
+        msg = f"{path}: no trusted root metadata; run `edge-keys make` or correct [trust] root"
         raise SettingsError(msg) from e
     except RepositoryError as e:
-        msg = f"{path}: not a root document signed by its own keys ({e}); take the one `edge-keys` made"
+        msg = f"{path}: not a root document signed by its own keys ({e}); use the one that `edge-keys` made"
         raise TrustError(msg) from e
     return root
 
 
 def load_roots(path: Path) -> list[Metadata[Root]]:
-    """Read the trusted root and what leads to it and on from it, oldest first.
+    """Read the trusted root and the chain of roots before and after it, oldest first.
 
     Args:
-        path: `[trust] root`; the others lie beside it as `N.root.json`, without gaps.
-    Raises: As `load_root`; TrustError if one beside it is not signed by the one before.
+        path: `[trust] root`; the others are next to it as `N.root.json`, without gaps.
+    Raises: As `load_root`; TrustError if a root is not signed by the one before it.
     """
     roots = [load_root(path)]
     while (older := root_file(path, roots[0].signed.version - 1)).is_file():
@@ -68,12 +68,12 @@ def load_roots(path: Path) -> list[Metadata[Root]]:
 
 
 def root_file(path: Path, version: int) -> Path:
-    """Where a version lies beside the root at `path`."""
+    """Return the path of another version of the root at `path`."""
     return path.with_name(f"{version}.root.json")
 
 
 def trusted_roots(roots: Sequence[Metadata[Root]]) -> Iterator[Metadata[Root]]:
-    """Yield the roots whose signatures count, newest first: back to one that disowns those before it."""
+    """Yield the roots whose signatures count, newest first, back to one that disowns the roots before it."""
     for root in reversed(roots):
         yield root
         if root.signed.unrecognized_fields.get(DISOWNS_FIELD):
@@ -81,7 +81,7 @@ def trusted_roots(roots: Sequence[Metadata[Root]]) -> Iterator[Metadata[Root]]:
 
 
 def check_successor(before: Metadata[Root], after: Metadata[Root], path: Path | str) -> None:
-    """Refuse a root, at `path`, that is not the next one after `before`, signed by its keys and its own.
+    """Check that a root, at `path`, is the version after `before`, signed by the keys of both.
 
     Raises: TrustError.
     """
@@ -97,8 +97,8 @@ def check_successor(before: Metadata[Root], after: Metadata[Root], path: Path | 
     except RepositoryError as e:
         reason = str(e)
     msg = (
-        f"{path}: does not follow root version {before.signed.version} beside it ({reason}); take both from "
-        "the folder in which `edge-keys rotate` wrote them"
+        f"{path}: does not follow root version {before.signed.version} next to it ({reason}); use both "
+        "from the folder in which `edge-keys rotate` wrote them"
     )
     raise TrustError(msg)
 
@@ -106,7 +106,7 @@ def check_successor(before: Metadata[Root], after: Metadata[Root], path: Path | 
 def open_signers(root: Root, settings: TrustSettings, role: str) -> list[Signer]:
     """Return as many signers for `role` as its threshold asks.
 
-    Raises: SettingsError if a key is missing or is not one that the root names.
+    Raises: SettingsError if a key is missing or not named by the root.
     """
     from securesystemslib.signer import Signer  # noqa: PLC0415
 
@@ -124,7 +124,7 @@ def open_signers(root: Root, settings: TrustSettings, role: str) -> list[Signer]
         msg = (
             f"{len(signers)} of {needed.threshold} keys for role {role} can sign: "
             f"{'; '.join(dict.fromkeys(faults)) or 'none found'}. Put the keys that `edge-keys make` or "
-            f"`rotate` wrote where [trust] keys says ({settings.keys})"
+            f"`rotate` wrote into [trust] keys ({settings.keys})"
         )
         raise SettingsError(msg)
     return signers

@@ -1,4 +1,4 @@
-"""Every pipeline setting: one `luigi.Config` section each, turned into frozen values.
+"""Every pipeline setting: one `luigi.Config` class for each section, turned into frozen values.
 
 The sections are read from `luigi.cfg` (or `LUIGI_CONFIG_PATH`) and may be overridden on the
 command line (`--training-epochs 30`). Steps get the frozen values and never see Luigi.
@@ -58,15 +58,17 @@ class dataset(luigi.Config):  # noqa: N801 - the class name is the section's nam
     cache_dir = luigi.Parameter(
         default="~/.cache/edge-pipeline", description="local folder for unpacked archives and caches"
     )
-    min_images_per_class = luigi.IntParameter(default=15, description="fewer stop the run")
+    min_images_per_class = luigi.IntParameter(
+        default=15, description="smallest number of pictures of a class; fewer stop the run"
+    )
     holdout_percent = luigi.FloatParameter(
-        default=20.0, description="share of pictures, by content hash, kept from training for the gate"
+        default=20.0, description="percent of the pictures, by content hash, kept from training for the gate"
     )
     max_broken_pictures = luigi.IntParameter(
-        default=0, description="undecodable pictures that are left out with a warning; more stop the run"
+        default=0, description="undecodable pictures that are skipped with a warning; more stop the run"
     )
     max_unpacked_bytes = luigi.IntParameter(
-        default=20_000_000_000, description="an archive that unpacks to more is refused"
+        default=20_000_000_000, description="size limit of an unpacked archive"
     )
     shard_pictures = luigi.IntParameter(
         default=1000, description="pictures in one shard; a shard is one task, and workers share the tasks"
@@ -84,8 +86,8 @@ class model(luigi.Config):  # noqa: N801
     input_size = luigi.IntParameter(default=160, description="input height and width, pixels")
     grid = luigi.IntParameter(
         default=2,
-        description="the head also sees a layer before the top, averaged over grid x grid fields of the "
-        "picture; 0: the top alone",
+        description="adds features of an earlier layer, averaged over grid x grid fields of the picture; 0: "
+        "features of the top alone",
     )
     weights = luigi.Parameter(
         default="imagenet", description="imagenet (downloaded by Keras), none, or path of a no-top .h5 file"
@@ -98,11 +100,11 @@ class training(luigi.Config):  # noqa: N801
     mode = luigi.ChoiceParameter(
         default="head",
         choices=MODES,
-        description="head: frozen backbone, seconds to minutes; finetune: the backbone's top too "
-        "(all of it where weights are none)",
+        description="head: frozen backbone, seconds to minutes; finetune: also the backbone's upper part "
+        "(all of it with weights = none)",
     )
-    epochs = luigi.IntParameter(default=30, description="most passes over the training pictures")
-    batch_size = luigi.IntParameter(default=128, description="pictures a step")
+    epochs = luigi.IntParameter(default=30, description="largest number of passes over the training pictures")
+    batch_size = luigi.IntParameter(default=128, description="pictures in one step")
     learning_rate = luigi.FloatParameter(default=0.001, description="Adam's peak rate, cosine decay to 0")
     augmented_copies = luigi.FloatParameter(
         default=0.5,
@@ -119,67 +121,75 @@ class training(luigi.Config):  # noqa: N801
     horizontal_flip = luigi.BoolParameter(
         default=True,
         parsing=luigi.BoolParameter.EXPLICIT_PARSING,
-        description="whether a mirror image keeps its class (not so for digits and text)",
+        description="whether mirror images keep their class (not for digits and text)",
     )
     hidden_units = luigi.IntParameter(
         default=0, description="width of the head's hidden layer; 0: none, and updates of a few kB"
     )
-    dropout = luigi.FloatParameter(default=0.0, description="share of head inputs dropped while training")
+    dropout = luigi.FloatParameter(
+        default=0.0, description="share of the head's inputs dropped in training, 0 to below 1"
+    )
     weight_decay = luigi.FloatParameter(default=0.01, description="L2 weight decay of the head")
-    label_smoothing = luigi.FloatParameter(default=0.05, description="0 to below 1")
+    label_smoothing = luigi.FloatParameter(default=0.05, description="label smoothing, 0 to below 1")
     finetune_epochs = luigi.IntParameter(
-        default=5, description="passes of the backbone's upper part over the training pictures"
+        default=5, description="passes over the training pictures while fine-tuning the backbone"
     )
     finetune_rate = luigi.FloatParameter(
-        default=0.001, description="its peak rate, warmed up, then cosine decay to 0"
+        default=0.001, description="peak rate of fine-tuning, after a warm-up, then cosine decay to 0"
     )
     warm_start = luigi.BoolParameter(
         default=False,
         parsing=luigi.BoolParameter.EXPLICIT_PARSING,
-        description="finetune goes on from the deployed release's backbone; the model then depends on its "
-        "ancestors too",
+        description="finetune starts from the deployed release's backbone; the model then depends on all "
+        "earlier ones",
     )
     cluster = luigi.Parameter(
         default="",
-        description="host:port of each machine that tunes, the one that runs luigi first; empty: alone",
+        description="host:port of each machine that fine-tunes, first the one that runs luigi; empty: alone",
     )
-    seed = luigi.IntParameter(default=1, description="same seed and data: same model")
+    seed = luigi.IntParameter(
+        default=1, description="random seed; the same seed and data give the same model"
+    )
 
 
 class quantization(luigi.Config):  # noqa: N801
     """Section [quantization]."""
 
-    scheme = luigi.ChoiceParameter(default="int8", choices=SCHEMES, description="weights and activations")
+    scheme = luigi.ChoiceParameter(
+        default="int8", choices=SCHEMES, description="quantization of weights and activations"
+    )
     fallbacks = luigi.Parameter(
         default="int8_wide, mixed, float16",
-        description="schemes to try, in the order of the list above, while the one before loses more against "
-        "float than [gate] allows; empty: none",
+        description="schemes to try next, in the order of the list above, while the scheme before loses more "
+        "accuracy against float than [gate] allows; empty: none",
     )
     calibration_pictures = luigi.IntParameter(
-        default=200, description="training pictures, balanced over classes, that set int8 ranges"
+        default=200, description="number of training pictures, balanced over classes, that set int8 ranges"
     )
     calibration = luigi.Parameter(
         default="",
-        description="id of a release whose calibration set is taken, to make that release again; empty: that "
-        "of the deployed one while it fits, else a new one",
+        description="id of a release whose calibration set is used, to make that release again; empty: the "
+        "deployed release's set while it fits, else a new one",
     )
 
 
 class gate(luigi.Config):  # noqa: N801
     """Section [gate]."""
 
-    min_accuracy = luigi.FloatParameter(default=0.8, description="hold-out accuracy of the .tflite file, 0-1")
+    min_accuracy = luigi.FloatParameter(
+        default=0.8, description="smallest hold-out accuracy of the .tflite file, 0-1"
+    )
     max_float_drop_points = luigi.FloatParameter(
-        default=2.0, description="largest loss against the float model, percentage points"
+        default=2.0, description="largest loss of accuracy against the float network, percentage points"
     )
     max_class_drop_points = luigi.FloatParameter(
         default=10.0,
-        description="largest loss of one class against the float model; a single picture more is forgiven",
+        description="largest loss of one class against the float network; one picture is forgiven",
     )
     max_champion_drop_points = luigi.FloatParameter(
-        default=0.5, description="largest loss against the deployed model on the same pictures"
+        default=0.5, description="largest loss against the deployed release on the same pictures"
     )
-    max_model_bytes = luigi.IntParameter(default=8_000_000, description="size budget of model.tflite")
+    max_model_bytes = luigi.IntParameter(default=8_000_000, description="size limit of model.tflite")
 
 
 class store(luigi.Config):  # noqa: N801
@@ -199,12 +209,12 @@ class store(luigi.Config):  # noqa: N801
     conditional_writes = luigi.BoolParameter(
         default=True,
         parsing=luigi.BoolParameter.EXPLICIT_PARSING,
-        description="If-Match writes of the pointer, so that two publishers cannot undo each other",
+        description="conditional writes (If-Match), so that two publishers cannot undo each other",
     )
 
 
 class trust(luigi.Config):  # noqa: N801
-    """Section [trust]; `edge-keys make` creates what it names."""
+    """Section [trust]; `edge-keys make` creates root and keys."""
 
     root = luigi.Parameter(default="keys/device/root.json", description="trusted root metadata")
     keys = luigi.Parameter(
@@ -213,12 +223,14 @@ class trust(luigi.Config):  # noqa: N801
         "URI with {role} in it (KMS, HSM)",
     )
     timestamp_days = luigi.IntParameter(
-        default=14, description="devices refuse a store that shows nothing newer for so long"
+        default=14,
+        description="lifetime of timestamp metadata; devices refuse a store without a newer one for so long",
     )
     snapshot_days = luigi.IntParameter(default=90, description="lifetime of snapshot metadata")
     targets_days = luigi.IntParameter(default=365, description="lifetime of targets metadata")
     keep_releases = luigi.IntParameter(
-        default=50, description="releases that stay signed; older ones that no channel names are dropped"
+        default=50,
+        description="number of releases that stay signed; older ones that no channel points to are dropped",
     )
 
 
@@ -226,31 +238,37 @@ class broker(luigi.Config):  # noqa: N801
     """Section [broker]."""
 
     host = luigi.Parameter(default="127.0.0.1", description="MQTT broker")
-    port = luigi.IntParameter(default=1883, description="its port (TLS: usually 8883)")
-    fleet = luigi.Parameter(default="fleet", description="first part of all topics after edge/")
+    port = luigi.IntParameter(default=1883, description="port of the broker (TLS: usually 8883)")
+    fleet = luigi.Parameter(
+        default="fleet", description="name of the fleet: first part of all topics after edge/"
+    )
     username = luigi.Parameter(default="", description="empty: anonymous")
     password_file = luigi.Parameter(default="", description="file whose first line is the password")
     tls = luigi.BoolParameter(
         default=False, parsing=luigi.BoolParameter.EXPLICIT_PARSING, description="MQTT over TLS"
     )
     ca_file = luigi.Parameter(default="", description="CA certificate; empty: the system's")
-    timeout_s = luigi.FloatParameter(default=10.0, description="limit for connect, publish and read back")
+    timeout_s = luigi.FloatParameter(
+        default=10.0, description="time limit of connecting, publishing and reading back"
+    )
 
 
 class release(luigi.Config):  # noqa: N801
     """Section [release]."""
 
     channel = luigi.Parameter(default="stable", description="channel that Deploy moves")
-    share_percent = luigi.FloatParameter(default=100.0, description="share of devices that may take it")
+    share_percent = luigi.FloatParameter(
+        default=100.0, description="percent of devices that may install the release"
+    )
     device_class = luigi.Parameter(
-        default="", description="only devices of this [device] device_class take the release; empty: all do"
+        default="", description="only devices of this [device] device_class install the release; empty: all"
     )
     self_test_pictures = luigi.IntParameter(
-        default=5, description="signed hold-out pictures that a device answers before activation"
+        default=5, description="signed hold-out pictures that a device must classify before activation"
     )
     patches = luigi.IntParameter(
         default=3,
-        description="earlier releases that a patch leads from, a few kB instead of the model",
+        description="number of earlier releases to publish a patch from: a few kB instead of the model",
     )
 
 

@@ -11,29 +11,29 @@ if TYPE_CHECKING:
 ARCHITECTURES = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
 
 
-# From the smallest loss allowed for to the least: a candidate falls back to later ones.
+# Quantization schemes, from the coarsest to the finest: fallbacks are later ones.
 SCHEMES = ("int8", "int8_wide", "mixed", "dynamic", "float16")
 
 
-# `int8_wide` calibrates on so many times the pictures: wider ranges, where new pictures exceed the old.
+# `int8_wide` calibrates on so many times the pictures: wider ranges, which new pictures exceed less often.
 WIDE_CALIBRATION = 4
 
 
 MODES = ("head", "finetune")
 
 
-# With fewer training pictures, what a picture gains by costs little: docs/decisions/0004-features.md.
+# Below so many training pictures, more computation per picture is cheap: docs/decisions/0004-features.md.
 SMALL_SET_PICTURES = 1000
 
 
-# Float features take twice as long as int8 ones; those of some of the pictures will do: in five folds of
-# sign digits 0.9733 in int8 and 0.9700 in float, with a quarter of them 0.9737 and 0.9690.
+# Float features take twice as long as int8 features, and those of some pictures are enough: in five folds of
+# sign digits 0.9733 in int8 and 0.9700 in float, against 0.9737 and 0.9690 with a quarter.
 FLOAT_SHARE = 0.15
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSettings:
-    """Where pictures come from and what is accepted."""
+    """The dataset, and the limits on its pictures."""
 
     url: str
     sha256: str
@@ -47,7 +47,7 @@ class DatasetSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """Which network."""
+    """The network."""
 
     architecture: str
     alpha: float
@@ -71,7 +71,7 @@ class Portions:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
-    """How it learns."""
+    """Hyperparameters of the training."""
 
     mode: str
     epochs: int
@@ -91,7 +91,7 @@ class TrainingSettings:
     seed: int
 
     def portions(self, train_pictures: int) -> Portions:
-        """Return what is computed for a training set of this size."""
+        """Return how much is computed for a training set of this size."""
         if train_pictures < SMALL_SET_PICTURES:
             return Portions(self.small_set_copies, 1.0)
         return Portions(self.augmented_copies, FLOAT_SHARE)
@@ -99,7 +99,7 @@ class TrainingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationSettings:
-    """How it becomes TFLite."""
+    """Quantization of the TFLite file."""
 
     scheme: str
     fallbacks: str
@@ -113,13 +113,13 @@ class QuantizationSettings:
         return (self.scheme, *(one for one in later if one in wanted))
 
     def calibrated_on(self, scheme: str) -> int:
-        """Return how many pictures set a scheme's scales."""
+        """Return the number of calibration pictures of a scheme."""
         return self.calibration_pictures * (WIDE_CALIBRATION if scheme == "int8_wide" else 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class GateSettings:
-    """What a candidate must show."""
+    """Limits that a candidate must meet."""
 
     min_accuracy: float
     max_float_drop_points: float
@@ -141,7 +141,7 @@ class StoreSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrustSettings:
-    """Signing keys and how long signatures hold."""
+    """Signing keys and lifetimes of signatures."""
 
     root: Path
     keys: str
@@ -167,7 +167,7 @@ class BrokerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ReleaseSettings:
-    """Which channel moves, and for how many devices."""
+    """The channel that a release is published on, and the devices that may install it."""
 
     channel: str
     share_percent: float
@@ -178,7 +178,7 @@ class ReleaseSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PipelineSettings:
-    """All of them."""
+    """Settings of all sections."""
 
     dataset: DatasetSettings
     model: ModelSettings
@@ -197,7 +197,7 @@ class PipelineSettings:
 
 
 def split_names(names: str) -> tuple[str, ...]:
-    """Split at commas."""
+    """Split a list of names at its commas."""
     return tuple(one.strip() for one in names.split(",") if one.strip())
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ClassPair:
-    """One class on the hold-out: its pictures, and the share found by the candidate and in float."""
+    """One class on the hold-out: number of pictures, and recall of the candidate and of the float network."""
 
     label: str
     support: int
@@ -20,7 +20,7 @@ class ClassPair:
 
 
 def find_worst_class(classes: Sequence[ClassPair]) -> tuple[float, str]:
-    """Return points and label of the class that loses most; one picture is chance, however few there are."""
+    """Return the largest drop of recall, in points, and its class; one picture of each class is forgiven."""
     drops = [
         (max(0.0, (one.float_recall - one.recall) * 100 - 100 / max(one.support, 1)), one.label)
         for one in classes

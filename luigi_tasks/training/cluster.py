@@ -1,7 +1,7 @@
-"""Several machines that tune one backbone together, by `tf.distribute.MultiWorkerMirroredStrategy`.
+"""Fine-tuning of one backbone on several machines, by `tf.distribute.MultiWorkerMirroredStrategy`.
 
-Each holds a copy of the network and learns from its share of the pictures; gradients are added up
-after each step. tf_keras runs under it, Keras 3 does not (docs/decisions/0001-tf-keras.md).
+Each machine holds a copy of the network and trains on its share of the pictures; gradients are added up after
+each step. tf_keras runs under it, Keras 3 does not (docs/decisions/0001-tf-keras.md).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from edge_client.contract.errors import SettingsError
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The machines.
+    """The machines that train together.
 
     Attributes:
         workers: host:port of each; the first is the chief, which keeps checkpoints and the result.
-        index: Which of them this is.
+        index: Position of this machine among them.
     """
 
     workers: tuple[str, ...]
@@ -28,11 +28,11 @@ class Cluster:
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Number of machines."""
         return len(self.workers)
 
     def start(self) -> Any:  # noqa: ANN401 - TensorFlow has no types
-        """Return the strategy once all workers are there. Call it before TensorFlow runs anything.
+        """Return the strategy once all workers are connected. To be called before TensorFlow runs anything.
 
         Source: TF_CONFIG, https://www.tensorflow.org/tutorials/distribute/multi_worker_with_keras.
         """
@@ -46,7 +46,7 @@ class Cluster:
 
 
 def cluster_size(workers: str) -> int:
-    """Return how many machines a list names; 0: it is empty.
+    """Return the number of machines in a list.
 
     Raises: SettingsError as `parse_cluster`.
     """
@@ -57,7 +57,7 @@ def cluster_size(workers: str) -> int:
 def parse_cluster(workers: str, index: int) -> Cluster | None:
     """Return the cluster of a comma-separated list, or None if the list is empty.
 
-    Raises: SettingsError if it is no list of host:port, or has no such index.
+    Raises: SettingsError if an entry is not host:port, or the list has no such index.
     """
     names = tuple(one.strip() for one in workers.split(",") if one.strip())
     if not names:

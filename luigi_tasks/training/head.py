@@ -1,4 +1,4 @@
-"""The classifier on a frozen backbone's features: softmax regression, or with one hidden layer.
+"""Head: the classifier on a frozen backbone's features, softmax regression or with one hidden layer.
 
 Plain NumPy: a head on 1,920 features of 5,000 pictures and copies trains in half a second, before TensorFlow
 would have been imported.
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings.values import TrainingSettings
 
-# An epoch without a better validation loss is forgiven so many times.
+# Epochs without a better validation loss after which training stops.
 PATIENCE = 6
-# Of a weight, to either side of 0. Sign digits, five folds: 0.9728 with 31, 0.9720 with 127, 0.9718 with 15.
+# Steps of a weight to either side of 0. Sign digits, five folds: 0.9728 with 31, 0.9720 with 127, 0.9718 with
+# 15.
 LEVELS = 31
 # Adam's, as in Kingma and Ba, arXiv:1412.6980.
 FIRST_DECAY, SECOND_DECAY, TINY = 0.9, 0.999, 1e-7
@@ -48,10 +49,10 @@ class HeadTrainingData:
     Attributes:
         copies: Each (N, F): features of the pictures themselves, then of each augmented copy, of any type.
         targets: (N,) class numbers.
-        classes: How many there are.
-        validation: (N,) bool: pictures that tell when to stop. In the end all are learned from.
+        classes: Number of classes.
+        validation: (N,) bool: pictures that decide when to stop; the final head is trained on them too.
         scale: Real value of one step of a feature.
-        zero_point: The feature that stands for 0.0.
+        zero_point: The feature value of 0.0.
     """
 
     copies: Sequence[NDArray[Any]]
@@ -64,7 +65,7 @@ class HeadTrainingData:
 
 @dataclasses.dataclass(frozen=True)
 class FittedHead:
-    """The layers, and loss and accuracy by epoch."""
+    """Layers of a head, and loss and accuracy by epoch."""
 
     layers: tuple[Layer, ...]
     history: dict[str, tuple[float, ...]]
@@ -88,13 +89,14 @@ def train_head(
 ) -> FittedHead:
     """Train twice: to find the best number of epochs on the validation pictures, then on all pictures.
 
-    Adam with cosine decay; classes weigh alike, however many pictures they have. Same input, same head.
+    Adam with cosine decay; all classes have the same weight, however many pictures they have. Same input,
+    same head.
 
     Args:
         data: Features and classes.
-        training: How.
+        training: Hyperparameters.
         progress: Gets epochs done.
-        what: Named in progress.
+        what: Name of the work in progress messages.
     """
     epochs = training.epochs
     history: dict[str, tuple[float, ...]] = {}
@@ -138,7 +140,7 @@ class _Fit:
         self.history: dict[str, list[float]] = {"loss": [], "accuracy": []}
 
     def run(self, epochs: int, progress: Progress, what: str) -> None:
-        """Train on."""
+        """Train for so many epochs."""
         for epoch in range(epochs):
             self._note(*self._epoch())
             progress(what, epoch + 1, epochs)
@@ -151,10 +153,10 @@ class _Fit:
         for epoch in range(1, epochs + 1):
             self._epoch()
             layers = [Layer(w, b) for w, b in zip(self.weights, self.biases, strict=True)]
-            answers = _softmax(_forward(layers, shown)[-1])
-            # The loss that is learned: the plain one would call every confident head overfitted.
-            loss = float(-(self.wanted[truths] * np.log(np.maximum(answers, TINY))).sum(1).mean())
-            self._note(loss, float((answers.argmax(1) == truths).mean()))
+            predictions = _softmax(_forward(layers, shown)[-1])
+            # With label smoothing, as in training: the plain loss calls every confident head overfitted.
+            loss = float(-(self.wanted[truths] * np.log(np.maximum(predictions, TINY))).sum(1).mean())
+            self._note(loss, float((predictions.argmax(1) == truths).mean()))
             best = min(best, (loss, epoch))
             progress(what, epoch, epochs)
             if epoch - best[1] >= PATIENCE:
@@ -163,7 +165,7 @@ class _Fit:
         return best[1]
 
     def _initial(self, inputs: int, units: int, *, hidden: bool) -> NDArray[np.float32]:
-        """Zeros where a convex problem needs no luck; else He's, arXiv:1502.01852."""
+        """Draw initial weights: zeros for a convex problem; else as He et al., arXiv:1502.01852."""
         if not hidden and not self.training.hidden_units:
             return np.zeros((inputs, units), np.float32)
         return self.rng.normal(0, np.sqrt((2 if hidden else 1) / inputs), (inputs, units)).astype(np.float32)
@@ -266,5 +268,5 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _smooth(classes: int, smoothing: float) -> NDArray[np.float32]:
-    """One row a class: what the answer to it should be."""
+    """Return (classes, classes) targets with label smoothing, one row a class."""
     return (np.eye(classes) * (1 - smoothing) + smoothing / classes).astype(np.float32)

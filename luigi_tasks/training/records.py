@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class TunedRecord(Document, frozen=True, kw_only=True):
-    """What fine-tuning did to the backbone; its weights lie beside.
+    """Record of fine-tuning; the weights are stored next to it.
 
     Attributes:
         history: Loss and accuracy of each epoch.
-        parent: Release whose weights it started from; empty: the backbone's own.
+        parent: Release whose weights the training started from; empty: the initial weights.
         made_with: Package versions.
         seconds: Wall-clock time.
     """
@@ -31,7 +31,7 @@ class TunedRecord(Document, frozen=True, kw_only=True):
 
 
 class Lineage(Document, frozen=True, kw_only=True):
-    """What a release was made from, for a warm start.
+    """Origin of a release, for a warm start.
 
     Attributes:
         tuned: Folder of the tuned backbone's weights.
@@ -41,12 +41,12 @@ class Lineage(Document, frozen=True, kw_only=True):
 
 
 class FeaturesRecord(Document, frozen=True, kw_only=True):
-    """Features of one shard, which lie beside as `<sha256>.npz`.
+    """Record of one shard's features, which are stored next to it as `<sha256>.npz`.
 
     Attributes:
         pictures: Content hashes of the rows, by name: `<variant>_<copy>`.
         sha256: Hex digest of the file.
-        computed: Rows that were computed and not taken from an earlier shard.
+        computed: Number of rows that were computed; the others were found in earlier shards.
     """
 
     pictures: dict[str, tuple[str, ...]]
@@ -55,15 +55,15 @@ class FeaturesRecord(Document, frozen=True, kw_only=True):
 
 
 class TrainingRecord(Document, frozen=True, kw_only=True):
-    """What training did; the head and its answers lie beside.
+    """Record of a head's training; the head and its predictions are stored next to it.
 
     Attributes:
         history: Loss and accuracy of each epoch, of the head and of a tuned backbone before it.
         made_with: Package versions.
         seconds: Wall-clock time of the head's training.
         train_pictures: Pictures of the training split.
-        float_drop_points: What the candidate's variant loses against float on the hold-out, by features.
-        class_drop_points: What the class loses that loses most, one picture forgiven.
+        float_drop_points: Accuracy lost against the float network on the hold-out, measured on features.
+        class_drop_points: Largest drop of one class's recall; one picture of each class is forgiven.
     """
 
     history: dict[str, tuple[float, ...]]

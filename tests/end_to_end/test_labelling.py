@@ -65,7 +65,7 @@ def test_what_devices_were_unsure_of_is_in_the_next_snapshot(pipeline, tmp_path)
 
     refused = pipeline.luigi("TakeLabelled", "--labels", str(labels))
     assert refused.returncode == FAILED
-    assert "InputError: labels.csv: 'seven' (line 3) is no class of" in refused.stderr
+    assert "InputError: labels.csv: 'seven' (line 3) is not a class of" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not list(pipeline.pictures.rglob("inbox-*"))
 

@@ -318,6 +318,6 @@ def test_two_folders_that_would_be_one_class_are_named(tmp_path, one, other):
 
 
 @pytest.mark.parametrize("label", ["two\nlines", "bell\a", "line\u2028separator", " "])
-def test_a_label_that_is_no_line_of_text_is_named(tmp_path, label):
-    with pytest.raises(InputError, match="rename it, a label is one line of visible text"):
+def test_a_label_that_is_not_one_line_of_text_is_named(tmp_path, label):
+    with pytest.raises(InputError, match="rename it; a label is one line of visible text"):
         snap(tmp_path / "p", class_folders({label: 3, "tulips": 3}))

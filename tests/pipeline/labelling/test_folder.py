@@ -76,9 +76,9 @@ def test_labels_already_filled_in_survive_another_listing(store, tmp_path):
     }
 
 
-def test_a_labels_csv_that_is_none_is_not_overwritten(store, tmp_path):
+def test_another_file_named_labels_csv_is_not_overwritten(store, tmp_path):
     (tmp_path / "labels.csv").write_text("my,own,file\n1,2,3\n")
-    with pytest.raises(InputError, match=r"in the way.*Give another folder"):
+    with pytest.raises(InputError, match=r"would be overwritten.*Give another folder"):
         list_into(store, tmp_path)
     assert (tmp_path / "labels.csv").read_text() == "my,own,file\n1,2,3\n"
 
@@ -138,7 +138,7 @@ GOOD_PICTURE = f"pictures/{'0' * 64}.jpg"
         (csv_of(f"{GOOD_PICTURE},cat,cam1/../../x.jpg"), "line 2: inbox file '../../x.jpg'"),
         (csv_of(f"{GOOD_PICTURE},cat,cam1/x.json"), "ends in .jpg"),
         (csv_of("x", f"{GOOD_PICTURE},cat"), "line 2: .*; line 3: "),
-        (csv_of('"' + "x" * 200_000 + '",cat,cam1/a.jpg'), "no CSV file"),
+        (csv_of('"' + "x" * 200_000 + '",cat,cam1/a.jpg'), "not a CSV file"),
     ],
 )
 def test_a_file_that_is_no_labels_csv_is_refused_with_its_lines(tmp_path, content, named):
@@ -148,5 +148,5 @@ def test_a_file_that_is_no_labels_csv_is_refused_with_its_lines(tmp_path, conten
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none.csv: No such file.*give the labels.csv"):
+    with pytest.raises(InputError, match=r"none.csv: No such file.*give the filled-in labels.csv"):
         read_labels(tmp_path / "none.csv")

@@ -121,8 +121,8 @@ CONTENTS = {"cat": frozenset({"1.png"}), "dog": frozenset({home("dog", jpeg(50))
 @pytest.mark.parametrize(
     ("rows", "named"),
     [
-        (labelled("cat", "caat"), r"'caat' \(line 3\) is no class of DATA; did you mean 'cat'\?.*--new-lab"),
-        (labelled("zebra", "cat", "zebra"), r"'zebra' \(line 2, 4\) is no class"),
+        (labelled("cat", "caat"), r"'caat' \(line 3\) is not a class of DATA; did you mean 'cat'\?.*--new-"),
+        (labelled("zebra", "cat", "zebra"), r"'zebra' \(line 2, 4\) is not a class"),
         (labelled("Cat"), "differs only in case from the class 'cat'; write it so"),
         (labelled("a/b"), "cannot name a class folder"),
         (labelled("..\\b"), "cannot name a class folder"),

@@ -168,8 +168,8 @@ def test_small_float_backbone_answers_as_the_converters_file(converter, scheme):
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda _converter: b"", "no TFLite file"),
-        (lambda _converter: np.random.default_rng(0).bytes(4000), "no TFLite file"),
+        (lambda _converter: b"", "not a TFLite file"),
+        (lambda _converter: np.random.default_rng(0).bytes(4000), "not a TFLite file"),
         (lambda converter: converter.alone()[:1400], "broken TFLite file"),
         (lambda converter: converter.alone(output="uint8"), "to int8"),
         (lambda converter: converter.alone(output="float32"), "to int8"),

@@ -118,7 +118,7 @@ def test_metadata_that_our_keys_did_not_sign_is_not_signed_again(repository, nam
     document = json.loads(repository.store.read(key))
     document["signed"]["expires"] = "2099-01-01T00:00:00Z"
     repository.store.put(key, json.dumps(document).encode())
-    with pytest.raises(TrustError, match=rf"{name}: not what our keys signed"):
+    with pytest.raises(TrustError, match=rf"{name}: not signed by our keys"):
         publish(repository, "r2")
 
 
