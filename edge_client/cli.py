@@ -69,14 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(run)
     run.add_argument("--verbose", action="store_true", help="log more")
     run.set_defaults(command=_run)
-    classify = commands.add_parser("classify", help="classify picture files with any TFLite classifier")
-    classify.add_argument("--model", type=Path, required=True, help="a .tflite image classifier")
-    classify.add_argument("--labels", type=Path, required=True, help="text file, one label a line")
-    classify.add_argument("--top", type=_positive, default=3, help="labels for each picture (default 3)")
-    classify.add_argument("--threads", type=_positive, default=1, help="threads (default 1)")
-    classify.add_argument("--json", action="store_true", help="one JSON object a line")
-    classify.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    classify.set_defaults(command=_classify)
+    _add_classify(commands.add_parser("classify", help="classify picture files with any TFLite classifier"))
     status = commands.add_parser("status", help="show what the daemon does, or did last")
     doctor = commands.add_parser("doctor", help="check everything that this device needs")
     for command, function in ((status, _status), (doctor, _doctor)):
@@ -94,6 +87,16 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("bundle", type=Path, help="a .tar file")
         command.set_defaults(command=function)
     return parser
+
+
+def _add_classify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, help="a .tflite image classifier")
+    parser.add_argument("--labels", type=Path, required=True, help="text file, one label a line")
+    parser.add_argument("--top", type=_positive, default=3, help="labels for each picture (default 3)")
+    parser.add_argument("--threads", type=_positive, default=1, help="threads (default 1)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parser.set_defaults(command=_classify)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from edge_client.machine import boot_id
 from edge_client.settings.file import CHANNELS_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from edge_client.settings.file import Settings
 
@@ -84,14 +84,14 @@ class StateLock:
 
 
 @contextlib.contextmanager
-def hold_state(state_dir: Path) -> Iterator[StateLock]:
+def hold_state(state_dir: Path, sleep: Callable[[float], None] = time.sleep) -> Iterator[StateLock]:
     """Hold the state folder for this process alone; also on a disk that is full or read-only.
 
     Raises: DeviceError if another process holds it, or the folder cannot be made.
     """
     with disk_errors(state_dir):
         state_dir.mkdir(parents=True, exist_ok=True)
-        place, descriptor = _hold_within(state_dir, _ASKING_S)
+        place, descriptor = _hold_within(state_dir, _ASKING_S, sleep)
     lock = StateLock(place, descriptor)
     try:
         yield lock
@@ -129,12 +129,15 @@ def signal_daemon(state_dir: Path, number: signal.Signals = signal.SIGHUP) -> No
     _tell(state_dir, number)
 
 
-def refresh_status(state_dir: Path, statuses: Iterable[Path]) -> bool:
+def refresh_status(
+    state_dir: Path, statuses: Iterable[Path], sleep: Callable[[float], None] = time.sleep
+) -> bool:
     """Let the daemon write its current status; return whether it did.
 
     Args:
         state_dir: State folder of the daemon.
         statuses: Status files of all its channels.
+        sleep: Waits that many seconds.
     """
     before = {file: _written(file) for file in statuses}
     try:
@@ -145,7 +148,7 @@ def refresh_status(state_dir: Path, statuses: Iterable[Path]) -> bool:
     while any(_written(file) == written for file, written in before.items()):
         if time.monotonic() > deadline:
             return False
-        time.sleep(_PAUSE_S)
+        sleep(_PAUSE_S)
     return True
 
 
@@ -181,7 +184,7 @@ def _tell(state_dir: Path, number: signal.Signals) -> None:
         raise DeviceError(msg) from e
 
 
-def _hold_within(state_dir: Path, limit_s: float) -> tuple[Path, int]:
+def _hold_within(state_dir: Path, limit_s: float, sleep: Callable[[float], None]) -> tuple[Path, int]:
     """Lock the lock file, or the folder without one; return its path and descriptor.
 
     Raises: DeviceError if another process holds it for longer than `limit_s`; OSError.
@@ -197,7 +200,7 @@ def _hold_within(state_dir: Path, limit_s: float) -> tuple[Path, int]:
         if time.monotonic() > deadline:
             msg = f"{state_dir}: another edge-client uses it; stop that, or give each a [device] state_dir"
             raise DeviceError(msg)
-        time.sleep(_PAUSE_S)
+        sleep(_PAUSE_S)
 
 
 def _open_place(state_dir: Path) -> tuple[Path, int]:

@@ -158,12 +158,11 @@ def test_two_readers_do_not_take_each_other_for_the_daemon(tmp_path):
         os.close(descriptor)
 
 
-def test_a_reader_keeps_no_daemon_from_its_start(tmp_path, monkeypatch):
+def test_a_reader_keeps_no_daemon_from_its_start(tmp_path):
     (tmp_path / LOCK_FILE).touch()
     _place, descriptor = process._open_to_read(tmp_path)
     assert process._lock(descriptor, fcntl.LOCK_SH)
-    monkeypatch.setattr(process.time, "sleep", lambda _s: os.close(descriptor))  # type: ignore[attr-defined]
-    with hold_state(tmp_path):
+    with hold_state(tmp_path, sleep=lambda _s: os.close(descriptor)):
         pass
 
 
@@ -204,9 +203,7 @@ def test_all_channels_are_waited_for(tmp_path, hold):
         pauses.append(1)
         (written if len(pauses) == 1 else late).write_text("{}")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process.time, "sleep", write)  # type: ignore[attr-defined]
-        assert refresh_status(tmp_path, [written, late])
+    assert refresh_status(tmp_path, [written, late], sleep=write)
     assert late.exists()
 
 
