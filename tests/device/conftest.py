@@ -1,4 +1,4 @@
-"""A device on this disk and a repository that it looks at, for the tests of trust, slots and updates."""
+"""A device on this disk and a repository that it checks, for the tests of trust, slots and updates."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class DeviceUnderTest:
         self.device_id = device_id
         self.slots = Slots(state_dir)
         self.holder = ClassifierHolder()
-        self.taken: list[str] = []
+        self.installed: list[str] = []
 
     def open(self) -> TrustedRepository:
         """Open the repository for one check."""
@@ -70,7 +70,7 @@ class DeviceUnderTest:
             settings or self.settings,
             self.slots,
             self.open,
-            on_install=self.taken.append,
+            on_install=self.installed.append,
         )
 
     def check(self) -> UpdateOutcome:

@@ -1,4 +1,4 @@
-"""A real device daemon, and somebody who watches it over the broker."""
+"""A real device daemon, and a watcher of it at the broker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Watcher:
     Args:
         broker: Host and port.
         fleet: The device's.
-        channel: One beside the device's main channel; empty: the main one.
+        channel: An extra channel of the device; empty: the main one.
     """
 
     def __init__(self, broker, fleet: str, channel: str = "") -> None:

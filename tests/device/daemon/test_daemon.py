@@ -1,6 +1,6 @@
 """`edge-client run` as a user runs it: a real process, a real broker, a repository that lies.
 
-The tests only look from outside: at the broker, at the disk, at the exit code.
+The tests only see the outside: the broker, the disk, the exit code.
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ def test_a_release_announced_before_the_store_shows_it_is_checked_for_again(
     asked, announced = len(repository.requests), time.monotonic()
     release = tiny_release(1)[0].release
     watcher.announce(release)
-    looks = lambda: repository.requests[asked:].count("metadata/timestamp.json")  # noqa: E731
-    wait_until(lambda: looks() >= 2, "a second look", LIMIT_S)
+    checks = lambda: repository.requests[asked:].count("metadata/timestamp.json")  # noqa: E731
+    wait_until(lambda: checks() >= 2, "a second check", LIMIT_S)
     assert_answers(daemon, watcher, serving)
     late_s = time.monotonic() - announced
     repository.publish_tiny(1)
@@ -192,8 +192,8 @@ def test_a_flood_of_announcements_costs_few_update_checks(daemon, watcher, repos
     release = repository.publish_tiny(1).release
     watcher.announce(release)
     watcher.wait_release(release)
-    looks = repository.requests[asked:].count("metadata/timestamp.json")
-    assert looks <= time.monotonic() - started + 2
+    checks = repository.requests[asked:].count("metadata/timestamp.json")
+    assert checks <= time.monotonic() - started + 2
 
 
 @pytest.mark.parametrize("lie", ["changed byte", "wrong key", "expired", "older"])

@@ -1,4 +1,4 @@
-"""The daemon with several things at once: verdicts in a look, consent across restarts, faulty settings."""
+"""The daemon with several things at once: verdicts during a check, consent over restarts, bad settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_release_is_sent_back_while_the_next_one_trickles_in(daemon, watcher, 
     model = repository.find(document.model_sha256)
     repository.trickle.add(model)
     watcher.announce(document.release)
-    watcher.wait_status(lambda s: s.state == "updating", "the look")
+    watcher.wait_status(lambda s: s.state == "updating", "the check")
     answer_all(daemon, watcher, "grey", 20)
     status = watcher.wait_status(lambda s: s.refused == second, "the way back")
     assert status.release == serving
@@ -38,11 +38,11 @@ def test_consent_to_a_shadow_release_outlives_a_restart_and_is_for_no_other(daem
     watcher.announce(second)
     watcher.wait_status(lambda s: s.latest == second, "it to be known")
     assert daemon.ask("update").returncode == 0
-    watcher.wait_status(lambda s: s.shadow is not None and s.shadow.release == second, "it beside")
+    watcher.wait_status(lambda s: s.shadow is not None and s.shadow.release == second, "shadow mode")
     assert daemon.terminate() == 0
     watcher.status = None
     daemon.start()
-    watcher.wait_status(lambda s: s.shadow is not None and s.shadow.release == second, "it beside again")
+    watcher.wait_status(lambda s: s.shadow is not None and s.shadow.release == second, "shadow mode again")
     third = repository.publish_tiny(2).release
     watcher.announce(third)
     status = watcher.wait_status(lambda s: s.latest == third, "the next one to be known")

@@ -122,7 +122,7 @@ def test_a_patch_that_is_signed_but_not_in_the_bundle_is_not_missed(bundle, orch
 
 
 def rewrite(path: Path, change) -> None:
-    """Write the bundle anew with other members."""
+    """Write the bundle again with other members."""
     with tarfile.open(path) as tar:
         members = {one.name: tar.extractfile(one).read() for one in tar if one.isreg()}  # type: ignore[union-attr]
     members = change(members)
@@ -334,14 +334,14 @@ def test_a_release_that_is_too_slow_for_the_device_never_becomes_current(bundle,
 
 def test_leftovers_of_a_killed_check_are_removed_by_the_next(bundle, orchard):
     path, _release = bundle
-    left = orchard.device.state_dir / ".look-killed/root_history"
+    left = orchard.device.state_dir / ".check-killed/root_history"
     left.mkdir(parents=True)
     import_bundle(orchard, path)
-    assert not list(orchard.device.state_dir.glob(".look-*"))
+    assert not list(orchard.device.state_dir.glob(".check-*"))
 
 
 def test_status_does_not_end_an_import(bundle, orchard):
-    """`edge-client status` beside an import without a daemon sends it nothing."""
+    """`edge-client status` during an import without a daemon sends it no signal."""
     path, release = bundle
     command = [sys.executable, "-m", "edge_client.cli"]
     with subprocess.Popen(

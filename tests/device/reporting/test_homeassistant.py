@@ -82,24 +82,24 @@ def test_the_update_button_publishes_on_the_command_topic():
 
 
 def test_an_extra_channel_has_entities_of_its_own():
-    beside = {
+    extra = {
         topic: json.loads(payload)
         for topic, payload in discovery_messages("homeassistant", "f.1", "pi-1", "doors").items()
     }
-    assert not beside.keys() & MESSAGES.keys()
+    assert not extra.keys() & MESSAGES.keys()
     known = {config["unique_id"] for config in MESSAGES.values()}
-    assert not {config["unique_id"] for config in beside.values()} & known
-    assert {config["state_topic"] for config in beside.values()} == {
+    assert not {config["unique_id"] for config in extra.values()} & known
+    assert {config["state_topic"] for config in extra.values()} == {
         results_topic("f.1", "pi-1", "doors"),
         status_topic("f.1", "pi-1", "doors"),
     }
-    [button] = [config["command_topic"] for config in beside.values() if "command_topic" in config]
+    [button] = [config["command_topic"] for config in extra.values() if "command_topic" in config]
     assert button == command_topic("f.1", "pi-1", "doors") == "edge/f.1/devices/pi-1/update/doors"
-    assert {config["name"] for config in beside.values()} == {
+    assert {config["name"] for config in extra.values()} == {
         "doors Label",
         "doors Confidence",
         "doors Latency",
         "doors Model",
     }
-    devices = [config["device"]["identifiers"] for config in (*beside.values(), *MESSAGES.values())]
+    devices = [config["device"]["identifiers"] for config in (*extra.values(), *MESSAGES.values())]
     assert all(device == devices[0] for device in devices)

@@ -80,7 +80,7 @@ def assert_refused(
     error: type[EdgeError] | tuple[type[EdgeError], ...],
     message: str = ".",
 ) -> None:
-    """A look fails, and what serves, what is on the disk and what was refused stay as they are."""
+    """A check fails; the serving release, the disk and the refusals stay as they are."""
     before = on_disk(device)
     with pytest.raises(error, match=message):
         device.check()
@@ -94,16 +94,16 @@ def assert_takes(device: DeviceUnderTest, release: str) -> None:
     device.assert_serves(release)
 
 
-# One look at a store that lies
+# One check of a store that lies
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """A lie about a release that was published after the device looked last.
+    """A lie about a release that was published after the last check of the device.
 
     Attributes:
         lie: Gets the repository, and its objects as they were before the release was published.
-        error: How the look ends.
+        error: How the check ends.
         message: Part of what it says.
     """
 
@@ -214,7 +214,7 @@ DEEP = b"[" * 15_000
 MILLION = b" " * 1_000_000
 
 ATTACKS = {
-    "arbitrary software: a repository of somebody else": Attack(
+    "arbitrary software: a foreign repository": Attack(
         serve_a_foreign_repository, TrustError, "not signed by the keys"
     ),
     "arbitrary software: foreign targets under stolen snapshot and timestamp keys": Attack(
@@ -312,7 +312,7 @@ def test_a_channel_name_cannot_leave_its_folder(device, repository, serving, cha
 
 
 def test_extraneous_files_are_not_read(device, repository, serving):
-    """Signed beside a release, but named by no document."""
+    """Signed with a release, but named by no document."""
     release = repository.publish_tiny(1).release
     repository.add({release_target(release, name): bytes(100_000) for name in ("more.so", "setup.py")})
     repository.sign()
@@ -375,22 +375,22 @@ def test_a_model_without_an_end_is_cut_off(device, repository, serving):
 
 
 def assert_pulls_little(device: DeviceUnderTest) -> None:
-    looks: list[TrustedRepository] = []
+    repositories: list[TrustedRepository] = []
     real = device.open
 
     def opened() -> TrustedRepository:
-        looks.append(real())
-        return looks[-1]
+        repositories.append(real())
+        return repositories[-1]
 
     updating = device.updater()
     updating._open_repository = opened
     with pytest.raises(TrustError, match="longer than signed"):
         updating.check()
-    assert looks[0].bytes_pulled < 300_000
+    assert repositories[0].bytes_pulled < 300_000
 
 
 def test_an_update_check_a_slow_server_drags_out_is_killed(daemon, watcher, repository):
-    """Headers that come byte by byte, so that no socket times out: the child that looks is killed."""
+    """Headers that come byte by byte, so that no socket times out: the child process is killed."""
     release = repository.publish_tiny(0).release
     daemon.settings["update"] |= {"check_timeout_s": 4.0}
     daemon.start()
@@ -398,7 +398,7 @@ def test_an_update_check_a_slow_server_drags_out_is_killed(daemon, watcher, repo
     repository.trickle_headers = True
     repository.publish_tiny(1)
     watcher.announce(tiny_release(1)[0].release)
-    status = watcher.wait_status(lambda s: "check_timeout_s" in (s.last_error or ""), "the end of the look")
+    status = watcher.wait_status(lambda s: "check_timeout_s" in (s.last_error or ""), "the end of the check")
     assert (status.release, status.state) == (release, "serving")
     repository.trickle_headers = False
     watcher.wait_release(tiny_release(1)[0].release)
@@ -475,7 +475,7 @@ def test_a_clock_behind_what_was_signed_waits_until_it_is_set(device, repository
 
 
 def test_a_clock_behind_does_not_make_expired_metadata_fresh(device, repository, serving, monkeypatch):
-    """A frozen store and a device whose clock somebody turned back to when that was new."""
+    """A frozen store and a device whose clock was turned back to when its metadata was new."""
     repository.signed_at = datetime.datetime.now(datetime.timezone.utc).isoformat()
     repository.expire("timestamp")
     repository.publish_tiny(1)
@@ -549,7 +549,7 @@ def test_a_long_chain_of_roots_is_followed_in_one_check(device, repository, serv
 
 
 def test_a_chain_without_end_is_given_up(device, repository, serving):
-    """What is new is taken in pieces: each look remembers how far it came."""
+    """New roots are followed in pieces: each check remembers how far it came."""
     for _ in range(300):
         repository.publish_root()
     release = repository.publish_tiny(1).release

@@ -50,7 +50,7 @@ def bucket(object_store, repository):
     return settings, StoreCredentials(object_store.device_access_key, object_store.device_secret_key)
 
 
-def look(repository, tmp_path, settings, credentials) -> str:
+def check(repository, tmp_path, settings, credentials) -> str:
     fetcher = StoreFetcher(settings, credentials)
     with TrustedRepository(repository.root, settings.base_url, tmp_path / "metadata", fetcher) as trusted:
         trusted.refresh()
@@ -59,7 +59,7 @@ def look(repository, tmp_path, settings, credentials) -> str:
 
 def test_a_private_bucket_is_read_with_the_devices_own_rights(bucket, repository, tmp_path):
     settings, credentials = bucket
-    release = look(repository, tmp_path, settings, credentials)
+    release = check(repository, tmp_path, settings, credentials)
     fetcher = StoreFetcher(settings, credentials)
     with TrustedRepository(repository.root, settings.base_url, tmp_path / "metadata", fetcher) as trusted:
         trusted.refresh()
@@ -76,14 +76,14 @@ def test_wrong_credentials_are_named(bucket, repository, tmp_path, fault):
         "none": None,
     }[fault]
     with pytest.raises(TransportError, match="access_key_file"):
-        look(repository, tmp_path, settings, wrong)
+        check(repository, tmp_path, settings, wrong)
 
 
 def test_a_prefix_without_anything_is_nothing_published(bucket, repository, tmp_path):
     settings, credentials = bucket
     empty = dataclasses.replace(settings, base_url=f"{settings.base_url}-other")
     with pytest.raises(NothingPublishedError):
-        look(repository, tmp_path, empty, credentials)
+        check(repository, tmp_path, empty, credentials)
 
 
 def test_kept_frames_arrive_with_rights_to_the_inbox_alone(bucket, object_store, tmp_path, monkeypatch):

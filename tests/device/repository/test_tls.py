@@ -154,19 +154,19 @@ def tls_repository(authority):
         yield repository
 
 
-def look(repository, tmp_path, ca_file: str) -> str:
+def check(repository, tmp_path, ca_file: str) -> str:
     store = StoreSettings(base_url=repository.url, timeout_s=5.0, ca_file=ca_file)
     metadata = tmp_path / "state/metadata"
-    with TrustedRepository(repository.root, repository.url, metadata, StoreFetcher(store)) as looked:
-        looked.refresh()
-        return looked.channel("stable").release
+    with TrustedRepository(repository.root, repository.url, metadata, StoreFetcher(store)) as trusted:
+        trusted.refresh()
+        return trusted.channel("stable").release
 
 
 def test_a_store_with_a_certificate_of_its_own_is_read(tls_repository, authority, tmp_path):
-    assert look(tls_repository, tmp_path, str(authority.certificate)) in tls_repository.find("release.json")
+    assert check(tls_repository, tmp_path, str(authority.certificate)) in tls_repository.find("release.json")
 
 
 def test_a_store_that_nobody_known_vouches_for_is_not_read(tls_repository, tmp_path):
     with pytest.raises(TransportError, match=r"certificate verify failed.*"):
-        look(tls_repository, tmp_path, "")
+        check(tls_repository, tmp_path, "")
     assert tls_repository.requests == []

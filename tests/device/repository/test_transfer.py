@@ -27,7 +27,7 @@ def big(device, repository):
 
 
 def fetch(device, folder):
-    """One look that fetches the file, as a process of its own would."""
+    """One check that downloads the file, as a process of its own would."""
     with device.open() as trusted:
         trusted.refresh()
         before = trusted.bytes_pulled

@@ -24,8 +24,8 @@ from tests.fakes.tuf_repository import TufRepository
 MEMORY = ("timestamp.json", "snapshot.json", "targets.json")
 
 
-def look(device):
-    """What one look says about the channel: the release."""
+def check(device):
+    """Check once; return the release of the signed channel."""
     with device.open() as trusted:
         trusted.refresh()
         return trusted.channel("stable").release
@@ -44,22 +44,22 @@ def leftovers(device) -> list[str]:
 def published(device, repository):
     """A device that has seen release 0; release 1 is published, not seen yet."""
     first = repository.publish_tiny(0)
-    assert look(device) == first.release
+    assert check(device) == first.release
     second, files = tiny_release(1)
     repository.publish(second.release, files)
     return second.release
 
 
 def test_the_signed_channel_is_followed(device, published):
-    assert look(device) == published
+    assert check(device) == published
 
 
 def test_a_check_without_news_writes_nothing(device, published):
-    look(device)
+    check(device)
     folder = device.state_dir / "metadata"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     inodes = {path: path.stat().st_ino for path in folder.rglob("*")}
-    look(device)
+    check(device)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert {path: path.stat().st_ino for path in folder.rglob("*")} == inodes
 
@@ -70,7 +70,7 @@ def test_metadata_signed_by_a_wrong_key_is_refused(device, repository, published
     repository.sign()
     before = remembered(device)
     with pytest.raises(TrustError, match="not signed by the keys"):
-        look(device)
+        check(device)
     after = remembered(device)
     assert after[f"{role}.json"] == before[f"{role}.json"]
     assert after["targets.json"] == before["targets.json"]
@@ -83,14 +83,14 @@ def test_expired_metadata_is_refused_with_the_clock(device, repository, publishe
     repository.sign()
     before = remembered(device)["targets.json"]
     with pytest.raises(TrustError, match=r"expired.*clock says 2"):
-        look(device)
+        check(device)
     assert remembered(device)["targets.json"] == before
 
 
 def test_metadata_that_expires_after_it_was_seen_is_refused(device, repository, monkeypatch):
     """A frozen store: the very same files, later."""
     repository.publish_tiny(0)
-    look(device)
+    check(device)
 
     class Later(datetime.datetime):
         @classmethod
@@ -102,18 +102,18 @@ def test_metadata_that_expires_after_it_was_seen_is_refused(device, repository, 
         trusted_metadata_set, "datetime", SimpleNamespace(datetime=Later, timezone=datetime.timezone)
     )
     with pytest.raises(TrustError, match="expired"):
-        look(device)
+        check(device)
 
 
 def test_older_metadata_is_refused(device, repository):
     repository.publish_tiny(0)
     before = dict(repository.objects)
     newer = repository.publish_tiny(1)
-    assert look(device) == newer.release
+    assert check(device) == newer.release
     repository.go_back_to(before)
     memory = remembered(device)
     with pytest.raises(TrustError, match="older than what this device has seen"):
-        look(device)
+        check(device)
     assert remembered(device) == memory
 
 
@@ -122,12 +122,12 @@ def test_older_metadata_is_refused_after_power_cut_tore_the_memory_of_targets(de
     repository.publish_tiny(0)
     before = dict(repository.objects)
     repository.publish_tiny(1)
-    look(device)
+    check(device)
     for name in ("snapshot.json", "targets.json"):
         (device.state_dir / "metadata" / name).write_bytes(b"")
     repository.go_back_to(before)
     with pytest.raises(TrustError):
-        look(device)
+        check(device)
 
 
 def test_mixed_metadata_is_refused(device, repository):
@@ -137,19 +137,19 @@ def test_mixed_metadata_is_refused(device, repository):
     repository.publish_tiny(1)
     repository.objects["metadata/2.snapshot.json"] = old
     with pytest.raises(TrustError):
-        look(device)
+        check(device)
 
 
 @pytest.mark.parametrize("part", ["timestamp.json", "2.snapshot.json", "2.targets.json", "stable.json"])
 def test_a_changed_byte_is_refused(device, repository, part):
     repository.publish_tiny(0)
-    look(device)
+    check(device)
     before = set(repository.objects)
     repository.publish_tiny(1)
     fresh = [path for path in repository.objects if path not in before and path.endswith(part)]
     repository.change_byte(fresh[0] if fresh else repository.find(part))
     with pytest.raises(TrustError):
-        look(device)
+        check(device)
     assert leftovers(device) == []
 
 
@@ -186,7 +186,7 @@ def test_truncated_and_lengthened_files_are_refused(device, repository, publishe
 def test_endless_metadata_is_refused(device, repository, published):
     repository.objects["metadata/timestamp.json"] = b" " * 100_000
     with pytest.raises(TrustError, match="longer than"):
-        look(device)
+        check(device)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_endless_metadata_is_refused(device, repository, published):
 def test_garbage_is_refused(device, repository, published, data):
     repository.objects["metadata/timestamp.json"] = data
     with pytest.raises(TrustError):
-        look(device)
+        check(device)
 
 
 def test_a_file_that_is_not_signed_is_not_fetched(device, repository, published, tmp_path):
@@ -211,34 +211,34 @@ def test_a_channel_that_is_the_pointer_of_another_is_refused(device, repository)
     repository.add({"channels/stable.json": repository.objects[repository.find("canary.json")]})
     repository.sign()
     with pytest.raises(TrustError, match="pointer of channel 'canary'"):
-        look(device)
+        check(device)
 
 
 def test_a_malformed_channel_is_an_input_error(device, repository):
     repository.add({"channels/stable.json": b'{"schema": 99, "channel": "stable", "release": "x"}'})
     repository.sign()
     with pytest.raises(InputError, match="schema 99"):
-        look(device)
+        check(device)
 
 
 def test_a_rotated_key_is_followed_and_the_old_one_refused(device, repository):
     repository.publish_tiny(0)
-    look(device)
+    check(device)
     old = repository.signers["timestamp"]
     repository.rotate("timestamp")
     release = repository.publish_tiny(1).release
-    assert look(device) == release
+    assert check(device) == release
     assert "root_history/2.root.json" in remembered(device)
     repository.signers["timestamp"] = old
     repository.stamp()
     with pytest.raises(TrustError, match="not signed by the keys"):
-        look(device)
+        check(device)
 
 
 def test_a_new_root_that_the_old_one_did_not_sign_is_refused(device, repository, published):
     repository.rotate("root", old_root_signs=False)
     with pytest.raises(TrustError, match="not signed by the keys"):
-        look(device)
+        check(device)
     assert "root_history/2.root.json" not in remembered(device)
 
 
@@ -253,33 +253,33 @@ def test_a_root_that_somebody_put_on_the_disk_is_not_trusted(device, repository,
             (device.state_dir / "metadata" / name).unlink()
         device.store = dataclasses.replace(device.store, base_url=foreign.url)
         with pytest.raises(TrustError, match="not signed by the keys"):
-            look(device)
+            check(device)
 
 
 def test_a_malformed_root_is_named(device, published):
     device.root = b"{}"
     with pytest.raises(TrustError, match=r"\[trust\] root"):
-        look(device)
+        check(device)
     assert leftovers(device) == []
 
 
 def test_an_empty_store_is_told_from_one_that_lost_its_metadata(device, repository):
     with pytest.raises(NothingPublishedError, match="nothing is published there yet"):
-        look(device)
+        check(device)
     repository.publish_tiny(0)
-    look(device)
+    check(device)
     del repository.objects["metadata/timestamp.json"]
     with pytest.raises(TransportError, match="missing in the store") as caught:
-        look(device)
+        check(device)
     assert not isinstance(caught.value, NothingPublishedError)
 
 
 def test_a_store_that_is_down_is_a_transport_error_that_names_it(device, repository, published):
     repository.stop()
     with pytest.raises(TransportError, match=r"http://127\.0\.0\.1.*refused"):
-        look(device)
+        check(device)
     repository.start()
-    assert look(device) == published
+    assert check(device) == published
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_a_store_that_refuses_is_a_transport_error_with_a_way_out(
 ):
     repository.status = status
     with pytest.raises(TransportError, match=message):
-        look(device)
+        check(device)
 
 
 def test_a_trickle_is_given_up(device, repository, published, monkeypatch):
@@ -299,7 +299,7 @@ def test_a_trickle_is_given_up(device, repository, published, monkeypatch):
     monkeypatch.setattr(fetcher_module, "SPEED_GRACE_S", 0.5)
     repository.trickle.add("metadata/timestamp.json")
     with pytest.raises(TransportError, match=r": \d\d bytes in 1 s, less than 500 bytes/s"):
-        look(device)
+        check(device)
 
 
 def test_a_file_that_lies_there_already_is_not_fetched_twice(device, repository, published, tmp_path):
@@ -334,7 +334,7 @@ def test_a_full_disk_is_a_device_error(device, repository, published, tmp_path):
 
 
 def test_the_scratch_folder_is_removed_after_each_check(device, published):
-    look(device)
+    check(device)
     assert leftovers(device) == []
 
 

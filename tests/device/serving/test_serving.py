@@ -146,19 +146,19 @@ def test_comparing_takes_half_of_the_time_at_most(one, clock):
     one.install(0)
     one.start(seconds=60.0)
     one.install(1)
-    beside = one.serving._shadow
-    slow = beside.classifier.classify
+    shadow = one.serving._shadow
+    slow = shadow.classifier.classify
 
     def classify(pixels):
         clock.now += 0.02
         return slow(pixels)
 
-    beside.classifier.classify = classify
+    shadow.classifier.classify = classify
     started = clock.now
     for _ in range(100):
         clock.now += 0.01
         one.answer(1)
-    compared = beside.comparison.metrics().frames * 0.02
+    compared = shadow.comparison.metrics().frames * 0.02
     assert 0.2 < compared / (clock.now - started) <= 0.5
 
 

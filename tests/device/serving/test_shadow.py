@@ -1,4 +1,4 @@
-"""A release beside the serving one: what lets it serve, and what refuses it."""
+"""Shadow mode: what lets a release serve, and what refuses it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def predicted(label: str, confidence: float, latency_ms: float) -> Prediction:
 BEFORE = predicted("ripe", 0.9, 10.0)
 
 
-def beside(settings: ShadowSettings = SETTINGS) -> Shadow:
+def begin(settings: ShadowSettings = SETTINGS) -> Shadow:
     return Shadow("new", settings, ProbationSettings(), started=100.0)
 
 
@@ -33,14 +33,14 @@ def compare(shadow: Shadow, count: int, new: Prediction = BEFORE, now: float = 1
 
 
 def test_nothing_is_decided_before_the_time_is_over():
-    shadow = beside()
+    shadow = begin()
     assert not compare(shadow, 1000, now=159.9)
     assert compare(shadow, 1)
     assert shadow.breach == ""
 
 
 def test_nothing_is_decided_on_a_few_frames_however_long_it_takes():
-    shadow = beside()
+    shadow = begin()
     assert not compare(shadow, LEAST_FRAMES - 1, now=1e6)
     assert compare(shadow, 1, now=1e6)
 
@@ -54,27 +54,27 @@ def test_nothing_is_decided_on_a_few_frames_however_long_it_takes():
     ],
 )
 def test_a_release_that_does_worse_is_refused_with_the_reason(new, named):
-    shadow = beside()
+    shadow = begin()
     assert compare(shadow, LEAST_FRAMES, new)
     assert named in str(shadow.breach)
 
 
 def test_agreement_at_the_limit_is_enough():
-    shadow = beside()
+    shadow = begin()
     compare(shadow, 4, dataclasses.replace(BEFORE, label="rotten"), now=110.0)
     assert compare(shadow, 16)
     assert shadow.breach == ""
 
 
 def test_failing_frames_refuse_it_at_once():
-    shadow = beside()
+    shadow = begin()
     assert not any(shadow.failed("broken") for _ in range(FAILURES - 1))
     assert shadow.failed("broken")
     assert "frames failed: broken" in str(shadow.breach)
 
 
 def test_the_status_shows_the_comparison_so_far():
-    shadow = beside()
+    shadow = begin()
     assert shadow.metrics().agreement is None
     compare(shadow, 3, now=110.0)
     shadow.compare(BEFORE, predicted("rotten", 0.5, 20.0), 120.0)
@@ -97,20 +97,20 @@ def test_settings_that_cannot_be_are_named(settings):
 
 
 def test_a_serving_release_that_fails_all_the_time_keeps_no_other_waiting():
-    shadow = beside()
+    shadow = begin()
     assert not any(shadow.unanswered() for _ in range(LEAST_FRAMES - 1))
     assert shadow.unanswered()
     assert shadow.breach == ""
 
 
 def test_a_few_failures_of_the_serving_release_decide_nothing():
-    shadow = beside()
+    shadow = begin()
     compare(shadow, 30, now=110.0)
     assert not any(shadow.unanswered() for _ in range(LEAST_FRAMES))
 
 
 def test_without_frames_shadow_mode_ends():
-    shadow = beside()
+    shadow = begin()
     shadow.give_up_waiting(100.0 + 4 * 60 + 3599)
     assert shadow.breach is None
     shadow.give_up_waiting(100.0 + 4 * 60 + 3601)

@@ -1,4 +1,4 @@
-"""The daemon with a new release beside the serving one."""
+"""The daemon with a new release in shadow mode."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SECONDS = 3.0
 
 
 @pytest.fixture
-def beside(daemon, watcher, repository):
-    """Starts the daemon in shadow mode; publishes and announces releases that are then beside release 0."""
+def begin_shadow(daemon, watcher, repository):
+    """Start the daemon on release 0; the function publishes releases, which come into shadow mode."""
     daemon.settings["shadow"] = {"seconds": SECONDS}
     first = repository.publish_tiny(0).release
     daemon.start()
@@ -48,9 +48,9 @@ def counts(daemon, said: str, number: int) -> bool:
 
 
 @pytest.mark.runtime
-def test_a_release_that_agrees_serves_after_its_time(daemon, watcher, beside):
+def test_a_release_that_agrees_serves_after_its_time(daemon, watcher, begin_shadow):
     first = watcher.status.release
-    release = beside(bias=1)
+    release = begin_shadow(bias=1)
     assert watcher.status.release == first
     assert "compared with it first" in watcher.status.why
     assert_answers(daemon, watcher, first)
@@ -66,9 +66,9 @@ def test_a_release_that_agrees_serves_after_its_time(daemon, watcher, beside):
 
 
 @pytest.mark.runtime
-def test_a_release_that_disagrees_is_refused_and_never_answers(daemon, watcher, repository, beside):
+def test_a_release_that_disagrees_is_refused_and_never_answers(daemon, watcher, repository, begin_shadow):
     first = watcher.status.release
-    other = beside(bias=1)
+    other = begin_shadow(bias=1)
     # Of grey each says what its first label is.
     status = feed_until(daemon, watcher, lambda s: s.refused == other, "the refusal", label="grey")
     assert status.release == first
@@ -83,8 +83,8 @@ def test_a_release_that_disagrees_is_refused_and_never_answers(daemon, watcher, 
     watcher.wait_status(lambda s: s.refused == other and s.state == "serving", "still refused")
 
 
-def test_a_restart_resumes_shadow_mode_and_downloads_nothing_again(daemon, watcher, repository, beside):
-    release = beside(bias=1)
+def test_a_restart_resumes_shadow_mode_and_downloads_nothing_again(daemon, watcher, repository, begin_shadow):
+    release = begin_shadow(bias=1)
     before = [path for path in repository.requests if release in path]
     assert before
     assert daemon.terminate() == 0
@@ -95,12 +95,12 @@ def test_a_restart_resumes_shadow_mode_and_downloads_nothing_again(daemon, watch
     feed_until(daemon, watcher, lambda s: s.release == release, "the release to serve")
 
 
-def test_a_shadow_release_that_crashes_the_daemon_is_refused(daemon, watcher, beside):
+def test_a_shadow_release_that_crashes_the_daemon_is_refused(daemon, watcher, begin_shadow):
     first = watcher.status.release
-    release = beside(bias=1)
+    release = begin_shadow(bias=1)
     said = f"release {release} runs in shadow mode, compared with {first}"
     for number in range(1, 4):
-        wait_until(functools.partial(counts, daemon, said, number), "it to be beside")
+        wait_until(functools.partial(counts, daemon, said, number), "shadow mode")
         daemon.terminate(signal.SIGKILL)
         daemon.start()
     status = watcher.wait_status(lambda s: s.refused == release, "the refusal")
@@ -108,10 +108,10 @@ def test_a_shadow_release_that_crashes_the_daemon_is_refused(daemon, watcher, be
     assert_answers(daemon, watcher, first)
 
 
-def test_a_channel_that_moves_on_ends_shadow_mode(daemon, watcher, repository, beside):
+def test_a_channel_that_moves_on_ends_shadow_mode(daemon, watcher, repository, begin_shadow):
     first = watcher.status.release
-    second = beside(bias=1)
-    third = beside(bias=2)
+    second = begin_shadow(bias=1)
+    third = begin_shadow(bias=2)
     assert not (daemon.state_dir / "slots" / second).exists()
     repository.point("stable", first)
     watcher.announce(first)
@@ -122,9 +122,9 @@ def test_a_channel_that_moves_on_ends_shadow_mode(daemon, watcher, repository, b
     assert_answers(daemon, watcher, first)
 
 
-def test_going_back_needs_no_shadow_mode(daemon, watcher, repository, beside):
+def test_going_back_needs_no_shadow_mode(daemon, watcher, repository, begin_shadow):
     first = watcher.status.release
-    release = beside(bias=1)
+    release = begin_shadow(bias=1)
     feed_until(daemon, watcher, lambda s: s.release == release, "the release to serve")
     repository.point("stable", first)
     watcher.announce(first)

@@ -1,4 +1,4 @@
-"""One look with all that follows, against a repository that lies: the old release goes on serving."""
+"""Update checks with all that follows, against a repository that lies: the old release goes on serving."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_release_that_serves_is_not_fetched_again(device, repository, servin
     asked = len(repository.requests)
     assert device.check().decision is Decision.SERVES
     assert not any(path.startswith("targets/releases") for path in repository.requests[asked:])
-    assert device.taken == [serving]
+    assert device.installed == [serving]
 
 
 def test_going_back_to_the_previous_release_downloads_none_of_its_files(device, repository, serving):
@@ -279,7 +279,7 @@ def test_another_runtime_tries_a_refused_release_again(device, repository, servi
     monkeypatch.setattr("edge_client.inference.runtime.runtime_name", lambda: "tflite-runtime 99")
     with pytest.raises(RefusedError):
         device.check()
-    assert device.taken == [serving, release, release]
+    assert device.installed == [serving, release, release]
 
 
 def test_a_model_that_crashes_the_runtime_kills_the_child_only(

@@ -28,7 +28,7 @@ FULL = release_target(B.release, MODEL_FILE)
 
 @pytest.fixture
 def serving(device, repository, monkeypatch):
-    """The device serves release A; B is published, with nothing beside it yet."""
+    """The device serves release A; B is published, without a patch yet."""
     monkeypatch.setattr(updater, "SelfTest", PassedSelfTest)
     repository.publish_tiny(0)
     device.check()

@@ -1,4 +1,4 @@
-"""When a device looks: announcements bring a look forward, never put it off, nor wear the device out."""
+"""When a device checks: announcements bring a check forward, never put it off, nor wear the device out."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_check_that_failed_is_repeated_and_the_announcement_kept():
         now += schedule.due_in(now)
     checked(schedule, now, signed=None, settled=False)
     assert schedule.awaited is None
-    # It could not be found out what is signed: told again, it is looked into again.
+    # The signed release is unknown: the announcement counts again when it is delivered again.
     assert announce(schedule, "b", now + 10)
 
 

@@ -137,8 +137,9 @@ def test_leftovers_of_kills_are_swept(slots, tmp_path):
     slots.stage("b")
     (tmp_path / "slots/c").mkdir()
     (tmp_path / "slots/stray-file").write_bytes(b"")
-    (tmp_path / ".look-xyz").mkdir()
-    (tmp_path / ".look-xyz/timestamp.json").write_bytes(b"")
+    for scratch in (".check-xyz", ".look-xyz"):  # the latter of version 0.1
+        (tmp_path / scratch).mkdir()
+        (tmp_path / scratch / "timestamp.json").write_bytes(b"")
     (tmp_path / ".slots.json.abc").write_bytes(b"")
     (tmp_path / "metadata/root_history").mkdir(parents=True)
     (tmp_path / "metadata/.timestamp.json.abc").write_bytes(b"")
