@@ -323,8 +323,8 @@ def explain(error: exceptions.RepositoryError) -> str:
             "[trust] root belongs to another repository"
         )
     if isinstance(error, exceptions.LengthOrHashMismatchError):
-        return f"not the content that was signed ({error}). It was changed, or the upload was damaged"
-    return f"not usable as signed metadata ({error}). It was changed, or the upload was damaged"
+        return f"not the content that was signed ({error}). The copy in the store was altered, or its upload was damaged"
+    return f"not usable as signed metadata ({error}). The copy in the store was altered, or its upload was damaged"
 
 
 def _http_way_out(status: int) -> str:

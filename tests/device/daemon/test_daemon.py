@@ -215,7 +215,7 @@ def test_a_lie_of_the_store_is_refused_and_reported(daemon, watcher, repository,
         repository.expire("timestamp")
         repository.publish_tiny(1)
     watcher.announce("x" if lie == "older" else tiny_release(1)[0].release)
-    words = {"changed byte": "changed it", "wrong key": "keys", "expired": "clock", "older": "older than"}
+    words = {"changed byte": "was altered", "wrong key": "keys", "expired": "clock", "older": "older than"}
     status = watcher.wait_status(lambda s: s.last_error is not None and words[lie] in s.last_error, lie)
     assert status.release == serving
     assert status.refused is None
