@@ -322,9 +322,10 @@ def explain(error: exceptions.RepositoryError) -> str:
             f"not signed by the keys that this device trusts ({error}). Somebody else wrote to the store, or "
             "[trust] root belongs to another repository"
         )
+    altered = "The copy in the store was altered, or its upload was damaged"
     if isinstance(error, exceptions.LengthOrHashMismatchError):
-        return f"not the content that was signed ({error}). The copy in the store was altered, or its upload was damaged"
-    return f"not usable as signed metadata ({error}). The copy in the store was altered, or its upload was damaged"
+        return f"not the content that was signed ({error}). {altered}"
+    return f"not usable as signed metadata ({error}). {altered}"
 
 
 def _http_way_out(status: int) -> str:

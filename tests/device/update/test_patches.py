@@ -1,4 +1,4 @@
-"""The cheapest way to a model, and the way around each one that leads nowhere."""
+"""The cheapest download of a model, and the next cheapest where one cannot be used."""
 
 from __future__ import annotations
 
