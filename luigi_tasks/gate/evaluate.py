@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_client.inference.classifier import Classifier
 from luigi_tasks.gate.champion import accuracy_within, compare_with_champion
 from luigi_tasks.gate.measure import measure, summarize
 from luigi_tasks.gate.records import Evaluation, Measurement, SchemeResult
@@ -121,12 +120,9 @@ def _measure_file(
     pixels: NDArray[np.uint8],
     progress: Progress,
 ) -> tuple[Measurement, NDArray[np.float32]]:
-    labels, normalization = candidate.record.labels, candidate.record.preprocessing.normalization
-
-    def open_classifier() -> Classifier:
-        return Classifier(model, labels, normalization=normalization)
-
-    return measure(open_classifier, labels, holdout, pixels, progress, what)
+    return measure(
+        lambda: candidate.open_classifier(model), candidate.record.labels, holdout, pixels, progress, what
+    )
 
 
 def _summarize_scores(

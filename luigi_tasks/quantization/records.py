@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from edge_client.contract.documents import Document
 from edge_client.contract.release import Preprocessing  # noqa: TC001 - msgspec resolves it
+
+if TYPE_CHECKING:
+    from edge_client.inference.classifier import Classifier
 
 
 class CalibrationSet(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,3 +87,15 @@ class Candidate:
     record: CandidateRecord
     model: bytes
     tried: tuple[bytes, ...] = ()
+
+    def open_classifier(self, model: bytes | None = None) -> Classifier:
+        """Return the classifier that a device would run.
+
+        Args:
+            model: The file of another scheme, from `tried`; None: the candidate's.
+        Raises: DeviceError if the runtime cannot run the file.
+        """
+        from edge_client.inference.classifier import Classifier  # noqa: PLC0415 - records alone need no NumPy
+
+        normalization = self.record.preprocessing.normalization
+        return Classifier(model or self.model, self.record.labels, normalization=normalization)

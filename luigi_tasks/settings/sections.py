@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import luigi
 from luigi.configuration import LuigiTomlParser
@@ -275,6 +275,17 @@ class release(luigi.Config):  # noqa: N801
 SECTIONS: dict[str, type[luigi.Config]] = {
     one.__name__: one for one in (dataset, model, training, quantization, gate, store, trust, broker, release)
 }
+VALUES: dict[str, type[Any]] = {
+    "dataset": DatasetSettings,
+    "model": ModelSettings,
+    "training": TrainingSettings,
+    "quantization": QuantizationSettings,
+    "gate": GateSettings,
+    "store": StoreSettings,
+    "trust": TrustSettings,
+    "broker": BrokerSettings,
+    "release": ReleaseSettings,
+}
 RENAMED = {
     (name, key): parameter.new_name
     for name, section in SECTIONS.items()
@@ -287,42 +298,42 @@ KNOWN = {
 }
 
 
-def load_settings(pictures: str = "") -> PipelineSettings:
+def load_settings(pictures: str = "", **changes: Mapping[str, object]) -> PipelineSettings:
     """Read all sections and check them.
+
+        load_settings("~/pictures", training={"epochs": 60}, store={"url": "file:///srv/edge-models"})
 
     Args:
         pictures: Where the pictures are; empty: as `[dataset] url` says.
+        changes: Settings by section that count before luigi.cfg and the command line.
     Raises: SettingsError that lists every fault at once.
     """
     configs = {name: section() for name, section in SECTIONS.items()}
-    dataset = _to_values(DatasetSettings, configs["dataset"])
+    given = {section: set(values) for section, values in changes.items()}
+    wanted = {**changes, "dataset": {**changes.get("dataset", {}), **({"url": pictures} if pictures else {})}}
     settings = PipelineSettings(
-        dataset=dataclasses.replace(dataset, url=pictures or dataset.url),
-        model=_to_values(ModelSettings, configs["model"]),
-        training=_to_values(TrainingSettings, configs["training"]),
-        quantization=_to_values(QuantizationSettings, configs["quantization"]),
-        gate=_to_values(GateSettings, configs["gate"]),
-        store=_to_values(StoreSettings, configs["store"]),
-        trust=_to_values(TrustSettings, configs["trust"]),
-        broker=_to_values(BrokerSettings, configs["broker"]),
-        release=_to_values(ReleaseSettings, configs["release"]),
+        **{name: _to_values(kind, configs[name], wanted.get(name, {})) for name, kind in VALUES.items()}
     )
-    faults = find_unknown(_given_names(configs), KNOWN, RENAMED) + find_faults(settings)
+    faults = [
+        *find_unknown(_given_names(configs), KNOWN, RENAMED),
+        *find_unknown(given, KNOWN, RENAMED),
+        *(f"[{one}]: no such section; there are {', '.join(KNOWN)}" for one in given if one not in KNOWN),
+        *find_faults(settings),
+    ]
     if faults:
         msg = "settings: " + "; ".join(faults) + " (luigi.cfg, or LUIGI_CONFIG_PATH)"
         raise SettingsError(msg)
     return settings
 
 
-SectionT = TypeVar("SectionT")
-
-
-def _to_values(kind: type[SectionT], config: luigi.Config) -> SectionT:
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        value = config.param_kwargs[field.name]
-        values[field.name] = Path(value).expanduser() if field.type == "Path" else value
-    return kind(**values)
+def _to_values(kind: type[Any], config: luigi.Config, changes: Mapping[str, object]) -> Any:  # noqa: ANN401 - of any section
+    values: dict[str, Any] = {**config.param_kwargs, **changes}
+    return kind(
+        **{
+            field.name: Path(values[field.name]).expanduser() if field.type == "Path" else values[field.name]
+            for field in dataclasses.fields(kind)
+        }
+    )
 
 
 def _given_names(configs: Mapping[str, luigi.Config]) -> dict[str, set[str]]:

@@ -150,3 +150,21 @@ def test_dashes_and_sections_of_luigi_are_no_faults(luigi_config):
 def test_old_names_are_not_suggested():
     [fault] = find_unknown({"training": {"augmented_view"}}, KNOWN, RENAMED)
     assert "augmented_views" not in fault
+
+
+def test_a_program_gives_settings_that_count_before_the_files():
+    settings = load_settings("somewhere", model={"alpha": 0.5}, trust={"root": "a/root.json"})
+    assert settings.dataset.url == "somewhere"
+    assert settings.model.alpha == 0.5
+    assert settings.trust.root == Path("a/root.json")
+    assert load_settings().model.alpha == 1.0
+
+
+def test_a_program_that_misspells_a_setting_hears_of_all_at_once():
+    with pytest.raises(SettingsError) as caught:
+        load_settings(modell={}, model={"alfa": 0.5}, training={"epochs": 0})
+    message = str(caught.value)
+    assert "[modell]: no such section; there are dataset, model" in message
+    assert "alfa" in message
+    assert "alpha" in message
+    assert "[training] epochs: at least 1" in message
