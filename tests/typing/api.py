@@ -5,7 +5,6 @@ A change here that mypy refuses breaks programs of users: raise the version, and
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,8 @@ from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from luigi_tasks.backbone.records import Backbone
     from luigi_tasks.dataset.records import Snapshot
     from luigi_tasks.gate.records import Evaluated
