@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from rich import progress as rich_progress
     from typing_extensions import Self
 
 # Called as progress(what, done, total) with 0 <= done <= total.
@@ -20,31 +21,45 @@ def ignore_progress(what: str, done: int, total: int) -> None:
     """Ignore progress."""
 
 
-class TaskProgress:
-    """Shows the progress of one running Luigi task."""
+class ReportingTask(Protocol):
+    """A Luigi task, to which a worker gives both methods while it runs."""
 
-    def __init__(self, task: Any) -> None:  # noqa: ANN401 - Luigi sets the methods used here while it runs
+    @property
+    def set_status_message(self) -> Callable[[str], object] | None:
+        """Show a line on luigid's page."""
+
+    @property
+    def set_progress_percentage(self) -> Callable[[int], object] | None:
+        """Move the bar on luigid's page."""
+
+
+class TaskProgress:
+    """Progress of one running Luigi task."""
+
+    def __init__(self, task: ReportingTask) -> None:
         self._task = task
         self._told_at = 0.0
         self._what = ""
         self._started = time.monotonic()
-        self._bars: Any = None
-        self._bar: Any = None
+        self._bars: rich_progress.Progress | None = None
+        self._bar: rich_progress.TaskID | None = None
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Take a report; luigid hears of it at most twice a second, each time it is an HTTP request."""
+        """Report progress; at most twice a second to luigid, since each report is an HTTP request."""
         now = time.monotonic()
         if what != self._what:
             self._what, self._started, self._told_at = what, now, now
             self._open_bar(what, total)
-        if self._bars is not None:
+        if self._bars is not None and self._bar is not None:
             rate = _rate(done, now - self._started)
             self._bars.update(self._bar, completed=done, total=total, rate=f"{rate:.0f}/s")
         if now - self._told_at < SCHEDULER_INTERVAL_S:
             return
         self._told_at = now
-        self._task.set_status_message(_sentence(what, done, total, now - self._started))
-        self._task.set_progress_percentage(int(100 * done / max(total, 1)))
+        if self._task.set_status_message is not None:
+            self._task.set_status_message(_sentence(what, done, total, now - self._started))
+        if self._task.set_progress_percentage is not None:
+            self._task.set_progress_percentage(int(100 * done / max(total, 1)))
 
     def __enter__(self) -> Self:
         return self
@@ -53,14 +68,14 @@ class TaskProgress:
         self.close()
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Remove the bar from the terminal."""
         if self._bars is not None:
             self._bars.stop()
 
     def _open_bar(self, what: str, total: int) -> None:
         if not sys.stderr.isatty():
             return
-        from rich import progress as rich_progress  # noqa: PLC0415 - only terminals pay for it
+        from rich import progress as rich_progress  # noqa: PLC0415 - only on a terminal
         from rich.console import Console  # noqa: PLC0415
 
         if self._bars is None:

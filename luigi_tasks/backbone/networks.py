@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import SettingsError, TransportError
-from luigi_tasks.backbone.tensorflow_runtime import start_tensorflow
+from luigi_tasks.backbone.tensorflow_runtime import running_tensorflow, start_tensorflow
 from luigi_tasks.backbone.weights import IMAGENET, NO_WEIGHTS, _weights_path
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def standardize(backbone: Any, pixels: NDArray[np.uint8]) -> None:  # noqa: ANN4
 
     from luigi_tasks.backbone.extractor import to_input  # noqa: PLC0415
 
-    _, keras = start_tensorflow_again()
+    _, keras = running_tensorflow()
     standards = [layer for layer in backbone.layers if layer.name.endswith(STANDARD_SUFFIX)]
     raw = keras.Model(backbone.input, [layer.input for layer in standards])
     chunks = [raw.predict_on_batch(to_input(pixels[n : n + 32])) for n in range(0, len(pixels), 32)]
@@ -133,14 +133,6 @@ def _open_base(keras: Any, model: ModelSettings) -> Any:  # noqa: ANN401
         if DOWNLOAD_FAILED not in str(e):
             raise
         raise _explain(model, weights, e) from e
-
-
-def start_tensorflow_again() -> tuple[Any, Any]:
-    """Return TensorFlow and tf_keras where `start_tensorflow` ran already."""
-    import tensorflow as tf  # noqa: PLC0415
-    import tf_keras  # noqa: PLC0415
-
-    return tf, tf_keras
 
 
 def _explain(model: ModelSettings, weights: str | None, error: Exception) -> SettingsError | TransportError:

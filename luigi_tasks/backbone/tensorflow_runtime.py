@@ -20,8 +20,7 @@ def start_tensorflow(seed: int) -> tuple[Any, Any]:
     if not logging.root.handlers:
         # Otherwise TensorFlow's first message sets up the root logger, and Luigi's lines are logged twice.
         logging.root.addHandler(logging.NullHandler())
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    set_environment()
     import tensorflow as tf  # noqa: PLC0415 - takes 5 s
     import tf_keras  # noqa: PLC0415
 
@@ -32,3 +31,17 @@ def start_tensorflow(seed: int) -> tuple[Any, Any]:
         tf_keras.backend.clear_session()
     tf_keras.utils.set_random_seed(seed)
     return tf, tf_keras
+
+
+def running_tensorflow() -> tuple[Any, Any]:
+    """Return the modules `tensorflow` and `tf_keras` after `start_tensorflow` was called."""
+    import tensorflow as tf  # noqa: PLC0415 - loaded already
+    import tf_keras  # noqa: PLC0415
+
+    return tf, tf_keras
+
+
+def set_environment() -> None:
+    """Set the variables that TensorFlow reads when it is imported: few messages, and Keras 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"

@@ -73,42 +73,44 @@ def unpack_archive(archive: Archive, cache_dir: Path, max_unpacked_bytes: int) -
 
 
 def _download(archive: Archive, file: Path, limit_bytes: int) -> None:
-    import urllib3  # noqa: PLC0415 - only a first use downloads
-
+    """Write the archive to a file and verify its digest."""
     digest, received = hashlib.sha256(), 0
-    try:
-        with (
-            file.open("wb") as out,
-            contextlib.closing(
-                urllib3.request(
-                    "GET",
-                    archive.url,
-                    preload_content=False,
-                    timeout=urllib3.Timeout(DOWNLOAD_TIMEOUT_S),
-                    retries=urllib3.Retry(3, redirect=5),
-                )
-            ) as answer,
-        ):
-            if answer.status != 200:
-                msg = (
-                    f"{archive.url}: the server answered {answer.status}; check [dataset] url, then run again"
-                )
-                raise TransportError(msg)
-            # Not decoded: a server may label a .tgz "Content-Encoding: gzip", and the digest is of the file.
-            for chunk in answer.stream(CHUNK_BYTES, decode_content=False):
-                received += len(chunk)
-                _check_size(archive.url, received, limit_bytes)
-                digest.update(chunk)
-                out.write(chunk)
-    except urllib3.exceptions.HTTPError as e:
-        msg = f"{archive.url}: download failed: {e}; check the network, then run again"
-        raise TransportError(msg) from e
+    with file.open("wb") as out:
+        for chunk in _stream(archive.url):
+            received += len(chunk)
+            _check_size(archive.url, received, limit_bytes)
+            digest.update(chunk)
+            out.write(chunk)
     if digest.hexdigest() != archive.sha256:
         msg = (
             f"{archive.url}: has SHA-256 {digest.hexdigest()}, [dataset] sha256 is {archive.sha256}; "
             "the file changed, or the setting is wrong. Nothing was unpacked"
         )
         raise InputError(msg)
+
+
+def _stream(url: str) -> Iterator[bytes]:
+    """Yield the content of a URL in chunks."""
+    import urllib3  # noqa: PLC0415 - only a first use downloads
+
+    try:
+        with contextlib.closing(
+            urllib3.request(
+                "GET",
+                url,
+                preload_content=False,
+                timeout=urllib3.Timeout(DOWNLOAD_TIMEOUT_S),
+                retries=urllib3.Retry(3, redirect=5),
+            )
+        ) as answer:
+            if answer.status != 200:
+                msg = f"{url}: the server answered {answer.status}; check [dataset] url, then run again"
+                raise TransportError(msg)
+            # Not decoded: a server may label a .tgz "Content-Encoding: gzip", and the digest is of the file.
+            yield from answer.stream(CHUNK_BYTES, decode_content=False)
+    except urllib3.exceptions.HTTPError as e:
+        msg = f"{url}: download failed: {e}; check the network, then run again"
+        raise TransportError(msg) from e
 
 
 def _check_size(url: str, received: int, limit_bytes: int) -> None:

@@ -36,48 +36,9 @@ def describe_classifier(name: str, description: str, *, mean: float, std: float)
     import flatbuffers  # noqa: PLC0415 - only where a file is made
 
     builder = flatbuffers.Builder(1024)
+    given = _describe_input(builder, mean, std)
+    answer = _describe_output(builder)
     text = builder.CreateString
-    numbers = _number_vectors(builder)
-
-    image = _table(builder, 2, {0: ("byte", _RGB)})
-    picture = _table(builder, 3, {0: ("byte", _IMAGE_PROPERTIES), 1: ("offset", image)})
-    options = _table(builder, 2, {0: ("offset", numbers(mean)), 1: ("offset", numbers(std))})
-    unit = _table(builder, 2, {0: ("byte", _NORMALIZATION_OPTIONS), 1: ("offset", options)})
-    highest, lowest = numbers((255 - mean) / std), numbers((0 - mean) / std)
-    stats = _table(builder, 2, {0: ("offset", highest), 1: ("offset", lowest)})
-    given = _table(
-        builder,
-        7,
-        {
-            0: ("offset", text("image")),
-            1: ("offset", text("RGB picture")),
-            3: ("offset", picture),
-            4: ("offset", _vector(builder, [unit])),
-            5: ("offset", stats),
-        },
-    )
-
-    labels = _table(
-        builder,
-        5,
-        {
-            0: ("offset", text(LABELS_FILE)),
-            1: ("offset", text("label of each score, one a line")),
-            2: ("byte", _TENSOR_AXIS_LABELS),
-        },
-    )
-    highest, lowest = numbers(1.0), numbers(0.0)
-    stats = _table(builder, 2, {0: ("offset", highest), 1: ("offset", lowest)})
-    answer = _table(
-        builder,
-        7,
-        {
-            0: ("offset", text("probability")),
-            1: ("offset", text("score of each label")),
-            5: ("offset", stats),
-            6: ("offset", _vector(builder, [labels])),
-        },
-    )
     graph = _table(
         builder,
         10,
@@ -95,6 +56,54 @@ def describe_classifier(name: str, description: str, *, mean: float, std: float)
     )
     builder.Finish(model, _IDENTIFIER)
     return bytes(builder.Output())
+
+
+def _describe_input(builder: Any, mean: float, std: float) -> int:  # noqa: ANN401 - flatbuffers has no types
+    """Write the TensorMetadata of the picture."""
+    text, numbers = builder.CreateString, _number_vectors(builder)
+    image = _table(builder, 2, {0: ("byte", _RGB)})
+    picture = _table(builder, 3, {0: ("byte", _IMAGE_PROPERTIES), 1: ("offset", image)})
+    options = _table(builder, 2, {0: ("offset", numbers(mean)), 1: ("offset", numbers(std))})
+    unit = _table(builder, 2, {0: ("byte", _NORMALIZATION_OPTIONS), 1: ("offset", options)})
+    highest, lowest = numbers((255 - mean) / std), numbers((0 - mean) / std)
+    stats = _table(builder, 2, {0: ("offset", highest), 1: ("offset", lowest)})
+    return _table(
+        builder,
+        7,
+        {
+            0: ("offset", text("image")),
+            1: ("offset", text("RGB picture")),
+            3: ("offset", picture),
+            4: ("offset", _vector(builder, [unit])),
+            5: ("offset", stats),
+        },
+    )
+
+
+def _describe_output(builder: Any) -> int:  # noqa: ANN401
+    """Write the TensorMetadata of the scores."""
+    text, numbers = builder.CreateString, _number_vectors(builder)
+    labels = _table(
+        builder,
+        5,
+        {
+            0: ("offset", text(LABELS_FILE)),
+            1: ("offset", text("label of each score, one a line")),
+            2: ("byte", _TENSOR_AXIS_LABELS),
+        },
+    )
+    highest, lowest = numbers(1.0), numbers(0.0)
+    stats = _table(builder, 2, {0: ("offset", highest), 1: ("offset", lowest)})
+    return _table(
+        builder,
+        7,
+        {
+            0: ("offset", text("probability")),
+            1: ("offset", text("score of each label")),
+            5: ("offset", stats),
+            6: ("offset", _vector(builder, [labels])),
+        },
+    )
 
 
 def append_labels(model: bytes, labels: Sequence[str]) -> bytes:

@@ -19,6 +19,8 @@ from edge_client.contract.times import utc_now
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from paho.mqtt.client import Client, MQTTMessageInfo
+
     from luigi_tasks.settings.values import BrokerSettings
 
 # Brokers send a retained message right behind the SUBACK; without one after so long, there is none.
@@ -79,7 +81,7 @@ class BrokerClient:
             )
             raise TransportError(msg)
 
-    def _wait_published(self, information: Any, topic: str) -> None:  # noqa: ANN401
+    def _wait_published(self, information: MQTTMessageInfo, topic: str) -> None:
         try:
             information.wait_for_publish(self._settings.timeout_s)
         except (RuntimeError, ValueError) as e:
@@ -101,23 +103,11 @@ class BrokerClient:
                 return None
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[tuple[Any, queue.Queue[bytes]]]:
-        from paho.mqtt import client as mqtt  # noqa: PLC0415 - most runs announce nothing
-        from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
-
+    def _connected(self) -> Iterator[tuple[Client, queue.Queue[bytes]]]:
+        """Yield a connected client, and the queue of the messages that it receives."""
         answers: queue.Queue[str] = queue.Queue()
         messages: queue.Queue[bytes] = queue.Queue()
-        client = mqtt.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=f"pipeline-{uuid.uuid4().hex[:12]}",
-            protocol=mqtt.MQTTv311,
-        )
-        # Callbacks only hand over: an exception in one would end paho's thread without a message.
-        client.on_connect = lambda _c, _u, _f, reason, _p: answers.put(
-            str(reason) if reason.is_failure else ""
-        )
-        client.on_message = lambda _c, _u, message: messages.put(bytes(message.payload))
-        client.on_subscribe = lambda subscriber, *_: _acknowledge_at_once(subscriber)
+        client = _make_client(answers, messages)
         self._authenticate(client)
         try:
             client.connect(self._settings.host, self._settings.port, keepalive=30)
@@ -148,7 +138,7 @@ class BrokerClient:
             )
             raise SettingsError(msg)
 
-    def _authenticate(self, client: Any) -> None:  # noqa: ANN401
+    def _authenticate(self, client: Client) -> None:
         s = self._settings
         if s.username:
             client.username_pw_set(s.username, _read_password(s.password_file))
@@ -158,6 +148,28 @@ class BrokerClient:
             except (OSError, ssl.SSLError) as e:
                 msg = f"[broker] ca_file {s.ca_file}: {e}"
                 raise SettingsError(msg) from e
+
+
+def _make_client(answers: queue.Queue[str], messages: queue.Queue[bytes]) -> Client:
+    """Return a client that is not connected yet.
+
+    Args:
+        answers: Gets the reason of a refused connection, "" for an accepted one.
+        messages: Gets the content of each message.
+    """
+    from paho.mqtt import client as mqtt  # noqa: PLC0415 - most runs announce nothing
+    from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
+
+    client = mqtt.Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=f"pipeline-{uuid.uuid4().hex[:12]}",
+        protocol=mqtt.MQTTv311,
+    )
+    # Callbacks only hand over: an exception in one would end paho's thread without a message.
+    client.on_connect = lambda _c, _u, _f, reason, _p: answers.put(str(reason) if reason.is_failure else "")
+    client.on_message = lambda _c, _u, message: messages.put(bytes(message.payload))
+    client.on_subscribe = lambda subscriber, *_: _acknowledge_at_once(subscriber)
+    return client
 
 
 def _acknowledge_at_once(client: Any) -> None:  # noqa: ANN401 - paho's socket type is narrower

@@ -21,9 +21,9 @@ from luigi_tasks.provenance import flatten_settings
 from luigi_tasks.quantization.records import Calibration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from luigi_tasks.gate.records import Evaluated
+    from luigi_tasks.gate.records import Evaluated, Evaluation
     from luigi_tasks.quantization.records import CalibrationSet, Candidate
     from luigi_tasks.release.self_test import SelfTestPicture
     from luigi_tasks.settings.values import PipelineSettings
@@ -36,9 +36,29 @@ def build_release(
     settings: PipelineSettings,
 ) -> dict[str, bytes]:
     """Return the files of a release by signed target path."""
-    record, evaluation = candidate.record, evaluated.record
-    names = [f"selftest-{number}.png" for number in range(1, len(self_test) + 1)]
-    document = ReleaseDocument(
+    record = candidate.record
+    pictures = {f"selftest-{number}.png": one for number, one in enumerate(self_test, start=1)}
+    files = {
+        MODEL_FILE: candidate.model,
+        LABELS_FILE: "".join(f"{label}\n" for label in record.labels).encode(),
+        RELEASE_FILE: encode_document(_describe(candidate, evaluated.record, pictures, settings)),
+        EVALUATION_FILE: encode_document(evaluated.record),
+        CALIBRATION_FILE: encode_compact(Calibration(sets=record.quantization.calibration)),
+        REPORT_FILE: evaluated.report.encode(),
+        **{name: one.png for name, one in pictures.items()},
+    }
+    return {release_target(record.release, name): data for name, data in files.items()}
+
+
+def _describe(
+    candidate: Candidate,
+    evaluation: Evaluation,
+    pictures: Mapping[str, SelfTestPicture],
+    settings: PipelineSettings,
+) -> ReleaseDocument:
+    """Return `release.json`; the pictures of the self-test come with their file names."""
+    record = candidate.record
+    return ReleaseDocument(
         release=record.release,
         model_sha256=record.model_sha256,
         model_bytes=len(candidate.model),
@@ -50,7 +70,7 @@ def build_release(
             SelfTestCase(
                 file=name, label=case.label, confidence=round(case.confidence, 6), picture=case.picture
             )
-            for name, case in zip(names, self_test, strict=True)
+            for name, case in pictures.items()
         ),
         parent=evaluation.champion_release,
         snapshot=record.snapshot,
@@ -64,19 +84,9 @@ def build_release(
         settings=flatten_settings(settings),
         created_at=evaluation.at,
     )
-    files = {
-        MODEL_FILE: candidate.model,
-        LABELS_FILE: "".join(f"{label}\n" for label in record.labels).encode(),
-        RELEASE_FILE: encode_document(document),
-        EVALUATION_FILE: encode_document(evaluation),
-        CALIBRATION_FILE: encode_compact(Calibration(sets=record.quantization.calibration)),
-        REPORT_FILE: evaluated.report.encode(),
-        **{name: case.png for name, case in zip(names, self_test, strict=True)},
-    }
-    return {release_target(record.release, name): data for name, data in files.items()}
 
 
 def digest_calibration(sets: Sequence[CalibrationSet]) -> str:
-    """Hex SHA-256 over the content hashes that calibrated the scheme that was taken."""
+    """Return the hex SHA-256 over the content hashes of the chosen scheme's calibration set."""
     pictures = sets[-1].pictures if sets else ()
     return hashlib.sha256("".join(pictures).encode()).hexdigest()

@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 from edge_client.contract.errors import SettingsError
+from luigi_tasks.backbone.tensorflow_runtime import set_environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,7 @@ class Cluster:
         """
         task = {"type": "worker", "index": self.index}
         os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": list(self.workers)}, "task": task})
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ["TF_USE_LEGACY_KERAS"] = "1"
+        set_environment()
         import tensorflow as tf  # noqa: PLC0415 - only where several machines train
 
         return tf.distribute.MultiWorkerMirroredStrategy()

@@ -84,19 +84,13 @@ def compute_rows(
     """
     rows: dict[str, NDArray[Any]] = {}
     computed = 0
-    places = {one: place for place, one in enumerate(pictures)}
-    copies: dict[tuple[int, tuple[str, ...]], NDArray[np.uint8]] = {}
+    copies = _Copies(pictures, pixels, flip=flip)
     for name, own in wanted.items():
         variant, _, copy = name.rpartition("_")
         extractor = open_extractor(variants[variant])
         kept = known.get(name, {})
         missing = tuple(one for one in own if one not in kept)
-        if (int(copy), missing) not in copies:
-            copies.clear()  # one at a time in memory
-            chosen = np.array([places[one] for one in missing], int)
-            shown = pixels if missing == tuple(pictures) else pixels[chosen]  # spares a copy
-            copies[int(copy), missing] = augment(shown, missing, int(copy), flip=flip)
-        fresh = extractor(copies[int(copy), missing], progress, f"{variant} features, copy {copy}")
+        fresh = extractor(copies.make(missing, int(copy)), progress, f"{variant} features, copy {copy}")
         if not extractor.quantized:
             fresh = fresh.astype(np.float16)
         computed += len(missing)
@@ -105,6 +99,25 @@ def compute_rows(
             fresh = np.stack([found[one] if one in found else kept[one] for one in own])
         rows[name] = fresh
     return FeatureRows(dict(wanted), rows, computed)
+
+
+class _Copies:
+    """Augmented copies of a shard's pictures; the last ones stay, since two variants may need the same."""
+
+    def __init__(self, pictures: Sequence[str], pixels: NDArray[np.uint8], *, flip: bool) -> None:
+        self._pictures, self._pixels, self._flip = tuple(pictures), pixels, flip
+        self._places = {one: place for place, one in enumerate(pictures)}
+        self._last: tuple[tuple[str, ...], int] | None = None
+        self._made = pixels
+
+    def make(self, pictures: tuple[str, ...], copy: int) -> NDArray[np.uint8]:
+        """Return one copy of each of these pictures."""
+        if self._last != (pictures, copy):
+            chosen = np.array([self._places[one] for one in pictures], int)
+            own = self._pixels if pictures == self._pictures else self._pixels[chosen]  # spares a copy
+            self._made = augment(own, pictures, copy, flip=self._flip)
+            self._last = (pictures, copy)
+        return self._made
 
 
 def choose_rows(

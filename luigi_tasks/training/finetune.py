@@ -22,7 +22,8 @@ import numpy as np
 
 from luigi_tasks.backbone.converters import float_converter
 from luigi_tasks.backbone.extractor import CHUNK, FeatureExtractor, to_input
-from luigi_tasks.backbone.networks import STANDARD_SUFFIX, build_backbone, standardize, start_tensorflow_again
+from luigi_tasks.backbone.networks import STANDARD_SUFFIX, build_backbone, standardize
+from luigi_tasks.backbone.tensorflow_runtime import running_tensorflow
 from luigi_tasks.backbone.weights import NO_WEIGHTS, load_tuned, pack_weights
 from luigi_tasks.training.augmentation import augment
 from luigi_tasks.training.checkpoint import Checkpoint, pack_checkpoint, parse_checkpoint
@@ -213,7 +214,7 @@ class FineTuningLoop:
         *,
         whole: bool,
     ) -> None:
-        tf, keras = start_tensorflow_again()
+        tf, keras = running_tensorflow()
         self._network, self._strategy, self._training = network, strategy, training
         self.epochs = training.epochs if whole else training.finetune_epochs
         batch = max(1, training.batch_size // (1 if whole else FINETUNE_BATCH_SHARE))
@@ -248,7 +249,7 @@ class FineTuningLoop:
             images: All pictures, for the classes' weights.
             progress: Gets steps done.
         """
-        tf, _ = start_tensorflow_again()
+        tf, _ = running_tensorflow()
         order, copies = self._draw_order(len(targets))
         weights = images.class_weights()
         sums = np.zeros(2)
@@ -310,7 +311,7 @@ def _make_step(network: Any, optimizer: Any, label_smoothing: float, batch: int)
 
     It returns the sum of the losses and the number of right predictions.
     """
-    tf, keras = start_tensorflow_again()
+    tf, keras = running_tensorflow()
     loss = keras.losses.CategoricalCrossentropy(
         from_logits=True, label_smoothing=label_smoothing, reduction="none"
     )
@@ -340,7 +341,7 @@ def _build_network(
     whole: bool,
 ) -> tuple[Any, Any]:
     """Return (copies, n, ...) inputs, on disk, and the network from them to (batch, classes) logits."""
-    _, keras = start_tensorflow_again()
+    _, keras = running_tensorflow()
     classes = keras.layers.Dense(images.classes, name="classes")
     compute = functools.partial(_compute_inputs, images, training, folder, progress)
     if whole:
