@@ -83,7 +83,7 @@ class ActionSink:
                 self._switches.setdefault(key, LabelSwitch(self._settings))
             elif key not in self._switches:
                 continue
-            score = scores.get(label, 0.0)  # 0: a new release has this label no more
+            score = scores.get(label, 0.0)  # 0: a new release may lack the label
             on = self._switches[key].update(score, now)
             if on is not None and self._commands[on]:
                 self._put((self._commands[on], describe(result, label, score, on=on)))

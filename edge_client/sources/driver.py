@@ -23,7 +23,7 @@ class DriverWatch:
         self._since: dict[int, float] = {}
 
     def __enter__(self) -> None:
-        """Note the begin of a call."""
+        """Note the start of a call."""
         self._since[threading.get_ident()] = self._clock()
 
     def __exit__(self, *error: object) -> None:
