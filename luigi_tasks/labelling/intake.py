@@ -49,23 +49,23 @@ class Move:
 
 
 @dataclasses.dataclass(frozen=True)
-class Taken:
+class IntakeResult:
     """Result of an intake.
 
     Attributes:
-        taken: Number of frames moved into the dataset.
+        moved: Number of frames moved into the dataset.
         discarded: Number of frames deleted.
         skipped: Frames that stay in the inbox, each with the reason.
         small: Number of pictures of each new class that has too few for a snapshot.
     """
 
-    taken: int
+    moved: int
     discarded: int
     skipped: tuple[Skip, ...]
     small: Mapping[str, int]
 
 
-def take_labelled(
+def move_labelled(
     store: Store,
     folders: ClassFolders,
     rows: Sequence[Labelled],
@@ -73,7 +73,7 @@ def take_labelled(
     progress: Progress,
     *,
     new_labels: bool,
-) -> Taken:
+) -> IntakeResult:
     """Move the frames of a filled-in `labels.csv` into the dataset.
 
     Args:
@@ -98,8 +98,8 @@ def take_labelled(
     done = [move for move, fault in zip(moves, faults, strict=True) if not fault]
     fresh = {move.path for move in done if move.path}
     counts = collections.Counter(path.split("/", 1)[0] for path in fresh)
-    return Taken(
-        taken=sum(bool(move.path) for move in done),
+    return IntakeResult(
+        moved=sum(bool(move.path) for move in done),
         discarded=sum(not move.path for move in done),
         skipped=tuple(skip(move.name, fault) for move, fault in zip(moves, faults, strict=True) if fault),
         small={

@@ -140,11 +140,11 @@ class TakeLabelled(LabellingTask):
         """Verify, move, then remove."""
         from luigi_tasks.labelling.class_folders import open_class_folders  # noqa: PLC0415
         from luigi_tasks.labelling.folder import read_labels  # noqa: PLC0415
-        from luigi_tasks.labelling.intake import take_labelled  # noqa: PLC0415
+        from luigi_tasks.labelling.intake import move_labelled  # noqa: PLC0415
 
         settings, target = load_settings(), self.output()
         least = settings.dataset.min_images_per_class
-        done = take_labelled(
+        done = move_labelled(
             target.store,
             open_class_folders(settings.dataset, settings.store),
             read_labels(target.labels),
@@ -164,7 +164,7 @@ class TakeLabelled(LabellingTask):
             )
         stay = f", {len(done.skipped)} skipped" if done.skipped else ""
         return (
-            f"{done.taken} frames into {settings.dataset.url}, {done.discarded} thrown away{stay}. "
+            f"{done.moved} frames into {settings.dataset.url}, {done.discarded} thrown away{stay}. "
             "Next: luigi --module luigi_tasks Deploy"
         )
 

@@ -17,7 +17,7 @@ from luigi_tasks.labelling import folder as labelling
 from luigi_tasks.labelling.class_folders import open_class_folders
 from luigi_tasks.labelling.folder import fill_folder, read_labels, write_labels
 from luigi_tasks.labelling.inbox import FrameName
-from luigi_tasks.labelling.intake import Taken, take_labelled
+from luigi_tasks.labelling.intake import IntakeResult, move_labelled
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.storage.s3_store import S3Store
 from tests.fakes.datasets import class_folders, dataset_settings, picture_bytes, write_tree
@@ -118,8 +118,8 @@ def make_dataset(
 
 def take(
     store: Store, folders: ClassFolders, path: Path, *, new_labels: bool = False, least: int = 2
-) -> Taken:
-    return take_labelled(store, folders, read_labels(path), least, ignore_progress, new_labels=new_labels)
+) -> IntakeResult:
+    return move_labelled(store, folders, read_labels(path), least, ignore_progress, new_labels=new_labels)
 
 
 def in_inbox(store: Store) -> list[str]:

@@ -35,5 +35,5 @@ def test_a_dataset_starts_with_its_first_labelled_frames(store, tmp_path, store_
         hand_in(store, "cam1", "a.jpg", jpeg(0))
         list_into(store, tmp_path / "to", labels=())
         path = fill_in(tmp_path / "to", {"cam1/a.jpg": "cat"})
-        assert take(store, folders, path, new_labels=True).taken == 1
+        assert take(store, folders, path, new_labels=True).moved == 1
         assert list(from_inbox(folders)) == [home("cat", jpeg(0))]

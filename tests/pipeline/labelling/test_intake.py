@@ -31,11 +31,11 @@ def test_labelled_frames_move_into_their_class_and_the_rest_stays(store, dataset
     list_into(store, tmp_path / "to")
     path = fill_in(tmp_path / "to", {"cam1/0.jpg": "cat", "cam1/1.jpg": " dog ", "cam1/2.jpg": "-"})
     done = take(store, dataset, path)
-    assert (done.taken, done.discarded, done.skipped, dict(done.small)) == (2, 1, (), {})
+    assert (done.moved, done.discarded, done.skipped, dict(done.small)) == (2, 1, (), {})
     assert from_inbox(dataset) == {home("cat", jpeg(0)): jpeg(0), home("dog", jpeg(1)): jpeg(1)}
     assert in_inbox(store) == ["cam1/3.jpg", "cam1/3.json"]
     again = take(store, dataset, path)
-    assert (again.taken, again.skipped) == (2, ())
+    assert (again.moved, again.skipped) == (2, ())
     assert len(from_inbox(dataset)) == 2
 
 
@@ -66,7 +66,7 @@ def test_a_picture_that_changed_after_a_person_saw_it_is_not_taken(store, datase
     hand_in(store, "cam1", "b.jpg", jpeg(67))
     path = fill_in(tmp_path / "to", {"cam1/a.jpg": "cat", "cam1/b.jpg": "-", "cam1/c.jpg": "dog"})
     done = take(store, dataset, path)
-    assert (done.taken, done.discarded) == (1, 0)
+    assert (done.moved, done.discarded) == (1, 0)
     assert [(one.key, "changed since it was listed" in one.reason) for one in done.skipped] == [
         ("cam1/a.jpg", True),
         ("cam1/b.jpg", True),
@@ -103,7 +103,7 @@ def test_a_frame_that_is_gone_is_named(store, dataset, tmp_path):
     for key in name.keys:
         store.delete(key)
     done = take(store, dataset, fill_in(tmp_path / "to", {"cam1/a.jpg": "cat"}))
-    assert done.taken == 0
+    assert done.moved == 0
     assert "gone from the inbox" in done.skipped[0].reason
 
 
@@ -177,6 +177,6 @@ def test_new_labels_start_classes_only_when_asked_for(store, dataset, tmp_path):
     assert from_inbox(dataset) == {}
     assert len(in_inbox(store)) == 4
     done = take(store, dataset, path, new_labels=True, least=15)
-    assert done.taken == 2
+    assert done.moved == 2
     assert dict(done.small) == {"otter": 1}
     assert from_inbox(dataset).keys() == {home("otter", jpeg(0)), home("cat", jpeg(1))}

@@ -19,11 +19,11 @@ from luigi_tasks.dataset.records import Picture
 from luigi_tasks.quantization.calibration import demand_calibration, recall_calibration
 from luigi_tasks.quantization.records import Calibration, CalibrationSet
 from luigi_tasks.release.history import published_calibration
-from luigi_tasks.release.keys import make_keys
 from luigi_tasks.release.published import object_key
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.s3_store import S3Store
 from luigi_tasks.workspace import open_workspace
+from tests.fakes.trust import settings_with_keys
 
 RELEASE = "0123456789abcdef0123"
 
@@ -42,12 +42,7 @@ SETS = (
 
 @pytest.fixture
 def settings(store_settings, tmp_path):
-    make_keys(tmp_path / "keys")
-    settings = load_settings()
-    trust = dataclasses.replace(
-        settings.trust, root=tmp_path / "keys/device/root.json", keys=str(tmp_path / "keys/pipeline")
-    )
-    return dataclasses.replace(settings, store=store_settings, trust=trust)
+    return settings_with_keys(store_settings, tmp_path / "keys")
 
 
 @pytest.fixture

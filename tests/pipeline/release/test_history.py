@@ -26,12 +26,11 @@ from luigi_tasks.quantization.records import (
     CandidateRecord,
     QuantizationRecord,
 )
-from luigi_tasks.release.keys import make_keys
 from luigi_tasks.release.published import object_key
-from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.workspace import open_workspace
 from tests.fakes.heads import head_with
 from tests.fakes.tiny_model import plain_picture, tiny_labels, tiny_model
+from tests.fakes.trust import settings_with_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,12 +106,7 @@ def load_plain(pictures: Sequence[Picture], height: int, width: int) -> NDArray[
 
 @pytest.fixture
 def settings(store_settings, tmp_path):
-    make_keys(tmp_path / "keys")
-    settings = load_settings()
-    trust = dataclasses.replace(
-        settings.trust, root=tmp_path / "keys/device/root.json", keys=str(tmp_path / "keys/pipeline")
-    )
-    return dataclasses.replace(settings, store=store_settings, trust=trust)
+    return settings_with_keys(store_settings, tmp_path / "keys")
 
 
 def test_first_candidate_meets_nothing_and_becomes_a_whole_release(settings):
