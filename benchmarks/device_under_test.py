@@ -165,9 +165,8 @@ class DeviceBench:
             self.folder,
             device=DEVICE,
             fleet=FLEET,
-            prefix="bench",
+            base_url=self.base_url,
             root=self.folder / "keys/device/root.json",
-            store=self.store,
             broker=self.broker,
         )
         return write_settings(self.folder / "device.toml", {**settings, **sections})

@@ -399,9 +399,8 @@ class Demo:
             self.work,
             device=DEVICE,
             fleet=FLEET,
-            prefix="demo",
+            base_url=f"{self.store.endpoint_url}/{self.store.bucket}/demo",
             root=self.work / "keys/device/root.json",
-            store=self.store,
             broker=self.broker,
         )
         sections["device"]["channel"] = CHANNEL

@@ -94,7 +94,7 @@ def write_settings(path: Path, sections: Mapping[str, Mapping[str, object]]) -> 
 
 
 def device_settings(
-    folder: Path, *, device: str, fleet: str, prefix: str, root: Path, store: ObjectStore, broker: MqttBroker
+    folder: Path, *, device: str, fleet: str, base_url: str, root: Path, broker: MqttBroker
 ) -> dict[str, dict[str, object]]:
     """Return settings of a device that keeps its state in `folder`.
 
@@ -102,14 +102,13 @@ def device_settings(
         folder: Of this device.
         device: Its id.
         fleet: Its fleet.
-        prefix: Where the pipeline publishes, in the bucket.
+        base_url: Where the pipeline publishes.
         root: The root of trust, `root.json`.
-        store: Where releases lie.
-        broker: Where they are announced.
+        broker: Where releases are announced.
     """
     return {
         "device": {"id": device, "fleet": fleet, "state_dir": str(folder / "state")},
-        "store": {"base_url": f"{store.endpoint_url}/{store.bucket}/{prefix}"},
+        "store": {"base_url": base_url},
         "trust": {"root": str(root)},
         "broker": {"host": broker.host, "port": broker.port},
     }

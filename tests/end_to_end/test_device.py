@@ -35,9 +35,8 @@ def settings_file(pipeline, folder):
         folder,
         device=DEVICE,
         fleet=pipeline.name,
-        prefix=pipeline.name,
+        base_url=f"{pipeline.store.endpoint_url}/{pipeline.store.bucket}/{pipeline.name}",
         root=pipeline.keys / "device/root.json",
-        store=pipeline.store,
         broker=pipeline.broker,
     )
     sections["source"] = {"path": str(folder / "camera"), "after": "delete", "settle_s": 0.0}

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from device_watcher import DeviceWatcher, running_device
+from device_watcher import DeviceWatcher, device_settings, running_device, write_settings
 from local_services import ObjectStore, free_ports, wait_until
 from pipeline_under_test import PipelineUnderTest
 
@@ -40,10 +40,12 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def pipeline(tmp_path, folder, mqtt_broker, scheduler):
-    store: dict[str, object] = {"url": f"file://{folder}", "endpoint_url": "", "region": ""}
+def pipeline(tmp_path, folder, mqtt_broker, scheduler, small_weights):
+    settings = PipelineUnderTest.head_on(
+        small_weights, store={"url": f"file://{folder}", "endpoint_url": "", "region": ""}
+    )
     with PipelineUnderTest(
-        tmp_path / "pipeline", store=NO_S3, broker=mqtt_broker, scheduler=scheduler, settings={"store": store}
+        tmp_path / "pipeline", store=NO_S3, broker=mqtt_broker, scheduler=scheduler, settings=settings
     ) as pipeline:
         pipeline.write_digits(per_class=30)
         yield pipeline
@@ -71,38 +73,24 @@ def web_server(folder: Path) -> Iterator[str]:
         process.wait()
 
 
-def write_settings(pipeline: PipelineUnderTest, device: Path, base_url: str) -> Path:
-    (device / "camera").mkdir(parents=True)
-    path = device / "device.toml"
-    path.write_text(
-        f"""
-[device]
-id = "{device.name}"
-fleet = "{pipeline.name}"
-state_dir = "{device / "state"}"
-
-[store]
-base_url = "{base_url}"
-
-[trust]
-root = "{pipeline.keys / "device/root.json"}"
-
-[broker]
-host = "{pipeline.broker.host}"
-port = {pipeline.broker.port}
-
-[source]
-path = "{device / "camera"}"
-after = "delete"
-settle_s = 0.0
-"""
+def settings_file(pipeline: PipelineUnderTest, device: Path, base_url: str) -> Path:
+    """Write the settings of a device in a folder of its name; return their path."""
+    sections = device_settings(
+        device,
+        device=device.name,
+        fleet=pipeline.name,
+        base_url=base_url,
+        root=pipeline.keys / "device/root.json",
+        broker=pipeline.broker,
     )
-    return path
+    sections["source"] = {"path": str(device / "camera"), "after": "delete", "settle_s": 0.0}
+    (device / "camera").mkdir(parents=True)
+    return write_settings(device / "device.toml", sections)
 
 
 def assert_device_installs_and_answers(pipeline: PipelineUnderTest, device: Path, base_url: str) -> str:
     """Run a device until it has classified a picture; return its release."""
-    settings = write_settings(pipeline, device, base_url)
+    settings = settings_file(pipeline, device, base_url)
     doctor = subprocess.run(
         [sys.executable, "-m", "edge_client.cli", "doctor", "--config", str(settings)],
         capture_output=True,
