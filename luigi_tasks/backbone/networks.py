@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import SettingsError, TransportError
 from luigi_tasks.backbone.tensorflow_runtime import running_tensorflow, start_tensorflow
-from luigi_tasks.backbone.weights import IMAGENET, NO_WEIGHTS, _weights_path
+from luigi_tasks.backbone.weights import IMAGENET, NO_WEIGHTS, weights_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +117,7 @@ def _open_base(keras: Any, model: ModelSettings) -> Any:  # noqa: ANN401
         options["minimalistic"] = False
     weights = None if model.weights == NO_WEIGHTS else IMAGENET
     if weights is not None and model.weights != IMAGENET:
-        weights = str(_weights_path(model))
+        weights = str(weights_path(model))
     try:
         return makers[model.architecture](
             input_shape=(model.input_size, model.input_size, 3),

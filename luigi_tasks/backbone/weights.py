@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 from pathlib import Path
@@ -47,17 +46,14 @@ def weights_digest(model: ModelSettings) -> str:
     """
     if model.weights in {NO_WEIGHTS, IMAGENET}:
         return model.weights
-    path = _weights_path(model)
-    status = path.stat()
-    return _digest(path, status.st_size, status.st_mtime_ns)
+    return hashlib.sha256(weights_path(model).read_bytes()).hexdigest()
 
 
-@functools.lru_cache(maxsize=4)
-def _digest(path: Path, _size: int, _mtime_ns: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def weights_path(model: ModelSettings) -> Path:
+    """Return the file of the initial weights.
 
-
-def _weights_path(model: ModelSettings) -> Path:
+    Raises: SettingsError if it is missing.
+    """
     path = Path(model.weights).expanduser()
     if not path.is_file():
         msg = f"[model] weights {model.weights}: no such file; give none, imagenet or a no-top .h5 of Keras"

@@ -8,28 +8,35 @@ from __future__ import annotations
 import functools
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import luigi
 
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.names import INBOX_FOLDER
+from luigi_tasks.logs import LUIGI_LOGGER, log_errors_as_messages
 from luigi_tasks.progress import TaskProgress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.opening import open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings.values import PipelineSettings
     from luigi_tasks.storage.store import Store
 
 NAMED_AT_MOST = 20
 
-logger = logging.getLogger("luigi-interface")
+logger = logging.getLogger(LUIGI_LOGGER)
 
 
 class LabellingTask(luigi.Task):
-    """A step beside a person."""
+    """A step before or after a person's work."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Luigi's
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        log_errors_as_messages()
 
     @functools.cached_property
     def store(self) -> Store:
@@ -45,16 +52,13 @@ class LabellingTask(luigi.Task):
 
     def run(self) -> None:
         """Do the step, with its progress on luigid's page."""
-        progress = TaskProgress(self)
-        try:
+        with TaskProgress(self) as progress:
             message = self.work(progress)
-        finally:
-            progress.close()
         self.set_status_message(message)  # type: ignore[misc]
         logger.info("%s: %s", self.task_family, message)
 
     def work(self, progress: Progress) -> str:
-        """Do the step; return what it came to."""
+        """Do the step; return its result in one line."""
         raise NotImplementedError
 
 
@@ -65,10 +69,12 @@ class FolderTarget(luigi.Target):
     runs the task again wants to see them. While nothing changed, the folder is left alone.
     """
 
-    def __init__(self, store: Store, folder: Path, labels: tuple[str, ...], most: int) -> None:
+    def __init__(
+        self, store: Store, folder: Path, list_labels: Callable[[], tuple[str, ...]], most: int
+    ) -> None:
         self.store = store
         self.folder = folder
-        self.labels = labels
+        self.list_labels = list_labels
         self.most = most
 
     def exists(self) -> bool:
@@ -76,7 +82,7 @@ class FolderTarget(luigi.Target):
         from luigi_tasks.labelling.folder import folder_digest, is_listed  # noqa: PLC0415
         from luigi_tasks.labelling.inbox import list_inbox  # noqa: PLC0415 - a Deploy does without
 
-        digest = folder_digest(list_inbox(self.store), self.labels, self.most)
+        digest = folder_digest(list_inbox(self.store), self.list_labels(), self.most)
         return is_listed(self.folder, digest)
 
 
@@ -103,17 +109,16 @@ class ListInbox(LabellingTask):
     most = luigi.IntParameter(default=1000, description="frames to list; the devices take turns")
 
     def output(self) -> FolderTarget:
-        """Address: the inbox's listing and the classes."""
-        settings = load_settings()
+        """Exists while the folder shows the inbox, with the classes of the dataset."""
         folder = Path(self.to).expanduser()
-        return FolderTarget(self.store, folder, known_labels(settings), int(self.most))
+        return FolderTarget(self.store, folder, lambda: known_labels(load_settings()), int(self.most))
 
     def work(self, progress: Progress) -> str:
         """Copy what holds what it says."""
         from luigi_tasks.labelling.folder import LABELS_CSV, PAGE, fill_folder  # noqa: PLC0415
 
         target = self.output()
-        record = fill_folder(target.store, target.folder, target.labels, target.most, progress)
+        record = fill_folder(target.store, target.folder, target.list_labels(), target.most, progress)
         for one in record.skipped[:NAMED_AT_MOST]:
             logger.warning("%s: skipped, %s", one.key, one.reason)
         more = f", {record.waiting} more wait (--most)" if record.waiting else ""
