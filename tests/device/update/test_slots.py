@@ -202,3 +202,18 @@ def test_a_real_release_can_be_installed(slots):
     document = write_release(slots.stage("x"))
     slot = slots.install("x")
     assert (slot / "model.tflite").stat().st_size == document.model_bytes
+
+
+def test_the_time_of_activation_is_kept_with_the_release(tmp_path):
+    times = iter(("first", "second"))
+    slots = Slots(tmp_path, now=lambda: next(times))
+    assert slots.serving_since is None
+    put(slots, "a")
+    slots.activate("a")  # it serves already: the time stays
+    assert slots.serving_since == "first"
+    slots.stage("b")
+    slots.install("b")
+    before = slots.activate("b")
+    assert Slots(tmp_path).serving_since == "second"
+    slots.put_back(before)
+    assert (slots.current, Slots(tmp_path).serving_since) == ("a", "first")
