@@ -51,7 +51,7 @@ def find_key(target: Target) -> str | None:
 
 def _find(target: Target, kind: type[DocumentT]) -> DocumentT | None:
     """Return a step's record, None while it does not exist."""
-    return target.load(kind) if isinstance(target, StoredDocument) and target.exists() else None
+    return target.find(kind) if isinstance(target, StoredDocument) else None
 
 
 # Pictures

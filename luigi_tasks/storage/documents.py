@@ -42,6 +42,7 @@ class StoredDocument:
         self.store = store
         self.key = key
         self._seen = False
+        self._found: Document | None = None
 
     @property
     def folder(self) -> str:
@@ -53,12 +54,27 @@ class StoredDocument:
         self._seen = self._seen or self.store.exists(self.key)
         return self._seen
 
+    def find(self, kind: type[DocumentT]) -> DocumentT | None:
+        """Return the document, kept once it was read: its key names its content. None while it is missing.
+
+        Raises: InputError if it is damaged.
+        """
+        if not isinstance(self._found, kind):
+            stored = self.store.get(self.key)
+            if stored is None:
+                return None
+            self._seen = True
+            self._found = self._decode(kind, stored.data)
+        return self._found
+
     def load(self, kind: type[DocumentT]) -> DocumentT:
         """Read the document.
 
         Raises: InputError if it is damaged, TransportError if it is gone.
         """
-        data = self.store.read(self.key)
+        return self._decode(kind, self.store.read(self.key))
+
+    def _decode(self, kind: type[DocumentT], data: bytes) -> DocumentT:
         return decode_document(kind, data, source=self.store.url(self.key), limit_bytes=DOCUMENT_LIMIT_BYTES)
 
     def save(self, document: Document) -> None:
