@@ -1,4 +1,4 @@
-"""`edge-tune`: what the other machines of `[training] cluster` run beside the one that runs luigi."""
+"""`edge-tune`: command of the machines of `[training] cluster` other than the one that runs luigi."""
 
 from __future__ import annotations
 

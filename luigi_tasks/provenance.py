@@ -24,7 +24,7 @@ def package_versions() -> dict[str, str]:
     """Return the versions that decide the bytes of a model."""
     from importlib import metadata  # noqa: PLC0415 - reads the file system
 
-    # The runtime too: a head learns from features that it computed; OpenCV makes the augmented copies.
+    # The runtime too: it computes the features that a head is trained on; OpenCV makes the augmented copies.
     names = (
         "tensorflow",
         "tf_keras",
@@ -74,7 +74,7 @@ def flatten_settings(settings: PipelineSettings) -> dict[str, str]:
         for name, value in dataclasses.asdict(values).items()
     }
     del flat["training.cluster"]
-    del flat["quantization.calibration"]  # whatever it was taken from, the release has its own list
+    del flat["quantization.calibration"]  # the release has its own list
     flat["dataset.holdout_percent"] = str(settings.dataset.holdout_percent)
     flat["model.weights"] = settings.model.weights.rsplit("/", 1)[-1]
     return flat

@@ -48,7 +48,7 @@ def find_pictures(hashes: Sequence[str], pictures: Sequence[Picture]) -> tuple[t
 def recall_calibration(
     hashes: Sequence[str], release: str, pictures: Sequence[Picture]
 ) -> tuple[Picture, ...]:
-    """Return what the deployed release was calibrated on, or nothing, with the reason in the log.
+    """Return the deployed release's calibration set if it fits, else an empty one with the reason in the log.
 
     Args:
         hashes: Its calibration set for the backbone; empty: it has none.
@@ -75,7 +75,7 @@ def recall_calibration(
 def demand_calibration(
     hashes: Sequence[str], release: str, pictures: Sequence[Picture]
 ) -> tuple[Picture, ...]:
-    """Return what a release was calibrated on, for `[quantization] calibration`.
+    """Return the calibration set of the release that `[quantization] calibration` names.
 
     Args:
         hashes: Its calibration set for the backbone; empty: it has none.
@@ -87,7 +87,7 @@ def demand_calibration(
     if not hashes:
         msg = (
             f"[quantization] calibration: release {release} has no calibration set for this network; set "
-            "[model], [training] seed and [quantization] to what its release.json says"
+            "[model], [training] seed and [quantization] to the settings in its release.json"
         )
         raise SettingsError(msg)
     found, missing = find_pictures(hashes, pictures)

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
     from luigi_tasks.settings.values import BrokerSettings
 
-# Brokers send a retained message right behind the SUBACK; without one after so long, there is none.
+# Brokers send a retained message right behind the SUBACK: none within this time means that none is retained.
 RETAINED_WAIT_S = 1.0
 
 
 class BrokerClient:
-    """Publishes announcements and reads back what the broker retains.
+    """Client that publishes announcements and reads the retained ones back.
 
     Args:
         settings: Which broker.
-        retained_wait_s: Seconds without a retained message after which there is none.
+        retained_wait_s: Seconds after which a topic counts as without a retained message.
     """
 
     def __init__(self, settings: BrokerSettings, *, retained_wait_s: float = RETAINED_WAIT_S) -> None:

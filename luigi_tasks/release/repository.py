@@ -80,7 +80,7 @@ class ReleaseRepository:
         self._loaded_at = -math.inf
 
     def recent(self) -> RepositoryState:
-        """Return what was published at most a second ago: a run with nothing to do asks four times.
+        """Return the published state of at most a second ago: a run with nothing to do needs it four times.
 
         Raises: As `load`.
         """
@@ -89,7 +89,7 @@ class ReleaseRepository:
         return self.load()
 
     def load(self) -> RepositoryState:
-        """Read and verify what is published.
+        """Read and verify the published metadata.
 
         Raises: TrustError if the bucket's metadata is not signed by our keys; TransportError.
         """

@@ -27,7 +27,7 @@ class Checkpoint:
 
     Attributes:
         epoch: Epochs done.
-        history: A value for each of them, by what was measured.
+        history: Values of each epoch, by the name of the metric.
         arrays: The variables of network and optimizer, in their order.
     """
 

@@ -163,7 +163,7 @@ def tune_backbone(
         images: The training pictures.
         model: The network.
         training: Hyperparameters.
-        start: Weights of an earlier release's backbone to go on from, or None for the initial ones.
+        start: Weights of an earlier release's backbone to start from, or None for the initial ones.
         scratch: Folder on a disk with room for the activations (19 kB per copy for MobileNetV2
             1.0/160), or without weights for the pixels; nothing is left there, also by a killed process.
         checkpoints: Gets a checkpoint after each epoch.

@@ -146,7 +146,7 @@ def _train_in_float(
 ) -> FittedHead:
     """Train a head on float features alone, to measure what quantization loses.
 
-    A head that had to learn from features that int8 spoiled is bad in float too, and would hide the loss.
+    A head trained on features that int8 spoiled is bad in float too, and would hide the loss.
     This one shows it; of a large set, it is trained on fewer pictures.
     """
     data = HeadTrainingData(
