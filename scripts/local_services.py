@@ -6,6 +6,7 @@ stopped and started again on the same port. None is meant for production.
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import json
 import os
@@ -288,12 +289,18 @@ class MqttBroker(LocalService):
 
 
 class Scheduler(LocalService):
-    """`luigid`, Luigi's central scheduler with its web page."""
+    """`luigid`, Luigi's central scheduler with its web page.
+
+    Args:
+        folder: Keeps its state.
+        settings: Of section `[scheduler]`, where they differ from luigi.cfg.
+    """
 
     name = "luigid"
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, settings: dict[str, str] | None = None) -> None:
         super().__init__(folder)
+        self._settings = settings or {}
         self.port = free_ports(1)[0]
 
     @property
@@ -307,7 +314,13 @@ class Scheduler(LocalService):
         return [luigid, "--address", self.host, "--port", str(self.port), "--state-path", state]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "LUIGI_CONFIG_PATH": str(Path(__file__).resolve().parents[1] / "luigi.cfg")}
+        configuration = configparser.RawConfigParser()
+        configuration.read(Path(__file__).resolve().parents[1] / "luigi.cfg")
+        configuration["scheduler"].update(self._settings)
+        path = self.folder / "luigi.cfg"
+        with path.open("w") as file:
+            configuration.write(file)
+        return {**os.environ, "LUIGI_CONFIG_PATH": str(path)}
 
     def ready(self) -> bool:
         with urllib.request.urlopen(f"{self.url}/api/task_list?data=%7B%7D", timeout=2) as answer:  # noqa: S310

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_services import free_ports
+from local_services import Scheduler, free_ports
 from pipeline_under_test import REPOSITORY, PipelineUnderTest
 
 pytest.importorskip("luigi", reason="the device's environments have no Luigi")
@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 KEEP_ALIVE_TRIES = 3
 DONE = re.compile(r"\] Worker .* done +(\w+)\(.*?(?:shard=(\w+))?\)$")
 RUNNING = re.compile(r"\] Worker .* running +(\w+)\(")
-# luigid looks for lost workers once a minute, and forgets one after another minute of silence.
+# By default, luigid looks for lost workers once a minute; here, whenever another one asks for work.
+FORGETS_SOON = {"prune_on_get_work": "true"}
 FORGOTTEN_S = 300
 
 
@@ -79,9 +80,12 @@ class Machine:
         return [(found[1], found[2]) for line in self.lines if (found := DONE.search(line))]
 
 
-def test_three_workers_share_the_batches_and_survive_the_loss_of_one(tmp_path, scheduler, small_weights):
+def test_three_workers_share_the_batches_and_survive_the_loss_of_one(tmp_path, small_weights):
     settings = PipelineUnderTest.head_on(small_weights, dataset={"shard_pictures": 20})
-    with PipelineUnderTest(tmp_path / "p", scheduler=scheduler, settings=settings) as pipeline:
+    with (
+        Scheduler(settings=FORGETS_SOON) as scheduler,
+        PipelineUnderTest(tmp_path / "p", scheduler=scheduler, settings=settings) as pipeline,
+    ):
         pipeline.write_digits(per_class=30)
         at_features: queue.Queue[Machine] = queue.Queue()
         machines = [Machine(pipeline, tmp_path / f"machine {number}", at_features) for number in range(3)]
@@ -98,8 +102,10 @@ def test_three_workers_share_the_batches_and_survive_the_loss_of_one(tmp_path, s
         }
         assert len(shards["ReadShard"]) == 15, logs
         assert shards["BackboneFeatures"] == shards["ReadShard"], logs
-        assert set(done.values()) == {1}, "each piece of work is done once"
-        assert ("EvaluateModel", None) in done
+        # The task of the command line is another one in each process; its work is done once.
+        assert done.pop(("EvaluateModel", None)) >= 1
+        assert logs.count("EvaluateModel took ") == 1, logs
+        assert set(done.values()) == {1}, f"each piece of work is done once: {done}"
         readers = [one for one in machines if any(task == "ReadShard" for task, _ in one.done())]
         assert len(readers) > 1, logs
         again = pipeline.luigi("EvaluateModel")
