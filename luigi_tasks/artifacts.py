@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edge_client.contract.errors import InputError, TransportError
 from edge_client.contract.names import MODEL_FILE, REPORT_FILE
 from luigi_tasks import addresses
 from luigi_tasks.backbone.records import Backbone, BackboneRecord
@@ -190,6 +191,18 @@ def load_features(target: StoredDocument, cache: ContentCache) -> FeatureRows:
     record = target.load(FeaturesRecord)
     packed = cache.read(target.store, f"{target.folder}{record.sha256}.npz", record.sha256)
     return unpack_rows(packed, record.pictures)
+
+
+def find_features(target: Target, cache: ContentCache) -> FeatureRows:
+    """Return the features of a shard; none where they are missing or damaged."""
+    from luigi_tasks.training.features import FeatureRows  # noqa: PLC0415 - NumPy
+
+    try:
+        if isinstance(target, StoredDocument) and target.exists():
+            return load_features(target, cache)
+    except (InputError, TransportError):  # they are computed instead
+        pass
+    return FeatureRows({}, {})
 
 
 def save_head(target: StoredDocument, head: TrainedHead) -> None:

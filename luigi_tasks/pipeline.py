@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.records import Snapshot, SnapshotSummary
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings.values import Portions
-    from luigi_tasks.targets import AnnouncementTarget, ChannelTarget, DocumentTarget
+    from luigi_tasks.targets import AnnouncementTarget, ChannelTarget
     from luigi_tasks.training.features import FeatureRows
     from luigi_tasks.training.records import TrainedHead
 
@@ -67,8 +67,7 @@ class DatasetSnapshot(PipelineTask):
         read = [artifacts.load_shard(one) for one in self.input()]
         snapshot = steps.take_snapshot(self.workspace, read, progress)
         artifacts.save_snapshot(self.own_target(), snapshot)
-        new = sum(map(len, read))
-        return f"{len(snapshot.pictures)} pictures of {len(snapshot.labels)} classes, {new} read"
+        return f"{len(snapshot.pictures)} pictures of {len(snapshot.labels)} classes"
 
 
 class TrainingTask(PipelineTask):
@@ -145,8 +144,11 @@ class ConvertBackbone(SchemeTask):
 
     def work(self, progress: Progress) -> str:
         tuned = artifacts.load_tuned(self.requires().own_target()) if self.identity.tunes else None
+        snapshot, scheme = self.load_snapshot(), str(self.scheme)
+        # Not part of the address: a published set is taken again where this result was deleted.
+        calibration = steps.choose_calibration(self.workspace, snapshot, scheme)
         backbone = steps.convert_backbone(
-            self.workspace, self.load_snapshot(), str(self.scheme), tuned, progress
+            self.workspace, snapshot, scheme, tuned, progress, calibration=calibration
         )
         artifacts.save_backbone(self.own_target(), backbone)
         return f"calibrated on {len(backbone.record.calibration)} pictures"
@@ -199,7 +201,8 @@ class BackboneFeatures(SchemeTask):
         known = self.workspace.log.load(self.workspace.plan.inventory).pictures
         shards = sorted({one.shard for one in known if one.sha256 in wanted} - {self.shard})
         earlier = [self.clone(BackboneFeatures, shard=one) for one in shards]
-        return collect_known((one.load() for one in earlier if one.complete()), wanted)
+        cache = self.workspace.cache
+        return collect_known((artifacts.find_features(one.output(), cache) for one in earlier), wanted)
 
     def load(self) -> FeatureRows:
         """Return the features; those that were damaged or deleted in the store are computed again."""
@@ -262,10 +265,11 @@ class QuantizeModel(TrainingTask):
 
     def run(self) -> Generator[luigi.Task, None, None]:
         """Train in the next scheme until one is within the gate's limits; then do the step."""
-        while not (needed := self.schemes_tried()[-1]).complete():
-            logger.warning(
-                "Quantization loses more against float than [gate] allows; trying %s", needed.scheme
-            )
+        while not self.schemes_tried()[-1].complete():
+            *lost, needed = self.schemes_tried()
+            if lost:
+                text = "%s loses more against float than [gate] allows; trying %s"
+                logger.warning(text, lost[-1].scheme, needed.scheme)
             yield needed
         super().run()
 
@@ -286,10 +290,7 @@ class EvaluateModel(TrainingTask):
     def requires(self) -> QuantizeModel:
         return self.clone(QuantizeModel)
 
-    def output(self) -> DocumentTarget | PendingTarget:
-        """Target at the task's address, not kept: the channel may move, and with it the champion."""
-        self.__dict__.pop("_target", None)
-        return super().output()
+    keeps_target = False  # the channel may move, and with it the champion
 
     def address(self) -> str | None:
         candidate = self.requires().output()
@@ -309,6 +310,8 @@ class EvaluateModel(TrainingTask):
             tuned=artifacts.find_tuned(self.clone(TuneBackbone).output()) if self.identity.tunes else None,
             progress=progress,
         )
+        if self.own_target().key != target.key:
+            raise TransportError("the channel moved while the candidate was measured; run again")
         link = artifacts.save_evaluation(target, evaluated)
         self.set_tracking_url(link)  # type: ignore[misc]
         return f"accuracy {evaluated.record.candidate.accuracy:.4f}, {evaluated.record.verdict.in_words()}"
@@ -322,8 +325,8 @@ class PublishRelease(TrainingTask):
 
     def output(self) -> ChannelTarget | PendingTarget:  # type: ignore[override]
         """Exists when the signed channel points to the candidate."""
-        evaluation = artifacts.find_evaluation(self.requires().output())
-        return PendingTarget() if evaluation is None else channel_target(self.workspace, evaluation.release)
+        candidate = artifacts.find_candidate(self.clone(QuantizeModel).output())
+        return PendingTarget() if candidate is None else channel_target(self.workspace, candidate.release)
 
     def work(self, progress: Progress) -> str:
         evaluated = artifacts.load_evaluation(self.requires().own_target())
@@ -356,38 +359,36 @@ class Deploy(PipelineTask):
     """
 
     def requires(self) -> EvaluateModel:
-        """Ask for the verdict; missing keys are named before anything is trained."""
-        self.workspace.repository.load()
+        self.workspace.check_keys()
         return self.clone(EvaluateModel)
 
     def output(self) -> list[luigi.Target]:  # type: ignore[override]
-        """The verdict, and what follows from it."""
-        evaluation = artifacts.find_evaluation(self.clone(EvaluateModel).output())
-        if evaluation is None:
+        """The published and announced candidate, or the verdict against it; and fresh signatures."""
+        candidate = artifacts.find_candidate(self.clone(QuantizeModel).output())
+        if candidate is None:
             return [PendingTarget()]
-        fresh = FreshSignaturesTarget(self.workspace.repository)
-        if not evaluation.verdict.passed:
-            return [fresh]
-        return [
-            fresh,
-            channel_target(self.workspace, evaluation.release),
-            announcement_target(self.workspace),
-        ]
+        load = functools.cache(self.workspace.repository.load)  # one answer for all three
+        fresh = FreshSignaturesTarget(self.workspace.repository, load)
+        channel = channel_target(self.workspace, candidate.release, load)
+        if channel.exists():
+            return [fresh, channel, announcement_target(self.workspace, load)]
+        evaluation = artifacts.find_evaluation(self.clone(EvaluateModel).output())
+        return [channel] if evaluation is None or evaluation.verdict.passed else [fresh]
 
     def run(self) -> Generator[Iterable[luigi.Task], None, None]:
         """Publish and announce what passed; keep the signatures fresh in any case."""
+        if not self.listing:  # the task for the listing did it
+            return
+        published = self.clone(PublishRelease)
         evaluation = artifacts.find_evaluation(self.clone(EvaluateModel).output())
-        if evaluation is None:
+        if published.complete() or (evaluation is not None and evaluation.verdict.passed):
+            yield [self.clone(AnnounceRelease)]
+        elif evaluation is not None:
+            self.tell(verdict := evaluation.verdict.in_words())
+            logger.warning("Release %s is not published, the gate %s", evaluation.release, verdict)
+        else:
             msg = f"{self.task_id}: the evaluation is gone from the store; run again"
             raise TransportError(msg)
-        if evaluation.verdict.passed:
-            yield [self.clone(AnnounceRelease)]
-        else:
-            self.tell(evaluation.verdict.in_words())
-            reasons = "; ".join(evaluation.verdict.reasons)
-            logger.warning(
-                "Release %s is not published, the gate refused it: %s", evaluation.release, reasons
-            )
         steps.renew_signatures(self.workspace)
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.names import MODEL_FILE, release_target
 from edge_client.contract.times import utc_now
 from luigi_tasks.dataset.records import HOLDOUT, TRAIN, Inventory
+from luigi_tasks.logs import LUIGI_LOGGER
 from luigi_tasks.progress import ignore_progress
 
 if TYPE_CHECKING:
@@ -44,9 +46,11 @@ if TYPE_CHECKING:
     from luigi_tasks.release.self_test import SelfTestPicture
     from luigi_tasks.settings.values import PipelineSettings, TrainingSettings
     from luigi_tasks.training.features import FeatureRows
-    from luigi_tasks.training.finetune import CheckpointStore, TrainingImages
+    from luigi_tasks.training.finetune import CheckpointStore
     from luigi_tasks.training.records import TrainedHead, TunedBackbone, TunedRecord
     from luigi_tasks.workspace import Workspace
+
+logger = logging.getLogger(LUIGI_LOGGER)
 
 
 def read_shard(
@@ -94,8 +98,13 @@ def take_snapshot(
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         # Also where the pictures cannot make a classifier: what was read stays known.
         kept = pool.submit(workspace.keep_inventory, Inventory(pictures=pictures))
-        snapshot = make_snapshot(pictures, workspace.source.url, workspace.settings.dataset)
-    kept.result()
+        try:
+            snapshot = make_snapshot(pictures, workspace.source.url, workspace.settings.dataset)
+        except InputError:
+            if kept.exception() is not None:
+                logger.warning("The inventory could not be saved: %s", kept.exception())
+            raise
+        kept.result()
     return snapshot
 
 
@@ -124,9 +133,12 @@ def tune_backbone(
     from luigi_tasks.training.records import TunedBackbone, TunedRecord  # noqa: PLC0415 - as above
 
     started, settings = time.monotonic(), workspace.settings
+    size, load = settings.model.input_size, workspace.pixel_loader(progress)
     release, weights = parent or ("", None)
     tuned = finetune.tune_backbone(
-        _training_images(workspace, snapshot, progress),
+        finetune.TrainingImages.of(
+            snapshot.split(TRAIN), snapshot.labels, lambda pictures: load(pictures, size, size)
+        ),
         settings.model,
         settings.training,
         weights,
@@ -144,21 +156,52 @@ def tune_backbone(
     return TunedBackbone(record, tuned.weights)
 
 
+def choose_calibration(workspace: Workspace, snapshot: Snapshot, scheme: str) -> tuple[Picture, ...]:
+    """Return the calibration set of a scheme: that of a published release where its backbone was the same.
+
+    With the same set, the next release differs from that one in its head alone. `[quantization] calibration`
+    names a release whose set is required.
+
+    Raises: SettingsError or InputError if that release has none, or its pictures are gone; TrustError;
+        TransportError.
+    """
+    from luigi_tasks.quantization import calibration  # noqa: PLC0415 - only where something is converted
+    from luigi_tasks.release.history import published_calibration  # noqa: PLC0415 - as above
+
+    settings, pictures = workspace.settings, snapshot.split(TRAIN)
+    count, named = settings.quantization.calibrated_on(scheme), settings.quantization.calibration
+    # What was tuned is new with each snapshot, and so is its set: the snapshot alone decides it.
+    if settings.tunes:
+        return calibration.choose_calibration(pictures, count)
+    state, key = workspace.published(), workspace.calibration_key(scheme, snapshot.digest)
+    if named:
+        return calibration.demand_calibration(published_calibration(state, named, key), named, pictures)
+    pointer = state.channel(settings.release.channel)
+    if pointer is not None:
+        hashes = published_calibration(state, pointer.release, key)
+        if found := calibration.recall_calibration(hashes, pointer.release, pictures):
+            return found
+    return calibration.choose_calibration(pictures, count)
+
+
 def convert_backbone(
     workspace: Workspace,
     snapshot: Snapshot,
     scheme: str,
     tuned: TunedBackbone | None = None,
     progress: Progress = ignore_progress,
+    *,
+    calibration: Sequence[Picture] | None = None,
 ) -> Backbone:
     """Calibrate on pictures of the snapshot, and convert the backbone to TFLite: in float and in a scheme.
 
     Args:
-        workspace: The run. For initial weights, a calibration set that was published is taken again.
+        workspace: The run.
         snapshot: The pictures.
         scheme: One of `[quantization]`, e.g. `int8`.
         tuned: What `tune_backbone` returned; None: the initial weights.
         progress: Gets steps and pictures done.
+        calibration: Pictures that set the scales; None: those of `choose_calibration`.
     Raises: SettingsError where the settings train the backbone and `tuned` is missing; InputError;
         TransportError; TrustError.
     """
@@ -169,8 +212,7 @@ def convert_backbone(
     settings, size = workspace.settings, workspace.settings.model.input_size
     if settings.tunes and tuned is None:
         raise SettingsError("These settings train the backbone: give what tune_backbone returned as `tuned`")
-    key = workspace.calibration_key(scheme, snapshot.digest)
-    chosen = _choose_calibration(workspace, snapshot, scheme, key)
+    chosen = calibration or choose_calibration(workspace, snapshot, scheme)
     pixels = workspace.pixel_loader(progress)(chosen, size, size)
     weights = tuned.weights if tuned is not None else None
     files, width = convert(settings.model, scheme, pixels, weights, progress, settings.training.seed)
@@ -180,7 +222,7 @@ def convert_backbone(
         calibration=tuple(one.sha256 for one in chosen),
         made_with=package_versions(),
     )
-    return Backbone(record, files, scheme, key)
+    return Backbone(record, files, scheme, workspace.calibration_key(scheme, snapshot.digest))
 
 
 def extract_features(
@@ -204,7 +246,8 @@ def extract_features(
         train_pictures: Size of the snapshot's training split, which decides the number of copies; None:
             `pictures` are a whole snapshot's.
         progress: Gets pictures done.
-    Raises: InputError; TransportError; DeviceError if the runtime cannot run the backbone.
+    Raises: InputError, also where `train_pictures` is missing for pictures without a split; TransportError;
+        DeviceError if the runtime cannot run the backbone.
     """
     from luigi_tasks.dataset.records import Picture  # noqa: PLC0415 - at run time, to tell the two apart
     from luigi_tasks.training.features import choose_rows, compute_rows  # noqa: PLC0415 - NumPy
@@ -213,7 +256,9 @@ def extract_features(
     usable = {one.sha256: one for one in pictures if one.sha256}
     hashes = sorted(usable)
     if train_pictures is None:
-        train_pictures = sum(isinstance(one, Picture) and one.split == TRAIN for one in pictures)
+        if not all(isinstance(one, Picture) for one in pictures):
+            raise InputError("train_pictures: give the size of the snapshot's training split")
+        train_pictures = sum(one.split == TRAIN for one in pictures if isinstance(one, Picture))
     portions = settings.training.portions(train_pictures)
     chosen = [usable[one] for one in hashes]
     return compute_rows(
@@ -357,9 +402,12 @@ def publish_release(
     from luigi_tasks.release.patches import make_patches  # noqa: PLC0415 - as above
 
     release, rules = candidate.record.release, workspace.settings.release
-    if evaluated.record.release != release or not evaluated.record.verdict.passed:
-        msg = f"release {release}: not published, the gate's verdict on {evaluated.record.release} is: "
-        raise InputError(msg + evaluated.record.verdict.in_words())
+    if evaluated.record.release != release:
+        msg = f"release {release}: the evaluation is of release {evaluated.record.release}; evaluate this one"
+        raise InputError(msg)
+    if not evaluated.record.verdict.passed:
+        msg = f"release {release}: not published, the gate {evaluated.record.verdict.in_words()}"
+        raise InputError(msg)
     state, files = workspace.repository.load(), dict[str, bytes]()
     model = candidate.model
     if state.release(release) is None:
@@ -427,37 +475,6 @@ def renew_signatures(workspace: Workspace) -> bool:
         return False
     workspace.repository.renew()
     return True
-
-
-def _training_images(workspace: Workspace, snapshot: Snapshot, progress: Progress) -> TrainingImages:
-    from luigi_tasks.training.finetune import TrainingImages  # noqa: PLC0415 - NumPy
-
-    pictures, size = snapshot.split(TRAIN), workspace.settings.model.input_size
-    load = workspace.pixel_loader(progress)
-    return TrainingImages.of(pictures, snapshot.labels, lambda chosen: load(chosen, size, size))
-
-
-def _choose_calibration(
-    workspace: Workspace, snapshot: Snapshot, scheme: str, key: str
-) -> tuple[Picture, ...]:
-    """Return the calibration set: that of an earlier release where its backbone was the same."""
-    from luigi_tasks.quantization import calibration  # noqa: PLC0415 - only where something is converted
-    from luigi_tasks.release.history import published_calibration  # noqa: PLC0415 - as above
-
-    settings, pictures = workspace.settings, snapshot.split(TRAIN)
-    count, named = settings.quantization.calibrated_on(scheme), settings.quantization.calibration
-    # What was tuned is new with each snapshot, and so is its set: the snapshot alone decides it.
-    if settings.tunes:
-        return calibration.choose_calibration(pictures, count)
-    state = workspace.published()
-    if named:
-        return calibration.demand_calibration(published_calibration(state, named, key), named, pictures)
-    pointer = state.channel(settings.release.channel)
-    if pointer is not None:
-        hashes = published_calibration(state, pointer.release, key)
-        if found := calibration.recall_calibration(hashes, pointer.release, pictures):
-            return found
-    return calibration.choose_calibration(pictures, count)
 
 
 def _make_self_test(

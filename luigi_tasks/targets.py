@@ -12,7 +12,10 @@ import luigi
 from luigi_tasks.storage.documents import PendingDocument, StoredDocument
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from luigi_tasks.release.broker import BrokerClient
+    from luigi_tasks.release.published import RepositoryState
     from luigi_tasks.release.repository import ReleaseRepository
     from luigi_tasks.workspace import Workspace
 
@@ -25,60 +28,79 @@ class PendingTarget(PendingDocument, luigi.Target):
     """Target whose address depends on a result that does not exist yet."""
 
 
-class ChannelTarget(luigi.Target):
+class PublishedTarget(luigi.Target):
+    """Target in the signed repository.
+
+    Args:
+        load: Returns what is published; targets that are asked together may share one answer.
+    """
+
+    def __init__(self, load: Callable[[], RepositoryState]) -> None:
+        self.load = load
+
+
+class ChannelTarget(PublishedTarget):
     """Exists when the signed channel points to the release for the right share of devices.
 
     Also where a person withdrew the release: then there is nothing to do.
     """
 
     def __init__(
-        self, repository: ReleaseRepository, channel: str, release: str, share_percent: float
+        self, load: Callable[[], RepositoryState], channel: str, release: str, share_percent: float
     ) -> None:
-        self.repository = repository
+        super().__init__(load)
         self.channel = channel
         self.release = release
         self.share_percent = share_percent
 
     def exists(self) -> bool:
         """Whether there is nothing to publish."""
-        pointer = self.repository.recent().channel(self.channel)
+        pointer = self.load().channel(self.channel)
         if pointer is None:
             return False
         points_here = (pointer.release, pointer.share_percent) == (self.release, self.share_percent)
         return points_here or self.release in pointer.withdrawn
 
 
-class FreshSignaturesTarget(luigi.Target):
+class FreshSignaturesTarget(PublishedTarget):
     """Exists while the published signatures are far enough from their expiry."""
 
-    def __init__(self, repository: ReleaseRepository) -> None:
+    def __init__(
+        self, repository: ReleaseRepository, load: Callable[[], RepositoryState] | None = None
+    ) -> None:
+        super().__init__(load or repository.load)
         self.repository = repository
 
     def exists(self) -> bool:
         """Whether there is nothing to renew (also where nothing is published yet)."""
-        return not self.repository.needs_renewal()
+        return not self.load().needs_renewal(self.repository.settings, self.repository.now())
 
 
-class AnnouncementTarget(luigi.Target):
+class AnnouncementTarget(PublishedTarget):
     """Exists when the broker retains the announcement of what the channel points to."""
 
-    def __init__(self, repository: ReleaseRepository, announcer: BrokerClient, channel: str) -> None:
-        self.repository = repository
-        self.announcer = announcer
+    def __init__(self, load: Callable[[], RepositoryState], client: BrokerClient, channel: str) -> None:
+        super().__init__(load)
+        self.client = client
         self.channel = channel
 
     def exists(self) -> bool:
-        """Whether a device that connects now hears of the right release."""
-        pointer = self.repository.recent().channel(self.channel)
-        return pointer is not None and self.announcer.announced_release(self.channel) == pointer.release
+        """Whether a device that connects now receives the announcement of the current release."""
+        pointer = self.load().channel(self.channel)
+        return pointer is not None and self.client.announced_release(self.channel) == pointer.release
 
 
-def channel_target(workspace: Workspace, release: str) -> ChannelTarget:
+def channel_target(
+    workspace: Workspace, release: str, load: Callable[[], RepositoryState] | None = None
+) -> ChannelTarget:
     """Return the target of a release that the run's channel offers."""
     rules = workspace.settings.release
-    return ChannelTarget(workspace.repository, rules.channel, release, rules.share_percent)
+    return ChannelTarget(load or workspace.repository.load, rules.channel, release, rules.share_percent)
 
 
-def announcement_target(workspace: Workspace) -> AnnouncementTarget:
+def announcement_target(
+    workspace: Workspace, load: Callable[[], RepositoryState] | None = None
+) -> AnnouncementTarget:
     """Return the target of the announcement of the run's channel."""
-    return AnnouncementTarget(workspace.repository, workspace.broker, workspace.settings.release.channel)
+    channel = workspace.settings.release.channel
+    return AnnouncementTarget(load or workspace.repository.load, workspace.broker, channel)

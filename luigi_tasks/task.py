@@ -3,9 +3,9 @@
 A task says three things: `requires`, `address` (None while a result that decides it does not exist yet) and
 `work`. Making a task reads nothing but the settings.
 
-A task that a person or cron starts has no listing yet: it lists the pictures when it is first asked for
-them, once, and makes every task that it requires for that listing. So two runs on other pictures are other
-tasks, and two runs on the same pictures share all but the one that was started.
+A task that a person or cron starts has no listing yet. It stands for the task of the pictures as they are:
+it lists them when Luigi first asks whether it is complete, once, and requires the task for that listing. So
+runs on other pictures are other tasks, and runs on the same pictures share all work.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import luigi
+from typing_extensions import Self
 
 from edge_client.contract.errors import SettingsError, TransportError
 from luigi_tasks import addresses
@@ -40,6 +41,9 @@ logger = logging.getLogger(LUIGI_LOGGER)
 
 class PipelineTask(luigi.Task):
     """A step on one listing of one dataset under one set of settings."""
+
+    # Whether the address stays once it is known; Luigi asks for the target again and again.
+    keeps_target = True
 
     # Not `dataset`: luigi takes --dataset for a short form of the section's options.
     pictures = luigi.Parameter(default="", description="where pictures are; empty: [dataset] url")
@@ -89,21 +93,32 @@ class PipelineTask(luigi.Task):
         made.__dict__["workspace"] = self.workspace
         return cast("TaskT", made)
 
+    def of_now(self) -> Self:
+        """Return this task for the pictures as they are now: the task itself, where it has a listing."""
+        return self if self.listing else self.clone(type(self))
+
+    def complete(self) -> bool:
+        """Whether there is nothing to do."""
+        return bool(super().complete() if self.listing else self.of_now().complete())  # type: ignore[no-untyped-call]
+
+    def _requires(self) -> list[luigi.Task]:
+        """Return what Luigi runs before this task (its hook for base classes)."""
+        required: list[luigi.Task] = super()._requires() if self.listing else [self.of_now()]  # type: ignore[no-untyped-call]
+        return required
+
     def address(self) -> str | None:
         """Return the key of the result; None while a result that decides it does not exist yet."""
         raise NotImplementedError
 
     def output(self) -> DocumentTarget | PendingTarget:
-        """Target at the task's address, kept once that is known: Luigi asks again and again."""
+        """Target at the task's address."""
         known: DocumentTarget | None = self.__dict__.get("_target")
-        if known is not None:
+        if known is not None and self.keeps_target:
             return known
         key = self.address()
         if key is None:
             return PendingTarget()
-        target: DocumentTarget = self.__dict__.setdefault(
-            "_target", DocumentTarget(self.workspace.store, key)
-        )
+        target = self.__dict__["_target"] = DocumentTarget(self.workspace.store, key)
         return target
 
     def own_target(self) -> DocumentTarget:
@@ -123,7 +138,7 @@ class PipelineTask(luigi.Task):
         Its address may have become known only now, and the result may exist already: pictures that were
         only touched, or moved to another folder, need no new model.
         """
-        if self.complete():  # type: ignore[no-untyped-call]
+        if self.complete():
             self.tell("found done")
             return
         started = time.monotonic()

@@ -168,7 +168,14 @@ class Workspace:
 
         if not self.settings.trust.root.exists() and not self.store.exists(TIMESTAMP_KEY):
             return empty_state(self.store)
-        return self.repository.recent()
+        return self.repository.load()
+
+    def check_keys(self) -> None:
+        """Refuse a missing or foreign root before anything is trained for it.
+
+        Raises: SettingsError; TrustError; TransportError.
+        """
+        self.repository.load()
 
     def calibration_key(self, scheme: str, snapshot_digest: str) -> str:
         """Return the name of the backbone that a calibration set is chosen for."""

@@ -78,7 +78,8 @@ LUIGI_TASKS = {
     "addresses": "settings storage dataset backbone training",
     "workspace": "progress addresses settings storage dataset backbone release",
     "artifacts": "addresses workspace storage dataset backbone training quantization gate",
-    "steps": "progress provenance workspace settings dataset backbone training quantization gate release",
+    "steps": "progress logs provenance workspace settings dataset backbone training quantization gate "
+    "release",
     "targets": "workspace storage release",
     "task": "progress logs settings addresses workspace targets",
     "pipeline": "progress logs settings dataset backbone training quantization addresses workspace artifacts "

@@ -20,11 +20,9 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
-import math
-import time
 from typing import TYPE_CHECKING, TypeVar
 
-from edge_client.contract.documents import decode_document
+from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import TransportError, TrustError
 from edge_client.contract.names import (
     METADATA_FOLDER,
@@ -59,7 +57,6 @@ logger = logging.getLogger(__name__)
 METADATA_LIMIT_BYTES = 32 << 20
 MAX_ROOT_ROTATIONS = 256
 PUBLISH_ATTEMPTS = 5
-RECENT_S = 1.0
 # Renewing the root needs a person and the root keys from a safe: time to plan that.
 ROOT_NOTICE = datetime.timedelta(days=180)
 
@@ -77,23 +74,12 @@ class ReleaseRepository:
         self.settings = settings
         self.now = now
         self._latest: RepositoryState | None = None
-        self._loaded_at = -math.inf
-
-    def recent(self) -> RepositoryState:
-        """Return the published state of at most a second ago: a run with nothing to do needs it four times.
-
-        Raises: As `load`.
-        """
-        if self._latest is not None and time.monotonic() - self._loaded_at < RECENT_S:
-            return self._latest
-        return self.load()
 
     def load(self) -> RepositoryState:
         """Read and verify the published metadata.
 
         Raises: TrustError if the bucket's metadata is not signed by our keys; TransportError.
         """
-        self._loaded_at = time.monotonic()
         roots = self._walk_roots(load_roots(self.settings.root))
         stamp = self.store.get(TIMESTAMP_KEY, limit_bytes=METADATA_LIMIT_BYTES)
         if stamp is None:
@@ -155,8 +141,6 @@ class ReleaseRepository:
             channel: The channel that `move` moves.
         Raises: TransportError (the earlier state stays current), TrustError, SettingsError.
         """
-        from edge_client.contract.documents import encode_document  # noqa: PLC0415
-
         self._upload(files)
         for _ in range(PUBLISH_ATTEMPTS):
             state = self.load()
@@ -179,7 +163,7 @@ class ReleaseRepository:
 
     def needs_renewal(self) -> bool:
         """Whether a new root waits, or any signature has less than half of its lifetime left."""
-        return self.recent().needs_renewal(self.settings, self.now())
+        return self.load().needs_renewal(self.settings, self.now())
 
     def renew(self) -> None:
         """Sign the published metadata again, with new expiry."""

@@ -245,14 +245,14 @@ def test_a_refused_candidate_cannot_be_published(settings):
     run = Run(settings, 1, labels=tiny_labels())
     evaluated = run.judge()
     assert not evaluated.record.verdict.passed
-    with pytest.raises(InputError, match=r"not published, the gate's verdict .* refused: "):
+    with pytest.raises(InputError, match="not published, the gate refused: "):
         steps.publish_release(run.workspace, run.candidate, evaluated, run.snapshot)
     assert run.published().channel("stable") is None
 
 
 def test_another_candidates_verdict_publishes_nothing(settings):
     passed, other = Run(settings, 0), Run(settings, 1)
-    with pytest.raises(InputError, match=f"release {other.release}: not published"):
+    with pytest.raises(InputError, match=f"evaluation is of release {passed.release}"):
         steps.publish_release(other.workspace, other.candidate, passed.judge(), other.snapshot)
     assert other.published().channel("stable") is None
 

@@ -6,7 +6,6 @@ import dataclasses
 import socket
 from typing import TYPE_CHECKING
 
-import luigi
 import pytest
 
 from edge_client.contract.errors import InputError, SettingsError
@@ -74,7 +73,7 @@ def test_looking_at_a_task_writes_nothing(pictures, store):
         if one.task_id not in seen:
             seen.add(one.task_id)
             one.complete()
-            waiting += luigi.task.flatten(one.requires())
+            waiting += one.deps()
     assert {name.split("_")[0] for name in seen} >= {"Deploy", "EvaluateModel", "TrainModel", "ReadShard"}
     assert not store.exists() or files_below(store) == set()
 
@@ -86,6 +85,15 @@ def test_the_tasks_of_one_run_share_its_workspace_and_its_listing(pictures):
     assert (evaluation.listing, evaluation.run_id) == (deploy.workspace.listing, "")
     assert evaluation.requires().workspace is deploy.workspace
     assert evaluation.requires() == evaluation.clone(QuantizeModel)
+
+
+def test_the_task_of_the_command_line_stands_for_that_of_the_pictures_as_they_are(pictures):
+    """Each process starts another one, and all of them require the same task, which is done once."""
+    first, second = (EvaluateModel(pictures=str(pictures)) for _ in range(2))
+    assert first.task_id != second.task_id
+    assert first.deps() == second.deps() == [first.clone(EvaluateModel)]
+    assert first.deps()[0].deps() == [first.clone(QuantizeModel)]
+    assert not first.complete()
 
 
 def test_a_run_that_starts_later_sees_what_arrived_meanwhile(pictures):
