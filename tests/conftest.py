@@ -111,12 +111,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         Path(path).write_text(faults.table(), encoding="utf-8")
 
 
-# Seconds of the files that take longest, measured on two idle cores: where several processes share the
-# tests by file, these begin first, or the last process would finish long after the others.
+# Seconds of the files that take longest. Where several processes share the tests by file, these begin first:
+# otherwise the last process would finish long after the others.
 LONGEST_S = {
-    "end_to_end/test_deploy.py": 140,
-    "end_to_end/test_workers.py": 110,
-    "pipeline/tasks/test_nightly.py": 100,
+    "end_to_end/test_workers.py": 250,
+    "end_to_end/test_deploy.py": 240,
+    "pipeline/tasks/test_nightly.py": 150,
+    "device/daemon/test_daemon.py": 120,
+    "pipeline/training/test_train.py": 90,
+    "pipeline/training/test_cluster.py": 45,
+    "device/daemon/test_random_kills.py": 40,
+    "pipeline/quantization/test_compose.py": 40,
+    "device/daemon/test_verdicts.py": 40,
 }
 
 

@@ -139,7 +139,7 @@ def test_two_machines_tune_one_network_as_well_as_one_does(tmp_path, scheduler, 
         settings: dict[str, dict[str, object]] = {
             "training": {
                 "cluster": cluster,
-                "epochs": 30,
+                "epochs": 15,
                 "learning_rate": 0.01,
                 "batch_size": 32,
                 "horizontal_flip": "false",
