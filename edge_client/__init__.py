@@ -1,3 +1,3 @@
-"""The device: hears of releases, verifies, tries and swaps them in, and classifies pictures."""
+"""The device: receives announcements, verifies, tests and activates releases, and classifies frames."""
 
 __version__ = "0.1.0"

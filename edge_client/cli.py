@@ -95,7 +95,7 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=_positive, default=3, help="labels for each picture (default 3)")
     parser.add_argument("--threads", type=_positive, default=1, help="threads (default 1)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE")
     parser.set_defaults(command=_classify)
 
 
@@ -131,7 +131,7 @@ def _classify(options: argparse.Namespace) -> int:
     return classify_files(
         options.model,
         options.labels,
-        options.images,
+        options.pictures,
         threads=options.threads,
         top=options.top,
         as_json=options.json,

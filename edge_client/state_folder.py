@@ -51,7 +51,7 @@ class StateLock:
         self._descriptor = descriptor
 
     @contextlib.contextmanager
-    def taking_signals(self) -> Iterator[None]:
+    def accepting_signals(self) -> Iterator[None]:
         """Name this process in the lock file, for the block, as a daemon that handles all signals.
 
         Never fails: on a read-only or full disk the daemon serves, but cannot be sent signals.
@@ -62,7 +62,7 @@ class StateLock:
         finally:
             self.clear()
 
-    def take_no_signals(self) -> None:
+    def refuse_signals(self) -> None:
         """Note in the lock file that an import holds the folder, which ends by itself."""
         self._note(_IMPORT)
 
@@ -236,7 +236,7 @@ def _read_note(state_dir: Path) -> str | None:
     except OSError:
         return None
     try:
-        # A shared lock: two readers must not take each other for the holder.
+        # A shared lock: two readers must not mistake each other for the holder.
         if _lock(descriptor, fcntl.LOCK_SH):
             return None
         return "" if place == state_dir else os.pread(descriptor, _NOTE_BYTES, 0).decode("ascii", "replace")

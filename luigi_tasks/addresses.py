@@ -114,7 +114,7 @@ def backbone(identity: Identity, scheme: str, tuned_key: str | None) -> str | No
 
 
 def calibrated_backbone(identity: Identity, scheme: str, tuned_key: str | None) -> str:
-    """Name of what a calibration set is chosen for: the backbone, wherever the pictures lie."""
+    """Key of the backbone that a calibration set belongs to, wherever the pictures are stored."""
     if identity.tunes:
         return _backbone_key(identity, scheme, tuned_key)
     return _backbone_key(identity, scheme)
@@ -184,7 +184,7 @@ def _network(identity: Identity) -> dict[str, object]:
 
 
 def _learning(identity: Identity) -> dict[str, object]:
-    """Return what decides what is learned from the same pictures."""
+    """Return the hyperparameters that affect training."""
     training = identity.settings.training
     rules = {**_plain(training), "preprocessing": PREPROCESSING_ID, "views": AUGMENTATION_VERSION}
     # Names of machines change nothing; how many tune together does: each sees its own share.

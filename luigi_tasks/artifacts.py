@@ -156,7 +156,7 @@ def load_backbone(target: StoredDocument, cache: ContentCache, scheme: str, key:
         target: Its record.
         cache: This machine's copies of its files.
         scheme: The scheme that it was converted for.
-        key: Name of what its calibration set was chosen for.
+        key: Key of the backbone that its calibration set belongs to.
     """
     record = target.load(BackboneRecord)
     files = {

@@ -34,28 +34,34 @@ class ReportingTask(Protocol):
 
 
 class TaskProgress:
-    """Progress of one running Luigi task."""
+    """Progress of one running Luigi task.
 
-    def __init__(self, task: ReportingTask) -> None:
+    Args:
+        task: The task.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, task: ReportingTask, clock: Callable[[], float] = time.monotonic) -> None:
         self._task = task
-        self._told_at = 0.0
+        self._clock = clock
+        self._reported_at = 0.0
         self._what = ""
-        self._started = time.monotonic()
+        self._started = clock()
         self._bars: rich_progress.Progress | None = None
         self._bar: rich_progress.TaskID | None = None
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Report progress; at most twice a second to luigid, since each report is an HTTP request."""
-        now = time.monotonic()
+        now = self._clock()
         if what != self._what:
-            self._what, self._started, self._told_at = what, now, now
+            self._what, self._started, self._reported_at = what, now, now
             self._open_bar(what, total)
         if self._bars is not None and self._bar is not None:
             rate = _rate(done, now - self._started)
             self._bars.update(self._bar, completed=done, total=total, rate=f"{rate:.0f}/s")
-        if now - self._told_at < SCHEDULER_INTERVAL_S:
+        if now - self._reported_at < SCHEDULER_INTERVAL_S:
             return
-        self._told_at = now
+        self._reported_at = now
         if self._task.set_status_message is not None:
             self._task.set_status_message(_sentence(what, done, total, now - self._started))
         if self._task.set_progress_percentage is not None:

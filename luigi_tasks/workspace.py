@@ -178,7 +178,7 @@ class Workspace:
         self.repository.load()
 
     def calibration_key(self, scheme: str, snapshot_digest: str) -> str:
-        """Return the name of the backbone that a calibration set is chosen for."""
+        """Return the key of the backbone that a calibration set belongs to."""
         tuned = addresses.tuned(self.identity, snapshot_digest) if self.settings.tunes else None
         return addresses.calibrated_backbone(self.identity, scheme, tuned)
 

@@ -24,7 +24,7 @@ _BACKGROUND = "background"
 def classify_files(
     model: Path,
     labels: Path,
-    images: Sequence[Path],
+    pictures: Sequence[Path],
     *,
     threads: int,
     top: int,
@@ -36,7 +36,7 @@ def classify_files(
     Args:
         model: A `.tflite` file. An 8-bit input takes the pixels, a float input [-1, 1].
         labels: One label a line, with or without a first line `background`.
-        images: Picture files.
+        pictures: Picture files.
         threads: Threads of the interpreter.
         top: Number of labels to print for each picture.
         as_json: One JSON object a line instead of text.
@@ -46,14 +46,14 @@ def classify_files(
     """
     classifier = load_classifier(model, labels, threads)
     failed = False
-    for image in images:
+    for picture in pictures:
         try:
-            prediction = classifier.classify(decode_picture(image))
+            prediction = classifier.classify(decode_picture(picture))
         except InputError as e:
             sys.stderr.write(f"{e}\n")
             failed = True
             continue
-        out.write(_as_json(image, prediction, top) if as_json else _as_text(image, prediction, top))
+        out.write(_as_json(picture, prediction, top) if as_json else _as_text(picture, prediction, top))
     return int(failed)
 
 

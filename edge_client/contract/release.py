@@ -83,7 +83,7 @@ class ReleaseDocument(Document, frozen=True, kw_only=True):
         architecture: e.g. `mobilenet_v2_1.0_160`.
         accuracy: Hold-out accuracy of the file itself, in [0, 1].
         hold_out: Distribution of the file's own predictions there; None if unknown.
-        holdout_percent: Share of the pictures that the training was kept from; None if unknown.
+        holdout_percent: Hold-out share used for this release; None if unknown.
         device_class: Only devices of this class install it; empty: all do.
         calibration: Hex SHA-256 over the content hashes of the pictures that set the int8 ranges; it stays
             the same as long as the backbone does.

@@ -181,7 +181,7 @@ class ChannelFollower:
     def classify(self, frame: Frame) -> ChannelAnswer | None:
         """Let the serving release predict; None if there is none yet, or it failed on this frame."""
         try:
-            found = self._serving.answer(frame.pixels)
+            found = self._serving.predict(frame.pixels)
         except EdgeError as e:
             if not self._failing:
                 logger.error("%s: %s", frame.source, e)  # noqa: TRY400 - one line, no traceback

@@ -71,7 +71,7 @@ def run(settings: Settings) -> int:
             signal.SIGUSR1: daemon.keep_status,
             BUNDLE_SIGNAL: daemon.import_bundles,
         }
-        with lock.taking_signals():
+        with lock.accepting_signals():
             reason = wait_for_end(actions)
         logger.info("%s: stopping", reason)
         daemon.stop()

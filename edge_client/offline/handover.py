@@ -44,7 +44,7 @@ def of_bundle(settings: Settings, bundle: Path) -> Settings:
 
 
 def hand_over(bundle: Path, state_dir: Path) -> Path:
-    """Copy a bundle to where the daemon reads it, whole or not at all; return the copy's path.
+    """Copy a bundle to where the daemon reads it, atomically; return the copy's path.
 
     Raises: DeviceError.
     """
@@ -75,7 +75,7 @@ def close_bundle(state_dir: Path, result: BundleResult) -> None:
         write_durably(state_dir / RESULT_FILE, encode_document(result))
 
 
-def take_result(state_dir: Path) -> BundleResult | None:
+def claim_result(state_dir: Path) -> BundleResult | None:
     """Read and remove the result; None if there is none (yet)."""
     file = state_dir / RESULT_FILE
     try:

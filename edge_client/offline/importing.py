@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError
-from edge_client.offline.handover import BUNDLE_FILE, forget_bundle, hand_over, of_bundle, take_result
+from edge_client.offline.handover import BUNDLE_FILE, claim_result, forget_bundle, hand_over, of_bundle
 from edge_client.repository.bundle_fetcher import BundleFetcher
 from edge_client.serving.activation import install
 from edge_client.serving.holder import ClassifierHolder
@@ -42,7 +42,7 @@ def import_bundle(settings: Settings, bundle: Path, channel: str = "") -> str:
     if daemon_runs(state_dir):
         return _import_through_daemon(state_dir, one, bundle)
     with hold_state(state_dir) as lock:
-        lock.take_no_signals()
+        lock.refuse_signals()
         slots, threads = Slots(one.device.state_dir), one.device.threads
         software = this_software(one.device.device_class)
         outcome = UpdateCheck().run(of_bundle(one, bundle), software, expecting=True)
@@ -84,7 +84,7 @@ def _wait_for_result(daemon_dir: Path, state_dir: Path, limit_s: float) -> Bundl
             raise DeviceError(msg)
         time.sleep(_POLL_S)
     deadline = time.monotonic() + _RESULT_S
-    while (result := take_result(state_dir)) is None:
+    while (result := claim_result(state_dir)) is None:
         if time.monotonic() > deadline:
             msg = f"{place}: the daemon read it, but could not write the result; see `edge-client status`"
             raise DeviceError(msg)

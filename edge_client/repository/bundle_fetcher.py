@@ -31,7 +31,7 @@ class BundleFetcher(Fetcher):
     def __init__(self, bundle: Path) -> None:
         """Open a bundle.
 
-        Raises: InputError if it cannot be read or is no bundle.
+        Raises: InputError if it cannot be read or is not a bundle.
         """
         self.bytes_pulled = 0
         self._base_url = f"{BUNDLE_SCHEME}{bundle}/"
@@ -42,7 +42,8 @@ class BundleFetcher(Fetcher):
                 self._tar = opened.enter_context(tarfile.open(fileobj=_Gradual(file), mode="r:"))
                 self._list_members(bundle)
             except _NO_TAR as e:
-                msg = f"{bundle}: no bundle ({e or type(e).__name__}); make one with `edge-client export`"
+                fault = str(e) or type(e).__name__
+                msg = f"{bundle}: not a valid bundle ({fault}); make one with `edge-client export`"
                 raise InputError(msg) from e
             self._opened = opened.pop_all()
 

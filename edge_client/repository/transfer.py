@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # A power cut costs at most this much of a long download.
 SYNC_BYTES = 4 << 20
 # A connection that delivered this much is replaced at once when it breaks.
-WORTH_GOING_ON_BYTES = 65536
+MIN_PROGRESS_BYTES = 65536
 
 
 def download(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path) -> None:
@@ -40,11 +40,11 @@ def download(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path) -> 
         DownloadLengthMismatchError if it is not what was signed, OSError: nothing of it is kept.
     """
     try:
-        begun_before = _complete(fetcher, url, signed, incoming)
+        is_resumed = _complete(fetcher, url, signed, incoming)
         try:
             _verify(signed, incoming)
         except LengthOrHashMismatchError:
-            if not begun_before:
+            if not is_resumed:
                 raise
             # The first part was damaged on this disk, or came from a store that lied: download all of it
             # again.
@@ -59,7 +59,7 @@ def download(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path) -> 
 def _complete(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path) -> bool:
     """Download the missing part; return whether the file consists of more than one download."""
     with incoming.open("ab") as file:
-        begun_before = file.tell() > 0
+        is_resumed = file.tell() > 0
         if file.tell() > signed.length:
             file.truncate(0)
         while file.tell() < signed.length:
@@ -70,10 +70,10 @@ def _complete(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path) ->
             except (SlowRetrievalError, DownloadHTTPError, DownloadLengthMismatchError):
                 raise
             except DownloadError:
-                if file.tell() - offset < WORTH_GOING_ON_BYTES:
+                if file.tell() - offset < MIN_PROGRESS_BYTES:
                     raise
-                begun_before = True
-    return begun_before
+                is_resumed = True
+    return is_resumed
 
 
 def _append(fetcher: Fetcher, url: str, signed: TargetFile, incoming: Path, file: BinaryIO) -> None:

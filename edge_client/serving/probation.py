@@ -15,7 +15,7 @@ import msgspec
 from edge_client.settings.serving import LEAST_FRAMES, ProbationSettings
 from edge_client.update.slots import ProbationRecord
 
-# Answers of the serving release that the next release is compared with.
+# Predictions of the serving release that the next release is compared with.
 RECENT_FRAMES = 200
 # Failed frames that send a release back: at least so many, and more than this share of all.
 FAILURES, FAILED_SHARE = 5, 0.05
@@ -40,7 +40,7 @@ def count_restart(record: ProbationRecord, boot: str) -> ProbationRecord:
 
 
 def find_loop(record: ProbationRecord) -> str:
-    """Return how often the daemon did not survive a release, if too often; else an empty text."""
+    """Return the reason if the daemon crashed too often under a release, else ""."""
     if record.crashes >= CRASHES:
         return f"the daemon crashed {record.crashes} times in a row"
     if record.power_cuts >= POWER_CUTS:
@@ -48,19 +48,19 @@ def find_loop(record: ProbationRecord) -> str:
     return ""
 
 
-class RecentAnswers:
-    """The last answers of the serving release."""
+class RecentPredictions:
+    """The last predictions of the serving release."""
 
     def __init__(self, unsure_below: float) -> None:
         self._unsure_below = unsure_below
-        self._answers: collections.deque[tuple[float, bool]] = collections.deque(maxlen=RECENT_FRAMES)
+        self._predictions: collections.deque[tuple[float, bool]] = collections.deque(maxlen=RECENT_FRAMES)
 
     def add(self, latency_ms: float, confidence: float) -> None:
-        """Add one answer."""
-        self._answers.append((latency_ms, confidence < self._unsure_below))
+        """Add one prediction."""
+        self._predictions.append((latency_ms, confidence < self._unsure_below))
 
     def __len__(self) -> int:
-        return len(self._answers)
+        return len(self._predictions)
 
     @property
     def latency_ms(self) -> float:
@@ -69,12 +69,12 @@ class RecentAnswers:
 
     @property
     def unsure_share(self) -> float:
-        """Share of unsure answers, 0 to 1."""
+        """Share of unsure predictions, 0 to 1."""
         return statistics.fmean(unsure for _, unsure in self._copy())
 
     def _copy(self) -> tuple[tuple[float, bool], ...]:
-        """Return a snapshot of the answers, in one step: another thread may be adding to them."""
-        return tuple(self._answers)
+        """Return a snapshot of the predictions, in one step: another thread may be adding to them."""
+        return tuple(self._predictions)
 
     def as_record(self, release: str, boot: str = "") -> ProbationRecord:
         """Return the record that the probation of the next release starts with."""
@@ -114,16 +114,16 @@ class Probation:
         self._record = record
         self._settings = settings
         self._started = started
-        self._recent = RecentAnswers(settings.unsure_below)
-        self._answered = self._failed = 0
+        self._recent = RecentPredictions(settings.unsure_below)
+        self._predicted = self._failed = 0
         self.verdict: ProbationVerdict | None = None
 
-    def answered(self, latency_ms: float, confidence: float, now: float) -> bool:
-        """Add an answer at `now` (monotonic seconds); return whether there is a verdict."""
+    def predicted(self, latency_ms: float, confidence: float, now: float) -> bool:
+        """Add a prediction at `now` (monotonic seconds); return whether there is a verdict."""
         self._recent.add(latency_ms, confidence)
-        self._answered += 1
-        over = self._answered >= self._settings.frames or now - self._started >= self._settings.seconds
-        if self.verdict is None and (over or self._answered % LEAST_FRAMES == 0):
+        self._predicted += 1
+        over = self._predicted >= self._settings.frames or now - self._started >= self._settings.seconds
+        if self.verdict is None and (over or self._predicted % LEAST_FRAMES == 0):
             breach = self._compare()
             if breach or over:
                 self.verdict = ProbationVerdict(breach)
@@ -132,7 +132,7 @@ class Probation:
     def failed(self, reason: str) -> bool:
         """Add a frame that the release failed on; return whether there is a verdict."""
         self._failed += 1
-        breach = find_failure(self._failed, self._answered, reason)
+        breach = find_failure(self._failed, self._predicted, reason)
         if self.verdict is None and breach:
             self.verdict = ProbationVerdict(breach)
         return self.verdict is not None
@@ -148,20 +148,22 @@ class Probation:
         return find_breach(before.latency_ms, before.unsure_share, self._recent, self._settings)
 
 
-def find_slow(now: RecentAnswers, budget_ms: float) -> str:
-    """Return that a release exceeds the latency budget; empty if it does not, or there is no budget."""
+def find_slow(now: RecentPredictions, budget_ms: float) -> str:
+    """Return the reason if a release exceeds the latency budget, else ""."""
     if budget_ms and now.latency_ms > budget_ms:
         return f"{now.latency_ms:.1f} ms a frame ([device] latency_budget_ms is {budget_ms:g})"
     return ""
 
 
-def find_breach(latency_ms: float, unsure_share: float, now: RecentAnswers, limits: ProbationSettings) -> str:
-    """Return in what a release does worse than the one before; empty if in nothing.
+def find_breach(
+    latency_ms: float, unsure_share: float, now: RecentPredictions, limits: ProbationSettings
+) -> str:
+    """Return how a release is worse than the one before; "" if it is not.
 
     Args:
         latency_ms: Median latency of the release before.
-        unsure_share: Share of unsure answers of the release before.
-        now: Answers of the new release.
+        unsure_share: Share of unsure predictions of the release before.
+        now: Predictions of the new release.
         limits: How much worse a release may be.
     """
     if now.latency_ms > latency_ms * limits.max_slowdown + LATENCY_GRACE_MS:
@@ -177,9 +179,9 @@ def find_breach(latency_ms: float, unsure_share: float, now: RecentAnswers, limi
     return ""
 
 
-def find_failure(failed: int, answered: int, reason: str) -> str:
-    """Return that too many frames failed; empty if they did not."""
-    frames = failed + answered
+def find_failure(failed: int, predicted: int, reason: str) -> str:
+    """Return the reason if too many frames failed, else ""."""
+    frames = failed + predicted
     if failed >= FAILURES and failed / frames > FAILED_SHARE:
         return f"{failed} of {frames} frames failed: {reason}"
     return ""

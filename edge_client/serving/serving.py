@@ -22,7 +22,7 @@ from edge_client.releases import read_release
 from edge_client.serving import activation
 from edge_client.serving.drift import DriftWatch
 from edge_client.serving.holder import ClassifierHolder
-from edge_client.serving.probation import STOPPED, Probation, RecentAnswers, count_restart, find_loop
+from edge_client.serving.probation import STOPPED, Probation, RecentPredictions, count_restart, find_loop
 from edge_client.serving.shadow import Shadow
 from edge_client.update.decision import Decision
 from edge_client.update.refusals import RefusedError, refusing
@@ -76,7 +76,7 @@ class Serving:
             settings: Settings of the channel.
             software: See `this_software`.
             on_verdict: Called by the thread that calls `answer` and `compare`, when `settle` has work; gets
-                whether the verdict is urgent, because frames fail or are answered badly.
+                whether the verdict is urgent, because frames fail or are predicted badly.
             clock: Monotonic seconds.
         Raises: DeviceError.
         """
@@ -90,7 +90,7 @@ class Serving:
         self._drift: DriftWatch | None = None
         self.sent_back: dict[str, Any] = {}
         self._slots = Slots(settings.device.state_dir)
-        self._recent = RecentAnswers(settings.probation.unsure_below)
+        self._recent = RecentPredictions(settings.probation.unsure_below)
         self._probation = self._resume_probation()
         self._holder = ClassifierHolder(activation.open_best_slot(self._slots, settings.device.threads))
         self._slots.clean()
@@ -163,7 +163,7 @@ class Serving:
 
     # Frames
 
-    def answer(self, pixels: NDArray[np.uint8]) -> tuple[Prediction, str | None] | None:
+    def predict(self, pixels: NDArray[np.uint8]) -> tuple[Prediction, str | None] | None:
         """Return the serving release's prediction, and its id; None if no release serves yet.
 
         Args:
@@ -179,14 +179,14 @@ class Serving:
         except EdgeError as e:
             if watched is not None and watched.failed(str(e)):
                 self._report_verdict(watched)
-            if (shadow := self._shadow) is not None and shadow.comparison.unanswered():
+            if (shadow := self._shadow) is not None and shadow.comparison.serving_failed():
                 self._on_verdict(False)
             raise
         self._recent.add(prediction.latency_ms, prediction.confidence)
         drift = self._drift
         if drift is not None and drift.release == classifier.release:
             drift.add(prediction.index, prediction.confidence)
-        if watched is not None and watched.answered(
+        if watched is not None and watched.predicted(
             prediction.latency_ms, prediction.confidence, self._clock()
         ):
             self._report_verdict(watched)
@@ -291,7 +291,7 @@ class Serving:
 
     def _begin_watching(self) -> None:
         """Watch the release that has just become current."""
-        self._recent = RecentAnswers(self._settings.probation.unsure_below)
+        self._recent = RecentPredictions(self._settings.probation.unsure_below)
         self._watch_drift()
         record = self._slots.probation
         self._probation = self._watch(record) if record is not None else None
@@ -429,7 +429,7 @@ class Serving:
         logger.error("release %s is sent back: %s", broken, reason)
         folder = self._slots.folder(self._slots.previous or "")
         self._holder.swap(activation.open_slot(folder, self._settings.device.threads))
-        self._recent = RecentAnswers(self._settings.probation.unsure_below)
+        self._recent = RecentPredictions(self._settings.probation.unsure_below)
         self._slots.send_back(f"sent back: {reason}", self._software)
         self.drop_shadow()  # it was compared with another release; the next check starts the comparison again
         self._watch_drift()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge_client.contract.messages import Comparison
-from edge_client.serving.probation import RecentAnswers, find_breach, find_failure, find_slow
+from edge_client.serving.probation import RecentPredictions, find_breach, find_failure, find_slow
 from edge_client.settings.serving import LEAST_FRAMES, ShadowSettings
 from edge_client.settings.serving import ProbationSettings as Limits
 
@@ -48,8 +48,9 @@ class Shadow:
         self._settings = settings
         self._limits = limits
         self._started, self._now = started - elapsed_s, started
-        self._before, self._new = RecentAnswers(limits.unsure_below), RecentAnswers(limits.unsure_below)
-        self._frames = self._agreed = self._failed = self._unanswered = 0
+        self._before = RecentPredictions(limits.unsure_below)
+        self._new = RecentPredictions(limits.unsure_below)
+        self._frames = self._agreed = self._failed = self._serving_failures = 0
         self.breach: str | None = None
 
     def compare(self, before: Prediction, new: Prediction, now: float) -> bool:
@@ -71,13 +72,14 @@ class Shadow:
             self.breach = find_failure(self._failed, self._frames, reason) or None
         return self.breach is not None
 
-    def unanswered(self) -> bool:
+    def serving_failed(self) -> bool:
         """Add a frame that the serving release failed on; return whether there is a verdict.
 
-        A serving release that fails on most frames is no measure: the new one passes.
+        A serving release that fails on most frames is no standard to compare with: the new one passes.
         """
-        self._unanswered += 1
-        if self.breach is None and self._unanswered >= LEAST_FRAMES and self._unanswered > self._frames:
+        self._serving_failures += 1
+        fails_mostly = self._serving_failures >= LEAST_FRAMES and self._serving_failures > self._frames
+        if self.breach is None and fails_mostly:
             self.breach = ""
         return self.breach is not None
 

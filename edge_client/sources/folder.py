@@ -47,14 +47,14 @@ class _Known:
         since: Monotonic time at which this signature was first seen.
         old: Whether the mtime was `settle_s` ago at first sight: the file was moved in.
         failed: Whether the file could not be decoded once.
-        taken: Whether the file was read, or given up.
+        done: Whether the file was read, or given up.
     """
 
     signature: tuple[int, int, int]
     since: float
     old: bool
     failed: bool = False
-    taken: bool = False
+    done: bool = False
 
 
 class WatchedFolder:
@@ -145,7 +145,7 @@ class WatchedFolder:
         return _Known(signature, now, old=known is None and wall - stat.st_mtime >= self._settle_s)
 
     def _is_ready(self, file: _Known, now: float) -> bool:
-        if file.taken:
+        if file.done:
             return False
         stable_s = now - file.since
         if file.failed:
@@ -162,7 +162,7 @@ class WatchedFolder:
             except InputError as e:
                 self._on_undecodable(path, file, e)
                 continue
-            file.taken = True
+            file.done = True
             yield Frame(name, pixels, functools.partial(self._dispose, path, DONE_FOLDER))
 
     def _on_undecodable(self, path: Path, file: _Known, error: InputError) -> None:
@@ -171,14 +171,14 @@ class WatchedFolder:
         if not file.failed:
             file.failed = True
             return
-        file.taken = True
+        file.done = True
         logger.warning("%s", error)  # and go on with the other files
         self._dispose(path, BROKEN_FOLDER)
 
     def _dispose(self, path: Path, folder: str) -> None:
         """Keep, move or delete a file after use.
 
-        A failure is only logged: the file is still known as taken, so it is not read again.
+        A failure is only logged: the file stays marked as done, so it is not read again.
         """
         try:
             if self._after == "delete":
@@ -198,7 +198,7 @@ class WatchedFolder:
 
 
 def _free_name(path: Path) -> Path:
-    """Return `path`, or a numbered sibling if that name is taken: cameras restart their numbers."""
+    """Return `path`, or a numbered sibling if that name exists: cameras restart their numbers."""
     number, free = 1, path
     while free.exists():
         free = path.with_stem(f"{path.stem}-{number}")

@@ -152,7 +152,7 @@ def time_answers(classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
 
 
 def judge_latency(best_ms: float, latency_budget_ms: float) -> str | None:
-    """Return that a release is too slow at its best; None if it is not, or there is no budget (0)."""
+    """Return the reason if a release is too slow at its best; else None. A budget of 0 is no limit."""
     if latency_budget_ms and best_ms > latency_budget_ms:
         return (
             f"too slow for this device: {best_ms:.1f} ms a picture at best, {latency_budget_ms:g} ms are "
@@ -162,7 +162,7 @@ def judge_latency(best_ms: float, latency_budget_ms: float) -> str | None:
 
 
 def compare(case: SelfTestCase, answer: Prediction, tolerance: float) -> str | None:
-    """Return in what an answer differs from the signed one; None if in nothing."""
+    """Return how the answer differs from the signed one; None if it does not."""
     if answer.label != case.label:
         return (
             f"{case.file}: answered {answer.label!r} ({answer.confidence:.3f}), the pipeline saw "

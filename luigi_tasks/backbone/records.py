@@ -37,7 +37,7 @@ class Backbone:
         record: Its calibration set, digests and width.
         files: TFLite file by variant: `float`, and the scheme.
         scheme: The scheme that it was converted for.
-        key: Name of what its calibration set was chosen for: the network, its weights, how it is quantized.
+        key: Key of the backbone that its calibration set belongs to: network, weights and quantization.
     """
 
     record: BackboneRecord

@@ -40,7 +40,7 @@ def load_tuned(backbone: Any, packed: bytes) -> None:  # noqa: ANN401
 
 
 def weights_digest(model: ModelSettings) -> str:
-    """Return what names the initial weights: their file's SHA-256, `imagenet` or `none`.
+    """Return an identifier of the initial weights: their file's SHA-256, `imagenet` or `none`.
 
     Raises: SettingsError if the file is missing.
     """

@@ -60,7 +60,10 @@ class NewShard(Document, frozen=True, kw_only=True):
 
 
 class Plan(Document, frozen=True, kw_only=True):
-    """Plan of reading a listing. The first worker makes it, all others follow it.
+    """Plan of reading a listing.
+
+    Each worker computes it; the one that takes the snapshot records it, and a worker that starts later
+    follows the recorded plan.
 
     Attributes:
         inventory: Key of the inventory of the known pictures; empty: none is known.

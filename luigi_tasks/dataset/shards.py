@@ -27,7 +27,7 @@ SMALL_AT_MOST = 24
 
 
 class PictureLog:
-    """What is known of one dataset's pictures, in the store.
+    """Inventory of one dataset's pictures, in the store.
 
     Args:
         store: The bucket.
@@ -73,7 +73,7 @@ def make_plan(log: PictureLog, listing: Sequence[Entry], url: str, shard_picture
     """Compare a listing with the newest inventory.
 
     Args:
-        log: What is known.
+        log: The dataset's inventories.
         listing: Sorted by path.
         url: The dataset.
         shard_pictures: Size of a shard.
@@ -100,7 +100,7 @@ def merge_inventory(
     """Return all pictures of the listing, sorted by path: those that were known and those just read.
 
     Args:
-        log: What earlier runs know.
+        log: Inventories of earlier runs.
         plan: How the listing is read.
         read: The pictures of each new shard.
     """

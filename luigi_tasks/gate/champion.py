@@ -84,7 +84,8 @@ def compare_with_champion(
         note += renamed
     if champion.saw_holdout:
         note += (
-            " The deployed model was trained on some of them, which flatters it: holdout_percent was smaller."
+            " The deployed model was trained on some of them, so its accuracy is too high: "
+            "holdout_percent was smaller."
         )
     size = champion.document.preprocessing
     pictures = [holdout[index] for index in shared]
@@ -107,7 +108,7 @@ def _find_renamed(
     pixels_of: PixelLoader,
     progress: Progress,
 ) -> str:
-    """Return a sentence for each new class whose pictures the champion takes for one that is gone."""
+    """Return a sentence for each new class whose pictures the champion classifies as a removed class."""
     size = champion.document.preprocessing
     pictures = [one for one in holdout if one.label in new]
     answers = classify_all(
@@ -118,12 +119,12 @@ def _find_renamed(
     )
     note = ""
     for label in new:
-        said = [one.label for one, picture in zip(answers, pictures, strict=True) if picture.label == label]
-        likely, count = collections.Counter(said).most_common(1)[0] if said else ("", 0)
-        if likely in gone and count > len(said) / 2:
+        found = [one.label for one, picture in zip(answers, pictures, strict=True) if picture.label == label]
+        likely, count = collections.Counter(found).most_common(1)[0] if found else ("", 0)
+        if likely in gone and count > len(found) / 2:
             note += (
-                f" {label!r} looks like {likely!r} renamed: the deployed model says so of {count} of its "
-                f"{len(said)} hold-out pictures."
+                f" {label!r} looks like {likely!r} renamed: the deployed model predicts it for "
+                f"{count} of its {len(found)} hold-out pictures."
             )
     return note
 

@@ -90,7 +90,7 @@ def _measure_schemes(
     pixels: NDArray[np.uint8],
     progress: Progress,
 ) -> tuple[SchemeResult, ...]:
-    """Return what each scheme that was tried costs and gives; nothing where the first one was taken."""
+    """Return size, latency and accuracy of each scheme that was tried; empty if the first was chosen."""
     if not candidate.tried:
         return ()
     results = []

@@ -17,7 +17,7 @@ class Check(Document, frozen=True, kw_only=True):
     """One promise that a candidate must keep.
 
     Attributes:
-        name: What was looked at.
+        name: Quantity that is checked.
         limit: The setting's value.
         measured: The candidate's.
         unit: Of both.
@@ -46,7 +46,7 @@ class Verdict(Document, frozen=True, kw_only=True):
 
 
 class ClassMetrics(Document, frozen=True, kw_only=True):
-    """One class on the hold-out; precision is 0 where the model never says it."""
+    """Metrics of one class on the hold-out; precision is 0 where the class is never predicted."""
 
     label: str
     support: int
@@ -55,7 +55,7 @@ class ClassMetrics(Document, frozen=True, kw_only=True):
 
 
 class Mistake(Document, frozen=True, kw_only=True):
-    """A picture that was taken for something else."""
+    """Misclassified picture."""
 
     path: str
     sha256: str

@@ -118,7 +118,7 @@ def render_report(
         "classes": sorted(candidate.classes, key=lambda one: (min(one.recall, one.precision), one.label)),
         "matrix": build_matrix(candidate) if len(candidate.labels) <= MATRIX_CLASSES else None,
         "confusions": list_confusions(candidate),
-        "images": {digest: base64.b64encode(png).decode() for digest, png in thumbnails.items()},
+        "pictures": {digest: base64.b64encode(png).decode() for digest, png in thumbnails.items()},
         "curves": [draw_curve(name, values) for name, values in history.items() if values],
         "past": draw_past(evaluation, past) if past else None,
     }

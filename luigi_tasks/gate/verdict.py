@@ -27,7 +27,7 @@ def judge(
     model_bytes: int,
     settings: GateSettings,
 ) -> Verdict:
-    """Decide whether a candidate may be published. What just meets a limit passes.
+    """Decide whether a candidate may be published. Limits are inclusive.
 
     Args:
         accuracy: Of the candidate's file on the hold-out, in [0, 1].

@@ -34,7 +34,7 @@ class ClassFolders(Protocol):
         """Return a picture, or None if it does not exist."""
 
     def write(self, path: str, data: bytes) -> None:
-        """Add a picture; it appears whole or not at all, and is durable on return.
+        """Add a picture; it appears atomically, and is durable on return.
 
         Raises: DeviceError; TransportError; SettingsError.
         """

@@ -44,7 +44,7 @@ class LabellingTask(luigi.Task):
         return open_store(load_settings().store)
 
     def complete(self) -> bool:
-        """Whether there is nothing to do; a fault is left to `run`, which names it in one paragraph."""
+        """Whether there is nothing to do; errors are reported by `run`."""
         try:
             return bool(self.output().exists())  # type: ignore[no-untyped-call]
         except EdgeError:
@@ -86,7 +86,7 @@ class FolderTarget(luigi.Target):
         return is_listed(self.folder, digest)
 
 
-class FramesTakenTarget(luigi.Target):
+class FramesMovedTarget(luigi.Target):
     """Exists when no frame that was decided on is left in the inbox."""
 
     def __init__(self, store: Store, labels: Path) -> None:
@@ -94,7 +94,7 @@ class FramesTakenTarget(luigi.Target):
         self.labels = labels
 
     def exists(self) -> bool:
-        """Whether there is nothing to take or to throw away."""
+        """Whether no labelled frame is left in the inbox."""
         from luigi_tasks.labelling.folder import read_labels  # noqa: PLC0415
         from luigi_tasks.labelling.intake import decided  # noqa: PLC0415
 
@@ -114,7 +114,7 @@ class ListInbox(LabellingTask):
         return FolderTarget(self.store, folder, lambda: known_labels(load_settings()), int(self.most))
 
     def work(self, progress: Progress) -> str:
-        """Copy what holds what it says."""
+        """Copy the frames whose record matches their picture."""
         from luigi_tasks.labelling.folder import LABELS_CSV, PAGE, fill_folder  # noqa: PLC0415
 
         target = self.output()
@@ -137,9 +137,9 @@ class TakeLabelled(LabellingTask):
         default=False, description="labels that are no class of the dataset start one"
     )
 
-    def output(self) -> FramesTakenTarget:
-        """Exists when the inbox has none of the frames that were decided on."""
-        return FramesTakenTarget(self.store, Path(self.labels).expanduser())
+    def output(self) -> FramesMovedTarget:
+        """Exists when no frame that was decided on is left in the inbox."""
+        return FramesMovedTarget(self.store, Path(self.labels).expanduser())
 
     def work(self, progress: Progress) -> str:
         """Verify, move, then remove."""
@@ -161,8 +161,8 @@ class TakeLabelled(LabellingTask):
             logger.warning("%s: stays in the inbox, %s", one.key, one.reason)
         for folder, count in done.small.items():
             logger.warning(
-                "New class %r has %d pictures, [dataset] min_images_per_class is %d: until it has, Deploy "
-                "refuses the dataset",
+                "New class %r has %d pictures, [dataset] min_images_per_class is %d: until it has that "
+                "many, Deploy refuses the dataset",
                 folder,
                 count,
                 least,

@@ -23,7 +23,7 @@ def load_champion(state: RepositoryState, release: str | None, holdout_percent: 
     Args:
         state: What is published.
         release: Its id, from `channel.find_champion`.
-        holdout_percent: Share of pictures that the candidate was kept from.
+        holdout_percent: Hold-out share of the candidate.
     Raises: TrustError if the store holds something else than what was signed.
     """
     document = state.release(release) if release is not None else None
@@ -37,7 +37,7 @@ def load_champion(state: RepositoryState, release: str | None, holdout_percent: 
 
 
 def _holdout_percent(document: ReleaseDocument, default: float) -> float:
-    """Return the share of pictures that a release was kept from; older releases say it in their settings."""
+    """Return the hold-out share used for a release; older releases have it in their settings."""
     if document.holdout_percent is not None:
         return document.holdout_percent
     return float(document.settings.get("dataset.holdout_percent", default))

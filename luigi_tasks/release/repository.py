@@ -90,7 +90,7 @@ class ReleaseRepository:
         return self._latest
 
     def _read_published(self, roots: Sequence[Metadata[Root]], stamp: StoredObject) -> Published:
-        """Verify the published metadata by the newest root, or by an earlier trusted one that signed it."""
+        """Verify the published metadata with the newest trusted root whose keys signed it."""
         faults: list[TrustError] = []
         trusted = list(trusted_roots(roots))
         for root in trusted:

@@ -1,7 +1,7 @@
-"""The local cache: whole folders, and files that can be made again. Each is there whole or not at all.
+"""The local cache: whole folders, and files that can be made again. Entries appear atomically.
 
-A folder or file is written beside its place and renamed into it. Processes may do so at once: the
-others find what they would have written.
+A folder or file is written under a temporary name and renamed into place. Processes may do so at the same
+time: whichever is later finds the entry that it would have written.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _move(content: Path, folder: Path) -> None:
 
 
 def drop_leftovers(parent: Path) -> None:
-    """Remove what killed processes left half done."""
+    """Remove stale staging files of killed processes."""
     for path in parent.glob(f"{STAGING_PREFIX}*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > LEFTOVER_AGE_S:
@@ -107,7 +107,7 @@ class ContentCache:
         self._usable = True
 
     def get(self, name: str) -> bytes | None:
-        """Return what was put under this name, or None if there is nothing whole."""
+        """Return what was put under this name, or None if there is no intact entry."""
         path = self._path(name)
         try:
             data = path.read_bytes()
@@ -116,7 +116,7 @@ class ContentCache:
         content, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
         if hashlib.sha256(content).digest() == digest:
             return content
-        logger.warning("%s: broken on disk; made anew", path)
+        logger.warning("%s: damaged cache entry; computing it again", path)
         path.unlink(missing_ok=True)
         return None
 

@@ -18,7 +18,7 @@ DocumentT = TypeVar("DocumentT", bound=Document)
 
 
 def content_key(*parts: object) -> str:
-    """Return 20 hex digits that name a result by all that decides it.
+    """Return 20 hex digits: the digest of all inputs of a result.
 
     Args:
         parts: JSON values; equal parts give equal keys on every machine.

@@ -30,7 +30,7 @@ from luigi_tasks.storage.store import (
     StoreConflictError,
     StoredObject,
     TooLargeError,
-    missing_object,
+    read_existing,
 )
 
 if TYPE_CHECKING:
@@ -117,13 +117,10 @@ class FolderStore:
 
         Raises: TransportError if it does not exist.
         """
-        found = self.get(key)
-        if found is None:
-            raise missing_object(self.url(key))
-        return found.data
+        return read_existing(self, key)
 
     def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:
-        """Write the object; it appears whole or not at all. A folder keeps no `content_type`."""
+        """Write the object; it appears atomically. A folder keeps no `content_type`."""
         del content_type
         path = self._path(key)
         with _disk_errors(path), self._staged(data) as staged, self._lock(fcntl.LOCK_SH):
@@ -186,7 +183,7 @@ class FolderStore:
 
     @staticmethod
     def _open(path: Path) -> BinaryIO | None:
-        """Open an object; None if there is none. A pipe of that name is none, and blocks nobody."""
+        """Open an object; None if there is none. FIFOs are ignored without blocking."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except _ABSENT:
@@ -221,7 +218,7 @@ class FolderStore:
                 yield self._listed(folder / one.name, prefix + one.name)
 
     def _listed(self, path: Path, key: str) -> ListedObject | None:
-        """Return None for what was deleted since."""
+        """Return an object of a listing; None if it was deleted since."""
         with _disk_errors(path), contextlib.suppress(*_ABSENT):
             if (etag := self._etag(path)) is not None:
                 return ListedObject(key, path.stat().st_size, etag)
@@ -255,7 +252,7 @@ class FolderStore:
 
     @contextlib.contextmanager
     def _lock(self, kind: int) -> Iterator[None]:
-        """Hold the store's lock; a process that dies lets go of it."""
+        """Hold the store's lock; it is released when the process exits."""
         # Opened for reading: the lock file may be another user's.
         lock = self.folder / STAGING_FOLDER / _LOCK
         descriptor = os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -17,7 +17,7 @@ from luigi_tasks.storage.store import (
     StoreConflictError,
     StoredObject,
     TooLargeError,
-    missing_object,
+    read_existing,
 )
 
 if TYPE_CHECKING:
@@ -208,13 +208,10 @@ class S3Store:
 
         Raises: TransportError if it does not exist.
         """
-        found = self.get(key)
-        if found is None:
-            raise missing_object(self.url(key))
-        return found.data
+        return read_existing(self, key)
 
     def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:
-        """Write the object; it appears whole or not at all."""
+        """Write the object; it appears atomically."""
         with s3_errors(self.url(key)):
             self.client.put_object(
                 Bucket=self.bucket, Key=self.prefix + key, Body=data, ContentType=content_type

@@ -1,4 +1,4 @@
-"""Interface of the store: objects below one prefix, each there whole or not at all.
+"""Interface of the store: objects below one prefix, each written atomically.
 
 `s3_store` keeps them in an S3 bucket, `folder_store` in a local folder; `opening` chooses by the url.
 """
@@ -65,7 +65,7 @@ class Store(Protocol):
         """
 
     def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:
-        """Write the object; it appears whole or not at all."""
+        """Write the object; it appears atomically."""
 
     def delete(self, key: str) -> None:
         """Remove the object; a missing one is not an error."""
@@ -80,6 +80,13 @@ class Store(Protocol):
         """Return an address at which a browser finds the object without credentials, for a while."""
 
 
-def missing_object(url: str) -> TransportError:
-    """Build the error for an object that must be there."""
-    return TransportError(f"{url}: missing, though it was written before; run again to make it anew")
+def read_existing(store: Store, key: str) -> bytes:
+    """Return the content of an object that must exist: `Store.read` for every kind of store.
+
+    Raises: TransportError if it does not exist.
+    """
+    found = store.get(key)
+    if found is None:
+        msg = f"{store.url(key)}: missing; was it deleted from the store? Run again to compute it"
+        raise TransportError(msg)
+    return found.data

@@ -140,7 +140,7 @@ class TrainingImages:
         )
 
     def class_weights(self) -> NDArray[np.float32]:
-        """Return (classes,) weights with which all classes count alike, however many pictures they have."""
+        """Return (classes,) class weights that balance class frequencies."""
         counts = np.bincount(self.targets, minlength=self.classes)
         return (len(self.targets) / (self.classes * np.maximum(counts, 1))).astype(np.float32)
 

@@ -35,12 +35,12 @@ for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(number, lambda number, _frame: print(signal.Signals(number).name, flush=True))
 with hold_state(pathlib.Path(sys.argv[1])) as lock:
     if sys.argv[2] == "daemon":
-        with lock.taking_signals():
+        with lock.accepting_signals():
             print("holds", flush=True)
             sys.stdin.read()
     else:
         if sys.argv[2] == "import":
-            lock.take_no_signals()
+            lock.refuse_signals()
         print("holds", flush=True)
         sys.stdin.read()
 """
@@ -180,7 +180,7 @@ def test_a_disk_that_takes_nothing_is_held_all_the_same(tmp_path, monkeypatch, e
 
     with monkeypatch.context() as patch:
         patch.setattr(process.os, "open", refuse)  # type: ignore[attr-defined]
-        with hold_state(tmp_path) as lock, lock.taking_signals():
+        with hold_state(tmp_path) as lock, lock.accepting_signals():
             assert daemon_runs(tmp_path)
             assert running_process(tmp_path) is None
             with pytest.raises(DeviceError, match="read-only"):

@@ -30,27 +30,22 @@ from edge_client.inbox.upload_child import InboxWriter, upload
 from edge_client.inference.classifier import Prediction
 from edge_client.settings.file import load_settings
 from edge_client.settings.frames import InboxSettings
+from tests.fakes.results import example_result
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (480, 640, 3), np.uint8)
 KEEPS = InboxSettings(unsure_below=0.6, disagreements=True, per_hour=3600.0)
 
 
 def result(number: int = 1, **fields) -> Result:
-    return Result(
-        **{
-            "device": "camera-1",
-            "source": f"{number}.png",
-            "frame": number,
-            "label": "ripe",
-            "confidence": 0.4,
-            "top": {"ripe": 0.4, "rotten": 0.35},
-            "release": "r1",
-            "channel": "stable",
-            "latency_ms": 1.0,
-            "at": f"2026-11-24T12:00:{number:02}.000+00:00",
-            **fields,
-        }
-    )
+    values = {
+        "device": "camera-1",
+        "source": f"{number}.png",
+        "frame": number,
+        "top": {"ripe": 0.4, "rotten": 0.35},
+        "channel": "stable",
+        "at": f"2026-11-24T12:00:{number:02}.000+00:00",
+    }
+    return example_result(**(values | fields))
 
 
 def predicted(**scores: float) -> Prediction:

@@ -7,9 +7,10 @@ import json
 import msgspec
 import pytest
 
-from edge_client.contract.messages import DeviceStatus, Result
+from edge_client.contract.messages import DeviceStatus
 from edge_client.contract.names import command_topic, online_topic, results_topic, status_topic
 from edge_client.reporting.homeassistant import INSTALL, discovery_messages
+from tests.fakes.results import example_result
 
 jinja2 = pytest.importorskip("jinja2", reason="templates are Home Assistant's to render")
 
@@ -27,17 +28,7 @@ def rendered(name: str, message: object) -> str:
     return str(environment.from_string(config["value_template"]).render(value_json=value))
 
 
-RESULT = Result(
-    device="pi-1",
-    source="x",
-    frame=1,
-    label="ripe",
-    confidence=0.876,
-    top={"ripe": 0.876},
-    release="a",
-    latency_ms=1.0,
-    at="now",
-)
+RESULT = example_result(confidence=0.876)
 
 
 def status(**fields) -> DeviceStatus:

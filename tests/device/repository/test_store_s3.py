@@ -11,7 +11,6 @@ import urllib3
 from local_services import wait_until
 
 from edge_client.contract.errors import TransportError
-from edge_client.contract.messages import Result
 from edge_client.inbox.keeper import FrameKeeper, kept_records
 from edge_client.inbox.selection import UNSURE
 from edge_client.inbox.upload import upload_in_child
@@ -21,21 +20,12 @@ from edge_client.repository.trusted import NothingPublishedError, TrustedReposit
 from edge_client.settings.file import load_settings
 from edge_client.settings.frames import InboxSettings
 from edge_client.settings.update import StoreCredentials, StoreSettings
+from tests.fakes.results import example_result
 
 pytest.importorskip("boto3", reason="the embedded S3 is set up with boto3, which devices do not have")
 
 
-RESULT = Result(
-    device="camera-1",
-    source="x.png",
-    frame=1,
-    label="ripe",
-    confidence=0.4,
-    top={"ripe": 0.4},
-    release="r",
-    latency_ms=1.0,
-    at="2026-11-24T12:00:00.000+00:00",
-)
+RESULT = example_result(device="camera-1")
 
 
 @pytest.fixture

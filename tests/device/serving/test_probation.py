@@ -11,7 +11,7 @@ from edge_client.serving.probation import (
     FAILURES,
     STOPPED,
     Probation,
-    RecentAnswers,
+    RecentPredictions,
     count_restart,
     find_loop,
 )
@@ -26,8 +26,8 @@ def watch(record: ProbationRecord = BEFORE, settings: ProbationSettings = SETTIN
     return Probation(record, settings, started=0.0)
 
 
-def answer(probation: Probation, count: int, *, latency_ms: float = 10.0, confidence: float = 0.9) -> bool:
-    return [probation.answered(latency_ms, confidence, now=1.0) for _ in range(count)][-1]
+def predict(probation: Probation, count: int, *, latency_ms: float = 10.0, confidence: float = 0.9) -> bool:
+    return [probation.predicted(latency_ms, confidence, now=1.0) for _ in range(count)][-1]
 
 
 def breach(probation: Probation) -> str:
@@ -37,14 +37,14 @@ def breach(probation: Probation) -> str:
 
 def test_enough_good_answers_pass():
     probation = watch()
-    assert not answer(probation, 59)
-    assert answer(probation, 1)
+    assert not predict(probation, 59)
+    assert predict(probation, 1)
     assert breach(probation) == ""
 
 
 def test_time_passes_it_too_once_it_answered():
     probation = watch()
-    assert probation.answered(10.0, 0.9, now=600.0)
+    assert probation.predicted(10.0, 0.9, now=600.0)
     assert breach(probation) == ""
 
 
@@ -54,20 +54,20 @@ def test_time_passes_it_too_once_it_answered():
 )
 def test_worse_answers_send_back_before_all_frames_are_in(worse, named):
     probation = watch()
-    assert answer(probation, LEAST_FRAMES, **worse)
+    assert predict(probation, LEAST_FRAMES, **worse)
     assert named in breach(probation)
 
 
 @pytest.mark.parametrize("better", [{"latency_ms": 21.9}, {"confidence": 0.5}, {"latency_ms": 1.0}])
 def test_what_is_within_the_limits_passes(better):
     probation = watch()
-    assert answer(probation, 60, **better)
+    assert predict(probation, 60, **better)
     assert breach(probation) == ""
 
 
 def test_failing_frames_send_back():
     probation = watch()
-    answer(probation, 10)
+    predict(probation, 10)
     assert not any(probation.failed("broken") for _ in range(FAILURES - 1))
     assert probation.failed("broken")
     assert "5 of 15 frames failed: broken" in breach(probation)
@@ -75,21 +75,21 @@ def test_failing_frames_send_back():
 
 def test_a_few_failures_among_many_frames_are_forgiven():
     probation = watch(settings=dataclasses.replace(SETTINGS, frames=1000))
-    answer(probation, 200)
+    predict(probation, 200)
     assert not any(probation.failed("now and then") for _ in range(10))
 
 
 def test_without_answers_of_the_release_before_only_failures_count():
-    recent = RecentAnswers(0.5)
+    recent = RecentPredictions(0.5)
     for _ in range(LEAST_FRAMES - 1):
         recent.add(10.0, 0.9)
     probation = watch(recent.as_record("b"))
-    assert answer(probation, 60, latency_ms=1e6, confidence=0.0)
+    assert predict(probation, 60, latency_ms=1e6, confidence=0.0)
     assert breach(probation) == ""
 
 
 def test_what_is_compared_with_is_the_median_and_the_share_of_the_last_answers():
-    recent = RecentAnswers(0.5)
+    recent = RecentPredictions(0.5)
     for number in range(1000):
         recent.add(5.0 if number >= 800 else 50.0, 0.4 if number % 4 == 0 else 0.9)
     record = recent.as_record("b")
@@ -98,15 +98,15 @@ def test_what_is_compared_with_is_the_median_and_the_share_of_the_last_answers()
 
 def test_a_verdict_stays():
     probation = watch()
-    answer(probation, LEAST_FRAMES, latency_ms=100.0)
+    predict(probation, LEAST_FRAMES, latency_ms=100.0)
     said = breach(probation)
-    assert answer(probation, 100)
+    assert predict(probation, 100)
     assert breach(probation) == said
 
 
 def test_a_budget_holds_without_a_release_to_compare_with():
     probation = Probation(ProbationRecord(release="b"), SETTINGS, started=0.0, budget_ms=8.0)
-    assert answer(probation, LEAST_FRAMES)
+    assert predict(probation, LEAST_FRAMES)
     assert "latency_budget_ms is 8" in breach(probation)
 
 

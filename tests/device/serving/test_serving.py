@@ -67,17 +67,17 @@ class One:
         self.serving.reload()
         self.serving.install(outcome, lambda _outcome: None)
 
-    def answer(self, count: int = LEAST_FRAMES, pixels=RED) -> None:
+    def predict(self, count: int = LEAST_FRAMES, pixels=RED) -> None:
         for _ in range(count):
-            answered = self.serving.answer(pixels)
-            assert answered is not None
-            self.serving.compare(pixels, answered[0])
+            predicted = self.serving.predict(pixels)
+            assert predicted is not None
+            self.serving.compare(pixels, predicted[0])
 
     def fail(self, count: int) -> None:
         """Let frames come that no release can answer."""
         for _ in range(count):
             with pytest.raises(DeviceError, match="broken"):
-                self.serving.answer(RED)
+                self.serving.predict(RED)
 
     def settle(self):
         return self.serving.settle(lambda _outcome: None)
@@ -137,7 +137,7 @@ def test_shadow_mode_continues_after_a_restart(one, clock):
     clock.now += 11
     for _ in range(LEAST_FRAMES):
         clock.now += 1
-        one.answer(1)
+        one.predict(1)
     one.settle()
     assert one.serving.release == second
 
@@ -157,14 +157,14 @@ def test_comparing_takes_half_of_the_time_at_most(one, clock):
     started = clock.now
     for _ in range(100):
         clock.now += 0.01
-        one.answer(1)
+        one.predict(1)
     compared = shadow.comparison.metrics().frames * 0.02
     assert 0.2 < compared / (clock.now - started) <= 0.5
 
 
 def test_a_release_on_probation_is_no_way_back(one):
     first = one.install(0)
-    one.answer()
+    one.predict()
     second = one.install(1)
     assert one.serving.previous == first
     third = one.install(2)
@@ -181,7 +181,7 @@ def test_a_release_on_probation_is_no_way_back(one):
 def test_a_release_that_has_passed_is_the_way_back(one):
     one.install(0)
     second = one.install(1)
-    one.answer(40)
+    one.predict(40)
     assert one.settle() == {}
     assert one.serving._slots.probation is None
     one.install(2)
@@ -211,7 +211,7 @@ def test_a_disk_that_refuses_once_keeps_the_verdict_and_the_broken_release_from_
     with pytest.raises(DeviceError, match="disk full"):
         one.settle()
     assert one.serving.release == first
-    one.answer(1)
+    one.predict(1)
     monkeypatch.setattr(Slots, "_write", write)
     changes = one.settle()
     assert changes["refused"] == second
@@ -274,5 +274,5 @@ def test_a_disk_that_stays_unreadable_is_given_up(one, monkeypatch):
 def test_drift_is_watched_on_the_release_that_serves(one):
     one.install(0)
     assert one.serving.live_fields() == {"shadow": None, "drift": None}
-    one.answer(300, GREY)
+    one.predict(300, GREY)
     assert one.serving.live_fields()["drift"] is None  # this release says nothing of its hold-out

@@ -98,15 +98,15 @@ def test_settings_that_cannot_be_are_named(settings):
 
 def test_a_serving_release_that_fails_all_the_time_keeps_no_other_waiting():
     shadow = begin()
-    assert not any(shadow.unanswered() for _ in range(LEAST_FRAMES - 1))
-    assert shadow.unanswered()
+    assert not any(shadow.serving_failed() for _ in range(LEAST_FRAMES - 1))
+    assert shadow.serving_failed()
     assert shadow.breach == ""
 
 
 def test_a_few_failures_of_the_serving_release_decide_nothing():
     shadow = begin()
     compare(shadow, 30, now=110.0)
-    assert not any(shadow.unanswered() for _ in range(LEAST_FRAMES))
+    assert not any(shadow.serving_failed() for _ in range(LEAST_FRAMES))
 
 
 def test_without_frames_shadow_mode_ends():

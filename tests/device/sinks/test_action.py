@@ -12,14 +12,16 @@ import pytest
 from local_services import wait_until
 
 from edge_client.contract.errors import SettingsError
-from edge_client.contract.messages import Result
 from edge_client.inference.classifier import Prediction
 from edge_client.settings.results import ActionSettings
 from edge_client.sinks.action import ActionSink, LabelSwitch
+from tests.fakes.results import example_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from edge_client.contract.messages import Result
 
 
 def settings(**changes: Any) -> ActionSettings:
@@ -27,18 +29,7 @@ def settings(**changes: Any) -> ActionSettings:
 
 
 def result(score: float, label: str = "cat", channel: str = "") -> Result:
-    return Result(
-        channel=channel,
-        device="pi-1",
-        source="camera-0",
-        frame=1,
-        label=label,
-        confidence=score,
-        top={label: score},
-        release="a",
-        latency_ms=1.0,
-        at="2026-01-01T00:00:00+00:00",
-    )
+    return example_result(channel=channel, label=label, confidence=score, top={label: score})
 
 
 def test_a_label_switches_on_at_the_threshold_and_off_below_release_below():

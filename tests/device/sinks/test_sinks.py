@@ -12,19 +12,20 @@ import msgspec
 import pytest
 
 from edge_client.contract.errors import SettingsError
-from edge_client.contract.messages import Result
 from edge_client.settings.results import SinkSettings
 from edge_client.sinks.json_lines import JsonLines, StandardOutput
 from edge_client.sinks.mqtt import MqttSink
 from edge_client.sinks.opening import open_sinks
+from tests.fakes.results import example_result
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edge_client.contract.messages import Result
+
 
 def result(frame: int = 1) -> Result:
-    return Result(
-        device="pi-1",
+    return example_result(
         source="Grüße.jpg",
         frame=frame,
         label="rot\n",
@@ -32,7 +33,6 @@ def result(frame: int = 1) -> Result:
         top={"rot\n": 0.5, "blau": 0.25},
         release=None,
         latency_ms=1.5,
-        at="2026-01-01T00:00:00+00:00",
     )
 
 

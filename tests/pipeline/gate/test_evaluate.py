@@ -310,8 +310,8 @@ def test_champion_with_preprocessing_of_another_time_cannot_be_compared():
 
 
 def test_champion_that_learned_from_the_holdout_is_told():
-    assert "flatters" in judge_tiny(Album(*GOOD), champion(saw_holdout=True)).champion_note
-    assert "flatters" not in judge_tiny(Album(*GOOD), champion()).champion_note
+    assert "so its accuracy is too high" in judge_tiny(Album(*GOOD), champion(saw_holdout=True)).champion_note
+    assert "so its accuracy is too high" not in judge_tiny(Album(*GOOD), champion()).champion_note
 
 
 def test_evaluation_survives_its_way_through_the_store():

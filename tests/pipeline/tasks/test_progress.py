@@ -9,9 +9,6 @@ import subprocess
 import sys
 import threading
 
-import pytest
-
-from luigi_tasks import progress as progress_module
 from luigi_tasks.progress import TaskProgress
 
 BAR = """
@@ -29,7 +26,7 @@ shown.close()
 
 
 class Page:
-    """Stands for a running task; keeps what it told luigid."""
+    """Stands for a running task; keeps what it reported to luigid."""
 
     def __init__(self):
         self.messages, self.percents = [], []
@@ -41,24 +38,18 @@ class Page:
         self.percents.append(percent)
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """Seconds that pass as the test says."""
+class Clock:
+    """Monotonic seconds that the test advances."""
 
-    class Clock:
-        now = 100.0
+    now = 100.0
 
-        def monotonic(self):
-            return self.now
-
-    found = Clock()
-    monkeypatch.setattr(progress_module, "time", found)
-    return found
+    def __call__(self):
+        return self.now
 
 
-def test_luigids_page_has_what_is_done_the_rate_and_the_time_left(clock):
-    page = Page()
-    shown = TaskProgress(page)
+def test_luigids_page_has_what_is_done_the_rate_and_the_time_left():
+    page, clock = Page(), Clock()
+    shown = TaskProgress(page, clock)
     for done in (1, 40, 100):
         shown("reading pictures", done, 400)
         clock.now += 1
@@ -69,18 +60,18 @@ def test_luigids_page_has_what_is_done_the_rate_and_the_time_left(clock):
     assert page.percents == [10, 25]
 
 
-def test_luigid_hears_of_it_twice_a_second_at_most(clock):
-    page = Page()
-    shown = TaskProgress(page)
+def test_luigid_gets_progress_twice_a_second_at_most():
+    page, clock = Page(), Clock()
+    shown = TaskProgress(page, clock)
     for done in range(1, 1001):
         shown("reading pictures", done, 1000)
         clock.now += 0.01
     assert len(page.messages) <= 20
 
 
-def test_each_stage_of_a_step_has_a_rate_of_its_own(clock):
-    page = Page()
-    shown = TaskProgress(page)
+def test_each_stage_of_a_step_has_a_rate_of_its_own():
+    page, clock = Page(), Clock()
+    shown = TaskProgress(page, clock)
     shown("decoding", 10, 10)
     clock.now += 100
     shown("training", 1, 30)
@@ -89,9 +80,9 @@ def test_each_stage_of_a_step_has_a_rate_of_its_own(clock):
     assert page.messages[-1] == "training: 10 of 30 (5/s, 4 s left)"
 
 
-def test_what_is_done_has_no_time_left(clock):
-    page = Page()
-    shown = TaskProgress(page)
+def test_what_is_done_has_no_time_left():
+    page, clock = Page(), Clock()
+    shown = TaskProgress(page, clock)
     shown("training", 0, 0)
     clock.now += 1
     shown("training", 30, 30)
