@@ -97,20 +97,20 @@ def make_release(backbone: bytes, number: int) -> tuple[str, dict[str, bytes]]:
 
 
 def weights_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a command line that asks for the weights, and how to print the figures."""
+    """Return a command line that asks for the weights, and how to print the measurements."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("weights", type=Path, help="no-top ImageNet weights of MobileNetV2 1.0/160")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     return parser
 
 
-def print_figures(benchmark: str, figures: Mapping[str, float], *, as_json: bool) -> None:
+def print_measurements(benchmark: str, measured: Mapping[str, float], *, as_json: bool) -> None:
     """Print a table, or one JSON object."""
     if as_json:
-        print(json.dumps({"benchmark": benchmark, "figures": figures}))
+        print(json.dumps({"benchmark": benchmark, "figures": measured}))
         return
-    width = max(map(len, figures)) + 2
-    for name, value in figures.items():
+    width = max(map(len, measured)) + 2
+    for name, value in measured.items():
         print(f"{name:<{width}} {value:g}")
 
 
@@ -141,7 +141,7 @@ class DeviceBench:
         self._services.close()
 
     def publish(self, release: str, files: dict[str, bytes]) -> None:
-        """Sign a release, and let the channel point to it; nobody is told."""
+        """Sign a release, and let the channel point to it, without an announcement."""
         path = release_target(release, MODEL_FILE)
         patches = make_patches(self._repository.load(), release, files[path], CHANNEL, 1)
         self._repository.publish(

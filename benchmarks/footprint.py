@@ -2,7 +2,7 @@
 
 MobileNetV2 1.0/160 in int8, from a real S3 server and a real broker. The release is pulled first, so
 that what an update needs had its chance to stay in memory; then the daemon classifies one frame a
-second, is measured, is started anew, and waits for frames that do not come.
+second, is measured, is restarted, and waits for frames that do not come.
 
     python benchmarks/footprint.py WEIGHTS [--json] [--seconds 60]
 """
@@ -24,7 +24,7 @@ from device_under_test import (
     DeviceBench,
     make_backbone,
     make_release,
-    print_figures,
+    print_measurements,
     weights_parser,
 )
 from device_watcher import DeviceWatcher, running_device
@@ -41,13 +41,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each measurement (default 60)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, DeviceBench(Path(folder)) as bench:
-        figures = measure(bench, options.weights, options.seconds)
-    print_figures("footprint", figures, as_json=options.json)
+        measured = measure(bench, options.weights, options.seconds)
+    print_measurements("footprint", measured, as_json=options.json)
     return 0
 
 
 def measure(bench: DeviceBench, weights: Path, seconds: float) -> dict[str, float]:
-    """Return the figures."""
+    """Return the measurements."""
     backbone = make_backbone(weights)
     bench.publish(*make_release(backbone, 0))
     frames = bench.folder / "frames"

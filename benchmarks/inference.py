@@ -1,15 +1,16 @@
-"""From a frame to an answer: our classifier beside the least it could cost, and beside what others use.
+"""From a frame to an answer: our classifier, a bare loop as the lower bound, and other runtimes.
 
 One 640x480 RGB frame in memory; MobileNetV2 1.0/160 in int8 (a release of this pipeline) and Coral's
-MobileNetV2 1.0/224. The floor is a bare LiteRT loop with the same resize and as many threads. Beside it,
-each as its guide says and in an environment of its own: MediaPipe Tasks' ImageClassifier, ONNX Runtime
-on the same network (tf2onnx; OpenCV's area resize), and TensorFlow's label_image recipe on tflite-runtime.
-They take turns, in processes that stay alive; figures are medians.
+MobileNetV2 1.0/224. The floor is a bare LiteRT loop with the same resize and as many threads. The others,
+each set up as its guide describes and in an environment of its own: MediaPipe Tasks' ImageClassifier,
+ONNX Runtime on the same network (tf2onnx; OpenCV's area resize), and TensorFlow's label_image recipe on
+tflite-runtime.
+They take turns, in processes that stay alive; results are medians.
 
     python benchmarks/inference.py WEIGHTS CORAL [--json] [--threads 2]
 
 Needs a package index for the peers, installed once below ~/.cache; a peer that cannot be installed is left
-out, and said. MediaPipe needs Debian's libgles2 and libegl1.
+out and named. MediaPipe needs Debian's libgles2 and libegl1.
 """
 
 from __future__ import annotations
@@ -175,19 +176,19 @@ def main() -> int:
         with Image.open(options.coral / "parrot.jpg") as picture:
             pixels = np.asarray(picture.convert("RGB").resize((WIDTH, HEIGHT)))
         np.save(Path(folder) / "frame.npy", pixels)
-        figures = measure(own, len(LABELS), Path(folder), options.threads, "")
-        figures |= measure(coral, classes, Path(folder), options.threads, "coral_")
-    figures["overhead_ratio"] = max(figures["own_overhead_ratio"], figures["coral_overhead_ratio"])
+        measured = measure(own, len(LABELS), Path(folder), options.threads, "")
+        measured |= measure(coral, classes, Path(folder), options.threads, "coral_")
+    measured["overhead_ratio"] = max(measured["own_overhead_ratio"], measured["coral_overhead_ratio"])
     if options.json:
-        print(json.dumps({"benchmark": "inference", "figures": figures}))
+        print(json.dumps({"benchmark": "inference", "figures": measured}))
     else:
-        for name, value in figures.items():
+        for name, value in measured.items():
             print(f"{name:<28} {value:g}")
     return 0
 
 
 def measure(model: Path, classes: int, folder: Path, threads: int, prefix: str) -> dict[str, float]:
-    """Let all contenders classify in turn; return the figures."""
+    """Let all contenders classify in turn; return the measurements."""
     common = [str(model), str(folder / "frame.npy"), str(threads)]
     here = Path(sys.executable)
     with contextlib.ExitStack() as stack:
@@ -208,11 +209,11 @@ def measure(model: Path, classes: int, folder: Path, threads: int, prefix: str) 
             for contender in contenders.values():
                 contender.take_turn()
     times = {name: contender.milliseconds for name, contender in contenders.items()}
-    figures = {f"{prefix}{name}_ms": round(time, 3) for name, time in times.items()}
-    figures[f"{prefix or 'own_'}overhead_ratio"] = round(times["ours"] / times["bare"], 3)
+    measured = {f"{prefix}{name}_ms": round(time, 3) for name, time in times.items()}
+    measured[f"{prefix or 'own_'}overhead_ratio"] = round(times["ours"] / times["bare"], 3)
     for name in PEERS.keys() & times.keys():
-        figures[f"{prefix}vs_{name}"] = round(times["ours"] / times[name], 3)
-    return figures
+        measured[f"{prefix}vs_{name}"] = round(times["ours"] / times[name], 3)
+    return measured
 
 
 def open_mediapipe(_model: Path, common: list[str], _folder: Path) -> Contender:

@@ -1,4 +1,4 @@
-"""What a Deploy with nothing to do costs, beside importing Luigi and boto3 alone.
+"""Cost of a Deploy with nothing to do, compared with importing Luigi and boto3 alone.
 
 Everything real: S3, broker, luigid. One run deploys; then the same command, with nothing new, and
 `python -c "import luigi, boto3"` take turns. Figures are medians of wall-clock seconds.
@@ -50,19 +50,19 @@ def main() -> int:
             if run.returncode != 0:
                 sys.exit(run.stderr)
             tensorflow.append("tensorflow imported: True" in run.stdout)
-    figures = {
+    measured = {
         "noop_seconds": round(statistics.median(noop), 3),
         "floor_seconds": round(statistics.median(floor), 3),
         "noop_ratio": round(statistics.median(noop) / statistics.median(floor), 2),
         "tensorflow_imported": int(any(tensorflow)),
     }
     if options.json:
-        print(json.dumps({"benchmark": "noop", "figures": figures}))
+        print(json.dumps({"benchmark": "noop", "figures": measured}))
     else:
-        print(f"import luigi, boto3        {figures['floor_seconds']:.3f} s")
-        print(f"Deploy with nothing to do  {figures['noop_seconds']:.3f} s")
-        print(f"ratio                      {figures['noop_ratio']:.2f}")
-        print(f"TensorFlow imported        {'yes' if figures['tensorflow_imported'] else 'no'}")
+        print(f"import luigi, boto3        {measured['floor_seconds']:.3f} s")
+        print(f"Deploy with nothing to do  {measured['noop_seconds']:.3f} s")
+        print(f"ratio                      {measured['noop_ratio']:.2f}")
+        print(f"TensorFlow imported        {'yes' if measured['tensorflow_imported'] else 'no'}")
     return 0
 
 

@@ -1,9 +1,8 @@
-"""Retraining beside the recipe of TensorFlow's transfer-learning guide, on the same pictures and split.
+"""Retraining, compared with TensorFlow's transfer-learning guide on the same pictures and split.
 
-Sign digits, MobileNetV2 1.0/160 with ImageNet weights; everything real: S3, broker, luigid. Timed is
-what one run does, from its first look at the store to the gate's verdict on the int8 file; beside it
-the seconds of the recipe's `fit` alone. The backbone's conversion, once for architecture and weights,
-is timed apart.
+Sign digits, MobileNetV2 1.0/160 with ImageNet weights; everything real: S3, broker, luigid. One run is
+timed, from its first access to the store to the gate's verdict on the int8 file; of the guide, only the
+seconds of `fit`. The backbone's conversion, once for architecture and weights, is timed separately.
 
     python benchmarks/retrain.py PICTURES WEIGHTS [--json] [--runs 3]
 """
@@ -51,17 +50,17 @@ def main() -> int:
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        figures = measure(options, folder, stack)
+        measured = measure(options, folder, stack)
     if options.json:
-        print(json.dumps({"benchmark": "retrain", "figures": figures}))
+        print(json.dumps({"benchmark": "retrain", "figures": measured}))
     else:
-        for name, value in figures.items():
+        for name, value in measured.items():
             print(f"{name:<28} {value:g}")
     return 0
 
 
 def measure(options: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> dict[str, float]:
-    """Run everything; return the figures."""
+    """Run everything; return the measurements."""
     pipeline = stack.enter_context(PipelineUnderTest(folder, settings=mobilenet_v2(options.weights)))
     paths = sorted(one for one in options.pictures.glob("*/*") if one.is_file())
     add(paths, options.pictures, pipeline.pictures)
@@ -103,7 +102,7 @@ def measure(options: argparse.Namespace, folder: Path, stack: contextlib.ExitSta
             text=True,
         ).stdout
     )
-    figures = {
+    measured = {
         "backbone_seconds": asset["seconds"],
         "head_cold_seconds": statistics.median(cold),
         "head_incremental_seconds": statistics.median(incremental),
@@ -118,12 +117,12 @@ def measure(options: argparse.Namespace, folder: Path, stack: contextlib.ExitSta
     }
     if not options.no_finetune:
         pipeline.configure(training={"mode": "finetune", "epochs": 30})
-        forget(pipeline, folder)  # its pictures are decoded anew too, as those of the recipe
+        forget(pipeline, folder)  # its pictures are decoded again too, as those of the recipe
         found = run(pipeline, "EvaluateModel")
         peaks.append(found["peak_gib"])
         tuned, _ = read(pipeline)
         whole = recipe["frozen_seconds"] + recipe["finetune_seconds"]
-        figures |= {
+        measured |= {
             "recipe_seconds": whole,
             "recipe_accuracy": recipe["accuracy"],
             "finetune_seconds": found["seconds"],
@@ -131,8 +130,8 @@ def measure(options: argparse.Namespace, folder: Path, stack: contextlib.ExitSta
             "finetune_accuracy": tuned.candidate.accuracy,
             **drops(tuned, "finetune_"),
         }
-    figures["peak_memory_gib"] = max(peaks)
-    return {name: round(value, 4) for name, value in figures.items()}
+    measured["peak_memory_gib"] = max(peaks)
+    return {name: round(value, 4) for name, value in measured.items()}
 
 
 def mobilenet_v2(weights: Path) -> dict[str, dict[str, object]]:

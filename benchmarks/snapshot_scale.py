@@ -1,4 +1,4 @@
-"""What a second look at 100,000 pictures costs when 100 of them are new, beside the first look.
+"""Cost of a second snapshot of 100,000 pictures, 100 of them new, compared with the first.
 
 Pictures are JPEGs of 240x180 pixels with noise, each different (a camera's are larger, and flatter the
 share); the store is real. Timed is `luigi
@@ -45,7 +45,7 @@ def main() -> int:
             write(pipeline.pictures, start, start + options.new)
             again.append(run(pipeline, "DatasetSnapshot")["seconds"])
     second = statistics.median(again)
-    figures = {
+    measured = {
         "pictures": options.pictures,
         "new_pictures": options.new,
         "first_seconds": round(first, 2),
@@ -53,9 +53,9 @@ def main() -> int:
         "resnapshot_share": round(second / first, 4),
     }
     if options.json:
-        print(json.dumps({"benchmark": "snapshot_scale", "figures": figures}))
+        print(json.dumps({"benchmark": "snapshot_scale", "figures": measured}))
     else:
-        for name, value in figures.items():
+        for name, value in measured.items():
             print(f"{name:<18} {value:>10}")
     return 0
 

@@ -1,4 +1,4 @@
-"""From an announcement to the first answer of the new model, beside the least that is safe.
+"""From an announcement to the first prediction of the new model, compared with the minimum that is safe.
 
 A device classifies 30 frames a second while it is told of one release after the other, all of them
 MobileNetV2 1.0/160 in int8, from a real S3 server and a real broker. The floor, measured in turn with
@@ -28,7 +28,7 @@ from device_under_test import (
     DeviceBench,
     make_backbone,
     make_release,
-    print_figures,
+    print_measurements,
     weights_parser,
 )
 from device_watcher import DeviceWatcher, running_device
@@ -49,13 +49,13 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=9, help="updates to measure (default 9)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, DeviceBench(Path(folder)) as bench:
-        figures = measure(bench, options.weights, options.updates)
-    print_figures("update", figures, as_json=options.json)
+        measured = measure(bench, options.weights, options.updates)
+    print_measurements("update", measured, as_json=options.json)
     return 0
 
 
 def measure(bench: DeviceBench, weights: Path, updates: int) -> dict[str, float]:
-    """Run the device through the updates; return the figures."""
+    """Run the device through the updates; return the measurements."""
     backbone = make_backbone(weights)
     releases = [make_release(backbone, number) for number in range(updates + 1)]
     frames = bench.folder / "frames"

@@ -1,4 +1,4 @@
-"""How many bytes the next release needs: a patch between two successive releases, beside the full file.
+"""Download size of the next release: a patch between two successive releases, compared with the full file.
 
 Sign digits, MobileNetV2 1.0/160 with ImageNet weights, mode `head`: one release, then one with 5% more
 pictures. Patches: zstd with the first file as its dictionary (what a device would get), and bsdiff4.
@@ -36,20 +36,20 @@ def main() -> int:
         first, second = two_releases(options.pictures, options.weights, Path(folder))
     patch = zstd_patch(first, second)
     differing = sum(one != two for one, two in zip(first, second, strict=False))
-    figures: dict[str, float] = {
+    measured: dict[str, float] = {
         "model_bytes": len(second),
         "differing_bytes": differing + abs(len(first) - len(second)),
         "full_zstd_bytes": len(zstandard.ZstdCompressor(LEVEL).compress(second)),
         "zstd_patch_bytes": len(patch),
         "bsdiff4_bytes": len(bsdiff4.diff(first, second)),
     }
-    figures["patch_share"] = round(
-        min(figures["zstd_patch_bytes"], figures["bsdiff4_bytes"]) / len(second), 5
+    measured["patch_share"] = round(
+        min(measured["zstd_patch_bytes"], measured["bsdiff4_bytes"]) / len(second), 5
     )
     if options.json:
-        print(json.dumps({"benchmark": "update_bytes", "figures": figures}))
+        print(json.dumps({"benchmark": "update_bytes", "figures": measured}))
     else:
-        for name, value in figures.items():
+        for name, value in measured.items():
             print(f"{name:<18} {value:>12}")
     return 0
 

@@ -1,6 +1,6 @@
 """Workers of one pipeline in a Kubernetes cluster, as Jobs of Luigi's own contrib task. Copy and edit it.
 
-Needs `pip install pykube-ng` where it is started, and beside it the settings and credentials of the pipeline:
+Needs `pip install pykube-ng` where it is started, and the settings and credentials of the pipeline there:
 
     luigi --module kubernetes_workers KubernetesWorkers --count 4 --workers 4 --scheduler-host luigid.example
 

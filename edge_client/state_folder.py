@@ -123,7 +123,7 @@ def signal_daemon(state_dir: Path, number: signal.Signals = signal.SIGHUP) -> No
 
     Args:
         state_dir: State folder of the daemon.
-        number: `BUNDLE_SIGNAL` tells it to import a bundle that was left, and only that.
+        number: `BUNDLE_SIGNAL` makes it import a waiting bundle, and only that.
     Raises: DeviceError if no daemon runs, or this user may not send it signals.
     """
     _tell(state_dir, number)

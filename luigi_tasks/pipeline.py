@@ -132,7 +132,7 @@ class ConvertBackbone(SchemeTask):
 
     With initial weights it is made once, and stays while they, the dataset and `[quantization]` stay: the
     calibration set too, so that the next release differs from this one in its head alone. Where it was
-    cleared from the store, the deployed release says what it was calibrated on.
+    cleared from the store, the deployed release names its calibration set.
     """
 
     def requires(self) -> DatasetSnapshot | TuneBackbone:
@@ -411,7 +411,7 @@ class RollBack(luigi.Task):
         return announcement_target(self.workspace)
 
     def complete(self) -> bool:
-        """Whether the channel points to the earlier release, and the announcement says so."""
+        """Whether the channel points to the earlier release, and the announcement does."""
         return steps.current_release(self.workspace) == self.to and self.output().exists()
 
     def run(self) -> None:

@@ -1,6 +1,6 @@
 """What every task of the pipeline has: parameters, workspace, progress, retries. The one base of Luigi.
 
-A task says three things: `requires`, `address` (None while a result that decides it does not exist yet) and
+A task defines three things: `requires`, `address` (None while a result that it depends on is missing) and
 `work`. Making a task reads nothing but the settings.
 
 A task that a person or cron starts has no listing yet. It stands for the task of the pictures as they are:

@@ -109,7 +109,7 @@ def choose_network(options: argparse.Namespace) -> Network:
         if found := re.search(pattern, name):
             alpha = float(found[1].replace("_", "."))
             return Network(architecture, alpha, int(found[2]), str(options.weights.resolve()))
-    sys.exit(f"--weights {name}: keep the file name that Keras gives it, it says which network this is")
+    sys.exit(f"--weights {name}: keep the file name that Keras gives it, it identifies the network")
 
 
 class Demo:
@@ -154,14 +154,14 @@ class Demo:
         source = self.options.data or self.make_digits()
         files = sorted(path for path in source.glob("*/*") if path.is_file() and path.name[0] != ".")
         self.answers: dict[str, str] = {}
-        self.views: list[Path] = []
+        self.holdout: list[Path] = []
         for path in files:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             if share_of(digest[:8]) < HOLDOUT_PERCENT:
                 # The gate's own rule: no run trains on these, so the device may be judged by them.
                 name = f"{path.parent.name}-{digest[:12]}{path.suffix.lower()}"
                 self.answers[name] = path.parent.name
-                self.views.append(path)
+                self.holdout.append(path)
             if share_of(digest[8:16]) < NEW_PICTURES_PERCENT:
                 self.held_back.append(path)
             else:
@@ -275,10 +275,10 @@ class Demo:
         def feed() -> None:
             number = 0
             while not stop.wait(0.1):
-                view = self.views[number % len(self.views)]
+                picture = self.holdout[number % len(self.holdout)]
                 number += 1
                 fed.append(
-                    drop_picture(view, self.camera, f"live-{time.monotonic_ns()}{view.suffix.lower()}")
+                    drop_picture(picture, self.camera, f"live-{time.monotonic_ns()}{picture.suffix.lower()}")
                 )
 
         thread = threading.Thread(target=feed)
@@ -290,11 +290,11 @@ class Demo:
             thread.join()
 
     def classify_holdout(self) -> None:
-        """Show every hold-out picture to the camera and wait for the answers."""
+        """Drop every hold-out picture into the camera's folder and wait for the results."""
         wait_until(lambda: not any(self.camera.iterdir()), "the watched folder to be worked off", 120)
         self.watcher.clear()
-        for name, view in zip(self.answers, self.views, strict=True):
-            drop_picture(view, self.camera, name)
+        for name, picture in zip(self.answers, self.holdout, strict=True):
+            drop_picture(picture, self.camera, name)
         wait_until(
             lambda: len({r.source for r in self.watcher.results} & set(self.answers)) == len(self.answers),
             "the device's answers",
@@ -302,7 +302,7 @@ class Demo:
         )
 
     def report(self, status: DeviceStatus, seconds: float) -> None:
-        """Print what the device made of it."""
+        """Print the device's accuracy, latency and update."""
         answers = {
             Path(r.source).name: r for r in self.watcher.results if Path(r.source).name in self.answers
         }
@@ -310,7 +310,7 @@ class Demo:
         latency = statistics.median(result.latency_ms for result in answers.values())
         update = status.update
         if update is None:
-            sys.exit("the device reported no figures of its update")
+            sys.exit("the device reported no measurements of its update")
         say(f"  pipeline: {seconds:.1f} s; the device serves release [bold]{status.release}[/]")
         say(
             f"  on the device: accuracy [bold]{right / len(answers):.4f}[/] on {len(answers)} held-out "

@@ -43,7 +43,7 @@ _RESERVATIONS: list[socket.socket] = []
 def free_ports(count: int) -> list[int]:
     """Reserve ports that nothing listens on, all different, until this process ends.
 
-    Each port stays bound to a socket that never listens: the kernel gives it to nobody else, neither to
+    Each port stays bound to a socket that never listens: the kernel gives it to no other process, neither to
     another test process nor to an outgoing connection, while a server that sets SO_REUSEADDR, as all of
     them do, may bind it and listen. Connections are refused until then.
     """

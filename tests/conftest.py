@@ -48,7 +48,7 @@ class Faults:
         self._tried: dict[tuple[str, str], collections.Counter[str]] = {}
 
     def record(self, what: str, fault: str, place: str, times: int = 1) -> None:
-        """Count a fault after which the device served, and finished what it was at."""
+        """Count a fault after which the device served and finished the update."""
         self._tried.setdefault((what, fault), collections.Counter())[place] += times
 
     def rows(self) -> list[tuple[str, str, str, int]]:
@@ -70,12 +70,12 @@ class Faults:
         return "\n".join(
             [
                 _ABOUT_FAULTS,
-                "| what was going on | fault | injected | served, and finished |",
+                "| scenario | fault | injected | served and finished the update |",
                 "| --- | --- | ---: | ---: |",
                 *rows,
                 f"| all | | {total} | {total} |",
                 "",
-                "| call that was not made | times |",
+                "| call before which the fault was injected | times |",
                 "| --- | ---: |",
                 *(f"| `{place}` | {times} |" for place, times in sorted(where.items()) if place),
                 "",

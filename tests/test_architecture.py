@@ -36,7 +36,7 @@ print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules}})))
 
 
 # Wing (or module of the top level) -> what it may import; lazy imports and those for types count too.
-# The arrows run down: a wing stands below those that name it. `docs/decisions/0008-wings.md` says why.
+# The arrows run down: a wing stands below those that name it. Reasons: `docs/decisions/0008-wings.md`.
 EDGE_CLIENT = {
     "__init__": "",
     "contract": "",

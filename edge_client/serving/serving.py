@@ -113,7 +113,7 @@ class Serving:
 
     @property
     def previous(self) -> str | None:
-        """The release kept for a way back."""
+        """The release kept for a rollback."""
         return self._slots.previous
 
     @property
@@ -381,8 +381,8 @@ class Serving:
         record, watched = self._recent.as_record(release, self._boot), self._slots.probation
         if watched is None or self._slots.previous in {None, release}:
             return record
-        # The serving release is on probation itself: the proven one before it sets the mark, and stays the
-        # way back.
+        # The serving release is on probation itself: the proven one before it is the standard, and is kept
+        # for a rollback.
         return msgspec.structs.replace(
             record, latency_ms=watched.latency_ms, unsure_share=watched.unsure_share
         )

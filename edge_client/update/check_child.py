@@ -61,7 +61,7 @@ def _check(test: subprocess.Popen[bytes] | None, settings_in: BinaryIO, report_o
         report_out.write(INSTALLING + release.encode() + b"\n")
         report_out.flush()
 
-    # From the daemon that started this process, and from nobody else.
+    # Only from the daemon that started this process.
     settings, software, allowed = pickle.load(settings_in)  # noqa: S301
     configure_logs()
     updater = _build_updater(settings, software, test, on_install, allowed=allowed)

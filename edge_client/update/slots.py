@@ -65,7 +65,7 @@ class SlotsDocument(Document, frozen=True, kw_only=True):
 
     Attributes:
         current: Serving release.
-        previous: Release kept for a way back.
+        previous: Release kept for a rollback.
         refused: Reasons by release that failed on this device; not tried again.
         refused_by: Software that refused them: another runtime may be able to run them.
         probation: Record of the current release's probation; None if it is over.
@@ -108,7 +108,7 @@ class Slots:
 
     @property
     def previous(self) -> str | None:
-        """Release kept for a way back."""
+        """Release kept for a rollback."""
         return self._document.previous
 
     @property
@@ -178,7 +178,7 @@ class Slots:
             for path in staged.iterdir():
                 _sync_file(path)
             sync_folder(staged)
-            # Only reached when its files are damaged: it is no way back any more, nor ready for shadow mode.
+            # Only reached when its files are damaged: it is kept neither for a rollback nor for shadow mode.
             if release == self.previous:
                 self._write(previous=None)
             if self.shadow is not None and self.shadow.release == release:
@@ -208,7 +208,7 @@ class Slots:
         """
         before = self._document
         if release != self.current:
-            # A release on probation is no way back, unless there is no other.
+            # A release on probation is not kept for a rollback, unless there is no other.
             proven = self.previous if self.probation is not None else None
             previous = proven if proven not in {None, release} else self.current
             self._write_current(release, previous=previous, probation=probation, shadow=None)

@@ -144,7 +144,7 @@ class PixelCache:
             start = LENGTH_BYTES + len(header)
             if path.stat().st_size == start + len(found.pictures) * self._row_bytes:
                 return found, start
-        logger.warning("%s: broken on disk; its pictures are decoded again", path)
+        logger.warning("%s: damaged cache entry; its pictures are decoded again", path)
         path.unlink(missing_ok=True)
         return _Header((), ()), 0
 

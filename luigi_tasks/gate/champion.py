@@ -115,7 +115,7 @@ def _find_renamed(
         lambda: Classifier(champion.model, champion.document.labels, normalization=size.normalization),
         pixels_of(pictures, size.height, size.width),
         progress,
-        "looking for renamed classes",
+        "searching for renamed classes",
     )
     note = ""
     for label in new:

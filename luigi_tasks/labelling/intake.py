@@ -222,7 +222,7 @@ def _apply(store: Store, folders: ClassFolders, move: Move) -> str:
     except TooLargeError as e:
         return str(e)
     if found is not None and hashlib.sha256(found.data).hexdigest() != move.sha256:
-        return "its picture changed since it was listed; list the inbox again, and look at it"
+        return "its picture changed since it was listed; list the inbox again, and check the label"
     if move.path:
         fault = _put_in_place(folders, move, found.data if found is not None else None)
         if fault:

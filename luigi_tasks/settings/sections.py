@@ -304,7 +304,7 @@ def load_settings(pictures: str = "", **changes: Mapping[str, object]) -> Pipeli
         load_settings("~/pictures", training={"epochs": 60}, store={"url": "file:///srv/edge-models"})
 
     Args:
-        pictures: Where the pictures are; empty: as `[dataset] url` says.
+        pictures: Where the pictures are; empty: `[dataset] url`.
         changes: Settings by section that count before luigi.cfg and the command line.
     Raises: SettingsError that lists every fault at once.
     """

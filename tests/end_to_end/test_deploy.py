@@ -116,7 +116,7 @@ def test_two_overlapping_runs_do_each_step_once(pipeline):
     runs = [pipeline.start_luigi("Deploy") for _ in range(2)]
     logs = [run.communicate(timeout=600)[0] for run in runs]
     codes = sorted(run.returncode for run in runs)
-    # 10: nothing left to do for this run, the other one is at it.
+    # 10: nothing left to do for this run, another run does the work.
     assert codes[0] == 0, "\n".join(logs)
     assert codes[1] in {0, 10}, "\n".join(logs)
     done = [step for log in logs for step in steps_run(log)]

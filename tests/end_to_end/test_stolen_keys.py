@@ -16,14 +16,16 @@ pytest.importorskip("luigi", reason="the device's environments have no Luigi")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def test_after_a_theft_the_next_deploy_publishes_anew_without_training(tmp_path, scheduler, small_weights):
+def test_after_a_theft_the_next_deploy_publishes_again_without_training(tmp_path, scheduler, small_weights):
     from luigi_tasks.edge_keys import main  # noqa: PLC0415 - after the check for Luigi
 
     settings = PipelineUnderTest.head_on(small_weights)
     with PipelineUnderTest(tmp_path, scheduler=scheduler, settings=settings) as pipeline:
         pipeline.write_digits(per_class=20)
         assert pipeline.luigi("Deploy").returncode == 0
-        device = look_with((pipeline.keys / "device/root.json").read_bytes(), pipeline, tmp_path / "metadata")
+        device = device_with(
+            (pipeline.keys / "device/root.json").read_bytes(), pipeline, tmp_path / "metadata"
+        )
         release = device()
         assert main(["rotate", str(pipeline.keys), "--stolen", "--root"]) == 0
         with Scheduler() as pipeline.scheduler:  # the other ignores for ten seconds that what was done is not
@@ -38,16 +40,16 @@ def test_after_a_theft_the_next_deploy_publishes_anew_without_training(tmp_path,
             assert "took" not in pipeline.luigi("Deploy").stderr
 
 
-def look_with(root: bytes, pipeline: PipelineUnderTest, memory):
-    """Give what a device says that was provisioned with `root`."""
+def device_with(root: bytes, pipeline: PipelineUnderTest, memory):
+    """Return a function that gives the channel's release, as verified by a device provisioned with `root`."""
     store = pipeline.store
     settings = StoreSettings(base_url=f"{store.endpoint_url}/{store.bucket}/{pipeline.name}")
     credentials = StoreCredentials(store.device_access_key, store.device_secret_key)
 
-    def look() -> str:
+    def check() -> str:
         fetcher = StoreFetcher(settings, credentials)
         with TrustedRepository(root, settings.base_url, memory, fetcher) as trusted:
             trusted.refresh()
             return trusted.channel("stable").release
 
-    return look
+    return check

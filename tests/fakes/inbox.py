@@ -50,7 +50,7 @@ def with_clients(store: StoreT, clients: dict[int, Any]) -> StoreT:
 
 
 class StoreAround:
-    """Does what another store does; a subclass says where it misbehaves."""
+    """Delegates to another store; a subclass overrides what misbehaves."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

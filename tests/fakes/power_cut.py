@@ -59,9 +59,9 @@ def run_until(action: Callable[[], None], folder: Path, at: int | None, cut: Cut
 
     Args:
         action: What is done; an exception from it is raised here as an AssertionError.
-        folder: State to watch, and to damage as `cut` says.
+        folder: State to watch, and to damage according to `cut`.
         at: 1 is the first call; None or more than there are lets the action end, and then cuts.
-        cut: What becomes of the disk.
+        cut: What happens to the disk.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -128,7 +128,7 @@ class _Disk:
                 with self._unwatched():
                     self._synced(path)
 
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self._on_audit_event)
         os.fsync = counted_fsync  # type: ignore[assignment]
         self._watching = True
         yield
@@ -155,8 +155,8 @@ class _Disk:
     def _is_mine(self, path: Path) -> bool:
         return path == self._folder or self._folder in path.parents
 
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Hear of a call before it is made (PEP 578)."""
+    def _on_audit_event(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Called by the interpreter before each audited call (PEP 578)."""
         if not self._watching:
             return
         with self._unwatched():

@@ -41,8 +41,8 @@ class TufRepository:
         objects: What is served, by path below `url`.
         requests: Paths that were asked for, in order.
         ranges: Offsets that were asked for, by path, in order.
-        knows_ranges: Whether it answers them; a plain web server may not.
-        content_range: What it says of them, instead of the truth.
+        knows_ranges: Whether range requests are supported; a plain web server may not.
+        content_range: Value of the header Content-Range in place of the true one.
         root: The provisioned root metadata.
         break_off_after: Object path to the number of bytes after which the connection is cut.
         trickle: Object paths that are served one byte at a time, slowly.
@@ -209,7 +209,7 @@ class TufRepository:
         self.objects[path] = self.objects[path][: len(self.objects[path]) // 2]
 
     def steal(self, role: str) -> None:
-        """From now on, sign a role with a key that nobody vouched for."""
+        """From now on, sign a role with a key that no root lists."""
         self.signers[role] = CryptoSigner.generate_ed25519()
 
     def expire(self, role: str) -> None:

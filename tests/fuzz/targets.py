@@ -183,11 +183,11 @@ def _read_some(fetcher: Fetcher, url: str, offset: int) -> None:
                 return
 
 
-def _look_at_bundle(data: bytes, folder: Path) -> None:
+def _check_bundle(data: bytes, folder: Path) -> None:
     """The same, and all that follows of an import."""
     path = folder / "bundle.tar"
     path.write_bytes(_with_checksums(data))
-    _look(BundleFetcher(path), f"bundle:{path}", folder)
+    _check(BundleFetcher(path), f"bundle:{path}", folder)
 
 
 def _decode_picture(data: bytes, _folder: Path) -> None:
@@ -243,7 +243,7 @@ _OBJECTS = (
 )
 
 
-def _look(fetcher: Fetcher, base_url: str, folder: Path) -> None:
+def _check(fetcher: Fetcher, base_url: str, folder: Path) -> None:
     """Check for an update as `check.py` does, up to the names of the files to fetch."""
     staged = folder / "staged"
     staged.mkdir()
@@ -259,14 +259,14 @@ def _look(fetcher: Fetcher, base_url: str, folder: Path) -> None:
 def _read_forged(data: bytes, folder: Path) -> None:
     """The first byte chooses the object of the store that the rest stands for."""
     path = _OBJECTS[data[0] % len(_OBJECTS)] if data else _OBJECTS[0]
-    _look(_Memory({**_REPOSITORY.objects, path: data[1:]}), _BASE_URL, folder)
+    _check(_Memory({**_REPOSITORY.objects, path: data[1:]}), _BASE_URL, folder)
 
 
 def _read_signed(data: bytes, folder: Path) -> None:
     """The same with the signatures of the right keys: a pipeline gone wrong, or a thief of keys."""
     choice = (data[0] if data else 0) % len(_ROLES)
     role, path = _ROLES[choice], _OBJECTS[choice]
-    _look(_Memory({**_REPOSITORY.objects, path: _sign(role, data[1:])}), _BASE_URL, folder)
+    _check(_Memory({**_REPOSITORY.objects, path: _sign(role, data[1:])}), _BASE_URL, folder)
 
 
 def _sign(role: str, signed: bytes) -> bytes:
@@ -275,7 +275,7 @@ def _sign(role: str, signed: bytes) -> bytes:
         metadata = Metadata.from_dict({"signed": json.loads(signed), "signatures": []})
         metadata.sign(_REPOSITORY.signers[role])
         return metadata.to_bytes()
-    except Exception:  # noqa: BLE001 - the signing side is not what is looked at
+    except Exception:  # noqa: BLE001 - the signing side is not under test
         return b'{"signed": ' + signed + b', "signatures": []}'
 
 
@@ -371,7 +371,7 @@ TARGETS = {
     "labels": Target(_read_labels, (InputError,), (b"red\ngreen\nblue\n", "größe\r\n".encode("utf-16"))),
     "patch": Target(_unpack_patch, (InputError,), _PATCHES),
     "bundle": Target(_read_bundle, (InputError,), _bundles()),
-    "import": Target(_look_at_bundle, _DECLARED, _bundles()),
+    "import": Target(_check_bundle, _DECLARED, _bundles()),
     "metadata": Target(_read_forged, _DECLARED, _metadata_seeds()),
     "signed": Target(_read_signed, _DECLARED, _signed_seeds()),
     "picture": Target(_decode_picture, (InputError,), _pictures()),

@@ -228,7 +228,7 @@ def test_a_private_label_that_no_release_has_is_named(settings_file, device):
 
 
 def extra(settings: Settings, section: str, **changes: object) -> tuple[bool, str]:
-    """Whether the check of a section that most devices do not use is passed, and what it says."""
+    """Whether the check of a section that most devices do not use is passed, and its message."""
     changed = dataclasses.replace(getattr(settings, section), **changes)
     found = examine(dataclasses.replace(settings, **{section: changed}))
     name = {"sinks": "json lines"}.get(section, section)

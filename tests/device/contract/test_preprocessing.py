@@ -1,4 +1,4 @@
-"""Every picture becomes the same pixels everywhere, or an InputError that says which and why."""
+"""Every picture becomes the same pixels everywhere, or an InputError that names it and the reason."""
 
 from __future__ import annotations
 

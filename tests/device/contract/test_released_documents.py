@@ -103,7 +103,7 @@ RELEASED: dict[str, tuple[type[Document], dict[str, object]]] = {
 
 
 def contains(new: object, old: object) -> bool:
-    """Whether `new` says all that `old` says, under the same names."""
+    """Whether `new` has all values of `old`, under the same names."""
     if isinstance(old, dict) and isinstance(new, dict):
         return all(name in new and contains(new[name], value) for name, value in old.items())
     return new == old

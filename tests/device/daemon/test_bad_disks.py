@@ -1,4 +1,4 @@
-"""A real disk that is full or read-only: the device starts, serves what it has, and says so."""
+"""A real disk that is full or read-only: the device starts, serves its release, and reports the disk."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ NOTES = {"with a lock file": True, "without": False}
 
 @pytest.mark.parametrize("note", NOTES)
 @pytest.mark.parametrize("kind", BAD)
-def test_a_device_starts_serves_and_says_so(daemon, watcher, stopped, disk, kind, note):
+def test_a_device_starts_serves_and_reports_the_disk(daemon, watcher, stopped, disk, kind, note):
     spoil, words = BAD[kind]
     if not NOTES[note]:
         (daemon.state_dir / "lock").unlink()
@@ -121,7 +121,7 @@ def test_a_disk_that_fills_up_while_it_serves_keeps_the_release(daemon, watcher,
     assert_answers(daemon, watcher, release)
 
 
-def test_a_new_device_with_a_read_only_disk_says_so(daemon, disk, repository):
+def test_a_new_device_with_a_read_only_disk_reports_it(daemon, disk, repository):
     repository.publish_tiny(0)
     disk.make_read_only()
     daemon.start()

@@ -233,7 +233,7 @@ def test_a_release_that_this_device_cannot_run_is_refused_and_reported(daemon, w
     assert_answers(daemon, watcher, serving)
 
 
-def test_sigterm_ends_cleanly_and_says_offline(daemon, watcher, serving):
+def test_sigterm_ends_cleanly_and_publishes_offline(daemon, watcher, serving):
     watcher.wait(lambda w: w.online == "online", "online")
     assert daemon.terminate() == 0
     watcher.wait(lambda w: w.online == "offline", "offline")
@@ -334,7 +334,7 @@ def test_one_state_folder_serves_one_daemon(daemon, watcher, serving):
     assert "Traceback" not in second.stderr
 
 
-def test_without_a_root_of_trust_a_new_device_says_so_and_ends(daemon):
+def test_without_a_root_of_trust_a_new_device_ends_with_an_error(daemon):
     (daemon.folder / "root.json").unlink()
     answer = daemon.ask("run")
     assert answer.returncode == 2
@@ -349,7 +349,7 @@ def test_status_of_a_running_daemon_is_shown(daemon, watcher, serving):
     assert serving in answer.stdout
 
 
-def test_status_before_any_run_says_what_to_do(daemon):
+def test_status_before_any_run_is_an_error_with_the_way_out(daemon):
     answer = daemon.ask("status")
     assert answer.returncode == 5
     assert "start `edge-client run`" in answer.stderr

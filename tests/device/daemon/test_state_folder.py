@@ -62,9 +62,9 @@ class Holder:
             text=True,
             cwd=REPOSITORY,
         )
-        assert self.says() == "holds"
+        assert self.next_line() == "holds"
 
-    def says(self) -> str:
+    def next_line(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
@@ -97,11 +97,11 @@ def test_a_daemon_gets_only_signals_it_handles(tmp_path, hold):
     assert daemon_runs(tmp_path)
     assert running_process(tmp_path) == daemon.process.pid
     signal_daemon(tmp_path)
-    assert daemon.says() == "SIGHUP"
+    assert daemon.next_line() == "SIGHUP"
     signal_daemon(tmp_path, process.BUNDLE_SIGNAL)
-    assert daemon.says() == "SIGUSR2"
+    assert daemon.next_line() == "SIGUSR2"
     refresh_status(tmp_path, [])
-    assert daemon.says() == "SIGUSR1"
+    assert daemon.next_line() == "SIGUSR1"
     assert daemon.end() == 0
     assert not daemon_runs(tmp_path)
     assert (tmp_path / LOCK_FILE).read_bytes() == b""
@@ -137,7 +137,7 @@ NOTES = {
 
 
 @pytest.mark.parametrize("name", NOTES)
-def test_an_old_note_names_nobody(tmp_path, hold, name):
+def test_an_old_note_names_no_process(tmp_path, hold, name):
     """A read-only disk keeps the note of whoever ran before; the holder may not be able to write its own."""
     holder = hold("starting")
     (tmp_path / LOCK_FILE).write_text(NOTES[name], encoding="latin-1")
@@ -146,7 +146,7 @@ def test_an_old_note_names_nobody(tmp_path, hold, name):
     holder.end()
 
 
-def test_two_readers_do_not_take_each_other_for_the_daemon(tmp_path):
+def test_two_readers_do_not_mistake_each_other_for_the_daemon(tmp_path):
     (tmp_path / LOCK_FILE).write_text(other_process())
     place, descriptor = process._open_to_read(tmp_path)
     try:
@@ -168,7 +168,7 @@ def test_a_reader_keeps_no_daemon_from_its_start(tmp_path):
 
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.ENOSPC])
-def test_a_disk_that_takes_nothing_is_held_all_the_same(tmp_path, monkeypatch, error, there, caplog):
+def test_the_folder_is_locked_on_a_disk_that_cannot_be_written(tmp_path, monkeypatch, error, there, caplog):
     if there:
         (tmp_path / LOCK_FILE).write_text("1")
     real = os.open

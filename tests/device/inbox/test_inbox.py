@@ -530,8 +530,8 @@ def test_the_status_counts_frames_without_reading_the_disk(keeping, folder, monk
     wait_until(lambda: inbox.live_fields()["inbox"].waiting == 1, "the count at the start")
     inbox.consider(PIXELS, [answer(DOUBT)])
     wait_until(lambda: inbox.live_fields()["inbox"].waiting == 2, "the frame")
-    monkeypatch.setattr(keeper_module, "kept_records", raising(AssertionError("looked at the disk")))
-    monkeypatch.setattr(type(folder), "glob", raising(AssertionError("looked at the disk")))
+    monkeypatch.setattr(keeper_module, "kept_records", raising(AssertionError("read the disk")))
+    monkeypatch.setattr(type(folder), "glob", raising(AssertionError("read the disk")))
     assert inbox.live_fields()["inbox"].waiting == 2
 
 

@@ -1,4 +1,4 @@
-"""The classifier answers right on every kind of model, and says why when it cannot."""
+"""The classifier predicts correctly with every kind of model, or raises an error with the reason."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def test_a_forged_bundle_is_refused(bundle, orchard, attack):
     assert Slots(orchard.device.state_dir).current is None
 
 
-def test_a_bundle_without_the_model_says_so(bundle, orchard):
+def test_a_bundle_without_the_model_is_an_error_that_names_it(bundle, orchard):
     path, _ = bundle
     rewrite(path, lambda members: {name: data for name, data in members.items() if "tflite" not in name})
     with pytest.raises(TransportError, match="not in the bundle"):
@@ -258,7 +258,7 @@ def test_a_running_daemon_imports_a_bundle_between_two_frames(daemon, watcher, s
     repository.start()
 
 
-def test_a_running_daemon_tells_why_it_refuses_a_bundle(daemon, watcher, serving, repository, tmp_path):
+def test_a_running_daemon_reports_why_it_refuses_a_bundle(daemon, watcher, serving, repository, tmp_path):
     repository.publish_tiny(1)
     path = tmp_path / "stick.tar"
     export_bundle(load_settings(daemon.file), path)
@@ -304,7 +304,7 @@ def test_a_daemon_that_cannot_write_the_result_of_a_bundle_is_not_waited_for(bun
         import_bundle(orchard, bundle[0])
 
 
-def test_a_daemon_that_failed_before_tells_the_result_of_a_new_bundle(
+def test_a_daemon_that_failed_before_reports_the_result_of_a_new_bundle(
     daemon, watcher, serving, repository, tmp_path
 ):
     second = repository.publish_tiny(1).release

@@ -159,14 +159,14 @@ def test_an_exception_in_on_connection_keeps_the_connection(mqtt_broker, friend,
 
 
 def wait_subscribed(device: Connection, friend: paho.Client) -> None:
-    """Publish until it is heard: a connection is known before the broker has taken the subscription."""
+    """Publish until a message arrives: the connection is reported before the broker has the subscription."""
     for number in range(100):
         friend.publish(f"{device.name}/in", str(number).encode(), qos=1).wait_for_publish(LIMIT_S)
         with contextlib.suppress(queue.Empty):
             while device.messages.get(timeout=0.2) != str(number).encode():
                 pass
             return
-    pytest.fail("it hears nothing")
+    pytest.fail("no message arrived")
 
 
 def test_a_retained_command_is_not_run_at_every_connect(mqtt_broker, friend, open_connection, caplog):

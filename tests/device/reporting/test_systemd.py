@@ -1,4 +1,4 @@
-"""What systemd hears, on a real socket."""
+"""Notifications to systemd, on a real socket."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Attack:
     Attributes:
         lie: Gets the repository, and its objects as they were before the release was published.
         error: How the check ends.
-        message: Part of what it says.
+        message: Part of the error's message.
     """
 
     lie: Callable[[TufRepository, dict[str, bytes]], object]
@@ -200,7 +200,7 @@ def lose(part: str) -> Callable[[TufRepository, dict[str, bytes]], None]:
 
 
 def root_of_version(version: int) -> Callable[[TufRepository, dict[str, bytes]], None]:
-    """Serve a root that is rightly signed, but not of the version that its name says."""
+    """Serve a root that is rightly signed, but not of the version in its name."""
 
     def lie(repository: TufRepository, _before: dict[str, bytes]) -> None:
         repository._root.version = version - 1
@@ -224,7 +224,7 @@ ATTACKS = {
     "freeze: an expired snapshot": Attack(expire("snapshot"), TrustError, "clock says"),
     "freeze: expired targets": Attack(expire("targets"), TrustError, "clock says"),
     "freeze: an expired root": Attack(expire("root"), TrustError, "clock says"),
-    "fast-forward: a timestamp far ahead, by a key of nobody": Attack(
+    "fast-forward: a timestamp far ahead, by an unknown key": Attack(
         stamp_far_ahead, TrustError, "not signed by the keys"
     ),
     "mix-and-match: targets of another version": Attack(swap_versions, TrustError),
@@ -235,7 +235,7 @@ ATTACKS = {
     "endless data: a root": Attack(put("2.root.json", MILLION), TrustError, "longer than"),
     "malformed: a timestamp nested deeply": Attack(put("timestamp.json", DEEP), TrustError),
     "malformed: a root nested deeply": Attack(put("2.root.json", DEEP), TrustError),
-    "malformed: a root that is none": Attack(put("2.root.json", b"{}"), TrustError),
+    "malformed: an empty root": Attack(put("2.root.json", b"{}"), TrustError),
     "malformed: a signed channel": Attack(sign_channel(b"{"), InputError, "not a valid ChannelDocument"),
     "malformed: a huge signed channel": Attack(sign_channel(MILLION), TrustError, "signed length 1000000"),
     "root chain: version 3 under the name of 2": Attack(root_of_version(3), TrustError, "older than|version"),
@@ -247,7 +247,7 @@ ATTACKS = {
     "wrong channel: the pointer of another": Attack(
         point(tiny_release(1)[0].release, "canary"), TrustError, "pointer of channel"
     ),
-    "wrong release: one that nobody signed": Attack(
+    "wrong release: an unsigned one": Attack(
         point("0123456789abcdef0123"), TrustError, "not among the signed files"
     ),
     "drop-request: no timestamp": Attack(
@@ -337,7 +337,7 @@ def test_a_store_that_withholds_what_is_new_is_believed_until_its_signatures_exp
     assert_refused(device, serving, TrustError, "none was signed since")
 
 
-def test_a_frozen_device_goes_on_once_the_store_is_honest_again(device, repository, serving, monkeypatch):
+def test_a_frozen_device_updates_once_the_store_is_honest_again(device, repository, serving, monkeypatch):
     set_clock(monkeypatch, days=31)
     assert_refused(device, serving, TrustError, "expired")
     repository.expiry = {
@@ -407,8 +407,8 @@ def test_an_update_check_a_slow_server_drags_out_is_killed(daemon, watcher, repo
 # The clock
 
 
-def test_a_daemon_whose_clock_is_behind_serves_says_so_and_heals(daemon, watcher, repository):
-    """As after a boot without a network: the store's metadata was signed days after what the clock says."""
+def test_a_daemon_whose_clock_is_behind_serves_reports_it_and_recovers(daemon, watcher, repository):
+    """As after a boot without a network: the store's metadata was signed days after the time of the clock."""
     release = repository.publish_tiny(0).release
     daemon.start()
     watcher.wait_release(release)
@@ -440,7 +440,7 @@ def set_clock(monkeypatch, **ahead: float) -> None:
 
 
 def open_at(device: DeviceUnderTest) -> Callable[[], TrustedRepository]:
-    """Look with the clock that `set_clock` moved."""
+    """Open the repository with the clock that `set_clock` moved."""
     memory, fetcher = device.state_dir / "metadata", StoreFetcher(device.store)
     return lambda: TrustedRepository(
         device.root, device.store.base_url, memory, fetcher, clock=times.current_time
@@ -589,7 +589,7 @@ def test_a_key_of_a_root_that_was_replaced_cannot_sign_a_root(device, repository
 
 
 def test_a_device_recovers_from_a_version_far_ahead_once_the_keys_are_replaced(device, repository, serving):
-    """Fast-forward: stolen online keys signed the highest versions, and a release of nobody's."""
+    """Fast-forward: stolen online keys signed the highest versions, and an unknown release."""
     repository._timestamp_version = repository._snapshot_version = repository._targets.version = HUGE
     repository.publish_tiny(1)
     device.check()
@@ -674,7 +674,7 @@ ANSWERS = {
     "a bomb": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 20\r\n\r\n" + b"\x1f\x8b" * 10,
     "not UTF-8": b"HTTP/1.1 200 \xff\xfe\r\n\xff: \xff\r\nContent-Length: 2\r\n\r\n\xff\xfe",
     "an error that never ends": b"HTTP/1.1 500 no\r\n\r\n" + b"x" * 1_000_000,
-    "a range that is none": b"HTTP/1.1 206 P\r\nContent-Range: bytes x-y/z\r\nContent-Length: 2\r\n\r\nab",
+    "a malformed range": b"HTTP/1.1 206 P\r\nContent-Range: bytes x-y/z\r\nContent-Length: 2\r\n\r\nab",
 }
 
 

@@ -87,7 +87,7 @@ def test_a_device_installs_and_follows_what_is_published_into_a_folder(reader, r
     reader.assert_serves(second)
 
 
-def test_a_download_that_broke_off_goes_on(reader, repository, publish, tmp_path):
+def test_an_interrupted_download_is_resumed(reader, repository, publish, tmp_path):
     """A web server without ranges sends all of it again, which is noticed."""
     repository.add({TARGET: DATA})
     repository.sign()
@@ -209,7 +209,7 @@ def test_a_link_in_the_folder_is_followed(store, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_of_somebody_else_is_named(store):
+def test_a_file_of_another_user_is_named(store):
     store.mkdir()
     (store / "x").touch(mode=0o000)
     with pytest.raises(DownloadError, match="Permission denied"):

@@ -85,13 +85,13 @@ def password_settings(password_broker, authority, tmp_path) -> BrokerSettings:
     )
 
 
-def test_a_device_hears_announcements_through_tls_with_its_password(password_settings):
-    heard: queue.Queue[bytes] = queue.Queue()
+def test_a_device_receives_announcements_through_tls_with_its_password(password_settings):
+    received: queue.Queue[bytes] = queue.Queue()
     connected: queue.Queue[bool] = queue.Queue()
     connection = BrokerConnection(
         password_settings,
         "camera-1",
-        handlers={"edge/f/channels/stable": heard.put},
+        handlers={"edge/f/channels/stable": received.put},
         online_topic="edge/f/devices/camera-1/online",
         on_connection=lambda: connected.put(True),
     )
@@ -99,7 +99,7 @@ def test_a_device_hears_announcements_through_tls_with_its_password(password_set
     try:
         assert connected.get(timeout=LIMIT_S)
         connection.publish("edge/f/channels/stable", b"itself")
-        assert heard.get(timeout=LIMIT_S) == b"itself"
+        assert received.get(timeout=LIMIT_S) == b"itself"
     finally:
         connection.stop()
 
@@ -110,20 +110,20 @@ def test_a_wrong_password_is_named(password_settings, tmp_path):
         try_connection(password_settings, "probe")
 
 
-def test_a_broker_that_another_authority_vouches_for_is_not_spoken_to(password_settings, tmp_path):
+def test_a_broker_with_a_certificate_of_another_authority_is_refused(password_settings, tmp_path):
     other = CertificateAuthority(tmp_path / "other", "Another CA")
     settings = dataclasses.replace(password_settings, ca_file=str(other.certificate))
     with pytest.raises(TransportError, match="certificate verify failed"):
         try_connection(settings, "probe")
 
 
-def test_a_broker_under_another_name_is_not_spoken_to(password_settings):
+def test_a_broker_under_another_name_is_refused(password_settings):
     settings = dataclasses.replace(password_settings, host="localhost")
     with pytest.raises(TransportError, match="certificate"):
         try_connection(settings, "probe")
 
 
-def test_speaking_plainly_to_a_tls_port_says_which_settings_to_look_at(password_settings):
+def test_plain_mqtt_to_a_tls_port_is_an_error_that_names_the_settings(password_settings):
     settings = dataclasses.replace(password_settings, tls=False, ca_file="")
     with pytest.raises(TransportError, match="\\[broker\\] host, port and tls"):
         try_connection(settings, "probe")
@@ -166,7 +166,7 @@ def test_a_store_with_a_certificate_of_its_own_is_read(tls_repository, authority
     assert check(tls_repository, tmp_path, str(authority.certificate)) in tls_repository.find("release.json")
 
 
-def test_a_store_that_nobody_known_vouches_for_is_not_read(tls_repository, tmp_path):
+def test_a_store_with_a_certificate_of_an_unknown_authority_is_not_read(tls_repository, tmp_path):
     with pytest.raises(TransportError, match=r"certificate verify failed.*"):
         check(tls_repository, tmp_path, "")
     assert tls_repository.requests == []

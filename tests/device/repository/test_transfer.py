@@ -48,7 +48,7 @@ def partial(folder):
     return path
 
 
-def test_a_broken_download_goes_on_where_it_stopped(device, big, tmp_path):
+def test_an_interrupted_download_is_resumed_where_it_stopped(device, big, tmp_path):
     folder = tmp_path / "staging"
     break_off(device, big, folder)
     path, pulled = fetch(device, folder)

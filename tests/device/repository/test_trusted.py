@@ -242,7 +242,7 @@ def test_a_new_root_that_the_old_one_did_not_sign_is_refused(device, repository,
     assert "root_history/2.root.json" not in remembered(device)
 
 
-def test_a_root_that_somebody_put_on_the_disk_is_not_trusted(device, repository, published):
+def test_a_root_that_was_put_on_the_disk_is_not_trusted(device, repository, published):
     """The provisioned root counts, not what lies in the memory folder."""
     with TufRepository() as foreign:
         foreign.publish_tiny(1)
@@ -263,7 +263,7 @@ def test_a_malformed_root_is_named(device, published):
     assert leftovers(device) == []
 
 
-def test_an_empty_store_is_told_from_one_that_lost_its_metadata(device, repository):
+def test_an_empty_store_is_distinguished_from_one_that_lost_its_metadata(device, repository):
     with pytest.raises(NothingPublishedError, match="nothing is published there yet"):
         check(device)
     repository.publish_tiny(0)

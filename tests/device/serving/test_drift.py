@@ -26,7 +26,7 @@ def alike(count: int, seed: int = 4) -> list[tuple[int, float]]:
     return [(moments.randrange(2), 0.95 if moments.random() < 0.8 else 0.85) for _ in range(count)]
 
 
-def test_few_answers_say_nothing():
+def test_few_answers_give_no_metrics():
     assert watch(alike(LEAST_ANSWERS - 1)).metrics() is None
     assert watch(alike(LEAST_ANSWERS)).metrics() is not None
 

@@ -69,7 +69,7 @@ def test_a_release_that_agrees_serves_after_its_time(daemon, watcher, begin_shad
 def test_a_release_that_disagrees_is_refused_and_never_answers(daemon, watcher, repository, begin_shadow):
     first = watcher.status.release
     other = begin_shadow(bias=1)
-    # Of grey each says what its first label is.
+    # On grey, each release predicts its first label.
     status = feed_until(daemon, watcher, lambda s: s.refused == other, "the refusal", label="grey")
     assert status.release == first
     assert status.shadow is None

@@ -42,7 +42,7 @@ def test_kept_file_is_read_once_and_again_when_it_is_replaced(tmp_path: Path) ->
         reader.names(2)
         put(tmp_path / "a.png", GREEN, age_s=30)
         assert reader.names(3) == ["a.png", "z.png", "a.png"]
-        time.sleep(0.3)  # several looks
+        time.sleep(0.3)  # several scans
         assert len(reader.frames) == 3
     assert reader.frames[2].pixels[0, 0].tolist() == [0, 255, 0]
     assert listing(tmp_path) == ["a.png", "z.png"]
@@ -156,7 +156,7 @@ def test_file_that_disappears_is_skipped(tmp_path: Path, caplog: pytest.LogCaptu
     stop = threading.Event()
     frames = WatchedFolder(tmp_path, after="move").frames(stop)
     first = next(frames)
-    (tmp_path / "1.png").unlink()  # between the look and the decoding
+    (tmp_path / "1.png").unlink()  # between the scan and the decoding
     (tmp_path / "0.png").unlink()  # between the decoding and the result
     first.done()
     assert next(frames).source == "2.png"

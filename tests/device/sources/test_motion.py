@@ -1,4 +1,4 @@
-"""What of a frame is looked at, and which frames are worth it."""
+"""The region of interest, and which frames are skipped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Scenes:
-    """A source of given pictures that says which of them were done with."""
+    """A source of given pictures that records which frames were released."""
 
     def __init__(self, *pictures: NDArray[np.uint8]) -> None:
         self._pictures = pictures

@@ -171,7 +171,7 @@ def test_older_metadata_does_not_bring_back_an_older_release(device, repository,
     device.assert_serves(release)
 
 
-def test_a_lost_connection_keeps_what_came_and_goes_on_from_there(device, repository, serving):
+def test_a_download_is_resumed_after_a_lost_connection(device, repository, serving):
     release = repository.publish_tiny(1).release
     model = only(repository, release, "model.tflite")
     repository.break_off_after[model] = 100

@@ -186,14 +186,14 @@ SCENARIOS = {
     "first release": Scenario(nothing, Device.update, {None, A}, A),
     "newer release": Scenario(serving_a, Device.update, {A, B}, B),
     "newer release, by a patch": Scenario(patch_to_b, Device.update, {A, B}, B),
-    "newer release, broken off before": Scenario(broken_off_at_b, Device.update, {A, B}, B),
-    "way back to the release before": Scenario(back_to_a, Device.update, {A, B}, A),
+    "newer release, download interrupted before": Scenario(broken_off_at_b, Device.update, {A, B}, B),
+    "rollback to the previous release": Scenario(back_to_a, Device.update, {A, B}, A),
     "newer release, all keys changed": Scenario(keys_changed, Device.update, {A, B}, B),
     "release that is refused": Scenario(bad_release, Device.update_to_refuse, {A}, A),
     "start with a damaged slot": Scenario(damaged_slot, Device.update, {A, B}, B),
-    "probation sends it back": Scenario(in_probation, Device.end_probation, {A, B}, A),
+    "rollback after probation": Scenario(in_probation, Device.end_probation, {A, B}, A),
     "newer release, into shadow mode": Scenario(serving_a, Device.begin_shadow, {A}, A),
-    "release in shadow mode follows": Scenario(b_in_shadow, Device.follow, {A, B}, B),
+    "release in shadow mode serves afterwards": Scenario(b_in_shadow, Device.follow, {A, B}, B),
     "release in shadow mode is refused": Scenario(b_in_shadow, Device.refuse_shadow, {A}, A),
 }
 

@@ -107,7 +107,7 @@ def test_a_model_that_takes_too_much_memory_fails_alone(tmp_path):
         run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S, memory_bytes=150_000_000)
 
 
-def test_a_crash_is_told_from_a_wrong_answer(tmp_path, monkeypatch):
+def test_a_crash_is_distinguished_from_a_wrong_answer(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("import os; os.abort()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     write_release(tmp_path / "r")
@@ -123,7 +123,7 @@ def test_a_child_that_hangs_is_killed(tmp_path, monkeypatch):
         run_self_test(tmp_path / "r", timeout_s=0.3)
 
 
-def test_a_child_that_says_nothing_has_not_passed(tmp_path, monkeypatch):
+def test_a_child_without_output_has_not_passed(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("import os; os._exit(0)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     write_release(tmp_path / "r")

@@ -74,7 +74,7 @@ def files_below(folder):
 
 
 def assert_nothing_was_left(cache):
-    """Neither in the cache, nor beside it where an escape would have written."""
+    """Neither in the cache, nor next to it where an escape would have written."""
     assert [
         path for path in cache.parent.parent.rglob("*") if not path.is_dir() or path.parent.name == "archives"
     ] == []
@@ -83,7 +83,7 @@ def assert_nothing_was_left(cache):
 def wait_until(holds, limit_s=20.0):
     deadline = time.monotonic() + limit_s
     while not holds():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)  # another process offers no event
 
 
@@ -177,7 +177,7 @@ def zip_link():
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """An archive that must not be unpacked, and what the message says."""
+    """An archive that must not be unpacked, and the message."""
 
     data: bytes
     message: str
@@ -333,7 +333,7 @@ def test_a_process_killed_while_it_unpacks_does_no_harm(server, cache):
     assert leftover.name.startswith(STAGING_PREFIX)
     folder = unpack(server, cache)
     assert files_below(folder) == TREE
-    assert leftover.is_dir()  # it might still be somebody's
+    assert leftover.is_dir()  # another process may still use it
 
     long_ago = time.time() - LEFTOVER_AGE_S - 60
     os.utime(leftover, (long_ago, long_ago))

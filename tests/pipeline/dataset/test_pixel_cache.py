@@ -116,7 +116,7 @@ def _fill_a_full_disk(folder):
     return told, found(pixels, names(3))[0], objects.get("a" * 64)
 
 
-def test_full_disk_costs_speed_and_says_so_once(tmp_path):
+def test_full_disk_costs_speed_and_is_logged_once(tmp_path):
     with concurrent.futures.ProcessPoolExecutor(1) as pool:
         told, missing, kept = pool.submit(_fill_a_full_disk, tmp_path).result()
     assert (missing, kept) == ([0, 1, 2], None)
@@ -133,5 +133,5 @@ def test_broken_object_is_dropped(tmp_path, caplog):
     path.write_bytes(b"C" + path.read_bytes()[1:])
     with caplog.at_level(logging.WARNING, "luigi-interface"):
         assert cache.get("ab") is None
-    assert "broken on disk" in caplog.text
+    assert "damaged cache entry" in caplog.text
     assert not path.exists()

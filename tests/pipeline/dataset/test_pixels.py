@@ -50,7 +50,7 @@ class FailingSource:
             msg = f"{path}: broke off"
             raise TransportError(msg)
         if self.breaks_at:
-            self.broke.wait(10)  # nobody runs ahead of the failure
+            self.broke.wait(10)  # no thread runs ahead of the failure
         if len(self.asked) > self.slow_after:
             threading.Event().wait(0.3)
         return self.tree[path]

@@ -1,4 +1,4 @@
-"""A second look at pictures: only what is new or changed is read, whatever else came, went or moved."""
+"""The second run on a dataset: only pictures that are new or changed are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from luigi_tasks.progress import ignore_progress
 from luigi_tasks.storage.s3_store import S3Store
 from tests.fakes.datasets import class_folders, picture_bytes, write_tree
 
-BATCH_PICTURES = 8
+SHARD_PICTURES = 8
 
 
 class Folder:
@@ -48,7 +48,7 @@ class Bucket:
 
 
 class Reader:
-    """Does what ReadShard and DatasetSnapshot do, and knows which pictures that opened."""
+    """Does what ReadShard and DatasetSnapshot do, and records which pictures were opened."""
 
     def __init__(self, source, store, cache):
         self.log = PictureLog(store, source.url)
@@ -64,9 +64,9 @@ class Reader:
         return self._source.listing()
 
     def plan(self):
-        return make_plan(self.log, self.listing(), self.url, BATCH_PICTURES)
+        return make_plan(self.log, self.listing(), self.url, SHARD_PICTURES)
 
-    def look(self) -> list[str]:
+    def update_log(self) -> list[str]:
         """Bring the log up to date; return what was opened for that."""
         self.opened.clear()
         plan = self.plan()
@@ -95,63 +95,63 @@ def reader(place, store_settings, tmp_path):
     return Reader(place.source, S3Store(store_settings), PixelCache(tmp_path / "cache", 4, 4))
 
 
-def test_first_look_reads_everything_in_batches_of_nearly_equal_size(reader):
+def test_first_run_reads_everything_in_shards_of_nearly_equal_size(reader):
     plan = reader.plan()
     assert [len(one.pictures) for one in plan.new] == [8, 8, 8]
-    assert len(reader.look()) == 24
+    assert len(reader.update_log()) == 24
 
 
 def test_unchanged_pictures_are_not_read_again(reader):
-    reader.look()
-    assert reader.look() == []
+    reader.update_log()
+    assert reader.update_log() == []
     assert reader.plan().new == ()
 
 
 def test_only_new_pictures_are_read_also_where_a_class_has_none(reader, place):
-    reader.look()
+    reader.update_log()
     place.put({"a/new.png": picture_bytes(1), "c/first.png": picture_bytes(2)})
-    assert reader.look() == ["a/new.png", "c/first.png"]
-    assert reader.look() == []
+    assert reader.update_log() == ["a/new.png", "c/first.png"]
+    assert reader.update_log() == []
 
 
 def test_only_a_changed_picture_is_read_again(reader, place):
     """In a bucket by its ETag, also where the size is the same; in a folder by size or mtime."""
-    reader.look()
+    reader.update_log()
     place.put({"a/003.png": picture_bytes(77)})
-    assert reader.look() == ["a/003.png"]
+    assert reader.update_log() == ["a/003.png"]
 
 
 def test_removed_pictures_cost_nothing(reader, place):
-    reader.look()
+    reader.update_log()
     place.delete("b/001.png")
     assert reader.plan().gone == ("b/001.png",)
-    assert reader.look() == []
+    assert reader.update_log() == []
 
 
 def test_touched_picture_is_read_and_found_to_be_the_same(tmp_path, store_settings):
     folder = write_tree(tmp_path / "p", class_folders({"a": 3, "b": 3}))
     reader = Reader(FolderSource(folder), S3Store(store_settings), PixelCache(tmp_path / "cache", 4, 4))
-    reader.look()
+    reader.update_log()
     before = {one.path: one.sha256 for one in reader.log.load(reader.log.newest()).pictures}
     os.utime(folder / "a/001.png", ns=(1, 1))
-    assert reader.look() == ["a/001.png"]
+    assert reader.update_log() == ["a/001.png"]
     assert {one.path: one.sha256 for one in reader.log.load(reader.log.newest()).pictures} == before
 
 
-def test_a_year_of_small_batches_becomes_few(tmp_path, store_settings):
+def test_a_year_of_small_shards_becomes_few(tmp_path, store_settings):
     folder = write_tree(tmp_path / "p", class_folders({"a": 3, "b": 3}))
     reader = Reader(FolderSource(folder), S3Store(store_settings), PixelCache(tmp_path / "cache", 4, 4))
     for number in range(SMALL_AT_MOST + 3):
         write_tree(folder, {f"a/later-{number:03}.png": picture_bytes(number)})
-        reader.look()
+        reader.update_log()
     assert len(reader.plan().shards) <= SMALL_AT_MOST
 
 
-def test_a_log_that_lost_its_inventory_begins_anew(reader, store_settings):
-    reader.look()
+def test_without_its_inventory_everything_is_read_again(reader, store_settings):
+    reader.update_log()
     store = S3Store(store_settings)
     listed = store.client.list_objects_v2(Bucket=store.bucket, Prefix=store.prefix + "work/inventories/")
     for one in listed["Contents"]:
         if not one["Key"].endswith("newest.json"):
             store.client.delete_object(Bucket=store.bucket, Key=one["Key"])
-    assert len(reader.look()) == 24
+    assert len(reader.update_log()) == 24

@@ -126,7 +126,7 @@ def judge_tiny(album: Album, deployed: Champion | None, *, labels: int = 3, bias
 
 
 def met(found: Evaluation) -> Measurement:
-    """The champion's figures, where there must be some."""
+    """The champion's metrics, where there must be some."""
     assert found.champion is not None
     return found.champion
 
@@ -171,16 +171,16 @@ def test_an_evaluation_from_before_there_was_a_holdout_count_is_still_read():
     assert found.candidate.accuracy == now.candidate.accuracy
 
 
-def test_figures_are_those_counted_by_hand():
+def test_metrics_match_those_counted_by_hand():
     """Three of the eight red ones show blue; green is never answered."""
     found = Album(("red", "red", 5), ("red", "blue", 3), ("green", "red", 1), ("blue", "blue", 1)).measure()
     assert found.labels == ("red", "green", "blue")
     assert found.confusion == ((5, 0, 3), (1, 0, 0), (0, 0, 1))
     assert found.accuracy == 6 / 10
-    figures = {one.label: (one.support, one.precision, one.recall) for one in found.classes}
-    assert figures["red"] == (8, pytest.approx(5 / 6, abs=1e-6), pytest.approx(5 / 8))
-    assert figures["green"] == (1, 0.0, 0.0)
-    assert figures["blue"] == (1, pytest.approx(1 / 4), 1.0)
+    metrics = {one.label: (one.support, one.precision, one.recall) for one in found.classes}
+    assert metrics["red"] == (8, pytest.approx(5 / 6, abs=1e-6), pytest.approx(5 / 8))
+    assert metrics["green"] == (1, 0.0, 0.0)
+    assert metrics["blue"] == (1, pytest.approx(1 / 4), 1.0)
 
 
 def test_mistakes_are_the_most_confident_ones_and_not_more_than_fit():
@@ -200,7 +200,7 @@ def test_order_of_pictures_changes_no_figure():
         assert getattr(before, name) == getattr(after, name)
 
 
-def test_latency_is_told_in_order():
+def test_latency_is_reported_in_order():
     found = Album(*GOOD).measure()
     assert 0 < found.latency_ms_p50 <= found.latency_ms_p90
     assert found.runtime
@@ -276,7 +276,7 @@ def test_class_that_is_gone_is_named_and_an_answer_with_it_is_wrong():
     assert met(found).accuracy == 0.9
 
 
-def test_class_that_was_renamed_is_told():
+def test_class_that_was_renamed_is_reported():
     deployed = changed(champion(), labels=("crimson", "green", "blue"))
     found = judge_tiny(Album(*GOOD), deployed)
     assert "'red' looks like 'crimson' renamed" in found.champion_note
@@ -309,7 +309,7 @@ def test_champion_with_preprocessing_of_another_time_cannot_be_compared():
     assert "'lanczos-9'" in found.champion_note
 
 
-def test_champion_that_learned_from_the_holdout_is_told():
+def test_champion_that_was_trained_on_the_holdout_is_reported():
     assert "so its accuracy is too high" in judge_tiny(Album(*GOOD), champion(saw_holdout=True)).champion_note
     assert "so its accuracy is too high" not in judge_tiny(Album(*GOOD), champion()).champion_note
 

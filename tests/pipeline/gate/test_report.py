@@ -155,7 +155,7 @@ def render(
     return Page(page)
 
 
-def test_passed_says_so_with_the_figures():
+def test_a_candidate_that_passed_is_reported_with_its_metrics():
     page = render(wrong=0)
     assert page.open == []
     for text in (
@@ -231,7 +231,7 @@ def test_hostile_names_cannot_turn_the_text_around_them():
     assert len(page.all("bdi")) >= 6
 
 
-def test_mistakes_show_their_pictures_and_one_without_says_so():
+def test_mistakes_show_their_pictures_or_that_one_is_missing():
     page = render(wrong=2)
     assert len(page.all("img")) == 1
     assert page.text.count("no picture") == 1
@@ -260,7 +260,7 @@ def test_first_release_has_no_champion_and_nopast_releases():
     assert "This is the first on this channel." in page.text
 
 
-def test_past_releases_are_drawn_with_their_figures():
+def test_past_releases_are_drawn_with_their_metrics():
     page = render(past=(Past("r1", 0.9, "2026-01-01T00:00:00"), Past("r2", 0.95, "2026-01-02T00:00:00")))
     assert "r1, 2026-01-01T00:00:00: 90.00 %" in page.text
     assert "this candidate: 95.00 %" in page.text
@@ -273,7 +273,7 @@ def test_learning_curves_have_a_point_for_each_epoch():
     assert "epoch 2: 75.00 %" in page.text
 
 
-def test_every_scheme_that_was_tried_shows_what_it_gave_and_cost():
+def test_every_scheme_that_was_tried_shows_its_metrics():
     page = render(
         schemes=(
             SchemeResult(

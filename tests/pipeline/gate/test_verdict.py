@@ -1,4 +1,4 @@
-"""What the gate lets through, and what it says when it does not."""
+"""What the gate lets through, and its reasons for a refusal."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ ATTACKS = [
     Attack("wrong types", frame(record=patched(confidence="high")), "not a valid InboxRecord"),
     Attack("newer schema", frame(record=patched(schema=2)), "schema 2"),
     Attack("huge record", frame(record=b" " * (INBOX_RECORD_LIMIT_BYTES + 1)), "at most 65536"),
-    Attack("somebody else's name", frame(device="cam2"), "its record belongs to 'cam2'"),
+    Attack("another device's name", frame(device="cam2"), "its record belongs to 'cam2'"),
     Attack("another's name", frame(record=patched(picture="../y")), "its record belongs to 'cam1', '../y'"),
     Attack("confidence over 1", frame(record=patched(confidence=1.5)), "confidence 1.5"),
     Attack("infinite confidence", frame(record=frame()["cam1/x.json"].replace(b"0.41,", b"1e999,")), ""),

@@ -75,7 +75,7 @@ def test_a_picture_that_changed_after_a_person_saw_it_is_not_taken(store, datase
     assert in_inbox(store) == ["cam1/a.jpg", "cam1/a.json", "cam1/b.jpg", "cam1/b.json"]
 
 
-def test_what_is_no_picture_never_reaches_the_dataset_whatever_the_file_says(store, dataset, tmp_path):
+def test_what_is_no_picture_never_reaches_the_dataset_whatever_its_label(store, dataset, tmp_path):
     script = b"\xff\xd8\xff but no picture"
     name = hand_in(store, "cam1", "a.jpg", script)
     row = labelling.Row(f"pictures/{sha256(script)}.jpg", "cat", "", "", "", "cam1", "", "", str(name))

@@ -137,7 +137,7 @@ def test_a_bad_file_fails_the_task_and_moves_nothing(store, configured, tmp_path
     assert len(list(configured.rglob("*"))) == 34
 
 
-def test_listing_json_says_what_was_skipped(store, tmp_path):
+def test_listing_json_lists_what_was_skipped(store, tmp_path):
     store.put(inbox_key("cam1", "x.jpg"), jpeg(1))
     list_into(store, tmp_path)
     data = (tmp_path / "listing.json").read_bytes()

@@ -47,7 +47,7 @@ def settings(store_settings, tmp_path):
 
 @pytest.fixture
 def state(settings):
-    """A channel with a release that says what it was calibrated on."""
+    """A channel with a release that records its calibration set."""
     repository = open_workspace(settings).repository
     repository.publish(
         {release_target(RELEASE, CALIBRATION_FILE): encode_compact(Calibration(sets=SETS))},
@@ -122,7 +122,7 @@ def test_a_set_belongs_to_a_backbone_wherever_its_pictures_lie():
         assert backbone_of("here", **change)[1] != backbone
 
 
-def test_a_backbone_that_was_calibrated_as_somebody_asked_lies_apart():
+def test_a_backbone_with_a_requested_calibration_set_has_an_address_of_its_own():
     address, backbone = backbone_of("here")
     apart, same = backbone_of("here", quantization={"calibration": RELEASE})
     assert (apart != address, same) == (True, backbone)

@@ -49,7 +49,7 @@ def test_what_is_announced_is_retained(broker):
 
 
 @pytest.mark.parametrize("payload", [b"not json", b"{}", b'{"release": 5}', b"\xff", b"x" * 10_000])
-def test_a_broken_announcement_counts_as_none_and_is_written_over(mqtt_broker, payload):
+def test_a_broken_announcement_counts_as_missing_and_is_overwritten(mqtt_broker, payload):
     settings = settings_for(mqtt_broker)
     publish.single(
         announcement_topic(settings.fleet, "stable"),

@@ -141,7 +141,7 @@ def test_a_release_carries_what_it_was_calibrated_on_and_devices_do_not_fetch_it
     assert "quantization.calibration" not in document.settings
 
 
-def test_a_release_for_one_class_of_devices_says_so_under_an_id_of_its_own(settings):
+def test_a_release_for_one_class_of_devices_has_an_id_of_its_own(settings):
     """What is signed under an id never changes: the same model for others is another release."""
     special = dataclasses.replace(
         settings, release=dataclasses.replace(settings.release, device_class="hailo-8")
@@ -218,7 +218,7 @@ def test_candidate_without_one_right_answer_cannot_be_published(settings):
     assert run.published().channel("stable") is None
 
 
-def test_champion_that_somebody_changed_in_the_bucket_is_not_measured(settings):
+def test_champion_that_was_changed_in_the_bucket_is_not_measured(settings):
     first = Run(settings, 0)
     first.publish()
     path = release_target(first.release, "model.tflite")
@@ -229,7 +229,7 @@ def test_champion_that_somebody_changed_in_the_bucket_is_not_measured(settings):
 
 
 @pytest.mark.parametrize(("now", "told"), [(30.0, True), (20.0, False), (10.0, False)])
-def test_larger_holdout_than_the_champions_is_told(settings, now, told):
+def test_larger_holdout_than_the_champions_is_reported(settings, now, told):
     def with_holdout(percent):
         return dataclasses.replace(
             settings, dataset=dataclasses.replace(settings.dataset, holdout_percent=percent)
@@ -241,7 +241,7 @@ def test_larger_holdout_than_the_champions_is_told(settings, now, told):
 
 
 def test_a_refused_candidate_cannot_be_published(settings):
-    """Also by a program that does not look at the verdict."""
+    """Also by a program that does not check the verdict."""
     run = Run(settings, 1, labels=tiny_labels())
     evaluated = run.judge()
     assert not evaluated.record.verdict.passed

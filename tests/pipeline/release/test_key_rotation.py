@@ -142,7 +142,7 @@ def test_root_keys_are_replaced_by_what_both_thresholds_signed(tmp_path):
     assert rotate_keys(keys, ALL) == 3
 
 
-def test_whoever_lacks_the_root_keys_is_told_so_and_nothing_changes(tmp_path, capsys):
+def test_missing_root_keys_are_named_and_nothing_changes(tmp_path, capsys):
     keys = tmp_path / "keys"
     make_keys(keys, root_keys=3, threshold=2)
     for number in (1, 2):
@@ -257,7 +257,7 @@ def test_finishing_what_is_finished_changes_nothing(keys):
     assert everything(keys) == before
 
 
-def test_a_root_beside_that_does_not_follow_is_named(keys, tmp_path, open_pipeline):
+def test_a_newer_root_that_does_not_follow_is_named(keys, tmp_path, open_pipeline):
     make_keys(tmp_path / "other")
     rotate_keys(tmp_path / "other", ALL)
     shutil.copy(tmp_path / "other/device/2.root.json", keys / "device/2.root.json")
@@ -280,7 +280,7 @@ def test_a_device_follows_from_the_first_root_to_the_last(keys, open_pipeline, p
 
 
 @pytest.mark.parametrize("rotation", [Rotation(ONLINE_ROLES), Rotation(("root",)), Rotation(), ALL])
-def test_the_next_run_publishes_the_root_and_signs_anew(keys, open_pipeline, provision, store, rotation):
+def test_the_next_run_publishes_the_root_and_signs_again(keys, open_pipeline, provision, store, rotation):
     device = provision()
     publish(open_pipeline(), "r1")
     assert not open_pipeline().needs_renewal()
@@ -293,7 +293,7 @@ def test_the_next_run_publishes_the_root_and_signs_anew(keys, open_pipeline, pro
     assert open_pipeline().load().channel("stable").release == "r1"
 
 
-def test_a_pipeline_that_gets_only_the_new_root_beside_the_old_one_uses_it(
+def test_a_pipeline_that_gets_only_the_new_root_next_to_the_old_one_uses_it(
     keys, open_pipeline, provision, tmp_path
 ):
     """`N.root.json` and the new keys arrived on its machine, root.json did not."""
@@ -349,7 +349,7 @@ def test_a_store_down_while_publishing_a_root_stops_no_device_for_good(
     if dies_at == "2.root.json":
         assert device.release() == "r1"
     else:
-        # It has a newer root and no metadata for it yet: it says so, and goes on serving.
+        # It has a newer root and no metadata for it yet: it reports this, and goes on serving.
         with pytest.raises(TrustError, match="not signed by the keys"):
             device.release()
     open_pipeline().renew()
@@ -394,7 +394,7 @@ def test_what_stolen_keys_signed_is_not_signed_again(keys, open_pipeline, provis
     assert open_pipeline().load().releases() == ["r2"]
 
 
-def test_a_thief_who_goes_on_signing_with_stolen_keys_is_not_believed(
+def test_what_is_signed_with_stolen_keys_later_is_not_believed(
     keys, open_pipeline, provision, store, tmp_path
 ):
     device = provision()
@@ -420,7 +420,7 @@ def test_a_thief_who_goes_on_signing_with_stolen_keys_is_not_believed(
     assert device.release() == "r3"
 
 
-def test_what_nobody_signed_is_no_reason_to_start_anew(keys, open_pipeline, store):
+def test_unsigned_metadata_does_not_restart_the_history(keys, open_pipeline, store):
     """Or a thief of the bucket alone could make the pipeline forget the champion."""
     publish(open_pipeline(), "r1")
     rotate_keys(keys, Rotation(ONLINE_ROLES, stolen=True))
@@ -442,7 +442,7 @@ def test_a_later_rotation_adopts_again_what_honest_keys_signed(keys, open_pipeli
     assert device.release() == "r2"
 
 
-def test_parts_that_different_roots_keys_signed_are_not_taken_together(keys, open_pipeline, store):
+def test_parts_signed_by_the_keys_of_different_roots_are_not_combined(keys, open_pipeline, store):
     """A replaced key of targets under a timestamp of today."""
     publish(open_pipeline(), "r1")
     old = json.loads(store.read("metadata/1.targets.json"))
@@ -453,7 +453,7 @@ def test_parts_that_different_roots_keys_signed_are_not_taken_together(keys, ope
         open_pipeline().load()
 
 
-def test_a_damaged_root_in_the_bucket_is_written_anew(keys, open_pipeline, provision, store):
+def test_a_damaged_root_in_the_bucket_is_written_again(keys, open_pipeline, provision, store):
     device = provision()
     publish(open_pipeline(), "r1")
     rotate_keys(keys, ALL)
@@ -465,7 +465,7 @@ def test_a_damaged_root_in_the_bucket_is_written_anew(keys, open_pipeline, provi
     assert device.release() == "r3"
 
 
-def test_two_rotations_beside_each_other_are_found(keys, open_pipeline, tmp_path):
+def test_two_rotations_from_the_same_root_are_found(keys, open_pipeline, tmp_path):
     publish(open_pipeline(), "r1")
     shutil.copytree(keys, tmp_path / "colleague")
     rotate_keys(keys, ALL)
@@ -492,7 +492,7 @@ def test_deploy_is_not_done_while_a_new_root_waits(keys, open_pipeline):
 
 
 def test_the_command_publishes_at_once(tmp_path, store_settings, object_store, mqtt_broker, scheduler):
-    """After a theft nobody waits for a training."""
+    """After a theft, publishing must not wait for a training."""
     pipeline = PipelineUnderTest(tmp_path, store=object_store, broker=mqtt_broker, scheduler=scheduler)
     with pipeline:
         assert "nothing to do" in ask(pipeline)

@@ -244,7 +244,7 @@ def test_key_file_that_is_no_key_is_named(repository, keys):
     assert repository.load().channel("stable") is None
 
 
-def test_missing_root_says_how_to_make_one(store_settings, tmp_path):
+def test_missing_root_is_an_error_with_the_way_out(store_settings, tmp_path):
     repository = ReleaseRepository(S3Store(store_settings), trust_settings(tmp_path))
     with pytest.raises(SettingsError, match="edge-keys make"):
         repository.load()

@@ -160,7 +160,7 @@ def test_a_program_gives_settings_that_count_before_the_files():
     assert load_settings().model.alpha == 1.0
 
 
-def test_a_program_that_misspells_a_setting_hears_of_all_at_once():
+def test_all_settings_that_a_program_misspells_are_named_at_once():
     with pytest.raises(SettingsError) as caught:
         load_settings(modell={}, model={"alfa": 0.5}, training={"epochs": 0})
     message = str(caught.value)

@@ -189,7 +189,7 @@ def test_a_disk_that_refuses_is_named_and_the_old_content_stays(store, monkeypat
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_of_somebody_else_is_named(store):
+def test_a_folder_of_another_user_is_named(store):
     store.put("a/key", b"old")
     for folder in (store.folder / "a", store.folder / STAGING_FOLDER):
         folder.chmod(0o500)
@@ -285,7 +285,7 @@ def test_a_killed_process_gives_the_lock_back(store):
 
 
 def test_random_acts_are_those_of_a_dictionary(tmp_path):
-    """The store is opened again and again; a dictionary says what must be in it."""
+    """The store is opened again and again; a dictionary holds what must be in it."""
     chance = random.Random(9)
     expected: dict[str, bytes] = {}
     keys = ["1", "a/1", "a/2", "a/b/3", "c/d/e/4"]

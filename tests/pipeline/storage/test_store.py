@@ -144,7 +144,7 @@ def test_what_was_deleted_is_gone_and_may_be_deleted_again(store):
     assert store.read("a/b/key") == b"content"
 
 
-def test_a_store_that_is_not_there_is_named_at_the_first_look(missing):
+def test_a_store_that_is_missing_is_named_at_the_first_access(missing):
     store = open_store(missing)
     for access in (
         store.exists,

@@ -37,7 +37,7 @@ def test_features_are_found_again_as_they_were_saved(target, cache):
 
 
 @pytest.mark.parametrize("fault", ["missing", "damaged"])
-def test_features_that_are_missing_or_damaged_are_none_for_those_who_can_do_without(
+def test_features_that_are_missing_or_damaged_are_empty_where_they_are_optional(
     target, cache, tmp_path, fault
 ):
     [file] = (tmp_path / "store").rglob("*.npz")

@@ -187,7 +187,7 @@ def fleet(tmp_path, deployed, small_weights) -> Iterator[Fleet]:
 
 
 def test_a_night_with_new_pictures_of_some_classes(fleet, tmp_path, small_weights):
-    """No TensorFlow, no conversion, features of what is new alone; a release that says what made it."""
+    """No TensorFlow, no conversion, features of what is new alone; a release that records what made it."""
     before = fleet.deployed()
     steps, log = fleet.deploy()
     assert steps == []
@@ -262,12 +262,12 @@ def test_features_that_the_store_or_the_disk_broke_are_computed_again(fleet):
     steps, log = fleet.deploy()
     assert "damaged in the store" in log
     assert "computing the features again" in log
-    assert "broken on disk" in log
+    assert "damaged cache entry" in log
     assert "TrainModel" in steps
     assert fleet.store.read(key) == data, "the same features"
 
 
-def test_a_renamed_class_costs_no_features_and_the_comparison_says_so(fleet):
+def test_a_renamed_class_costs_no_features_and_is_named_in_the_comparison(fleet):
     before = fleet.deployed()
     tree = coloured(60, labels=("bee",))
     for path in tree:
@@ -285,7 +285,7 @@ def test_a_renamed_class_costs_no_features_and_the_comparison_says_so(fleet):
     assert fleet.deployed().parent == before.release
 
 
-def test_finetune_with_a_warm_start_goes_on_from_the_deployed_release(fleet):
+def test_finetune_with_a_warm_start_continues_from_the_deployed_release(fleet):
     fleet.pipeline.configure(training={"mode": "finetune", "warm_start": "true", "finetune_epochs": 1})
     steps, _ = fleet.deploy()
     assert "TuneBackbone" in steps

@@ -1,4 +1,4 @@
-"""What every task promises: making one reads nothing, looking at one writes nothing, runs are told apart."""
+"""What every task promises: making one reads nothing, checking one writes nothing, runs are distinct."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_a_small_set_is_learned_from_in_more_copies_and_all_its_float_features()
 
 
 @pytest.mark.parametrize("small", [True, False])
-def test_only_a_large_set_can_spare_pictures_that_say_when_to_stop(small):
+def test_only_a_large_set_can_spare_pictures_for_early_stopping(small):
     rng = np.random.default_rng(1)
     training = dataclasses.replace(load_settings().training, epochs=3)
     some = names(900 if small else 1000) + names(20, start=2000)

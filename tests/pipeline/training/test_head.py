@@ -39,7 +39,7 @@ def test_a_class_of_few_pictures_weighs_as_much_as_one_of_many():
     features, targets = draw([400, 20], spread=1.3)
     head = train_head(training_data(features, targets), TRAINING, ignore_progress, "head")
     many, few = recalls(head, [2000, 2000], spread=1.3)
-    # Without weights the large class wins where both overlap: 0.98 beside 0.5.
+    # Without weights the large class wins where both overlap: 0.98 against 0.5.
     assert abs(many - few) < 0.15
     assert min(many, few) > 0.7
 

@@ -25,7 +25,7 @@ def _map_on_a_full_disk(folder):
     return "no error"
 
 
-def test_full_disk_is_told_before_activations_are_computed(tmp_path):
+def test_full_disk_is_reported_before_activations_are_computed(tmp_path):
     """A page that finds no room when it is written would end the process without a word."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         told = pool.submit(_map_on_a_full_disk, tmp_path).result()

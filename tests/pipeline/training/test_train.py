@@ -260,7 +260,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["from scratch", "upper part"])
-def test_killed_run_goes_on_from_the_last_epoch_to_the_same_bytes(
+def test_killed_run_resumes_after_the_last_epoch_and_gives_the_same_bytes(
     coloured, weights_file, tmp_path, monkeypatch, whole
 ):
     monkeypatch.setattr("luigi_tasks.training.finetune.CHECKPOINT_INTERVAL_S", 0)
@@ -318,7 +318,7 @@ def test_pictures_are_read_in_parts_and_what_is_computed_does_not_depend_on_them
     assert asked == [32, 32, len(images.names) - 64]
 
 
-def test_warm_start_goes_on_from_given_weights(coloured, from_scratch, weights_file, tmp_path):
+def test_warm_start_continues_from_given_weights(coloured, from_scratch, weights_file, tmp_path):
     model = dataclasses.replace(SCRATCH, weights=str(weights_file))
     training = dataclasses.replace(TRAINING, finetune_epochs=1)
     cold = tune(coloured, model, tmp_path, training)
