@@ -156,7 +156,7 @@ class DeviceBench:
 
     @property
     def base_url(self) -> str:
-        """What the device reads from."""
+        """Store that the device reads from."""
         return f"{self.store.endpoint_url}/{self.store.bucket}/bench"
 
     def write_settings(self, **sections: dict[str, object]) -> Path:

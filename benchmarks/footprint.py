@@ -1,4 +1,4 @@
-"""What the daemon costs a device: memory, start, disk, processor, and the size of its installation.
+"""Cost of the daemon on a device: memory, start, disk, processor, and the size of its installation.
 
 MobileNetV2 1.0/160 in int8, from a real S3 server and a real broker. The release is pulled first, so
 that what an update needs had its chance to stay in memory; then the daemon classifies one frame a

@@ -219,7 +219,7 @@ def add(paths: list[Path], source: Path, target: Path) -> None:
 
 
 def drops(evaluation: Evaluation, prefix: str) -> dict[str, float]:
-    """What int8 loses against the float network, in points: overall, and of the worst class."""
+    """Loss of int8 against the float network, in percentage points: overall, and of the worst class."""
     pairs = zip(evaluation.candidate.classes, evaluation.float_model.classes, strict=True)
     return {
         f"{prefix}int8_drop_points": (evaluation.float_model.accuracy - evaluation.candidate.accuracy) * 100,

@@ -1,6 +1,6 @@
 """From an announcement to the first prediction of the new model, compared with the minimum that is safe.
 
-A device classifies 30 frames a second while it is told of one release after the other, all of them
+A device classifies 30 frames a second while one release after the other is announced, all of them
 MobileNetV2 1.0/160 in int8, from a real S3 server and a real broker. The floor, measured in turn with
 it: one GET of the model, its SHA-256, a child process that imports the runtime, loads the model and
 invokes it once, and then the same load and invocation in the process that serves.

@@ -11,7 +11,7 @@ _MACHINE_ID = Path("/etc/machine-id")
 
 
 def boot_id() -> str:
-    """Return the id of this boot; empty where the kernel does not tell it."""
+    """Return the id of this boot; empty if the kernel does not report it."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:

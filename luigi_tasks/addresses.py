@@ -1,4 +1,4 @@
-"""Where each result lies in the store: its key is a digest of everything that decides the result.
+"""Addresses of results in the store: each key is a digest of all inputs of the result.
 
 Pure: values in, key out. A function returns None while a result that the key depends on does not exist yet;
 the task's target is pending then. Raise a step's version when the step would make something else from the
@@ -47,7 +47,7 @@ NAMES_IN_KEYS = {
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What identifies a run: nothing else may decide where a result lies.
+    """Identity of a run: the only input of the addresses of its results.
 
     Attributes:
         pictures: URL of the dataset.

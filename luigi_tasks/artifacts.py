@@ -1,4 +1,4 @@
-"""What the steps leave in the store: how each result is saved, found and loaded.
+"""Results of the steps in the store: how each is saved, found and loaded.
 
 The only module that knows which files a result consists of. The record is written last: where it exists,
 the files next to it do too. Light on purpose: a run with nothing to do finds records, and must not pay for

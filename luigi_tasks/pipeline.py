@@ -75,7 +75,7 @@ class TrainingTask(PipelineTask):
 
     @property
     def identity(self) -> addresses.Identity:
-        """What the addresses of this run's results are made from."""
+        """Values that determine the addresses of this run's results."""
         return self.workspace.identity
 
     def summary(self) -> SnapshotSummary | None:

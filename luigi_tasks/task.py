@@ -1,4 +1,4 @@
-"""What every task of the pipeline has: parameters, workspace, progress, retries. The one base of Luigi.
+"""Base class of all tasks of the pipeline: parameters, workspace, progress, retries.
 
 A task defines three things: `requires`, `address` (None while a result that it depends on is missing) and
 `work`. Making a task reads nothing but the settings.
@@ -77,7 +77,7 @@ class PipelineTask(luigi.Task):
 
     @functools.cached_property
     def workspace(self) -> Workspace:
-        """What the steps of this run work with; the tasks of one run share it.
+        """Resources of the steps of this run; the tasks of one run share them.
 
         Raises: SettingsError if this process has other settings than those that the task was made with.
         """

@@ -1,4 +1,4 @@
-"""What the steps of one run work with: store, caches, pictures, signed repository and broker.
+"""Resources of the steps of one run: store, caches, pictures, signed repository and broker.
 
     workspace = open_workspace(load_settings(pictures="~/pictures"))
 
@@ -96,7 +96,7 @@ class Workspace:
 
     @functools.cached_property
     def identity(self) -> addresses.Identity:
-        """What the addresses of this run's results are made from."""
+        """Values that determine the addresses of this run's results."""
         settings = self.settings
         return addresses.Identity(
             settings.dataset.url, self.listing, settings, weights_digest(settings.model)
@@ -104,12 +104,12 @@ class Workspace:
 
     @functools.cached_property
     def log(self) -> PictureLog:
-        """What earlier runs know of the dataset's pictures."""
+        """Inventories of the dataset that earlier runs saved."""
         return PictureLog(self.store, self.settings.dataset.url)
 
     @functools.cached_property
     def plan(self) -> Plan:
-        """How the listing is read: as its snapshot recorded it, else planned from what is known."""
+        """Plan of reading the listing: the one recorded with its snapshot, else a new one."""
         document = self._plan_document
         if document.exists():
             plan = document.load(Plan)

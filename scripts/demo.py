@@ -113,7 +113,7 @@ def choose_network(options: argparse.Namespace) -> Network:
 
 
 class Demo:
-    """All the parts, and the three runs."""
+    """The services of the demo, and its three runs."""
 
     def __init__(self, options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) -> None:
         self.options = options
@@ -449,7 +449,7 @@ def show_tasks(process: subprocess.Popen[bytes], scheduler: Scheduler) -> None:
 
 
 def luigi_tasks(scheduler: Scheduler) -> dict[str, dict[str, Any]]:
-    """Return what luigid knows of each task."""
+    """Return luigid's record of each task."""
 
     def ask(method: str, **arguments: object) -> Any:  # noqa: ANN401
         query = urllib.parse.urlencode({"data": json.dumps(arguments)})

@@ -69,7 +69,7 @@ class LocalService:
 
     @property
     def log(self) -> Path:
-        """What the service printed."""
+        """Output of the service."""
         return self.folder / f"{self.name}.log"
 
     def command(self) -> list[str]:
@@ -77,7 +77,7 @@ class LocalService:
         raise NotImplementedError
 
     def ready(self) -> bool:
-        """Whether it answers now; connection errors count as no."""
+        """Whether the service answers now; a connection error counts as no answer."""
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:

@@ -109,9 +109,9 @@ def _fit_background(labels: list[str], outputs: int) -> list[str]:
     return labels
 
 
-def _as_json(image: Path, prediction: Prediction, top: int) -> str:
+def _as_json(picture: Path, prediction: Prediction, top: int) -> str:
     record = {
-        "file": str(image),
+        "file": str(picture),
         "label": prediction.label,
         "confidence": round(prediction.confidence, 6),
         "top": {label: round(score, 6) for label, score in prediction.top(top).items()},
@@ -120,7 +120,7 @@ def _as_json(image: Path, prediction: Prediction, top: int) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _as_text(image: Path, prediction: Prediction, top: int) -> str:
-    lines = [f"{image}  ({prediction.latency_ms:.1f} ms)"]
+def _as_text(picture: Path, prediction: Prediction, top: int) -> str:
+    lines = [f"{picture}  ({prediction.latency_ms:.1f} ms)"]
     lines += [f"  {score:6.1%}  {label}" for label, score in prediction.top(top).items()]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ FILE_SCHEME = "file"
 
 
 def is_file_url(url: str) -> bool:
-    """Whether the address is meant to be one of a local folder, well-formed or not."""
+    """Whether an address has the scheme file:, well-formed or not."""
     return urlsplit(url).scheme == FILE_SCHEME
 
 

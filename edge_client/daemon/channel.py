@@ -135,7 +135,7 @@ class ChannelFollower:
         device = self._settings.device
         changes = {
             "why": "it was on the disk; the store was not checked yet",
-            **self._serving.sent_back,
+            **self._serving.rolled_back,
         }
         return DeviceStatus(
             device=device.id,

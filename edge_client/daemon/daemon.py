@@ -110,7 +110,7 @@ def end_requests() -> Iterator[tuple[Callable[[Mapping[int, Callable[[], None]]]
 
 
 class Daemon:
-    """All the parts of one device."""
+    """The daemon of one device: source, channels, sinks and inbox."""
 
     def __init__(self, settings: Settings, on_end: Callable[[], None]) -> None:
         """Load the releases on the disk; touch no network.
@@ -352,7 +352,7 @@ class Daemon:
         if self._source is None:
             self._source = open_source(
                 self._settings.source, self._driver
-            )  # kept: it knows which frames it gave
+            )  # kept: it records which frames it has delivered
         for frame in self._source.frames(self._stop):
             self._classifying_since = time.monotonic()
             try:

@@ -1,4 +1,4 @@
-"""Probation: a new serving release is compared with the one before, and sent back if it does worse.
+"""Probation: a new serving release is compared with the one before, and rolled back if it does worse.
 
 The self-test has a few pictures; only this camera's own frames show how good a release is here.
 Pure: values in, a verdict out; no disk, no threads.
@@ -17,7 +17,7 @@ from edge_client.update.slots import ProbationRecord
 
 # Predictions of the serving release that the next release is compared with.
 RECENT_FRAMES = 200
-# Failed frames that send a release back: at least so many, and more than this share of all.
+# Failed frames that roll a release back: at least so many, and more than this share of all.
 FAILURES, FAILED_SHARE = 5, 0.05
 # Noise of timers and other processes.
 LATENCY_GRACE_MS = 2.0
@@ -90,7 +90,7 @@ class RecentPredictions:
 
 @dataclasses.dataclass(frozen=True)
 class ProbationVerdict:
-    """Verdict of a probation; `breach` is why the release is sent back, empty if it passed."""
+    """Verdict of a probation; `breach` is why the release is rolled back, empty if it passed."""
 
     breach: str = ""
 

@@ -1,9 +1,9 @@
 """Serving of one channel: its releases on the disk, loaded, watched and compared.
 
     installed -> [shadow] compared with the serving release -> serves, on [probation] -> serves
-    refused <- does worse in shadow mode    or    sent back <- does worse on probation
+    refused <- does worse in shadow mode    or    rolled back <- does worse on probation
 
-One thread calls `answer` and `compare` for each frame. Another changes what serves: `install`, `settle`.
+One thread calls `predict` and `compare` for each frame. Another changes what serves: `install`, `settle`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Serving:
     """The releases of one channel; the only owner of its slots in the daemon.
 
     Attributes:
-        sent_back: Changes to the status if a release was sent back at this start; else empty.
+        rolled_back: Changes to the status if a release was rolled back at this start; else empty.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Serving:
         Args:
             settings: Settings of the channel.
             software: See `this_software`.
-            on_verdict: Called by the thread that calls `answer` and `compare`, when `settle` has work; gets
+            on_verdict: Called by the thread that calls `predict` and `compare`, when `settle` has work; gets
                 whether the verdict is urgent, because frames fail or are predicted badly.
             clock: Monotonic seconds.
         Raises: DeviceError.
@@ -88,7 +88,7 @@ class Serving:
         self._shadow: ShadowRelease | None = None
         self._compare_after = float("-inf")
         self._drift: DriftWatch | None = None
-        self.sent_back: dict[str, Any] = {}
+        self.rolled_back: dict[str, Any] = {}
         self._slots = Slots(settings.device.state_dir)
         self._recent = RecentPredictions(settings.probation.unsure_below)
         self._probation = self._resume_probation()
@@ -388,7 +388,7 @@ class Serving:
         )
 
     def _resume_probation(self) -> Probation | None:
-        """Continue a probation after a restart; a release that the daemon did not survive is sent back."""
+        """Continue a probation after a restart; a release that the daemon did not survive is rolled back."""
         record = self._slots.probation
         if record is None:
             return None
@@ -402,9 +402,9 @@ class Serving:
         record = count_restart(record, self._boot)
         if (loop := find_loop(record)) and self._slots.previous is not None:
             reason = f"{loop} during its probation"
-            logger.error("release %s is sent back: %s", record.release, reason)
-            self._slots.send_back(f"sent back: {reason}", self._software)
-            self.sent_back = _sent_back(record.release, reason)
+            logger.error("release %s is rolled back: %s", record.release, reason)
+            self._slots.roll_back(f"rolled back: {reason}", self._software)
+            self.rolled_back = _rolled_back_fields(record.release, reason)
             return None
         self._slots.keep_probation(record)
         return self._watch(record)
@@ -412,7 +412,7 @@ class Serving:
     def _settle_probation(self, probation: Probation) -> dict[str, Any]:
         """Carry out a verdict; it stays where that fails."""
         if probation.verdict is not None and probation.verdict.breach and self._slots.previous is not None:
-            changes = self._send_back(probation.release, probation.verdict.breach)
+            changes = self._roll_back(probation.release, probation.verdict.breach)
         else:
             self._slots.keep_probation(None)
             logger.info("release %s has passed its probation", probation.release)
@@ -420,23 +420,23 @@ class Serving:
         self._probation = None
         return changes
 
-    def _send_back(self, broken: str, breach: str) -> dict[str, Any]:
+    def _roll_back(self, broken: str, breach: str) -> dict[str, Any]:
         """Let the previous release serve again, also if the disk refuses to record that.
 
         Raises: DeviceError or InputError if it cannot be loaded or recorded.
         """
         reason = f"{breach} during its probation"
-        logger.error("release %s is sent back: %s", broken, reason)
+        logger.error("release %s is rolled back: %s", broken, reason)
         folder = self._slots.folder(self._slots.previous or "")
         self._holder.swap(activation.open_slot(folder, self._settings.device.threads))
         self._recent = RecentPredictions(self._settings.probation.unsure_below)
-        self._slots.send_back(f"sent back: {reason}", self._software)
+        self._slots.roll_back(f"rolled back: {reason}", self._software)
         self.drop_shadow()  # it was compared with another release; the next check starts the comparison again
         self._watch_drift()
         self._slots.clean_slots()
-        return _sent_back(broken, reason)
+        return _rolled_back_fields(broken, reason)
 
 
-def _sent_back(release: str, reason: str) -> dict[str, Any]:
-    why = f"release {release} was sent back: {reason}"
+def _rolled_back_fields(release: str, reason: str) -> dict[str, Any]:
+    why = f"release {release} was rolled back: {reason}"
     return {"last_error": why, "refused": release, "why": why}

@@ -47,8 +47,8 @@ class ProbationRecord(Document, frozen=True, kw_only=True):
         power_cuts: Restarts of the whole machine.
         boot: Boot in which it was written; see `machine.boot_id`.
         seconds: Duration of shadow mode before the last requested stop.
-        latency_ms: Median latency of the release before; None if it answered too few frames.
-        unsure_share: Share of unsure answers of the release before; None likewise.
+        latency_ms: Median latency of the release before; None if it classified too few frames.
+        unsure_share: Share of unsure predictions of the release before; None likewise.
     """
 
     release: str
@@ -237,7 +237,7 @@ class Slots:
         if shadow != self._document.shadow:
             self._write(shadow=shadow)
 
-    def send_back(self, reason: str, by: str) -> None:
+    def roll_back(self, reason: str, by: str) -> None:
         """Refuse the current release and let the previous one serve, in one durable step.
 
         Args:
@@ -337,7 +337,7 @@ class Slots:
         )
         names = [path.name for path in found[-2:]]
         if names:
-            logger.warning("%s %s; going on with release %s from the disk", self._file, why, names[-1])
+            logger.warning("%s %s; continuing with release %s from the disk", self._file, why, names[-1])
         return SlotsDocument(
             current=names[-1] if names else None, previous=names[0] if len(names) > 1 else None
         )

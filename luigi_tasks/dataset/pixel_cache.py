@@ -85,7 +85,7 @@ class PixelCache:
                     file.seek(start + row * self._row_bytes)
                     file.readinto(data)
                     if zlib.crc32(data) != header.checksums[row]:
-                        logger.warning("%s: row %d is broken; its picture is decoded again", path, row)
+                        logger.warning("%s: row %d is damaged; its picture is decoded again", path, row)
                         continue
                     pixels[others] = pixels[first]
                     for position in (first, *others):
@@ -102,7 +102,7 @@ class PixelCache:
         except OSError as e:
             self._usable = False
             logger.warning(
-                "%s: %s; going on without keeping decoded pictures. Free some space, or let [dataset] "
+                "%s: %s; continuing without the cache of decoded pictures. Free some space, or let [dataset] "
                 "cache_dir name a folder that can be written",
                 self.folder,
                 e.strerror or e,
@@ -128,7 +128,7 @@ class PixelCache:
         return target
 
     def _files(self) -> list[Path]:
-        """All files, the newest first: that one is likeliest to be whole and wanted."""
+        """All files, the newest first: the newest is most likely intact and needed."""
         found = []
         for path in self.folder.glob(f"*{SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):

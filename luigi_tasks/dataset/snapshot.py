@@ -138,7 +138,7 @@ def is_learned_from(sha256: str, holdout_percent: float) -> bool:
 
 
 def is_validation(sha256: str) -> bool:
-    """Whether a training picture decides when to stop; by bits that the split does not use."""
+    """Whether a training picture is held out for early stopping, by bits that the split does not use."""
     return _position(sha256[8:16]) < VALIDATION_SHARE
 
 

@@ -38,7 +38,7 @@ class Champion:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How the champion did on the hold-out.
+    """Comparison with the champion on the hold-out.
 
     Attributes:
         measurement: Its metrics; None where nothing can be compared.

@@ -149,7 +149,7 @@ class ContentCache:
         except OSError as e:
             self._usable = False
             logger.warning(
-                "%s: %s; going on without keeping anything there. Free some space, or let [dataset] "
+                "%s: %s; continuing without this cache. Free some space, or let [dataset] "
                 "cache_dir name a folder that can be written",
                 self.folder,
                 e.strerror or e,

@@ -151,7 +151,7 @@ def in_float_share(sha256: str, share: float = FLOAT_SHARE) -> bool:
 
 
 def _in_share(sha256: str, digit: int, share: float) -> bool:
-    """Whether a picture is in a share of all, by hex digits of its hash that the split does not use."""
+    """Whether a picture belongs to a random share, by hex digits of its hash that the split does not use."""
     return int(sha256[digit : digit + 8], 16) / 2**32 < share
 
 

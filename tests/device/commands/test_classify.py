@@ -23,10 +23,10 @@ CORAL_V2 = "mobilenet_v2_1.0_224_quant.tflite"
 CORAL_V1 = "mobilenet_v1_0.25_128_quant.tflite"
 
 
-def run(model: Path, labels: Path, images: Sequence[Path], **options: Any) -> tuple[int, str]:
+def run(model: Path, labels: Path, pictures: Sequence[Path], **options: Any) -> tuple[int, str]:
     out = io.StringIO()
     code = classify_files(
-        model, labels, images, **({"threads": 1, "top": 3, "as_json": False} | options), out=out
+        model, labels, pictures, **({"threads": 1, "top": 3, "as_json": False} | options), out=out
     )
     return code, out.getvalue()
 

@@ -125,5 +125,5 @@ def test_state_of_the_released_client_serves_on(tmp_path):
     assert slots.probation == msgspec.convert(PROBATION, ProbationRecord)
     assert slots.shadow is not None
     assert slots.shadow.release == "d"
-    slots.send_back("too slow", "this software")
+    slots.roll_back("too slow", "this software")
     assert (slots.current, slots.serving_since) == ("a", "2026-01-01T00:00:00.000+00:00")

@@ -129,9 +129,9 @@ def test_a_release_for_other_devices_is_never_offered_whatever_happens_next(foll
     break_serving(followed.follower)
     for _ in range(FAILURES):
         assert followed.follower.classify(FRAME) is None
-    followed.wait(lambda s: s.refused == second, "the second release to be sent back")
+    followed.wait(lambda s: s.refused == second, "the second release to be rolled back")
     status = followed.status
-    assert "sent back" in status.why
+    assert "rolled back" in status.why
     assert (status.release, status.latest) == (first, third)
     assert (status.decision, status.offered) == ("not_in_share", None)
     shown = shown_by_home_assistant(status)
@@ -159,7 +159,7 @@ def test_a_release_that_waits_for_consent_is_offered_until_it_serves(followed, r
     assert status.serving_since > before
 
 
-def test_a_release_that_is_sent_back_is_refused_and_not_offered(followed, repository):
+def test_a_release_that_is_rolled_back_is_refused_and_not_offered(followed, repository):
     first = repository.publish_tiny(0).release
     followed.start()
     followed.wait_release(first)
@@ -170,7 +170,7 @@ def test_a_release_that_is_sent_back_is_refused_and_not_offered(followed, reposi
     break_serving(followed.follower)
     for _ in range(FAILURES):
         followed.follower.classify(FRAME)
-    followed.wait(lambda s: s.refused == second, "the second release to be sent back")
+    followed.wait(lambda s: s.refused == second, "the second release to be rolled back")
     assert (followed.status.decision, followed.status.offered) == ("refused", None)
     assert followed.status.release == first
 

@@ -86,7 +86,7 @@ def test_a_swap_misses_no_frame(daemon, watcher, repository, serving):
 
 
 @pytest.mark.runtime
-def test_a_release_that_does_worse_on_live_frames_is_sent_back(daemon, watcher, repository, serving):
+def test_a_release_that_does_worse_on_live_frames_is_rolled_back(daemon, watcher, repository, serving):
     answer_all(daemon, watcher, "red", 30)
     release = repository.publish_tiny(1).release
     watcher.announce(release)
@@ -120,7 +120,7 @@ def test_a_release_that_does_well_passes_its_probation(daemon, watcher, reposito
     assert (status.release, status.previous, status.last_error) == (release, serving, None)
 
 
-def test_a_release_on_probation_that_crashes_the_daemon_is_sent_back(daemon, watcher, repository, serving):
+def test_a_release_on_probation_that_crashes_the_daemon_is_rolled_back(daemon, watcher, repository, serving):
     release = repository.publish_tiny(1).release
     watcher.announce(release)
     watcher.wait_release(release)

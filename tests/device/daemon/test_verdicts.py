@@ -9,7 +9,7 @@ from tests.fakes.device_daemon import answer_all, assert_answers
 pytestmark = pytest.mark.slow
 
 
-def test_a_release_is_sent_back_while_the_next_one_trickles_in(daemon, watcher, repository, serving):
+def test_a_release_is_rolled_back_while_the_next_one_trickles_in(daemon, watcher, repository, serving):
     answer_all(daemon, watcher, "red", 30)
     second = repository.publish_tiny(1).release
     watcher.announce(second)

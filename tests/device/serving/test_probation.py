@@ -42,7 +42,7 @@ def test_enough_good_answers_pass():
     assert breach(probation) == ""
 
 
-def test_time_passes_it_too_once_it_answered():
+def test_time_alone_passes_it_once_it_predicted():
     probation = watch()
     assert probation.predicted(10.0, 0.9, now=600.0)
     assert breach(probation) == ""
@@ -52,7 +52,7 @@ def test_time_passes_it_too_once_it_answered():
     ("worse", "named"),
     [({"latency_ms": 40.0}, "40.0 ms a frame"), ({"confidence": 0.3}, "unsure of 100%")],
 )
-def test_worse_answers_send_back_before_all_frames_are_in(worse, named):
+def test_worse_predictions_roll_back_before_all_frames_are_in(worse, named):
     probation = watch()
     assert predict(probation, LEAST_FRAMES, **worse)
     assert named in breach(probation)
@@ -65,7 +65,7 @@ def test_what_is_within_the_limits_passes(better):
     assert breach(probation) == ""
 
 
-def test_failing_frames_send_back():
+def test_failing_frames_roll_back():
     probation = watch()
     predict(probation, 10)
     assert not any(probation.failed("broken") for _ in range(FAILURES - 1))

@@ -219,15 +219,15 @@ def test_a_disk_that_refuses_once_keeps_the_verdict_and_the_broken_release_from_
     assert one.settle() is None
 
 
-def test_a_release_sent_back_at_a_start_is_in_the_status(one):
+def test_a_release_rolled_back_at_a_start_is_in_the_status(one):
     first = one.install(0)
     second = one.install(1)
     record = one.serving._slots.probation
     one.serving._slots.keep_probation(msgspec.structs.replace(record, crashes=2))
     one.start()
     assert one.serving.release == first
-    assert one.serving.sent_back["refused"] == second
-    assert "crashed 3 times in a row" in one.serving.sent_back["last_error"]
+    assert one.serving.rolled_back["refused"] == second
+    assert "crashed 3 times in a row" in one.serving.rolled_back["last_error"]
 
 
 def test_a_requested_stop_is_no_crash(one):

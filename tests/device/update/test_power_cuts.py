@@ -78,7 +78,7 @@ class Device(DeviceUnderTest):
         self.start()
         if self.slots.current == B:
             assert self.slots.probation is not None
-            self.slots.send_back("too slow", "this software")
+            self.slots.roll_back("too slow", "this software")
             self.slots.clean_slots()
 
     def begin_shadow(self) -> None:
