@@ -87,7 +87,7 @@ def _decode(
         raise InputError(msg) from e
     except UnidentifiedImageError as e:
         msg = (
-            f"{name}: not a whole picture in one of the formats {', '.join(FORMATS)}; "
+            f"{name}: not a complete picture in one of the formats {', '.join(FORMATS)}; "
             "convert, replace or remove it"
         )
         raise InputError(msg) from e

@@ -38,7 +38,7 @@ _RETRIES = urllib3.Retry(
     redirect=3,
     status=0,
     backoff_factor=0.3,
-    # A store may redirect; credentials go to no other host. urllib3 does not know S3's session token.
+    # A store may redirect; credentials go to no other host. urllib3 does not remove S3's session token.
     remove_headers_on_redirect={*urllib3.Retry.DEFAULT_REMOVE_HEADERS_ON_REDIRECT, "x-amz-security-token"},
 )
 
@@ -88,7 +88,7 @@ class StoreFetcher(Fetcher):
         if response.status == 200:
             return 0, self._chunks(url, response)
         response.close()
-        return 0, self._fetch(url)  # the object is shorter than the offset, or the store does not know ranges
+        return 0, self._fetch(url)  # the object is shorter than the offset, or ranges are not supported
 
     def _get(
         self, url: str, headers: dict[str, str], accepted: set[int]
@@ -116,7 +116,7 @@ class StoreFetcher(Fetcher):
         try:
             while True:
                 # read1 returns what has arrived; read would wait for a whole chunk, however slowly it
-                # trickles in.
+                # arrives.
                 chunk = response.read1(CHUNK_BYTES, decode_content=False)
                 if not chunk:
                     return

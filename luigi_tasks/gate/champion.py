@@ -63,7 +63,7 @@ def compare_with_champion(
         return Comparison(None, (), "Nothing is deployed on this channel yet.")
     if champion.document.preprocessing.id != PREPROCESSING_ID:
         note = (
-            f"The deployed model wants preprocessing {champion.document.preprocessing.id!r}, not known here."
+            f"The deployed model needs preprocessing {champion.document.preprocessing.id!r}, not known here."
         )
         return Comparison(None, (), note)
     known = set(champion.document.labels)

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class Check(Document, frozen=True, kw_only=True):
-    """One promise that a candidate must keep.
+    """One measurement of a candidate, compared with its limit.
 
     Attributes:
         name: Quantity that is checked.
         limit: The setting's value.
-        measured: The candidate's.
-        unit: Of both.
-        passed: Whether it holds.
-        reason: One sentence for a person if it does not, else empty.
+        measured: The candidate's value.
+        unit: Unit of limit and measured value.
+        passed: Whether the candidate is within the limit.
+        reason: One sentence for a person if it is not, else empty.
     """
 
     name: str

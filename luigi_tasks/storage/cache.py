@@ -93,7 +93,7 @@ def _disk_errors(parent: Path) -> Iterator[None]:
 
 
 class ContentCache:
-    """Files that can be made again: each carries its digest, so a broken one is found and dropped.
+    """Files that can be made again: each carries its digest, so a damaged one is found and deleted.
 
     Any number of processes may write the same one at once. A disk that refuses costs speed, never a
     run: what cannot be kept is made again next time.

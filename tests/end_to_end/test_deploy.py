@@ -308,7 +308,7 @@ def test_wrong_credentials_are_named(pipeline, monkeypatch):
         ("empty", "no pictures"),
         ("one class", "class"),
         ("too few", "min_images_per_class"),
-        ("broken", "not a whole picture"),
+        ("broken", "not a complete picture"),
         ("same in two classes", "two classes"),
     ],
 )

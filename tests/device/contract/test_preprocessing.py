@@ -162,9 +162,9 @@ def test_truncated_file_is_refused(kind: str, share: float) -> None:
 def test_file_is_named_in_the_error(tmp_path: Path) -> None:
     path = tmp_path / "broken.jpg"
     path.write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"broken\.jpg: not a whole picture"):
+    with pytest.raises(InputError, match=r"broken\.jpg: not a complete picture"):
         decode_picture(path)
-    with pytest.raises(InputError, match="rose/7: not a whole picture"):
+    with pytest.raises(InputError, match="rose/7: not a complete picture"):
         decode_picture(b"no picture", source="rose/7")
     with pytest.raises(InputError, match=r"missing\.jpg: no such file"):
         decode_picture(tmp_path / "missing.jpg")
@@ -209,7 +209,7 @@ def test_bomb_in_a_text_chunk_is_refused() -> None:
 
 def test_formats_that_start_programs_are_refused() -> None:
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\nBoundingBox: 0 0 10 10\nEndComments\n"
-    with pytest.raises(InputError, match="not a whole picture"):
+    with pytest.raises(InputError, match="not a complete picture"):
         decode_picture(eps)
 
 

@@ -147,7 +147,7 @@ def test_broken_picture_is_logged_once_and_does_not_stop_the_others(
         until(lambda: caplog.records and listing(tmp_path) == left)
         time.sleep(0.4)  # it would be tried again by now
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"{tmp_path / 'bad.jpg'}: not a whole picture")
+    assert record.getMessage().startswith(f"{tmp_path / 'bad.jpg'}: not a complete picture")
 
 
 def test_file_that_disappears_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -233,7 +233,7 @@ def test_undecodable_pictures_are_named_with_reasons_at_most_ten(tmp_path):
         snap(tmp_path / "p", tree, max_broken_pictures=11)
     message = str(caught.value)
     assert "12 pictures cannot be used, [dataset] max_broken_pictures allows 11" in message
-    assert "a/broken00.jpg: not a whole picture" in message
+    assert "a/broken00.jpg: not a complete picture" in message
     assert message.count("a/broken") == 10
     assert message.endswith("; and 2 more")
 

@@ -81,7 +81,7 @@ def test_what_is_no_picture_never_reaches_the_dataset_whatever_its_label(store, 
     row = labelling.Row(f"pictures/{sha256(script)}.jpg", "cat", "", "", "", "cam1", "", "", str(name))
     (tmp_path / "labels.csv").write_bytes(write_labels([row]))
     done = take(store, dataset, tmp_path / "labels.csv")
-    assert "cannot be decoded" in done.skipped[0].reason or "whole picture" in done.skipped[0].reason
+    assert "cannot be decoded" in done.skipped[0].reason or "complete picture" in done.skipped[0].reason
     assert from_inbox(dataset) == {}
     assert in_inbox(store) == ["cam1/a.jpg", "cam1/a.json"]
 
