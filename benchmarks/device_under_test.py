@@ -29,6 +29,7 @@ from edge_client.inference.classifier import Classifier  # noqa: E402
 from luigi_tasks.backbone.extractor import open_extractor  # noqa: E402
 from luigi_tasks.dataset.pixels import to_png  # noqa: E402
 from luigi_tasks.quantization.compose import Dense, compose_classifier  # noqa: E402
+from luigi_tasks.release.announcement import announce  # noqa: E402
 from luigi_tasks.release.broker import BrokerClient  # noqa: E402
 from luigi_tasks.release.channel import point_channel  # noqa: E402
 from luigi_tasks.release.keys import make_keys  # noqa: E402
@@ -152,7 +153,7 @@ class DeviceBench:
 
     def announce(self, release: str) -> None:
         """Tell the device."""
-        self._client.announce(CHANNEL, release)
+        announce(self._client, CHANNEL, release)
 
     @property
     def base_url(self) -> str:

@@ -439,12 +439,14 @@ def announce(workspace: Workspace) -> str:
 
     Raises: InputError if the channel does not exist; TransportError; SettingsError; TrustError.
     """
+    from luigi_tasks.release import announcement  # noqa: PLC0415 - as in publish_release
+
     channel = workspace.settings.release.channel
     release = current_release(workspace)
     if release is None:
         msg = f"channel {channel}: nothing is published on it, so there is nothing to announce; run Deploy"
         raise InputError(msg)
-    workspace.broker.announce(channel, release)
+    announcement.announce(workspace.broker, channel, release)
     return release
 
 

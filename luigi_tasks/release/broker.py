@@ -1,4 +1,4 @@
-"""Announcements on the MQTT broker."""
+"""Retained messages on the MQTT broker."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_client.contract.documents import decode_document, encode_document
-from edge_client.contract.errors import InputError, SettingsError, TransportError
-from edge_client.contract.messages import ANNOUNCEMENT_LIMIT_BYTES, Announcement
-from edge_client.contract.names import announcement_topic
-from edge_client.contract.times import utc_now
+from edge_client.contract.errors import SettingsError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +24,7 @@ RETAINED_WAIT_S = 1.0
 
 
 class BrokerClient:
-    """Client that publishes announcements and reads the retained ones back.
+    """Client that publishes retained messages and reads them back.
 
     Args:
         settings: Which broker.
@@ -44,42 +40,31 @@ class BrokerClient:
         """Host and port, for messages."""
         return f"{self._settings.host}:{self._settings.port}"
 
-    def announced_release(self, channel: str) -> str | None:
-        """Return the release that the broker's retained announcement names; None without a valid one.
+    @property
+    def fleet(self) -> str:
+        """Part of all topics that names the fleet."""
+        return self._settings.fleet
 
-        Raises: TransportError if the broker cannot be reached.
+    def publish_retained(self, topic: str, payload: bytes) -> None:
+        """Publish a message that the broker keeps for subscribers to come.
+
+        Raises: TransportError if the broker cannot be reached or does not take the message; SettingsError.
         """
-        topic = announcement_topic(self._settings.fleet, channel)
-        payload = self._read_retained(topic)
-        if payload is None:
-            return None
-        # A broken announcement counts as missing: the run replaces it.
-        with contextlib.suppress(InputError):
-            return decode_document(
-                Announcement, payload, source=topic, limit_bytes=ANNOUNCEMENT_LIMIT_BYTES
-            ).release
-        return None
-
-    def announce(self, channel: str, release: str) -> None:
-        """Publish the retained announcement and read it back.
-
-        Raises: TransportError if the broker does not take it or does not retain it.
-        """
-        topic = announcement_topic(self._settings.fleet, channel)
-        message = Announcement(
-            channel=channel,
-            release=release,
-            announced_at=utc_now(),
-        )
         with self._connected() as (client, _):
-            information = client.publish(topic, encode_document(message), qos=1, retain=True)
+            information = client.publish(topic, payload, qos=1, retain=True)
             self._wait_published(information, topic)
-        if self.announced_release(channel) != release:
-            msg = (
-                f"{self.address}: topic {topic} does not hold the announcement of {release} after it was "
-                "accepted; allow retained messages and writing in the broker's ACL"
-            )
-            raise TransportError(msg)
+
+    def read_retained(self, topic: str) -> bytes | None:
+        """Return the retained message of a topic; None if the broker keeps none.
+
+        Raises: TransportError if the broker cannot be reached; SettingsError.
+        """
+        with self._connected() as (client, messages):
+            client.subscribe(topic, qos=1)
+            try:
+                return messages.get(timeout=self._retained_wait_s)
+            except queue.Empty:
+                return None
 
     def _wait_published(self, information: MQTTMessageInfo, topic: str) -> None:
         try:
@@ -93,14 +78,6 @@ class BrokerClient:
                 "the next run announces it"
             )
             raise TransportError(msg)
-
-    def _read_retained(self, topic: str) -> bytes | None:
-        with self._connected() as (client, messages):
-            client.subscribe(topic, qos=1)
-            try:
-                return messages.get(timeout=self._retained_wait_s)
-            except queue.Empty:
-                return None
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[tuple[Client, queue.Queue[bytes]]]:

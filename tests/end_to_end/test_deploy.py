@@ -73,13 +73,13 @@ def parts_of(pipeline, monkeypatch):
 
 
 def announced(pipeline, channel: str) -> str | None:
+    from luigi_tasks.release.announcement import announced_release  # noqa: PLC0415
     from luigi_tasks.release.broker import BrokerClient  # noqa: PLC0415
     from luigi_tasks.settings.values import BrokerSettings  # noqa: PLC0415
 
     broker = pipeline.broker
-    return BrokerClient(
-        BrokerSettings(broker.host, broker.port, pipeline.name, "", "", False, "", 5.0)
-    ).announced_release(channel)
+    client = BrokerClient(BrokerSettings(broker.host, broker.port, pipeline.name, "", "", False, "", 5.0))
+    return announced_release(client, channel)
 
 
 def test_a_release_is_one_signed_unit_and_announced(pipeline, monkeypatch):

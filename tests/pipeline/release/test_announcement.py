@@ -10,6 +10,7 @@ from paho.mqtt import publish
 
 from edge_client.contract.errors import SettingsError, TransportError
 from edge_client.contract.names import announcement_topic
+from luigi_tasks.release.announcement import announce, announced_release
 from luigi_tasks.release.broker import BrokerClient
 from luigi_tasks.settings.values import BrokerSettings
 
@@ -41,11 +42,11 @@ def broker(request, mqtt_broker, tmp_path):
 def test_what_is_announced_is_retained(broker):
     settings = settings_for(broker)
     client, impatient = BrokerClient(settings), BrokerClient(settings, retained_wait_s=0.2)
-    assert impatient.announced_release("stable") is None
-    client.announce("stable", "r1")
-    client.announce("stable", "r2")
-    assert client.announced_release("stable") == "r2"
-    assert impatient.announced_release("canary") is None
+    assert announced_release(impatient, "stable") is None
+    announce(client, "stable", "r1")
+    announce(client, "stable", "r2")
+    assert announced_release(client, "stable") == "r2"
+    assert announced_release(impatient, "canary") is None
 
 
 @pytest.mark.parametrize("payload", [b"not json", b"{}", b'{"release": 5}', b"\xff", b"x" * 10_000])
@@ -60,18 +61,18 @@ def test_a_broken_announcement_counts_as_missing_and_is_overwritten(mqtt_broker,
         port=mqtt_broker.port,
     )
     client = BrokerClient(settings)
-    assert client.announced_release("stable") is None
-    client.announce("stable", "r1")
-    assert client.announced_release("stable") == "r1"
+    assert announced_release(client, "stable") is None
+    announce(client, "stable", "r1")
+    assert announced_release(client, "stable") == "r1"
 
 
 def test_broker_down_is_named_with_the_way_out(mqtt_broker):
     client = BrokerClient(settings_for(mqtt_broker, port=free_ports(1)[0]))
     with pytest.raises(TransportError, match=r"MQTT broker 127\.0\.0\.1:\d+.*the next run continues"):
-        client.announce("stable", "r1")
+        announce(client, "stable", "r1")
 
 
 def test_password_file_that_is_missing_is_named(mqtt_broker):
     client = BrokerClient(settings_for(mqtt_broker, username="pipeline", password_file="/nonexistent"))
     with pytest.raises(SettingsError, match="password_file /nonexistent"):
-        client.announce("stable", "r1")
+        announce(client, "stable", "r1")

@@ -23,6 +23,7 @@ from edge_client.contract.documents import decode_document
 from luigi_tasks.dataset.records import Snapshot
 from luigi_tasks.gate.records import Evaluation
 from luigi_tasks.quantization.calibration import choose_calibration
+from luigi_tasks.release.announcement import announce
 from luigi_tasks.release.broker import BrokerClient
 from luigi_tasks.release.repository import ReleaseRepository
 from luigi_tasks.settings.values import BrokerSettings, StoreSettings
@@ -182,7 +183,7 @@ def fleet(tmp_path, deployed, small_weights) -> Iterator[Fleet]:
         settings = BrokerSettings(
             broker.host, broker.port, NAME, "", "", tls=False, ca_file="", timeout_s=5.0
         )
-        BrokerClient(settings).announce("stable", deployed.release)
+        announce(BrokerClient(settings), "stable", deployed.release)
         yield fleet
 
 

@@ -1,0 +1,48 @@
+"""The retained announcement of a channel: devices check for updates when they receive it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from edge_client.contract.documents import decode_document, encode_document
+from edge_client.contract.errors import InputError, TransportError
+from edge_client.contract.messages import ANNOUNCEMENT_LIMIT_BYTES, Announcement
+from edge_client.contract.names import announcement_topic
+from edge_client.contract.times import utc_now
+
+if TYPE_CHECKING:
+    from luigi_tasks.release.broker import BrokerClient
+
+
+def announced_release(broker: BrokerClient, channel: str) -> str | None:
+    """Return the release that the broker's retained announcement names; None without a valid one.
+
+    Raises: TransportError if the broker cannot be reached; SettingsError.
+    """
+    topic = announcement_topic(broker.fleet, channel)
+    payload = broker.read_retained(topic)
+    if payload is None:
+        return None
+    # A broken announcement counts as missing: the run replaces it.
+    with contextlib.suppress(InputError):
+        return decode_document(
+            Announcement, payload, source=topic, limit_bytes=ANNOUNCEMENT_LIMIT_BYTES
+        ).release
+    return None
+
+
+def announce(broker: BrokerClient, channel: str, release: str) -> None:
+    """Publish the retained announcement and read it back.
+
+    Raises: TransportError if the broker does not take it or does not retain it; SettingsError.
+    """
+    topic = announcement_topic(broker.fleet, channel)
+    message = Announcement(channel=channel, release=release, announced_at=utc_now())
+    broker.publish_retained(topic, encode_document(message))
+    if announced_release(broker, channel) != release:
+        msg = (
+            f"{broker.address}: topic {topic} does not hold the announcement of {release} after it was "
+            "accepted; allow retained messages and writing in the broker's ACL"
+        )
+        raise TransportError(msg)
