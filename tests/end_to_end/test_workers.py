@@ -22,7 +22,7 @@ from pipeline_under_test import REPOSITORY, PipelineUnderTest
 pytest.importorskip("luigi", reason="the device's environments have no Luigi")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# luigi_tasks.pipeline's; a step that failed so often is given up.
+# luigi_tasks.task's; a step that failed so often is given up.
 KEEP_ALIVE_TRIES = 3
 DONE = re.compile(r"\] Worker .* done +(\w+)\(.*?(?:shard=(\w+))?\)$")
 RUNNING = re.compile(r"\] Worker .* running +(\w+)\(")
@@ -224,7 +224,8 @@ def run_pods(pipeline: PipelineUnderTest, command: list[str], count: int) -> tup
 
 def load_example(name: str) -> Any:
     """Import a file of configs/ as a user does who copied it."""
-    pytest.importorskip(f"luigi.contrib.{name.partition('_')[0]}")
+    contrib = f"luigi.contrib.{name.partition('_')[0]}"
+    pytest.importorskip(contrib, reason=f"this Luigi has no {contrib}")
     spec = importlib.util.spec_from_file_location(name, REPOSITORY / "configs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

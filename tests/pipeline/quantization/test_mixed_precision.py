@@ -1,4 +1,4 @@
-"""A channel that drowns the others in int8: the mixed variant holds where int8 collapses."""
+"""The mixed variant: it holds where a channel that drowns the others makes int8 collapse, and it is int8."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from luigi_tasks.backbone.converters import float_converter, int8_converter
 from luigi_tasks.backbone.extractor import FeatureExtractor
+from luigi_tasks.backbone.networks import build_backbone
 from luigi_tasks.backbone.tensorflow_runtime import start_tensorflow
 from luigi_tasks.progress import ignore_progress
-from luigi_tasks.quantization.mixed_precision import convert_mixed
+from luigi_tasks.quantization.mixed_precision import TOTAL_NOISE_SHARE, convert_mixed
+from luigi_tasks.settings.values import ModelSettings
+from tests.fakes.settled_network import settle
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 LOUD = 300.0
 READERS = 64
+OPERATOR = schema.BuiltinOperator
 
 
 def loud_network() -> Any:
@@ -67,6 +72,18 @@ def noise(variants, name: str, pictures) -> float:
     return float(((found - wanted) ** 2).sum() / ((wanted - wanted.mean(0)) ** 2).sum())
 
 
+def int8_operators(model: bytes) -> set[int]:
+    """Return the builtin codes of operators with an int8 output."""
+    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+    [graph] = tree.subgraphs
+    return {
+        max(code.builtinCode, code.deprecatedBuiltinCode)
+        for one in graph.operators
+        if graph.tensors[one.outputs[0]].type == schema.TensorType.INT8
+        and (code := tree.operatorCodes[one.opcodeIndex])
+    }
+
+
 def test_mixed_variant_holds_where_int8_collapses(variants, pictures):
     assert noise(variants, "int8", pictures) > 0.5
     assert noise(variants, "mixed", pictures) < 0.1
@@ -74,3 +91,17 @@ def test_mixed_variant_holds_where_int8_collapses(variants, pictures):
 
 def test_mixed_variant_is_still_mostly_int8(variants):
     assert len(variants["int8"]) < len(variants["mixed"]) < 0.4 * len(variants["float"])
+
+
+def test_operators_of_mobilenet_v3_become_int8_in_the_mixed_variant():
+    """Hard-swish and squeeze-excite; the extractor runs the file in the device's interpreter."""
+    pictures = np.random.default_rng(2).integers(0, 256, (10, 4, 4, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    network = build_backbone(ModelSettings("mobilenet_v3_small", 0.75, 32, 0, "none"), seed=1)
+    settle(network, pictures)
+    made = {
+        "float": bytes(float_converter(network).convert()),
+        "mixed": convert_mixed(network, pictures, ignore_progress),
+    }
+    assert noise(made, "mixed", pictures) < TOTAL_NOISE_SHARE
+    assert len(made["mixed"]) < 0.4 * len(made["float"])
+    assert int8_operators(made["mixed"]) >= {OPERATOR.HARD_SWISH, OPERATOR.MUL, OPERATOR.MEAN}
