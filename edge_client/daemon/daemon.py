@@ -17,7 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from edge_client.contract.errors import EdgeError
+from edge_client.contract.errors import EdgeError, SettingsError
 from edge_client.contract.names import (
     announcement_topic,
     command_topic,
@@ -126,6 +126,7 @@ class Daemon:
         self._stop = threading.Event()
         self._may_serve = threading.Event()
         self._broker: BrokerConnection | None = None
+        self._metrics_fault: str | None = None
         self._source_fault: str | None = None
         self._source: Source | None = None
         self._driver = DriverWatch()
@@ -252,12 +253,24 @@ class Daemon:
     def _live_fields(self) -> dict[str, Any]:
         """Status fields of the device, not of one channel, that are read at the time of sending."""
         kept = self._inbox.live_fields() if self._inbox is not None and self._settings.inbox.keeps else {}
-        return {"warning": self._broker.suspected_duplicate_id if self._broker else None, **kept}
+        duplicate = self._broker.suspected_duplicate_id if self._broker else None
+        warnings = [warning for warning in (duplicate, self._metrics_fault) if warning is not None]
+        return {"warning": "; ".join(warnings) or None, **kept}
 
     def _serve_metrics(self) -> MetricsServer | None:
+        """Serve metrics if the settings name a port; without the extra, only the metrics are missing.
+
+        Raises: SettingsError if the port cannot be listened at.
+        """
         if not self._settings.metrics.port:
             return None
-        from edge_client.reporting.metrics import serve  # noqa: PLC0415 - an extra, and 4 MB
+        try:
+            from edge_client.reporting.metrics import serve  # noqa: PLC0415 - an extra, and 4 MB
+        except SettingsError as e:
+            # An upgrade from a version that needed no library must not stop the camera.
+            logger.error("%s", e)  # noqa: TRY400 - one line, no traceback
+            self._metrics_fault = str(e)
+            return None
 
         boards = [follower.board for follower in self._followers.values()]
         return serve(self._settings.metrics, lambda: [board.status for board in boards])

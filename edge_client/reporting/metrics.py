@@ -1,7 +1,7 @@
 """Prometheus metrics over HTTP, off by default; needs the extra `metrics`.
 
 Importing this module raises SettingsError where `prometheus_client` is not installed: only a device whose
-settings name a port imports it.
+settings name a port imports it. The daemon then serves without metrics; `edge-client doctor` fails.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
@@ -136,18 +135,6 @@ def test_status_of_an_unresponsive_daemon_is_marked_as_out_of_date(settings_file
         assert main(["status", "--json", "--config", str(settings_file)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["running"], told["fresh"]) == (True, False)
-
-
-def test_the_daemon_refuses_to_start_with_a_metrics_port_but_without_the_library(
-    settings_file, monkeypatch, capsys
-):
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    monkeypatch.delitem(sys.modules, "edge_client.reporting.metrics", raising=False)
-    (settings_file.parent / "root.json").write_bytes(b"{}")
-    more = '[trust]\nroot = "root.json"\n[metrics]\nport = 9100\n'
-    settings_file.write_text(f"{settings_file.read_text()}\n{more}")
-    assert main(["run", "--config", str(settings_file)]) == 2
-    assert "pip install 'edge-fleet[metrics]'" in capsys.readouterr().err
 
 
 def test_status_as_json(settings_file, capsys):

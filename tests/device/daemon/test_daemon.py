@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import signal
 import socket
 import threading
@@ -428,6 +429,35 @@ def test_home_assistant_finds_the_device_and_metrics_are_served(daemon, watcher,
     finally:
         client.disconnect()
         client.loop_stop()
+
+
+def test_a_metrics_port_without_the_library_is_reported_and_frames_are_classified(
+    daemon, watcher, repository, monkeypatch, tmp_path
+):
+    (tmp_path / "absent").mkdir()
+    (tmp_path / "absent/prometheus_client.py").write_text("raise ImportError('not installed')\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'absent'}:{os.environ.get('PYTHONPATH', '')}")
+    daemon.settings["metrics"] = {"port": 9100}
+    release = repository.publish_tiny(0).release
+    daemon.start()
+    status = watcher.wait_release(release)
+    assert "pip install 'edge-fleet[metrics]'" in status.warning
+    assert "pip install 'edge-fleet[metrics]'" in daemon.log
+    assert_answers(daemon, watcher, release)
+
+
+HOSTILE_ANNOUNCEMENTS = [b"", b"\xff\xfe", b"x" * 200_000]
+
+
+def test_hostile_announcements_stop_neither_frames_nor_updates(daemon, watcher, repository, serving):
+    for payload in HOSTILE_ANNOUNCEMENTS:
+        watcher.publish(payload, retain=False)
+    watcher.wait_status(lambda s: "not a valid announcement" in (s.last_error or ""), "the refusal")
+    assert_answers(daemon, watcher, serving)
+    release = repository.publish_tiny(1).release
+    watcher.announce(release)
+    watcher.wait_release(release)
+    assert_answers(daemon, watcher, release)
 
 
 def test_a_command_runs_when_its_label_comes(daemon, watcher, serving, tmp_path):
