@@ -231,6 +231,7 @@ def _first_frame(source: Source) -> str:
 def _check_inbox(settings: Settings) -> str:
     from edge_client.inbox.keeper import kept_records  # noqa: PLC0415
     from edge_client.inbox.selection import INBOX_DIR  # noqa: PLC0415
+    from edge_client.inbox.upload_child import check_inbox_folder  # noqa: PLC0415
     from edge_client.settings.update import read_credentials  # noqa: PLC0415
 
     inbox = settings.inbox
@@ -238,6 +239,7 @@ def _check_inbox(settings: Settings) -> str:
         return "no frames are kept for labelling"
     where = inbox.base_url or settings.store.base_url
     if inbox.upload and is_file_url(where):
+        check_inbox_folder(folder_of_url(where))
         _check_makeable(folder_of_url(where) / inbox_key(settings.device.id, "x"))
     elif inbox.upload and read_credentials(settings.store) is None:
         msg = "[inbox] upload: needs keys that may write there; name them in [store] access_key_file"

@@ -95,26 +95,41 @@ class FolderWriter:
     def __init__(self, settings: Settings, folder: Path) -> None:
         """Remove what killed uploads left: no other process writes below this device's id."""
         self._folder = folder
+        self._inbox = folder / INBOX_FOLDER
         with contextlib.suppress(OSError):
-            for leftover in (folder / INBOX_FOLDER / settings.device.id).glob(".*"):
+            for leftover in (self._inbox / settings.device.id).glob(".*"):
                 leftover.unlink()
 
     def write(self, key: str, body: bytes, content_type: str) -> None:
-        """Write one object durably.
+        """Write one object durably; never create `inbox/`, which is missing below an empty mount point.
 
         Raises: TransportError.
         """
         del content_type
         path = self._folder / key
-        if not self._folder.is_dir():
-            msg = f"{self._folder}: no such folder; mount it, or correct [inbox] base_url"
-            raise TransportError(msg)
+        check_inbox_folder(self._folder)
         try:
+            path.parent.mkdir(exist_ok=True)
             if not path.exists():
                 write_durably(path, body, mode=0o644)
         except (DeviceError, OSError) as e:
             msg = f"{path}: {e}; let this device's user write there. It will be tried again"
             raise TransportError(msg) from e
+
+
+def check_inbox_folder(folder: Path) -> None:
+    """Check that a folder store has its `inbox/`, which a person creates once.
+
+    Raises: TransportError if not: the folder may be the mount point of a disk that is away, and frames
+        written into it would fill the device's own card.
+    """
+    inbox = folder / INBOX_FOLDER
+    if not inbox.is_dir():
+        msg = (
+            f"{inbox}: no such folder; is {folder} mounted? If it is, create {INBOX_FOLDER}/ in it once, "
+            "or correct [inbox] base_url"
+        )
+        raise TransportError(msg)
 
 
 def open_writer(settings: Settings) -> InboxWriter | FolderWriter:

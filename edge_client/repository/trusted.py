@@ -23,6 +23,7 @@ from tuf.ngclient import Updater, UpdaterConfig
 from edge_client import __version__
 from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import TransportError, TrustError
+from edge_client.contract.file_urls import is_file_url
 from edge_client.contract.names import METADATA_FOLDER, TARGETS_FOLDER, channel_target
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from edge_client.contract.times import current_time
@@ -164,7 +165,7 @@ class TrustedRepository:
             if isinstance(cause, exceptions.DownloadHTTPError) and cause.status_code == 404 and not known:
                 msg = (
                     f"{self._base_url}: nothing is published there yet; "
-                    "if something is, correct [store] base_url"
+                    f"if something is, {self._find_store}correct [store] base_url"
                 )
                 raise NothingPublishedError(msg) from e
             raise
@@ -246,6 +247,21 @@ class TrustedRepository:
             raise TrustError(msg)
         return target
 
+    def _http_way_out(self, status: int) -> str:
+        if status in {401, 403}:
+            return (
+                "the store refuses this device: check [store] region and access_key_file (or "
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), its right to read, and the clock"
+            )
+        if status == 404:
+            return f"it is missing in the store: {self._find_store}publish again, or correct [store] base_url"
+        return "will be tried again"
+
+    @property
+    def _find_store(self) -> str:
+        """Question for messages about missing files: the mount point of a disk that is away is empty."""
+        return "is it mounted? Else " if is_file_url(self._base_url) else ""
+
     @property
     def _scratch_path(self) -> Path:
         return Path(self._scratch.name)
@@ -278,7 +294,7 @@ class TrustedRepository:
             msg = f"{what}: longer than signed or allowed ({e}). Nothing was changed"
             raise TrustError(msg) from e
         except exceptions.DownloadHTTPError as e:
-            msg = f"{e}; {_http_way_out(e.status_code)}"
+            msg = f"{e}; {self._http_way_out(e.status_code)}"
             raise TransportError(msg) from e
         except exceptions.DownloadError as e:
             cause = f" ({e.__cause__})" if not str(e).startswith(("http", "file:")) and e.__cause__ else ""
@@ -326,17 +342,6 @@ def explain(error: exceptions.RepositoryError) -> str:
     if isinstance(error, exceptions.LengthOrHashMismatchError):
         return f"not the content that was signed ({error}). {altered}"
     return f"not usable as signed metadata ({error}). {altered}"
-
-
-def _http_way_out(status: int) -> str:
-    if status in {401, 403}:
-        return (
-            "the store refuses this device: check [store] region and access_key_file (or AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY), its right to read, and the clock"
-        )
-    if status == 404:
-        return "it is missing in the store: publish again, or correct [store] base_url"
-    return "will be tried again"
 
 
 def _root_names(folder: Path) -> tuple[str, ...]:

@@ -127,7 +127,10 @@ class FolderStore:
             self._rename(staged, path)
 
     def delete(self, key: str) -> None:
-        """Remove the object, and the folders that this empties; a missing one is not an error."""
+        """Remove the object, and the folders that this empties; a missing one is not an error.
+
+        Folders directly below the store's stay: a device uploads only where `inbox/` exists.
+        """
         path = self._path(key)
         with _disk_errors(path):
             if not self.exists(key):
@@ -282,7 +285,7 @@ class FolderStore:
             raise InputError(msg)
 
     def _remove_empty(self, folder: Path) -> None:
-        while folder != self.folder:
+        while self.folder not in {folder, folder.parent}:
             try:
                 folder.rmdir()  # refused while anything is in it
             except OSError:

@@ -206,6 +206,9 @@ def test_a_folder_store_is_read_and_frames_may_go_there_without_keys(
     for key, data in repository.objects.items():
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
         (folder / key).write_bytes(data)
+    assert "mounted? If it is, create inbox/ in it once" in failures(settings)["inbox"]
+    assert not (folder / "inbox").exists()
+    (folder / "inbox").mkdir()
     assert failures(settings) == {}
     found = {check.name: check.detail for check in examine(settings)}
     assert found["store"].startswith(f"{folder.as_uri()}: channel stable points to release ")

@@ -399,7 +399,7 @@ def test_uploaded_frames_are_deleted_on_the_device(keep, settings, inbox, folder
 def in_folder(tmp_path, settings, monkeypatch):
     """Settings of a device on a folder store, which needs no keys."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    (tmp_path / "store").mkdir()
+    (tmp_path / "store/inbox").mkdir(parents=True)
     store = dataclasses.replace(settings.store, base_url=(tmp_path / "store").as_uri())
     return dataclasses.replace(settings, store=store)
 
@@ -407,7 +407,7 @@ def in_folder(tmp_path, settings, monkeypatch):
 def test_frames_go_into_a_folder_store_readable_by_the_pipeline(keep, in_folder, tmp_path, folder):
     records = keep(2)
     inbox = tmp_path / "store/inbox/camera-1"
-    inbox.mkdir(parents=True)
+    inbox.mkdir()
     (inbox / ".half.jpg.xyz").write_bytes(b"of an upload that was killed")
     report = upload_in_child(in_folder)
     assert (report.uploaded, report.error) == (2, None)
@@ -419,14 +419,24 @@ def test_frames_go_into_a_folder_store_readable_by_the_pipeline(keep, in_folder,
         assert hashlib.sha256((inbox / record.picture).read_bytes()).hexdigest() == record.sha256
 
 
-def test_a_folder_store_that_is_away_costs_no_frame_and_is_not_made(keep, in_folder, tmp_path, folder):
+@pytest.mark.parametrize("mount_point", [True, False], ids=["unmounted", "away"])
+def test_a_folder_store_that_is_away_costs_no_frame_and_is_not_made(
+    keep, in_folder, tmp_path, folder, mount_point
+):
+    """Frames in an empty mount point would fill the device's own disk, and vanish below the mounted one."""
     keep(2)
-    (tmp_path / "store").rmdir()
+    (tmp_path / "store").rename(tmp_path / "disk")
+    if mount_point:
+        (tmp_path / "store").mkdir()
     report = upload_in_child(in_folder)
     assert report.uploaded == 0
-    assert "no such folder; mount it" in str(report.error)
+    assert "store mounted? If it is, create inbox/ in it once" in str(report.error)
     assert len(kept_records(folder)) == 2
-    assert not (tmp_path / "store").exists()
+    assert list((tmp_path / "store").glob("*")) == []
+    if mount_point:
+        (tmp_path / "store").rmdir()
+    (tmp_path / "disk").rename(tmp_path / "store")
+    assert upload_in_child(in_folder).uploaded == 2
 
 
 def test_a_frame_in_a_folder_store_is_never_written_over(keep, in_folder, tmp_path):
@@ -440,7 +450,7 @@ def test_a_frame_in_a_folder_store_is_never_written_over(keep, in_folder, tmp_pa
 
 def test_a_folder_store_that_refuses_is_named(keep, in_folder, tmp_path, folder):
     keep(1)
-    (tmp_path / "store/inbox").write_bytes(b"a file in the way")
+    (tmp_path / "store/inbox/camera-1").write_bytes(b"a file in the way")
     report = upload_in_child(in_folder)
     assert report.uploaded == 0
     assert "let this device's user write there" in str(report.error)

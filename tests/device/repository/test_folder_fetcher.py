@@ -129,8 +129,10 @@ def test_a_missing_file_may_come_back(reader, repository, publish, tmp_path):
     repository.sign()
     gone = repository.objects.pop(OBJECT)
     publish()
-    with pytest.raises(TransportError, match=rf"{OBJECT}.* it is missing in the store: publish again"):
+    with pytest.raises(TransportError, match=rf"{OBJECT}.* it is missing in the store: ") as caught:
         fetch(reader, tmp_path / "staging")
+    asked_of_folders = "is it mounted? Else " if reader.store.base_url.startswith("file:") else ""
+    assert f"in the store: {asked_of_folders}publish again" in str(caught.value)
     repository.objects[OBJECT] = gone
     publish()
     assert fetch(reader, tmp_path / "staging")[0].read_bytes() == DATA
@@ -140,9 +142,10 @@ def test_an_empty_folder_has_nothing_published_yet(reader, store):
     store.mkdir()
     with (
         reader.open() as trusted,
-        pytest.raises(NothingPublishedError, match="nothing is published there yet"),
+        pytest.raises(NothingPublishedError, match="nothing is published there yet") as caught,
     ):
         trusted.refresh()
+    assert ("is it mounted?" in str(caught.value)) == reader.store.base_url.startswith("file:")
 
 
 def test_a_folder_that_is_not_mounted_is_named_and_tried_again(device, store, repository, publish):

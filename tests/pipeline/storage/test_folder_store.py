@@ -134,7 +134,13 @@ def test_deleting_removes_the_folders_that_it_empties(store):
     store.delete("a/b/c/1")
     assert sorted(path.name for path in (store.folder / "a").iterdir()) == ["2"]
     store.delete("a/2")
-    assert [path.name for path in store.folder.iterdir()] == [STAGING_FOLDER]
+    assert list((store.folder / "a").iterdir()) == []
+
+
+def test_an_emptied_inbox_stays_for_devices_which_never_create_it(store):
+    store.put("inbox/camera-1/x.jpg", b"")
+    store.delete("inbox/camera-1/x.jpg")
+    assert list((store.folder / "inbox").iterdir()) == []
 
 
 def test_objects_are_as_readable_as_other_files_of_the_user(store):
@@ -261,7 +267,7 @@ def test_writers_do_not_lose_their_folder_to_those_that_empty_it(tmp_path):
         one.join(60)
     assert [one.exitcode for one in processes] == [0] * len(keys)
     assert open_folder(tmp_path / "store").list_folder("") == ()
-    assert not (tmp_path / "store" / "a").exists()
+    assert list((tmp_path / "store" / "a").iterdir()) == []
 
 
 def _hold_and_die(folder: Path, held: Any) -> None:
