@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SETTLE_RETRY_S = 10.0
+# Value of the status field `decision` until an update check has decided.
+UNDECIDED = ""
 # A release in shadow mode is judged at least so often, also where no frames come.
 LONGEST_WAIT_S = 600.0
 
@@ -252,7 +254,8 @@ class ChannelFollower:
             trigger = self.triggers.wait(min(schedule.due_in(now), self._settle_after - now, LONGEST_WAIT_S))
             if self._stop.is_set():
                 return
-            self._settle()
+            if self._settle():
+                schedule.request(time.monotonic())
             self._import_bundle()
             requested = requested or trigger.requested
             now = time.monotonic()
@@ -290,11 +293,11 @@ class ChannelFollower:
             )
             return None
 
-    def _settle(self) -> None:
-        """Carry out a verdict: of a probation, or of shadow mode."""
+    def _settle(self) -> bool:
+        """Carry out a verdict: of a probation, or of shadow mode; return whether it voided a decision."""
         now = time.monotonic()
         if now < self._settle_after and self._settle_after != float("inf"):
-            return
+            return False
         self._settle_after = float("inf")
         try:
             changes = self._serving.settle(self._begin_measuring)
@@ -302,16 +305,25 @@ class ChannelFollower:
             logger.exception("the verdict on a release cannot be carried out; it will be tried again")
             self._settle_after = now + SETTLE_RETRY_S
             changes = {"last_error": str(e)}
-        if changes is not None:
-            self.show_releases(**changes, **self._decision_after_verdict(changes))
+        if changes is None:
+            return False
+        decided = self._decision_after_verdict(changes)
+        self.show_releases(**changes, **decided)
+        return decided.get("decision") == UNDECIDED
 
     def _decision_after_verdict(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """Return the status fields that follow from a verdict on the channel's release."""
-        latest = self.board.status.latest
-        if latest is not None and changes.get("refused") == latest:
-            return {"decision": Decision.REFUSED.name.lower(), "offered": None}
-        if latest is not None and self._serving.release == latest:
-            return {"decision": Decision.SERVES.name.lower(), "offered": None}
+        """Return the status fields that follow from a verdict, on the channel's release or the one before."""
+        status, latest = self.board.status, self.board.status.latest
+        if latest is None:
+            return {}
+        if changes.get("refused") == latest:
+            return {"decision": _name(Decision.REFUSED), "offered": None}
+        if self._serving.release == latest:
+            return {"decision": _name(Decision.SERVES), "offered": None}
+        # It neither serves nor is compared: a rollback ended its shadow mode, or could not be recorded.
+        ended = self._serving.shadow_release != latest
+        if ended and status.decision in {_name(Decision.INSTALL), _name(Decision.SERVES)}:
+            return {"decision": UNDECIDED, "offered": None}
         return {}
 
     def _on_verdict(self, urgent: bool) -> None:
@@ -385,7 +397,7 @@ class ChannelFollower:
             last_error=str(error),
             refused=refused,
             latest=refused,
-            decision=Decision.REFUSED.name.lower(),
+            decision=_name(Decision.REFUSED),
             offered=None,
         )
         return CheckResult(str(error), error_kind(error), signed=refused)
@@ -393,25 +405,42 @@ class ChannelFollower:
     def _show_outcome(self, outcome: UpdateOutcome, announced: str | None) -> CheckResult:
         channel = self._settings.device.channel
         expected = announced in {None, outcome.release}
-        error = explain_problem(outcome, announced, channel)
+        decision = self._decision_of(outcome)
+        if decision == UNDECIDED:
+            why = explain_unrecorded(outcome, channel)
+            error: str | None = why
+        else:
+            in_shadow = self._serving.shadow_release == outcome.release
+            why = explain_shadow(outcome, channel) if in_shadow else explain_outcome(outcome, channel)
+            error = explain_problem(outcome, announced, channel)
         if error is not None and outcome.decision is not Decision.REFUSED:
             logger.warning("%s", error)
-        in_shadow = self._serving.shadow_release == outcome.release
-        decision = outcome.decision
-        if decision is Decision.INSTALL and not in_shadow:
-            decision = Decision.SERVES
-        why = explain_shadow(outcome, channel) if in_shadow else explain_outcome(outcome, channel)
         self.show_releases(
             last_error=error or self._source_fault,
-            refused=outcome.release if decision is Decision.REFUSED else None,
+            refused=outcome.release if outcome.decision is Decision.REFUSED else None,
             latest=outcome.release,
-            decision=decision.name.lower(),
-            offered=outcome.release if decision is Decision.HELD else None,
+            decision=decision,
+            offered=outcome.release if outcome.decision is Decision.HELD else None,
             why=why,
             share_percent=outcome.share_percent,
         )
         message = f"release {self._serving.release} serves: {why}"
         return CheckResult(message, settled=expected, signed=outcome.release)
+
+    def _decision_of(self, outcome: UpdateOutcome) -> str:
+        """Return the decision of an update check for the status, given what serves by now."""
+        if outcome.decision not in {Decision.SERVES, Decision.INSTALL}:
+            return _name(outcome.decision)
+        if self._serving.release == outcome.release:
+            return _name(Decision.SERVES)
+        if self._serving.shadow_release == outcome.release:
+            return _name(Decision.INSTALL)
+        return UNDECIDED
+
+
+def _name(decision: Decision) -> str:
+    """Return the value of the status field `decision`."""
+    return decision.name.lower()
 
 
 def explain_outcome(outcome: UpdateOutcome, channel: str) -> str:
@@ -427,6 +456,11 @@ def explain_outcome(outcome: UpdateOutcome, channel: str) -> str:
 def explain_shadow(outcome: UpdateOutcome, channel: str) -> str:
     """Return why the serving release still serves while the channel's release is in shadow mode."""
     return f"channel {channel} points to {outcome.release}, which is compared with it first ([shadow])"
+
+
+def explain_unrecorded(outcome: UpdateOutcome, channel: str) -> str:
+    """Return why another release serves than the channel's, which `slots.json` names as current."""
+    return f"channel {channel} points to {outcome.release}, rolled back; the disk could not record that"
 
 
 def explain_problem(outcome: UpdateOutcome, announced: str | None, channel: str) -> str | None:

@@ -108,8 +108,11 @@ class Serving:
 
     @property
     def serving_since(self) -> str | None:
-        """When the serving release was activated, UTC; None if that is unknown, or no release serves."""
-        return self._slots.serving_since if self.serves else None
+        """When the serving release was activated, UTC; None if that is unknown, or no release serves.
+
+        Also unknown after a rollback that the disk could not record: `slots.json` names the broken release.
+        """
+        return self._slots.serving_since if self.serves and self.release == self._slots.current else None
 
     @property
     def previous(self) -> str | None:

@@ -16,12 +16,14 @@ from local_services import wait_until
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import Announcement
+from edge_client.daemon import channel
 from edge_client.daemon.channel import ChannelFollower
 from edge_client.reporting.homeassistant import discovery_messages
 from edge_client.serving.probation import FAILURES
 from edge_client.settings.file import load_settings
 from edge_client.sources.source import Frame
 from edge_client.update.schedule import SHORTEST_INTERVAL_S
+from edge_client.update.slots import Slots
 from tests.fakes.tiny_model import plain_picture
 
 FRAME = Frame("camera", plain_picture("red"))
@@ -192,7 +194,7 @@ MALFORMED = {
     b"": "not a valid Announcement",
     b"\xff\xfe\x00": "not a valid Announcement",
     b"[" * 4000: "not a valid Announcement",
-    b'{"channel": "stable"}': "release",
+    b'{"channel": "stable"}': "missing required field `release`",
     b'{"release": "' + b"x" * 200_000 + b'"}': "at most 4096",
     b'{"channel": "canary", "release": "x", "announced_at": ""}': "is for channel 'canary'",
     b'{"channel": "stable", "release": "x\\nERROR y", "announced_at": ""}': "release id",
@@ -219,8 +221,9 @@ def test_a_malformed_announcement_is_reported_and_starts_no_update_check(followe
     assert followed.status.release == first
 
 
-def test_a_flood_of_announcements_puts_no_poll_off(followed, repository):
-    """Garbage and old news come faster than the poll interval, until the poll has found the release."""
+@pytest.mark.parametrize("kind", ["garbage", "old news"])
+def test_a_flood_of_announcements_puts_no_poll_off(followed, repository, kind):
+    """Announcements come faster than the poll interval, until the poll has found the release."""
     first = repository.publish_tiny(0).release
     followed.start(poll_s=2.5)  # longer than the pause after an announcement that is no news
     followed.wait_release(first)
@@ -228,8 +231,10 @@ def test_a_flood_of_announcements_puts_no_poll_off(followed, repository):
     deadline = time.monotonic() + LIMIT_S
     while followed.status.release != second:
         assert time.monotonic() < deadline
-        followed.follower.triggers.announce(b"garbage")
-        followed.announce(first)
+        if kind == "garbage":
+            followed.follower.triggers.announce(b"garbage")
+        else:
+            followed.announce(first)
         time.sleep(0.01)
 
 
@@ -246,3 +251,74 @@ def test_a_spread_announcement_is_followed_after_the_drawn_delay(followed, repos
     wait_until(lambda: len(repository.requests) > asked, "the update check", LIMIT_S)
     assert time.monotonic() - announced >= 2.0
     followed.wait_release(second)
+
+
+def answer(followed, *, until, what: str) -> None:
+    """Classify frames, each also by the release in shadow mode."""
+
+    def one_more() -> bool:
+        if (found := followed.follower.classify(FRAME)) is not None:
+            followed.follower.compare(FRAME, found)
+        return bool(until(followed.status))
+
+    wait_until(one_more, what, LIMIT_S)
+
+
+def fail_probation(followed) -> None:
+    break_serving(followed.follower)
+    for _ in range(FAILURES):
+        assert followed.follower.classify(FRAME) is None
+
+
+def test_a_rollback_that_ends_shadow_mode_voids_the_decision_until_the_next_check(followed, repository):
+    shadow = dataclasses.replace(followed.settings.shadow, seconds=0.2)
+    followed.settings = dataclasses.replace(followed.settings, shadow=shadow)
+    first = repository.publish_tiny(0).release
+    followed.start()
+    followed.wait_release(first)
+    second = repository.publish_tiny(1).release
+    followed.announce(second)
+    followed.wait(lambda s: (s.latest, s.decision) == (second, "install"), "shadow mode")
+    answer(followed, until=lambda s: s.release == second, what="the second release to serve")
+    third = repository.publish_tiny(2).release
+    followed.announce(third)
+    followed.wait(lambda s: (s.latest, s.decision) == (third, "install"), "the third one in shadow mode")
+    repository.stop()
+    fail_probation(followed)
+    followed.wait(lambda s: s.refused == second, "the second release to be rolled back")
+    assert (followed.status.release, followed.status.latest) == (first, third)
+    assert (followed.status.decision, followed.status.offered) == ("", None)
+    repository.start()
+    followed.wait(lambda s: s.decision == "install", "a check without a poll or an announcement")
+    assert followed.follower._serving.shadow_release == third
+
+
+def test_a_rollback_that_the_disk_cannot_record_does_not_show_its_release_as_serving(
+    followed, repository, monkeypatch
+):
+    monkeypatch.setattr(channel, "SETTLE_RETRY_S", 3.0)
+    first = repository.publish_tiny(0).release
+    followed.start()
+    followed.wait_release(first)
+    second = repository.publish_tiny(1).release
+    followed.announce(second)
+    followed.wait_release(second)
+    write = Slots._write
+
+    def refuse(self, **changes):
+        raise DeviceError("disk full")
+
+    monkeypatch.setattr(Slots, "_write", refuse)
+    asked = len(repository.requests)
+    fail_probation(followed)
+    for _ in range(2):  # after the rollback, and after the check that finds the second release current
+        followed.wait(lambda s: s.release == first, "the first release to serve from memory")
+        status = followed.status
+        assert (status.latest, status.decision, status.serving_since) == (second, "", None)
+        wait_until(lambda: len(repository.requests) > asked, "the next check", LIMIT_S)
+        followed.wait(lambda s: "could not record" in s.why, "its outcome")
+    monkeypatch.setattr(Slots, "_write", write)
+    followed.wait(lambda s: s.refused == second, "the rollback to be recorded")
+    status = followed.status
+    assert (status.release, status.decision) == (first, "refused")
+    assert status.serving_since is not None

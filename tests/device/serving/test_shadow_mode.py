@@ -51,14 +51,14 @@ def counts(daemon, said: str, number: int) -> bool:
 def test_a_release_that_agrees_serves_after_its_time(daemon, watcher, begin_shadow):
     first = watcher.status.release
     release = begin_shadow(bias=1)
-    assert watcher.status.release == first
+    assert (watcher.status.release, watcher.status.decision) == (first, "install")
     assert "compared with it first" in watcher.status.why
     assert_answers(daemon, watcher, first)
     seen = feed_until(daemon, watcher, lambda s: s.shadow is not None and s.shadow.frames > 0, "frames")
     assert seen.shadow.agreement == 1.0
     assert seen.shadow.latency_ms > 0
     status = feed_until(daemon, watcher, lambda s: s.release == release, "the release to serve")
-    assert status.previous == first
+    assert (status.previous, status.decision) == (first, "serves")
     assert status.shadow is None
     assert status.last_error is None
     assert "agreed with the release before on 100% of" in status.why
@@ -69,9 +69,10 @@ def test_a_release_that_agrees_serves_after_its_time(daemon, watcher, begin_shad
 def test_a_release_that_disagrees_is_refused_and_never_answers(daemon, watcher, repository, begin_shadow):
     first = watcher.status.release
     other = begin_shadow(bias=1)
+    assert watcher.status.decision == "install"
     # On grey, each release predicts its first label.
     status = feed_until(daemon, watcher, lambda s: s.refused == other, "the refusal", label="grey")
-    assert status.release == first
+    assert (status.release, status.latest, status.decision) == (first, other, "refused")
     assert status.shadow is None
     assert "agreed with the serving release on 0% of" in status.last_error
     assert {result.release for result in watcher.results} == {first}
