@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from edge_client.contract.averaging import average_blocks
 
+pytestmark = pytest.mark.runtime
+
 
 def plainly(pixels, rows: int, columns: int):
     """The same with reshape and whole numbers: blocks in the middle, halves up."""

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from edge_client.repository.sigv4 import sign_get, sign_put
 from edge_client.settings.update import StoreCredentials
 
-auth = pytest.importorskip("botocore.auth", reason="botocore is not among the device's packages")
-awsrequest = pytest.importorskip("botocore.awsrequest")
-keyring = pytest.importorskip("botocore.credentials")
+ABSENT = "botocore is not among the device's packages"
+auth = pytest.importorskip("botocore.auth", reason=ABSENT)
+awsrequest = pytest.importorskip("botocore.awsrequest", reason=ABSENT)
+keyring = pytest.importorskip("botocore.credentials", reason=ABSENT)
 
 SEGMENT = st.text(st.characters(codec="ascii", exclude_characters="/?#%", min_codepoint=33), min_size=1)
 

@@ -10,6 +10,8 @@ import pytest
 from edge_client.contract.release import CONFIDENCE_BINS, HoldOut
 from edge_client.serving.drift import LEAST_ANSWERS, WINDOW, DriftWatch, stability_index
 
+pytestmark = pytest.mark.runtime
+
 HOLD_OUT = HoldOut(labels=(50, 50), confidence=(0,) * 8 + (20, 80))
 
 

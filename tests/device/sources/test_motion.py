@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+pytestmark = pytest.mark.runtime
+
 
 class Scenes:
     """A source of given pictures that records which frames were released."""
