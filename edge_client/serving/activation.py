@@ -38,39 +38,11 @@ def install(
 ) -> bool:
     """Activate the release of an update check if its decision is INSTALL; return whether it is.
 
-    Args: As for `activate`.
-    Raises: DeviceError, with the old release serving; RefusedError.
-    """
-    if outcome.decision is not Decision.INSTALL:
-        return False
-    activate(
-        outcome.release,
-        slots,
-        holder,
-        software=software,
-        threads=threads,
-        loaded=loaded,
-        probation=probation,
-        before_swap=before_swap,
-    )
-    return True
-
-
-def activate(
-    release: str,
-    slots: Slots,
-    holder: ClassifierHolder,
-    *,
-    software: str,
-    threads: int,
-    loaded: Classifier | None = None,
-    probation: ProbationRecord | None = None,
-    before_swap: Callable[[], None] = lambda: None,
-) -> None:
-    """Load a release next to the serving one, switch to it on disk, then in memory between two frames.
+    The release is loaded next to the serving one and switched to, on disk first, then in memory between two
+    frames.
 
     Args:
-        release: In its slot, as an update check left it.
+        outcome: Outcome of the check, which left the release in its slot.
         slots: Releases on the disk.
         holder: Gets the new classifier.
         software: See `this_software`.
@@ -80,6 +52,9 @@ def activate(
         before_swap: Called right before the first frame can see the release.
     Raises: DeviceError, with the old release serving; RefusedError.
     """
+    if outcome.decision is not Decision.INSTALL:
+        return False
+    release = outcome.release
     with refusing(slots, release, software):
         new = loaded or open_slot(slots.folder(release), threads)
     before = slots.activate(release, probation)
@@ -90,6 +65,7 @@ def activate(
         slots.put_back(before)
         raise
     slots.clean_slots()
+    return True
 
 
 def open_best_slot(
