@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VERSIONS = {
     "plan": 2,
     "snapshot": 2,
-    "tuned": 2,
+    "tuned": 3,
     "backbone": 2,
     "features": 3,
     "head": 4,

@@ -30,6 +30,7 @@ from luigi_tasks.training.checkpoint import Checkpoint, pack_checkpoint, parse_c
 from luigi_tasks.training.cluster import cluster_size
 from luigi_tasks.training.head import HeadTrainingData, train_head
 from luigi_tasks.training.mapped_array import map_array
+from luigi_tasks.training.validation import choose_validation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -117,7 +118,7 @@ class TrainingImages:
         labels: Sequence[str],
         load: Callable[[Sequence[Picture]], NDArray[np.uint8]],
     ) -> TrainingImages:
-        """Return the training pictures of a snapshot.
+        """Return the training pictures of a snapshot, without those for validation.
 
         Args:
             pictures: The training split.
@@ -125,10 +126,12 @@ class TrainingImages:
             load: Returns (n, H, W, 3) uint8 RGB of n pictures.
         """
         number = {label: index for index, label in enumerate(labels)}
+        held = choose_validation(pictures)
+        learned = [one for one, out in zip(pictures, held, strict=True) if not out]
         return cls(
-            read=lambda rows: load([pictures[row] for row in rows]),
-            targets=np.array([number[one.label] for one in pictures]),
-            names=[one.sha256 for one in pictures],
+            read=lambda rows: load([learned[row] for row in rows]),
+            targets=np.array([number[one.label] for one in learned]),
+            names=[one.sha256 for one in learned],
             classes=len(labels),
         )
 

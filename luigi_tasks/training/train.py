@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luigi_tasks.dataset.records import HOLDOUT, TRAIN, Snapshot
-from luigi_tasks.dataset.snapshot import is_validation
 from luigi_tasks.provenance import package_versions
 from luigi_tasks.settings.values import FLOAT, SMALL_SET_PICTURES
 from luigi_tasks.training.class_drop import ClassPair, find_worst_class
 from luigi_tasks.training.features import gather_rows, in_float_share
 from luigi_tasks.training.head import FittedHead, HeadTrainingData, Layer, train_head
 from luigi_tasks.training.records import TrainedHead, TrainingRecord
+from luigi_tasks.training.validation import choose_validation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,8 +101,9 @@ def _class_numbers(pictures: Sequence[Picture], labels: Sequence[str]) -> NDArra
 
 def _choose_validation(pictures: Sequence[Picture]) -> NDArray[np.bool_]:
     """Choose the pictures that decide when to stop: none of a small set, which is too few for that."""
-    small = len(pictures) < SMALL_SET_PICTURES
-    return np.array([not small and is_validation(one.sha256) for one in pictures])
+    if len(pictures) < SMALL_SET_PICTURES:
+        return np.zeros(len(pictures), bool)
+    return choose_validation(pictures)
 
 
 def _find_float_features(

@@ -31,6 +31,7 @@ from luigi_tasks.training.finetune import (
     tune_backbone,
 )
 from luigi_tasks.training.train import train
+from luigi_tasks.training.validation import choose_validation
 from tests.fakes.settled_network import settle
 
 if TYPE_CHECKING:
@@ -72,13 +73,8 @@ class Coloured:
         return np.stack([self.pixels[picture.sha256][:size, :size] for picture in pictures])
 
     def images(self, size) -> TrainingImages:
-        pictures = self.snapshot.split("train")
-        return TrainingImages(
-            read=self.load(pictures, size).__getitem__,
-            targets=np.array([self.snapshot.labels.index(one.label) for one in pictures]),
-            names=[one.sha256 for one in pictures],
-            classes=len(self.snapshot.labels),
-        )
+        pictures, labels = self.snapshot.split("train"), self.snapshot.labels
+        return TrainingImages.of(pictures, labels, lambda some: self.load(some, size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +240,25 @@ def test_every_architecture_becomes_an_int8_file_that_the_device_runs(coloured, 
 
 
 # --- tuning -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["from scratch", "upper part"])
+def test_no_validation_picture_is_ever_shown_to_the_backbone(coloured, weights_file, tmp_path, whole):
+    """So it stands for unseen pictures when the head stops, and when its confidence is fitted."""
+    pictures = coloured.snapshot.split("train")
+    shown: set[str] = set()
+    held = {one.sha256 for one, out in zip(pictures, choose_validation(pictures), strict=True) if out}
+    assert 0 < len(held) < len(pictures) / 4
+
+    def load(some):
+        shown.update(one.sha256 for one in some)
+        return coloured.load(some, 32)
+
+    model = SCRATCH if whole else dataclasses.replace(SCRATCH, weights=str(weights_file))
+    images = TrainingImages.of(pictures, coloured.snapshot.labels, load)
+    training = dataclasses.replace(TRAINING, epochs=1, finetune_epochs=1)
+    tune_backbone(images, model, training, None, tmp_path, Shelf(), ignore_progress)
+    assert shown == {one.sha256 for one in pictures} - held
 
 
 class KilledError(Exception):
