@@ -65,6 +65,38 @@ class HoldOut(Document, frozen=True, kw_only=True):
     confidence: tuple[int, ...]
 
 
+class OperatingPoint(Document, frozen=True, kw_only=True):
+    """Scores from which on the predictions of a release are sure.
+
+    They are chosen on the calibration pictures, which nothing learned from.
+
+    Attributes:
+        precision: Share of the sure predictions of each label that was asked to be right, in (0, 1].
+        thresholds: Score for each label, in order of the labels, from which on its prediction is sure; None:
+            no score gives that precision, so a prediction of this label is never sure.
+        coverage: Share of the calibration pictures whose prediction is sure, in [0, 1].
+    """
+
+    precision: float
+    thresholds: tuple[float | None, ...]
+    coverage: float
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are no shares; raises ValueError, an InputError of `decode_document`."""
+        if not 0 < self.precision <= 1 or not 0 <= self.coverage <= 1:
+            msg = f"operating point with precision {self.precision}, coverage {self.coverage}: 0 to 1 each"
+            raise ValueError(msg)
+        for threshold in self.thresholds:
+            if threshold is not None and not 0 <= threshold <= 1:
+                msg = f"operating point with threshold {threshold}: a score is 0 to 1, or null for never"
+                raise ValueError(msg)
+
+    def is_sure(self, index: int, confidence: float) -> bool:
+        """Whether a prediction of label number `index` with this score is sure."""
+        threshold = self.thresholds[index]
+        return threshold is not None and confidence >= threshold
+
+
 class ReleaseDocument(Document, frozen=True, kw_only=True):
     """`release.json`: how to run the model, and how it was made.
 
@@ -87,6 +119,8 @@ class ReleaseDocument(Document, frozen=True, kw_only=True):
         device_class: Only devices of this class install it; empty: all do.
         calibration: Hex SHA-256 over the content hashes of the pictures that set the int8 ranges; it stays
             the same as long as the backbone does.
+        operating_point: Which of its predictions are sure; None: all are.
+        evidence: What is thin about the evidence that it was published on, in a sentence; empty: nothing.
         made_with: Package and code versions.
         settings: The settings that made it, flat, e.g. {"training.epochs": "20"}.
         created_at: UTC, ISO 8601.
@@ -109,9 +143,18 @@ class ReleaseDocument(Document, frozen=True, kw_only=True):
     holdout_percent: float | None = None
     device_class: str = ""
     calibration: str = ""
+    operating_point: OperatingPoint | None = None
+    evidence: str = ""
     made_with: dict[str, str] = {}
     settings: dict[str, str] = {}
     created_at: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an operating point of other labels; raises ValueError, see `OperatingPoint`."""
+        point = self.operating_point
+        if point is not None and len(point.thresholds) != len(self.labels):
+            msg = f"operating point with {len(point.thresholds)} thresholds for {len(self.labels)} labels"
+            raise ValueError(msg)
 
 
 class ChannelDocument(Document, frozen=True, kw_only=True):
@@ -133,18 +176,26 @@ class ChannelDocument(Document, frozen=True, kw_only=True):
 
 
 def release_id(
-    model: bytes, labels: tuple[str, ...], preprocessing: Preprocessing, device_class: str = ""
+    model: bytes,
+    labels: tuple[str, ...],
+    preprocessing: Preprocessing,
+    device_class: str = "",
+    operating_point: OperatingPoint | None = None,
 ) -> str:
     """Return the id of a release: 20 hex digits over all that determines its predictions and its devices.
 
     The same candidate always gets the same id, so publishing twice is publishing once. For another device
-    class it is another release: the content signed under an id never changes. Without a class the id is
-    the same as before device classes existed.
+    class or with another operating point it is another release: the content signed under an id never
+    changes, and a device installs what is not the release that it has. Without these two the id is the same
+    as before they existed.
     """
     digest = hashlib.sha256()
     parts = [model, "\n".join(labels).encode(), repr(preprocessing).encode()]
     if device_class:
         parts.append(device_class.encode())
+    if operating_point is not None:
+        point = (operating_point.precision, operating_point.thresholds, operating_point.coverage)
+        parts.append(f"operating point {point!r}".encode())
     for part in parts:
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()[:20]
