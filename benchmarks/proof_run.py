@@ -1,0 +1,135 @@
+"""The child of proof.py: runs the pipeline of whichever version is on PYTHONPATH, and answers in JSON.
+
+    python benchmarks/proof_run.py REQUEST ANSWER
+
+REQUEST is a JSON list of jobs, ANSWER gets the list of their results. What only some versions have is asked
+for by name and is null where it is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_client.contract.errors import EdgeError
+from edge_client.contract.preprocessing import decode_picture
+from luigi_tasks import steps
+from luigi_tasks.settings.sections import load_settings
+from luigi_tasks.workspace import open_workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from luigi_tasks.workspace import Workspace
+
+SCHEME = "int8"
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@dataclasses.dataclass
+class Shared:
+    """What jobs on the same pictures with other labels need only once: backbone and features.
+
+    Attributes:
+        backbone: Converted for the first of them.
+        rows: Features by name and content hash.
+    """
+
+    backbone: Any = None
+    rows: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+def main() -> int:
+    """Do the jobs in their order."""
+    jobs = json.loads(Path(sys.argv[1]).read_text())
+    shared = Shared()
+    kinds = {"deploy": deploy, "doubtful": find_doubtful, "simulate": simulate}
+    answers = [kinds[job["kind"]](job, shared) for job in jobs]
+    Path(sys.argv[2]).write_text(json.dumps(answers))
+    return 0
+
+
+def deploy(job: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
+    """Run the pipeline up to the verdict, then show its file other pictures, as a device would."""
+    started = time.perf_counter()
+    workspace = open_workspace(load_settings(job["pictures"], **job["settings"]))
+    try:
+        candidate, evaluated = train(workspace, shared if job.get("shares") else Shared())
+    except EdgeError as e:
+        return {"published": False, "verdict": f"stopped: {e}"}
+    evaluation = evaluated.record
+    answer: dict[str, Any] = {
+        "seconds": time.perf_counter() - started,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "hold_out": evaluation.candidate.accuracy,
+        "hold_out_pictures": evaluation.candidate.pictures,
+        "float_accuracy": evaluation.float_model.accuracy,
+        "published": is_published(evaluation.verdict, workspace.settings),
+        "verdict": evaluation.verdict.in_words(),
+    }
+    for name in ("unseen", "strangers"):
+        if job.get(name):
+            answer[name] = classify(candidate, [Path(one) for one in job[name]])
+    return answer
+
+
+def train(workspace: Workspace, shared: Shared) -> tuple[Any, Any]:
+    """Return candidate and evaluation."""
+    settings = workspace.settings
+    snapshot = steps.take_snapshot(workspace)
+    tuned = steps.tune_backbone(workspace, snapshot) if settings.tunes else None
+    if shared.backbone is None:
+        shared.backbone = steps.convert_backbone(workspace, snapshot, SCHEME, tuned)
+    features = steps.extract_features(
+        workspace, snapshot.pictures, shared.backbone, SCHEME, known=shared.rows
+    )
+    for name in features.rows:
+        shared.rows.setdefault(name, {}).update(features.find(name))
+    head = steps.train_head(settings.training, snapshot, shared.backbone, [features], SCHEME)
+    candidate = steps.assemble_candidate(settings, snapshot, [shared.backbone], [head])
+    record = tuned.record if tuned is not None else None
+    return candidate, steps.evaluate(workspace, candidate, snapshot, [head], tuned=record)
+
+
+def is_published(verdict: Any, settings: Any) -> bool:  # noqa: ANN401 - its form depends on the version
+    """Whether a first release with this verdict would be published."""
+    del settings
+    return bool(verdict.passed)
+
+
+def classify(candidate: Any, paths: Sequence[Path]) -> dict[str, Any]:  # noqa: ANN401 - see above
+    """Return the answers to pictures; a picture's folder is its true class."""
+    classifier = candidate.open_classifier()
+    found = [classifier.classify(decode_picture(one)) for one in paths]
+    return {
+        "truths": [one.parent.name for one in paths],
+        "labels": [one.label for one in found],
+        "scores": [one.scores.tolist() for one in found],
+        "known": _all_or_none([getattr(one, "known", None) for one in found]),
+        "sure": _all_or_none([getattr(one, "sure", None) for one in found]),
+    }
+
+
+def find_doubtful(job: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
+    """Return the paths that the pipeline holds for wrongly labelled."""
+    del job, shared
+    return {"paths": None}
+
+
+def simulate(job: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
+    """Return how often the gate refuses and passes models of known quality."""
+    del job, shared
+    return {"refused_share": None}
+
+
+def _all_or_none(values: list[Any]) -> list[Any] | None:
+    return None if any(one is None for one in values) else values
+
+
+if __name__ == "__main__":
+    sys.exit(main())
