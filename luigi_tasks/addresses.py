@@ -126,16 +126,28 @@ def variant(folder: str, name: str, sha256: str) -> str:
 
 
 def features(
-    identity: Identity, converted: BackboneRecord | None, portions: Portions | None, shard_key: str
+    identity: Identity,
+    converted: BackboneRecord | None,
+    portions: Portions | None,
+    shard_key: str,
+    moved: str = "",
 ) -> str | None:
-    """Key of a shard's features: the backbone's bytes, the augmentation and the shard."""
+    """Key of a shard's features: the backbone's bytes, the augmentation, the shard and its split.
+
+    Args:
+        identity: The run.
+        converted: The backbone.
+        portions: How much is computed for each training picture.
+        shard_key: The shard.
+        moved: Digest of those of its pictures that stand elsewhere than their own hash puts them; "": none.
+    """
     if converted is None or portions is None:
         return None
     s = identity.settings
     copies = (_plain(portions), s.training.horizontal_flip, s.dataset.holdout_percent)
     shown = (PREPROCESSING_ID, AUGMENTATION_VERSION, copies)
     key = _digest("features", converted.variants, s.model.input_size, shown)
-    return f"work/features/{key}/{shard_key}.json"
+    return f"work/features/{key}/{shard_key}{moved and '-' + moved}.json"
 
 
 def head(identity: Identity, snapshot_digest: str | None, converted: BackboneRecord | None) -> str | None:

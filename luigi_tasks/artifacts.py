@@ -13,7 +13,13 @@ from edge_client.contract.errors import InputError, TransportError
 from edge_client.contract.names import MODEL_FILE, REPORT_FILE
 from luigi_tasks import addresses
 from luigi_tasks.backbone.records import Backbone, BackboneRecord
-from luigi_tasks.dataset.records import Inventory, ReadPicture, Snapshot, SnapshotSummary
+from luigi_tasks.dataset.records import (
+    Inventory,
+    MovedPictures,
+    ReadPicture,
+    Snapshot,
+    SnapshotSummary,
+)
 from luigi_tasks.gate.records import Evaluated, Evaluation
 from luigi_tasks.quantization.records import Candidate, CandidateRecord
 from luigi_tasks.storage.documents import StoredDocument
@@ -27,6 +33,9 @@ from luigi_tasks.training.records import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from luigi_tasks.dataset.splits import ShardSplit
     from luigi_tasks.storage.cache import ContentCache
     from luigi_tasks.storage.documents import DocumentT, PendingDocument
     from luigi_tasks.storage.store import Store
@@ -41,6 +50,7 @@ HEAD_FILE = "head.npz"
 FLOAT_SCORES_FILE = "float_scores.npy"
 SCORES_FILE = "scores.npy"
 PICTURES_FILE = "pictures.json"
+MOVED_FILE = "moved.json"
 # A presigned link lives at most a week (AWS Signature Version 4).
 REPORT_LINK_S = 7 * 24 * 3600
 
@@ -77,6 +87,9 @@ def find_shard(target: Target, workspace: Workspace, shard: str) -> tuple[ReadPi
 
 def save_snapshot(target: StoredDocument, snapshot: Snapshot) -> None:
     StoredDocument(target.store, target.folder + PICTURES_FILE).save_list(snapshot)
+    if snapshot.moved:
+        moved = MovedPictures(shards=snapshot.moved)
+        StoredDocument(target.store, target.folder + MOVED_FILE).save_list(moved)
     target.save(SnapshotSummary.of(snapshot))
 
 
@@ -88,6 +101,24 @@ def find_summary(target: Target) -> SnapshotSummary | None:
 def load_snapshot(target: StoredDocument) -> Snapshot:
     """Return the full list of pictures."""
     return StoredDocument(target.store, target.folder + PICTURES_FILE).load(Snapshot)
+
+
+def load_split(
+    target: StoredDocument, shard: str, hashes: Iterable[str], holdout_percent: float
+) -> ShardSplit:
+    """Return the split of a shard's pictures without reading the whole snapshot.
+
+    Args:
+        target: The snapshot.
+        shard: Key of the shard.
+        hashes: Content hashes of its pictures.
+        holdout_percent: Share of the hold-out.
+    """
+    from luigi_tasks.dataset.splits import ShardSplit  # noqa: PLC0415 - a run with nothing to do
+
+    summary, moved = target.load(SnapshotSummary), StoredDocument(target.store, target.folder + MOVED_FILE)
+    away = moved.load(MovedPictures).shards[shard] if shard in summary.moved else ()
+    return ShardSplit.find(hashes, away, summary.train_pictures, holdout_percent)
 
 
 # The backbone

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from luigi_tasks.backbone.records import Backbone
     from luigi_tasks.dataset.records import Snapshot, SnapshotSummary
     from luigi_tasks.progress import Progress
-    from luigi_tasks.settings.values import Portions
     from luigi_tasks.targets import AnnouncementTarget, ChannelTarget
     from luigi_tasks.training.features import FeatureRows
     from luigi_tasks.training.records import TrainedHead
@@ -171,24 +170,25 @@ class BackboneFeatures(SchemeTask):
 
     def address(self) -> str | None:
         backbone = artifacts.find_backbone(self.clone(ConvertBackbone).output())
-        return addresses.features(self.identity, backbone, self.portions(), str(self.shard))
-
-    def portions(self) -> Portions | None:
-        """Return how much is computed per training picture; None until the snapshot exists."""
-        summary = self.summary()
-        return self.identity.settings.training.portions(summary.train_pictures) if summary else None
+        summary, shard = self.summary(), str(self.shard)
+        if summary is None:
+            return None
+        portions = self.identity.settings.training.portions(summary.train_pictures)
+        return addresses.features(self.identity, backbone, portions, shard, summary.moved.get(shard, ""))
 
     def work(self, progress: Progress) -> str:
         shard = artifacts.find_shard(self.clone(ReadShard).output(), self.workspace, str(self.shard))
         pictures = [one for one in shard if not one.fault]
-        summary = self.summary()
+        hashes = {one.sha256 for one in pictures}
+        percent = self.identity.settings.dataset.holdout_percent
+        snapshot = self.clone(DatasetSnapshot).own_target()
         features = steps.extract_features(
             self.workspace,
             pictures,
             self.clone(ConvertBackbone).load(),
             str(self.scheme),
-            known=self.load_known({one.sha256 for one in pictures}),
-            train_pictures=summary.train_pictures if summary else 0,
+            known=self.load_known(hashes),
+            split=artifacts.load_split(snapshot, str(self.shard), hashes, percent),
             progress=progress,
         )
         artifacts.save_features(self.own_target(), features, self.workspace.cache)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from luigi_tasks.backbone.records import Backbone
     from luigi_tasks.dataset.records import Picture, ReadPicture, Snapshot
+    from luigi_tasks.dataset.splits import ShardSplit
     from luigi_tasks.gate.records import Evaluated
     from luigi_tasks.progress import Progress
     from luigi_tasks.quantization.records import Candidate
@@ -232,7 +233,7 @@ def extract_features(
     scheme: str,
     *,
     known: Mapping[str, Mapping[str, NDArray[np.generic]]] | None = None,
-    train_pictures: int | None = None,
+    split: ShardSplit | None = None,
     progress: Progress = ignore_progress,
 ) -> FeatureRows:
     """Extract the backbone's features (embeddings) of pictures and of their augmented copies.
@@ -243,27 +244,25 @@ def extract_features(
         backbone: The converted backbone.
         scheme: The scheme that it was converted for.
         known: Rows that were computed earlier, by name and content hash.
-        train_pictures: Size of the snapshot's training split, which decides the number of copies; None:
-            `pictures` are a whole snapshot's.
+        split: The split of a shard's pictures, and the size of the whole training split, which decides the
+            number of copies; None: `pictures` are a whole snapshot's.
         progress: Gets pictures done.
-    Raises: InputError, also where `train_pictures` is missing for pictures without a split; TransportError;
+    Raises: InputError, also where `split` is missing for pictures without a split; TransportError;
         DeviceError if the runtime cannot run the backbone.
     """
-    from luigi_tasks.dataset.records import Picture  # noqa: PLC0415 - at run time, to tell the two apart
+    from luigi_tasks.dataset.splits import ShardSplit  # noqa: PLC0415 - a run with nothing to do
     from luigi_tasks.training.features import choose_rows, compute_rows  # noqa: PLC0415 - NumPy
 
     settings, size = workspace.settings, workspace.settings.model.input_size
     usable = {one.sha256: one for one in pictures if one.sha256}
     hashes = sorted(usable)
-    if train_pictures is None:
-        if not all(isinstance(one, Picture) for one in pictures):
-            raise InputError("train_pictures: give the size of the snapshot's training split")
-        train_pictures = sum(one.split == TRAIN for one in pictures if isinstance(one, Picture))
-    portions = settings.training.portions(train_pictures)
+    if split is None:
+        split = ShardSplit.of(pictures)
+    portions = settings.training.portions(split.train_pictures)
     chosen = [usable[one] for one in hashes]
     return compute_rows(
         backbone.files,
-        choose_rows(hashes, scheme, portions, settings.dataset.holdout_percent),
+        choose_rows(hashes, scheme, portions, split.holdout),
         hashes,
         workspace.pixel_loader(progress)(chosen, size, size),  # type: ignore[arg-type]
         known or {},

@@ -5,9 +5,15 @@ No heavy import: a run with nothing to do reads these, and must not pay for NumP
 
 from __future__ import annotations
 
+import hashlib
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from edge_client.contract.documents import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 TRAIN, HOLDOUT = "train", "holdout"
 
@@ -86,42 +92,58 @@ class Picture(msgspec.Struct, frozen=True, array_like=True, gc=False):
         sha256: Hex digest of the file's content.
         label: Its class.
         split: `train` or `holdout`.
+        group: Id of its group, 64 hex digits: pictures that stand on one side. A picture alone has its own
+            `sha256`; empty in the records of versions without groups.
     """
 
     path: str
     sha256: str
     label: str
     split: str
+    group: str = ""
 
 
 class Snapshot(Document, frozen=True, kw_only=True):
     """The pictures of a run.
 
     Attributes:
-        digest: 20 hex digits over hashes, labels and splits; not over paths.
+        digest: 20 hex digits over hashes, labels, splits and groups; not over paths.
         labels: The classes, sorted; the model's outputs have this order.
         pictures: Sorted by hash, so that renaming files changes nothing.
         skipped: Undecodable pictures that were left out.
+        moved: Hashes, by shard, of the pictures that stand elsewhere than their own hash would put them.
     """
 
     digest: str
     labels: tuple[str, ...]
     pictures: tuple[Picture, ...]
     skipped: tuple[str, ...] = ()
+    moved: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
 
     def split(self, name: str) -> tuple[Picture, ...]:
         """Return the pictures of one split."""
         return tuple(picture for picture in self.pictures if picture.split == name)
 
 
+class MovedPictures(Document, frozen=True, kw_only=True):
+    """`Snapshot.moved`, for the steps of the shards: each knows its split without reading all pictures."""
+
+    shards: dict[str, tuple[str, ...]]
+
+
 class SnapshotSummary(Document, frozen=True, kw_only=True):
-    """Summary of a snapshot, enough for most steps; its size does not depend on the number of pictures."""
+    """Summary of a snapshot, enough for most steps; it does not grow with the pictures of a shard.
+
+    Attributes:
+        moved: Digest of `Snapshot.moved` of each shard that has any: its features are those of its split.
+    """
 
     digest: str
     labels: tuple[str, ...]
     train_pictures: int
     holdout_pictures: int
     skipped: int
+    moved: dict[str, str] = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> SnapshotSummary:
@@ -132,4 +154,11 @@ class SnapshotSummary(Document, frozen=True, kw_only=True):
             train_pictures=len(snapshot.split(TRAIN)),
             holdout_pictures=len(snapshot.split(HOLDOUT)),
             skipped=len(snapshot.skipped),
+            moved={shard: moved_digest(hashes) for shard, hashes in snapshot.moved.items()},
         )
+
+
+def moved_digest(hashes: Iterable[str]) -> str:
+    """Return what names the split of a shard: empty where each picture stands where its own hash puts it."""
+    text = "".join(sorted(hashes))
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""

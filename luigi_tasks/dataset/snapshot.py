@@ -1,8 +1,4 @@
-"""Snapshot: the exact list of pictures of one run, and the rules that make pictures usable.
-
-The split depends on the content hash alone, so a picture never moves between training and hold-out from one
-retraining to the next, whatever its path and whatever other pictures arrive.
-"""
+"""Snapshot: the exact list of pictures of one run, and the rules that make pictures usable."""
 
 from __future__ import annotations
 
@@ -12,7 +8,8 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
-from luigi_tasks.dataset.records import HOLDOUT, TRAIN, Picture, Snapshot
+from luigi_tasks.dataset.records import Picture, Snapshot
+from luigi_tasks.dataset.splits import choose_splits, find_moved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
     from luigi_tasks.settings.values import DatasetSettings
 
 NAMED_AT_MOST = 10
-VALIDATION_SHARE = 0.1
 # Unicode categories of characters that break a line (labels.txt) or cannot be written.
 NOT_IN_LABELS = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -48,14 +44,14 @@ def make_snapshot(read: Sequence[ReadPicture], url: str, settings: DatasetSettin
     splits = choose_splits(found, settings.holdout_percent)
     paths = {digest: path for path, digest in reversed(hashes.items())}
     pictures = tuple(
-        Picture(paths[digest], digest, found[digest], splits[digest]) for digest in sorted(found)
+        Picture(paths[digest], digest, found[digest], splits[digest], digest) for digest in sorted(found)
     )
-    summary = "".join([f"{one.sha256} {one.split} {one.label}\n" for one in pictures])
     return Snapshot(
-        digest=hashlib.sha256(summary.encode()).hexdigest()[:20],
+        digest=_digest(pictures),
         labels=tuple(sorted(set(found.values()))),
         pictures=pictures,
         skipped=tuple(sorted(broken)),
+        moved=find_moved(read, splits, settings.holdout_percent),
     )
 
 
@@ -109,42 +105,15 @@ def check_counts(
         raise InputError(msg)
 
 
-def choose_splits(found: dict[str, str], holdout_percent: float) -> dict[str, str]:
-    """Map each content hash to its split.
-
-    By `is_learned_from`. Where that leaves a class without any picture in one split (15 pictures at 20 %: one
-    class in 28), the picture whose hash is nearest to that split goes there; it alone may move back once more
-    pictures of its class arrive.
-    """
-    splits = {digest: TRAIN if is_learned_from(digest, holdout_percent) else HOLDOUT for digest in found}
-    by_class: dict[str, list[str]] = collections.defaultdict(list)
-    for digest, label in found.items():
-        by_class[label].append(digest)
-    for digests in by_class.values():
-        digests.sort()
-        if splits[digests[0]] == TRAIN:
-            splits[digests[0]] = HOLDOUT
-        if splits[digests[-1]] == HOLDOUT:
-            splits[digests[-1]] = TRAIN
-    return splits
-
-
-def is_learned_from(sha256: str, holdout_percent: float) -> bool:
-    """Whether a picture belongs to training, by its content hash alone; the hold-out takes the lowest hashes.
-
-    `choose_splits` corrects this for classes that would be missing in one split.
-    """
-    return _position(sha256[:8]) >= holdout_percent / 100
-
-
-def is_validation(sha256: str) -> bool:
-    """Whether a training picture is held out for early stopping, by bits that the split does not use."""
-    return _position(sha256[8:16]) < VALIDATION_SHARE
-
-
-def _position(digits: str) -> float:
-    """Return the position of eight hex digits in [0, 1)."""
-    return int(digits, 16) / 2**32
+def _digest(pictures: Iterable[Picture]) -> str:
+    """Return the digest of a snapshot; groups of one picture add nothing to it."""
+    rows = [
+        f"{one.sha256} {one.split} {one.label}\n"
+        if one.group == one.sha256
+        else f"{one.sha256} {one.split} {one.label}\0{one.group}\n"
+        for one in pictures
+    ]
+    return hashlib.sha256("".join(rows).encode()).hexdigest()[:20]
 
 
 def _unique_pictures(hashes: dict[str, str], classes: dict[str, str]) -> dict[str, str]:

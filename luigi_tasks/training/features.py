@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luigi_tasks.backbone.extractor import open_extractor
-from luigi_tasks.dataset.snapshot import is_learned_from
 from luigi_tasks.settings.values import FLOAT, FLOAT_SHARE
 from luigi_tasks.training.augmentation import augment
 
@@ -121,7 +120,7 @@ class _Copies:
 
 
 def choose_rows(
-    pictures: Sequence[str], scheme: str, portions: Portions, holdout_percent: float
+    pictures: Sequence[str], scheme: str, portions: Portions, holdout: AbstractSet[str]
 ) -> dict[str, tuple[str, ...]]:
     """Choose the features that training and the gate need: content hashes by name.
 
@@ -132,16 +131,15 @@ def choose_rows(
         pictures: Content hashes.
         scheme: The candidate's quantization scheme.
         portions: Number of augmented copies, and share of float features.
-        holdout_percent: Share of the hold-out.
+        holdout: Which of them are hold-out.
     """
-    learned = tuple(one for one in pictures if is_learned_from(one, holdout_percent))
+    learned = tuple(one for one in pictures if one not in holdout)
     wanted = {f"{scheme}_0": tuple(pictures)}
     for copy in range(1, math.ceil(portions.copies) + 1):
         # The last copy may be of a share of the pictures only.
         share = portions.copies - (copy - 1)
         wanted[f"{scheme}_{copy}"] = tuple(one for one in learned if _in_share(one, 24, share))
-    unlearned = set(pictures).difference(learned)
-    floats = [one for one in pictures if one in unlearned or in_float_share(one, portions.float_share)]
+    floats = [one for one in pictures if one in holdout or in_float_share(one, portions.float_share)]
     return wanted | {f"{FLOAT}_0": tuple(floats)}
 
 
@@ -158,8 +156,7 @@ def _in_share(sha256: str, digit: int, share: float) -> bool:
 def gather_rows(shards: Sequence[FeatureRows], name: str, pictures: Sequence[Picture]) -> NDArray[Any]:
     """Return (N, F) rows of these pictures, in their order, whichever shard has them.
 
-    The split moves a picture of a class that is all hold-out to training (see `choose_splits`). It has no
-    augmented copy, so its own features stand in.
+    Where the copies of a training picture are not there, its own features stand in.
     """
     found: dict[str, NDArray[Any]] = {}
     for shard in shards:

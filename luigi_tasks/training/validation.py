@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from luigi_tasks.dataset.snapshot import is_validation
+from luigi_tasks.dataset.splits import is_validation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ def choose_validation(pictures: Sequence[Picture]) -> NDArray[np.bool_]:
 
     A class without any other training picture gives none: it would not be learned at all.
     """
-    chosen = [is_validation(one.sha256) for one in pictures]
+    chosen = [is_validation(one) for one in pictures]
     learned = collections.Counter(one.label for one, held in zip(pictures, chosen, strict=True) if not held)
     return np.array(
         [held and learned[one.label] > 0 for one, held in zip(pictures, chosen, strict=True)], bool

@@ -361,3 +361,13 @@ def test_the_cache_folder_decides_nothing():
     settings = load_settings()
     moved = dataclasses.replace(settings.dataset, cache_dir=settings.dataset.cache_dir / "elsewhere")
     assert addresses.recipe(dataclasses.replace(settings, dataset=moved)) == addresses.recipe(settings)
+
+
+def test_the_features_of_a_shard_are_those_of_its_split():
+    """A shard without moved pictures keeps the key that it has always had."""
+    identity = identity_of({})
+    converted = BackboneRecord(variants={"float": "1" * 64}, width=1280, calibration=(), made_with={})
+    portions = identity.settings.training.portions(2000)
+    keys = [addresses.features(identity, converted, portions, "b1", one) for one in ("", "aa", "bb")]
+    assert keys[0] == addresses.features(identity, converted, portions, "b1")
+    assert len(set(keys)) == 3

@@ -17,9 +17,10 @@ from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import InputError
 from luigi_tasks.dataset.pixel_cache import PixelCache
 from luigi_tasks.dataset.pixels import read_pictures
-from luigi_tasks.dataset.records import HOLDOUT, TRAIN, Snapshot, SnapshotSummary
-from luigi_tasks.dataset.snapshot import choose_splits, is_learned_from, make_snapshot
+from luigi_tasks.dataset.records import HOLDOUT, TRAIN, ReadPicture, Snapshot, SnapshotSummary
+from luigi_tasks.dataset.snapshot import make_snapshot
 from luigi_tasks.dataset.sources import BucketSource, FolderSource
+from luigi_tasks.dataset.splits import ShardSplit, choose_splits, find_moved, is_learned_from
 from luigi_tasks.progress import ignore_progress
 from tests.fakes.datasets import class_folders, dataset_settings, picture_bytes, write_tree
 
@@ -170,6 +171,25 @@ def test_the_split_is_the_rule_of_each_picture_where_no_class_is_small():
     assert {one for one, split in splits.items() if split == TRAIN} == {
         one for one in found if is_learned_from(one, 12.5)
     }
+
+
+@given(
+    found=st.dictionaries(hashes, st.sampled_from("abc"), min_size=1, max_size=40), percent=st.floats(1, 90)
+)
+def test_a_shard_knows_its_split_by_the_few_pictures_that_were_moved(found, percent):
+    splits = choose_splits(found, percent)
+    read = [
+        ReadPicture(one, 1, "", one, "", f"shard {number % 3}") for number, one in enumerate(sorted(found))
+    ]
+    moved = find_moved(read, splits, percent)
+    for shard in {one.shard for one in read}:
+        own = [one.sha256 for one in read if one.shard == shard]
+        split = ShardSplit.find(own, moved.get(shard, ()), 7, percent)
+        assert split.holdout == {one for one in own if splits[one] == HOLDOUT}
+        assert split.train_pictures == 7
+    summary = SnapshotSummary.of(Snapshot(digest="d", labels=(), pictures=(), moved=moved))
+    assert summary.moved.keys() == moved.keys()
+    assert all(summary.moved.values())
 
 
 # --- copies -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from luigi_tasks import addresses
 from luigi_tasks.backbone.extractor import OPEN_AT_MOST, QuantizationParameters, open_extractor
 from luigi_tasks.dataset.records import Picture, Snapshot
-from luigi_tasks.dataset.snapshot import is_learned_from
+from luigi_tasks.dataset.splits import is_learned_from
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.settings.values import FLOAT_SHARE, Portions
@@ -49,11 +49,15 @@ def variants():
 
 
 def compute(variants, pictures, known=None, copies=1.0):
-    wanted = choose_rows(pictures, "int8", Portions(copies, FLOAT_SHARE), 20.0)
+    wanted = choose_rows(pictures, "int8", Portions(copies, FLOAT_SHARE), held(pictures))
     rows = compute_rows(
         variants, wanted, pictures, pixels_of(pictures), known or {}, ignore_progress, flip=True
     )
     return rows, rows.computed
+
+
+def held(pictures):
+    return {one for one in pictures if not is_learned_from(one, 20.0)}
 
 
 def known_from(rows):
@@ -92,13 +96,13 @@ def test_rows_survive_being_stored(variants):
 
 def test_holdout_has_no_augmented_copies_and_its_float_features_are_all_there():
     pictures = names(500)
-    wanted = choose_rows(pictures, "int8", Portions(1.5, FLOAT_SHARE), 20.0)
-    held = {one for one in pictures if not is_learned_from(one, 20.0)}
+    holdout = set(pictures[::5])
+    wanted = choose_rows(pictures, "int8", Portions(1.5, FLOAT_SHARE), holdout)
     assert set(wanted["int8_0"]) == set(pictures)
-    assert not held & (set(wanted["int8_1"]) | set(wanted["int8_2"]))
-    assert set(wanted["int8_1"]) == set(pictures) - held
+    assert not holdout & (set(wanted["int8_1"]) | set(wanted["int8_2"]))
+    assert set(wanted["int8_1"]) == set(pictures) - holdout
     assert 0.4 < len(wanted["int8_2"]) / len(wanted["int8_1"]) < 0.6
-    assert held <= set(wanted["float_0"]) == held | {one for one in pictures if in_float_share(one)}
+    assert holdout <= set(wanted["float_0"]) == holdout | {one for one in pictures if in_float_share(one)}
 
 
 def test_a_small_set_is_learned_from_in_more_copies_and_all_its_float_features():
@@ -106,8 +110,8 @@ def test_a_small_set_is_learned_from_in_more_copies_and_all_its_float_features()
     assert training.portions(1000) == Portions(0.5, FLOAT_SHARE)
     assert training.portions(999) == Portions(2.0, 1.0)
     pictures = names(500)
-    wanted = choose_rows(pictures, "int8", training.portions(400), 20.0)
-    learned = {one for one in pictures if is_learned_from(one, 20.0)}
+    wanted = choose_rows(pictures, "int8", training.portions(400), held(pictures))
+    learned = set(pictures) - held(pictures)
     assert set(wanted["int8_1"]) == set(wanted["int8_2"]) == learned
     assert wanted["float_0"] == wanted["int8_0"] == tuple(pictures)
 

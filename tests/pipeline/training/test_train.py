@@ -18,6 +18,7 @@ from luigi_tasks.backbone.extractor import FeatureExtractor, QuantizationParamet
 from luigi_tasks.backbone.networks import STANDARD_SUFFIX, architecture_name, build_backbone, standardize
 from luigi_tasks.backbone.weights import load_tuned, pack_weights, weights_digest
 from luigi_tasks.dataset.records import Picture, Snapshot
+from luigi_tasks.dataset.splits import ShardSplit
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.calibration import choose_calibration
 from luigi_tasks.quantization.compose import Dense, compose_classifier
@@ -149,7 +150,9 @@ def make(coloured, model, folder, training=TRAINING, scheme="int8", calibration=
     pictures = [one.sha256 for one in snapshot.pictures]
     rows = compute_rows(
         variants,
-        choose_rows(pictures, scheme, training.portions(len(pictures)), HOLDOUT_PERCENT),
+        choose_rows(
+            pictures, scheme, training.portions(len(pictures)), ShardSplit.of(snapshot.pictures).holdout
+        ),
         pictures,
         coloured.load(snapshot.pictures, size),
         {},
@@ -205,7 +208,7 @@ def test_a_head_that_had_to_learn_from_spoiled_features_does_not_hide_the_loss(c
     """Float features tell the classes apart, the int8 ones are noise: the float network is the good one."""
     rng = np.random.default_rng(8)
     pictures = [one.sha256 for one in coloured.snapshot.pictures]
-    wanted = choose_rows(pictures, "int8", Portions(0, 1), HOLDOUT_PERCENT)
+    wanted = choose_rows(pictures, "int8", Portions(0, 1), ShardSplit.of(coloured.snapshot.pictures).holdout)
     labels = {one.sha256: coloured.snapshot.labels.index(one.label) for one in coloured.snapshot.pictures}
     floats = np.stack([3.0 * np.eye(3)[labels[one]] for one in wanted["float_0"]]).astype(np.float16)
     rows = FeatureRows(
