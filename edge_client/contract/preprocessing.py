@@ -1,10 +1,10 @@
 """Preprocessing from a picture file to the model's input, the same in training, the gate and the device.
 
-Algorithm `area-bilinear-1`: the first frame, EXIF orientation applied, converted to RGB (an alpha
-channel is dropped, grey is repeated, the upper 8 of 16 bits are taken, CMYK is converted by Pillow),
-then stretched to the model's input size: where that is n times lower and m times narrower, blocks of n x m
-pixels are averaged; the remaining reduction, by less than 2, is done by Pillow's bilinear filter, whose
-support grows with the reduction (antialiasing).
+Algorithm `area-bilinear-1`: the first frame, EXIF orientation applied (upright where broken metadata hides
+it), converted to RGB (an alpha channel is dropped, grey is repeated, the upper 8 of 16 bits are taken, CMYK
+is converted by Pillow), then stretched to the model's input size: where that is n times lower and m times
+narrower, blocks of n x m pixels are averaged; the remaining reduction, by less than 2, is done by Pillow's
+bilinear filter, whose support grows with the reduction (antialiasing).
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from edge_client.contract.averaging import average_blocks
 from edge_client.contract.errors import InputError
+from edge_client.contract.metadata import ORIENTATION, UPRIGHT, find_orientation, without_metadata
 from edge_client.contract.release import PREPROCESSING_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -53,6 +54,17 @@ _DECODER_ERRORS = (
     struct.error,
 )
 
+# Orientation -> what makes the picture upright. Source: EXIF 3.0, 4.6.5.1.6.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 def decode_picture(data: bytes | Path, *, source: str | None = None) -> NDArray[np.uint8]:
     """Decode a picture file; thread-safe.
@@ -63,31 +75,52 @@ def decode_picture(data: bytes | Path, *, source: str | None = None) -> NDArray[
     Returns: (H, W, 3) uint8 RGB, upright.
     Raises: InputError if it is none of `FORMATS`, truncated, or larger than `MAX_PIXELS`.
     """
-    return _decode(data, source, lambda image: np.asarray(image, np.uint8))
+    return _decode(data, source, FORMATS, lambda image: np.asarray(image, np.uint8))
 
 
 def decode_fitted(
-    data: bytes | Path, height: int, width: int, *, source: str | None = None
+    data: bytes | Path,
+    height: int,
+    width: int,
+    *,
+    source: str | None = None,
+    formats: Sequence[str] = FORMATS,
 ) -> NDArray[np.uint8]:
-    """Return `fit_pixels(decode_picture(data), height, width)`, without the copies between the two."""
-    return _decode(data, source, lambda image: _fit(image, height, width))
+    """Return `fit_pixels(decode_picture(data), height, width)`, without the copies between the two.
+
+    Args:
+        data: File content or path.
+        height: Rows of the result.
+        width: Columns of the result.
+        source: Name for errors; default the path.
+        formats: Pillow's names of the formats that are accepted.
+    Returns: (height, width, 3) uint8 RGB, upright.
+    Raises: InputError as `decode_picture`.
+    """
+    return _decode(data, source, formats, lambda image: _fit(image, height, width))
 
 
 def _decode(
-    data: bytes | Path, source: str | None, use: Callable[[Image.Image], NDArray[np.uint8]]
+    data: bytes | Path,
+    source: str | None,
+    formats: Sequence[str],
+    use: Callable[[Image.Image], NDArray[np.uint8]],
 ) -> NDArray[np.uint8]:
     name = source or (f"picture of {len(data)} bytes" if isinstance(data, bytes) else str(data))
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as image:
-            _check_size(image, name)
-            ImageOps.exif_transpose(image, in_place=True)
-            return use(_to_rgb(image, name))
+        try:
+            return _decode_once(data, name, formats, use)
+        except _DECODER_ERRORS:
+            bare = without_metadata(data if isinstance(data, bytes) else data.read_bytes())
+            if bare is None:
+                raise
+            return _decode_once(bare[0], name, formats, use, orientation=bare[1])
     except FileNotFoundError as e:
         msg = f"{name}: no such file; check the path"
         raise InputError(msg) from e
     except UnidentifiedImageError as e:
         msg = (
-            f"{name}: not a complete picture in one of the formats {', '.join(FORMATS)}; "
+            f"{name}: not a complete picture in one of the formats {', '.join(formats)}; "
             "convert, replace or remove it"
         )
         raise InputError(msg) from e
@@ -98,6 +131,33 @@ def _decode(
     except _DECODER_ERRORS as e:
         msg = f"{name}: cannot be decoded as a picture ({e or type(e).__name__}); replace or remove it"
         raise InputError(msg) from e
+
+
+def _decode_once(
+    data: bytes | Path,
+    name: str,
+    formats: Sequence[str],
+    use: Callable[[Image.Image], NDArray[np.uint8]],
+    orientation: int | None = None,
+) -> NDArray[np.uint8]:
+    """Decode; the orientation is the picture's own where none is given."""
+    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=formats) as image:
+        _check_size(image, name)
+        image.load()  # first: a PNG may have its EXIF block at the end, and Pillow turns a TIFF by itself
+        turn = _TURNS.get(_read_orientation(image) if orientation is None else orientation)
+        return use(_to_rgb(image if turn is None else image.transpose(turn), image.format, name))
+
+
+def _read_orientation(image: Image.Image) -> int:
+    """Return the orientation from EXIF or XMP, 1 to 8; a block that Pillow cannot read is searched for it."""
+    try:
+        found = image.getexif().get(ORIENTATION)
+    except _DECODER_ERRORS:
+        found = None
+    if isinstance(found, int) and 1 <= found <= 8:
+        return found
+    exif = image.info.get("exif")
+    return find_orientation(exif) if isinstance(exif, bytes) else UPRIGHT
 
 
 def _check_size(image: Image.Image, name: str) -> None:
@@ -112,9 +172,9 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise InputError(msg)
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, file_format: str | None, name: str) -> Image.Image:
     """Convert to RGB from any mode that has a defined black and white."""
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+    if image.mode == "F" or (image.mode == "I" and file_format != "PNG"):
         msg = f"{name}: 32-bit grey has no defined white; convert it to 8 or 16 bits"
         raise InputError(msg)
     if image.mode == "RGB":
