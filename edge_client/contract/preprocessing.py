@@ -22,7 +22,7 @@ from edge_client.contract.metadata import ORIENTATION, UPRIGHT, find_orientation
 from edge_client.contract.release import PREPROCESSING_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -84,7 +84,7 @@ def decode_fitted(
     width: int,
     *,
     source: str | None = None,
-    formats: Sequence[str] = FORMATS,
+    formats: tuple[str, ...] = FORMATS,
 ) -> NDArray[np.uint8]:
     """Return `fit_pixels(decode_picture(data), height, width)`, without the copies between the two.
 
@@ -103,7 +103,7 @@ def decode_fitted(
 def _decode(
     data: bytes | Path,
     source: str | None,
-    formats: Sequence[str],
+    formats: tuple[str, ...],
     use: Callable[[Image.Image], NDArray[np.uint8]],
 ) -> NDArray[np.uint8]:
     name = source or (f"picture of {len(data)} bytes" if isinstance(data, bytes) else str(data))
@@ -136,7 +136,7 @@ def _decode(
 def _decode_once(
     data: bytes | Path,
     name: str,
-    formats: Sequence[str],
+    formats: tuple[str, ...],
     use: Callable[[Image.Image], NDArray[np.uint8]],
     orientation: int | None = None,
 ) -> NDArray[np.uint8]:
