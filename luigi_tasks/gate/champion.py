@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.inference.classifier import Classifier
-from luigi_tasks.gate.measure import classify_all, measure
+from luigi_tasks.gate.evidence import Rival
+from luigi_tasks.gate.measure import classify_all, group_of, measure, right_answers
+from luigi_tasks.gate.paired import count_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from edge_client.contract.release import ReleaseDocument
     from luigi_tasks.dataset.pixels import PixelLoader
@@ -42,30 +47,40 @@ class Comparison:
 
     Attributes:
         measurement: Its metrics; None where nothing can be compared.
-        shown: Positions in the hold-out of the pictures that it was shown.
+        rival: The candidate against it on the same pictures; None where nothing can be compared.
         note: How the comparison was made, or why there is none.
     """
 
     measurement: Measurement | None
-    shown: Sequence[int]
+    rival: Rival | None
     note: str
 
 
 def compare_with_champion(
     champion: Champion | None,
     candidate: CandidateRecord,
+    right: NDArray[np.bool_],
     holdout: Sequence[Picture],
     pixels_of: PixelLoader,
     progress: Progress,
 ) -> Comparison:
-    """Measure the champion on the hold-out pictures whose class it knows."""
+    """Measure the champion on the hold-out pictures whose class it knows.
+
+    Args:
+        champion: The deployed model, if there is one.
+        candidate: The candidate.
+        right: (N,) whether the candidate answers each hold-out picture right.
+        holdout: The N pictures.
+        pixels_of: Loads them.
+        progress: Gets pictures done.
+    """
     if champion is None:
-        return Comparison(None, (), "Nothing is deployed on this channel yet.")
+        return Comparison(None, None, "Nothing is deployed on this channel yet.")
     if champion.document.preprocessing.id != PREPROCESSING_ID:
         note = (
             f"The deployed model needs preprocessing {champion.document.preprocessing.id!r}, not known here."
         )
-        return Comparison(None, (), note)
+        return Comparison(None, None, note)
     known = set(champion.document.labels)
     shared = [index for index, picture in enumerate(holdout) if picture.label in known]
     gone = sorted(known - set(candidate.labels))
@@ -73,7 +88,7 @@ def compare_with_champion(
     renamed = _find_renamed(champion, holdout, new, gone, pixels_of, progress) if new and gone else ""
     if not shared:
         note = "The deployed model knows none of these classes; nothing can be compared."
-        return Comparison(None, (), note + renamed)
+        return Comparison(None, None, note + renamed)
     note = f"Compared on the same {len(shared)} hold-out pictures."
     if gone or new:
         changes = [f"new: {', '.join(new)}"] * bool(new) + [f"gone: {', '.join(gone)}"] * bool(gone)
@@ -89,7 +104,7 @@ def compare_with_champion(
         )
     size = champion.document.preprocessing
     pictures = [holdout[index] for index in shared]
-    measurement, _ = measure(
+    measurement, scores = measure(
         lambda: Classifier(champion.model, champion.document.labels, normalization=size.normalization),
         sorted(known & set(candidate.labels)),
         pictures,
@@ -97,7 +112,9 @@ def compare_with_champion(
         progress,
         "deployed model",
     )
-    return Comparison(measurement, shared, note)
+    own, other = right[shared], right_answers(champion.document.labels, pictures, scores)
+    paired = count_pairs(own, other, [group_of(one) for one in pictures])
+    return Comparison(measurement, Rival("", measurement.accuracy, float(own.mean()), paired), note)
 
 
 def _find_renamed(
@@ -127,14 +144,3 @@ def _find_renamed(
                 f"{count} of its {len(found)} hold-out pictures."
             )
     return note
-
-
-def accuracy_within(measured: Measurement, holdout: Sequence[Picture], shown: Sequence[int]) -> float:
-    """Accuracy of the candidate on the pictures that the champion was shown."""
-    labels = {holdout[index].label for index in shown}
-    rows = [
-        (sum(row), row[index])
-        for index, (row, label) in enumerate(zip(measured.confusion, measured.labels, strict=True))
-        if label in labels
-    ]
-    return sum(right for _, right in rows) / max(sum(shown for shown, _ in rows), 1)

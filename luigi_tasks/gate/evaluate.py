@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import collections
 from typing import TYPE_CHECKING
 
-from luigi_tasks.gate.champion import accuracy_within, compare_with_champion
-from luigi_tasks.gate.measure import measure, summarize
+import numpy as np
+
+from luigi_tasks.gate.champion import compare_with_champion
+from luigi_tasks.gate.evidence import Rival
+from luigi_tasks.gate.measure import group_of, measure, right_answers, summarize
+from luigi_tasks.gate.paired import count_pairs
 from luigi_tasks.gate.records import Evaluation, Measurement, SchemeResult
-from luigi_tasks.gate.verdict import judge
-from luigi_tasks.training.class_drop import ClassPair
+from luigi_tasks.gate.simulation import TYPICAL_APART, simulate
+from luigi_tasks.gate.verdict import Facts, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from luigi_tasks.dataset.pixels import PixelLoader
     from luigi_tasks.dataset.records import Picture
     from luigi_tasks.gate.champion import Champion
+    from luigi_tasks.gate.records import ErrorRates
     from luigi_tasks.progress import Progress
     from luigi_tasks.quantization.records import Candidate
     from luigi_tasks.settings.values import GateSettings
@@ -34,6 +39,8 @@ def evaluate_candidate(
     settings: GateSettings,
     progress: Progress,
     at: str,
+    *,
+    holdout_percent: float = 20.0,
 ) -> tuple[Evaluation, NDArray[np.float32]]:
     """Measure and judge a candidate.
 
@@ -46,6 +53,7 @@ def evaluate_candidate(
         settings: The gate's limits.
         progress: Gets pictures done.
         at: UTC, ISO 8601, for the record.
+        holdout_percent: Share of the pictures that comes into the hold-out, for what the gate asks for.
     Returns: The record, and the candidate's (hold-out, classes) scores.
     Raises: DeviceError if the runtime cannot run a file.
     """
@@ -53,10 +61,17 @@ def evaluate_candidate(
     pixels = pixels_of(holdout, size.height, size.width)
     measured, scores = _measure_file(candidate, candidate.model, "candidate", holdout, pixels, progress)
     float_network = _summarize_scores(record.labels, holdout, heads[-1].float_scores)
-    compared = compare_with_champion(champion, record, holdout, pixels_of, progress)
-    pair = None
-    if compared.measurement is not None:
-        pair = (accuracy_within(measured, holdout, compared.shown), compared.measurement.accuracy)
+    right = right_answers(record.labels, holdout, scores)
+    compared = compare_with_champion(champion, record, right, holdout, pixels_of, progress)
+    facts = Facts(
+        candidate=measured,
+        float_model=float_network,
+        model_bytes=len(candidate.model),
+        constant=_compare_with_constant(right, holdout),
+        champion=compared.rival,
+        deployed_classes=champion.document.labels if champion is not None else (),
+        holdout_percent=holdout_percent,
+    )
     evaluation = Evaluation(
         release=record.release,
         candidate=measured,
@@ -65,21 +80,35 @@ def evaluate_candidate(
         champion_release=champion.document.release if champion is not None else None,
         champion_note=compared.note,
         model_bytes=len(candidate.model),
-        verdict=judge(
-            accuracy=measured.accuracy,
-            float_accuracy=float_network.accuracy,
-            classes=[
-                ClassPair(one.label, one.support, one.recall, other.recall)
-                for one, other in zip(measured.classes, float_network.classes, strict=True)
-            ],
-            champion=pair,
-            model_bytes=len(candidate.model),
-            settings=settings,
-        ),
+        verdict=judge(facts, settings),
         at=at,
         schemes=_measure_schemes(candidate, heads, measured, holdout, pixels, progress),
+        error_rates=_simulate_errors(measured, compared.rival, settings),
     )
     return evaluation, scores
+
+
+def _compare_with_constant(right: NDArray[np.bool_], holdout: Sequence[Picture]) -> Rival:
+    """Compare a candidate with always answering the hold-out's largest class: the best constant answer."""
+    counts = collections.Counter(one.label for one in holdout)
+    label = max(sorted(counts), key=lambda one: counts[one], default="")
+    constant = np.array([one.label == label for one in holdout], np.bool_)
+    paired = count_pairs(right, constant, [group_of(one) for one in holdout])
+    shown = max(len(holdout), 1)
+    return Rival(label, float(constant.sum()) / shown, float(right.sum()) / shown, paired)
+
+
+def _simulate_errors(measured: Measurement, rival: Rival | None, settings: GateSettings) -> ErrorRates:
+    """Simulate how often the gate errs on this hold-out, with models as far apart as these two."""
+    paired = rival.paired if rival is not None else None
+    apart = (paired.lost + paired.gained) / paired.units if paired is not None else TYPICAL_APART
+    return simulate(
+        int(paired.units) if paired is not None else measured.groups,
+        apart=apart,
+        worse_points=settings.champion_margin_points,
+        allowed_points=settings.max_champion_drop_points,
+        margin_points=settings.champion_margin_points,
+    )
 
 
 def _measure_schemes(
@@ -107,6 +136,7 @@ def _measure_schemes(
                 class_drop_points=head.record.class_drop_points,
                 model_bytes=len(model),
                 latency_ms_p50=found.latency_ms_p50,
+                interval=found.interval,
             )
         )
     return tuple(results)

@@ -13,6 +13,7 @@ import numpy as np
 from edge_client.contract.release import CONFIDENCE_BINS, HoldOut
 from edge_client.inference.runtime import runtime_name
 from luigi_tasks.gate.records import ClassMetrics, Measurement, Mistake
+from luigi_tasks.gate.statistics import effective_size, wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,6 +59,26 @@ def measure(
     return measurement, np.array([answer.scores for answer in answers], np.float32)
 
 
+def group_of(picture: Picture) -> str:
+    """Return the group of a picture; one that is alone is a group of its own."""
+    return picture.group or picture.sha256
+
+
+def right_answers(
+    labels: Sequence[str], pictures: Sequence[Picture], scores: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Return whether each answer is right.
+
+    Args:
+        labels: Label of each output.
+        pictures: What was shown.
+        scores: (N, outputs) scores.
+    """
+    return np.array(
+        [labels[int(row.argmax())] == one.label for row, one in zip(scores, pictures, strict=True)], np.bool_
+    )
+
+
 def classify_all(
     open_classifier: Callable[[], Classifier], pixels: NDArray[np.uint8], progress: Progress, what: str
 ) -> list[Prediction]:
@@ -98,7 +119,6 @@ def summarize(
     """
     number = {label: index for index, label in enumerate(labels)}
     confusion = np.zeros((len(labels), len(labels)), int)
-    support = collections.Counter(picture.label for picture in pictures)
     wrong = []
     for picture, answer, confidence in zip(pictures, answers, confidences, strict=True):
         if answer in number:
@@ -114,12 +134,17 @@ def summarize(
                 )
             )
     wrong.sort(key=lambda mistake: (-mistake.confidence, mistake.sha256))
+    accuracy = (len(pictures) - len(wrong)) / max(len(pictures), 1)
+    groups = collections.Counter(group_of(picture) for picture in pictures)
+    by_class = {label: collections.Counter[str]() for label in labels}
+    for picture in pictures:
+        by_class[picture.label][group_of(picture)] += 1
     return Measurement(
-        accuracy=(len(pictures) - len(wrong)) / max(len(pictures), 1),
+        accuracy=accuracy,
         pictures=len(pictures),
         labels=tuple(labels),
         classes=tuple(
-            _class_metrics(confusion, index, label, support[label]) for index, label in enumerate(labels)
+            _class_metrics(confusion, index, label, by_class[label]) for index, label in enumerate(labels)
         ),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
         latency_ms_p50=round(float(np.percentile(latencies, 50)), 4) if latencies else None,
@@ -127,6 +152,9 @@ def summarize(
         runtime=runtime,
         mistakes=tuple(wrong[:MISTAKES_AT_MOST]),
         hold_out=count_answers(labels, answers, confidences),
+        groups=len(groups),
+        effective=effective_size(groups.values()),
+        interval=wilson_interval(accuracy, effective_size(groups.values())),
     )
 
 
@@ -156,11 +184,18 @@ def _time_alone(classifier: Classifier, pixels: NDArray[np.uint8]) -> list[float
     return [classifier.classify(picture).latency_ms for picture in pixels[:LATENCY_PICTURES]]
 
 
-def _class_metrics(confusion: NDArray[np.int_], index: int, label: str, support: int) -> ClassMetrics:
-    right, said = int(confusion[index, index]), int(confusion[:, index].sum())
+def _class_metrics(
+    confusion: NDArray[np.int_], index: int, label: str, groups: collections.Counter[str]
+) -> ClassMetrics:
+    """Return the metrics of a class; `groups` are the sizes of the groups of its pictures."""
+    right, said, support = int(confusion[index, index]), int(confusion[:, index].sum()), groups.total()
+    recall, effective = right / support if support else 0.0, effective_size(groups.values())
     return ClassMetrics(
         label=label,
         support=support,
         precision=round(right / said, 6) if said else 0.0,
-        recall=round(right / support, 6) if support else 0.0,
+        recall=round(recall, 6),
+        groups=len(groups),
+        effective=effective,
+        interval=wilson_interval(recall, effective),
     )

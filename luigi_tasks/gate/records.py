@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Outcomes of a check and of a verdict. `thin`: not enough evidence for either of the others.
 PASSED, REFUSED, THIN = "passed", "refused", "thin"
+HELD = "held: not enough evidence:"
 
 
 class Check(Document, frozen=True, kw_only=True):
@@ -24,8 +25,11 @@ class Check(Document, frozen=True, kw_only=True):
         limit: The setting's value.
         measured: The candidate's value.
         unit: Unit of limit and measured value.
-        passed: Whether the candidate is within the limit.
+        passed: Whether the candidate is within the limit, and that is shown.
         reason: One sentence for a person if it is not, else empty.
+        outcome: `passed`, `refused` or `thin`; empty in records from before there were three.
+        interval: Interval of a measured share at 95 %; None where there is none.
+        note: What was counted, for the report.
     """
 
     name: str
@@ -34,27 +38,57 @@ class Check(Document, frozen=True, kw_only=True):
     unit: str
     passed: bool
     reason: str = ""
+    outcome: str = ""
+    interval: tuple[float, float] | None = None
+    note: str = ""
 
 
 class Verdict(Document, frozen=True, kw_only=True):
-    """The decision, with every check behind it."""
+    """The decision, with every check behind it.
+
+    Attributes:
+        passed: Whether the candidate may be published.
+        reasons: Why not: each limit that was missed, or all that is not enough evidence.
+        checks: Every check.
+        outcome: `passed`, `refused` or `thin`: not enough evidence for either of the others; empty in
+            records from before there were three.
+        thin: What is not enough evidence, with how many more pictures would do; also where it is published.
+    """
 
     passed: bool
     reasons: tuple[str, ...]
     checks: tuple[Check, ...]
+    outcome: str = ""
+    thin: tuple[str, ...] = ()
 
     def in_words(self) -> str:
         """Return e.g. `passed`, or `refused: ` and every reason."""
+        if self.outcome == THIN:
+            reasons = "; ".join(self.thin)
+            return f"passed on thin evidence: {reasons}" if self.passed else f"{HELD} {reasons}"
         return "passed" if self.passed else f"refused: {'; '.join(self.reasons)}"
 
 
 class ClassMetrics(Document, frozen=True, kw_only=True):
-    """Metrics of one class on the hold-out; precision is 0 where the class is never predicted."""
+    """Metrics of one class on the hold-out.
+
+    Attributes:
+        label: The class.
+        support: Its pictures.
+        precision: Share of the answers with this class that were right; 0 where it is never predicted.
+        recall: Share of its pictures that were found.
+        groups: Groups of its pictures; 0 in records from before there were groups.
+        effective: Number of independent pictures that they are worth.
+        interval: Interval of the recall at 95 %.
+    """
 
     label: str
     support: int
     precision: float
     recall: float
+    groups: int = 0
+    effective: float = 0.0
+    interval: tuple[float, float] | None = None
 
 
 class Mistake(Document, frozen=True, kw_only=True):
@@ -83,6 +117,9 @@ class Measurement(Document, frozen=True, kw_only=True):
         mistakes: The most confident wrong answers, worst first.
         hold_out: How often each label was the answer, and how sure; None in records from before there
             was one.
+        groups: Groups of the pictures: bursts and near-duplicates are one; 0 in records from before.
+        effective: Number of independent pictures that they are worth.
+        interval: Interval of the accuracy at 95 %, for so many.
     """
 
     accuracy: float
@@ -95,6 +132,9 @@ class Measurement(Document, frozen=True, kw_only=True):
     runtime: str
     mistakes: tuple[Mistake, ...]
     hold_out: HoldOut | None = None
+    groups: int = 0
+    effective: float = 0.0
+    interval: tuple[float, float] | None = None
 
 
 class SchemeResult(Document, frozen=True, kw_only=True):
@@ -107,6 +147,7 @@ class SchemeResult(Document, frozen=True, kw_only=True):
         class_drop_points: What the class loses that loses most, one picture forgiven.
         model_bytes: Size of its file.
         latency_ms_p50: Preprocessing and inference, one thread.
+        interval: Interval of the accuracy at 95 %.
     """
 
     scheme: str
@@ -115,6 +156,37 @@ class SchemeResult(Document, frozen=True, kw_only=True):
     class_drop_points: float
     model_bytes: int
     latency_ms_p50: float | None
+    interval: tuple[float, float] | None = None
+
+
+class ErrorRates(Document, frozen=True, kw_only=True):
+    """What the gate does with equal models, and with models that are worse by the margin.
+
+    Attributes:
+        units: Size of the hold-out, in groups.
+        apart: Share of the hold-out that exactly one of two models answers right.
+        worse_points: By how much the worse model is worse, percentage points.
+        equal_refused: Share of equal models that are refused.
+        equal_held: Share of equal models for which there is not enough evidence.
+        worse_passed: Share of worse models that pass.
+        worse_refused: Share of worse models that are refused.
+    """
+
+    units: int
+    apart: float
+    worse_points: float
+    equal_refused: float
+    equal_held: float
+    worse_passed: float
+    worse_refused: float
+
+    def in_words(self) -> str:
+        """Return one sentence for a report."""
+        return (
+            f"With {self.units} hold-out groups, of which two models tell {self.apart:.1%} apart: an equal "
+            f"model is refused in {self.equal_refused:.1%} of comparisons and held in {self.equal_held:.1%}; "
+            f"one that is {self.worse_points:g} points worse passes in {self.worse_passed:.1%}."
+        )
 
 
 class Evaluation(Document, frozen=True, kw_only=True):
@@ -131,6 +203,8 @@ class Evaluation(Document, frozen=True, kw_only=True):
         verdict: The decision.
         at: UTC, ISO 8601.
         schemes: All schemes that were tried, where the first one lost too much.
+        error_rates: How often the comparison with the champion errs on a hold-out of this size, simulated;
+            None in records from before.
     """
 
     release: str
@@ -143,6 +217,7 @@ class Evaluation(Document, frozen=True, kw_only=True):
     verdict: Verdict
     at: str
     schemes: tuple[SchemeResult, ...] = ()
+    error_rates: ErrorRates | None = None
 
 
 @dataclasses.dataclass(frozen=True)

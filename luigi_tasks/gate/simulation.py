@@ -15,44 +15,13 @@ import sys
 import msgspec
 import numpy as np
 
-from edge_client.contract.documents import Document
 from luigi_tasks.gate.paired import Paired, compare
-from luigi_tasks.gate.records import PASSED, REFUSED, THIN
+from luigi_tasks.gate.records import PASSED, REFUSED, THIN, ErrorRates
 
 # Two heads that were trained on nine tenths of the same photographs, with different seeds, tell this share
 # of the hold-out apart: docs/decisions/0010-gate-evidence.md.
 TYPICAL_APART = 0.05
 DRAWS = 20_000
-
-
-class ErrorRates(Document, frozen=True, kw_only=True):
-    """What the gate does with equal models, and with models that are worse by the margin.
-
-    Attributes:
-        units: Size of the hold-out, in groups.
-        apart: Share of the hold-out that exactly one of two models answers right.
-        worse_points: By how much the worse model is worse, percentage points.
-        equal_refused: Share of equal models that are refused.
-        equal_held: Share of equal models for which there is not enough evidence.
-        worse_passed: Share of worse models that pass.
-        worse_refused: Share of worse models that are refused.
-    """
-
-    units: int
-    apart: float
-    worse_points: float
-    equal_refused: float
-    equal_held: float
-    worse_passed: float
-    worse_refused: float
-
-    def in_words(self) -> str:
-        """Return one sentence for a report."""
-        return (
-            f"With {self.units} hold-out groups, of which two models tell {self.apart:.1%} apart: an equal "
-            f"model is refused in {self.equal_refused:.1%} of comparisons and held in {self.equal_held:.1%}; "
-            f"one that is {self.worse_points:g} points worse passes in {self.worse_passed:.1%}."
-        )
 
 
 def simulate(

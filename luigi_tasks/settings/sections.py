@@ -20,6 +20,7 @@ from luigi_tasks.settings.values import (
     ARCHITECTURES,
     MODES,
     SCHEMES,
+    THIN_EVIDENCE,
     BrokerSettings,
     DatasetSettings,
     GateSettings,
@@ -187,7 +188,34 @@ class gate(luigi.Config):  # noqa: N801
         description="largest loss of one class against the float network; one picture is forgiven",
     )
     max_champion_drop_points = luigi.FloatParameter(
-        default=0.5, description="largest loss against the deployed release on the same pictures"
+        default=0.5,
+        description="loss against the deployed release on the same pictures that is allowed even where it is "
+        "no chance, percentage points; what chance explains is never refused",
+    )
+    champion_margin_points = luigi.FloatParameter(
+        default=3.0,
+        description="a candidate that is so many points worse than the deployed release must rarely pass: "
+        "as long as the hold-out cannot tell it from an equal one, there is not enough evidence",
+    )
+    min_class_recall = luigi.FloatParameter(
+        default=0.3, description="smallest share of a class's hold-out pictures that must be found, 0-1"
+    )
+    min_class_holdout = luigi.IntParameter(
+        default=4,
+        description="smallest number of hold-out pictures of each class (a burst counts once); fewer are not "
+        "enough evidence",
+    )
+    thin_evidence = luigi.ChoiceParameter(
+        default="hold_replacement",
+        choices=THIN_EVIDENCE,
+        description="a candidate with not enough evidence: hold_replacement publishes a first release, and "
+        "holds one that would replace another; publish; hold",
+    )
+    replace_classes = luigi.BoolParameter(
+        default=False,
+        parsing=luigi.BoolParameter.EXPLICIT_PARSING,
+        description="whether a release may be replaced by one that has none of its classes; also Deploy "
+        "--replace-classes",
     )
     max_model_bytes = luigi.IntParameter(default=8_000_000, description="size limit of model.tflite")
 

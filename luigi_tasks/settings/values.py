@@ -22,6 +22,11 @@ WIDE_CALIBRATION = 4
 MODES = ("head", "finetune")
 
 
+# What becomes of a candidate for which there is not enough evidence: `hold_replacement` publishes it where
+# nothing is deployed yet.
+THIN_EVIDENCE = ("hold_replacement", "publish", "hold")
+
+
 # Below so many training pictures, more computation per picture is cheap: docs/decisions/0004-features.md.
 SMALL_SET_PICTURES = 1000
 
@@ -125,6 +130,11 @@ class GateSettings:
     max_float_drop_points: float
     max_class_drop_points: float
     max_champion_drop_points: float
+    champion_margin_points: float
+    min_class_recall: float
+    min_class_holdout: int
+    thin_evidence: str
+    replace_classes: bool
     max_model_bytes: int
 
 
