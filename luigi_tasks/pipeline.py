@@ -354,8 +354,8 @@ class AnnounceRelease(PipelineTask):
 class Deploy(PipelineTask):
     """Retrain, prove, publish and announce: the whole job, as far as there is something new.
 
-    A candidate that the gate refuses ends the run without a publication; the run itself succeeds, and the
-    refusal stays on record until data or settings change.
+    A candidate that the gate refuses, or holds for want of evidence, ends the run without a publication; the
+    run itself succeeds, and the verdict stays on record until data or settings change.
     """
 
     def requires(self) -> EvaluateModel:

@@ -354,6 +354,7 @@ def evaluate(
         settings.gate,
         progress,
         utc_now(),
+        holdout_percent=settings.dataset.holdout_percent,
     )
     report = render_report(
         evaluation,
@@ -393,8 +394,8 @@ def publish_release(
         evaluated: The gate's decision, which must have passed.
         snapshot: The pictures.
         progress: Gets pictures done.
-    Raises: InputError if the gate refused the candidate, or evaluated another one; SettingsError without
-        keys; TrustError; TransportError (the earlier release stays current).
+    Raises: InputError if the gate refused or held the candidate, or evaluated another one; SettingsError
+        without keys; TrustError; TransportError (the earlier release stays current).
     """
     from luigi_tasks.release.channel import point_channel  # noqa: PLC0415 - only where something is published
     from luigi_tasks.release.contents import build_release  # noqa: PLC0415 - as above

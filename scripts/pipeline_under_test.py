@@ -92,6 +92,9 @@ class PipelineUnderTest:
                 "max_float_drop_points": 100.0,
                 "max_class_drop_points": 100.0,
                 "max_champion_drop_points": 100.0,
+                "min_class_recall": 0.0,
+                "min_class_holdout": 0,
+                "thin_evidence": "publish",
             },
             "store": {
                 "url": f"s3://{self.store.bucket}/{self.name}",

@@ -83,6 +83,7 @@ def _describe(
         made_with=record.quantization.made_with,
         settings=flatten_settings(settings),
         created_at=evaluation.at,
+        evidence="; ".join(evaluation.verdict.thin),
     )
 
 

@@ -2,7 +2,8 @@
 
 The keys below were recorded with the first release of the pipeline. A test that fails here means that
 results in the stores of users are not found any more: raise the step's version and say so in the changelog,
-or keep the key. `candidate`, `evaluation` and `tuned` were raised since.
+or keep the key. `candidate`, `evaluation` and `tuned` were raised since. The keys of `evaluation` were
+recorded again when [gate] got more settings, all of which decide the verdict.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ CASES = (
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
             "candidate": "work/candidates/0bb355332f633f7950a0/candidate.json",
-            "evaluation_None": "work/evaluations/5c644d66df8d77cbde94/evaluation.json",
-            "evaluation_old": "work/evaluations/56ab11fbcd9d00e05825/evaluation.json",
+            "evaluation_None": "work/evaluations/a101af1dba560ce40078/evaluation.json",
+            "evaluation_old": "work/evaluations/84d1d5afe6f907938497/evaluation.json",
         },
     ),
     Case(
@@ -62,8 +63,8 @@ CASES = (
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/60c57b775ada8ec2566f/training.json",
             "candidate": "work/candidates/85cdccbb3e0620beda0d/candidate.json",
-            "evaluation_None": "work/evaluations/ab4b5c5e773d72f7a577/evaluation.json",
-            "evaluation_old": "work/evaluations/19267681ea3b447adaec/evaluation.json",
+            "evaluation_None": "work/evaluations/7be426dc961c8211b381/evaluation.json",
+            "evaluation_old": "work/evaluations/e33a8aa40d7e634b548c/evaluation.json",
         },
     ),
     Case(
@@ -80,8 +81,8 @@ CASES = (
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/60c57b775ada8ec2566f/training.json",
             "candidate": "work/candidates/85cdccbb3e0620beda0d/candidate.json",
-            "evaluation_None": "work/evaluations/ab4b5c5e773d72f7a577/evaluation.json",
-            "evaluation_old": "work/evaluations/19267681ea3b447adaec/evaluation.json",
+            "evaluation_None": "work/evaluations/7be426dc961c8211b381/evaluation.json",
+            "evaluation_old": "work/evaluations/e33a8aa40d7e634b548c/evaluation.json",
         },
     ),
     Case(
@@ -98,8 +99,8 @@ CASES = (
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/3ab5827d312b214892fe/training.json",
             "candidate": "work/candidates/746760f3bc2459b66058/candidate.json",
-            "evaluation_None": "work/evaluations/6e08535b5c5737886f20/evaluation.json",
-            "evaluation_old": "work/evaluations/82bd932e82522a5c0664/evaluation.json",
+            "evaluation_None": "work/evaluations/14026c81230f1f142e33/evaluation.json",
+            "evaluation_old": "work/evaluations/a29962b17d48041554d1/evaluation.json",
         },
     ),
     Case(
@@ -115,8 +116,8 @@ CASES = (
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
             "candidate": "work/candidates/0bb355332f633f7950a0/candidate.json",
-            "evaluation_None": "work/evaluations/5c644d66df8d77cbde94/evaluation.json",
-            "evaluation_old": "work/evaluations/56ab11fbcd9d00e05825/evaluation.json",
+            "evaluation_None": "work/evaluations/a101af1dba560ce40078/evaluation.json",
+            "evaluation_old": "work/evaluations/84d1d5afe6f907938497/evaluation.json",
         },
     ),
     Case(
@@ -132,8 +133,8 @@ CASES = (
             "features": "work/features/801066c4f958d3d58fd0/b1.json",
             "head": "work/heads/d7c8267be921dc5559f0/training.json",
             "candidate": "work/candidates/273709c08babe8f73d95/candidate.json",
-            "evaluation_None": "work/evaluations/caaf5d22aa4a72c1efb9/evaluation.json",
-            "evaluation_old": "work/evaluations/3311027638c924fc1746/evaluation.json",
+            "evaluation_None": "work/evaluations/005ec160f5f1c2fe66c5/evaluation.json",
+            "evaluation_old": "work/evaluations/5304940b0d3303ef2ecf/evaluation.json",
         },
     ),
     Case(
@@ -149,8 +150,8 @@ CASES = (
             "features": "work/features/ed89471f8180e7b8ddfb/b1.json",
             "head": "work/heads/66fda024f943b3468a1e/training.json",
             "candidate": "work/candidates/1f33d88b74e6e36957c6/candidate.json",
-            "evaluation_None": "work/evaluations/f0325cb1f6419a0941c3/evaluation.json",
-            "evaluation_old": "work/evaluations/ab48d22f0fe9851a6f49/evaluation.json",
+            "evaluation_None": "work/evaluations/924975fb7503b7c72dc5/evaluation.json",
+            "evaluation_old": "work/evaluations/3991309a097cd8d4591f/evaluation.json",
         },
     ),
     Case(
@@ -166,8 +167,8 @@ CASES = (
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
             "candidate": "work/candidates/0bb355332f633f7950a0/candidate.json",
-            "evaluation_None": "work/evaluations/5c644d66df8d77cbde94/evaluation.json",
-            "evaluation_old": "work/evaluations/56ab11fbcd9d00e05825/evaluation.json",
+            "evaluation_None": "work/evaluations/a101af1dba560ce40078/evaluation.json",
+            "evaluation_old": "work/evaluations/84d1d5afe6f907938497/evaluation.json",
         },
     ),
     Case(
@@ -183,8 +184,8 @@ CASES = (
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
             "candidate": "work/candidates/5c12d4603386628d8959/candidate.json",
-            "evaluation_None": "work/evaluations/36e9c388a32259958850/evaluation.json",
-            "evaluation_old": "work/evaluations/11c85fd842fd62786a87/evaluation.json",
+            "evaluation_None": "work/evaluations/143fb8bc94da46ca1dab/evaluation.json",
+            "evaluation_old": "work/evaluations/d0b4673153d58330e5c5/evaluation.json",
         },
     ),
     Case(
@@ -200,8 +201,8 @@ CASES = (
             "features": "work/features/d7f2c3e23d8b06f044b0/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
             "candidate": "work/candidates/0bb355332f633f7950a0/candidate.json",
-            "evaluation_None": "work/evaluations/5c644d66df8d77cbde94/evaluation.json",
-            "evaluation_old": "work/evaluations/56ab11fbcd9d00e05825/evaluation.json",
+            "evaluation_None": "work/evaluations/a101af1dba560ce40078/evaluation.json",
+            "evaluation_old": "work/evaluations/84d1d5afe6f907938497/evaluation.json",
         },
     ),
     Case(
@@ -217,8 +218,8 @@ CASES = (
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
             "candidate": "work/candidates/0bb355332f633f7950a0/candidate.json",
-            "evaluation_None": "work/evaluations/296ef8818315670e8be8/evaluation.json",
-            "evaluation_old": "work/evaluations/188d9207ee065d73d07f/evaluation.json",
+            "evaluation_None": "work/evaluations/0ae5d9f5382eaedfa8f7/evaluation.json",
+            "evaluation_old": "work/evaluations/67dcece6667885c9ca5b/evaluation.json",
         },
     ),
     Case(
@@ -234,8 +235,8 @@ CASES = (
             "features": "work/features/2c8f36b2a1643f92cd01/b1.json",
             "head": "work/heads/d41916d2c71f8c1220b3/training.json",
             "candidate": "work/candidates/54ba3a7a0a5f5607ae79/candidate.json",
-            "evaluation_None": "work/evaluations/6d2ed1438e26cb5a407a/evaluation.json",
-            "evaluation_old": "work/evaluations/dea0cd30237d29c30d77/evaluation.json",
+            "evaluation_None": "work/evaluations/27be5e613bba9720789a/evaluation.json",
+            "evaluation_old": "work/evaluations/523d70a719373010d624/evaluation.json",
         },
     ),
     Case(
@@ -251,8 +252,8 @@ CASES = (
             "features": "work/features/3c1c26aef31746b9fff9/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
             "candidate": "work/candidates/0bb355332f633f7950a0/candidate.json",
-            "evaluation_None": "work/evaluations/5c644d66df8d77cbde94/evaluation.json",
-            "evaluation_old": "work/evaluations/56ab11fbcd9d00e05825/evaluation.json",
+            "evaluation_None": "work/evaluations/a101af1dba560ce40078/evaluation.json",
+            "evaluation_old": "work/evaluations/84d1d5afe6f907938497/evaluation.json",
         },
     ),
 )

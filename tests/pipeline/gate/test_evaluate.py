@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from luigi_tasks.gate.records import Evaluation, Measurement
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.records import Candidate, CandidateRecord, QuantizationRecord
 from luigi_tasks.release.self_test import choose_self_test, make_self_test
-from luigi_tasks.settings.values import GateSettings
+from tests.fakes.gate_facts import LIMITS
 from tests.fakes.heads import head_with
 from tests.fakes.tiny_model import COLOURS, tiny_labels, tiny_model
 from tests.fakes.tiny_release import tiny_release
@@ -33,13 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-LIMITS = GateSettings(
-    min_accuracy=0.8,
-    max_float_drop_points=2.0,
-    max_class_drop_points=10.0,
-    max_champion_drop_points=0.5,
-    max_model_bytes=1_000_000,
-)
+    from luigi_tasks.settings.values import GateSettings
 
 
 class Album:
@@ -107,7 +102,9 @@ def right_scores(album: Album, labels: tuple[str, ...]) -> NDArray[np.float32]:
     return np.array(rows, np.float32)
 
 
-def judge_tiny(album: Album, deployed: Champion | None, *, labels: int = 3, bias: int = 0) -> Evaluation:
+def judge_tiny(
+    album: Album, deployed: Champion | None, *, labels: int = 3, bias: int = 0, limits: GateSettings = LIMITS
+) -> Evaluation:
     """Judge `tiny_model(bias)` as trained for the labels in order: right only with `bias` 0."""
     model = tiny_model(bias, labels=labels)
     words = tiny_labels(labels)
@@ -117,7 +114,7 @@ def judge_tiny(album: Album, deployed: Champion | None, *, labels: int = 3, bias
         deployed,
         album.pictures,
         album.load,
-        LIMITS,
+        limits,
         ignore_progress,
         "now",
     )
@@ -265,8 +262,10 @@ def test_new_class_is_compared_on_the_classes_that_both_know():
     assert met(found).accuracy == 1
     assert "new: yellow" in found.champion_note
     assert "15 of 17" in found.champion_note
-    [check] = [check for check in found.verdict.checks if "deployed" in check.name]
+    [check] = [check for check in found.verdict.checks if check.name == "loss against the deployed model"]
     assert (check.measured, check.passed) == (0, True)
+    [left] = [check for check in found.verdict.checks if "that are left" in check.name]
+    assert (left.measured, left.passed) == (3, True)
 
 
 def test_class_that_is_gone_is_named_and_an_answer_with_it_is_wrong():
@@ -294,11 +293,14 @@ def changed(deployed: Champion, **fields) -> Champion:
     return Champion(msgspec.structs.replace(deployed.document, **fields), deployed.model)
 
 
-def test_champion_of_other_classes_cannot_be_compared():
-    found = judge_tiny(Album(*GOOD), changed(champion(), labels=("a", "b", "c")))
+def test_champion_of_other_classes_cannot_be_compared_and_is_not_replaced_unless_that_is_meant():
+    deployed = changed(champion(), labels=("a", "b", "c"))
+    found = judge_tiny(Album(*GOOD), deployed)
     assert found.champion is None
     assert "knows none of these classes" in found.champion_note
-    assert found.verdict.passed
+    assert "none of the deployed release's classes is left" in found.verdict.reasons[0]
+    limits = dataclasses.replace(LIMITS, replace_classes=True)
+    assert judge_tiny(Album(*GOOD), deployed, limits=limits).verdict.passed
 
 
 def test_champion_with_preprocessing_of_another_time_cannot_be_compared():

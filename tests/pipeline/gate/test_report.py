@@ -16,16 +16,9 @@ from luigi_tasks.gate.report import MATRIX_CLASSES, Past, draw_curve, megabytes,
 from luigi_tasks.gate.verdict import judge
 from luigi_tasks.quantization.records import CalibrationSet, QuantizationRecord
 from luigi_tasks.release.history import past_releases
-from luigi_tasks.settings.values import GateSettings
 from luigi_tasks.training.records import TrainingRecord
+from tests.fakes.gate_facts import LIMITS, facts, rival
 
-LIMITS = GateSettings(
-    min_accuracy=0.8,
-    max_float_drop_points=2.0,
-    max_class_drop_points=10.0,
-    max_champion_drop_points=0.5,
-    max_model_bytes=8_000_000,
-)
 VOID = {"meta", "img", "line", "circle", "polyline", "text", "br", "link"}
 
 
@@ -120,12 +113,8 @@ def render(
         champion_note="How it was compared.",
         model_bytes=2_738_448,
         verdict=judge(
-            accuracy=candidate.accuracy,
-            float_accuracy=deployed.accuracy,
-            classes=(),
-            champion=(candidate.accuracy, deployed.accuracy) if champion else None,
-            model_bytes=2_738_448,
-            settings=LIMITS,
+            facts(candidate, deployed, rival(wrong, 0, 10 * len(labels), accuracy=1.0) if champion else None),
+            LIMITS,
         ),
         at="2026-01-02T03:04:05.000+00:00",
         schemes=schemes,
