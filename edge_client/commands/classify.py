@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
-from edge_client.contract.errors import DeviceError, InputError
+from edge_client.contract.errors import DeviceError, EdgeError, InputError
+from edge_client.contract.names import RELEASE_FILE
 from edge_client.contract.preprocessing import decode_picture
 from edge_client.inference.classifier import Classifier, Prediction
 from edge_client.inference.runtime import load_interpreter
+from edge_client.releases import read_release
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from edge_client.contract.release import OperatingPoint
 
 # Label of the additional first output of many ImageNet models.
 _BACKGROUND = "background"
@@ -60,6 +65,8 @@ def classify_files(
 def load_classifier(model: Path, labels: Path, threads: int) -> Classifier:
     """Load and warm a classifier from a model file and a labels file.
 
+    The operating point of a `release.json` next to the model decides which predictions are sure.
+
     Raises: InputError if a file cannot be read or model and labels do not fit; DeviceError if the runtime
         cannot run the model.
     """
@@ -68,7 +75,8 @@ def load_classifier(model: Path, labels: Path, threads: int) -> Classifier:
     try:
         outputs = int(np.prod(load_interpreter(content).get_output_details()[0]["shape"]))
         fitted = _fit_background(lines, outputs)
-        classifier = Classifier(content, fitted, normalization=None, threads=threads)
+        point = _operating_point(model.with_name(RELEASE_FILE), content, fitted)
+        classifier = Classifier(content, fitted, normalization=None, threads=threads, operating_point=point)
     except DeviceError as e:
         msg = f"{model}: {e}"
         raise DeviceError(msg) from e
@@ -109,11 +117,25 @@ def _fit_background(labels: list[str], outputs: int) -> list[str]:
     return labels
 
 
+def _operating_point(path: Path, model: bytes, labels: list[str]) -> OperatingPoint | None:
+    """Return the operating point in a model's release document; None if it is of another model."""
+    if not path.exists():
+        return None
+    try:
+        document = read_release(path.parent)
+    except EdgeError as e:
+        sys.stderr.write(f"{e}; without it, every prediction counts as sure\n")
+        return None
+    same = document.model_sha256 == hashlib.sha256(model).hexdigest() and list(document.labels) == labels
+    return document.operating_point if same else None
+
+
 def _as_json(picture: Path, prediction: Prediction, top: int) -> str:
     record = {
         "file": str(picture),
         "label": prediction.label,
         "confidence": round(prediction.confidence, 6),
+        "sure": prediction.sure,
         "top": {label: round(score, 6) for label, score in prediction.top(top).items()},
         "latency_ms": round(prediction.latency_ms, 3),
     }
@@ -121,6 +143,6 @@ def _as_json(picture: Path, prediction: Prediction, top: int) -> str:
 
 
 def _as_text(picture: Path, prediction: Prediction, top: int) -> str:
-    lines = [f"{picture}  ({prediction.latency_ms:.1f} ms)"]
+    lines = [f"{picture}  ({prediction.latency_ms:.1f} ms){'' if prediction.sure else '  not sure'}"]
     lines += [f"  {score:6.1%}  {label}" for label, score in prediction.top(top).items()]
     return "\n".join(lines) + "\n"

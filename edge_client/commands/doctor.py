@@ -22,6 +22,7 @@ from edge_client.disk import disk_errors
 from edge_client.inference.runtime import runtime_name
 from edge_client.releases import read_release
 from edge_client.settings.file import of_channels
+from edge_client.settings.results import ACT
 
 if TYPE_CHECKING:
     import datetime
@@ -295,7 +296,28 @@ def _check_action(settings: Settings) -> str:
     if missing := [program for program in programs if shutil.which(program) is None]:
         msg = f"{', '.join(missing)}: no such program for this user; install it, or correct [action]"
         raise DeviceError(msg)
+    _check_watched_labels(settings)
     return f"{', '.join(programs)}: found"
+
+
+def _check_watched_labels(settings: Settings) -> None:
+    """Raise SettingsError if a release is never sure of a watched label, so that it never switches on."""
+    if settings.action.when_unsure == ACT:
+        return
+    for one in of_channels(settings):
+        folder = _current_slot(one)
+        document = None if folder is None else read_release(folder)
+        if document is None or (point := document.operating_point) is None:
+            continue
+        thresholds = zip(document.labels, point.thresholds, strict=True)
+        sure = {label for label, threshold in thresholds if threshold is not None}
+        if never := sorted(set(document.labels).intersection(settings.action.names()) - sure):
+            msg = (
+                f"[action] labels: release {document.release} is never sure of {', '.join(never)}: no score "
+                f"gives a precision of {point.precision:g}, so nothing switches on; give it more pictures, "
+                f'or set when_unsure = "{ACT}"'
+            )
+            raise SettingsError(msg)
 
 
 def _check_metrics(settings: Settings) -> str:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from edge_client.settings.file import of_channels
 
 if TYPE_CHECKING:
-    from edge_client.contract.messages import Comparison, DeviceStatus, Drift, InboxMetrics, UpdateMetrics
+    from edge_client.contract.messages import (
+        Comparison,
+        DeviceStatus,
+        Drift,
+        InboxMetrics,
+        SureMetrics,
+        UpdateMetrics,
+    )
     from edge_client.settings.file import Settings
 
 
@@ -75,6 +82,8 @@ def _describe(status: DeviceStatus, daemon: str) -> str:
         ("last update", _describe_update(status.update)),
         ("shadow", _describe_shadow(status.shadow)),
         ("drift", _describe_drift(status.drift)),
+        ("sure", _describe_sure(status.sure)),
+        ("evidence", status.evidence or "-"),
         ("inbox", _describe_inbox(status.inbox)),
         ("refused", status.refused or "none"),
         ("warning", status.warning or "none"),
@@ -105,6 +114,13 @@ def _describe_drift(drift: Drift | None) -> str:
         f"labels {drift.labels:.2f}, confidence {drift.confidence:.2f} over {drift.answers} frames "
         "(below 0.1 stable, above 0.25 a shift)"
     )
+
+
+def _describe_sure(sure: SureMetrics | None) -> str:
+    if sure is None:
+        return "-"
+    here = "no predictions yet" if sure.share is None else f"{sure.share:.0%} of {sure.answers} predictions"
+    return f"{here} ({sure.coverage:.0%} of the calibration pictures, {sure.precision:.0%} right)"
 
 
 def _describe_inbox(inbox: InboxMetrics | None) -> str:

@@ -7,6 +7,9 @@ from edge_client.contract.documents import Document
 ANNOUNCEMENT_LIMIT_BYTES = 4096
 STATUS_LIMIT_BYTES = 65536
 INBOX_RECORD_LIMIT_BYTES = 65536
+# Shown in place of the label of a prediction that is not sure. Where a class has this name too, `sure` tells
+# the two apart: in both cases nothing is known.
+UNKNOWN = "unknown"
 
 
 class Announcement(Document, frozen=True, kw_only=True):
@@ -50,6 +53,8 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
         update: Metrics of the last completed update.
         shadow: Comparison of the release in shadow mode with the serving one; None if there is none.
         drift: Distance of the predictions from those on the release's hold-out; None while unknown.
+        sure: How many predictions are sure; None if the serving release has no operating point.
+        evidence: What is thin about the evidence that the serving release was published on; empty: nothing.
         inbox: Counts of frames kept for labelling; None if the inbox is off.
         changed_at: UTC, ISO 8601.
     """
@@ -75,6 +80,8 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
     update: UpdateMetrics | None = None
     shadow: Comparison | None = None
     drift: Drift | None = None
+    sure: SureMetrics | None = None
+    evidence: str = ""
     inbox: InboxMetrics | None = None
     changed_at: str = ""
 
@@ -113,6 +120,22 @@ class Drift(Document, frozen=True, kw_only=True):
     confidence: float
 
 
+class SureMetrics(Document, frozen=True, kw_only=True):
+    """How many of a release's predictions are sure, see `OperatingPoint`.
+
+    Attributes:
+        precision: Share of the sure predictions that was asked to be right.
+        coverage: Share of the calibration pictures whose prediction was sure.
+        answers: Number of last predictions on this device that were counted.
+        share: Share of these that were sure, 0-1; None before the first.
+    """
+
+    precision: float
+    coverage: float
+    answers: int = 0
+    share: float | None = None
+
+
 class InboxMetrics(Document, frozen=True, kw_only=True):
     """Counts of frames kept for labelling.
 
@@ -148,8 +171,9 @@ class Result(Document, frozen=True, kw_only=True):
         device: Device id.
         source: File name or camera name.
         frame: Number of the frame since start, from 1, without gaps.
-        label: Best label.
+        label: Best label, also where the prediction is not sure.
         confidence: Its score in [0, 1].
+        sure: Whether the score is one to act on, see `OperatingPoint`; true for a release without one.
         top: The best labels with their scores, best first.
         release: Id of the release that classified it.
         channel: Channel that the release serves.
@@ -162,6 +186,7 @@ class Result(Document, frozen=True, kw_only=True):
     frame: int
     label: str
     confidence: float
+    sure: bool = True
     top: dict[str, float]
     release: str | None
     channel: str = ""
@@ -179,6 +204,7 @@ class InboxRecord(Document, frozen=True, kw_only=True):
         why: `unsure`, or `disagreement` between the serving and the shadow release.
         label: Best label, a suggestion only.
         confidence: Its score in [0, 1].
+        sure: Whether the release was sure of it.
         top: The best labels with their scores, best first.
         release: Id of the release that classified it.
         channel: Channel that the release serves.
@@ -191,6 +217,7 @@ class InboxRecord(Document, frozen=True, kw_only=True):
     why: str
     label: str
     confidence: float
+    sure: bool = True
     top: dict[str, float] = {}
     release: str | None = None
     channel: str = ""

@@ -221,6 +221,7 @@ class ChannelFollower:
             frame=self.board.frames,
             label=prediction.label,
             confidence=prediction.confidence,
+            sure=prediction.sure,
             top=prediction.top(device.top),
             release=release,
             channel=device.channel,

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from edge_client.reporting.metrics import MetricsServer
     from edge_client.reporting.status import StatusBoard
     from edge_client.settings.file import Settings
+    from edge_client.sinks.opening import Sink
     from edge_client.sources.source import Frame, Source
 
 logger = logging.getLogger(__name__)
@@ -154,8 +155,8 @@ class Daemon:
     def _open_rest(self) -> None:
         settings, device = self._settings, self._settings.device
         self._broker = self._open_broker()
-        self._metrics = self._serve_metrics()
-        self._sinks = open_sinks(
+        self._metrics, counters = self._serve_metrics()
+        self._sinks = counters + open_sinks(
             settings.sinks,
             publish=self._broker.publish if self._broker else lambda _topic, _payload: None,
             topic_of=lambda channel: results_topic(device.fleet, device.id, self._extra(channel)),
@@ -257,23 +258,26 @@ class Daemon:
         warnings = [warning for warning in (duplicate, self._metrics_fault) if warning is not None]
         return {"warning": "; ".join(warnings) or None, **kept}
 
-    def _serve_metrics(self) -> MetricsServer | None:
+    def _serve_metrics(self) -> tuple[MetricsServer | None, tuple[Sink, ...]]:
         """Serve metrics if the settings name a port; without the extra, only the metrics are missing.
 
+        Returns: The server, and the sinks that count results for it.
         Raises: SettingsError if the port cannot be listened at.
         """
         if not self._settings.metrics.port:
-            return None
+            return None, ()
         try:
-            from edge_client.reporting.metrics import serve  # noqa: PLC0415 - an extra, and 4 MB
+            from edge_client.reporting.metrics import PredictionCounter, serve  # noqa: PLC0415 - extra, 4 MB
         except SettingsError as e:
             # An upgrade from a version that needed no library must not stop the camera.
             logger.error("%s", e)  # noqa: TRY400 - one line, no traceback
             self._metrics_fault = str(e)
-            return None
+            return None, ()
 
         boards = [follower.board for follower in self._followers.values()]
-        return serve(self._settings.metrics, lambda: [board.status for board in boards])
+        counter = PredictionCounter()
+        server = serve(self._settings.metrics, lambda: [board.status for board in boards], counter)
+        return server, (counter,)
 
     def _extra(self, channel: str) -> str:
         """Return the name that an extra channel has in topics; empty for the main channel."""

@@ -151,6 +151,7 @@ class FrameKeeper:
             why=why,
             label=result.label,
             confidence=result.confidence,
+            sure=result.sure,
             top=result.top,
             release=result.release,
             channel=result.channel,

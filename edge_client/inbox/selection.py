@@ -58,7 +58,7 @@ def why_keep(settings: InboxSettings, answers: Sequence[ChannelAnswer]) -> tuple
         return None
     if settings.disagreements and (found := next((one for one in answers if one.disagrees), None)):
         return DISAGREEMENT, found
-    unsure = [one for one in answers if one.prediction.confidence < settings.unsure_below]
+    unsure = [one for one in answers if _is_unsure(settings, one.prediction)]
     return (UNSURE, min(unsure, key=lambda one: one.prediction.confidence)) if unsure else None
 
 
@@ -70,6 +70,12 @@ def is_needed(settings: InboxSettings, folder: Path) -> bool:
         return False
     except OSError:
         return True  # the keeper reports the fault
+
+
+def _is_unsure(settings: InboxSettings, prediction: Prediction) -> bool:
+    """Whether a prediction has too low a score by the settings, or by the release's own operating point."""
+    unsure_to_release = settings.unsure_frames and not prediction.sure
+    return unsure_to_release or prediction.confidence < settings.unsure_below
 
 
 def _shows_private(private: frozenset[str], answers: Sequence[ChannelAnswer]) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edge_client.contract.release import Normalization
+    from edge_client.contract.release import Normalization, OperatingPoint
 
 _BYTE_TYPES = (np.dtype(np.uint8), np.dtype(np.int8))
 
@@ -42,6 +42,7 @@ class Prediction:
         scores: (classes,) float32 in [0, 1], in the order of the labels.
         latency_ms: Duration of preprocessing and inference.
         labels: Label of each score.
+        sure: Whether the score is one to act on, see `OperatingPoint`; true for a model without one.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Prediction:
     scores: NDArray[np.float32]
     latency_ms: float
     labels: tuple[str, ...] = dataclasses.field(repr=False)
+    sure: bool = True
 
     def top(self, count: int) -> dict[str, float]:
         """Return the best `count` labels with their scores, best first; equal scores in label order.
@@ -86,6 +88,7 @@ class Classifier:
         normalization: Normalization | None,
         threads: int = 1,
         release: str | None = None,
+        operating_point: OperatingPoint | None = None,
     ) -> None:
         """Load a model.
 
@@ -96,11 +99,13 @@ class Classifier:
             normalization: See `input_table`.
             threads: Threads of the interpreter.
             release: Release id, for reports.
+            operating_point: Which predictions are sure, with one threshold for each label; None: all are.
         Raises: InputError if the model is not an image classifier or the labels do not fit;
             DeviceError if the runtime cannot run the model.
         """
         self.labels = tuple(labels)
         self.release = release
+        self._operating_point = operating_point
         self._interpreter = load_interpreter(model, threads)
         source = _only(self._interpreter.get_input_details(), "input")
         answer = _only(self._interpreter.get_output_details(), "output")
@@ -126,8 +131,10 @@ class Classifier:
         raw = self._infer(self._to_input(fitted))
         scores = self._to_scores(raw)
         index = int(scores.argmax())
+        confidence, point = float(scores[index]), self._operating_point
+        sure = point is None or point.is_sure(index, confidence)
         latency_ms = (time.perf_counter() - started) * 1000
-        return Prediction(self.labels[index], index, float(scores[index]), scores, latency_ms, self.labels)
+        return Prediction(self.labels[index], index, confidence, scores, latency_ms, self.labels, sure)
 
     def warm(self) -> None:
         """Classify a grey picture, so that lazy initialization does not delay the first frame."""
@@ -191,6 +198,7 @@ def classifier_from_release(folder: Path, threads: int = 1) -> Classifier:
         normalization=preprocessing.normalization,
         threads=threads,
         release=document.release,
+        operating_point=document.operating_point,
     )
     if (classifier.input_height, classifier.input_width) != (preprocessing.height, preprocessing.width):
         msg = (

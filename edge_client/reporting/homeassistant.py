@@ -10,9 +10,17 @@ from typing import Any
 import msgspec
 
 from edge_client import __version__
+from edge_client.contract.messages import UNKNOWN
 from edge_client.contract.names import command_topic, online_topic, results_topic, status_topic
 
 INSTALL = b"install"
+# Home Assistant shows the text `unknown` as it shows any state that it does not know; the attributes keep the
+# best label and its score. An earlier client, to which a device may go back, does not publish `sure`.
+_LABEL = f"{{{{ value_json.label if value_json.sure | default(true) else '{UNKNOWN}' }}}}"
+_ATTRIBUTES = (
+    "{{ {'label': value_json.label, 'confidence': value_json.confidence, "
+    "'sure': value_json.sure | default(true)} | to_json }}"
+)
 # Only a release that the button would install is shown as an update.
 _MODEL = (
     "{% set installed = value_json.release or 'none' %}"
@@ -71,7 +79,13 @@ def _sensors(results: str, status: str) -> dict[str, tuple[str, dict[str, Any]]]
         "state_class": "measurement",
         "entity_category": "diagnostic",
     }
-    label = {"name": "Label", "state_topic": results, "value_template": _field("label")}
+    label = {
+        "name": "Label",
+        "state_topic": results,
+        "value_template": _LABEL,
+        "json_attributes_topic": results,
+        "json_attributes_template": _ATTRIBUTES,
+    }
     return {
         "label": ("sensor", label),
         "confidence": ("sensor", confidence),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from edge_client import __version__
 from edge_client.contract.errors import SettingsError
+from edge_client.contract.messages import UNKNOWN
 
 try:
     from prometheus_client import (
@@ -35,7 +36,7 @@ except ImportError as e:
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from edge_client.contract.messages import DeviceStatus
+    from edge_client.contract.messages import DeviceStatus, Result
     from edge_client.settings.reporting import MetricsSettings
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 # One request is answered at a time, and none may take longer: a client that hangs must not keep others
 # waiting, nor the daemon from ending.
 REQUEST_S = 5.0
+# Labels of one channel that get a series each; a device of a thousand classes must not make a thousand.
+LABELS_COUNTED = 100
 _PREFIX = "edge_client_"
 # Counters end in `_total`, all others are gauges.
 _HELP = {
@@ -59,6 +62,10 @@ _HELP = {
     "shadow_agreement": "Share of frames on which the shadow release agrees with the serving one.",
     "drift_labels": "Population stability index of the predicted labels.",
     "drift_confidence": "Population stability index of the confidence.",
+    "predictions_total": "Predictions since start by label: `unknown` where the release was not sure, empty "
+    f"beyond the first {LABELS_COUNTED} labels.",
+    "sure_share": "Share of the last predictions that the serving release was sure of.",
+    "sure_coverage": "Share of the calibration pictures that the serving release was sure of.",
     "inbox_waiting": "Frames kept for labelling.",
     "inbox_uploaded_total": "Frames uploaded for labelling since start.",
 }
@@ -81,6 +88,40 @@ class StatusCollector(Collector):
                     families[name] = kind(_PREFIX + name, _HELP[name], labels=list(labels))
                 families[name].add_metric(list(labels.values()), value)
         return families.values()
+
+
+class PredictionCounter(Collector):
+    """Sink that counts predictions by label; where the release was not sure, under `unknown`."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, ...], int] = {}  # by device, channel, label and `sure`
+        self._changing = threading.Lock()
+
+    def write(self, result: Result, _prediction: object = None, /) -> None:
+        """Count one result."""
+        channel, label = (result.device, result.channel), result.label if result.sure else UNKNOWN
+        sure = "true" if result.sure else "false"
+        with self._changing:
+            if (*channel, label, sure) not in self._counts and self._is_full(channel):
+                label = ""
+            series = (*channel, label, sure)
+            self._counts[series] = self._counts.get(series, 0) + 1
+
+    def close(self) -> None:
+        """Do nothing: the counts end with the process."""
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """Return the counts since start."""
+        name, labels = "predictions_total", ("device", "channel", "label", "sure")
+        family = CounterMetricFamily(_PREFIX + name, _HELP[name], labels=labels)
+        with self._changing:
+            counts = dict(self._counts)
+        for series, count in counts.items():
+            family.add_metric(series, count)
+        return [family]
+
+    def _is_full(self, channel: tuple[str, str]) -> bool:
+        return sum(series[:2] == channel for series in self._counts) >= LABELS_COUNTED
 
 
 class MetricsServer(http.server.HTTPServer):
@@ -125,27 +166,40 @@ class _Handler(MetricsHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
 
-def open_registry(statuses: Callable[[], Sequence[DeviceStatus]]) -> CollectorRegistry:
+def open_registry(
+    statuses: Callable[[], Sequence[DeviceStatus]], predictions: PredictionCounter
+) -> CollectorRegistry:
     """Return a registry with the channels' metrics, and those of this process and of Python.
 
     Args:
         statuses: Returns one status for each channel.
+        predictions: Counts the results.
     """
     registry = CollectorRegistry()
     registry.register(StatusCollector(statuses))
+    registry.register(predictions)
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     return registry
 
 
-def serve(settings: MetricsSettings, statuses: Callable[[], Sequence[DeviceStatus]]) -> MetricsServer:
+def serve(
+    settings: MetricsSettings,
+    statuses: Callable[[], Sequence[DeviceStatus]],
+    predictions: PredictionCounter,
+) -> MetricsServer:
     """Answer scrapes in a thread of their own until the server is shut down.
 
+    Args:
+        settings: Section [metrics].
+        statuses: Returns one status for each channel.
+        predictions: Counts the results.
     Raises: SettingsError if the address cannot be listened at.
     """
     try:
-        server = MetricsServer((settings.host, settings.port), _Handler.factory(open_registry(statuses)))
+        registry = open_registry(statuses, predictions)
+        server = MetricsServer((settings.host, settings.port), _Handler.factory(registry))
     except OSError as e:
         msg = f"[metrics] {settings.host}:{settings.port}: {e.strerror or e}; give a free port"
         raise SettingsError(msg) from e
@@ -176,6 +230,9 @@ def _describe(status: DeviceStatus) -> dict[str, tuple[float, dict[str, str]]]:
         values["shadow_agreement"] = status.shadow.agreement
     if (drift := status.drift) is not None:
         values |= {"drift_labels": drift.labels, "drift_confidence": drift.confidence}
+    if (sure := status.sure) is not None:
+        values |= {"sure_coverage": sure.coverage}
+        values |= {} if sure.share is None else {"sure_share": sure.share}
     if (inbox := status.inbox) is not None:
         values |= {"inbox_waiting": inbox.waiting, "inbox_uploaded_total": inbox.uploaded}
     return {

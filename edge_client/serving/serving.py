@@ -24,6 +24,7 @@ from edge_client.serving.drift import DriftWatch
 from edge_client.serving.holder import ClassifierHolder
 from edge_client.serving.probation import STOPPED, Probation, RecentPredictions, count_restart, find_loop
 from edge_client.serving.shadow import Shadow
+from edge_client.serving.sureness import SureWatch
 from edge_client.update.decision import Decision
 from edge_client.update.refusals import RefusedError, refusing
 from edge_client.update.slots import ProbationRecord, Slots
@@ -34,11 +35,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edge_client.contract.release import ReleaseDocument
     from edge_client.inference.classifier import Classifier, Prediction
     from edge_client.settings.file import Settings
     from edge_client.update.decision import UpdateOutcome
 
 logger = logging.getLogger(__name__)
+
+# Characters of a release's evidence in the status, which must stay below STATUS_LIMIT_BYTES.
+EVIDENCE_LIMIT = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +93,15 @@ class Serving:
         self._shadow: ShadowRelease | None = None
         self._compare_after = float("-inf")
         self._drift: DriftWatch | None = None
+        self._sure: SureWatch | None = None
+        self._document: ReleaseDocument | None = None
         self.rolled_back: dict[str, Any] = {}
         self._slots = Slots(settings.device.state_dir)
         self._recent = RecentPredictions(settings.probation.unsure_below)
         self._probation = self._resume_probation()
         self._holder = ClassifierHolder(activation.open_best_slot(self._slots, settings.device.threads))
         self._slots.clean()
-        self._watch_drift()
+        self._watch_predictions()
 
     @property
     def serves(self) -> bool:
@@ -141,10 +148,13 @@ class Serving:
 
     def live_fields(self) -> dict[str, Any]:
         """Return the status fields that are read at the time of sending."""
-        shadow, drift = self._shadow, self._drift
+        shadow, drift, sure, document = self._shadow, self._drift, self._sure, self._document
+        serves = document is not None and document.release == self.release
         return {
             "shadow": shadow.comparison.metrics() if shadow is not None else None,
             "drift": drift.metrics() if drift is not None else None,
+            "sure": sure.metrics() if sure is not None and serves else None,
+            "evidence": document.evidence[:EVIDENCE_LIMIT] if document is not None and serves else "",
         }
 
     def reload(self) -> None:
@@ -189,6 +199,9 @@ class Serving:
         drift = self._drift
         if drift is not None and drift.release == classifier.release:
             drift.add(prediction.index, prediction.confidence)
+        sure = self._sure
+        if sure is not None and sure.release == classifier.release:
+            sure.add(sure=prediction.sure)
         if watched is not None and watched.predicted(
             prediction.latency_ms, prediction.confidence, self._clock()
         ):
@@ -295,7 +308,7 @@ class Serving:
     def _begin_watching(self) -> None:
         """Watch the release that has just become current."""
         self._recent = RecentPredictions(self._settings.probation.unsure_below)
-        self._watch_drift()
+        self._watch_predictions()
         record = self._slots.probation
         self._probation = self._watch(record) if record is not None else None
 
@@ -303,16 +316,18 @@ class Serving:
         budget_ms = self._settings.device.latency_budget_ms
         return Probation(record, self._settings.probation, self._clock(), budget_ms)
 
-    def _watch_drift(self) -> None:
-        """Compare the current release's answers with those on its hold-out, where these are known."""
-        self._drift = None
+    def _watch_predictions(self) -> None:
+        """Compare the current release's predictions with what its document promises of them."""
+        self._drift = self._sure = self._document = None
         if self._slots.current is None:
             return
         with contextlib.suppress(EdgeError):  # a release that cannot be read does not serve either
-            document = read_release(self._slots.folder(self._slots.current))
+            self._document = document = read_release(self._slots.folder(self._slots.current))
             hold_out = document.hold_out
             if hold_out is not None and len(hold_out.labels) == len(document.labels) and hold_out.confidence:
                 self._drift = DriftWatch(document.release, hold_out)
+            if document.operating_point is not None:
+                self._sure = SureWatch(document.release, document.operating_point)
 
     # Shadow
 
@@ -435,7 +450,7 @@ class Serving:
         self._recent = RecentPredictions(self._settings.probation.unsure_below)
         self._slots.roll_back(f"rolled back: {reason}", self._software)
         self.drop_shadow()  # it was compared with another release; the next check starts the comparison again
-        self._watch_drift()
+        self._watch_predictions()
         self._slots.clean_slots()
         return _rolled_back_fields(broken, reason)
 

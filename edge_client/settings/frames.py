@@ -103,7 +103,9 @@ class InboxSettings(Section):
     """Section [inbox].
 
     Attributes:
-        unsure_below: Frames classified with less confidence are kept; 0: no frame is.
+        unsure: Frames that the serving release is not sure of are kept, see `OperatingPoint`.
+        unsure_below: Frames classified with less confidence are kept too, and those that the release is not
+            sure of; 0: no frame is kept for its confidence.
         disagreements: Keep frames for which the shadow release predicts another label than the serving one.
         per_hour: Limit on kept frames per hour, evenly spread.
         max_bytes: Limit on the size of all kept frames; the oldest are deleted first.
@@ -115,6 +117,7 @@ class InboxSettings(Section):
         base_url: Address of the inbox; empty: the store's.
     """
 
+    unsure: bool = False
     unsure_below: float = 0.0
     disagreements: bool = False
     per_hour: float = 20.0
@@ -129,7 +132,12 @@ class InboxSettings(Section):
     @property
     def keeps(self) -> bool:
         """Whether any frame is ever kept."""
-        return self.unsure_below > 0 or self.disagreements
+        return self.unsure_frames or self.disagreements
+
+    @property
+    def unsure_frames(self) -> bool:
+        """Whether frames that a release is not sure of are kept."""
+        return self.unsure or self.unsure_below > 0
 
     def private_labels(self) -> frozenset[str]:
         """Return the labels that no kept frame may show."""

@@ -7,6 +7,8 @@ import shlex
 
 from edge_client.settings.checks import Section, failed, is_not_negative, is_positive, split_names
 
+# Values of `when_unsure`.
+WAIT, OFF, ACT = "wait", "off", "act"
 # Two files of this size hold about 60,000 results.
 DEFAULT_MAX_BYTES = 10_000_000
 _SMALLEST_MAX_BYTES = 10_000
@@ -47,6 +49,8 @@ class ActionSettings(Section):
         off_command: Run when a label switches off.
         threshold: A label switches on once its score is at least this.
         release_below: A label switches off once its score is below this.
+        when_unsure: What a frame does that the release is not sure of, see `OperatingPoint`. `wait`: nothing
+            switches. `off`: labels may switch off, none switches on. `act`: the score alone decides.
         hold_off_s: Shortest time between two switches of a label.
         timeout_s: A command that takes longer is killed.
     """
@@ -56,6 +60,7 @@ class ActionSettings(Section):
     off_command: str = ""
     threshold: float = 0.8
     release_below: float = 0.5
+    when_unsure: str = WAIT
     hold_off_s: float = 5.0
     timeout_s: float = 30.0
 
@@ -72,6 +77,10 @@ class ActionSettings(Section):
                     f"threshold {self.threshold}, release_below {self.release_below}: give scores with "
                     "0 < release_below <= threshold <= 1"
                 ),
+            ),
+            (
+                self.when_unsure in {WAIT, OFF, ACT},
+                f"when_unsure {self.when_unsure!r}: choose one of {WAIT}, {OFF}, {ACT}",
             ),
             (is_not_negative(self.hold_off_s), f"hold_off_s {self.hold_off_s}: give seconds, 0 or more"),
             (is_positive(self.timeout_s), f"timeout_s {self.timeout_s}: give seconds, above 0"),

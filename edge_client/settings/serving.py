@@ -18,7 +18,8 @@ class ProbationSettings(Section):
         frames: Classified frames after which a release has passed; 0: no probation.
         seconds: Seconds after which a release has passed too, if it classified any frame.
         max_slowdown: Largest median latency, in multiples of the previous release's.
-        unsure_below: A prediction with less confidence is unsure.
+        unsure_below: A prediction with less confidence is unsure, whatever the operating points of the two
+            releases say: a new operating point must not look like a worse release.
         max_unsure_points: Largest increase of the share of unsure predictions, in percentage points.
     """
 

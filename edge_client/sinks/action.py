@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import SettingsError
+from edge_client.settings.results import ACT, OFF, WAIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,6 +37,11 @@ class LabelSwitch:
         self._settings = settings
         self._on = False
         self._changed_at = float("-inf")
+
+    @property
+    def on(self) -> bool:
+        """Whether the label is on."""
+        return self._on
 
     def update(self, score: float, now: float) -> bool | None:
         """Update the state with the score of a frame at `now`, monotonic seconds.
@@ -75,6 +81,9 @@ class ActionSink:
 
     def write(self, result: Result, prediction: Prediction | None = None, /) -> None:
         """See `Sink.write`; without the prediction, a label that is not among the result's best scores 0."""
+        mode = ACT if result.sure else self._settings.when_unsure
+        if mode == WAIT:
+            return
         now = self._clock()
         scores = result.top if prediction is None else prediction.scores_of(self._labels)
         for label in self._labels:
@@ -83,8 +92,11 @@ class ActionSink:
                 self._switches.setdefault(key, LabelSwitch(self._settings))
             elif key not in self._switches:
                 continue
+            switch = self._switches[key]
+            if mode == OFF and not switch.on:
+                continue
             score = scores.get(label, 0.0)  # 0: a new release may lack the label
-            on = self._switches[key].update(score, now)
+            on = switch.update(score, now)
             if on is not None and self._commands[on]:
                 self._put((self._commands[on], describe(result, label, score, on=on)))
 

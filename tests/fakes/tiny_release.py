@@ -14,6 +14,7 @@ from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.contract.release import (
     HoldOut,
     Normalization,
+    OperatingPoint,
     Preprocessing,
     ReleaseDocument,
     SelfTestCase,
@@ -44,6 +45,8 @@ def tiny_release(
     model: bytes | None = None,
     hold_out: HoldOut | None = None,
     device_class: str = "",
+    operating_point: OperatingPoint | None = None,
+    evidence: str = "",
 ) -> tuple[ReleaseDocument, dict[str, bytes]]:
     """Build a release.
 
@@ -55,6 +58,8 @@ def tiny_release(
         model: Another model's bytes under the same promises, for a release that must be refused.
         hold_out: See `ReleaseDocument`.
         device_class: See `ReleaseDocument`.
+        operating_point: See `ReleaseDocument`.
+        evidence: See `ReleaseDocument`.
     Returns: The document, and each file's name and content, `release.json` among them.
     """
     content = tiny_model(bias, size, labels) if model is None else model
@@ -71,6 +76,8 @@ def tiny_release(
         accuracy=1.0,
         hold_out=hold_out,
         device_class=device_class,
+        operating_point=operating_point,
+        evidence=evidence,
     )
 
 
@@ -84,7 +91,7 @@ def pack_release(
 ) -> tuple[ReleaseDocument, dict[str, bytes]]:
     """Return the document of a model, and each file's name and content; `more` goes to the document."""
     document = ReleaseDocument(
-        release=release_id(model, labels, preprocessing),
+        release=release_id(model, labels, preprocessing, operating_point=more.get("operating_point")),
         model_sha256=hashlib.sha256(model).hexdigest(),
         model_bytes=len(model),
         labels=labels,

@@ -10,8 +10,9 @@ import pytest
 
 from edge_client.commands.classify import classify_files
 from edge_client.contract.errors import DeviceError, InputError
+from edge_client.contract.release import OperatingPoint
 from tests.fakes.tiny_model import TINY_LABELS, plain_picture, tiny_labels, tiny_model
-from tests.fakes.tiny_release import png
+from tests.fakes.tiny_release import png, tiny_release
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +64,34 @@ def test_json_is_one_object_a_picture(parts: tuple[Path, Path, Path]) -> None:
     assert records[0]["confidence"] == pytest.approx(0.996, abs=0.01)
     assert next(iter(records[0]["top"])) == "red"
     assert records[0]["latency_ms"] > 0
+
+
+def test_a_release_next_to_the_model_says_what_is_sure(
+    tmp_path: Path, parts: tuple[Path, Path, Path]
+) -> None:
+    point = OperatingPoint(precision=0.95, thresholds=(0.9, None, 0.9), coverage=0.5)
+    for name, content in tiny_release(operating_point=point)[1].items():
+        (tmp_path / name).write_bytes(content)
+    model, labels, red = tmp_path / "model.tflite", tmp_path / "labels.txt", parts[2]
+    green = tmp_path / "green.png"
+    green.write_bytes(png(plain_picture("green")))
+    text = run(model, labels, [red, green])[1]
+    assert [line.endswith(" ms)  not sure") for line in text.splitlines() if " ms)" in line] == [False, True]
+    sure = [
+        json.loads(line)["sure"] for line in run(model, labels, [red, green], as_json=True)[1].splitlines()
+    ]
+    assert sure == [True, False]
+    model.write_bytes(tiny_model(3))  # a release of another model says nothing about this one
+    assert json.loads(run(model, labels, [green], as_json=True)[1])["sure"] is True
+
+
+def test_a_broken_release_next_to_a_model_stops_nothing(
+    parts: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, labels, red = parts
+    model.with_name("release.json").write_text('{"of": "something else"}')
+    assert json.loads(run(model, labels, [red], as_json=True)[1])["sure"] is True
+    assert "release.json: not a valid ReleaseDocument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("as_json", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import getpass
 import json
 import socket
@@ -19,6 +20,7 @@ from local_services import MqttBroker
 from edge_client.cli import main
 from edge_client.commands.doctor import examine
 from edge_client.contract.errors import DeviceError
+from edge_client.contract.release import OperatingPoint
 from edge_client.settings.file import load_settings
 
 if TYPE_CHECKING:
@@ -250,6 +252,19 @@ def test_a_results_file_that_cannot_be_written_is_named(settings_file):
     passed, said = extra(settings, "sinks", json_lines=str(folder / "camera"))
     assert not passed
     assert "not a file" in said
+
+
+def test_a_watched_label_that_no_release_is_ever_sure_of_is_named(settings_file, repository, device):
+    point = OperatingPoint(precision=0.95, thresholds=(0.9, None, 0.9), coverage=0.5)
+    repository.publish_tiny(0, operating_point=point)
+    device.check()
+    settings = load_settings(settings_file)
+    watched = functools.partial(extra, settings, "action", on_command="true")
+    assert watched(labels="red, other")[0]
+    passed, said = watched(labels="red, green")
+    assert not passed
+    assert "is never sure of green: no score gives a precision of 0.95" in said
+    assert watched(labels="red, green", when_unsure="act")[0]
 
 
 def test_a_missing_program_is_named(settings_file):

@@ -22,10 +22,11 @@ from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_client.contract.documents import encode_document
-from edge_client.contract.messages import Announcement
+from edge_client.contract.messages import Announcement, SureMetrics
 from edge_client.contract.names import (
     command_topic,
 )
+from edge_client.contract.release import OperatingPoint
 from tests.fakes.device_daemon import DEVICE, LIMIT_S, Watcher, answer_all, assert_answers
 from tests.fakes.tiny_model import tiny_model
 from tests.fakes.tiny_release import tiny_release
@@ -458,6 +459,43 @@ def test_hostile_announcements_stop_neither_frames_nor_updates(daemon, watcher, 
     watcher.announce(release)
     watcher.wait_release(release)
     assert_answers(daemon, watcher, release)
+
+
+def test_a_prediction_that_is_not_sure_is_said_kept_and_not_acted_on(daemon, watcher, repository, tmp_path):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    seen = tmp_path / "seen"
+    daemon.settings |= {
+        "action": {"labels": "red, green, blue", "threshold": 0.1, "release_below": 0.1}
+        | {"hold_off_s": 0.0, "on_command": f"sh -c 'echo $EDGE_SOURCE >> {seen}'"},
+        "inbox": {"unsure": True, "per_hour": 3600.0},
+        "metrics": {"port": port},
+    }
+    point = OperatingPoint(precision=0.95, thresholds=(0.9, 0.9, 0.9), coverage=0.75)
+    release = repository.publish_tiny(0, operating_point=point, evidence="5 pictures of red").release
+    daemon.start()
+    assert watcher.wait_release(release).evidence == "5 pictures of red"
+    unsure, sure = daemon.drop("grey"), daemon.drop("green")
+    watcher.wait(lambda w: len(w.results) == 2, "both answers")
+    assert [(one.source, one.sure) for one in watcher.results] == [(unsure, False), (sure, True)]
+    assert (watcher.results[0].label, watcher.results[0].top.keys()) == ("red", {"red", "green", "blue"})
+    status = watcher.wait_status(lambda s: s.sure is not None and s.sure.answers == 2, "the share")
+    assert status.sure == SureMetrics(precision=0.95, coverage=0.75, answers=2, share=0.5)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    assert 'label="unknown",sure="false"} 1.0' in text
+    assert 'label="green",sure="true"} 1.0' in text
+    inbox = daemon.state_dir / "inbox"
+    wait_until(lambda: len(list(inbox.glob("*.json"))) == 1, "the unsure frame")
+    [record] = [json.loads(path.read_text()) for path in inbox.glob("*.json")]
+    assert (record["why"], record["label"], record["sure"]) == ("unsure", "red", False)
+    wait_until(seen.exists, "the command")
+    assert daemon.terminate() == 0
+    assert seen.read_text().split() == [sure]
+    shown = daemon.ask("status").stdout
+    assert "50% of 2 predictions (75% of the calibration pictures" in shown
+    assert "5 pictures of red" in shown
 
 
 def test_a_command_runs_when_its_label_comes(daemon, watcher, serving, tmp_path):

@@ -133,6 +133,27 @@ def test_the_least_confident_answer_goes_into_the_record():
     assert why_keep(KEEPS, answers) == (UNSURE, answers[1])
 
 
+NOT_SURE = dataclasses.replace(SURE, sure=False)
+
+
+@pytest.mark.parametrize(
+    ("seen", "settings", "kept"),
+    [
+        (NOT_SURE, InboxSettings(unsure=True), True),
+        (SURE, InboxSettings(unsure=True), False),
+        (DOUBT, InboxSettings(unsure=True), False),
+        (NOT_SURE, InboxSettings(unsure_below=0.6), True),
+        (NOT_SURE, InboxSettings(disagreements=True), False),
+        (NOT_SURE, InboxSettings(), False),
+        (NOT_SURE, InboxSettings(unsure=True, never_labels="rotten"), False),
+    ],
+)
+def test_a_frame_that_the_release_is_not_sure_of_is_kept_where_unsure_frames_are_wanted(seen, settings, kept):
+    found = why_keep(settings, [answer(SURE), answer(seen, channel="doors")])
+    assert found == ((UNSURE, answer(seen, channel="doors")) if kept else None)
+    assert settings.keeps == (settings != InboxSettings())
+
+
 PERSON, HINT, DOG = (
     predicted(person=0.996, ripe=0.004),
     predicted(ripe=0.5, person=0.06),

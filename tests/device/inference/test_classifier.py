@@ -18,12 +18,12 @@ from edge_client.contract import names
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.preprocessing import decode_picture
-from edge_client.contract.release import Normalization
+from edge_client.contract.release import Normalization, OperatingPoint
 from edge_client.inference import classifier as classifier_module
 from edge_client.inference.classifier import Classifier, Prediction, classifier_from_release
 from edge_client.inference.runtime import load_interpreter, runtime_name
 from tests.fakes.tiny_model import COLOURS, plain_picture, tiny_labels, tiny_model
-from tests.fakes.tiny_release import write_release
+from tests.fakes.tiny_release import tiny_release, write_release
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +88,23 @@ def test_input_size_labels_and_release_are_attributes() -> None:
     assert (classifier.input_height, classifier.input_width) == (24, 24)
     assert classifier.labels == tiny_labels(8, 2)
     assert classifier.release == "release-2"
+
+
+def test_a_release_is_sure_by_the_thresholds_of_its_operating_point(tmp_path: Path) -> None:
+    point = OperatingPoint(precision=0.95, thresholds=(0.9, None, 0.0), coverage=0.5)
+    for name, content in tiny_release(operating_point=point)[1].items():
+        (tmp_path / name).write_bytes(content)
+    classifier = classifier_from_release(tmp_path)
+    pictures = {label: plain_picture(label) for label in ("red", "green", "blue")}
+    pictures["dark red"] = pictures["red"] // 4 + 90
+    answers = {name: classifier.classify(pixels) for name, pixels in pictures.items()}
+    assert [(name, answer.label, answer.sure) for name, answer in answers.items()] == [
+        ("red", "red", True),
+        ("green", "green", False),
+        ("blue", "blue", True),
+        ("dark red", "red", False),
+    ]
+    assert tiny().classify(pictures["dark red"]).sure
 
 
 def test_the_number_of_threads_reaches_the_runtime() -> None:

@@ -20,12 +20,16 @@ MESSAGES = {
 }
 
 
-def rendered(name: str, message: object) -> str:
+def rendered(name: str, message: object, template: str = "value_template") -> str:
+    value = json.loads(msgspec.json.encode(message))
+    return rendered_json(name, value, template)
+
+
+def rendered_json(name: str, value: object, template: str = "value_template") -> str:
     [config] = [config for topic, config in MESSAGES.items() if topic.endswith(f"/{name}/config")]
     environment = jinja2.Environment()
     environment.filters["to_json"] = json.dumps
-    value = json.loads(msgspec.json.encode(message))
-    return str(environment.from_string(config["value_template"]).render(value_json=value))
+    return str(environment.from_string(config[template]).render(value_json=value))
 
 
 RESULT = example_result(confidence=0.876)
@@ -46,6 +50,22 @@ def test_topics_are_those_of_the_device():
 def test_sensors_show_the_answer():
     assert rendered("label", RESULT) == "ripe"
     assert rendered("confidence", RESULT) == "87.6"
+
+
+@pytest.mark.parametrize("label", ["ripe", "unknown"])
+def test_a_prediction_that_is_not_sure_is_unknown_and_its_best_label_an_attribute(label):
+    unsure = msgspec.structs.replace(RESULT, sure=False, label=label)
+    assert rendered("label", unsure) == "unknown"
+    attributes = json.loads(rendered("label", unsure, "json_attributes_template"))
+    assert attributes == {"label": label, "confidence": 0.876, "sure": False}
+    assert rendered("confidence", unsure) == "87.6"
+
+
+def test_results_of_a_client_that_does_not_say_sure_are_shown_as_before():
+    said = json.loads(msgspec.json.encode(RESULT))
+    del said["sure"]
+    assert rendered_json("label", said) == "ripe"
+    assert json.loads(rendered_json("label", said, "json_attributes_template"))["sure"] is True
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import http.client
 import importlib
 import re
@@ -18,13 +19,29 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge_client.contract.errors import SettingsError
-from edge_client.contract.messages import Comparison, DeviceStatus, Drift, InboxMetrics, UpdateMetrics
+from edge_client.contract.messages import (
+    Comparison,
+    DeviceStatus,
+    Drift,
+    InboxMetrics,
+    SureMetrics,
+    UpdateMetrics,
+)
 from edge_client.reporting import metrics
-from edge_client.reporting.metrics import StatusCollector, open_registry, serve
+from edge_client.reporting.metrics import (
+    LABELS_COUNTED,
+    PredictionCounter,
+    StatusCollector,
+    open_registry,
+    serve,
+)
 from edge_client.settings.reporting import MetricsSettings
+from tests.fakes.results import example_result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from edge_client.contract.messages import Result
 
 STATUS = DeviceStatus(
     device="pi-1",
@@ -78,6 +95,37 @@ def test_unknown_values_are_left_out():
     assert value(text, "serving") == 0
 
 
+def predictions(*results: Result) -> list[str]:
+    counter = PredictionCounter()
+    for result in results:
+        counter.write(result)
+    registry = CollectorRegistry()
+    registry.register(counter)
+    lines = generate_latest(registry).decode().splitlines()
+    return [line.partition("edge_client_predictions_total")[2] for line in lines if not line.startswith("#")]
+
+
+def test_predictions_are_counted_under_unknown_where_the_release_was_not_sure():
+    said = functools.partial(example_result, channel="stable")
+    series = 'channel="stable",device="pi-1"'
+    assert predictions(
+        said(), said(), said(sure=False), said(label="rotten", sure=False), said(label="unknown")
+    ) == [
+        f'{{{series},label="ripe",sure="true"}} 2.0',
+        f'{{{series},label="unknown",sure="false"}} 2.0',
+        f'{{{series},label="unknown",sure="true"}} 1.0',
+    ]
+
+
+def test_a_device_of_a_thousand_classes_does_not_make_a_thousand_series():
+    labels = [f"class {number}" for number in range(1000)] * 2
+    lines = predictions(*(example_result(label=label) for label in labels), example_result(channel="doors"))
+    assert len(lines) == LABELS_COUNTED + 2
+    assert 'label="class 0",sure="true"} 2.0' in lines[0]
+    assert f'label="",sure="true"}} {2 * (1000 - LABELS_COUNTED)}.0' in lines[LABELS_COUNTED]
+    assert 'channel="doors",device="pi-1",label="ripe"' in lines[-1]
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -86,7 +134,7 @@ def free_port() -> int:
 
 def test_it_is_served_on_loopback_and_nothing_else_is():
     settings = MetricsSettings(port=free_port())
-    server = serve(settings, lambda: [STATUS])
+    server = serve(settings, lambda: [STATUS], PredictionCounter())
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/metrics", timeout=5) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain; version=")
@@ -94,7 +142,7 @@ def test_it_is_served_on_loopback_and_nothing_else_is():
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/../etc/passwd", timeout=5)
         with pytest.raises(SettingsError, match=r"\[metrics\].*free port"):
-            serve(settings, lambda: [STATUS])
+            serve(settings, lambda: [STATUS], PredictionCounter())
     finally:
         server.shutdown()
         server.server_close()
@@ -106,7 +154,7 @@ def test_the_server_starts_without_a_dns_query(monkeypatch):
 
     for name in ("getfqdn", "gethostbyaddr"):
         monkeypatch.setattr(socket, name, no_dns)
-    server = serve(MetricsSettings(port=free_port(), host="0.0.0.0"), list)  # noqa: S104
+    server = serve(MetricsSettings(port=free_port(), host="0.0.0.0"), list, PredictionCounter())  # noqa: S104
     server.shutdown()
     server.server_close()
 
@@ -129,12 +177,14 @@ def test_shadow_drift_and_inbox_are_exported():
         shadow=Comparison(release="b2", frames=10, agreement=0.9),
         drift=Drift(answers=500, labels=0.3, confidence=0.05),
         inbox=InboxMetrics(waiting=3, uploaded=4),
+        sure=SureMetrics(precision=0.95, coverage=0.9, answers=10, share=0.7),
     )
     text = render([watched])
     assert value(text, "shadow_agreement") == 0.9
     assert value(text, "drift_labels") == 0.3
     assert value(text, "drift_confidence") == 0.05
     assert value(text, "inbox_waiting") == 3
+    assert (value(text, "sure_share"), value(text, "sure_coverage")) == (0.7, 0.9)
     assert value(text, "inbox_uploaded_total") == 4
 
 
@@ -160,7 +210,7 @@ def test_quotes_and_newlines_of_a_label_are_escaped():
 
 
 def test_process_and_python_metrics_are_exported():
-    text = generate_latest(open_registry(list)).decode()
+    text = generate_latest(open_registry(list, PredictionCounter())).decode()
     assert "\nprocess_resident_memory_bytes " in text
     assert "\nprocess_cpu_seconds_total " in text
     assert "\npython_info{" in text
@@ -169,7 +219,7 @@ def test_process_and_python_metrics_are_exported():
 def test_a_client_that_drips_its_request_is_cut_off(monkeypatch):
     monkeypatch.setattr(metrics, "REQUEST_S", 0.2)
     settings = MetricsSettings(port=free_port())
-    server = serve(settings, lambda: [STATUS])
+    server = serve(settings, lambda: [STATUS], PredictionCounter())
     try:
         with socket.create_connection(("127.0.0.1", settings.port), timeout=5) as client:
             client.sendall(b"GET /met")
@@ -190,7 +240,7 @@ def test_a_status_that_cannot_be_read_ends_one_scrape_only(caplog):
         return [STATUS]
 
     settings = MetricsSettings(port=free_port())
-    server = serve(settings, read)
+    server = serve(settings, read, PredictionCounter())
     try:
         url = f"http://127.0.0.1:{settings.port}/metrics"
         with pytest.raises(http.client.HTTPException):

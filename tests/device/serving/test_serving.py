@@ -8,10 +8,12 @@ import msgspec
 import pytest
 
 from edge_client.contract.errors import DeviceError
+from edge_client.contract.messages import SureMetrics
+from edge_client.contract.release import OperatingPoint
 from edge_client.serving import activation
 from edge_client.serving.activation import open_best_slot
 from edge_client.serving.probation import FAILURES, STOPPED
-from edge_client.serving.serving import Serving
+from edge_client.serving.serving import EVIDENCE_LIMIT, Serving
 from edge_client.settings.file import load_settings
 from edge_client.settings.serving import LEAST_FRAMES
 from edge_client.update.slots import Slots
@@ -55,9 +57,9 @@ class One:
             self.settings = dataclasses.replace(self.settings, shadow=new)
         self.serving = Serving(self.settings, "this software", self.urgent.append, self.clock)
 
-    def install(self, bias: int) -> str:
+    def install(self, bias: int, **options) -> str:
         """Publish a release and install it, as an update check does."""
-        release: str = self.repository.publish_tiny(bias).release
+        release: str = self.repository.publish_tiny(bias, **options).release
         self.check()
         return release
 
@@ -273,6 +275,36 @@ def test_a_disk_that_stays_unreadable_is_given_up(one, monkeypatch):
 
 def test_drift_is_watched_on_the_release_that_serves(one):
     one.install(0)
-    assert one.serving.live_fields() == {"shadow": None, "drift": None}
+    assert one.serving.live_fields() == {"shadow": None, "drift": None, "sure": None, "evidence": ""}
     one.predict(300, GREY)
     assert one.serving.live_fields()["drift"] is None  # this release says nothing of its hold-out
+
+
+def test_sure_predictions_and_evidence_are_those_of_the_release_that_serves(one):
+    point = OperatingPoint(precision=0.9, thresholds=(0.99, 0.99, 0.99), coverage=0.75)
+    one.install(0, operating_point=point, evidence="x" * 100_000)
+    counted = SureMetrics(precision=0.9, coverage=0.75)
+    assert one.serving.live_fields()["sure"] == counted
+    assert one.serving.live_fields()["evidence"] == "x" * EVIDENCE_LIMIT
+    one.predict(LEAST_FRAMES)
+    one.predict(20, GREY)
+    counted = msgspec.structs.replace(counted, answers=40, share=0.5)
+    assert one.serving.live_fields()["sure"] == counted
+    one.install(1, evidence="thin")
+    assert one.serving.live_fields()["sure"] is None
+    assert one.serving.live_fields()["evidence"] == "thin"
+    break_serving(one)
+    one.fail(FAILURES)  # the release before serves again
+    one.settle()
+    assert one.serving.live_fields()["sure"] == msgspec.structs.replace(counted, answers=0, share=None)
+
+
+def test_a_new_operating_point_is_no_reason_to_roll_a_release_back(one):
+    first = one.install(0)
+    one.predict(200)
+    point = OperatingPoint(precision=0.9, thresholds=(None, None, None), coverage=0.0)
+    second = one.install(0, operating_point=point)
+    assert second != first
+    one.predict(40)
+    assert one.settle() is not None
+    assert (one.serving.release, one.serving.on_probation) == (second, False)

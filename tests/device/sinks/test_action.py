@@ -28,8 +28,8 @@ def settings(**changes: Any) -> ActionSettings:
     return ActionSettings(**{"labels": "cat", "on_command": "true", "hold_off_s": 0.0, **changes})
 
 
-def result(score: float, label: str = "cat", channel: str = "") -> Result:
-    return example_result(channel=channel, label=label, confidence=score, top={label: score})
+def result(score: float, label: str = "cat", channel: str = "", *, sure: bool = True) -> Result:
+    return example_result(channel=channel, label=label, confidence=score, top={label: score}, sure=sure)
 
 
 def test_a_label_switches_on_at_the_threshold_and_off_below_release_below():
@@ -157,6 +157,36 @@ def test_a_label_that_a_new_release_lacks_switches_off(watched):
     assert [state for _, _, state in one.seen] == ["on", "off"]
 
 
+SEQUENCE = ((0.9, False), (0.9, True), (0.1, False), (0.9, False), (0.1, True), (0.95, False))
+
+
+@pytest.mark.parametrize(
+    ("when_unsure", "switches"),
+    [
+        ("wait", ["0.9 on", "0.1 off"]),
+        ("off", ["0.9 on", "0.1 off"]),
+        ("act", ["0.9 on", "0.1 off", "0.9 on", "0.1 off", "0.95 on"]),
+    ],
+)
+def test_a_frame_that_the_release_is_not_sure_of_starts_nothing(watched, when_unsure, switches):
+    one = watched(when_unsure=when_unsure)
+    when: list[int] = []
+    for number, (score, sure) in enumerate(SEQUENCE):
+        one.sink.write(result(score, sure=sure))
+        when += [number] * (len(one.seen) - len(when))
+    scores = [f"{SEQUENCE[number][0]} {state}" for number, (_, _, state) in zip(when, one.seen, strict=True)]
+    assert scores == switches
+    assert when == {"wait": [1, 4], "off": [1, 2], "act": [0, 2, 3, 4, 5]}[when_unsure]
+
+
+def test_a_class_named_unknown_is_acted_on_only_where_the_release_is_sure_of_it(watched):
+    one = watched(labels="unknown")
+    one.sink.write(result(0.9, "unknown", sure=False))
+    assert one.seen == []
+    one.sink.write(result(0.9, "unknown"))
+    assert [state for _, _, state in one.seen] == ["on"]
+
+
 def test_a_command_does_not_get_the_store_keys(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "secret")
@@ -223,6 +253,7 @@ def test_a_slow_command_never_stops_inference(monkeypatch, caplog):
         ({"release_below": 0.0}, "0 < release_below"),
         ({"hold_off_s": -1.0}, "hold_off_s"),
         ({"timeout_s": 0.0}, "timeout_s"),
+        ({"when_unsure": "off on"}, "when_unsure 'off on': choose one of wait, off, act"),
         ({"on_command": ""}, "give on_command or off_command"),
         ({"on_command": "echo 'open"}, "close each quote"),
     ],
