@@ -92,7 +92,8 @@ class Comparison(Document, frozen=True, kw_only=True):
     Attributes:
         release: The shadow release.
         frames: Frames that both releases classified.
-        agreement: Share of these frames, 0-1, with the same best label; None before the first.
+        agreement: Share of these frames, 0-1, with the same best label, sure or not; None before
+            the first.
         latency_ms: Median latency of the shadow release.
         latency_before_ms: Median latency of the serving release.
         seconds_left: Seconds until the decision.

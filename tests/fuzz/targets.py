@@ -341,13 +341,14 @@ def _signed_seeds() -> tuple[bytes, ...]:
 
 
 def _document_seeds() -> tuple[bytes, ...]:
-    document, _ = tiny_release(0)
+    document, _ = tiny_release(0, operating_point=_POINT)
     hold_out = release.HoldOut(labels=(1, 2, 3), confidence=(0,) * release.CONFIDENCE_BINS)
     known: list[Document] = [
         document,
         hold_out,
         document.self_test[0],
         document.preprocessing,
+        _POINT,
         release.ChannelDocument(channel="stable", release=document.release, withdrawn=("a",)),
         _ANNOUNCEMENT,
         messages.DeviceStatus(device="a", channel="stable", state="serving"),
@@ -362,12 +363,17 @@ _ANNOUNCEMENT = Announcement(
 _PATCHES = tuple(
     bytes([choice]) + zstd_patch(_MODELS[1], base) for choice, base in ((6, _MODELS[0]), (2, b""))
 )
+_POINT = release.OperatingPoint(precision=0.95, thresholds=(0.5, None, 1.0), coverage=0.8)
 _DECLARED = (InputError, TrustError, TransportError)
 
 TARGETS = {
     "announcement": Target(_read_announcement, (InputError,), (encode_document(_ANNOUNCEMENT),)),
     "document": Target(_read_document, (InputError,), _document_seeds()),
-    "release": Target(_read_release, (InputError,), (encode_document(tiny_release(0)[0]),)),
+    "release": Target(
+        _read_release,
+        (InputError,),
+        tuple(encode_document(tiny_release(0, operating_point=one)[0]) for one in (None, _POINT)),
+    ),
     "labels": Target(_read_labels, (InputError,), (b"red\ngreen\nblue\n", "größe\r\n".encode("utf-16"))),
     "patch": Target(_unpack_patch, (InputError,), _PATCHES),
     "bundle": Target(_read_bundle, (InputError,), _bundles()),

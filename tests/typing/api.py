@@ -68,4 +68,5 @@ def classify(folder: Path) -> str:
     best: dict[str, float] = prediction.top(3)
     label: str = prediction.label
     confidence: float = prediction.confidence
-    return f"{label} {confidence} {best}"
+    sure: bool = prediction.sure
+    return f"{label} {confidence} {sure} {best}"

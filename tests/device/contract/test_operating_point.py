@@ -14,6 +14,8 @@ from edge_client.contract.release import OperatingPoint, release_id
 from edge_client.releases import read_release
 from tests.fakes.tiny_release import tiny_release
 
+pytestmark = pytest.mark.runtime
+
 POINT = {"precision": 0.95, "thresholds": [0.5, None, 1], "coverage": 0.8}
 
 
