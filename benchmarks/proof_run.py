@@ -9,12 +9,15 @@ for by name and is null where it is missing.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import resource
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edge_client.contract.errors import EdgeError
 from edge_client.contract.preprocessing import decode_picture
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
     from luigi_tasks.workspace import Workspace
 
 SCHEME = "int8"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+# Comparisons of each kind of model, where the version has no simulation of its own.
+BARE_DRAWS = 4000
 
 
 @dataclasses.dataclass
@@ -69,7 +73,7 @@ def deploy(job: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
         "hold_out": evaluation.candidate.accuracy,
         "hold_out_pictures": evaluation.candidate.pictures,
         "float_accuracy": evaluation.float_model.accuracy,
-        "published": is_published(evaluation.verdict, workspace.settings),
+        "published": evaluation.verdict.passed,
         "verdict": evaluation.verdict.in_words(),
     }
     for name in ("unseen", "strangers"):
@@ -96,22 +100,18 @@ def train(workspace: Workspace, shared: Shared) -> tuple[Any, Any]:
     return candidate, steps.evaluate(workspace, candidate, snapshot, [head], tuned=record)
 
 
-def is_published(verdict: Any, settings: Any) -> bool:  # noqa: ANN401 - its form depends on the version
-    """Whether a first release with this verdict would be published."""
-    del settings
-    return bool(verdict.passed)
-
-
 def classify(candidate: Any, paths: Sequence[Path]) -> dict[str, Any]:  # noqa: ANN401 - see above
     """Return the answers to pictures; a picture's folder is its true class."""
     classifier = candidate.open_classifier()
+    point = getattr(candidate.record, "operating_point", None)
     found = [classifier.classify(decode_picture(one)) for one in paths]
+    known = [getattr(one, "known", None) for one in found]
     return {
         "truths": [one.parent.name for one in paths],
         "labels": [one.label for one in found],
         "scores": [one.scores.tolist() for one in found],
-        "known": _all_or_none([getattr(one, "known", None) for one in found]),
-        "sure": _all_or_none([getattr(one, "sure", None) for one in found]),
+        "known": None if any(one is None for one in known) else known,
+        "sure": None if point is None else [point.is_sure(one.index, one.confidence) for one in found],
     }
 
 
@@ -122,13 +122,45 @@ def find_doubtful(job: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
 
 
 def simulate(job: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
-    """Return how often the gate refuses and passes models of known quality."""
-    del job, shared
-    return {"refused_share": None}
+    """Return what the gate does with models that are as good as the deployed one, and with worse ones."""
+    del shared
+    settings = load_settings().gate
+    try:
+        found = importlib.import_module("luigi_tasks.gate.simulation").simulate(
+            job["pictures"],
+            apart=job["apart"],
+            worse_points=job["worse_points"],
+            allowed_points=settings.max_champion_drop_points,
+            margin_points=settings.champion_margin_points,
+        )
+    except ModuleNotFoundError:
+        return simulate_bare_difference(job)
+    return {name: getattr(found, name) for name in ("equal_refused", "equal_held", "worse_passed")}
 
 
-def _all_or_none(values: list[Any]) -> list[Any] | None:
-    return None if any(one is None for one in values) else values
+def simulate_bare_difference(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Do the same for a gate that compares two accuracies."""
+    judge: Any = importlib.import_module("luigi_tasks.gate.verdict").judge
+    settings = dataclasses.replace(load_settings().gate, min_accuracy=0.0)
+    pictures, apart, random = job["pictures"], job["apart"], np.random.default_rng(1)
+    passed = {}
+    for loss in (0.0, job["worse_points"] / 100):
+        shares = [(apart + loss) / 2, (apart - loss) / 2, 1 - apart]
+        lost, gained, _ = random.multinomial(pictures, shares, BARE_DRAWS).T
+        verdicts = [
+            judge(
+                accuracy=1.0,
+                float_accuracy=1.0,
+                classes=(),
+                champion=(0.0, difference / pictures),
+                model_bytes=0,
+                settings=settings,
+            )
+            for difference in (lost - gained).tolist()
+        ]
+        passed[loss] = sum(one.passed for one in verdicts) / BARE_DRAWS
+    equal, worse = passed.values()
+    return {"equal_refused": 1 - equal, "equal_held": 0.0, "worse_passed": worse}
 
 
 if __name__ == "__main__":
