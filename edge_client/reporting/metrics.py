@@ -102,7 +102,8 @@ class PredictionCounter(Collector):
         channel, label = (result.device, result.channel), result.label if result.sure else UNKNOWN
         sure = "true" if result.sure else "false"
         with self._changing:
-            if (*channel, label, sure) not in self._counts and self._is_full(channel):
+            known = (*channel, label, sure) in self._counts
+            if result.sure and not known and self._is_full(channel):
                 label = ""
             series = (*channel, label, sure)
             self._counts[series] = self._counts.get(series, 0) + 1

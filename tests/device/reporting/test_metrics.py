@@ -119,8 +119,10 @@ def test_predictions_are_counted_under_unknown_where_the_release_was_not_sure():
 
 def test_a_device_of_a_thousand_classes_does_not_make_a_thousand_series():
     labels = [f"class {number}" for number in range(1000)] * 2
-    lines = predictions(*(example_result(label=label) for label in labels), example_result(channel="doors"))
-    assert len(lines) == LABELS_COUNTED + 2
+    more = (example_result(sure=False), example_result(channel="doors"))
+    lines = predictions(*(example_result(label=label) for label in labels), *more)
+    assert len(lines) == LABELS_COUNTED + 3
+    assert 'label="unknown",sure="false"} 1.0' in lines[-2]
     assert 'label="class 0",sure="true"} 2.0' in lines[0]
     assert f'label="",sure="true"}} {2 * (1000 - LABELS_COUNTED)}.0' in lines[LABELS_COUNTED]
     assert 'channel="doors",device="pi-1",label="ripe"' in lines[-1]
