@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import hashlib
 import io
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -26,8 +27,42 @@ if TYPE_CHECKING:
 # Called as pixels_of(pictures, height, width); returns (N, height, width, 3) uint8 RGB.
 PixelLoader = Callable[[Sequence["Picture"], int, int], "NDArray[np.uint8]"]
 
+# Rows that are held in memory at once where a whole split is shown to a model: 77 MB at 160 pixels.
+BLOCK_PICTURES = 1000
+
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+
+
+class PixelRows(Protocol):
+    """(N, H, W, 3) uint8 RGB by slices: an array, or pictures that are loaded when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.uint8]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyPixels:
+    """Pictures that are loaded when they are asked for: the hold-out of 100,000 pictures takes 1.5 GB.
+
+    Attributes:
+        pictures: The rows.
+        pixels_of: Loads them.
+        height: Rows of a picture.
+        width: Columns of a picture.
+    """
+
+    pictures: Sequence[Picture]
+    pixels_of: PixelLoader
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.uint8]:
+        return self.pixels_of(self.pictures[rows], self.height, self.width)
 
 
 def load_pixels(

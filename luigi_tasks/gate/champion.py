@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.inference.classifier import Classifier
+from luigi_tasks.dataset.pixels import LazyPixels
 from luigi_tasks.gate.evidence import Rival
 from luigi_tasks.gate.measure import classify_all, group_of, measure, right_answers
 from luigi_tasks.gate.paired import count_pairs
@@ -108,7 +109,7 @@ def compare_with_champion(
         lambda: Classifier(champion.model, champion.document.labels, normalization=size.normalization),
         sorted(known & set(candidate.labels)),
         pictures,
-        pixels_of(pictures, size.height, size.width),
+        LazyPixels(pictures, pixels_of, size.height, size.width),
         progress,
         "deployed model",
     )
@@ -130,7 +131,7 @@ def _find_renamed(
     pictures = [one for one in holdout if one.label in new]
     answers = classify_all(
         lambda: Classifier(champion.model, champion.document.labels, normalization=size.normalization),
-        pixels_of(pictures, size.height, size.width),
+        LazyPixels(pictures, pixels_of, size.height, size.width),
         progress,
         "searching for renamed classes",
     )

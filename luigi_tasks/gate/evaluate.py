@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from luigi_tasks.dataset.pixels import LazyPixels
 from luigi_tasks.gate.champion import compare_with_champion
 from luigi_tasks.gate.evidence import Rival
 from luigi_tasks.gate.measure import group_of, measure, right_answers, summarize
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from luigi_tasks.dataset.pixels import PixelLoader
+    from luigi_tasks.dataset.pixels import PixelLoader, PixelRows
     from luigi_tasks.dataset.records import Picture
     from luigi_tasks.gate.champion import Champion
     from luigi_tasks.gate.records import ErrorRates
@@ -58,7 +59,7 @@ def evaluate_candidate(
     Raises: DeviceError if the runtime cannot run a file.
     """
     record, size = candidate.record, candidate.record.preprocessing
-    pixels = pixels_of(holdout, size.height, size.width)
+    pixels = LazyPixels(holdout, pixels_of, size.height, size.width)
     measured, scores = _measure_file(candidate, candidate.model, "candidate", holdout, pixels, progress)
     float_network = _summarize_scores(record.labels, holdout, heads[-1].float_scores)
     right = right_answers(record.labels, holdout, scores)
@@ -116,7 +117,7 @@ def _measure_schemes(
     heads: Sequence[TrainedHead],
     measured: Measurement,
     holdout: Sequence[Picture],
-    pixels: NDArray[np.uint8],
+    pixels: PixelRows,
     progress: Progress,
 ) -> tuple[SchemeResult, ...]:
     """Return size, latency and accuracy of each scheme that was tried; empty if the first was chosen."""
@@ -147,7 +148,7 @@ def _measure_file(
     model: bytes,
     what: str,
     holdout: Sequence[Picture],
-    pixels: NDArray[np.uint8],
+    pixels: PixelRows,
     progress: Progress,
 ) -> tuple[Measurement, NDArray[np.float32]]:
     return measure(

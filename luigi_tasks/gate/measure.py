@@ -12,6 +12,7 @@ import numpy as np
 
 from edge_client.contract.release import CONFIDENCE_BINS, HoldOut
 from edge_client.inference.runtime import runtime_name
+from luigi_tasks.dataset.pixels import BLOCK_PICTURES
 from luigi_tasks.gate.records import ClassMetrics, Measurement, Mistake
 from luigi_tasks.gate.statistics import effective_size, wilson_interval
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_client.inference.classifier import Classifier, Prediction
+    from luigi_tasks.dataset.pixels import PixelRows
     from luigi_tasks.dataset.records import Picture
     from luigi_tasks.progress import Progress
 
@@ -32,7 +34,7 @@ def measure(
     open_classifier: Callable[[], Classifier],
     labels: Sequence[str],
     pictures: Sequence[Picture],
-    pixels: NDArray[np.uint8],
+    pixels: PixelRows,
     progress: Progress,
     what: str,
 ) -> tuple[Measurement, NDArray[np.float32]]:
@@ -80,22 +82,23 @@ def right_answers(
 
 
 def classify_all(
-    open_classifier: Callable[[], Classifier], pixels: NDArray[np.uint8], progress: Progress, what: str
+    open_classifier: Callable[[], Classifier], pixels: PixelRows, progress: Progress, what: str
 ) -> list[Prediction]:
-    """Return the answer to each picture, in order; one classifier a core."""
+    """Return the answer to each picture, in order; one classifier a core, a block of pixels at a time."""
     local = threading.local()
 
-    def classify(index: int) -> Prediction:
+    def classify(picture: NDArray[np.uint8]) -> Prediction:
         if not hasattr(local, "classifier"):
             local.classifier = open_classifier()
-        answer: Prediction = local.classifier.classify(pixels[index])
+        answer: Prediction = local.classifier.classify(picture)
         return answer
 
     answers = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for answer in pool.map(classify, range(len(pixels))):
-            answers.append(answer)
-            progress(what, len(answers), len(pixels))
+        for start in range(0, len(pixels), BLOCK_PICTURES):
+            for answer in pool.map(classify, pixels[start : start + BLOCK_PICTURES]):
+                answers.append(answer)
+                progress(what, len(answers), len(pixels))
     return answers
 
 
@@ -176,7 +179,7 @@ def count_answers(labels: Sequence[str], answers: Sequence[str], confidences: Se
     )
 
 
-def _time_alone(classifier: Classifier, pixels: NDArray[np.uint8]) -> list[float]:
+def _time_alone(classifier: Classifier, pixels: PixelRows) -> list[float]:
     """Milliseconds a picture with nothing else running in this process."""
     if not len(pixels):
         return [0.0]

@@ -15,7 +15,7 @@ from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.preprocessing import PREPROCESSING_ID, decode_picture
 from edge_client.contract.release import CONFIDENCE_BINS, Normalization, Preprocessing, release_id
 from edge_client.inference.classifier import Classifier
-from luigi_tasks.dataset.pixels import to_png
+from luigi_tasks.dataset.pixels import BLOCK_PICTURES, LazyPixels, to_png
 from luigi_tasks.dataset.records import HOLDOUT, Picture
 from luigi_tasks.gate.champion import Champion
 from luigi_tasks.gate.evaluate import evaluate_candidate
@@ -216,6 +216,27 @@ def test_progress_reaches_its_end():
     )
     assert [done for _, done, _ in seen] == list(range(1, 16))
     assert seen[-1] == ("measuring the candidate", 15, 15)
+
+
+def test_large_hold_out_is_loaded_in_parts():
+    album = Album(("red", "red", BLOCK_PICTURES), ("green", "green", 3))
+    loaded = []
+
+    def load(pictures: Sequence[Picture], height: int, width: int) -> NDArray[np.uint8]:
+        loaded.append(len(pictures))
+        return album.load(pictures, height, width)
+
+    found, _ = measure(
+        lambda: Classifier(tiny_model(), tiny_labels(), normalization=Normalization()),
+        tiny_labels(),
+        album.pictures,
+        LazyPixels(album.pictures, load, 32, 32),
+        ignore_progress,
+        "candidate",
+    )
+    assert (found.pictures, found.accuracy) == (BLOCK_PICTURES + 3, 1)
+    assert loaded[:2] == [BLOCK_PICTURES, 3]
+    assert max(loaded) == BLOCK_PICTURES
 
 
 def test_first_candidate_has_nothing_to_meet():
