@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from luigi_tasks.settings.values import PipelineSettings, Portions
 
 VERSIONS = {
-    "plan": 2,
-    "snapshot": 2,
+    "plan": 3,
+    "snapshot": 3,
     "tuned": 3,
     "backbone": 2,
     "features": 3,
@@ -34,7 +34,7 @@ VERSIONS = {
 AUGMENTATION_VERSION = 2
 
 # The settings of [dataset] that decide the snapshot of a given listing.
-SPLIT_RULES = ("min_images_per_class", "holdout_percent", "max_broken_pictures")
+SPLIT_RULES = ("min_images_per_class", "holdout_percent", "max_left_out_percent")
 
 # Settings were renamed, keys in the store stay: the name under which a setting enters a key.
 NAMES_IN_KEYS = {
@@ -95,6 +95,11 @@ def snapshot(identity: Identity) -> str:
     rules = {name: value for name, value in _plain(identity.settings.dataset).items() if name in SPLIT_RULES}
     key = _digest("snapshot", identity.pictures, identity.listing, rules)
     return f"work/snapshots/{key}/summary.json"
+
+
+def left_out(identity: Identity) -> str:
+    """Key of the list of what a snapshot leaves out; also there where that is too much for a snapshot."""
+    return snapshot(identity).rpartition("/")[0] + "/left-out.csv"
 
 
 def tuned(identity: Identity, snapshot_digest: str | None) -> str | None:

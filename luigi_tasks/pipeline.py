@@ -66,7 +66,7 @@ class DatasetSnapshot(PipelineTask):
         read = [artifacts.load_shard(one) for one in self.input()]
         snapshot = steps.take_snapshot(self.workspace, read, progress)
         artifacts.save_snapshot(self.own_target(), snapshot)
-        return f"{len(snapshot.pictures)} pictures of {len(snapshot.labels)} classes"
+        return self.workspace.describe(snapshot)
 
 
 class TrainingTask(PipelineTask):

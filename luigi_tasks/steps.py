@@ -19,7 +19,6 @@ DeviceError.
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
 import logging
 import time
@@ -96,17 +95,9 @@ def take_snapshot(
     if read is None:
         read = [read_shard(workspace, one.key, progress) for one in plan.new]
     pictures = merge_inventory(workspace.log, plan, read)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        # Also where the pictures cannot make a classifier: what was read stays known.
-        kept = pool.submit(workspace.keep_inventory, Inventory(pictures=pictures))
-        try:
-            snapshot = make_snapshot(pictures, workspace.source.url, workspace.settings.dataset)
-        except InputError:
-            if kept.exception() is not None:
-                logger.warning("The inventory could not be saved: %s", kept.exception())
-            raise
-        kept.result()
-    return snapshot
+    with workspace.keeping(Inventory(pictures=pictures)):
+        url, rules, passed_over = workspace.source.url, workspace.settings.dataset, workspace.passed_over()
+        return make_snapshot(pictures, url, rules, passed_over, workspace.keep_left_out)
 
 
 def tune_backbone(
@@ -365,6 +356,7 @@ def evaluate(
         settings=flatten_settings(settings),
         thumbnails=load_thumbnails(evaluation, holdout, pixels_of),
         past=history.past_releases(state, evaluation.champion_release),
+        left_out_place=workspace.left_out_place,
     )
     return Evaluated(evaluation, report, scores)
 

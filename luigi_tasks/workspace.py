@@ -7,35 +7,41 @@ Everything is opened at first use, and kept: a workspace is made for one listing
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import functools
+import logging
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
 from luigi_tasks import addresses
 from luigi_tasks.backbone.weights import weights_digest
-from luigi_tasks.dataset.listing import listing_digest
+from luigi_tasks.dataset.listing import Listing, listing_digest
 from luigi_tasks.dataset.records import Inventory, Plan
 from luigi_tasks.dataset.shards import PictureLog, make_plan
 from luigi_tasks.dataset.sources import PictureSource, open_source
+from luigi_tasks.logs import LUIGI_LOGGER
 from luigi_tasks.progress import Progress, ignore_progress
 from luigi_tasks.storage.cache import ContentCache
 from luigi_tasks.storage.documents import StoredDocument
 from luigi_tasks.storage.opening import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from luigi_tasks.dataset.pixel_cache import PixelCache
     from luigi_tasks.dataset.pixels import PixelLoader
-    from luigi_tasks.dataset.records import Entry, Picture, ReadPicture
+    from luigi_tasks.dataset.records import Entry, LeftOut, Picture, ReadPicture, Snapshot
     from luigi_tasks.release.broker import BrokerClient
     from luigi_tasks.release.published import RepositoryState
     from luigi_tasks.release.repository import ReleaseRepository
     from luigi_tasks.settings.values import PipelineSettings
     from luigi_tasks.storage.store import Store
+
+logger = logging.getLogger(LUIGI_LOGGER)
 
 
 def open_workspace(settings: PipelineSettings, listing: str = "") -> Workspace:
@@ -78,12 +84,21 @@ class Workspace:
         return open_source(self.settings.dataset, self.settings.store)
 
     @functools.cached_property
+    def listed(self) -> Listing:
+        """The listing of the dataset, whose layout was found."""
+        url = self.settings.dataset.url
+        listed = self.source.listing()
+        if words := listed.find_layout(url).in_words():  # before anything is read
+            logger.info("%s: %s", url, words)
+        return listed
+
+    @functools.cached_property
     def entries(self) -> tuple[Entry, ...]:
         """The list of pictures.
 
         Raises: InputError if the pictures are not those of the listing that the run is for.
         """
-        entries = self.source.listing()
+        entries = self.listed.pictures
         if self._expected and listing_digest(entries) != self._expected:
             msg = f"{self.settings.dataset.url}: pictures came or went since they were listed; run again"
             raise InputError(msg)
@@ -120,12 +135,57 @@ class Workspace:
         size = self.settings.dataset.shard_pictures
         return make_plan(self.log, self.entries, self.settings.dataset.url, size)
 
-    def keep_inventory(self, inventory: Inventory) -> None:
-        """Save what was read, and the plan: a worker that comes later follows it too."""
+    @contextlib.contextmanager
+    def keeping(self, inventory: Inventory) -> Iterator[None]:
+        """Save what was read while the block runs; it stays known where the pictures make no classifier."""
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            kept = pool.submit(self._keep_inventory, inventory)
+            try:
+                yield
+            except InputError:
+                if kept.exception() is not None:
+                    logger.warning("The inventory could not be saved: %s", kept.exception())
+                raise
+            kept.result()
+
+    def _keep_inventory(self, inventory: Inventory) -> None:
+        """Save an inventory, and the plan: a worker that comes later follows it too."""
         if self.plan.new or self.plan.gone:
             self.log.save(addresses.inventory(self.identity, self.plan.shards), inventory)
         if self._is_planned:
             self._plan_document.save_list(self.plan)
+
+    def passed_over(self) -> tuple[LeftOut, ...]:
+        """Return what the listing leaves out: files that are no pictures, and empty classes."""
+        return self.listed.passed_over(self.listed.find_layout(self.settings.dataset.url))
+
+    @property
+    def left_out_place(self) -> str:
+        """Address of the list of what the snapshot leaves out."""
+        return self.store.url(addresses.left_out(self.identity))
+
+    def keep_left_out(self, left_out: Sequence[LeftOut]) -> str:
+        """Save the list of what the snapshot leaves out, and name it in the log; return its address."""
+        from luigi_tasks.dataset.left_out import describe, write_csv  # noqa: PLC0415 - as below
+
+        if left_out:
+            key = addresses.left_out(self.identity)
+            self.store.put(key, write_csv(left_out), content_type="text/csv; charset=utf-8")
+        for line in describe(left_out, self.left_out_place):
+            logger.warning("%s", line)
+        return self.left_out_place
+
+    def describe(self, snapshot: Snapshot) -> str:
+        """Return a snapshot in one line, with what it leaves out and where that is listed."""
+        from luigi_tasks.dataset.left_out import count_reasons  # noqa: PLC0415 - as below
+
+        text = f"{len(snapshot.pictures)} pictures of {len(snapshot.labels)} classes"
+        layout = f"; {snapshot.layout}" if snapshot.layout else ""
+        if not snapshot.left_out:
+            return text + layout
+        return (
+            f"{text}{layout}; left out: {count_reasons(snapshot.left_out)}, listed in {self.left_out_place}"
+        )
 
     @property
     def _plan_document(self) -> StoredDocument:

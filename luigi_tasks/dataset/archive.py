@@ -48,12 +48,10 @@ class Archive:
     Attributes:
         url: http(s) address.
         sha256: 64 lower-case hex digits.
-        without: Pictures to leave out, as class/file.
     """
 
     url: str
     sha256: str
-    without: frozenset[str] = frozenset()
 
 
 def unpack_archive(archive: Archive, cache_dir: Path, max_unpacked_bytes: int) -> Path:

@@ -1,12 +1,60 @@
-"""Digest of the list of a dataset's pictures."""
+"""Listing of a dataset: its pictures by name, and what was passed over; no file was read."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import TYPE_CHECKING
 
+from edge_client.contract.errors import InputError
+from luigi_tasks.dataset.layout import find_layout
+from luigi_tasks.dataset.left_out import EMPTY_CLASS, FOREIGN, count_reasons
+from luigi_tasks.dataset.records import LeftOut
+
 if TYPE_CHECKING:
+    from luigi_tasks.dataset.layout import Layout
     from luigi_tasks.dataset.records import Entry
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """Listing of a dataset.
+
+    Attributes:
+        pictures: Files that may be pictures, sorted by path.
+        left_out: Files that are none, or cannot be read.
+        folders: All folders, also those without pictures.
+    """
+
+    pictures: tuple[Entry, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    folders: tuple[str, ...] = ()
+
+    def find_layout(self, url: str) -> Layout:
+        """Return the layout of the folders.
+
+        Raises: InputError if there is no picture, or the folders can be understood in two ways.
+        """
+        if not self.pictures:
+            found = f" (but {count_reasons(self.left_out)}, such as {self.left_out[0].path})" * bool(
+                self.left_out
+            )
+            msg = f"{url}: no pictures found{found}; put them into one folder a class"
+            raise InputError(msg)
+        return find_layout((one.path for one in self.pictures), url)
+
+    def classes(self, layout: Layout) -> frozenset[str]:
+        """Return the class folders, also those without pictures."""
+        return frozenset(one for folder in self.folders if (one := layout.class_folder(f"{folder}/")))
+
+    def passed_over(self, layout: Layout) -> tuple[LeftOut, ...]:
+        """Return what is left out by name alone: files in class folders, and classes without pictures."""
+        full = {layout.class_folder(one.path) for one in self.pictures}
+        empty = sorted(self.classes(layout) - full)
+        return (
+            *(one for one in self.left_out if one.reason != FOREIGN or layout.class_folder(one.path)),
+            *(LeftOut(f"{layout.above}{one}/", EMPTY_CLASS, "no picture in it") for one in empty),
+        )
 
 
 def listing_digest(entries: tuple[Entry, ...]) -> str:

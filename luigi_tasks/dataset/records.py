@@ -32,6 +32,20 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     version: str
 
 
+class LeftOut(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A file that is not used, or a class without usable pictures.
+
+    Attributes:
+        path: Path in its source; that of a class ends in /.
+        reason: One of the reasons in `dataset/left_out.py`.
+        words: What is wrong with it, for a person.
+    """
+
+    path: str
+    reason: str
+    words: str
+
+
 class ReadPicture(Entry, frozen=True, array_like=True, gc=False):
     """A picture that has been read.
 
@@ -39,11 +53,13 @@ class ReadPicture(Entry, frozen=True, array_like=True, gc=False):
         sha256: Hex digest of the file's content; empty if it cannot be decoded.
         fault: Reason why it cannot be decoded, else empty.
         shard: Key of the shard that it was read in; its features are stored under that key.
+        reason: Reason for a fault, one of `dataset/left_out.py`; empty where an earlier version found it.
     """
 
     sha256: str
     fault: str
     shard: str
+    reason: str = ""
 
 
 class Inventory(Document, frozen=True, kw_only=True):
@@ -110,14 +126,16 @@ class Snapshot(Document, frozen=True, kw_only=True):
         digest: 20 hex digits over hashes, labels, splits and groups; not over paths.
         labels: The classes, sorted; the model's outputs have this order.
         pictures: Sorted by hash, so that renaming files changes nothing.
-        skipped: Undecodable pictures that were left out.
+        left_out: What is not used, sorted by path.
+        layout: How the folders were understood where that is not evident, for a person.
         moved: Hashes, by shard, of the pictures that stand elsewhere than their own hash would put them.
     """
 
     digest: str
     labels: tuple[str, ...]
     pictures: tuple[Picture, ...]
-    skipped: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    layout: str = ""
     moved: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
 
     def split(self, name: str) -> tuple[Picture, ...]:
@@ -135,6 +153,7 @@ class SnapshotSummary(Document, frozen=True, kw_only=True):
     """Summary of a snapshot, enough for most steps; it does not grow with the pictures of a shard.
 
     Attributes:
+        left_out: Number of files that are not used.
         moved: Digest of `Snapshot.moved` of each shard that has any: its features are those of its split.
     """
 
@@ -142,7 +161,7 @@ class SnapshotSummary(Document, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     train_pictures: int
     holdout_pictures: int
-    skipped: int
+    left_out: int = msgspec.field(name="skipped", default=0)
     moved: dict[str, str] = msgspec.field(default_factory=dict)
 
     @classmethod
@@ -153,7 +172,7 @@ class SnapshotSummary(Document, frozen=True, kw_only=True):
             labels=snapshot.labels,
             train_pictures=len(snapshot.split(TRAIN)),
             holdout_pictures=len(snapshot.split(HOLDOUT)),
-            skipped=len(snapshot.skipped),
+            left_out=len(snapshot.left_out),
             moved={shard: moved_digest(hashes) for shard, hashes in snapshot.moved.items()},
         )
 

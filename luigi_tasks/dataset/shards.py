@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.records import ReadPicture
     from luigi_tasks.storage.store import Store
 
-SHARD_VERSION = 1
+SHARD_VERSION = 2
 
 # A small shard is read again with others once so many are there: a year of hourly runs must not
 # leave thousands of tasks.
@@ -112,7 +112,10 @@ def merge_inventory(
 
 
 def _is_same(known: ReadPicture, now: Entry | None) -> bool:
-    return now is not None and known.version == now.version and known.size == now.size
+    """Whether a picture need not be read again; faults that an earlier version found may be none any more."""
+    if now is None or (known.fault and not known.reason):
+        return False
+    return known.version == now.version and known.size == now.size
 
 
 def _drop_small_shards(kept: list[ReadPicture], shard_pictures: int) -> list[ReadPicture]:

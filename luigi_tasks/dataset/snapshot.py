@@ -1,108 +1,146 @@
-"""Snapshot: the exact list of pictures of one run, and the rules that make pictures usable."""
+"""Snapshot: the exact list of pictures of one run, and the rules that make pictures usable.
+
+What is not usable is left out, within `[dataset] max_left_out_percent`: see `left_out.py`.
+"""
 
 from __future__ import annotations
 
 import collections
 import hashlib
-import unicodedata
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
-from luigi_tasks.dataset.records import Picture, Snapshot
+from luigi_tasks.dataset.layout import find_layout, name_folders
+from luigi_tasks.dataset.left_out import (
+    EMPTY_CLASS,
+    NO_CLASS,
+    SMALL_CLASS,
+    TWO_CLASSES,
+    UNDECODABLE,
+    Sieve,
+    count_reasons,
+)
+from luigi_tasks.dataset.records import HOLDOUT, LeftOut, Picture, Snapshot
 from luigi_tasks.dataset.splits import choose_splits, find_moved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from luigi_tasks.dataset.records import Entry, ReadPicture
+    from luigi_tasks.dataset.layout import Layout
+    from luigi_tasks.dataset.records import ReadPicture
     from luigi_tasks.settings.values import DatasetSettings
 
-NAMED_AT_MOST = 10
-# Unicode categories of characters that break a line (labels.txt) or cannot be written.
-NOT_IN_LABELS = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
-
-def make_snapshot(read: Sequence[ReadPicture], url: str, settings: DatasetSettings) -> Snapshot:
+def make_snapshot(
+    read: Sequence[ReadPicture],
+    url: str,
+    settings: DatasetSettings,
+    passed_over: Iterable[LeftOut] = (),
+    keep: Callable[[Sequence[LeftOut]], str] = lambda _left_out: "",
+) -> Snapshot:
     """Make the snapshot from the pictures that were read.
 
     Args:
         read: Every picture of the listing, sorted by path.
         url: The dataset, for messages.
         settings: The rules.
-    Raises: InputError if a classifier cannot be trained on the pictures: no picture, one class, too few of a
-        class, undecodable pictures, one picture in two classes, two classes of one name.
+        passed_over: What the listing leaves out.
+        keep: Saves the list of what is left out, and returns where it lies; also called before an error.
+    Raises: InputError if a classifier cannot be trained on the pictures: more is left out than the limit
+        allows, less than two classes are left, two classes have one name, or the folders are unclear.
     """
-    classes = name_classes(read)
-    hashes = {one.path: one.sha256 for one in read}
-    broken = {one.path: one.fault for one in read if one.fault}
-    for path in broken:
-        del hashes[path]
-    if len(broken) > settings.max_broken_pictures:
-        raise InputError(_broken_pictures_message(url, broken, settings.max_broken_pictures))
-    found = _unique_pictures(hashes, classes)
-    check_counts(collections.Counter(found.values()), sorted(set(classes.values())), url, settings)
-    splits = choose_splits(found, settings.holdout_percent)
-    paths = {digest: path for path, digest in reversed(hashes.items())}
+    layout = find_layout((one.path for one in read), url)
+    sieve = Sieve(read, passed_over)
+    labels = _sift(sieve, layout, settings.min_images_per_class)
+    left_out = sieve.sorted_left_out()
+    place = keep(left_out)
+    sieve.check(url, settings.max_left_out_percent, place)
+    found = {one.sha256: labels[one.path] for one in sieve.kept}
+    classes = tuple(sorted(set(found.values())))
+    if len(classes) < 2:
+        gone = f" (left out: {count_reasons(left_out)}; all in {place})" if left_out else ""
+        msg = (
+            f"{url}: {f'only one class ({classes[0]})' if classes else 'no class'} with "
+            f"{settings.min_images_per_class} usable pictures{gone}; a classifier needs at least two folders "
+            "of pictures"
+        )
+        raise InputError(msg)
+    splits = choose_splits(found, settings.holdout_percent, _given_splits(sieve.kept, layout))
+    paths = {one.sha256: one.path for one in reversed(sieve.kept)}
     pictures = tuple(
         Picture(paths[digest], digest, found[digest], splits[digest], digest) for digest in sorted(found)
     )
     return Snapshot(
         digest=_digest(pictures),
-        labels=tuple(sorted(set(found.values()))),
+        labels=classes,
         pictures=pictures,
-        skipped=tuple(sorted(broken)),
+        left_out=left_out,
+        layout=layout.in_words(),
         moved=find_moved(read, splits, settings.holdout_percent),
     )
 
 
-def name_classes(entries: Iterable[Entry]) -> dict[str, str]:
-    """Map the first folder of each path to its label (Unicode NFC, no outer blanks).
-
-    Raises: InputError if two folders would be the same class, or a label is not one line of text.
-    """
-    return name_folders({entry.path.split("/", 1)[0] for entry in entries})
-
-
-def name_folders(folders: Iterable[str]) -> dict[str, str]:
-    """Map each class folder to its label.
-
-    Raises: InputError as `name_classes`.
-    """
-    labels = {folder: unicodedata.normalize("NFC", folder).strip() for folder in sorted(folders)}
-    seen: dict[str, str] = {}
-    for folder, label in labels.items():
-        if not label or any(unicodedata.category(one) in NOT_IN_LABELS for one in label):
-            msg = f"class folder {folder!r}: rename it; a label is one line of visible text"
-            raise InputError(msg)
-        twin = seen.setdefault(label.casefold(), folder)
-        if twin != folder:
-            msg = (
-                f"class folders {twin!r} and {folder!r} differ only in case, blanks or Unicode form; "
-                "merge them"
-            )
-            raise InputError(msg)
+def _sift(sieve: Sieve, layout: Layout, least_pictures: int) -> dict[str, str]:
+    """Take out what is not usable; return the label of each picture that is left, by path."""
+    folders = {one.path: layout.class_folder(one.path) for one in sieve.kept}
+    for reason in sorted({one.reason for one in sieve.kept if one.fault}):
+        faults = {one.path: one.fault for one in sieve.kept if one.fault and one.reason == reason}
+        sieve.take_out(faults, reason or UNDECODABLE)
+    outside = "lies in no class folder; move it into one"
+    sieve.take_out({one.path: outside for one in sieve.kept if not folders[one.path]}, NO_CLASS)
+    names = name_folders({folders[one.path] for one in sieve.kept})
+    labels = {one.path: names[folders[one.path]] for one in sieve.kept}
+    sieve.take_out(_find_in_two_classes(sieve.kept, labels), TWO_CLASSES)
+    sieve.take_out(_find_in_small_classes(sieve.kept, labels, least_pictures), SMALL_CLASS)
+    for folder in sorted({*folders.values()} - {""} - names.keys()):
+        sieve.left_out.append(LeftOut(f"{layout.above}{folder}/", EMPTY_CLASS, "no usable picture in it"))
     return labels
 
 
-def check_counts(
-    counts: collections.Counter[str], labels: Sequence[str], url: str, settings: DatasetSettings
-) -> None:
-    """Check that there are enough classes, and enough pictures of each.
+def _find_in_two_classes(pictures: Iterable[ReadPicture], labels: Mapping[str, str]) -> dict[str, str]:
+    """Return all copies of the pictures that lie in several classes, each with where another one lies."""
+    first: dict[str, str] = {}
+    clashes: set[str] = set()
+    for one in pictures:
+        if labels[first.setdefault(one.sha256, one.path)] != labels[one.path]:
+            clashes.add(one.sha256)
+    copies: dict[str, list[str]] = {}
+    for one in pictures:
+        if one.sha256 in clashes:
+            copies.setdefault(one.sha256, []).append(one.path)
+    return {
+        path: f"the same picture as {other}; keep the right one"
+        for same in copies.values()
+        for path in same
+        for other in [next(one for one in same if labels[one] != labels[path])]
+    }
 
-    Raises: InputError that names each class with too few pictures, and its count.
-    """
-    if len(labels) < 2:
-        msg = f"{url}: only one class ({', '.join(labels)}); a classifier needs at least two folders"
-        raise InputError(msg)
-    few = [
-        f"{label!r} has {counts[label]}" for label in labels if counts[label] < settings.min_images_per_class
-    ]
-    if few:
-        msg = (
-            f"{url}: {', '.join(few[:NAMED_AT_MOST])} usable different pictures, [dataset] "
-            f"min_images_per_class is {settings.min_images_per_class}; add pictures or remove the folder"
+
+def _find_in_small_classes(
+    pictures: Iterable[ReadPicture], labels: Mapping[str, str], least_pictures: int
+) -> dict[str, str]:
+    """Return the pictures of classes with too few different pictures."""
+    different: dict[str, set[str]] = collections.defaultdict(set)
+    for one in pictures:
+        different[labels[one.path]].add(one.sha256)
+    return {
+        one.path: (
+            f"{labels[one.path]!r} has {count} usable different pictures, [dataset] min_images_per_class is "
+            f"{least_pictures}; add pictures, or remove the folder"
         )
-        raise InputError(msg)
+        for one in pictures
+        if (count := len(different[labels[one.path]])) < least_pictures
+    }
+
+
+def _given_splits(pictures: Iterable[ReadPicture], layout: Layout) -> dict[str, str]:
+    """Return the split that folders give, by content hash; a copy in the hold-out's folder decides."""
+    given: dict[str, str] = {}
+    for one in pictures:
+        side = layout.given_split(one.path)
+        if side and given.get(one.sha256) != HOLDOUT:
+            given[one.sha256] = side
+    return given
 
 
 def _digest(pictures: Iterable[Picture]) -> str:
@@ -114,34 +152,3 @@ def _digest(pictures: Iterable[Picture]) -> str:
         for one in pictures
     ]
     return hashlib.sha256("".join(rows).encode()).hexdigest()[:20]
-
-
-def _unique_pictures(hashes: dict[str, str], classes: dict[str, str]) -> dict[str, str]:
-    """Map each hash to its label; copies within a class count once.
-
-    Raises: InputError if a picture is in two classes.
-    """
-    found: dict[str, str] = {}
-    first: dict[str, str] = {}
-    clashes = []
-    for path, digest in hashes.items():
-        label = classes[path.split("/", 1)[0]]
-        if found.setdefault(digest, label) != label:
-            clashes.append(f"{first[digest]} = {path}")
-        first.setdefault(digest, path)
-    if clashes:
-        msg = (
-            f"the same picture is in two classes: {'; '.join(clashes[:NAMED_AT_MOST])}"
-            f"{' and more' if len(clashes) > NAMED_AT_MOST else ''}. Keep each in the right one"
-        )
-        raise InputError(msg)
-    return found
-
-
-def _broken_pictures_message(url: str, broken: dict[str, str], allowed: int) -> str:
-    named = "; ".join(broken[path] for path in sorted(broken)[:NAMED_AT_MOST])
-    more = f"; and {len(broken) - NAMED_AT_MOST} more" if len(broken) > NAMED_AT_MOST else ""
-    return (
-        f"{url}: {len(broken)} pictures cannot be used, [dataset] max_broken_pictures allows {allowed}: "
-        f"{named}{more}"
-    )

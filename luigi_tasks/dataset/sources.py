@@ -6,7 +6,6 @@ to do.
 
 from __future__ import annotations
 
-import itertools
 import operator
 import os
 import re
@@ -19,20 +18,18 @@ from urllib.parse import urlsplit
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.file_urls import FILE_SCHEME, folder_of_url
 from luigi_tasks.dataset.archive import Archive, unpack_archive
+from luigi_tasks.dataset.file_names import has_picture_suffix, is_foreign, is_hidden
+from luigi_tasks.dataset.left_out import FOREIGN, UNREADABLE
+from luigi_tasks.dataset.listing import Listing
 from luigi_tasks.dataset.presets import DIGITS_FOLDER, FLOWERS, write_digits
-from luigi_tasks.dataset.records import Entry
+from luigi_tasks.dataset.records import Entry, LeftOut
 from luigi_tasks.storage.s3_store import open_client, s3_errors, split_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     from luigi_tasks.settings.values import DatasetSettings, StoreSettings
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
-
-# Folders that macOS and Synology add next to pictures: resource forks and thumbnails.
-SIDE_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
-NAMED_AT_MOST = 10
 CONNECTIONS = 10  # the size of boto3's connection pool
 
 
@@ -42,11 +39,10 @@ class PictureSource(Protocol):
     url: str
     threads: int
 
-    def listing(self) -> tuple[Entry, ...]:
-        """Return all pictures, sorted by path, without reading one.
+    def listing(self) -> Listing:
+        """List all files, without reading one.
 
-        Raises: InputError if there is no picture, or a class folder without one;
-            TransportError; SettingsError.
+        Raises: InputError if a folder cannot be listed; TransportError; SettingsError.
         """
 
     def read(self, path: str) -> bytes:
@@ -103,65 +99,80 @@ class FolderSource:
         folder: Holds one folder a class.
         version: Version of every entry where the folder's content cannot change, so that its listing is the
             same on every machine; None: each file's mtime.
-        without: Paths to leave out.
     """
 
-    def __init__(
-        self, folder: Path, *, version: str | None = None, without: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, folder: Path, *, version: str | None = None) -> None:
         self.folder = folder
         self.url = str(folder)
         self.threads = os.cpu_count() or 1
         self._version = version
-        self._without = without
 
-    def listing(self) -> tuple[Entry, ...]:
+    def listing(self) -> Listing:
         """List with one scandir a folder: 100,000 pictures take well under a second."""
         if not self.folder.is_dir():
             msg = f"{self.folder}: no such folder; give one that holds one folder of pictures a class"
             raise InputError(msg)
+        found = _Found()
         try:
-            classes = {
-                label.name: [
-                    entry for entry in self._scan(label, label.name) if entry.path not in self._without
-                ]
-                for label in subfolders(self.folder)
-            }
+            self._scan(str(self.folder), "", found, {os.path.realpath(self.folder)})
         except OSError as e:
-            msg = f"{e.filename}: {e.strerror}; repair or remove it"
+            msg = f"{e.filename}: {e.strerror}; repair or remove it, or let this user read it"
             raise InputError(msg) from e
-        return _finish(classes, self.url)
+        return found.listing()
 
-    def _scan(self, folder: os.DirEntry[str], prefix: str) -> Iterator[Entry]:
-        with os.scandir(folder) as found:
-            for one in found:
-                name = one.name
-                if is_hidden(name):
+    def _scan(self, folder: str, prefix: str, found: _Found, linked: set[str]) -> None:
+        """Add what lies in a folder.
+
+        Args:
+            folder: Its path.
+            prefix: Its path in the dataset, ending in /.
+            found: Gets it.
+            linked: Real paths of the dataset and of the folders that links in it point to.
+        """
+        with os.scandir(folder) as inside:
+            for one in inside:
+                path = prefix + one.name
+                if is_hidden(one.name):
                     continue
-                path = f"{prefix}/{name}"
                 if one.is_dir(follow_symlinks=False):
-                    yield from self._scan(one, path)
-                elif _is_picture_name(name):
-                    yield self._entry(one, path)
-                elif one.is_symlink() and one.is_dir():
-                    # It may point to a parent folder, without end; a link that is a whole class folder is
-                    # followed.
-                    msg = f"{one.path}: a link to a folder inside a class; put the pictures there instead"
-                    raise InputError(msg)
+                    found.add_folder(path)
+                    self._scan(one.path, f"{path}/", found, linked)
+                elif one.is_symlink() and os.path.isdir(one.path):  # noqa: PTH112 - a text; no error on a loop
+                    self._follow(one, path, found, linked)
+                elif found.wants(path):
+                    self._add(one, path, found)
 
-    def _entry(self, one: os.DirEntry[str], path: str) -> Entry:
-        status = one.stat()
+    def _follow(self, link: os.DirEntry[str], path: str, found: _Found, linked: set[str]) -> None:
+        """Follow a link to a folder, unless it leads into what is listed anyway, perhaps without end."""
+        target = os.path.realpath(link.path)
+        if any(os.path.commonpath([target, one]) in {target, one} for one in linked):
+            found.leave_out(path, UNREADABLE, "a link to a folder of the same pictures; remove it")
+            return
+        found.add_folder(path)
+        self._scan(link.path, f"{path}/", found, {*linked, target})
+
+    def _add(self, one: os.DirEntry[str], path: str, found: _Found) -> None:
+        try:
+            status = one.stat()
+        except OSError as e:  # a link to nowhere or to itself
+            found.leave_out(path, UNREADABLE, f"{e.strerror}; repair or remove it")
+            return
         if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
-            msg = f"{one.path}: named like a picture, but not a file; remove it"
-            raise InputError(msg)
-        return Entry(path, status.st_size, self._version or str(status.st_mtime_ns))
+            found.leave_out(path, UNREADABLE, "not a file; remove it")
+            return
+        found.add(path, status.st_size, self._version or str(status.st_mtime_ns))
 
     def read(self, path: str) -> bytes:
         """Read one picture."""
         try:
             return (self.folder / path).read_bytes()
         except OSError as e:
-            msg = f"{self.folder / path}: {e.strerror}; it was there when the pictures were listed. Run again"
+            way_out = (
+                "it was there when the pictures were listed. Run again"
+                if isinstance(e, FileNotFoundError)
+                else "repair or remove it, or let this user read it"
+            )
+            msg = f"{self.folder / path}: {e.strerror}; {way_out}"
             raise InputError(msg) from e
 
 
@@ -176,22 +187,17 @@ class BucketSource:
         self._clients: dict[int, Any] = {}
         self._lock = threading.Lock()
 
-    def listing(self) -> tuple[Entry, ...]:
+    def listing(self) -> Listing:
         """List with one request a thousand pictures."""
-        classes: dict[str, list[Entry]] = {}
         with s3_errors(self.url):
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self.prefix
             )
-            for found in (found for page in pages for found in page.get("Contents", ())):
-                path = found["Key"][len(self.prefix) :]
-                label, *below = path.split("/")
-                if not below or any(is_hidden(part) for part in (label, *below[:-1])) or not label:
-                    continue
-                entries = classes.setdefault(label, [])
-                if "" not in below and not is_hidden(below[-1]) and _is_picture_name(below[-1]):
-                    entries.append(Entry(path, found["Size"], found["ETag"].strip('"')))
-        return _finish(classes, self.url)
+            return list_objects(
+                (found["Key"][len(self.prefix) :], found["Size"], found["ETag"].strip('"'))
+                for page in pages
+                for found in page.get("Contents", ())
+            )
 
     def read(self, path: str) -> bytes:
         """Read one picture."""
@@ -217,54 +223,68 @@ class BucketSource:
 
 
 def _open_archive(archive: Archive, cache_dir: Path, max_unpacked_bytes: int) -> FolderSource:
-    folder = _descend(unpack_archive(archive, cache_dir, max_unpacked_bytes))
-    return FolderSource(folder, version=archive.sha256, without=archive.without)
+    return FolderSource(unpack_archive(archive, cache_dir, max_unpacked_bytes), version=archive.sha256)
 
 
-def _descend(folder: Path) -> Path:
-    """Return the folder of the class folders: an archive often wraps them in a single top folder."""
-    inside = [Path(one.path) for one in subfolders(folder)]
-    if len(inside) == 1 and next(subfolders(inside[0]), None):
-        return inside[0]
-    return folder
+def list_objects(objects: Iterable[tuple[str, int, str]]) -> Listing:
+    """Return the listing of objects in a bucket: key below the dataset's prefix, size and ETag of each."""
+    found, folders = _Found(), set()
+    for key, size, etag in objects:
+        folder, _, name = key.rpartition("/")
+        parts = folder.split("/") if folder else []
+        if "" in parts or any(map(is_hidden, parts)):
+            continue
+        folders.add(folder)
+        if name and not is_hidden(name) and found.wants(key):
+            found.add(key, size, etag)
+    for folder in sorted(folders - {""}):
+        found.add_folder(folder)
+    return found.listing()
 
 
-def subfolders(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the class folders of a local dataset; links to folders count."""
-    with os.scandir(folder) as found:
-        yield from (one for one in found if one.is_dir() and not is_hidden(one.name))
+class _Found:
+    """A listing in the making."""
+
+    def __init__(self) -> None:
+        self._pictures: list[Entry] = []
+        self._left_out: list[LeftOut] = []
+        self._folders: list[str] = []
+
+    def wants(self, path: str) -> bool:
+        """Whether a file may be a picture by its name; what evidently is none is left out."""
+        folder, _, name = path.rpartition("/")
+        if not folder:  # next to the class folders: a README, a licence
+            return has_picture_suffix(name)
+        if is_foreign(name):
+            self.leave_out(path, FOREIGN, "no picture, by its name")
+            return False
+        return True
+
+    def add(self, path: str, size: int, version: str) -> None:
+        if path.isascii() or _is_utf8(path):
+            self._pictures.append(Entry(path, size, version))
+        else:
+            self.leave_out(path, UNREADABLE, "its name is not UTF-8; rename it")
+
+    def add_folder(self, path: str) -> None:
+        if _is_utf8(path):
+            self._folders.append(path)
+
+    def leave_out(self, path: str, reason: str, words: str) -> None:
+        self._left_out.append(LeftOut(path.encode(errors="backslashreplace").decode(), reason, words))
+
+    def listing(self) -> Listing:
+        by_path = operator.attrgetter("path")
+        return Listing(
+            tuple(sorted(self._pictures, key=by_path)),
+            tuple(sorted(self._left_out, key=by_path)),
+            tuple(sorted(self._folders)),
+        )
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a folder or file of this name is not part of a dataset."""
-    return name[:1] == "." or name in SIDE_FOLDERS
-
-
-def _is_picture_name(name: str) -> bool:
-    return name[name.rfind(".") :].lower() in PICTURE_SUFFIXES
-
-
-def _finish(classes: dict[str, list[Entry]], url: str) -> tuple[Entry, ...]:
-    """Return the sorted listing; refuse empty class folders, which would be dropped silently."""
-    suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
-    if not any(classes.values()):
-        msg = f"{url}: no pictures found; put them into one folder a class, as {suffixes}"
-        raise InputError(msg)
-    empty = sorted(label for label, entries in classes.items() if not entries)
-    if empty:
-        named = ", ".join(repr(label) for label in empty[:NAMED_AT_MOST])
-        msg = f"{url}: no pictures in {named}; add some ({suffixes}), or remove the folder"
-        raise InputError(msg)
-    listing = sorted(itertools.chain.from_iterable(classes.values()), key=operator.attrgetter("path"))
-    for entry in listing:
-        if not entry.path.isascii():
-            _check_name(entry.path, url)
-    return tuple(listing)
-
-
-def _check_name(path: str, url: str) -> None:
+def _is_utf8(path: str) -> bool:
     try:
         path.encode()
-    except UnicodeEncodeError as e:
-        msg = f"{url}: the name {path!r} is not UTF-8; rename it"
-        raise InputError(msg) from e
+    except UnicodeEncodeError:
+        return False
+    return True

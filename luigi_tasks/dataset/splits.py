@@ -22,18 +22,30 @@ if TYPE_CHECKING:
 VALIDATION_SHARE = 0.1
 
 
-def choose_splits(found: dict[str, str], holdout_percent: float) -> dict[str, str]:
+def choose_splits(
+    found: Mapping[str, str], holdout_percent: float, given: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Map each content hash to its split.
 
     By `is_learned_from`. Where that leaves a class without any picture in one split (15 pictures at 20 %: one
     class in 28), the picture whose hash is nearest to that split goes there; it alone may move back once more
     pictures of its class arrive.
+
+    Args:
+        found: Label by content hash.
+        holdout_percent: Share of the hold-out.
+        given: Split by content hash where folders give one; of a class that has them on one side only, it
+            does not count.
     """
-    splits = {digest: TRAIN if is_learned_from(digest, holdout_percent) else HOLDOUT for digest in found}
     by_class: dict[str, list[str]] = collections.defaultdict(list)
     for digest, label in found.items():
         by_class[label].append(digest)
+    splits = {digest: TRAIN if is_learned_from(digest, holdout_percent) else HOLDOUT for digest in found}
     for digests in by_class.values():
+        sides = {digest: given[digest] for digest in digests if given and digest in given}
+        if len(set(sides.values())) > 1:
+            splits |= sides
+            continue
         digests.sort()
         if splits[digests[0]] == TRAIN:
             splits[digests[0]] = HOLDOUT

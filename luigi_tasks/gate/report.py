@@ -7,6 +7,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
+from luigi_tasks.dataset.left_out import by_reason
 from luigi_tasks.dataset.pixels import to_png
 from luigi_tasks.pages import render_template
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 MATRIX_CLASSES = 40
 CONFUSIONS = 15
 THUMBNAIL_PIXELS = 128
+LEFT_OUT_SHOWN = 20  # of each reason
 
 # Size of a chart in its own units; the page scales it.
 CHART_WIDTH, CHART_HEIGHT = 480, 200
@@ -91,6 +93,7 @@ def render_report(
     settings: Mapping[str, str],
     thumbnails: Mapping[str, bytes],
     past: Sequence[Past],
+    left_out_place: str = "",
 ) -> str:
     """Return the report as HTML.
 
@@ -103,6 +106,7 @@ def render_report(
         settings: Flat settings, e.g. {"training.epochs": "20"}.
         thumbnails: PNG by content hash; a mistake without a thumbnail is shown without picture.
         past: Releases before this one, oldest first.
+        left_out_place: Address of the list of what the snapshot leaves out.
     """
     candidate = evaluation.candidate
     history = {f"tuning {name}": values for name, values in tuned.history.items()} if tuned else {}
@@ -121,6 +125,9 @@ def render_report(
         "pictures": {digest: base64.b64encode(png).decode() for digest, png in thumbnails.items()},
         "curves": [draw_curve(name, values) for name, values in history.items() if values],
         "past": draw_past(evaluation, past) if past else None,
+        "left_out": by_reason(snapshot.left_out),
+        "left_out_place": left_out_place,
+        "shown": LEFT_OUT_SHOWN,
     }
     filters = {"percent": percent, "megabytes": megabytes, "milliseconds": milliseconds}
     return render_template("report.html", values, filters)

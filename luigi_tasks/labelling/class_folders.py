@@ -7,25 +7,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from edge_client.contract.errors import InputError, SettingsError
+from edge_client.contract.errors import SettingsError
 from edge_client.contract.file_urls import FILE_SCHEME, folder_of_url
 from edge_client.disk import disk_errors, sync_folder, write_durably
+from luigi_tasks.dataset.layout import Layout
 from luigi_tasks.dataset.presets import PRESETS
-from luigi_tasks.dataset.sources import is_hidden, subfolders
+from luigi_tasks.dataset.sources import FolderSource, list_objects
 from luigi_tasks.storage.opening import open_store
 
 if TYPE_CHECKING:
+    from luigi_tasks.dataset.listing import Listing
     from luigi_tasks.settings.values import DatasetSettings, StoreSettings
     from luigi_tasks.storage.store import Store
 
 
 class ClassFolders(Protocol):
-    """Class folders of a dataset; a path is `<folder>/<file>`."""
+    """Class folders of a dataset; a path is `<class folder>/<file>`, wherever the class folders lie.
+
+    Where folders give the split, pictures are added to the training pictures.
+    """
 
     url: str
 
     def contents(self) -> dict[str, frozenset[str]]:
-        """Return the names of the files in each class folder; empty where there is no dataset yet.
+        """Return the names of the pictures of each class; empty where there is no dataset yet.
 
         Raises: InputError; TransportError; SettingsError.
         """
@@ -66,33 +71,34 @@ class LocalFolders:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.url = str(folder)
+        self._layout: Layout | None = None
 
     def contents(self) -> dict[str, frozenset[str]]:
-        """List with one scandir a folder."""
+        """List as a snapshot does."""
         if not self.folder.exists():
             return {}
-        try:
-            return {
-                one.name: frozenset(path.name for path in Path(one.path).iterdir())
-                for one in subfolders(self.folder)
-            }
-        except OSError as e:
-            msg = f"{e.filename}: {e.strerror}; repair or remove it"
-            raise InputError(msg) from e
+        listing = FolderSource(self.folder).listing()
+        self._layout = _layout_of(listing, self.url)
+        return _names_by_class(listing, self._layout)
 
     def read(self, path: str) -> bytes | None:
         """Read a picture."""
-        place = self.folder / path
+        place = self._place(path)
         with disk_errors(place):
             return place.read_bytes() if place.exists() else None
 
     def write(self, path: str, data: bytes) -> None:
         """Write a picture, with the read permissions of its folder."""
-        place = self.folder / path
+        place = self._place(path)
         write_durably(place, data)
         with disk_errors(place):
             place.chmod(place.parent.stat().st_mode & 0o666)
-            sync_folder(self.folder)  # the class folder itself may be new
+            sync_folder(place.parent.parent)  # the class folder itself may be new
+
+    def _place(self, path: str) -> Path:
+        if self._layout is None:
+            self.contents()
+        return self.folder / _place_of(path, self._layout)
 
 
 class BucketFolders:
@@ -101,21 +107,44 @@ class BucketFolders:
     def __init__(self, store: Store, url: str) -> None:
         self.url = url
         self._store = store
+        self._layout: Layout | None = None
 
     def contents(self) -> dict[str, frozenset[str]]:
-        """List with one request a thousand pictures."""
-        found: dict[str, set[str]] = {}
-        for one in self._store.list_folder(""):
-            folder, *below = one.key.split("/")
-            if folder and below and not is_hidden(folder):
-                found.setdefault(folder, set()).add(below[0])
-        return {folder: frozenset(names) for folder, names in found.items()}
+        """List as a snapshot does, with one request a thousand pictures."""
+        objects = self._store.list_folder("")
+        listing = list_objects((one.key, one.size_bytes, one.etag) for one in objects)
+        self._layout = _layout_of(listing, self.url)
+        return _names_by_class(listing, self._layout)
 
     def read(self, path: str) -> bytes | None:
         """Read a picture."""
-        found = self._store.get(path)
+        found = self._store.get(self._key(path))
         return found.data if found is not None else None
 
     def write(self, path: str, data: bytes) -> None:
         """Write a picture; the store returns when it is durable."""
-        self._store.put(path, data, content_type="image/jpeg")
+        self._store.put(self._key(path), data, content_type="image/jpeg")
+
+    def _key(self, path: str) -> str:
+        if self._layout is None:
+            self.contents()
+        return _place_of(path, self._layout)
+
+
+def _layout_of(listing: Listing, url: str) -> Layout:
+    """Return the layout of a dataset; one without pictures gets one folder a class."""
+    return listing.find_layout(url) if listing.pictures else Layout()
+
+
+def _names_by_class(listing: Listing, layout: Layout) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {folder: set() for folder in listing.classes(layout)}
+    for one in listing.pictures:
+        if folder := layout.class_folder(one.path):
+            found[folder].add(one.path.rpartition("/")[2])
+    return {folder: frozenset(names) for folder, names in found.items()}
+
+
+def _place_of(path: str, layout: Layout | None) -> str:
+    """Return where a picture `<class folder>/<file>` lies in the dataset."""
+    folder, _, name = path.partition("/")
+    return f"{(layout or Layout()).folder_of(folder)}/{name}"

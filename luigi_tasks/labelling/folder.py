@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.disk import disk_errors, write_durably
+from luigi_tasks.cells import guard_formula
 from luigi_tasks.labelling.inbox import FrameName, Skip, list_inbox, one_line, read_frame, skip
 from luigi_tasks.labelling.records import LabellingRecord, SkippedObject
 from luigi_tasks.pages import render_template
@@ -40,10 +41,6 @@ DISCARD = "-"
 THREADS = 4
 
 _PICTURE = re.compile(rf"{PICTURES}/([0-9a-f]{{64}})\.jpg")
-
-# A spreadsheet interprets a cell that starts with one of these as a formula, which may start programs or
-# contact servers; the wide characters are equivalent in East Asian locales. Source: OWASP, CSV Injection.
-FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - meant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +171,7 @@ def make_row(frame: Frame, label: str) -> Row:
 
 def guard(text: str) -> str:
     """Return text from a device for a cell: one line, which no spreadsheet interprets as a formula."""
-    line = one_line(text)
-    return f"'{line}" if line.startswith(FORMULA_STARTS) else line
+    return guard_formula(one_line(text))
 
 
 def write_labels(rows: Iterable[Row]) -> bytes:

@@ -15,8 +15,8 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
-from luigi_tasks.dataset.snapshot import name_folders
-from luigi_tasks.dataset.sources import is_hidden
+from luigi_tasks.dataset.file_names import is_hidden
+from luigi_tasks.dataset.layout import name_folders
 from luigi_tasks.labelling.folder import DISCARD, THREADS, Labelled
 from luigi_tasks.labelling.inbox import PICTURE_LIMIT_BYTES, Skip, check_picture, remove_frame, skip
 from luigi_tasks.storage.store import TooLargeError
@@ -46,6 +46,11 @@ class Move:
     name: FrameName
     sha256: str
     path: str
+
+    @property
+    def folder(self) -> str:
+        """The class folder; empty: the frame is discarded."""
+        return self.path.partition("/")[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +101,8 @@ def move_labelled(
 
     faults = in_threads(apply, moves, "moving frames", progress, threads=THREADS)
     done = [move for move, fault in zip(moves, faults, strict=True) if not fault]
-    fresh = {move.path for move in done if move.path}
-    counts = collections.Counter(path.split("/", 1)[0] for path in fresh)
+    fresh = {move.path: move.folder for move in done if move.path}
+    counts = collections.Counter(fresh.values())
     return IntakeResult(
         moved=sum(bool(move.path) for move in done),
         discarded=sum(not move.path for move in done),
@@ -181,7 +186,7 @@ def _judge_new(label: str, known: Mapping[str, str], url: str, *, new_labels: bo
 
 
 def _find_contradictions(moves: Sequence[tuple[int, Move]]) -> list[str]:
-    """Return a fault for each picture with two labels; also for copies, which a snapshot would refuse."""
+    """Return a fault for each picture with two labels; also for copies, which a snapshot would leave out."""
     first: dict[object, tuple[int, str]] = {}
     faults = []
     for line, move in moves:
@@ -201,7 +206,7 @@ def _find_taken_otherwise(
     homes = {name: folder for folder, names in contents.items() for name in names}
     faults = []
     for line, move in moves:
-        folder, _, name = move.path.partition("/")
+        folder, name = move.folder, move.path.partition("/")[2]
         home = homes.get(name, folder) if folder and name not in contents.get(folder, ()) else folder
         if home != folder:
             faults.append(

@@ -162,7 +162,7 @@ class TakeLabelled(LabellingTask):
         for folder, count in done.small.items():
             logger.warning(
                 "New class %r has %d pictures, [dataset] min_images_per_class is %d: until it has that "
-                "many, Deploy refuses the dataset",
+                "many, Deploy leaves it out",
                 folder,
                 count,
                 least,
@@ -176,12 +176,13 @@ class TakeLabelled(LabellingTask):
 
 def known_labels(settings: PipelineSettings) -> tuple[str, ...]:
     """Return the classes of the dataset; none where it cannot be listed: the page also takes new ones."""
-    from luigi_tasks.dataset.snapshot import name_classes  # noqa: PLC0415
+    from luigi_tasks.dataset.layout import name_folders  # noqa: PLC0415
     from luigi_tasks.dataset.sources import open_source  # noqa: PLC0415
 
     try:
         listing = open_source(settings.dataset, settings.store).listing()
-        return tuple(sorted(set(name_classes(listing).values())))
+        layout = listing.find_layout(settings.dataset.url)
+        return tuple(sorted(name_folders(listing.classes(layout)).values()))
     except InputError as e:
         logger.warning("No classes to offer: %s", e)
         return ()

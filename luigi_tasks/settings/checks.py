@@ -22,7 +22,7 @@ ALIKE = 0.8
 RANGES: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
     ("dataset", "min_images_per_class", lambda value: value >= 2, "at least 2"),
     ("dataset", "holdout_percent", lambda value: 1 <= value <= 90, "1 to 90"),
-    ("dataset", "max_broken_pictures", lambda value: value >= 0, "0 or more"),
+    ("dataset", "max_left_out_percent", lambda value: 0 <= value <= 100, "0 to 100"),
     ("dataset", "shard_pictures", lambda value: value >= 1, "at least 1"),
     ("model", "input_size", lambda value: 32 <= value <= 1024, "32 to 1024"),
     ("model", "grid", lambda value: 0 <= value <= 4, "0 to 4"),

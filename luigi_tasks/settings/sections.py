@@ -60,14 +60,17 @@ class dataset(luigi.Config):  # noqa: N801 - the class name is the section's nam
         default="~/.cache/edge-pipeline", description="local folder for unpacked archives and caches"
     )
     min_images_per_class = luigi.IntParameter(
-        default=15, description="smallest number of pictures of a class; fewer stop the run"
+        default=15, description="smallest number of different pictures of a class; one with fewer is left out"
     )
     holdout_percent = luigi.FloatParameter(
         default=20.0, description="percent of the pictures, by content hash, kept from training for the gate"
     )
-    max_broken_pictures = luigi.IntParameter(
-        default=0, description="undecodable pictures that are skipped with a warning; more stop the run"
+    max_left_out_percent = luigi.FloatParameter(
+        default=5.0,
+        description="percent of the pictures that may be left out and named in left-out.csv: undecodable, in "
+        "two classes, in none or in one that is too small; more stop the run",
     )
+    max_broken_pictures = Renamed("max_left_out_percent")
     max_unpacked_bytes = luigi.IntParameter(
         default=20_000_000_000, description="size limit of an unpacked archive"
     )

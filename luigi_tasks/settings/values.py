@@ -45,7 +45,7 @@ class DatasetSettings:
     cache_dir: Path
     min_images_per_class: int
     holdout_percent: float
-    max_broken_pictures: int
+    max_left_out_percent: float
     max_unpacked_bytes: int
     shard_pictures: int
 

@@ -308,11 +308,11 @@ def test_wrong_credentials_are_named(pipeline, monkeypatch):
         ("empty", "no pictures"),
         ("one class", "class"),
         ("too few", "min_images_per_class"),
-        ("broken", "not a complete picture"),
-        ("same in two classes", "two classes"),
+        ("broken", "5 undecodable (2/"),
+        ("same in two classes", "6 in two classes (1/"),
     ],
 )
-def test_unusable_pictures_are_named_and_nothing_is_trained(pipeline, tmp_path, arrange, message):
+def test_too_many_unusable_pictures_are_named_and_nothing_is_trained(pipeline, tmp_path, arrange, message):
     pictures = tmp_path / "pictures"
     shutil.copytree(pipeline.pictures / "1", pictures / "1")
     shutil.copytree(pipeline.pictures / "2", pictures / "2")
@@ -325,9 +325,11 @@ def test_unusable_pictures_are_named_and_nothing_is_trained(pipeline, tmp_path, 
         for path in sorted((pictures / "2").iterdir())[3:]:
             path.unlink()
     elif arrange == "broken":
-        next((pictures / "2").iterdir()).write_bytes(b"not a picture")
+        for path in sorted((pictures / "2").iterdir())[:5]:
+            path.write_bytes(b"not a picture")
     else:
-        shutil.copy(next((pictures / "1").iterdir()), pictures / "2" / "copy.png")
+        for number, path in enumerate(sorted((pictures / "1").iterdir())[:3]):
+            shutil.copy(path, pictures / "2" / f"copy{number}.png")
     run = pipeline.luigi("Deploy", "--pictures", str(pictures))
     assert run.returncode != 0
     assert message in run.stderr

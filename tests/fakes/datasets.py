@@ -60,7 +60,7 @@ def dataset_settings(cache_dir: Path, url: str = "", **changes) -> DatasetSettin
         cache_dir=cache_dir,
         min_images_per_class=2,
         holdout_percent=20.0,
-        max_broken_pictures=0,
+        max_left_out_percent=5.0,
         max_unpacked_bytes=1 << 30,
         shard_pictures=1000,
     )

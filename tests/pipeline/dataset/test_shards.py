@@ -61,7 +61,7 @@ class Reader:
         return self._source.read(path)
 
     def listing(self):
-        return self._source.listing()
+        return self._source.listing().pictures
 
     def plan(self):
         return make_plan(self.log, self.listing(), self.url, SHARD_PICTURES)

@@ -32,8 +32,10 @@ def sha256(data):
 def take_snapshot(source, settings, progress):
     """Read and put together, as ReadShard and DatasetSnapshot do."""
     cache = PixelCache(settings.cache_dir / "pixels", 8, 8)
-    read = read_pictures(source, source.listing(), "b", 8, 8, progress, cache)
-    return make_snapshot(read, source.url, settings)
+    listing = source.listing()
+    passed_over = listing.passed_over(listing.find_layout(source.url))
+    read = read_pictures(source, listing.pictures, "b", 8, 8, progress, cache)
+    return make_snapshot(read, source.url, settings, passed_over, lambda _left_out: "left-out.csv")
 
 
 def snap(folder, tree=None, **changes):
@@ -74,7 +76,8 @@ def test_a_snapshot_names_every_picture_with_its_hash_label_and_split(tmp_path):
     assert {(one.path, one.sha256, one.label) for one in snapshot.pictures} == {
         (path, sha256(data), path.split("/")[0]) for path, data in tree.items()
     }
-    assert snapshot.skipped == ()
+    assert snapshot.left_out == ()
+    assert snapshot.layout == ""
     assert sorted(snapshot.split(TRAIN) + snapshot.split(HOLDOUT), key=lambda one: one.sha256) == list(
         snapshot.pictures
     )
@@ -87,7 +90,7 @@ def test_a_snapshot_survives_being_stored(tmp_path):
     assert decode_document(Snapshot, data, source="s", limit_bytes=1 << 20) == snapshot
     summary = SnapshotSummary.of(snapshot)
     assert summary.train_pictures + summary.holdout_pictures == 20
-    assert (summary.digest, summary.labels, summary.skipped) == (snapshot.digest, ("b", "ä"), 0)
+    assert (summary.digest, summary.labels, summary.left_out) == (snapshot.digest, ("b", "ä"), 0)
 
 
 def test_the_same_pictures_under_other_names_are_the_same_snapshot(tmp_path):
@@ -205,77 +208,130 @@ def test_copies_within_a_class_count_once(tmp_path):
     assert "a/000.png" in {one.path for one in snapshot.pictures}
 
 
+def reasons(snapshot):
+    """What is left out, as path -> reason."""
+    return {one.path: one.reason for one in snapshot.left_out}
+
+
 def test_copies_do_not_fill_up_a_class(tmp_path):
-    tree = class_folders({"a": 5, "b": 1})
-    copies = {f"b/{number}.png": tree["b/000.png"] for number in range(9)}
-    with pytest.raises(InputError, match="'b' has 1 usable different pictures"):
+    tree = class_folders({"a": 5, "b": 5, "c": 1})
+    copies = {f"c/{number}.png": tree["c/000.png"] for number in range(9)}
+    with pytest.raises(InputError, match=r"10 in a class that is too small .'c' has 1 usable different"):
         snap(tmp_path / "p", tree | copies)
 
 
-def test_a_picture_in_two_classes_is_named_by_both_files(tmp_path):
-    tree = class_folders({"a": 5, "b": 5})
-    tree |= {"b/x.png": tree["a/003.png"], "b/y.png": tree["a/004.png"]}
-    with pytest.raises(
-        InputError,
-        match=r"two classes: a/003\.png = b/x\.png; a/004\.png = b/y\.png\. Keep each in the right one",
-    ):
-        snap(tmp_path / "p", tree)
+def test_a_picture_in_two_classes_is_left_out_with_all_its_copies(tmp_path):
+    """TrashNet has three such pictures."""
+    tree = class_folders({"a": 60, "b": 60})
+    tree |= {"b/x.png": tree["a/003.png"], "b/y.png": tree["a/003.png"], "a/z.png": tree["b/004.png"]}
+    snapshot = snap(tmp_path / "p", tree)
+    assert reasons(snapshot) == dict.fromkeys(
+        ("a/003.png", "b/x.png", "b/y.png", "a/z.png", "b/004.png"), "in two classes"
+    )
+    words = {one.path: one.words for one in snapshot.left_out}
+    assert words["b/y.png"] == "the same picture as a/003.png; keep the right one"
+    assert words["a/003.png"] == "the same picture as b/x.png; keep the right one"
+    assert len(snapshot.pictures) == 118
 
 
 # --- counts -------------------------------------------------------------------------------------
 
 
 def test_one_class_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"p: only one class \(a\); a classifier needs at least two"):
+    with pytest.raises(InputError, match=r"p: only one class \(a\) with 2 usable .* needs at least two"):
         snap(tmp_path / "p", class_folders({"a": 20}))
+    with pytest.raises(InputError, match=r"only one class \(a\) .*left out: 1 class without .*left-out\.csv"):
+        snap(tmp_path / "p", {"b/notes.txt": b""}, max_left_out_percent=100)
 
 
-def test_every_class_with_too_few_pictures_is_named_with_its_count(tmp_path):
-    tree = class_folders({"a": 14, "b": 15, "c": 3})
-    with pytest.raises(InputError, match=r"'a' has 14, 'c' has 3 .*min_images_per_class is 15; add pictures"):
-        snap(tmp_path / "p", tree, min_images_per_class=15)
-    assert len(snap(tmp_path / "p", min_images_per_class=3).pictures) == 32
+def test_a_class_with_too_few_pictures_is_left_out_and_counted(tmp_path):
+    tree = class_folders({"a": 140, "b": 150, "c": 14})
+    snapshot = snap(tmp_path / "p", tree, min_images_per_class=15)
+    assert snapshot.labels == ("a", "b")
+    assert reasons(snapshot) == {
+        path: "in a class that is too small" for path in tree if path.startswith("c/")
+    }
+    with pytest.raises(InputError) as caught:
+        snap(tmp_path / "p", min_images_per_class=15, max_left_out_percent=4)
+    assert "14 of 304 pictures (4.6%) cannot be used, [dataset] max_left_out_percent is 4" in str(
+        caught.value
+    )
+    assert str(caught.value).count("'c' has 14 usable different pictures") == 1
+    assert "All of them: left-out.csv. Repair or remove them, or raise the limit" in str(caught.value)
 
 
 def test_no_pictures_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no pictures found"):
+    with pytest.raises(InputError, match=r"no pictures found \(but 1 no picture, such as a/notes.txt\)"):
         snap(tmp_path / "p", {"a/notes.txt": b""})
+
+
+def test_an_empty_class_is_named_and_never_stops_a_run(tmp_path):
+    tree = class_folders({"a": 5, "b": 5}) | {"text/1.txt": b"", "broken/1.png": b""}
+    (tmp_path / "p" / "nothing" / "in it").mkdir(parents=True)
+    found = reasons(snap(tmp_path / "p", tree, max_left_out_percent=10))
+    assert found == {
+        "broken/": "class without pictures",
+        "broken/1.png": "undecodable",
+        "nothing/": "class without pictures",
+        "text/": "class without pictures",
+        "text/1.txt": "no picture",
+    }
+    (tmp_path / "p/broken/1.png").unlink()
+    assert reasons(snap(tmp_path / "p", max_left_out_percent=0))["nothing/"] == "class without pictures"
 
 
 # --- broken and unusual pictures ----------------------------------------------------------------
 
 
-def test_undecodable_pictures_are_named_with_reasons_at_most_ten(tmp_path):
-    tree = class_folders({"a": 5, "b": 5})
+def test_more_undecodable_pictures_than_allowed_are_named_with_reasons_at_most_five(tmp_path):
+    tree = class_folders({"a": 54, "b": 54})
     tree |= {f"a/broken{number:02}.jpg": b"not a picture" for number in range(11)}
     tree["b/truncated.png"] = picture_bytes(1, size=64)[:500]
     with pytest.raises(InputError) as caught:
-        snap(tmp_path / "p", tree, max_broken_pictures=11)
+        snap(tmp_path / "p", tree, max_left_out_percent=9.9)
     message = str(caught.value)
-    assert "12 pictures cannot be used, [dataset] max_broken_pictures allows 11" in message
-    assert "a/broken00.jpg: not a complete picture" in message
-    assert message.count("a/broken") == 10
-    assert message.endswith("; and 2 more")
+    assert "12 of 120 pictures (10.0%) cannot be used, [dataset] max_left_out_percent is 9.9" in message
+    assert "12 undecodable (a/broken00.jpg: not a complete picture" in message
+    assert message.count("a/broken") == 5
+    assert "; and 7 more)" in message
+    assert len(snap(tmp_path / "p", max_left_out_percent=10).pictures) == 108
 
 
-def test_as_many_broken_pictures_as_allowed_are_left_out_and_recorded(tmp_path):
-    good = class_folders({"a": 5, "b": 5})
+def test_undecodable_pictures_within_the_limit_are_left_out_and_change_nothing(tmp_path):
+    good = class_folders({"a": 30, "b": 30})
     broken = {"b/x.png": b"", "a/y.jpg": b"no", "a/bomb.png": decompression_bomb()}
-    snapshot = snap(tmp_path / "p", good | broken, max_broken_pictures=3)
-    assert snapshot.skipped == ("a/bomb.png", "a/y.jpg", "b/x.png")
+    snapshot = snap(tmp_path / "p", good | broken)
+    assert reasons(snapshot) == dict.fromkeys(sorted(broken), "undecodable")
+    assert "pixels are accepted" in snapshot.left_out[0].words
     assert snapshot.digest == snap(tmp_path / "plain", good).digest
 
 
-def test_a_class_of_broken_pictures_only_is_named_not_dropped(tmp_path):
-    tree = class_folders({"a": 5, "b": 5}) | {"c/1.png": b"", "c/2.png": b""}
-    with pytest.raises(InputError, match="'c' has 0 usable"):
-        snap(tmp_path / "p", tree, max_broken_pictures=10)
+def test_files_that_are_no_pictures_are_named_and_do_not_count(tmp_path):
+    good = class_folders({"a": 5, "b": 5})
+    foreign = {
+        "a/labels.txt": b"x",
+        "a/1.XML": b"<x/>",
+        "b/Thumbs.db": b"x",
+        "b/desktop.ini": b"x",
+        "b/film.MOV": b"\0\0\0\x14ftypqt  ",
+        "b/deep/archive.zip": b"PK",
+        "b/unknown.xyz": b"text",
+        "b/unknown": b"",
+    }
+    snapshot = snap(tmp_path / "p", good | foreign, max_left_out_percent=0)
+    assert reasons(snapshot) == dict.fromkeys(sorted(foreign), "no picture")
+    assert snapshot.digest == snap(tmp_path / "plain", good).digest
 
 
-def test_a_decompression_bomb_is_named(tmp_path):
-    tree = class_folders({"a": 5, "b": 5}) | {"a/bomb.png": decompression_bomb()}
-    with pytest.raises(InputError, match=r"a/bomb\.png: .*pixels"):
+def test_a_truncated_picture_without_a_suffix_counts(tmp_path):
+    tree = class_folders({"a": 5, "b": 5}) | {"a/IMG_1": picture_bytes(7, size=64, suffix="JPEG")[:900]}
+    with pytest.raises(InputError, match=r"1 undecodable .a/IMG_1: .*truncated"):
         snap(tmp_path / "p", tree)
+
+
+def test_a_picture_outside_of_all_class_folders_is_left_out(tmp_path):
+    tree = class_folders({"a": 5, "b": 5}) | {"loose.png": picture_bytes(7), "README": b"", "x.txt": b""}
+    assert reasons(snap(tmp_path / "p", tree, max_left_out_percent=10)) == {"loose.png": "in no class folder"}
 
 
 def test_grey_transparent_cmyk_and_other_pictures_are_used(tmp_path):

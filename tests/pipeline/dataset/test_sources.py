@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import threading
 import time
@@ -13,15 +14,14 @@ from local_services import free_ports
 from PIL import Image
 
 from edge_client.contract.errors import InputError, SettingsError, TransportError
-from luigi_tasks.dataset import sources as dataset
+from luigi_tasks.dataset.file_names import PICTURE_SUFFIXES
 from luigi_tasks.dataset.listing import listing_digest
-from luigi_tasks.dataset.presets import FLOWERS, write_digits
+from luigi_tasks.dataset.presets import write_digits
 from luigi_tasks.dataset.sources import BucketSource, FolderSource, open_source
 from luigi_tasks.storage.s3_store import open_client
 from tests.fakes.datasets import (
     ArchiveServer,
     dataset_settings,
-    picture_bytes,
     tar_bytes,
     write_tree,
     zip_bytes,
@@ -78,7 +78,7 @@ def server():
 
 
 def paths(source):
-    return [entry.path for entry in source.listing()]
+    return [entry.path for entry in source.listing().pictures]
 
 
 # --- the contract -------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def test_a_listing_is_sorted_by_path_and_knows_sizes(place):
     place.put(
         {"b/2.png": b"12", "b/1.png": b"1", "a/10.png": b"", "a b/ü+&%.png": b"123", "a/9/x.png": b"4444"}
     )
-    listing = place.source.listing()
+    listing = place.source.listing().pictures
     assert [(entry.path, entry.size) for entry in listing] == [
         ("a b/ü+&%.png", 3),
         ("a/10.png", 0),
@@ -101,10 +101,16 @@ def test_a_listing_is_sorted_by_path_and_knows_sizes(place):
 
 
 def test_a_listing_holds_pictures_only_and_nothing_hidden(place):
-    wanted = {f"a/{number}{suffix}": b"x" for number, suffix in enumerate(sorted(dataset.PICTURE_SUFFIXES))}
-    wanted |= {"a/A.JPG": b"x", "a/B.JpEg": b"x", "b/two.dots.png": b"x"}
+    wanted = {f"a/{number}{suffix}": b"x" for number, suffix in enumerate(sorted(PICTURE_SUFFIXES))}
+    wanted |= {
+        "a/A.JPG": b"x",
+        "a/B.JpEg": b"x",
+        "b/two.dots.png": b"x",
+        "b/png": b"x",
+        "a/1.unheard-of": b"x",
+    }
+    wanted |= {"top.png": b"x"}
     unwanted = {
-        "top.png": b"x",
         "README.md": b"x",
         "a/notes.txt": b"x",
         "a/.hidden.png": b"x",
@@ -112,38 +118,58 @@ def test_a_listing_holds_pictures_only_and_nothing_hidden(place):
         "a/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg": b"x",
         ".git/1.png": b"x",
         "__MACOSX/a/1.png": b"x",
-        "b/png": b"x",
+        "a/._1.jpg": b"x",
+        "System Volume Information/1.png": b"x",
+        "$RECYCLE.BIN/S-1-5/1.png": b"x",
+        "RECYCLER/1.png": b"x",
+        "lost+found/1.png": b"x",
+        ".Trashes/501/1.png": b"x",
+        ".Spotlight-V100/1.png": b"x",
+        "#recycle/1.png": b"x",
+        "FOUND.000/FILE0000.png": b"x",
+        "a/.ipynb_checkpoints/1.png": b"x",
+        "b/_gsdata_/1.png": b"x",
     }
     place.put(wanted | unwanted)
     assert paths(place.source) == sorted(wanted)
+    listing = place.source.listing()
+    assert [(one.path, one.reason) for one in listing.left_out] == [("a/notes.txt", "no picture")]
+    assert listing.folders == ("a", "b")
 
 
 def test_the_digest_stays_while_nothing_changes_and_moves_with_every_change(place):
     place.put({"a/1.png": b"one", "b/2.png": b"two"})
-    digests = [listing_digest(place.source.listing())]
-    assert listing_digest(place.source.listing()) == digests[0]
+    digests = [listing_digest(place.source.listing().pictures)]
+    assert listing_digest(place.source.listing().pictures) == digests[0]
     for change in ({"a/1.png": b"three"}, {"a/1.png": b"eerht"}, {"a/3.png": b"one"}):
         place.put(change)
-        digests.append(listing_digest(place.source.listing()))
+        digests.append(listing_digest(place.source.listing().pictures))
     place.delete("a/3.png")
     place.put({"a/4.png": b"one"})
-    digests.append(listing_digest(place.source.listing()))
+    digests.append(listing_digest(place.source.listing().pictures))
     assert len(set(digests)) == len(digests)
 
 
 def test_no_pictures_at_all_are_named(place):
-    place.put({"a/notes.txt": b"", "top.png": b""})
+    place.put({"a/notes.txt": b"", "README": b""})
+    listing = place.source.listing()
+    assert listing.pictures == ()
     with pytest.raises(
-        InputError, match=r"no pictures found; put them into one folder a class, as \.bmp"
-    ) as caught:
-        place.source.listing()
-    assert place.source.url in str(caught.value)
+        InputError, match=r"URL: no pictures found .*a/notes.txt.; put them into one folder a"
+    ):
+        listing.find_layout("URL")
 
 
-def test_a_class_without_a_usable_picture_is_named_not_dropped(place):
-    place.put({"a/1.png": b"", "b/1.heic": b"", "c/2.heic": b""})
-    with pytest.raises(InputError, match=r"no pictures in 'b', 'c'; add some .* or remove the folder"):
-        place.source.listing()
+def test_a_class_without_a_picture_is_passed_over_by_name(place):
+    place.put({"a/1.png": b"", "b/1.txt": b"", "c/deep/2.txt": b""})
+    listing = place.source.listing()
+    found = listing.passed_over(listing.find_layout("URL"))
+    assert {one.path: one.reason for one in found} == {
+        "b/": "class without pictures",
+        "b/1.txt": "no picture",
+        "c/": "class without pictures",
+        "c/deep/2.txt": "no picture",
+    }
 
 
 def test_a_picture_that_is_gone_is_named(place):
@@ -164,7 +190,7 @@ def test_a_listing_does_not_depend_on_the_order_of_arrival(tmp_path):
         folder = write_tree(tmp_path / str(number), dict.fromkeys(order, b"x"))
         for name in names:
             os.utime(folder / name, ns=(1, 1))
-        listings.append(FolderSource(folder).listing())
+        listings.append(FolderSource(folder).listing().pictures)
     assert listings[0] == listings[1]
 
 
@@ -182,7 +208,7 @@ def test_many_pictures_are_listed_fast(tmp_path):
         for number in range(5000):
             os.close(os.open(tmp_path / label / f"{number}.jpg", os.O_CREAT))
     started = time.monotonic()
-    listing = FolderSource(tmp_path).listing()
+    listing = FolderSource(tmp_path).listing().pictures
     listing_digest(listing)
     assert time.monotonic() - started < 1.5  # 0.06 s on an idle machine
     assert len(listing) == 10_000
@@ -195,34 +221,65 @@ def test_a_link_to_a_class_and_to_a_picture_is_followed(tmp_path):
     (folder / "tulips" / "2.png").symlink_to(elsewhere / "2.png")
     source = FolderSource(folder)
     assert paths(source) == ["roses/1.png", "tulips/1.png", "tulips/2.png"]
-    assert source.listing()[2].size == 3
+    assert source.listing().pictures[2].size == 3
 
 
 @pytest.mark.parametrize(
-    ("arrange", "message"),
+    ("arrange", "words"),
     [
-        (
-            lambda a: (a / "x.png").symlink_to("nowhere"),
-            "a/x.png: No such file or directory; repair or remove",
-        ),
-        (lambda a: (a / "x.png").symlink_to("x.png"), "a/x.png: Too many levels of symbolic links"),
-        (lambda a: (a / "up").symlink_to(".."), "a/up: a link to a folder inside a class"),
-        (lambda a: os.mkfifo(a / "x.png"), "a/x.png: named like a picture, but not a file"),
-        (lambda a: (a / "x.png").symlink_to(a), "a/x.png: named like a picture, but not a file"),
+        (lambda a: (a / "x.png").symlink_to("nowhere"), "No such file or directory; repair or remove it"),
+        (lambda a: (a / "x.png").symlink_to("x.png"), "Too many levels of symbolic links; repair or remove"),
+        (lambda a: (a / "x.png").symlink_to(".."), "a link to a folder of the same pictures; remove it"),
+        (lambda a: (a / "x.png").symlink_to(a.parent / "b"), "a link to a folder of the same pictures"),
+        (lambda a: os.mkfifo(a / "x.png"), "not a file; remove it"),
     ],
-    ids=["broken link", "link to itself", "link upwards", "pipe", "link to a folder"],
+    ids=["broken link", "link to itself", "link upwards", "link to another class", "pipe"],
 )
-def test_what_cannot_be_listed_is_named(tmp_path, arrange, message):
+def test_what_cannot_be_read_is_left_out_by_name(tmp_path, arrange, words):
     folder = write_tree(tmp_path / "p", {"a/1.png": b"x", "b/1.png": b"x"})
     arrange(folder / "a")
-    with pytest.raises(InputError, match=message):
-        FolderSource(folder).listing()
+    listing = FolderSource(folder).listing()
+    assert [one.path for one in listing.pictures] == ["a/1.png", "b/1.png"]
+    [left_out] = listing.left_out
+    assert (left_out.path, left_out.reason) == ("a/x.png", "unreadable")
+    assert left_out.words.startswith(words)
 
 
-def test_a_name_that_is_not_utf8_is_named(tmp_path):
+def test_links_that_lead_to_each_other_end(tmp_path):
+    folder = write_tree(tmp_path / "p", {"a/1.png": b"x", "b/1.png": b"x"})
+    elsewhere = write_tree(tmp_path / "elsewhere", {"2.png": b"x"})
+    (folder / "a" / "more").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    (elsewhere / "again").symlink_to(elsewhere)
+    listing = FolderSource(folder).listing()
+    assert [one.path for one in listing.pictures] == ["a/1.png", "a/more/2.png", "b/1.png"]
+    assert [one.path for one in listing.left_out] == ["a/more/again", "a/more/back"]
+
+
+def test_a_name_that_is_not_utf8_is_left_out_by_name(tmp_path):
     folder = write_tree(tmp_path / "p", {"a/1.png": b"x"})
     (folder / "a" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
-    with pytest.raises(InputError, match=r"the name 'a/caf\\udce9.png' is not UTF-8; rename it"):
+    listing = FolderSource(folder).listing()
+    assert [one.path for one in listing.pictures] == ["a/1.png"]
+    assert [(one.path, one.words) for one in listing.left_out] == [
+        ("a/caf\\udce9.png", "its name is not UTF-8; rename it")
+    ]
+
+
+def test_a_system_folder_that_cannot_be_read_is_passed_over_and_a_class_is_an_error(tmp_path, monkeypatch):
+    """`lost+found` is root's; these tests may run as root, who may read everything."""
+    folder = write_tree(tmp_path / "p", {"a/1.png": b"x", "lost+found/x.png": b"x", "b/2.png": b"x"})
+    scandir, denied = os.scandir, {"lost+found"}
+
+    def guarded(path):
+        if os.path.basename(path) in denied:  # noqa: PTH119 - a text
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert paths(FolderSource(folder)) == ["a/1.png", "b/2.png"]
+    denied.add("b")
+    with pytest.raises(InputError, match="p/b: Permission denied; repair or remove it, or let this user"):
         FolderSource(folder).listing()
 
 
@@ -343,8 +400,11 @@ def test_an_archive_gives_its_class_folders(tmp_path, store_settings, server, tr
     server.data = zip_bytes(tree)
     settings = dataset_settings(tmp_path, server.url, sha256=server.sha256.upper())
     source = open_source(settings, store_settings)
-    assert paths(source) == ["a/1.png", "b/1.png"]
-    assert source.read("b/1.png") == b"y"
+    listing = source.listing()
+    layout = listing.find_layout("URL")
+    found = {layout.class_folder(one.path): source.read(one.path) for one in listing.pictures}
+    assert found == {"a": b"x", "b": b"y"}
+    assert listing.passed_over(layout) == ()
 
 
 def test_an_archive_has_the_same_listing_on_every_machine_and_another_archive_has_another(
@@ -355,7 +415,7 @@ def test_an_archive_has_the_same_listing_on_every_machine_and_another_archive_ha
     def digest(cache, tree):
         server.data = tar_bytes(tree)
         settings = dataset_settings(tmp_path / cache, server.url, sha256=server.sha256)
-        return listing_digest(open_source(settings, store_settings).listing())
+        return listing_digest(open_source(settings, store_settings).listing().pictures)
 
     first = digest("one", {"a/1.png": b"x", "b/1.png": b"y"})
     assert digest("two", {"a/1.png": b"x", "b/1.png": b"y"}) == first
@@ -366,7 +426,7 @@ def test_the_digits_are_written_once_and_listed_the_same_everywhere(tmp_path, st
     listings = []
     for cache in ("one", "two"):
         source = open_source(dataset_settings(tmp_path / cache, "digits"), store_settings)
-        listings.append(source.listing())
+        listings.append(source.listing().pictures)
         assert [path.name for path in (tmp_path / cache).iterdir()] == ["digits-1"]
     assert listings[0] == listings[1]
     assert len(listings[0]) == 1797
@@ -391,22 +451,3 @@ def test_digits_that_fail_half_way_leave_nothing(tmp_path, monkeypatch):
     with pytest.raises(SettingsError, match="No space left on device; free some space"):
         write_digits(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_the_flowers_leave_out_the_photograph_that_lies_in_two_classes(
-    tmp_path, store_settings, server, monkeypatch
-):
-    twice = picture_bytes(1)
-    server.data = tar_bytes(
-        {
-            "flower_photos/LICENSE.txt": b"CC BY",
-            "flower_photos/roses/1.jpg": b"r",
-            "flower_photos/roses/15922772266_1167a06620.jpg": twice,
-            "flower_photos/tulips/15922772266_1167a06620.jpg": twice,
-            "flower_photos/tulips/2.jpg": b"t",
-        }
-    )
-    here = dataclasses.replace(FLOWERS, url=server.url, sha256=server.sha256)
-    monkeypatch.setattr(dataset, "FLOWERS", here)
-    source = open_source(dataset_settings(tmp_path, "flowers"), store_settings)
-    assert paths(source) == ["roses/1.jpg", "tulips/2.jpg"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from luigi_tasks.dataset.records import Snapshot
+from luigi_tasks.dataset.records import LeftOut, Snapshot
 from luigi_tasks.gate.records import ClassMetrics, Evaluation, Measurement, Mistake, SchemeResult
 from luigi_tasks.gate.report import MATRIX_CLASSES, Past, draw_curve, megabytes, percent, render_report
 from luigi_tasks.gate.verdict import judge
@@ -100,7 +100,7 @@ def render(
     past: tuple[Past, ...] = (),
     thumbnails: dict[str, bytes] | None = None,
     settings: dict[str, str] | None = None,
-    skipped: tuple[str, ...] = (),
+    left_out: tuple[LeftOut, ...] = (),
     schemes: tuple[SchemeResult, ...] = (),
 ) -> Page:
     candidate, deployed = measurement(labels, wrong), measurement(labels)
@@ -121,7 +121,7 @@ def render(
     )
     page = render_report(
         evaluation,
-        snapshot=Snapshot(digest="abcd" * 5, labels=labels, pictures=(), skipped=skipped),
+        snapshot=Snapshot(digest="abcd" * 5, labels=labels, pictures=(), left_out=left_out),
         training=TrainingRecord(
             history={"loss": (1.0, 0.5), "accuracy": (0.5, 0.9)} if history is None else history,
             made_with={},
@@ -139,6 +139,7 @@ def render(
         ),
         settings={"training.epochs": "40"} if settings is None else settings,
         thumbnails={"0" * 64: picture(9)} if thumbnails is None else thumbnails,
+        left_out_place="file:///store/left-out.csv",
         past=past,
     )
     return Page(page)
@@ -202,7 +203,7 @@ def test_hostile_names_stay_text_everywhere():
         HOSTILE,
         wrong=2,
         settings={label: label for label in HOSTILE},
-        skipped=HOSTILE,
+        left_out=tuple(LeftOut(one, one, one) for one in HOSTILE),
         past=tuple(Past(label, 0.9, label) for label in HOSTILE),
         history=dict.fromkeys(HOSTILE, (0.1, 0.2)),
     )
@@ -212,6 +213,19 @@ def test_hostile_names_stay_text_everywhere():
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     whole = "".join(page.texts)
     assert all(label in whole for label in HOSTILE)
+
+
+def test_what_is_left_out_is_counted_by_reason_and_named_with_where_the_rest_is():
+    broken = tuple(LeftOut(f"cat/{number:02}.jpg", "undecodable", f"fault {number}") for number in range(25))
+    page = render(left_out=(*broken, LeftOut("dog/", "class without pictures", "no picture in it")))
+    assert "25 undecodable" in page.text
+    assert "cat/19.jpg" in page.text
+    assert "fault 19" in page.text
+    assert "cat/20.jpg" not in page.text
+    assert "and 5 more" in page.text
+    assert "1 class without pictures" in page.text
+    assert "file:///store/left-out.csv" in page.text
+    assert "Left out" not in render().text
 
 
 def test_hostile_names_cannot_turn_the_text_around_them():

@@ -1,0 +1,201 @@
+"""Layout of a dataset's folders: where in a path the class stands, and the split that folders give.
+
+A dataset has one folder a class, at any depth below folders that hold nothing else (`dataset/roses/1.jpg`).
+Folders `train`, `valid`, `test` and their kin are no classes: above the class folders or right below them,
+they give the split. What could be meant in two ways is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import InputError
+from luigi_tasks.dataset.records import HOLDOUT, TRAIN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+NAMED_AT_MOST = 10
+# Unicode categories of characters that break a line (labels.txt) or cannot be written.
+NOT_IN_LABELS = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+VALID, TEST = "valid", "test"
+_ONE_FOLDER_A_CLASS = "a classifier needs one folder of pictures a class"
+_USE = {TRAIN: "is learned from", HOLDOUT: "is the hold-out"}
+_SPLIT_NAME = re.compile(
+    r"(?:(?P<train>train|training)|(?P<valid>val|valid|validation|dev)"
+    r"|(?P<test>test|testing|hold-?out|eval|evaluation))"
+    r"(?:[-_ ]?(?:set|split|data|dataset|images|imgs|\d{1,4}))?",
+    re.IGNORECASE,
+)
+# Folders of data sets for object detection and segmentation: what they hold are no classes.
+_NO_CLASSES = (
+    "image images img imgs jpegimages label labels annotation annotations mask masks imagesets bboxes "
+    "segmentationclass segmentationobject"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Meaning of the folders of a path.
+
+    Attributes:
+        above: Folders above the class folders that hold nothing else, ending in /; empty: none.
+        class_at: Position of the class folder in a path.
+        split_at: Position of the folder that gives the split; -1: none does.
+        sides: Split by the folder that gives it.
+    """
+
+    above: str = ""
+    class_at: int = 0
+    split_at: int = -1
+    sides: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def class_folder(self, path: str) -> str:
+        """Return the folder that is the class of a picture; empty: it lies in none."""
+        parts = path.split("/", self.class_at + 1)
+        return parts[self.class_at] if len(parts) > self.class_at + 1 and path.startswith(self.above) else ""
+
+    def given_split(self, path: str) -> str:
+        """Return the split that a picture's folders give; empty: none."""
+        if self.split_at < 0 or not path.startswith(self.above):
+            return ""
+        parts = path.split("/", self.split_at + 1)
+        return self.sides.get(parts[self.split_at], "") if len(parts) > self.split_at + 1 else ""
+
+    def folder_of(self, class_folder: str) -> str:
+        """Return the folder for new pictures of a class; where folders give the split, one to learn from."""
+        train = next((name for name, side in self.sides.items() if side == TRAIN), "")
+        if self.split_at < 0:
+            return f"{self.above}{class_folder}"
+        return (
+            f"{self.above}{train}/{class_folder}"
+            if self.split_at < self.class_at
+            else (f"{self.above}{class_folder}/{train}")
+        )
+
+    def in_words(self) -> str:
+        """Describe what is not evident; empty: one folder a class at the top."""
+        where = f"the classes are the folders in {self.above}" if self.above else ""
+        if self.split_at < 0:
+            return where
+        taken = ", ".join(f"{name} {_USE[side]}" for name, side in sorted(self.sides.items()))
+        return f"{where and where + '; '}the split is that of the folders: {taken}"
+
+
+def find_layout(paths: Iterable[str], url: str) -> Layout:
+    """Find the layout of the pictures at these paths.
+
+    Args:
+        paths: With /, relative to the dataset.
+        url: The dataset, for messages.
+    Raises: InputError if the folders can be understood in two ways, or are no classes.
+    """
+    folders = [tuple(one.split("/")) for one in {path.rpartition("/")[0] for path in paths} if one]
+    depth = _wrapping_depth(folders)
+    above = "".join(f"{one}/" for one in folders[0][:depth]) if folders else ""
+    inside = [one[depth:] for one in folders if len(one) > depth]
+    layout = _find_split(inside, depth, above, url) or Layout(above, depth)
+    names = {one[layout.class_at - depth] for one in inside if len(one) > layout.class_at - depth}
+    if names and {one.casefold() for one in names} <= {*_NO_CLASSES.split()}:
+        msg = (
+            f"{url}: {_listed(names)} {'is no class' if len(names) == 1 else 'are no classes'}, but the "
+            f"folders of a data set for object detection or segmentation; {_ONE_FOLDER_A_CLASS}"
+        )
+        raise InputError(msg)
+    return layout
+
+
+def _wrapping_depth(folders: Sequence[tuple[str, ...]]) -> int:
+    """Return how many folders stand above the classes, one in the other, each alone in its place."""
+    depth = 0
+    while len({one[depth] for one in folders if len(one) > depth}) == 1:
+        below = {one[depth + 1] for one in folders if len(one) > depth + 1}
+        has_pictures = any(len(one) == depth + 1 for one in folders)
+        if len(below) < (2 if has_pictures else 1):
+            break
+        depth += 1
+    return depth
+
+
+def _find_split(inside: Sequence[tuple[str, ...]], depth: int, above: str, url: str) -> Layout | None:
+    """Return the layout whose folders give the split, above the classes or right below them."""
+    tops = {one[0] for one in inside}
+    kinds = {name: kind for name in tops if (kind := _split_kind(name))}
+    if len(set(kinds.values())) > 1:
+        _refuse_unclear_split(inside, tops, kinds, above, url)
+        if len(kinds) == len(tops):
+            return Layout(above, depth + 1, depth, _sides(kinds, above, url))
+    seconds = {one[1] if len(one) > 1 else "" for one in inside}
+    kinds = {name: kind for name in seconds if (kind := _split_kind(name))}
+    if len(tops) > 1 and len(kinds) == len(seconds) and len(set(kinds.values())) > 1:
+        return Layout(above, depth, depth + 1, _sides(kinds, above, url))
+    return None
+
+
+def _refuse_unclear_split(
+    inside: Sequence[tuple[str, ...]], tops: set[str], kinds: Mapping[str, str], above: str, url: str
+) -> None:
+    """Refuse folders of a split next to others, or with pictures that lie in no class folder below."""
+    where = f"{url}: {_listed(f'{above}{one}' for one in kinds)} look like a split"
+    if others := tops - kinds.keys():
+        msg = (
+            f"{where}, but lie next to {_listed(others)}; move what is no part of the split elsewhere, or "
+            "rename them if they are classes"
+        )
+        raise InputError(msg)
+    if direct := {one[0] for one in inside if len(one) == 1}:
+        msg = (
+            f"{where}, but pictures lie directly in {_listed(direct)}; {_ONE_FOLDER_A_CLASS} in each of them "
+            "(or other names, if these are the classes)"
+        )
+        raise InputError(msg)
+
+
+def _sides(kinds: Mapping[str, str], above: str, url: str) -> dict[str, str]:
+    """Return the split by folder: `valid` is the hold-out, or learned from where there is a `test`."""
+    there = set(kinds.values())
+    if TRAIN not in there:
+        names = _listed(f"{above}{one}" for one in kinds)
+        msg = f"{url}: {names} look like a split without training pictures; add a folder train"
+        raise InputError(msg)
+    use = {TRAIN: TRAIN, VALID: TRAIN if TEST in there else HOLDOUT, TEST: HOLDOUT}
+    # Training first: new pictures go to the first folder.
+    return {name: use[kinds[name]] for name in sorted(kinds, key=lambda one: (kinds[one] != TRAIN, one))}
+
+
+def _split_kind(name: str) -> str:
+    """Return train, valid or test for a folder that is named so; else an empty text."""
+    found = _SPLIT_NAME.fullmatch(name.strip())
+    return (found.lastgroup or "") if found else ""
+
+
+def name_folders(folders: Iterable[str]) -> dict[str, str]:
+    """Map each class folder to its label (Unicode NFC, no outer blanks).
+
+    Raises: InputError if two folders would be the same class, or a label is not one line of text.
+    """
+    labels = {folder: unicodedata.normalize("NFC", folder).strip() for folder in sorted(folders)}
+    seen: dict[str, str] = {}
+    for folder, label in labels.items():
+        if not label or any(unicodedata.category(one) in NOT_IN_LABELS for one in label):
+            msg = f"class folder {folder!r}: rename it; a label is one line of visible text"
+            raise InputError(msg)
+        twin = seen.setdefault(label.casefold(), folder)
+        if twin != folder:
+            msg = (
+                f"class folders {twin!r} and {folder!r} differ only in case, blanks or Unicode form; "
+                "merge them"
+            )
+            raise InputError(msg)
+    return labels
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = sorted(names)
+    return ", ".join(repr(one) for one in found[:NAMED_AT_MOST]) + (
+        f" and {len(found) - NAMED_AT_MOST} more" if len(found) > NAMED_AT_MOST else ""
+    )
