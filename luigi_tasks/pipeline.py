@@ -312,8 +312,7 @@ class EvaluateModel(TrainingTask):
         )
         if self.own_target().key != target.key:
             raise TransportError("the channel moved while the candidate was measured; run again")
-        link = artifacts.save_evaluation(target, evaluated)
-        self.set_tracking_url(link)  # type: ignore[misc]
+        self.set_tracking_url(artifacts.save_evaluation(target, evaluated))  # type: ignore[misc]
         return f"accuracy {evaluated.record.candidate.accuracy:.4f}, {evaluated.record.verdict.in_words()}"
 
 
@@ -379,16 +378,16 @@ class Deploy(PipelineTask):
         """Publish and announce what passed; keep the signatures fresh in any case."""
         if not self.listing:  # the task for the listing did it
             return
-        published = self.clone(PublishRelease)
+        is_published = self.clone(PublishRelease).complete()
         evaluation = artifacts.find_evaluation(self.clone(EvaluateModel).output())
-        if published.complete() or (evaluation is not None and evaluation.verdict.passed):
+        if is_published or (evaluation is not None and evaluation.verdict.passed):
             yield [self.clone(AnnounceRelease)]
-        elif evaluation is not None:
-            self.tell(verdict := evaluation.verdict.in_words())
-            logger.warning("Release %s is not published, the gate %s", evaluation.release, verdict)
-        else:
+        elif evaluation is None:
             msg = f"{self.task_id}: the evaluation is gone from the store; run again"
             raise TransportError(msg)
+        if evaluation and (evaluation.verdict.thin if evaluation.verdict.passed else not is_published):
+            self.tell(evaluation.verdict.in_words())
+            logger.warning("%s", evaluation.in_words())
         steps.renew_signatures(self.workspace)
 
 

@@ -30,6 +30,7 @@ from luigi_tasks.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
     from luigi_tasks.progress import Progress
+    from luigi_tasks.settings.values import PipelineSettings
 
 # A network that fails for a minute is forgiven, and so are two lost machines: luigid counts them too.
 KEEP_ALIVE_TRIES = 3
@@ -50,6 +51,10 @@ class PipelineTask(luigi.Task):
     listing = luigi.Parameter(default="", description="digest of the list of pictures; empty: as it is now")
     recipe = luigi.Parameter(default="", description="digest of all settings; filled in")
     run_id = luigi.Parameter(default="", description="names a run without a listing; filled in")
+    replace_classes = luigi.BoolParameter(
+        default=False,
+        description="the release may have none of the deployed one's classes",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Luigi's
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
@@ -60,7 +65,7 @@ class PipelineTask(luigi.Task):
         """Fill in what names the work, so that equal work has equal ids on every worker and machine."""
         values = dict(super().get_param_values(params, args, kwargs))  # type: ignore[no-untyped-call]
         if not (values["pictures"] and values["recipe"]):
-            settings = load_settings(pictures=values["pictures"])
+            settings = _load(values["pictures"], replace_classes=values["replace_classes"])
             values["pictures"] = settings.dataset.url
             values["recipe"] = values["recipe"] or addresses.recipe(settings)
         # A task without a listing is another one each time: Luigi keeps tasks, and pictures arrive.
@@ -81,7 +86,7 @@ class PipelineTask(luigi.Task):
 
         Raises: SettingsError if this process has other settings than those that the task was made with.
         """
-        settings = load_settings(pictures=str(self.pictures))
+        settings = _load(str(self.pictures), replace_classes=bool(self.replace_classes))
         if addresses.recipe(settings) != self.recipe:
             msg = f"{self.task_id}: made with other settings than this worker has; use one luigi.cfg for all"
             raise SettingsError(msg)
@@ -154,6 +159,12 @@ class PipelineTask(luigi.Task):
         """Show a message on luigid's page, where Luigi runs the task."""
         if self.set_status_message is not None:
             self.set_status_message(message)
+
+
+def _load(pictures: str, *, replace_classes: bool) -> PipelineSettings:
+    """Read the settings; what the command line says of classes counts before luigi.cfg."""
+    gate = {"gate": {"replace_classes": True}} if replace_classes else {}
+    return load_settings(pictures=pictures, **gate)
 
 
 def _new_run_id() -> str:

@@ -219,6 +219,12 @@ class Evaluation(Document, frozen=True, kw_only=True):
     schemes: tuple[SchemeResult, ...] = ()
     error_rates: ErrorRates | None = None
 
+    def in_words(self) -> str:
+        """Return what becomes of the release, e.g. `Release 1a2b is not published, the gate refused: ...`."""
+        if self.verdict.passed:
+            return f"Release {self.release} {self.verdict.in_words()}"
+        return f"Release {self.release} is not published, the gate {self.verdict.in_words()}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:

@@ -32,7 +32,7 @@ def measured(accuracy: float, *classes: ClassMetrics, pictures: int = 400, group
         pictures=pictures,
         labels=labels,
         classes=classes or tuple(found(label, pictures // 2, accuracy) for label in labels),
-        confusion=(),
+        confusion=tuple(tuple(int(a == b) for b in labels) for a in labels),
         latency_ms_p50=None,
         latency_ms_p90=None,
         runtime="",

@@ -11,13 +11,20 @@ import pytest
 from PIL import Image
 
 from luigi_tasks.dataset.records import LeftOut, Snapshot
-from luigi_tasks.gate.records import ClassMetrics, Evaluation, Measurement, Mistake, SchemeResult
+from luigi_tasks.gate.records import (
+    ClassMetrics,
+    ErrorRates,
+    Evaluation,
+    Measurement,
+    Mistake,
+    SchemeResult,
+)
 from luigi_tasks.gate.report import MATRIX_CLASSES, Past, draw_curve, megabytes, percent, render_report
 from luigi_tasks.gate.verdict import judge
 from luigi_tasks.quantization.records import CalibrationSet, QuantizationRecord
 from luigi_tasks.release.history import past_releases
 from luigi_tasks.training.records import TrainingRecord
-from tests.fakes.gate_facts import LIMITS, facts, rival
+from tests.fakes.gate_facts import LIMITS, facts, found, measured, rival
 
 VOID = {"meta", "img", "line", "circle", "polyline", "text", "br", "link"}
 
@@ -102,8 +109,11 @@ def render(
     settings: dict[str, str] | None = None,
     left_out: tuple[LeftOut, ...] = (),
     schemes: tuple[SchemeResult, ...] = (),
+    candidate: Measurement | None = None,
+    error_rates: ErrorRates | None = None,
 ) -> Page:
-    candidate, deployed = measurement(labels, wrong), measurement(labels)
+    deployed = candidate or measurement(labels)
+    candidate = candidate or measurement(labels, wrong)
     evaluation = Evaluation(
         release="0123456789abcdef0123",
         candidate=candidate,
@@ -118,6 +128,7 @@ def render(
         ),
         at="2026-01-02T03:04:05.000+00:00",
         schemes=schemes,
+        error_rates=error_rates,
     )
     page = render_report(
         evaluation,
@@ -165,8 +176,66 @@ def test_refused_gives_every_reason():
     page = render(wrong=8)
     assert "Refused by the gate" in page.text
     assert "hold-out accuracy 0.6000 is below [gate] min_accuracy 0.8" in page.text
-    assert "loss against the deployed model 40.00 points" in page.text
+    assert "loss against the deployed model 40.00 points is more than chance" in page.text
     assert "Passed the gate" not in page.text
+
+
+THIN = measured(
+    0.95,
+    found("cat", 100, 0.95),
+    found("dog", 30, 0.9, groups=3),
+    pictures=130,
+    groups=103,
+)
+
+
+def test_thin_evidence_is_on_top_with_how_many_more_pictures_would_do():
+    page = render(candidate=THIN, champion=False)
+    assert "✓ Passed, on thin evidence" in page.text
+    reason = "'dog' has 3 in the hold-out: about 5 more groups of pictures of 'dog'"
+    assert f"Not enough evidence: {reason}" in page.text
+    assert "? not enough evidence" in page.text
+    assert "It is not published" not in page.text
+
+
+def test_a_candidate_that_is_held_reads_as_held_and_not_as_refused():
+    page = render(candidate=THIN)
+    assert "? Held: not enough evidence" in page.text
+    assert page.text.count("about 5 more groups of pictures of 'dog'") == 1
+    assert "It is not published, and not tried again until data or settings change." in page.text
+    assert "Refused" not in page.text
+
+
+def test_every_accuracy_has_its_interval():
+    """Wilson, for the number of groups: 0.95 of 103."""
+    page = render(candidate=THIN, champion=False)
+    assert "88.94 to 97.82 %, of 130 pictures that training never saw, worth 103" in page.text
+    assert "this candidate 95.00 % 88.94 to 97.82 %" in page.text
+    assert "30 3 groups" in page.text
+    scheme = SchemeResult(
+        scheme="int8",
+        accuracy=0.25,
+        float_drop_points=61.5,
+        class_drop_points=80.25,
+        model_bytes=2_738_448,
+        latency_ms_p50=1.71,
+        interval=(0.2, 0.3),
+    )
+    assert "int8 25.00 % 20.00 to 30.00 %" in render(schemes=(scheme,)).text
+
+
+def test_error_rates_of_the_gate_are_shown_for_this_holdout():
+    rates = ErrorRates(
+        units=400,
+        apart=0.05,
+        worse_points=3.0,
+        equal_refused=0.031,
+        equal_held=0.004,
+        worse_passed=0.165,
+        worse_refused=0.5,
+    )
+    page = render(error_rates=rates)
+    assert "an equal model is refused in 3.1% of comparisons and held in 0.4%" in page.text
 
 
 def test_nothing_is_loaded_from_elsewhere_and_nothing_runs():
