@@ -28,31 +28,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
 import proof_pictures as data  # noqa: E402 - found through the line above
+from proof_measures import (  # noqa: E402 - as above
+    Figures,
+    accuracy,
+    calibration_error,
+    compare_doubts,
+    judge_folds,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
 
 # The version that every figure is compared with.
 RELEASED = "2f42550"
 THIS, OLD = "this", "released"
 PRECISION = 0.95
-BURSTS, CALIBRATION_BINS, FLIPPED_SHARE = 700, 10, 0.05
+BURSTS, FLIPPED_SHARE = 700, 0.05
 # Share of the hold-out on which one of two simulated models is right and the other wrong: measured for two
 # heads in docs/decisions/0010-gate-evidence.md.
 APART_SHARE = 0.05
 RANDOM_SHARES = ((0.9, 0.1), (0.95, 0.05), (0.85, 0.15), (0.8, 0.1, 0.1))
 EVERY_STRANGER = 4
 SUFFIXES = {".jpg", ".jpeg", ".png"}
-
-Figures = dict[str, float | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,22 +268,16 @@ def measure_gate(proof: Proof) -> dict[str, Figures]:
 
 def measure_doubtful(proof: Proof) -> dict[str, Figures]:
     """Flip some labels, and see which pictures the pipeline doubts."""
-    found: dict[str, list[tuple[float, float]]] = {version: [] for version in proof.trees}
+    jobs, wrong = [], []
     for seed in range(proof.options.draws):
-        labels, wrong = data.flip_labels(proof.paths, FLIPPED_SHARE, seed)
+        labels, flipped = data.flip_labels(proof.paths, FLIPPED_SHARE, seed)
         folder = data.link_pictures(labels, proof.folder / f"flipped-{seed}")
-        truly = {f"{labels[one]}/{one.name}" for one in wrong}
-        for version, pairs in found.items():
-            [answer] = proof.run(version, [{**proof.deploy(folder, "head"), "kind": "doubtful"}])
-            if answer["paths"] is not None:
-                hits = len(truly.intersection(answer["paths"]))
-                pairs.append((hits / len(truly), hits / max(len(answer["paths"]), 1)))
+        wrong.append({f"{labels[one]}/{one.name}" for one in flipped})
+        jobs.append({**proof.deploy(folder, "head", shares=True), "kind": "doubtful"})
+    found = {version: proof.run(version, jobs) for version in proof.trees}
     return {
-        version: {
-            "doubtful_recall": statistics.median(recall for recall, _ in pairs) if pairs else None,
-            "doubtful_precision": statistics.median(precision for _, precision in pairs) if pairs else None,
-        }
-        for version, pairs in found.items()
+        version: compare_doubts(wrong, [one["paths"] for one in answers])
+        for version, answers in found.items()
     }
 
 
@@ -291,29 +288,7 @@ def measure_folds(proof: Proof) -> dict[str, Figures]:
         for version, answers in found.items():
             job = proof.deploy(folder, "head", unseen=names(unseen), strangers=proof.strangers)
             answers.extend(proof.run(version, [job]))
-    return {version: judge_folds(answers) for version, answers in found.items()}
-
-
-def judge_folds(answers: Sequence[dict[str, Any]]) -> Figures:
-    """Return what the folds show together."""
-    shown = [one["unseen"] for one in answers]
-    figures: Figures = {
-        "flowers_head_accuracy": statistics.fmean(accuracy(one) for one in shown),
-        "ece": calibration_error(shown),
-        "precision_kept": None,
-        "precision_coverage": None,
-        "strangers_auroc": None,
-    }
-    if all(one["sure"] is not None for one in shown):
-        sure = np.concatenate([one["sure"] for one in shown])
-        right = np.concatenate([is_right(one) for one in shown])
-        figures["precision_coverage"] = float(sure.mean())
-        figures["precision_kept"] = 100 * (float(right[sure].mean()) - PRECISION) if sure.any() else None
-    if all("strangers" in one for one in answers):
-        figures["strangers_auroc"] = statistics.fmean(
-            auroc(one["unseen"], one["strangers"]) for one in answers
-        )
-    return figures
+    return {version: judge_folds(answers, PRECISION) for version, answers in found.items()}
 
 
 def measure_finetuning(proof: Proof) -> dict[str, Figures]:
@@ -389,47 +364,6 @@ def folds(proof: Proof) -> list[tuple[Path, list[Path]]]:
             data.link_pictures(data.own_labels(others), folder)
         found.append((folder, unseen))
     return found
-
-
-# Measures
-
-
-def is_right(answers: dict[str, Any]) -> NDArray[np.bool_]:
-    """Return (N,) whether each answer was true."""
-    pairs = zip(answers["labels"], answers["truths"], strict=True)
-    return np.array([label == truth for label, truth in pairs], bool)
-
-
-def accuracy(answers: dict[str, Any]) -> float:
-    """Return the share of true answers."""
-    return float(is_right(answers).mean())
-
-
-def calibration_error(parts: Sequence[dict[str, Any]]) -> float:
-    """Return the expected calibration error of all answers together, in bins of equal mass.
-
-    Source: Guo et al., arXiv:1706.04599, with the bins of Nixon et al., arXiv:1904.01685.
-    """
-    confidence = np.concatenate([np.max(one["scores"], axis=1) for one in parts])
-    right = np.concatenate([is_right(one) for one in parts])[np.argsort(confidence, kind="stable")]
-    bins = zip(
-        np.array_split(np.sort(confidence), CALIBRATION_BINS),
-        np.array_split(right, CALIBRATION_BINS),
-        strict=True,
-    )
-    return float(sum(len(own) * abs(own.mean() - hits.mean()) for own, hits in bins) / len(right))
-
-
-def auroc(known: dict[str, Any], strangers: dict[str, Any]) -> float:
-    """Return how well the model tells known things from strangers: by its own score, else by confidence."""
-    scores = np.concatenate([_familiarity(known), _familiarity(strangers)])
-    truths = np.arange(len(scores)) < len(known["labels"])
-    return float(roc_auc_score(truths, scores))
-
-
-def _familiarity(answers: dict[str, Any]) -> NDArray[np.float64]:
-    found = answers["known"]
-    return np.asarray(found if found is not None else np.max(answers["scores"], axis=1), np.float64)
 
 
 def compare_finetuning(measured: dict[str, Figures]) -> None:
