@@ -53,7 +53,7 @@ BURSTS, FLIPPED_SHARE = 700, 0.05
 # Share of the hold-out on which one of two simulated models is right and the other wrong: measured for two
 # heads in docs/decisions/0010-gate-evidence.md.
 APART_SHARE = 0.05
-RANDOM_SHARES = ((0.9, 0.1), (0.95, 0.05), (0.85, 0.15), (0.8, 0.1, 0.1))
+RANDOM_SHARES = ((0.9, 0.1), (0.95, 0.05), (0.97, 0.03), (0.8, 0.1, 0.1), (0.9, 0.05, 0.05))
 EVERY_STRANGER = 4
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
