@@ -26,7 +26,7 @@ VERSIONS = {
     "tuned": 3,
     "backbone": 2,
     "features": 3,
-    "head": 4,
+    "head": 5,
     "candidate": 5,
     "evaluation": 5,
 }
@@ -164,8 +164,8 @@ def head(identity: Identity, snapshot_digest: str | None, converted: BackboneRec
 
 
 def candidate(identity: Identity, heads: Sequence[str]) -> str:
-    """Key of the candidate: the heads of the schemes that were tried, and the class of devices."""
-    parts: list[object] = [list(heads)]
+    """Key of the candidate: the heads of the schemes that were tried, the precision, the class of devices."""
+    parts: list[object] = [list(heads), identity.settings.release.precision]
     if identity.settings.release.device_class:  # it is part of the release's id
         parts.append(identity.settings.release.device_class)
     return f"work/candidates/{_digest('candidate', *parts)}/candidate.json"

@@ -48,6 +48,7 @@ WEIGHTS_FILE = "weights.npz"
 CHECKPOINT_FILE = "checkpoint.npz"
 HEAD_FILE = "head.npz"
 FLOAT_SCORES_FILE = "float_scores.npy"
+UNSEEN_FILE = "unseen.npz"
 SCORES_FILE = "scores.npy"
 PICTURES_FILE = "pictures.json"
 MOVED_FILE = "moved.json"
@@ -238,10 +239,11 @@ def find_features(target: Target, cache: ContentCache) -> FeatureRows:
 
 def save_head(target: StoredDocument, head: TrainedHead) -> None:
     from luigi_tasks.storage.arrays import pack_array  # noqa: PLC0415 - NumPy
-    from luigi_tasks.training.train import pack_head  # noqa: PLC0415 - NumPy
+    from luigi_tasks.training.train import pack_head, pack_unseen  # noqa: PLC0415 - NumPy
 
     target.store.put(target.folder + HEAD_FILE, pack_head(head.layers, head.ranges))
     target.store.put(target.folder + FLOAT_SCORES_FILE, pack_array(head.float_scores))
+    target.store.put(target.folder + UNSEEN_FILE, pack_unseen(head.unseen))
     target.save(head.record)
 
 
@@ -251,11 +253,12 @@ def find_training(target: Target) -> TrainingRecord | None:
 
 def load_head(target: StoredDocument, scheme: str) -> TrainedHead:
     from luigi_tasks.storage.arrays import unpack_array  # noqa: PLC0415 - NumPy
-    from luigi_tasks.training.train import unpack_head  # noqa: PLC0415 - NumPy
+    from luigi_tasks.training.train import unpack_head, unpack_unseen  # noqa: PLC0415 - NumPy
 
     layers, ranges = unpack_head(target.store.read(target.folder + HEAD_FILE))
     scores = unpack_array(target.store.read(target.folder + FLOAT_SCORES_FILE))
-    return TrainedHead(scheme, layers, ranges, scores, target.load(TrainingRecord))
+    unseen = unpack_unseen(target.store.read(target.folder + UNSEEN_FILE))
+    return TrainedHead(scheme, layers, ranges, scores, unseen, target.load(TrainingRecord))
 
 
 # The candidate

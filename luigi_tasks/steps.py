@@ -303,8 +303,16 @@ def assemble_candidate(
     """
     from luigi_tasks.quantization.candidate import make_candidate  # noqa: PLC0415 - NumPy
 
-    device_class = settings.release.device_class
-    return make_candidate(snapshot.digest, snapshot.labels, backbones, heads, settings.model, device_class)
+    rules = settings.release
+    return make_candidate(
+        snapshot.digest,
+        snapshot.labels,
+        backbones,
+        heads,
+        settings.model,
+        rules.device_class,
+        rules.precision,
+    )
 
 
 def evaluate(

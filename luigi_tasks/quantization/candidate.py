@@ -12,6 +12,7 @@ from luigi_tasks.provenance import package_versions
 from luigi_tasks.quantization.compose import Dense, compose_classifier
 from luigi_tasks.quantization.operators import read_operators
 from luigi_tasks.quantization.records import CalibrationSet, Candidate, CandidateRecord, QuantizationRecord
+from luigi_tasks.training.confidence import choose_operating_point
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,7 @@ def make_candidate(
     heads: Sequence[TrainedHead],
     model: ModelSettings,
     device_class: str,
+    precision: float,
 ) -> Candidate:
     """Return the candidate in the last of the schemes that were tried.
 
@@ -38,14 +40,16 @@ def make_candidate(
         heads: The head of each scheme.
         model: Which network.
         device_class: Class of devices that the release is for; empty: all.
+        precision: Share of each class's sure predictions that should be right; 0: all predictions are sure.
     """
     models = [
         _compose(backbone, head, labels, model) for backbone, head in zip(backbones, heads, strict=True)
     ]
     size = model.input_size
     preprocessing = Preprocessing(id=PREPROCESSING_ID, height=size, width=size, normalization=Normalization())
+    operating_point = choose_operating_point(heads[-1].unseen, precision)
     record = CandidateRecord(
-        release=release_id(models[-1], labels, preprocessing, device_class),
+        release=release_id(models[-1], labels, preprocessing, device_class, operating_point),
         model_sha256=hashlib.sha256(models[-1]).hexdigest(),
         labels=labels,
         preprocessing=preprocessing,
@@ -59,6 +63,7 @@ def make_candidate(
             operators=read_operators(models[-1]),
             made_with=package_versions(),
         ),
+        operating_point=operating_point,
     )
     return Candidate(record, models[-1], tuple(models[:-1]))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge_client.contract.documents import Document
-from edge_client.contract.release import Preprocessing  # noqa: TC001 - msgspec resolves it
+from edge_client.contract.release import OperatingPoint, Preprocessing  # noqa: TC001 - msgspec resolves it
 
 if TYPE_CHECKING:
     from edge_client.inference.classifier import Classifier
@@ -64,6 +64,7 @@ class CandidateRecord(Document, frozen=True, kw_only=True):
         preprocessing: Pixels to input.
         snapshot: Digest of the pictures that made it.
         quantization: How it was quantized.
+        operating_point: Which of its predictions are sure; None: all are.
     """
 
     release: str
@@ -72,6 +73,7 @@ class CandidateRecord(Document, frozen=True, kw_only=True):
     preprocessing: Preprocessing
     snapshot: str
     quantization: QuantizationRecord
+    operating_point: OperatingPoint | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,6 +80,7 @@ def _describe(
         holdout_percent=settings.dataset.holdout_percent,
         device_class=settings.release.device_class,
         calibration=digest_calibration(record.quantization.calibration),
+        operating_point=record.operating_point,
         made_with=record.quantization.made_with,
         settings=flatten_settings(settings),
         created_at=evaluation.at,

@@ -45,6 +45,7 @@ RANGES: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
     ("gate", "min_class_holdout", lambda value: value >= 0, "0 or more"),
     ("release", "share_percent", lambda value: 0 <= value <= 100, "0 to 100"),
     ("release", "self_test_pictures", lambda value: 1 <= value <= 50, "1 to 50"),
+    ("release", "precision", lambda value: 0 <= value <= 1, "0 to 1"),
     ("release", "patches", lambda value: 0 <= value <= 20, "0 to 20"),
     ("trust", "timestamp_days", lambda value: value >= 1, "at least 1"),
     ("trust", "keep_releases", lambda value: value >= 2, "at least 2"),

@@ -301,6 +301,11 @@ class release(luigi.Config):  # noqa: N801
         default=3,
         description="number of earlier releases to publish a patch from: a few kB instead of the model",
     )
+    precision = luigi.FloatParameter(
+        default=0.95,
+        description="share of the sure predictions of each class that should be right, above 0 to 1; devices "
+        "report the others as unknown; 0: every prediction is sure",
+    )
 
 
 SECTIONS: dict[str, type[luigi.Config]] = {

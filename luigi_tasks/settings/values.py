@@ -184,6 +184,7 @@ class ReleaseSettings:
     device_class: str
     self_test_pictures: int
     patches: int
+    precision: float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,6 +54,26 @@ class FeaturesRecord(Document, frozen=True, kw_only=True):
     computed: int
 
 
+class ReliabilityBin(Document, frozen=True, kw_only=True):
+    """Predictions of similar confidence: their mean score, the share of right ones, and their number."""
+
+    confidence: float
+    accuracy: float
+    pictures: int
+
+
+class Reliability(Document, frozen=True, kw_only=True):
+    """Reliability diagram: bins of equal mass, from the least sure predictions to the surest.
+
+    Attributes:
+        bins: The bins.
+        error: Expected calibration error, in [0, 1].
+    """
+
+    bins: tuple[ReliabilityBin, ...]
+    error: float
+
+
 class TrainingRecord(Document, frozen=True, kw_only=True):
     """Record of a head's training; the head and its predictions are stored next to it.
 
@@ -64,6 +84,8 @@ class TrainingRecord(Document, frozen=True, kw_only=True):
         train_pictures: Pictures of the training split.
         float_drop_points: Accuracy lost against the float network on the hold-out, measured on features.
         class_drop_points: Largest drop of one class's recall; one picture of each class is forgiven.
+        temperature: What the logits were divided by.
+        uncalibrated: Reliability on the hold-out before that; None in records from before there was one.
     """
 
     history: dict[str, tuple[float, ...]]
@@ -72,6 +94,21 @@ class TrainingRecord(Document, frozen=True, kw_only=True):
     train_pictures: int
     float_drop_points: float
     class_drop_points: float
+    temperature: float = 1.0
+    uncalibrated: Reliability | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class UnseenScores:
+    """Out-of-fold predictions: scores for training pictures by heads that did not learn from them.
+
+    Attributes:
+        scores: (M, classes) calibrated scores, in the steps of the file.
+        truths: (M,) class numbers.
+    """
+
+    scores: NDArray[np.float32]
+    truths: NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +133,7 @@ class TrainedHead:
         layers: Dense layers.
         ranges: Lowest and highest output of each layer (hidden ones after ReLU) on the training pictures.
         float_scores: (hold-out, classes) probabilities of the float network, in the snapshot's order.
+        unseen: Out-of-fold predictions; of no picture where none could be made.
         record: What the training did.
     """
 
@@ -103,4 +141,5 @@ class TrainedHead:
     layers: tuple[Layer, ...]
     ranges: tuple[tuple[float, float], ...]
     float_scores: NDArray[np.float32]
+    unseen: UnseenScores
     record: TrainingRecord

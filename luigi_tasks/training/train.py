@@ -13,9 +13,10 @@ from luigi_tasks.dataset.records import HOLDOUT, TRAIN, Snapshot
 from luigi_tasks.provenance import package_versions
 from luigi_tasks.settings.values import FLOAT, SMALL_SET_PICTURES
 from luigi_tasks.training.class_drop import ClassPair, find_worst_class
+from luigi_tasks.training.confidence import choose_folds, fit_temperature, measure_reliability, score_unseen
 from luigi_tasks.training.features import gather_rows, in_float_share
 from luigi_tasks.training.head import FittedHead, HeadTrainingData, Layer, train_head
-from luigi_tasks.training.records import TrainedHead, TrainingRecord
+from luigi_tasks.training.records import TrainedHead, TrainingRecord, UnseenScores
 from luigi_tasks.training.validation import choose_validation
 
 if TYPE_CHECKING:
@@ -73,9 +74,13 @@ def train(
     floats = _find_float_features(shards, pictures, training)
     scale, zero_point = parameters.scale, parameters.zero_point
     copies = _gather_copies(shards, scheme, pictures, floats, parameters)
-    data = HeadTrainingData(copies, targets, classes, _choose_validation(pictures), scale, zero_point)
-    head = train_head(data, training, progress, "training the head")
-    scores = head.probabilities(gather_rows(shards, f"{scheme}_0", holdout), scale, zero_point)
+    tuned = choose_validation(pictures) if training.mode == "finetune" else None
+    folds = choose_folds(pictures, classes, tuned)
+    data = HeadTrainingData(copies, targets, classes, _choose_validation(pictures), scale, zero_point, folds)
+    raw = train_head(data, training, progress, "training the head")
+    scores = raw.probabilities(gather_rows(shards, f"{scheme}_0", holdout), scale, zero_point)
+    temperature = fit_temperature(raw.unseen.logits, targets[raw.unseen.rows])
+    head = raw.divide_logits(temperature)
     shown = gather_rows(shards, f"{FLOAT}_0", holdout)
     float_scores = head.probabilities(shown)
     if len(floats.rows):
@@ -89,9 +94,12 @@ def train(
         train_pictures=len(pictures),
         float_drop_points=round(drop, 3),
         class_drop_points=round(class_drop, 3),
+        temperature=round(temperature, 4),
+        uncalibrated=measure_reliability(scores, truths),
     )
     ranges = head.ranges(copies[0], scale, zero_point)
-    return TrainedHead(scheme, head.layers, ranges, float_scores, record)
+    unseen = score_unseen(head.unseen, targets, int8=copies[0].dtype == np.int8)
+    return TrainedHead(scheme, head.layers, ranges, float_scores, unseen, record)
 
 
 def _class_numbers(pictures: Sequence[Picture], labels: Sequence[str]) -> NDArray[np.int64]:
@@ -180,6 +188,19 @@ def pack_head(layers: Sequence[Layer], ranges: Sequence[tuple[float, float]]) ->
         arrays[f"weights_{number}"], arrays[f"bias_{number}"] = layer.weights, layer.bias
     np.savez(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
+
+
+def pack_unseen(unseen: UnseenScores) -> bytes:
+    """Return out-of-fold predictions as one npz."""
+    file = io.BytesIO()
+    np.savez(file, scores=unseen.scores, truths=unseen.truths)
+    return file.getvalue()
+
+
+def unpack_unseen(packed: bytes) -> UnseenScores:
+    """Return what `pack_unseen` wrote."""
+    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+        return UnseenScores(arrays["scores"], arrays["truths"])
 
 
 def unpack_head(packed: bytes) -> tuple[tuple[Layer, ...], tuple[tuple[float, float], ...]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from luigi_tasks.training.records import TrainedHead, TrainingRecord
+import numpy as np
+
+from luigi_tasks.training.records import TrainedHead, TrainingRecord, UnseenScores
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -30,4 +31,5 @@ def head_with(
         float_drop_points=drop,
         class_drop_points=class_drop,
     )
-    return TrainedHead(scheme, (), (), float_scores, record)
+    unseen = UnseenScores(float_scores[:0], np.empty(0, np.int64))
+    return TrainedHead(scheme, (), (), float_scores, unseen, record)

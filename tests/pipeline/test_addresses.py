@@ -2,9 +2,10 @@
 
 The keys below were recorded with the first release of the pipeline. A test that fails here means that
 results in the stores of users are not found any more: raise the step's version and say so in the changelog,
-or keep the key. `candidate`, `evaluation` and `tuned` were raised since. The keys of `evaluation` were
-recorded again when [gate] got more settings, all of which decide the verdict; those of `plan` and `snapshot`
-when more pictures became readable, and [dataset] max_broken_pictures became max_left_out_percent.
+or keep the key. `candidate`, `evaluation`, `head` and `tuned` were raised since. The keys of `evaluation`
+were recorded again when [gate] got more settings, all of which decide the verdict; those of `plan` and
+`snapshot` when more pictures became readable, and [dataset] max_broken_pictures became max_left_out_percent;
+those of `candidate`, and of `evaluation` after it, when [release] precision began to decide what is sure.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ CASES = (
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
-            "candidate": "work/candidates/0bb355332f633f7950a0/candidate.json",
-            "evaluation_None": "work/evaluations/a101af1dba560ce40078/evaluation.json",
-            "evaluation_old": "work/evaluations/84d1d5afe6f907938497/evaluation.json",
+            "candidate": "work/candidates/a4d59f9fc54b41a30f72/candidate.json",
+            "evaluation_None": "work/evaluations/b6646a1b03c460384bcb/evaluation.json",
+            "evaluation_old": "work/evaluations/727936898a68e9fa70da/evaluation.json",
         },
     ),
     Case(
@@ -63,9 +64,9 @@ CASES = (
             "calibrated_backbone": "9169e38bc91f2a3470bc",
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/60c57b775ada8ec2566f/training.json",
-            "candidate": "work/candidates/85cdccbb3e0620beda0d/candidate.json",
-            "evaluation_None": "work/evaluations/7be426dc961c8211b381/evaluation.json",
-            "evaluation_old": "work/evaluations/e33a8aa40d7e634b548c/evaluation.json",
+            "candidate": "work/candidates/28457c13d76c1aaf57ea/candidate.json",
+            "evaluation_None": "work/evaluations/de02a6fe61b27aec2285/evaluation.json",
+            "evaluation_old": "work/evaluations/ed8c1eccaacda955fdd3/evaluation.json",
         },
     ),
     Case(
@@ -81,9 +82,9 @@ CASES = (
             "calibrated_backbone": "6676630dfaced364be18",
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/60c57b775ada8ec2566f/training.json",
-            "candidate": "work/candidates/85cdccbb3e0620beda0d/candidate.json",
-            "evaluation_None": "work/evaluations/7be426dc961c8211b381/evaluation.json",
-            "evaluation_old": "work/evaluations/e33a8aa40d7e634b548c/evaluation.json",
+            "candidate": "work/candidates/28457c13d76c1aaf57ea/candidate.json",
+            "evaluation_None": "work/evaluations/de02a6fe61b27aec2285/evaluation.json",
+            "evaluation_old": "work/evaluations/ed8c1eccaacda955fdd3/evaluation.json",
         },
     ),
     Case(
@@ -99,9 +100,9 @@ CASES = (
             "calibrated_backbone": "7236eb3dcfd680bb1fb7",
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/3ab5827d312b214892fe/training.json",
-            "candidate": "work/candidates/746760f3bc2459b66058/candidate.json",
-            "evaluation_None": "work/evaluations/14026c81230f1f142e33/evaluation.json",
-            "evaluation_old": "work/evaluations/a29962b17d48041554d1/evaluation.json",
+            "candidate": "work/candidates/a290c8fb0e043aa28abc/candidate.json",
+            "evaluation_None": "work/evaluations/d8d9d249c147e77ee673/evaluation.json",
+            "evaluation_old": "work/evaluations/da086cc61360ed8705a4/evaluation.json",
         },
     ),
     Case(
@@ -116,9 +117,9 @@ CASES = (
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
-            "candidate": "work/candidates/0bb355332f633f7950a0/candidate.json",
-            "evaluation_None": "work/evaluations/a101af1dba560ce40078/evaluation.json",
-            "evaluation_old": "work/evaluations/84d1d5afe6f907938497/evaluation.json",
+            "candidate": "work/candidates/a4d59f9fc54b41a30f72/candidate.json",
+            "evaluation_None": "work/evaluations/b6646a1b03c460384bcb/evaluation.json",
+            "evaluation_old": "work/evaluations/727936898a68e9fa70da/evaluation.json",
         },
     ),
     Case(
@@ -133,9 +134,9 @@ CASES = (
             "calibrated_backbone": "c5f8cb25ed55819ad42e",
             "features": "work/features/801066c4f958d3d58fd0/b1.json",
             "head": "work/heads/d7c8267be921dc5559f0/training.json",
-            "candidate": "work/candidates/273709c08babe8f73d95/candidate.json",
-            "evaluation_None": "work/evaluations/005ec160f5f1c2fe66c5/evaluation.json",
-            "evaluation_old": "work/evaluations/5304940b0d3303ef2ecf/evaluation.json",
+            "candidate": "work/candidates/278a9f7a9ac31d92dd52/candidate.json",
+            "evaluation_None": "work/evaluations/0d672f20660b17299bec/evaluation.json",
+            "evaluation_old": "work/evaluations/32fd06b1a7de67e14bc1/evaluation.json",
         },
     ),
     Case(
@@ -150,9 +151,9 @@ CASES = (
             "calibrated_backbone": "8aac98c7bf14e865c03a",
             "features": "work/features/ed89471f8180e7b8ddfb/b1.json",
             "head": "work/heads/66fda024f943b3468a1e/training.json",
-            "candidate": "work/candidates/1f33d88b74e6e36957c6/candidate.json",
-            "evaluation_None": "work/evaluations/924975fb7503b7c72dc5/evaluation.json",
-            "evaluation_old": "work/evaluations/3991309a097cd8d4591f/evaluation.json",
+            "candidate": "work/candidates/c47ba24074fdcd7f0990/candidate.json",
+            "evaluation_None": "work/evaluations/92666a5b019fd3fcfb87/evaluation.json",
+            "evaluation_old": "work/evaluations/e46f73fb10968da9e1cc/evaluation.json",
         },
     ),
     Case(
@@ -167,9 +168,9 @@ CASES = (
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
-            "candidate": "work/candidates/0bb355332f633f7950a0/candidate.json",
-            "evaluation_None": "work/evaluations/a101af1dba560ce40078/evaluation.json",
-            "evaluation_old": "work/evaluations/84d1d5afe6f907938497/evaluation.json",
+            "candidate": "work/candidates/a4d59f9fc54b41a30f72/candidate.json",
+            "evaluation_None": "work/evaluations/b6646a1b03c460384bcb/evaluation.json",
+            "evaluation_old": "work/evaluations/727936898a68e9fa70da/evaluation.json",
         },
     ),
     Case(
@@ -184,9 +185,9 @@ CASES = (
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
-            "candidate": "work/candidates/5c12d4603386628d8959/candidate.json",
-            "evaluation_None": "work/evaluations/143fb8bc94da46ca1dab/evaluation.json",
-            "evaluation_old": "work/evaluations/d0b4673153d58330e5c5/evaluation.json",
+            "candidate": "work/candidates/b93884e405c7f57e2e98/candidate.json",
+            "evaluation_None": "work/evaluations/d8ace6230876e8393648/evaluation.json",
+            "evaluation_old": "work/evaluations/0540264c29fc5577bd35/evaluation.json",
         },
     ),
     Case(
@@ -201,9 +202,9 @@ CASES = (
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/d7f2c3e23d8b06f044b0/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
-            "candidate": "work/candidates/0bb355332f633f7950a0/candidate.json",
-            "evaluation_None": "work/evaluations/a101af1dba560ce40078/evaluation.json",
-            "evaluation_old": "work/evaluations/84d1d5afe6f907938497/evaluation.json",
+            "candidate": "work/candidates/a4d59f9fc54b41a30f72/candidate.json",
+            "evaluation_None": "work/evaluations/b6646a1b03c460384bcb/evaluation.json",
+            "evaluation_old": "work/evaluations/727936898a68e9fa70da/evaluation.json",
         },
     ),
     Case(
@@ -218,9 +219,9 @@ CASES = (
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
-            "candidate": "work/candidates/0bb355332f633f7950a0/candidate.json",
-            "evaluation_None": "work/evaluations/0ae5d9f5382eaedfa8f7/evaluation.json",
-            "evaluation_old": "work/evaluations/67dcece6667885c9ca5b/evaluation.json",
+            "candidate": "work/candidates/a4d59f9fc54b41a30f72/candidate.json",
+            "evaluation_None": "work/evaluations/19ada7c4098f827d7b9f/evaluation.json",
+            "evaluation_old": "work/evaluations/29b6b0b14da16e1abff3/evaluation.json",
         },
     ),
     Case(
@@ -235,9 +236,9 @@ CASES = (
             "calibrated_backbone": "de19c1914fdca744886f",
             "features": "work/features/2c8f36b2a1643f92cd01/b1.json",
             "head": "work/heads/d41916d2c71f8c1220b3/training.json",
-            "candidate": "work/candidates/54ba3a7a0a5f5607ae79/candidate.json",
-            "evaluation_None": "work/evaluations/27be5e613bba9720789a/evaluation.json",
-            "evaluation_old": "work/evaluations/523d70a719373010d624/evaluation.json",
+            "candidate": "work/candidates/4317d89fdaefd6ab8202/candidate.json",
+            "evaluation_None": "work/evaluations/d89f8632b42984cf5ded/evaluation.json",
+            "evaluation_old": "work/evaluations/3c68ce3ff8473af6e6ae/evaluation.json",
         },
     ),
     Case(
@@ -252,9 +253,9 @@ CASES = (
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/3c1c26aef31746b9fff9/b1.json",
             "head": "work/heads/7ddbb968bc778e2e07f1/training.json",
-            "candidate": "work/candidates/0bb355332f633f7950a0/candidate.json",
-            "evaluation_None": "work/evaluations/a101af1dba560ce40078/evaluation.json",
-            "evaluation_old": "work/evaluations/84d1d5afe6f907938497/evaluation.json",
+            "candidate": "work/candidates/a4d59f9fc54b41a30f72/candidate.json",
+            "evaluation_None": "work/evaluations/b6646a1b03c460384bcb/evaluation.json",
+            "evaluation_old": "work/evaluations/727936898a68e9fa70da/evaluation.json",
         },
     ),
 )
@@ -308,7 +309,7 @@ def identity_of(changes: dict[str, dict[str, str]]) -> addresses.Identity:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_keys_of_the_first_release_are_still_valid(case, monkeypatch):
-    for step, version in (("candidate", 4), ("evaluation", 3), ("tuned", 2)):
+    for step, version in (("candidate", 4), ("evaluation", 3), ("head", 4), ("tuned", 2)):
         monkeypatch.setitem(addresses.VERSIONS, step, version)
     assert keys_of(identity_of(case.settings), case.train_pictures) == case.keys
 
