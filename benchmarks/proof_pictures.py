@@ -20,18 +20,19 @@ QUALITY = (70, 93)
 
 
 def copy_pictures(source: Path, target: Path) -> list[Path]:
-    """Copy pictures, one folder a class, to where they can be linked from; return them in order of hash."""
+    """Copy pictures, one folder a class, to where they can be linked from; return them in order of hash.
+
+    They are named by their hashes: with another label, too, a picture keeps a name of its own.
+    """
+    copies = []
     for path in sorted(source.glob("*/*")):
         if path.is_file():
-            copy = target / path.relative_to(source)
+            name = hashlib.sha256(path.read_bytes()).hexdigest()[:16] + path.suffix.lower()
+            copy = target / path.parent.name / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-    return sorted(target.glob("*/*"), key=content_hash)
-
-
-def content_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+            copies.append(copy)
+    return sorted(set(copies), key=lambda one: one.name)
 
 
 def divide(paths: Sequence[Path], parts: int) -> list[list[Path]]:
