@@ -354,6 +354,7 @@ def evaluate(
         progress,
         utc_now(),
         holdout_percent=settings.dataset.holdout_percent,
+        left_out=snapshot.left_out,
     )
     report = render_report(
         evaluation,

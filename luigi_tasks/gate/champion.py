@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import unicodedata
 from typing import TYPE_CHECKING
 
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.inference.classifier import Classifier
+from luigi_tasks.dataset.left_out import EMPTY_CLASS, SMALL_CLASS
 from luigi_tasks.dataset.pixels import LazyPixels
 from luigi_tasks.gate.evidence import Rival
 from luigi_tasks.gate.measure import classify_all, group_of, measure, right_answers
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from edge_client.contract.release import ReleaseDocument
     from luigi_tasks.dataset.pixels import PixelLoader
-    from luigi_tasks.dataset.records import Picture
+    from luigi_tasks.dataset.records import LeftOut, Picture
     from luigi_tasks.gate.records import Measurement
     from luigi_tasks.progress import Progress
     from luigi_tasks.quantization.records import CandidateRecord
@@ -116,6 +118,22 @@ def compare_with_champion(
     own, other = right[shared], right_answers(champion.document.labels, pictures, scores)
     paired = count_pairs(own, other, [group_of(one) for one in pictures])
     return Comparison(measurement, Rival("", measurement.accuracy, float(own.mean()), paired), note)
+
+
+def find_set_aside(classes: Sequence[str], left_out: Sequence[LeftOut]) -> dict[str, str]:
+    """Return the classes of the deployed release whose folder is there, but whose pictures were left out.
+
+    Args:
+        classes: Classes of the deployed release that the candidate does not have.
+        left_out: What the snapshot left out.
+    Returns: The reason of each of them.
+    """
+    reasons: dict[str, str] = {}
+    for one in left_out:
+        if one.reason in {SMALL_CLASS, EMPTY_CLASS}:
+            for folder in one.path.split("/")[:-1]:
+                reasons.setdefault(unicodedata.normalize("NFC", folder).strip(), one.words)
+    return {label: reasons[label] for label in classes if label in reasons}
 
 
 def _find_renamed(

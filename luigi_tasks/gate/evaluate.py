@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from luigi_tasks.dataset.pixels import LazyPixels
-from luigi_tasks.gate.champion import compare_with_champion
+from luigi_tasks.gate.champion import compare_with_champion, find_set_aside
 from luigi_tasks.gate.evidence import Rival
 from luigi_tasks.gate.measure import group_of, measure, right_answers, summarize
 from luigi_tasks.gate.paired import count_pairs
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luigi_tasks.dataset.pixels import PixelLoader, PixelRows
-    from luigi_tasks.dataset.records import Picture
+    from luigi_tasks.dataset.records import LeftOut, Picture
     from luigi_tasks.gate.champion import Champion
     from luigi_tasks.gate.records import ErrorRates
     from luigi_tasks.progress import Progress
@@ -42,6 +42,7 @@ def evaluate_candidate(
     at: str,
     *,
     holdout_percent: float = 20.0,
+    left_out: Sequence[LeftOut] = (),
 ) -> tuple[Evaluation, NDArray[np.float32]]:
     """Measure and judge a candidate.
 
@@ -55,6 +56,7 @@ def evaluate_candidate(
         progress: Gets pictures done.
         at: UTC, ISO 8601, for the record.
         holdout_percent: Share of the pictures that comes into the hold-out, for what the gate asks for.
+        left_out: What the snapshot left out.
     Returns: The record, and the candidate's (hold-out, classes) scores.
     Raises: DeviceError if the runtime cannot run a file.
     """
@@ -64,14 +66,16 @@ def evaluate_candidate(
     float_network = _summarize_scores(record.labels, holdout, heads[-1].float_scores)
     right = right_answers(record.labels, holdout, scores)
     compared = compare_with_champion(champion, record, right, holdout, pixels_of, progress)
+    deployed = champion.document.labels if champion is not None else ()
     facts = Facts(
         candidate=measured,
         float_model=float_network,
         model_bytes=len(candidate.model),
         constant=_compare_with_constant(right, holdout),
         champion=compared.rival,
-        deployed_classes=champion.document.labels if champion is not None else (),
+        deployed_classes=deployed,
         holdout_percent=holdout_percent,
+        set_aside=find_set_aside(sorted({*deployed} - {*record.labels}), left_out),
     )
     evaluation = Evaluation(
         release=record.release,

@@ -15,7 +15,7 @@ from luigi_tasks.gate.records import PASSED, REFUSED, THIN, Check
 from luigi_tasks.gate.statistics import at_most, find_growth, sign_test
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from luigi_tasks.gate.records import ClassMetrics, Measurement
     from luigi_tasks.settings.values import GateSettings
@@ -185,27 +185,41 @@ def check_champion(rival: Rival, settings: GateSettings, ask: Ask) -> Check:
     )
 
 
-def check_kept_classes(classes: Sequence[str], kept: int, *, may_replace: bool) -> Check:
-    """Check that a class of the deployed release is left: without one, the fleet would do another task.
+def check_kept_classes(
+    classes: Sequence[str], kept: int, set_aside: Mapping[str, str], *, may_replace: bool
+) -> Check:
+    """Check that the fleet keeps its task: a class of the deployed one is left, and none fell out unasked.
+
+    A class without a folder was taken out by a person. One whose folder is there, but has too few pictures,
+    may have been lost by accident: there is not enough evidence that it should go.
 
     Args:
         classes: Classes of the deployed release.
         kept: How many of them the candidate has.
-        may_replace: Whether all of them may be replaced.
+        set_aside: Those whose pictures were left out of the snapshot, with the reason.
+        may_replace: Whether that is meant.
     """
-    is_refused = not kept and not may_replace
-    reason = (
-        f"none of the deployed release's classes is left ({_list([repr(one) for one in classes], ', ')}); "
-        "look at the folder of the pictures, or, where other classes are meant, run Deploy --replace-classes"
-    )
+    outcome, reason = PASSED, ""
+    if not kept and not may_replace:
+        outcome = REFUSED
+        named = _list([repr(one) for one in classes], ", ")
+        reason = (
+            f"none of the deployed release's classes is left ({named}); look at the folder of the pictures, "
+            "or, where other classes are meant, run Deploy --replace-classes"
+        )
+    elif set_aside and not may_replace:
+        outcome = THIN
+        reason = _list(
+            [f"class {one!r} of the deployed release is left out: {why}" for one, why in set_aside.items()]
+        )
     return Check(
         name="classes of the deployed release that are left",
         limit=0.0 if may_replace else 1.0,
         measured=float(kept),
         unit="classes",
-        passed=not is_refused,
-        reason=reason if is_refused else "",
-        outcome=REFUSED if is_refused else PASSED,
+        passed=outcome == PASSED,
+        reason=reason,
+        outcome=outcome,
         note=f"of {len(classes)}",
     )
 

@@ -18,7 +18,7 @@ from luigi_tasks.gate.limits import check_limits
 from luigi_tasks.gate.records import PASSED, REFUSED, THIN, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from luigi_tasks.gate.records import Check, Measurement
     from luigi_tasks.settings.values import GateSettings
@@ -37,6 +37,8 @@ class Facts:
             there is nothing to compare with.
         deployed_classes: Classes of the deployed release; empty: nothing is deployed.
         holdout_percent: Share of the pictures that comes into the hold-out, for what is asked for.
+        set_aside: Classes of the deployed release whose pictures were left out of the snapshot, with the
+            reason.
     """
 
     candidate: Measurement
@@ -46,6 +48,7 @@ class Facts:
     champion: Rival | None
     deployed_classes: Sequence[str]
     holdout_percent: float
+    set_aside: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def judge(facts: Facts, settings: GateSettings) -> Verdict:
@@ -59,7 +62,10 @@ def judge(facts: Facts, settings: GateSettings) -> Verdict:
     ]
     if facts.deployed_classes:
         kept = len(set(facts.deployed_classes) & set(facts.candidate.labels))
-        checks.append(check_kept_classes(facts.deployed_classes, kept, may_replace=settings.replace_classes))
+        may_replace = settings.replace_classes
+        checks.append(
+            check_kept_classes(facts.deployed_classes, kept, facts.set_aside, may_replace=may_replace)
+        )
     if facts.champion is not None:
         checks.append(check_champion(facts.champion, settings, ask))
     return _decide(checks, settings.thin_evidence, replaces=bool(facts.deployed_classes))

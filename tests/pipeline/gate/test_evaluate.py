@@ -15,8 +15,9 @@ from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.preprocessing import PREPROCESSING_ID, decode_picture
 from edge_client.contract.release import CONFIDENCE_BINS, Normalization, Preprocessing, release_id
 from edge_client.inference.classifier import Classifier
+from luigi_tasks.dataset.left_out import EMPTY_CLASS, SMALL_CLASS, UNDECODABLE
 from luigi_tasks.dataset.pixels import BLOCK_PICTURES, LazyPixels, to_png
-from luigi_tasks.dataset.records import HOLDOUT, Picture
+from luigi_tasks.dataset.records import HOLDOUT, LeftOut, Picture
 from luigi_tasks.gate.champion import Champion
 from luigi_tasks.gate.evaluate import evaluate_candidate
 from luigi_tasks.gate.measure import MISTAKES_AT_MOST, count_answers, measure
@@ -103,7 +104,13 @@ def right_scores(album: Album, labels: tuple[str, ...]) -> NDArray[np.float32]:
 
 
 def judge_tiny(
-    album: Album, deployed: Champion | None, *, labels: int = 3, bias: int = 0, limits: GateSettings = LIMITS
+    album: Album,
+    deployed: Champion | None,
+    *,
+    labels: int = 3,
+    bias: int = 0,
+    limits: GateSettings = LIMITS,
+    left_out: Sequence[LeftOut] = (),
 ) -> Evaluation:
     """Judge `tiny_model(bias)` as trained for the labels in order: right only with `bias` 0."""
     model = tiny_model(bias, labels=labels)
@@ -117,6 +124,7 @@ def judge_tiny(
         limits,
         ignore_progress,
         "now",
+        left_out=left_out,
     )
     assert scores.shape == (len(album.pictures), labels)
     return evaluation
@@ -294,6 +302,28 @@ def test_class_that_is_gone_is_named_and_an_answer_with_it_is_wrong():
     found = judge_tiny(album, champion(labels=4), labels=3)
     assert "gone: yellow" in found.champion_note
     assert met(found).accuracy == 0.9
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "outcome"),
+    [
+        ("yellow/1.png", SMALL_CLASS, "thin"),
+        ("train/yellow/1.png", SMALL_CLASS, "thin"),
+        ("yellow/", EMPTY_CLASS, "thin"),
+        ("yellow/1.png", UNDECODABLE, "passed"),
+        ("green/1.png", SMALL_CLASS, "passed"),
+    ],
+)
+def test_a_deployed_class_that_fell_out_of_the_snapshot_is_not_dropped_unasked(path, reason, outcome):
+    """Its folder is there; a person who wants the class to go removes the folder."""
+    left_out = (LeftOut(path, reason, "'yellow' has 12 usable different pictures, 15 are needed"),)
+    found = judge_tiny(Album(*GOOD), champion(labels=4), left_out=left_out)
+    assert found.verdict.outcome == outcome
+    if outcome == "thin":
+        [said] = found.verdict.thin
+        assert said.startswith("class 'yellow' of the deployed release is left out: 'yellow' has 12")
+        meant = dataclasses.replace(LIMITS, replace_classes=True)
+        assert judge_tiny(Album(*GOOD), champion(labels=4), left_out=left_out, limits=meant).verdict.passed
 
 
 def test_class_that_was_renamed_is_reported():
