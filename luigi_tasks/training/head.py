@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,6 +28,8 @@ LEVELS = 31
 # Adam's, as in Kingma and Ba, arXiv:1412.6980.
 FIRST_DECAY, SECOND_DECAY, TINY = 0.9, 0.999, 1e-7
 NO_FOLD = -1
+# Rows that are turned to float at once.
+PART_ROWS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,14 +100,19 @@ class FittedHead:
         self, features: NDArray[Any], scale: float = 1.0, zero_point: int = 0
     ) -> NDArray[np.float32]:
         """Return (N, classes) of (N, F) features."""
-        return softmax(_forward(self.layers, _real(features, scale, zero_point))[-1])
+        parts = _forward_in_parts(self.layers, features, scale, zero_point)
+        return np.concatenate([softmax(one[-1]) for one in parts])
 
     def ranges(
         self, features: NDArray[Any], scale: float = 1.0, zero_point: int = 0
     ) -> tuple[tuple[float, float], ...]:
         """Return the lowest and the highest output of each layer on (N, F) features."""
-        outputs = _forward(self.layers, _real(features, scale, zero_point))[1:]
-        return tuple((float(one.min()), float(one.max())) for one in outputs)
+        parts = _forward_in_parts(self.layers, features, scale, zero_point)
+        ends = np.array([[(one.min(), one.max()) for one in outputs] for outputs in parts])
+        return tuple(
+            (float(low), float(high))
+            for low, high in zip(ends[..., 0].min(0), ends[..., 1].max(0), strict=True)
+        )
 
     def divide_logits(self, temperature: float) -> FittedHead:
         """Return the head with its logits divided by a temperature: the same answers, with other scores."""
@@ -130,17 +137,23 @@ def train_head(
         progress: Gets epochs done.
         what: Name of the work in progress messages.
     """
-    epochs = training.epochs
-    history: dict[str, tuple[float, ...]] = {}
-    if data.validation.any() and _has_all_classes(data, ~data.validation):
-        trial = _Fit(data, [~data.validation], training, training.epochs)
-        epochs = trial.run_until_worse(data, progress, f"{what}: when to stop")
-        history = {f"validation {name}": tuple(values) for name, values in trial.history.items()}
+    epochs, history = _count_epochs(data, training, progress, f"{what}: when to stop")
     held = _list_folds(data)
     final = _Fit(data, [np.ones(len(data.targets), bool), *(~fold for fold in held)], training, epochs)
     final.run(epochs, progress, what)
     history = {name: tuple(values) for name, values in final.history.items()} | history
     return FittedHead(final.layers_of(0), history, _predict_unseen(data, final, held))
+
+
+def _count_epochs(
+    data: HeadTrainingData, training: TrainingSettings, progress: Progress, what: str
+) -> tuple[int, dict[str, tuple[float, ...]]]:
+    """Return the best number of epochs on the validation pictures, and the trial's history."""
+    if not data.validation.any() or not _has_all_classes(data, ~data.validation):
+        return training.epochs, {}
+    trial = _Fit(data, [~data.validation], training, training.epochs)
+    epochs = trial.run_until_worse(data, progress, what)
+    return epochs, {f"validation {name}": tuple(values) for name, values in trial.history.items()}
 
 
 def _has_all_classes(data: HeadTrainingData, rows: NDArray[np.bool_]) -> bool:
@@ -160,8 +173,8 @@ def _predict_unseen(data: HeadTrainingData, fit: _Fit, folds: Sequence[NDArray[n
     rows, logits = [np.empty(0, np.intp)], [np.empty((0, data.classes), np.float32)]
     for number, fold in enumerate(folds, start=1):
         rows.append(np.flatnonzero(fold))
-        features = _real(data.copies[0][fold], data.scale, data.zero_point)
-        logits.append(_forward(fit.layers_of(number), features)[-1])
+        parts = _forward_in_parts(fit.layers_of(number), data.copies[0][fold], data.scale, data.zero_point)
+        logits += [one[-1] for one in parts]
     return Unseen(np.concatenate(rows), np.concatenate(logits))
 
 
@@ -338,13 +351,21 @@ def _coarsen(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     return coarse
 
 
-def _forward(layers: Sequence[Layer], features: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Return the features and each layer's output, last the logits."""
-    passed = [features]
-    for number, layer in enumerate(layers, start=1):
-        answer = passed[-1] @ layer.weights + layer.bias
-        passed.append(np.maximum(answer, 0) if number < len(layers) else answer)
-    return passed
+def _forward_in_parts(
+    layers: Sequence[Layer], features: NDArray[Any], scale: float, zero_point: int
+) -> Iterator[list[NDArray[np.float32]]]:
+    """Yield each layer's output, last the logits, of some of the (N, F) features at a time, at least once.
+
+    In float, the features of 80,000 pictures take 600 MB, and as much again where they are scaled.
+    """
+    for start in range(0, max(len(features), 1), PART_ROWS):
+        passed = _real(features[start : start + PART_ROWS], scale, zero_point)
+        outputs = []
+        for number, layer in enumerate(layers, start=1):
+            answer = passed @ layer.weights + layer.bias
+            passed = np.maximum(answer, 0) if number < len(layers) else answer
+            outputs.append(passed)
+        yield outputs
 
 
 def _real(features: NDArray[Any], scale: float, zero_point: int) -> NDArray[np.float32]:

@@ -9,7 +9,17 @@ import pytest
 
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import load_settings
-from luigi_tasks.training.head import LEVELS, PATIENCE, HeadTrainingData, train_head
+from luigi_tasks.training.head import (
+    LEVELS,
+    PART_ROWS,
+    PATIENCE,
+    FittedHead,
+    HeadTrainingData,
+    Layer,
+    Unseen,
+    softmax,
+    train_head,
+)
 
 FEATURES = 12
 TRAINING = dataclasses.replace(load_settings().training, batch_size=32)
@@ -130,3 +140,17 @@ def test_weights_have_few_levels_so_that_patches_are_small():
     for unit in layer.weights.T:
         steps = unit / (np.abs(unit).max() / LEVELS)
         np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+
+
+def test_many_pictures_are_shown_in_parts_and_none_is_left_out():
+    rng = np.random.default_rng(1)
+    layer = Layer(rng.normal(size=(FEATURES, 3)).astype(np.float32), np.zeros(3, np.float32))
+    head = FittedHead((layer,), {}, Unseen(np.empty(0, np.intp), np.empty((0, 3), np.float32)))
+    features = rng.normal(size=(PART_ROWS + 5, FEATURES)).astype(np.float32)
+    features[[0, -1]] = [100 * layer.weights[:, 0], -100 * layer.weights[:, 0]]
+    logits = features @ layer.weights
+    [(low, high)] = head.ranges(features)
+    assert (low, high) == pytest.approx((float(logits.min()), float(logits.max())), rel=1e-5)
+    shown = head.probabilities(features)
+    assert np.allclose(shown, softmax(logits), atol=1e-5)
+    assert head.probabilities(features[:0]).shape == (0, 3)
