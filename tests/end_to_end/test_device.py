@@ -10,6 +10,7 @@ from local_services import wait_until
 from pipeline_under_test import PipelineUnderTest
 
 from edge_client.contract.names import MODEL_FILE, patch_file
+from edge_client.releases import read_release
 
 pytest.importorskip("luigi", reason="the device's environments have no Luigi")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -52,6 +53,19 @@ def published_sizes(pipeline, release):
     return {one["Key"].rpartition("/")[2].partition(".")[2]: one["Size"] for one in found["Contents"]}
 
 
+def assert_sure_as_published(folder, watcher, release):
+    """The device judges by the thresholds that the pipeline chose, and shows what was thin."""
+    document = read_release(folder / "state/slots" / release)
+    point = document.operating_point
+    assert point is not None
+    for result in watcher.results:
+        assert result.sure == point.is_sure(document.labels.index(result.label), result.confidence)
+    status = watcher.wait_for(lambda one: one.sure is not None and one.sure.answers == 5, "the sure ones")
+    assert (status.sure.precision, status.sure.coverage) == (point.precision, point.coverage)
+    assert status.sure.share == sum(result.sure for result in watcher.results) / 5
+    assert status.evidence == document.evidence
+
+
 def test_a_device_pulls_serves_and_follows_with_a_key_that_may_only_read(pipeline, tmp_path):
     settings = settings_file(pipeline, tmp_path)
     with (
@@ -70,6 +84,7 @@ def test_a_device_pulls_serves_and_follows_with_a_key_that_may_only_read(pipelin
             (tmp_path / "arriving.png").replace(tmp_path / "camera" / f"{number}.png")
         wait_until(lambda: len(watcher.results) == 5, "five results")
         assert {result.release for result in watcher.results} == {second.release}
+        assert_sure_as_published(tmp_path, watcher, second.release)
         cost = watcher.wait_for(lambda status: status.update is not None, "what the update cost").update
         assert cost is not None
         assert cost.release == second.release
