@@ -11,9 +11,10 @@ from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.inference.classifier import Classifier
 from luigi_tasks.dataset.left_out import EMPTY_CLASS, SMALL_CLASS
 from luigi_tasks.dataset.pixels import LazyPixels
+from luigi_tasks.dataset.splits import is_learned_from
 from luigi_tasks.gate.evidence import Rival
 from luigi_tasks.gate.measure import classify_all, group_of, measure, right_answers
-from luigi_tasks.gate.paired import count_pairs
+from luigi_tasks.gate.paired import Paired, count_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,12 +37,27 @@ class Champion:
     Attributes:
         document: Its signed description.
         model: Its file.
-        saw_holdout: Whether it was trained when the hold-out was smaller, so on some of today's.
+        holdout_percent: Share of the pictures that was kept from it; None: as today.
+        split_groups: Whether groups were kept together then.
     """
 
     document: ReleaseDocument
     model: bytes
-    saw_holdout: bool = False
+    holdout_percent: float | None = None
+    split_groups: bool = True
+
+    def learned_from(self, picture: Picture, holdout_percent: float, *, alone: bool) -> bool:
+        """Whether the model may have learned from a picture that is in the hold-out today.
+
+        Args:
+            picture: The picture.
+            holdout_percent: Share of the hold-out today.
+            alone: Whether no other picture belongs to its group.
+        """
+        share = holdout_percent if self.holdout_percent is None else self.holdout_percent
+        if not (self.split_groups or alone):
+            return is_learned_from(picture.sha256, share)
+        return share < holdout_percent and is_learned_from(group_of(picture), share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +82,9 @@ def compare_with_champion(
     holdout: Sequence[Picture],
     pixels_of: PixelLoader,
     progress: Progress,
+    holdout_percent: float,
 ) -> Comparison:
-    """Measure the champion on the hold-out pictures whose class it knows.
+    """Measure the champion on the hold-out pictures whose class it knows, and that it did not learn from.
 
     Args:
         champion: The deployed model, if there is one.
@@ -76,6 +93,7 @@ def compare_with_champion(
         holdout: The N pictures.
         pixels_of: Loads them.
         progress: Gets pictures done.
+        holdout_percent: Share of the hold-out today.
     """
     if champion is None:
         return Comparison(None, None, "Nothing is deployed on this channel yet.")
@@ -100,11 +118,16 @@ def compare_with_champion(
             "hold-out pictures whose class both models know."
         )
         note += renamed
-    if champion.saw_holdout:
+    seen = _find_seen_groups(champion, holdout, holdout_percent)
+    unseen = [index for index in shared if group_of(holdout[index]) not in seen]
+    if len(unseen) < len(shared):
         note += (
-            " The deployed model was trained on some of them, so its accuracy is too high: "
-            "holdout_percent was smaller."
+            f" The deployed model may have learned from {len(shared) - len(unseen)} of them (its hold-out "
+            "was smaller, or its version did not keep bursts together): those do not count."
         )
+    if not unseen:
+        return Comparison(None, Rival("", 0.0, 0.0, Paired(0, 0, 0)), note)
+    shared = unseen
     size = champion.document.preprocessing
     pictures = [holdout[index] for index in shared]
     measurement, scores = measure(
@@ -118,6 +141,16 @@ def compare_with_champion(
     own, other = right[shared], right_answers(champion.document.labels, pictures, scores)
     paired = count_pairs(own, other, [group_of(one) for one in pictures])
     return Comparison(measurement, Rival("", measurement.accuracy, float(own.mean()), paired), note)
+
+
+def _find_seen_groups(champion: Champion, holdout: Sequence[Picture], holdout_percent: float) -> set[str]:
+    """Return the groups of which the champion may have learned from a picture."""
+    sizes = collections.Counter(group_of(one) for one in holdout)
+    return {
+        group_of(one)
+        for one in holdout
+        if champion.learned_from(one, holdout_percent, alone=sizes[group_of(one)] == 1)
+    }
 
 
 def find_set_aside(classes: Sequence[str], left_out: Sequence[LeftOut]) -> dict[str, str]:

@@ -65,7 +65,7 @@ def evaluate_candidate(
     measured, scores = _measure_file(candidate, candidate.model, "candidate", holdout, pixels, progress)
     float_network = _summarize_scores(record.labels, holdout, heads[-1].float_scores)
     right = right_answers(record.labels, holdout, scores)
-    compared = compare_with_champion(champion, record, right, holdout, pixels_of, progress)
+    compared = compare_with_champion(champion, record, right, holdout, pixels_of, progress, holdout_percent)
     deployed = champion.document.labels if champion is not None else ()
     facts = Facts(
         candidate=measured,
@@ -105,7 +105,7 @@ def _compare_with_constant(right: NDArray[np.bool_], holdout: Sequence[Picture])
 
 def _simulate_errors(measured: Measurement, rival: Rival | None, settings: GateSettings) -> ErrorRates:
     """Simulate how often the gate errs on this hold-out, with models as far apart as these two."""
-    paired = rival.paired if rival is not None else None
+    paired = rival.paired if rival is not None and rival.paired.units else None
     apart = (paired.lost + paired.gained) / paired.units if paired is not None else TYPICAL_APART
     return simulate(
         int(paired.units) if paired is not None else measured.groups,

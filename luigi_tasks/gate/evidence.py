@@ -157,6 +157,8 @@ def check_recalls(candidate: Measurement, settings: GateSettings, ask: Ask) -> C
 def check_champion(rival: Rival, settings: GateSettings, ask: Ask) -> Check:
     """Check that the candidate is not worse than the deployed model on the same pictures."""
     paired, limit, margin = rival.paired, settings.max_champion_drop_points, settings.champion_margin_points
+    if not paired.units:
+        return _nothing_unseen(limit, ask.more(settings.min_class_holdout or 1))
     outcome = compare(paired, limit, margin)
     loss = (rival.accuracy - rival.own_accuracy) * 100
     worse = sign_test(paired.lost, paired.gained)
@@ -182,6 +184,22 @@ def check_champion(rival: Rival, settings: GateSettings, ask: Ask) -> Check:
         reason=reason,
         outcome=outcome,
         note=_describe(paired, "the deployed model", worse),
+    )
+
+
+def _nothing_unseen(limit: float, wanted: str) -> Check:
+    """Return the check of a champion that may have learned from all that it could be compared on."""
+    return Check(
+        name="loss against the deployed model",
+        limit=limit,
+        measured=0.0,
+        unit="points",
+        passed=False,
+        reason=(
+            "the deployed model may have learned from all hold-out pictures whose class it knows, so nothing "
+            f"shows whether the candidate is worse: {wanted}, or [gate] thin_evidence = publish for one run"
+        ),
+        outcome=THIN,
     )
 
 

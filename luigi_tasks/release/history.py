@@ -32,7 +32,8 @@ def load_champion(state: RepositoryState, release: str | None, holdout_percent: 
     return Champion(
         document,
         state.read(release_target(document.release, MODEL_FILE)),
-        saw_holdout=_holdout_percent(document, holdout_percent) < holdout_percent,
+        holdout_percent=_holdout_percent(document, holdout_percent),
+        split_groups="dataset.group" in document.settings,
     )
 
 

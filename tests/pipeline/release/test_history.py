@@ -230,16 +230,16 @@ def test_champion_that_was_changed_in_the_bucket_is_not_measured(settings):
         Run(settings, 1).judge()
 
 
-@pytest.mark.parametrize(("now", "told"), [(30.0, True), (20.0, False), (10.0, False)])
+@pytest.mark.parametrize(("now", "told"), [(20.0, True), (10.0, False), (5.0, False)])
 def test_larger_holdout_than_the_champions_is_reported(settings, now, told):
     def with_holdout(percent):
         return dataclasses.replace(
             settings, dataset=dataclasses.replace(settings.dataset, holdout_percent=percent)
         )
 
-    Run(with_holdout(20.0), 0).publish()
+    Run(with_holdout(10.0), 0).publish()
     evaluation = Run(with_holdout(now), 1).judge().record
-    assert ("was trained on some of them" in evaluation.champion_note) == told
+    assert ("The deployed model may have learned from" in evaluation.champion_note) == told
 
 
 def test_a_refused_candidate_cannot_be_published(settings):
