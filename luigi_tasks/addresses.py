@@ -28,7 +28,7 @@ VERSIONS = {
     "features": 3,
     "head": 5,
     "candidate": 5,
-    "evaluation": 5,
+    "evaluation": 6,
 }
 # Version of training/augmentation.py, whose copies of pictures three steps learn from.
 AUGMENTATION_VERSION = 2

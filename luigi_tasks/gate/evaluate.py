@@ -9,6 +9,7 @@ import numpy as np
 
 from luigi_tasks.dataset.pixels import LazyPixels
 from luigi_tasks.gate.champion import compare_with_champion, find_set_aside
+from luigi_tasks.gate.confidence import describe_confidence
 from luigi_tasks.gate.evidence import Rival
 from luigi_tasks.gate.measure import group_of, measure, right_answers, summarize
 from luigi_tasks.gate.paired import count_pairs
@@ -89,6 +90,13 @@ def evaluate_candidate(
         at=at,
         schemes=_measure_schemes(candidate, heads, measured, holdout, pixels, progress),
         error_rates=_simulate_errors(measured, compared.rival, settings),
+        confidence=describe_confidence(
+            record.labels,
+            [one.label for one in holdout],
+            scores,
+            heads[-1].record,
+            record.operating_point,
+        ),
     )
     return evaluation, scores
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.documents import Document
 from edge_client.contract.release import HoldOut  # noqa: TC001 - msgspec resolves it
+from luigi_tasks.training.records import Reliability  # noqa: TC001 - msgspec resolves it
 
 if TYPE_CHECKING:
     import numpy as np
@@ -189,6 +190,46 @@ class ErrorRates(Document, frozen=True, kw_only=True):
         )
 
 
+class ClassSureness(Document, frozen=True, kw_only=True):
+    """Sure answers of one class on the hold-out.
+
+    Attributes:
+        label: The class.
+        threshold: Score from which on an answer is sure; None: none is.
+        answers: How often the class was the answer.
+        sure: How often it was a sure one.
+        right: How often a sure one was right.
+    """
+
+    label: str
+    threshold: float | None
+    answers: int
+    sure: int
+    right: int
+
+
+class Confidence(Document, frozen=True, kw_only=True):
+    """How far the scores of the candidate's file can be trusted, on the hold-out.
+
+    Attributes:
+        temperature: What the logits were divided by.
+        before: Reliability without that; None where it is not on record.
+        after: Reliability of the file's scores.
+        wanted_precision: `[release] precision`; None: every answer is sure.
+        precision: Share of the sure answers that are right; None: none is sure.
+        coverage: Share of the answers that are sure.
+        classes: Each class.
+    """
+
+    temperature: float
+    before: Reliability | None
+    after: Reliability
+    wanted_precision: float | None
+    precision: float | None
+    coverage: float
+    classes: tuple[ClassSureness, ...]
+
+
 class Evaluation(Document, frozen=True, kw_only=True):
     """The gate's record of a candidate.
 
@@ -205,6 +246,7 @@ class Evaluation(Document, frozen=True, kw_only=True):
         schemes: All schemes that were tried, where the first one lost too much.
         error_rates: How often the comparison with the champion errs on a hold-out of this size, simulated;
             None in records from before.
+        confidence: How far its scores can be trusted; None in records from before.
     """
 
     release: str
@@ -218,6 +260,7 @@ class Evaluation(Document, frozen=True, kw_only=True):
     at: str
     schemes: tuple[SchemeResult, ...] = ()
     error_rates: ErrorRates | None = None
+    confidence: Confidence | None = None
 
     def in_words(self) -> str:
         """Return what becomes of the release, e.g. `Release 1a2b is not published, the gate refused: ...`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from luigi_tasks.dataset.left_out import by_reason
 from luigi_tasks.dataset.pixels import to_png
+from luigi_tasks.gate.confidence import draw_reliability
 from luigi_tasks.gate.records import PASSED, REFUSED, THIN
 from luigi_tasks.pages import render_template
 
@@ -147,6 +148,7 @@ def render_report(
         "pictures": {digest: base64.b64encode(png).decode() for digest, png in thumbnails.items()},
         "curves": [draw_curve(name, values) for name, values in history.items() if values],
         "past": draw_past(evaluation, past) if past else None,
+        "reliability": draw_reliability(evaluation.confidence) if evaluation.confidence else None,
         "left_out": by_reason(snapshot.left_out),
         "left_out_place": left_out_place,
         "shown": LEFT_OUT_SHOWN,

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edge_client.contract.release import OperatingPoint
 from luigi_tasks.dataset.records import LeftOut, Snapshot
+from luigi_tasks.gate.confidence import describe_confidence
 from luigi_tasks.gate.records import (
     ClassMetrics,
+    Confidence,
     ErrorRates,
     Evaluation,
     Measurement,
@@ -23,6 +26,7 @@ from luigi_tasks.gate.report import MATRIX_CLASSES, Past, draw_curve, megabytes,
 from luigi_tasks.gate.verdict import judge
 from luigi_tasks.quantization.records import CalibrationSet, QuantizationRecord
 from luigi_tasks.release.history import past_releases
+from luigi_tasks.training.confidence import measure_reliability
 from luigi_tasks.training.records import TrainingRecord
 from tests.fakes.gate_facts import LIMITS, facts, found, measured, rival
 
@@ -111,6 +115,7 @@ def render(
     schemes: tuple[SchemeResult, ...] = (),
     candidate: Measurement | None = None,
     error_rates: ErrorRates | None = None,
+    confidence: Confidence | None = None,
 ) -> Page:
     deployed = candidate or measurement(labels)
     candidate = candidate or measurement(labels, wrong)
@@ -129,6 +134,7 @@ def render(
         at="2026-01-02T03:04:05.000+00:00",
         schemes=schemes,
         error_rates=error_rates,
+        confidence=confidence,
     )
     page = render_report(
         evaluation,
@@ -411,3 +417,41 @@ def test_only_all_right_reads_as_100_percent():
 def test_sizes_are_decimal():
     assert megabytes(2_738_448) == "2.74 MB"
     assert megabytes(1_900) == "1.9 kB"
+
+
+def confidence_of_two_classes(point: OperatingPoint | None) -> Confidence:
+    """Forty answers: of those with 0.9, nine in ten are right, of those with 0.6 one in two."""
+    scores = np.array([[0.9, 0.1], [0.4, 0.6]] * 20, np.float32)
+    truths = ["cat", "dog"] * 18 + ["dog", "cat"] * 2
+    training = TrainingRecord(
+        history={},
+        made_with={},
+        seconds=1.0,
+        train_pictures=9,
+        float_drop_points=0.0,
+        class_drop_points=0.0,
+        temperature=0.5,
+        uncalibrated=measure_reliability(np.full((40, 2), 0.5), np.array([0, 1] * 20)),
+    )
+    return describe_confidence(("cat", "dog"), truths, scores, training, point)
+
+
+def test_reliability_and_sure_answers_are_shown():
+    point = OperatingPoint(precision=0.9, thresholds=(0.8, None), coverage=0.4)
+    confidence = confidence_of_two_classes(point)
+    assert confidence.coverage == 0.5
+    assert confidence.precision == 0.9
+    assert [one.sure for one in confidence.classes] == [20, 0]
+    page = render(confidence=confidence)
+    assert page.open == []
+    assert "50.00 % of the hold-out is sure, and 90.00 % of that is right" in page.text
+    assert "cat 0.800 20 20 18 dog never 20 0 0" in page.text
+    dots = [one for one in page.all("circle") if one["class" if "class" in one else "r"] == "after"]
+    assert len(dots) == len(confidence.after.bins) == 10
+
+
+def test_without_an_operating_point_every_answer_is_sure():
+    confidence = confidence_of_two_classes(None)
+    assert (confidence.coverage, confidence.wanted_precision) == (1.0, None)
+    assert "Every answer is sure" in render(confidence=confidence).text
+    assert "Reliability" not in render().text, "a record from before has none"
