@@ -164,10 +164,13 @@ def head(identity: Identity, snapshot_digest: str | None, converted: BackboneRec
 
 
 def candidate(identity: Identity, heads: Sequence[str]) -> str:
-    """Key of the candidate: the heads of the schemes that were tried, the precision, the class of devices."""
-    parts: list[object] = [list(heads), identity.settings.release.precision]
-    if identity.settings.release.device_class:  # it is part of the release's id
-        parts.append(identity.settings.release.device_class)
+    """Key of the candidate: the heads of the schemes that were tried, and what else decides its release."""
+    rules = identity.settings.release
+    parts: list[object] = [list(heads), rules.precision]
+    if rules.device_class:  # it is part of the release's id
+        parts.append(rules.device_class)
+    if not rules.strangers:
+        parts.append({"strangers": False})
     return f"work/candidates/{_digest('candidate', *parts)}/candidate.json"
 
 

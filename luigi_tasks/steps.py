@@ -303,16 +303,8 @@ def assemble_candidate(
     """
     from luigi_tasks.quantization.candidate import make_candidate  # noqa: PLC0415 - NumPy
 
-    rules = settings.release
-    return make_candidate(
-        snapshot.digest,
-        snapshot.labels,
-        backbones,
-        heads,
-        settings.model,
-        rules.device_class,
-        rules.precision,
-    )
+    digest, labels = snapshot.digest, snapshot.labels
+    return make_candidate(digest, labels, backbones, heads, settings.model, settings.release)
 
 
 def evaluate(

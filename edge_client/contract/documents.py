@@ -6,7 +6,7 @@ this code could misread it.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 
@@ -18,14 +18,15 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         schema: Major version; raised when an old reader would misread the document.
+        newest_schema: The newest one that this version reads.
     """
+
+    newest_schema: ClassVar[int] = 1
 
     schema: int = 1
 
 
 DocumentT = TypeVar("DocumentT", bound=Document)
-
-SUPPORTED_SCHEMA = 1
 
 
 def decode_document(kind: type[DocumentT], data: bytes, *, source: str, limit_bytes: int) -> DocumentT:
@@ -46,10 +47,10 @@ def decode_document(kind: type[DocumentT], data: bytes, *, source: str, limit_by
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         msg = f"{source}: not a valid {kind.__name__}: {e}"
         raise InputError(msg) from e
-    if not 1 <= document.schema <= SUPPORTED_SCHEMA:
+    if not 1 <= document.schema <= kind.newest_schema:
         msg = (
             f"{source}: {kind.__name__} schema {document.schema}, this version reads up to "
-            f"{SUPPORTED_SCHEMA}; update the software that reads it"
+            f"{kind.newest_schema}; update the software that reads it"
         )
         raise InputError(msg)
     return document

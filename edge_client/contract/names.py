@@ -23,6 +23,9 @@ REPORT_FILE = "report.html"
 # Devices do not download it: 200 pictures are 13 kB.
 CALIBRATION_FILE = "calibration.json"
 
+# Name of a model's second output, (1, 1) in [0, 1]: whether the picture shows something of the classes.
+KNOWN_OUTPUT = "known"
+
 # Field of the signed timestamp: time of signing, UTC, ISO 8601. Devices check their clock against it.
 SIGNED_AT_FIELD = "x-edge-signed-at"
 

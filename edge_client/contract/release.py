@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from typing import ClassVar
 
 from edge_client.contract.documents import Document
 
+# Schema of a release whose model has a second output, which tells strangers. Older clients refuse such a
+# release before they download its model, and say so; after an update of the client they install it.
+TWO_OUTPUTS_SCHEMA = 2
 # The algorithm of `preprocessing.py`; defined here so that comparing it needs no NumPy.
 PREPROCESSING_ID = "area-bilinear-1"
 RELEASE_LIMIT_BYTES = 1 << 20
@@ -75,11 +79,14 @@ class OperatingPoint(Document, frozen=True, kw_only=True):
         thresholds: Score for each label, in order of the labels, from which on its prediction is sure; None:
             no score gives that precision, so a prediction of this label is never sure.
         coverage: Share of the calibration pictures whose prediction is sure, in [0, 1].
+        least_known: Value of the model's output `known` from which on a prediction can be sure; None: the
+            model does not tell strangers.
     """
 
     precision: float
     thresholds: tuple[float | None, ...]
     coverage: float
+    least_known: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that are no shares; raises ValueError, an InputError of `decode_document`."""
@@ -90,11 +97,22 @@ class OperatingPoint(Document, frozen=True, kw_only=True):
             if threshold is not None and not 0 <= threshold <= 1:
                 msg = f"operating point with threshold {threshold}: a score is 0 to 1, or null for never"
                 raise ValueError(msg)
+        if self.least_known is not None and not 0 <= self.least_known <= 1:
+            msg = f"operating point with least_known {self.least_known}: 0 to 1, or null"
+            raise ValueError(msg)
 
-    def is_sure(self, index: int, confidence: float) -> bool:
-        """Whether a prediction of label number `index` with this score is sure."""
+    def is_sure(self, index: int, confidence: float, known: float | None = None) -> bool:
+        """Whether a prediction of label number `index` with this score is sure.
+
+        Args:
+            index: Number of the label.
+            confidence: Score of the label.
+            known: The model's output `known`; None: it has none.
+        """
         threshold = self.thresholds[index]
-        return threshold is not None and confidence >= threshold
+        if threshold is None or confidence < threshold:
+            return False
+        return known is None or self.least_known is None or known >= self.least_known
 
 
 class ReleaseDocument(Document, frozen=True, kw_only=True):
@@ -148,6 +166,8 @@ class ReleaseDocument(Document, frozen=True, kw_only=True):
     made_with: dict[str, str] = {}
     settings: dict[str, str] = {}
     created_at: str = ""
+
+    newest_schema: ClassVar[int] = TWO_OUTPUTS_SCHEMA
 
     def __post_init__(self) -> None:
         """Refuse an operating point of other labels; raises ValueError, see `OperatingPoint`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from edge_client.contract import names
 from edge_client.contract.errors import DeviceError, InputError
+from edge_client.contract.names import KNOWN_OUTPUT
 from edge_client.contract.preprocessing import PREPROCESSING_ID, fit_pixels, input_table
 from edge_client.disk import disk_errors
 from edge_client.inference.runtime import load_interpreter
@@ -43,6 +45,8 @@ class Prediction:
         latency_ms: Duration of preprocessing and inference.
         labels: Label of each score.
         sure: Whether the score is one to act on, see `OperatingPoint`; true for a model without one.
+        known: How much the picture resembles those of the classes, in [0, 1]: strangers have the lowest
+            values. None for a model that does not tell.
     """
 
     label: str
@@ -52,6 +56,7 @@ class Prediction:
     latency_ms: float
     labels: tuple[str, ...] = dataclasses.field(repr=False)
     sure: bool = True
+    known: float | None = None
 
     def top(self, count: int) -> dict[str, float]:
         """Return the best `count` labels with their scores, best first; equal scores in label order.
@@ -94,7 +99,7 @@ class Classifier:
 
         Args:
             model: Content of a `.tflite` file with one (1, H, W, 3) input and one output of scores
-                or logits, each float32, uint8 or int8.
+                or logits, each float32, uint8 or int8; a second output may be named `known`.
             labels: Label of each output.
             normalization: See `input_table`.
             threads: Threads of the interpreter.
@@ -108,7 +113,7 @@ class Classifier:
         self._operating_point = operating_point
         self._interpreter = load_interpreter(model, threads)
         source = _only(self._interpreter.get_input_details(), "input")
-        answer = _only(self._interpreter.get_output_details(), "output")
+        answer, known = _outputs(self._interpreter.get_output_details())
         self.input_height, self.input_width = _input_size(source)
         _check_labels(answer, self.labels)
         self._input, self._output = int(source["index"]), int(answer["index"])
@@ -118,6 +123,13 @@ class Classifier:
         self._byte_flip = _byte_flip(self._table)
         self._real_values = _real_values(answer)
         self._quantized_logits = self._real_values is not None and not _are_scores(self._real_values)
+        self._known = None if known is None else int(known["index"])
+        self._real_known = None if known is None else _real_values(known)
+
+    @property
+    def tells_strangers(self) -> bool:
+        """Whether predictions have a `known`."""
+        return self._known is not None
 
     def classify(self, pixels: NDArray[np.uint8]) -> Prediction:
         """Classify one picture.
@@ -132,9 +144,10 @@ class Classifier:
         scores = self._to_scores(raw)
         index = int(scores.argmax())
         confidence, point = float(scores[index]), self._operating_point
-        sure = point is None or point.is_sure(index, confidence)
+        known = self._read_known()
+        sure = point is None or point.is_sure(index, confidence, known)
         latency_ms = (time.perf_counter() - started) * 1000
-        return Prediction(self.labels[index], index, confidence, scores, latency_ms, self.labels, sure)
+        return Prediction(self.labels[index], index, confidence, scores, latency_ms, self.labels, sure, known)
 
     def warm(self) -> None:
         """Classify a grey picture, so that lazy initialization does not delay the first frame."""
@@ -159,6 +172,17 @@ class Classifier:
         except (ValueError, RuntimeError) as e:
             msg = f"the TFLite runtime failed on a picture: {e}; see `edge-client doctor`"
             raise DeviceError(msg) from e
+
+    def _read_known(self) -> float | None:
+        """Return the second output of the last inference; None if the model has none."""
+        if self._known is None:
+            return None
+        raw = self._interpreter.get_tensor(self._known).reshape(-1)
+        known = float(raw[0] if self._real_known is None else self._real_known[raw.view(np.uint8)[0]])
+        if not math.isfinite(known):
+            msg = f"the model's output `{KNOWN_OUTPUT}` is NaN or infinity; train or convert the model again"
+            raise DeviceError(msg)
+        return min(1.0, max(0.0, known))
 
     def _to_scores(self, raw: NDArray[np.generic]) -> NDArray[np.float32]:
         """Map the (classes,) output to scores in [0, 1]."""
@@ -238,6 +262,24 @@ def _only(details: list[dict[str, Any]], what: str) -> dict[str, Any]:
         msg = f"the model has {len(details)} {what}s: an image classifier has one"
         raise InputError(msg)
     return details[0]
+
+
+def _outputs(details: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the scores, and the second output that tells strangers, if the model has one.
+
+    Raises: InputError for any other number or kind of outputs.
+    """
+    if len(details) == 1:
+        return details[0], None
+    known = details[-1]
+    if len(details) != 2 or known["name"] != KNOWN_OUTPUT or int(np.prod(known["shape"])) != 1:
+        names = ", ".join(str(one["name"]) for one in details)
+        msg = (
+            f"the model has {len(details)} outputs ({names}): an image classifier has one, or a second one "
+            f"named {KNOWN_OUTPUT!r} with one value; convert it with one output"
+        )
+        raise InputError(msg)
+    return details[0], known
 
 
 def _input_size(source: dict[str, Any]) -> tuple[int, int]:

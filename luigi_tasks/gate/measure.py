@@ -8,6 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from edge_client.contract.release import CONFIDENCE_BINS, HoldOut
@@ -15,6 +16,7 @@ from edge_client.inference.runtime import runtime_name
 from luigi_tasks.dataset.pixels import BLOCK_PICTURES
 from luigi_tasks.gate.records import ClassMetrics, Measurement, Mistake
 from luigi_tasks.gate.statistics import effective_size, wilson_interval
+from luigi_tasks.training.strangers import LEAST_KNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,6 +60,10 @@ def measure(
         _time_alone(open_classifier(), pixels),
         runtime_name(),
     )
+    known = [answer.known for answer in answers if answer.known is not None]
+    if known:
+        strangers = sum(one < LEAST_KNOWN for one in known)
+        measurement = msgspec.structs.replace(measurement, strangers=strangers)
     return measurement, np.array([answer.scores for answer in answers], np.float32)
 
 

@@ -121,6 +121,7 @@ class Measurement(Document, frozen=True, kw_only=True):
         groups: Groups of the pictures: bursts and near-duplicates are one; 0 in records from before.
         effective: Number of independent pictures that they are worth.
         interval: Interval of the accuracy at 95 %, for so many.
+        strangers: How many of the pictures the model calls strangers, wrongly; None: it does not tell.
     """
 
     accuracy: float
@@ -136,6 +137,7 @@ class Measurement(Document, frozen=True, kw_only=True):
     groups: int = 0
     effective: float = 0.0
     interval: tuple[float, float] | None = None
+    strangers: int | None = None
 
 
 class SchemeResult(Document, frozen=True, kw_only=True):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.contract.release import Normalization, Preprocessing, release_id
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from luigi_tasks.backbone.records import Backbone
-    from luigi_tasks.settings.values import ModelSettings
+    from luigi_tasks.settings.values import ModelSettings, ReleaseSettings
     from luigi_tasks.training.records import TrainedHead
 
 
@@ -28,8 +31,7 @@ def make_candidate(
     backbones: Sequence[Backbone],
     heads: Sequence[TrainedHead],
     model: ModelSettings,
-    device_class: str,
-    precision: float,
+    release: ReleaseSettings,
 ) -> Candidate:
     """Return the candidate in the last of the schemes that were tried.
 
@@ -39,17 +41,18 @@ def make_candidate(
         backbones: The converted backbone of each scheme.
         heads: The head of each scheme.
         model: Which network.
-        device_class: Class of devices that the release is for; empty: all.
-        precision: Share of each class's sure predictions that should be right; 0: all predictions are sure.
+        release: Class of devices that the release is for, precision of its sure predictions, strangers.
     """
+    if not release.strangers:
+        heads = [_without_known(one) for one in heads]
     models = [
         _compose(backbone, head, labels, model) for backbone, head in zip(backbones, heads, strict=True)
     ]
     size = model.input_size
     preprocessing = Preprocessing(id=PREPROCESSING_ID, height=size, width=size, normalization=Normalization())
-    operating_point = choose_operating_point(heads[-1].unseen, precision)
+    operating_point = choose_operating_point(heads[-1].unseen, release.precision)
     record = CandidateRecord(
-        release=release_id(models[-1], labels, preprocessing, device_class, operating_point),
+        release=release_id(models[-1], labels, preprocessing, release.device_class, operating_point),
         model_sha256=hashlib.sha256(models[-1]).hexdigest(),
         labels=labels,
         preprocessing=preprocessing,
@@ -64,8 +67,18 @@ def make_candidate(
             made_with=package_versions(),
         ),
         operating_point=operating_point,
+        tells_strangers=heads[-1].record.familiarity is not None,
     )
     return Candidate(record, models[-1], tuple(models[:-1]))
+
+
+def _without_known(head: TrainedHead) -> TrainedHead:
+    """Return a head that does not tell strangers."""
+    return dataclasses.replace(
+        head,
+        unseen=dataclasses.replace(head.unseen, known=None),
+        record=msgspec.structs.replace(head.record, familiarity=None),
+    )
 
 
 def _compose(backbone: Backbone, head: TrainedHead, labels: Sequence[str], model: ModelSettings) -> bytes:
@@ -73,4 +86,10 @@ def _compose(backbone: Backbone, head: TrainedHead, labels: Sequence[str], model
         Dense(layer.weights, layer.bias, low, high)
         for layer, (low, high) in zip(head.layers, head.ranges, strict=True)
     ]
-    return compose_classifier(backbone.files[head.scheme], layers, labels, name=architecture_name(model))
+    return compose_classifier(
+        backbone.files[head.scheme],
+        layers,
+        labels,
+        name=architecture_name(model),
+        familiarity=head.record.familiarity,
+    )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_client.contract.errors import InputError
+from edge_client.contract.names import KNOWN_OUTPUT
 from luigi_tasks.quantization.tflite_metadata import METADATA_NAME, append_labels, describe_classifier
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from luigi_tasks.training.records import Familiarity
+
 # Versions that the converter gives these operators. Source: versions/op_version.cc.
-INT8_VERSIONS = {"FULLY_CONNECTED": 4, "SOFTMAX": 2, "QUANTIZE": 1}
-FLOAT_VERSIONS = {"FULLY_CONNECTED": 1, "SOFTMAX": 1}
+INT8_VERSIONS = {"FULLY_CONNECTED": 4, "SOFTMAX": 2, "QUANTIZE": 1, "DEQUANTIZE": 2}
+FLOAT_VERSION = 1
 
 WEIGHT_STEPS = 127  # int8 weights are symmetric and leave -128 out (TFLite 8-bit quantization spec)
 BIAS_STEPS = 2**30 - 1  # leaves the accumulator room; quantization_driver.cc, SetBiasParamsWithAdjustments
@@ -66,7 +69,13 @@ class QuantizedDense:
 
 
 def compose_classifier(
-    backbone: bytes, layers: Sequence[Dense], labels: Sequence[str], *, name: str, description: str = ""
+    backbone: bytes,
+    layers: Sequence[Dense],
+    labels: Sequence[str],
+    *,
+    name: str,
+    description: str = "",
+    familiarity: Familiarity | None = None,
 ) -> bytes:
     """Return backbone, dense layers (ReLU between them), softmax and metadata as one file.
 
@@ -78,6 +87,7 @@ def compose_classifier(
         labels: Label of each output.
         name: Name of the model in its metadata.
         description: Description in its metadata.
+        familiarity: How to tell strangers, in a second output `known`; None: no such output.
     Raises: InputError if layers, labels and backbone do not fit, a number is not finite, or the backbone
         is not a TFLite file of that kind.
     """
@@ -88,9 +98,14 @@ def compose_classifier(
     for number, layer in enumerate(layers):
         last = number == len(layers) - 1
         file.add_dense(layer, "logits" if last else f"hidden_{number + 1}", relu=not last)
+    if familiarity is not None:
+        file.add_known(familiarity)
     file.add_softmax()
-    file.add_metadata(METADATA_NAME, describe_classifier(name, description, mean=127.5, std=127.5))
-    return append_labels(file.pack(), labels)
+    known = familiarity is not None
+    file.add_metadata(
+        METADATA_NAME, describe_classifier(name, description, mean=127.5, std=127.5, known=known)
+    )
+    return append_labels(file.pack(), labels, known=known)
 
 
 class _File:
@@ -114,6 +129,8 @@ class _File:
         if features.shape is None or len(features.shape) != 2 or features.shape[0] != 1:
             msg = f"backbone of {name}: give one whose output is (1, features)"
             raise InputError(msg)
+        self._features = self._end
+        self._known: list[int] = []  # the second output, if there is one
         self._int8 = features.type == types.INT8
         self.width = int(features.shape[-1])
 
@@ -137,7 +154,9 @@ class _File:
                 self._constant(f"{name}/weights", np.ascontiguousarray(layer.weights.T, np.float32)),
                 self._constant(f"{name}/bias", np.asarray(layer.bias, np.float32)),
             ]
-        self._operate("FULLY_CONNECTED", inputs, options, name, len(layer.bias), quantized)
+        self._end = self._operate(
+            "FULLY_CONNECTED", [self._end, *inputs], options, name, len(layer.bias), quantized
+        )
 
     def add_softmax(self) -> None:
         """Append SOFTMAX; with a uint8 input, the output is uint8 too."""
@@ -145,10 +164,60 @@ class _File:
         options = schema.SoftmaxOptionsT()
         options.beta = 1.0
         units = int(self._graph.tensors[self._end].shape[-1])
-        self._operate("SOFTMAX", [], options, "scores", units, (SCORE_SCALE, -128) if self._int8 else None)
-        if self._graph.tensors[int(self._graph.inputs[0])].type == schema.TensorType.UINT8:
-            self._operate("QUANTIZE", [], None, "probabilities", units, (SCORE_SCALE, 0))
+        quantized = (SCORE_SCALE, -128) if self._int8 else None
+        self._end = self._operate("SOFTMAX", [self._end], options, "scores", units, quantized)
+        if self._takes_uint8():
+            self._end = self._operate("QUANTIZE", [self._end], None, "probabilities", units, (SCORE_SCALE, 0))
             self._graph.tensors[self._end].type = schema.TensorType.UINT8
+
+    def add_known(self, familiarity: Familiarity) -> None:
+        """Append the second output `known`, from the logits, which must be the last tensor, and the features.
+
+        In float also behind int8: the length of the features has no fixed range, and strangers leave any.
+        """
+        schema = self._schema
+        features, logits = (self._as_float(one) for one in (self._features, self._end))
+        width = int(self._graph.tensors[features].shape[-1])
+        squares = self._operate("MUL", [features, features], schema.MulOptionsT(), "known/squares", width)
+        axis = self._constant("known/axis", np.array([1], np.int32))
+        kept = schema.ReducerOptionsT()
+        kept.keepDims = True
+        sum_of_squares = self._operate("SUM", [squares, axis], kept, "known/sum_of_squares", 1)
+        parts = [
+            self._operate("REDUCE_MAX", [logits, axis], kept, "known/highest_logit", 1),
+            self._operate("MEAN", [logits, axis], kept, "known/mean_logit", 1),
+            self._operate("SQRT", [sum_of_squares], None, "known/length", 1),
+        ]
+        joined = schema.ConcatenationOptionsT()
+        joined.axis = 1
+        seen = self._operate("CONCATENATION", parts, joined, "known/seen", len(parts))
+        weights = np.array([[familiarity.margin, -familiarity.margin, -familiarity.length]], np.float32)
+        constants = [
+            self._constant("known/weights", weights),
+            self._constant("known/bias", np.array([familiarity.bias], np.float32)),
+        ]
+        dense = schema.FullyConnectedOptionsT()
+        odds = self._operate("FULLY_CONNECTED", [seen, *constants], dense, "known/log_odds", 1)
+        known = self._operate("LOGISTIC", [odds], None, KNOWN_OUTPUT if not self._int8 else "known/float", 1)
+        if self._int8:
+            # MediaPipe wants both outputs quantized, or neither.
+            zero_point = 0 if self._takes_uint8() else -128
+            known = self._operate("QUANTIZE", [known], None, KNOWN_OUTPUT, 1, (SCORE_SCALE, zero_point))
+            if self._takes_uint8():
+                self._graph.tensors[known].type = schema.TensorType.UINT8
+        self._known = [known]
+
+    def _as_float(self, tensor: int) -> int:
+        """Return the tensor in float, behind a DEQUANTIZE where it is int8."""
+        given = self._graph.tensors[tensor]
+        if not self._int8:
+            return tensor
+        name = f"known/{given.name.decode()}"
+        return self._operate("DEQUANTIZE", [tensor], None, name, int(given.shape[-1]))
+
+    def _takes_uint8(self) -> bool:
+        given = self._graph.tensors[int(self._graph.inputs[0])]
+        return bool(given.type == self._schema.TensorType.UINT8)
 
     def add_metadata(self, name: bytes, content: bytes) -> None:
         """Append a metadata buffer."""
@@ -158,7 +227,7 @@ class _File:
 
     def pack(self) -> bytes:
         """Return the file's bytes."""
-        self._graph.outputs = [self._end]
+        self._graph.outputs = [self._end, *self._known]
         builder = _aligned_builder()
         builder.Finish(self._model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
@@ -170,8 +239,9 @@ class _File:
         options: Any,  # noqa: ANN401 - generated code
         name: str,
         units: int,
-        quantized: tuple[float, int] | None,
-    ) -> None:
+        quantized: tuple[float, int] | None = None,
+    ) -> int:
+        """Append an operator; return its output, (1, units): int8 with scale and zero point, or float."""
         schema = self._schema
         tensor = self._tensor(
             name, (1, units), schema.TensorType.INT8 if quantized else schema.TensorType.FLOAT32
@@ -179,18 +249,19 @@ class _File:
         if quantized is not None:
             self._quantize(tensor, np.array([quantized[0]], np.float32), quantized[1])
         operator = schema.OperatorT()
-        operator.opcodeIndex = self._code(kind)
-        operator.inputs, operator.outputs = [self._end, *inputs], [self._append(tensor)]
+        # QUANTIZE and DEQUANTIZE stand at the border; the others are of the type of their output.
+        int8 = quantized is not None or kind == "DEQUANTIZE"
+        operator.opcodeIndex = self._code(kind, INT8_VERSIONS[kind] if int8 else FLOAT_VERSION)
+        operator.inputs, operator.outputs = inputs, [self._append(tensor)]
         if options is not None:
             operator.builtinOptions = options
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__[:-1])
         self._graph.operators.append(operator)
-        self._end = operator.outputs[0]
+        return int(operator.outputs[0])
 
-    def _code(self, kind: str) -> int:
+    def _code(self, kind: str, version: int) -> int:
         schema = self._schema
         number = getattr(schema.BuiltinOperator, kind)
-        version = (INT8_VERSIONS if self._int8 else FLOAT_VERSIONS)[kind]
         for index, code in enumerate(self._model.operatorCodes):
             if max(code.builtinCode, code.deprecatedBuiltinCode) == number and code.version == version:
                 return index

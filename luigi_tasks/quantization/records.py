@@ -65,6 +65,7 @@ class CandidateRecord(Document, frozen=True, kw_only=True):
         snapshot: Digest of the pictures that made it.
         quantization: How it was quantized.
         operating_point: Which of its predictions are sure; None: all are.
+        tells_strangers: Whether the file has the output `known`.
     """
 
     release: str
@@ -74,6 +75,7 @@ class CandidateRecord(Document, frozen=True, kw_only=True):
     snapshot: str
     quantization: QuantizationRecord
     operating_point: OperatingPoint | None = None
+    tells_strangers: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

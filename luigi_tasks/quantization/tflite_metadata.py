@@ -10,11 +10,14 @@ import io
 import zipfile
 from typing import TYPE_CHECKING, Any
 
+from edge_client.contract.names import KNOWN_OUTPUT
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 METADATA_NAME = b"TFLITE_METADATA"
 LABELS_FILE = "labels.txt"
+KNOWN_LABELS_FILE = "known.txt"
 
 _IDENTIFIER = b"M001"
 _MIN_PARSER_VERSION = "1.0.0"
@@ -24,7 +27,9 @@ _RGB = 1  # enum ColorSpaceType
 _TENSOR_AXIS_LABELS = 2  # enum AssociatedFileType
 
 
-def describe_classifier(name: str, description: str, *, mean: float, std: float) -> bytes:
+def describe_classifier(
+    name: str, description: str, *, mean: float, std: float, known: bool = False
+) -> bytes:
     """Return the metadata of an image classifier: one RGB picture in, one score a label out.
 
     Args:
@@ -32,17 +37,21 @@ def describe_classifier(name: str, description: str, *, mean: float, std: float)
         description: Description for people.
         mean: Input normalization, the same for the three colours: real = (pixel - mean) / std.
         std: See `mean`.
+        known: Whether a second output tells strangers. To other tools it is a classifier with one label.
     """
     import flatbuffers  # noqa: PLC0415 - only where a file is made
 
     builder = flatbuffers.Builder(1024)
     given = _describe_input(builder, mean, std)
-    answer = _describe_output(builder)
+    answers = [_describe_output(builder, "probability", "score of each label", LABELS_FILE)]
+    if known:
+        text_of_known = "whether the picture shows something of the classes at all"
+        answers.append(_describe_output(builder, KNOWN_OUTPUT, text_of_known, KNOWN_LABELS_FILE))
     text = builder.CreateString
     graph = _table(
         builder,
         10,
-        {2: ("offset", _vector(builder, [given])), 3: ("offset", _vector(builder, [answer]))},
+        {2: ("offset", _vector(builder, [given])), 3: ("offset", _vector(builder, answers))},
     )
     model = _table(
         builder,
@@ -80,14 +89,14 @@ def _describe_input(builder: Any, mean: float, std: float) -> int:  # noqa: ANN4
     )
 
 
-def _describe_output(builder: Any) -> int:  # noqa: ANN401
-    """Write the TensorMetadata of the scores."""
+def _describe_output(builder: Any, name: str, description: str, labels_file: str) -> int:  # noqa: ANN401
+    """Write the TensorMetadata of an output of scores."""
     text, numbers = builder.CreateString, _number_vectors(builder)
     labels = _table(
         builder,
         5,
         {
-            0: ("offset", text(LABELS_FILE)),
+            0: ("offset", text(labels_file)),
             1: ("offset", text("label of each score, one a line")),
             2: ("byte", _TENSOR_AXIS_LABELS),
         },
@@ -98,15 +107,15 @@ def _describe_output(builder: Any) -> int:  # noqa: ANN401
         builder,
         7,
         {
-            0: ("offset", text("probability")),
-            1: ("offset", text("score of each label")),
+            0: ("offset", text(name)),
+            1: ("offset", text(description)),
             5: ("offset", stats),
             6: ("offset", _vector(builder, [labels])),
         },
     )
 
 
-def append_labels(model: bytes, labels: Sequence[str]) -> bytes:
+def append_labels(model: bytes, labels: Sequence[str], *, known: bool = False) -> bytes:
     """Return the file with `labels.txt` behind it, as TFLite Metadata packs files: as a zip, stored.
 
     The result is a TFLite file to one reader and a zip archive to another.
@@ -116,6 +125,8 @@ def append_labels(model: bytes, labels: Sequence[str]) -> bytes:
     with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
         # Without a time: same labels, same bytes.
         archive.writestr(zipfile.ZipInfo(LABELS_FILE), "".join(f"{label}\n" for label in labels))
+        if known:
+            archive.writestr(zipfile.ZipInfo(KNOWN_LABELS_FILE), f"{KNOWN_OUTPUT}\n")
     return file.getvalue()
 
 

@@ -15,7 +15,7 @@ from edge_client.contract.names import (
     REPORT_FILE,
     release_target,
 )
-from edge_client.contract.release import ReleaseDocument, SelfTestCase
+from edge_client.contract.release import TWO_OUTPUTS_SCHEMA, ReleaseDocument, SelfTestCase
 from luigi_tasks.backbone.networks import architecture_name
 from luigi_tasks.provenance import flatten_settings
 from luigi_tasks.quantization.records import Calibration
@@ -59,6 +59,7 @@ def _describe(
     """Return `release.json`; the pictures of the self-test come with their file names."""
     record = candidate.record
     return ReleaseDocument(
+        schema=TWO_OUTPUTS_SCHEMA if record.tells_strangers else 1,
         release=record.release,
         model_sha256=record.model_sha256,
         model_bytes=len(candidate.model),

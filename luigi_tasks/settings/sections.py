@@ -306,6 +306,12 @@ class release(luigi.Config):  # noqa: N801
         description="share of the sure predictions of each class that should be right, above 0 to 1; devices "
         "report the others as unknown; 0: every prediction is sure",
     )
+    strangers = luigi.BoolParameter(
+        default=True,
+        parsing=luigi.BoolParameter.EXPLICIT_PARSING,
+        description="second output of the model that tells pictures of no class; clients of before it refuse "
+        "such a release until they are updated",
+    )
 
 
 SECTIONS: dict[str, type[luigi.Config]] = {

@@ -185,6 +185,7 @@ class ReleaseSettings:
     self_test_pictures: int
     patches: int
     precision: float
+    strangers: bool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from edge_client.contract.release import OperatingPoint
 from luigi_tasks.training.head import NO_FOLD, softmax
 from luigi_tasks.training.records import Reliability, ReliabilityBin, UnseenScores
+from luigi_tasks.training.strangers import LEAST_KNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,7 +158,14 @@ def choose_operating_point(unseen: UnseenScores, precision: float) -> OperatingP
     )
     limits = np.array([np.inf if one is None else one for one in thresholds])
     sure = confidence >= limits[answers]
-    return OperatingPoint(precision=precision, thresholds=thresholds, coverage=round(float(sure.mean()), 6))
+    if unseen.known is not None:
+        sure &= unseen.known >= LEAST_KNOWN
+    return OperatingPoint(
+        precision=precision,
+        thresholds=thresholds,
+        coverage=round(float(sure.mean()), 6),
+        least_known=None if unseen.known is None else LEAST_KNOWN,
+    )
 
 
 def _find_threshold(

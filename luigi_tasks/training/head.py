@@ -235,7 +235,7 @@ class _Fit:
 
     def run_until_worse(self, data: HeadTrainingData, progress: Progress, what: str) -> int:
         """Train until the validation pictures get worse; return the best number of epochs."""
-        shown = _real(data.copies[0][data.validation], self.scale, self.zero_point)
+        shown = real_features(data.copies[0][data.validation], self.scale, self.zero_point)
         truths = data.targets[data.validation]
         best, epochs = (np.inf, 1), self.training.epochs
         for epoch in range(1, epochs + 1):
@@ -272,7 +272,7 @@ class _Fit:
         targets = self.targets[rows]
         weights = self.row_weights[:, rows % self.row_weights.shape[1]]  # (heads, batch)
         masks = self._draw_masks(len(rows))
-        inputs = self._forward(_real(self.features[rows], self.scale, self.zero_point), masks)
+        inputs = self._forward(real_features(self.features[rows], self.scale, self.zero_point), masks)
         answers = softmax(inputs.pop())  # (heads, batch, classes)
         wanted = self.wanted[targets]
         shown = np.maximum((weights > 0).sum(1, dtype=np.float32), 1)  # a head's batch is what it may see
@@ -359,7 +359,7 @@ def _forward_in_parts(
     In float, the features of 80,000 pictures take 600 MB, and as much again where they are scaled.
     """
     for start in range(0, max(len(features), 1), PART_ROWS):
-        passed = _real(features[start : start + PART_ROWS], scale, zero_point)
+        passed = real_features(features[start : start + PART_ROWS], scale, zero_point)
         outputs = []
         for number, layer in enumerate(layers, start=1):
             answer = passed @ layer.weights + layer.bias
@@ -368,7 +368,8 @@ def _forward_in_parts(
         yield outputs
 
 
-def _real(features: NDArray[Any], scale: float, zero_point: int) -> NDArray[np.float32]:
+def real_features(features: NDArray[Any], scale: float, zero_point: int) -> NDArray[np.float32]:
+    """Return the real values of features of any type."""
     if (scale, zero_point) == (1.0, 0):
         return features.astype(np.float32)
     return (features.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from edge_client.contract.documents import Document
 
 if TYPE_CHECKING:
@@ -74,6 +76,22 @@ class Reliability(Document, frozen=True, kw_only=True):
     error: float
 
 
+class Familiarity(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model tells strangers: known = sigmoid(margin * m - length * f + bias).
+
+    m is how far the highest logit lies above the mean of all, f the Euclidean length of the features.
+
+    Attributes:
+        margin: Log-odds for each unit of m.
+        length: Log-odds lost for each unit of f; 0 where long features are no sign of a stranger.
+        bias: Log-odds of neither.
+    """
+
+    margin: float
+    length: float
+    bias: float
+
+
 class TrainingRecord(Document, frozen=True, kw_only=True):
     """Record of a head's training; the head and its predictions are stored next to it.
 
@@ -86,6 +104,7 @@ class TrainingRecord(Document, frozen=True, kw_only=True):
         class_drop_points: Largest drop of one class's recall; one picture of each class is forgiven.
         temperature: What the logits were divided by.
         uncalibrated: Reliability on the hold-out before that; None in records from before there was one.
+        familiarity: How the head tells strangers; None: it does not.
     """
 
     history: dict[str, tuple[float, ...]]
@@ -96,6 +115,7 @@ class TrainingRecord(Document, frozen=True, kw_only=True):
     class_drop_points: float
     temperature: float = 1.0
     uncalibrated: Reliability | None = None
+    familiarity: Familiarity | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +125,12 @@ class UnseenScores:
     Attributes:
         scores: (M, classes) calibrated scores, in the steps of the file.
         truths: (M,) class numbers.
+        known: (M,) values of the model's output `known`; None: it has none.
     """
 
     scores: NDArray[np.float32]
     truths: NDArray[np.int64]
+    known: NDArray[np.float32] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

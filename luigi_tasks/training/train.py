@@ -17,6 +17,7 @@ from luigi_tasks.training.confidence import choose_folds, fit_temperature, measu
 from luigi_tasks.training.features import gather_rows, in_float_share
 from luigi_tasks.training.head import FittedHead, HeadTrainingData, Layer, train_head
 from luigi_tasks.training.records import TrainedHead, TrainingRecord, UnseenScores
+from luigi_tasks.training.strangers import fit_familiarity, measure_known, measure_length
 from luigi_tasks.training.validation import choose_validation
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def train(
     scores = raw.probabilities(gather_rows(shards, f"{scheme}_0", holdout), scale, zero_point)
     temperature = fit_temperature(raw.unseen.logits, targets[raw.unseen.rows])
     head = raw.divide_logits(temperature)
+    told = (head.unseen.logits, measure_length(copies[0], head.unseen.rows, scale, zero_point))
+    familiarity = fit_familiarity(*told)
     shown = gather_rows(shards, f"{FLOAT}_0", holdout)
     float_scores = head.probabilities(shown)
     if len(floats.rows):
@@ -96,9 +99,12 @@ def train(
         class_drop_points=round(class_drop, 3),
         temperature=round(temperature, 4),
         uncalibrated=measure_reliability(scores, truths),
+        familiarity=familiarity,
     )
     ranges = head.ranges(copies[0], scale, zero_point)
     unseen = score_unseen(head.unseen, targets, int8=copies[0].dtype == np.int8)
+    if familiarity is not None:
+        unseen = dataclasses.replace(unseen, known=measure_known(familiarity, *told).astype(np.float32))
     return TrainedHead(scheme, head.layers, ranges, float_scores, unseen, record)
 
 
@@ -193,14 +199,17 @@ def pack_head(layers: Sequence[Layer], ranges: Sequence[tuple[float, float]]) ->
 def pack_unseen(unseen: UnseenScores) -> bytes:
     """Return out-of-fold predictions as one npz."""
     file = io.BytesIO()
-    np.savez(file, scores=unseen.scores, truths=unseen.truths)
+    arrays: dict[str, Any] = {"scores": unseen.scores, "truths": unseen.truths}
+    if unseen.known is not None:
+        arrays["known"] = unseen.known
+    np.savez(file, **arrays)
     return file.getvalue()
 
 
 def unpack_unseen(packed: bytes) -> UnseenScores:
     """Return what `pack_unseen` wrote."""
     with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
-        return UnseenScores(arrays["scores"], arrays["truths"])
+        return UnseenScores(arrays["scores"], arrays["truths"], arrays.get("known"))
 
 
 def unpack_head(packed: bytes) -> tuple[tuple[Layer, ...], tuple[tuple[float, float], ...]]:

@@ -92,6 +92,8 @@ def test_a_release_is_one_signed_unit_and_announced(pipeline, monkeypatch):
     assert document.labels == tuple("0123456789")
     assert document.operators
     assert len(document.self_test) == 5
+    # The model has two outputs; clients that know of one refuse this schema before the download.
+    assert (document.schema, document.operating_point.least_known) == (2, 0.5)
     assert announced(pipeline, "stable") == release
 
 

@@ -33,12 +33,12 @@ TINY_LABELS = tuple(COLOURS)
 Kind = Literal["int8", "uint8", "float32"]
 
 # Numbers from tensorflow/lite/schema/schema.fbs.
-_FULLY_CONNECTED, _SOFTMAX, _MEAN = 9, 25, 40
+_FULLY_CONNECTED, _LOGISTIC, _SOFTMAX, _MEAN = 9, 14, 25, 40
 _OPTIONS = {_FULLY_CONNECTED: 8, _SOFTMAX: 9, _MEAN: 27}
 _INT32 = 2
 _TYPES = {"float32": 0, "uint8": 3, "int8": 9}
 # First versions that take int8; float32 and uint8 are version 1.
-_INT8_VERSIONS = {_FULLY_CONNECTED: 4, _SOFTMAX: 2, _MEAN: 2}
+_INT8_VERSIONS = {_FULLY_CONNECTED: 4, _LOGISTIC: 2, _SOFTMAX: 2, _MEAN: 2}
 
 _GAIN = 2.0  # logits reach +-3 * gain
 
@@ -61,6 +61,7 @@ def tiny_model(
     kind: Kind = "int8",
     softmax: bool = True,
     fully_connected_version: int | None = None,
+    second_output: str = "",
 ) -> bytes:
     """Build a TFLite file.
 
@@ -72,6 +73,8 @@ def tiny_model(
         kind: Type of input and output. int8 and uint8 inputs: real = pixel / 127.5 - 1.
         softmax: False: the output is logits in [-6, 6].
         fully_connected_version: Claimed operator version; 99 is in no runtime.
+        second_output: Name of a second output, (1, 1): 0.002 for black, 0.12 for red, 0.88 for yellow, 0.998
+            for white; empty: there is none.
     """
     corners = np.array([COLOURS[TINY_LABELS[(k + bias) % labels]] for k in range(labels)], np.float64)
     weights = np.where(corners > 127, 1.0, -1.0) * _GAIN  # (labels, 3)
@@ -88,7 +91,14 @@ def tiny_model(
     if softmax:
         answer = network.tensor("scores", (1, labels), "scores")
         network.operator(_SOFTMAX, [logits], answer, {0: ("f", 1.0)})
-    return network.finish(pixels, answer, f"tiny {kind} model, bias {bias}")
+    answers = [answer]
+    if second_output:
+        brightness = network.tensor("brightness", (1, 1), "logits")
+        ones = network.weights(np.full((1, 3), _GAIN))
+        network.operator(_FULLY_CONNECTED, [colour, ones, -1], brightness, {})
+        answers.append(network.tensor(second_output, (1, 1), "scores"))
+        network.operator(_LOGISTIC, [brightness], answers[-1], {})
+    return network.finish(pixels, answers, f"tiny {kind} model, bias {bias}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,17 +164,17 @@ class _Network:
                 0: ("I", len(self._codes) - 1),
                 1: _Vector("i", inputs),
                 2: _Vector("i", [output]),
-                3: ("B", _OPTIONS[builtin]),
+                3: ("B", _OPTIONS.get(builtin, 0)),
                 4: options,
             }
         )
 
-    def finish(self, source: int, answer: int, description: str) -> bytes:
+    def finish(self, source: int, answers: list[int], description: str) -> bytes:
         """Return the file."""
         subgraph: _Table = {
             0: _Vector("ref", self._tensors),
             1: _Vector("i", [source]),
-            2: _Vector("i", [answer]),
+            2: _Vector("i", answers),
             3: _Vector("ref", self._operators),
             4: "main",
         }

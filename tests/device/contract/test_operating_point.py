@@ -8,9 +8,10 @@ import json
 import msgspec
 import pytest
 
+from edge_client.contract.documents import Document
 from edge_client.contract.errors import InputError
 from edge_client.contract.names import RELEASE_FILE
-from edge_client.contract.release import OperatingPoint, release_id
+from edge_client.contract.release import TWO_OUTPUTS_SCHEMA, OperatingPoint, release_id
 from edge_client.releases import read_release
 from tests.fakes.tiny_release import tiny_release
 
@@ -57,6 +58,7 @@ def test_a_release_is_sure_from_the_threshold_of_the_label_on(tmp_path):
         ({"thresholds": None}, "array"),
         ({"precision": 0}, "precision 0"),
         ({"coverage": 1.5}, "coverage 1.5"),
+        ({"least_known": 1.5}, "least_known 1.5"),
     ],
 )
 def test_a_malformed_operating_point_is_refused_with_the_reason(tmp_path, changes, reason):
@@ -76,6 +78,23 @@ def test_the_released_client_reads_a_release_with_the_new_fields(tmp_path):
     folder = written(tmp_path, operating_point=POINT, evidence="12 hold-out pictures")
     document = msgspec.json.decode((folder / RELEASE_FILE).read_bytes(), type=ReleasedDocument)
     assert document.release == tiny_release()[0].release
+
+
+def test_a_stranger_is_not_sure_where_the_model_tells_strangers(tmp_path):
+    point = read_release(written(tmp_path, operating_point={**POINT, "least_known": 0.3})).operating_point
+    assert point is not None
+    answers = [(0, 0.9, 0.3), (0, 0.9, 0.29), (0, 0.4, 0.9), (0, 0.9, None)]
+    assert [point.is_sure(*answer) for answer in answers] == [True, False, False, True]
+
+
+def test_a_release_with_two_outputs_is_refused_by_the_released_client_alone(tmp_path):
+    folder = written(tmp_path, schema=TWO_OUTPUTS_SCHEMA)
+    assert read_release(folder).release == tiny_release()[0].release
+    # That client reads schema 1 of every document, and `release.json` before it downloads the model.
+    assert (
+        Document.newest_schema
+        < msgspec.json.decode((folder / RELEASE_FILE).read_bytes(), type=ReleasedDocument).schema
+    )
 
 
 def test_another_operating_point_is_another_release(tmp_path):

@@ -107,6 +107,33 @@ def test_a_release_is_sure_by_the_thresholds_of_its_operating_point(tmp_path: Pa
     assert tiny().classify(pictures["dark red"]).sure
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint8", "float32"])
+def test_a_second_output_tells_strangers(kind: Any) -> None:
+    told, plain = tiny(kind=kind, second_output="known"), tiny(kind=kind)
+    assert (told.tells_strangers, plain.tells_strangers) == (True, False)
+    for label, known in (("black", 0.002), ("red", 0.119), ("yellow", 0.881), ("white", 0.998)):
+        answer, without = (one.classify(plain_picture(label)) for one in (told, plain))
+        assert answer.known == pytest.approx(known, abs=0.005)
+        assert without.known is None
+        np.testing.assert_array_equal(answer.scores, without.scores)
+
+
+def test_a_stranger_is_not_sure_whatever_its_score() -> None:
+    point = OperatingPoint(precision=0.95, thresholds=(0.5,) * 8, coverage=0.5, least_known=0.5)
+    for second_output, sure in (("known", False), ("", True)):
+        model = tiny_model(labels=8, second_output=second_output)
+        labels = tiny_labels(8)
+        classifier = Classifier(model, labels, normalization=KERAS, operating_point=point)
+        red, white = (classifier.classify(plain_picture(one)) for one in ("red", "white"))
+        assert (red.label, red.sure, white.sure) == ("red", sure, True)
+        assert red.confidence > 0.9
+
+
+def test_a_model_with_other_outputs_is_refused_by_their_names() -> None:
+    with pytest.raises(InputError, match=r"2 outputs \(scores, boxes\).*named 'known'.*convert"):
+        tiny(second_output="boxes")
+
+
 def test_the_number_of_threads_reaches_the_runtime() -> None:
     classifier = Classifier(tiny_model(), tiny_labels(), normalization=KERAS, threads=2)
     assert classifier.classify(plain_picture("green")).label == "green"

@@ -229,7 +229,7 @@ def changed(**changes):
             ),
             "update edge-client",
         ),
-        (lambda: changed(schema=2), "schema 2"),
+        (lambda: changed(schema=3), "schema 3"),
     ],
 )
 def test_a_signed_release_that_cannot_be_used_is_refused_for_good(device, repository, serving, make, reason):
