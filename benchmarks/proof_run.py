@@ -21,6 +21,7 @@ import numpy as np
 
 from edge_client.contract.errors import EdgeError
 from edge_client.contract.preprocessing import decode_picture
+from edge_client.inference.classifier import Classifier
 from luigi_tasks import steps
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.workspace import open_workspace
@@ -102,8 +103,13 @@ def train(workspace: Workspace, shared: Shared) -> tuple[Any, Any]:
 
 def classify(candidate: Any, paths: Sequence[Path]) -> dict[str, Any]:  # noqa: ANN401 - see above
     """Return the answers to pictures; a picture's folder is its true class."""
-    classifier = candidate.open_classifier()
-    point = getattr(candidate.record, "operating_point", None)
+    record = candidate.record
+    point = getattr(record, "operating_point", None)
+    # As a device opens a release: where there is an operating point, the classifier says what is sure.
+    more: dict[str, Any] = {} if point is None else {"operating_point": point}
+    classifier = Classifier(
+        candidate.model, record.labels, normalization=record.preprocessing.normalization, **more
+    )
     found = [classifier.classify(decode_picture(one)) for one in paths]
     known = [getattr(one, "known", None) for one in found]
     return {
@@ -111,7 +117,7 @@ def classify(candidate: Any, paths: Sequence[Path]) -> dict[str, Any]:  # noqa: 
         "labels": [one.label for one in found],
         "scores": [one.scores.tolist() for one in found],
         "known": None if any(one is None for one in known) else known,
-        "sure": None if point is None else [point.is_sure(one.index, one.confidence) for one in found],
+        "sure": None if point is None else [one.sure for one in found],
     }
 
 

@@ -83,15 +83,18 @@ def measure(folder: Path, size: int, weights: Path) -> dict[str, float]:
         text = deploy.run()
         if "PublishRelease took" not in text:
             sys.exit(f"{size} pictures: nothing was published\n{text[-6000:]}")
-        stored, objects = stored_bytes(pipeline)
+        objects = stored_objects(pipeline)
     figures = {
         f"seconds_{size}": deploy.seconds,
         f"cpu_seconds_{size}": deploy.cpu_seconds,
         f"peak_gib_{size}": deploy.peak_bytes / 2**30,
-        f"store_bytes_{size}": stored,
-        f"store_objects_{size}": objects,
+        f"store_bytes_{size}": sum(objects.values()),
+        f"store_objects_{size}": len(objects),
+        # Documents are read whole, up to DOCUMENT_LIMIT_BYTES of luigi_tasks/storage/documents.py.
+        f"largest_document_bytes_{size}": max(own for key, own in objects.items() if key.endswith(".json")),
         f"cache_bytes_{size}": folder_bytes(folder / "cache"),
     }
+    figures |= {f"store_bytes_{kind}_{size}": own for kind, own in bytes_by_kind(objects).items()}
     for task, seconds in task_seconds(text).items():
         figures[f"{task}_seconds_{size}"] = seconds
         figures[f"{task}_peak_gib_{size}"] = deploy.peak_during(task) / 2**30
@@ -176,15 +179,23 @@ def task_seconds(text: str) -> dict[str, float]:
     return dict(found)
 
 
-def stored_bytes(pipeline: PipelineUnderTest) -> tuple[int, int]:
-    """Return the bytes in the store, and the number of objects."""
+def stored_objects(pipeline: PipelineUnderTest) -> dict[str, int]:
+    """Return the bytes of each object in the store, by key without the prefix of the pipeline."""
+    prefix = f"{pipeline.name}/"
     pages = pipeline.store.client().get_paginator("list_objects_v2")
-    sizes = [
-        one["Size"]
-        for page in pages.paginate(Bucket=pipeline.store.bucket, Prefix=f"{pipeline.name}/")
+    return {
+        one["Key"].removeprefix(prefix): one["Size"]
+        for page in pages.paginate(Bucket=pipeline.store.bucket, Prefix=prefix)
         for one in page.get("Contents", ())
-    ]
-    return sum(sizes), len(sizes)
+    }
+
+
+def bytes_by_kind(objects: dict[str, int]) -> dict[str, int]:
+    """Add the bytes up: of each kind of result below work/, and of what devices read."""
+    found: dict[str, int] = collections.defaultdict(int)
+    for key, size in objects.items():
+        found[key.split("/")[1] if key.startswith("work/") else "released"] += size
+    return dict(sorted(found.items()))
 
 
 def folder_bytes(folder: Path) -> int:
