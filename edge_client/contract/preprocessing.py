@@ -150,6 +150,8 @@ def _decode_once(
 
 def _read_orientation(image: Image.Image) -> int:
     """Return the orientation from EXIF or XMP, 1 to 8; a block that Pillow cannot read is searched for it."""
+    if image.format == "HEIF":  # its decoder has turned it: ISO/IEC 23008-12, 6.5.10
+        return UPRIGHT
     try:
         found = image.getexif().get(ORIENTATION)
     except _DECODER_ERRORS:

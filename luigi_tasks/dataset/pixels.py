@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import functools
 import hashlib
 import io
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -15,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from edge_client.contract.errors import InputError
-from edge_client.contract.preprocessing import FORMATS, decode_fitted
 from luigi_tasks.dataset.file_names import has_picture_suffix
+from luigi_tasks.dataset.formats import decode_file, is_picture
 from luigi_tasks.dataset.left_out import FOREIGN, UNDECODABLE
 from luigi_tasks.dataset.records import ReadPicture
 
@@ -33,13 +31,6 @@ PixelLoader = Callable[[Sequence["Picture"], int, int], "NDArray[np.uint8]"]
 
 # Rows that are held in memory at once where a whole split is shown to a model: 77 MB at 160 pixels.
 BLOCK_PICTURES = 1000
-
-# First bytes of a picture, whatever its name: JPEG, PNG, GIF, BMP, TIFF, WebP, and HEIF with AVIF.
-_PICTURE_START = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM.{4}\0\0\0\0|II\*\0|MM\0\*|RIFF.{4}WEBP"
-    rb"|.{4}ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1|avi[fs])",
-    re.DOTALL,
-)
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -92,7 +83,6 @@ def load_pixels(
     pixels = np.empty((len(pictures), height, width, 3), np.uint8)
     names = [picture.sha256 for picture in pictures]
     missing = list(range(len(pictures))) if cache is None else cache.fill(names, pixels)
-    formats = picture_formats()
 
     def load(number: int) -> None:
         picture = pictures[number]
@@ -100,7 +90,7 @@ def load_pixels(
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             msg = f"{source.url}: {picture.path} changed since the snapshot was taken; run again"
             raise InputError(msg)
-        pixels[number] = decode_fitted(data, height, width, source=picture.path, formats=formats)
+        pixels[number] = decode_file(data, height, width, picture.path)
 
     in_threads(load, missing, "decoding pictures", progress, threads=source.threads)
     if cache is not None and missing:
@@ -122,16 +112,17 @@ def read_pictures(
     Raises: InputError if a picture vanished since it was listed; TransportError.
     """
     pixels = np.empty((len(entries), height, width, 3), np.uint8)
-    formats = picture_formats()
 
     def read(number: int) -> ReadPicture:
         entry = entries[number]
         data = source.read(entry.path)
         try:
-            pixels[number] = decode_fitted(data, height, width, source=entry.path, formats=formats)
+            pixels[number] = decode_file(data, height, width, entry.path)
         except InputError as e:
-            is_picture = has_picture_suffix(entry.path) or _PICTURE_START.match(data) is not None
-            fault, reason = (str(e), UNDECODABLE) if is_picture else ("no picture, by its content", FOREIGN)
+            if has_picture_suffix(entry.path) or is_picture(data):
+                fault, reason = str(e), UNDECODABLE
+            else:
+                fault, reason = "no picture, by its content", FOREIGN
             return ReadPicture(entry.path, entry.size, entry.version, "", fault, shard, reason)
         return ReadPicture(entry.path, entry.size, entry.version, hashlib.sha256(data).hexdigest(), "", shard)
 
@@ -140,15 +131,6 @@ def read_pictures(
     kept = pixels if len(whole) == len(found) else pixels[whole]
     cache.keep([found[number].sha256 for number in whole], kept)
     return tuple(found)
-
-
-@functools.cache
-def picture_formats() -> tuple[str, ...]:
-    """Return the formats of pictures of a dataset: the device's, and those of phones and the web."""
-    import pi_heif  # noqa: PLC0415 - registers a decoder, which only the pipeline needs
-
-    pi_heif.register_heif_opener()
-    return (*FORMATS, "AVIF", "HEIF")
 
 
 def in_threads(

@@ -15,33 +15,16 @@ from PIL import Image
 
 from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import InputError
-from luigi_tasks.dataset.pixel_cache import PixelCache
-from luigi_tasks.dataset.pixels import read_pictures
 from luigi_tasks.dataset.records import HOLDOUT, TRAIN, ReadPicture, Snapshot, SnapshotSummary
-from luigi_tasks.dataset.snapshot import make_snapshot
 from luigi_tasks.dataset.sources import BucketSource, FolderSource
 from luigi_tasks.dataset.splits import ShardSplit, choose_splits, find_moved, is_learned_from
 from luigi_tasks.progress import ignore_progress
 from tests.fakes.datasets import class_folders, dataset_settings, picture_bytes, write_tree
+from tests.fakes.snapshots import reasons, snap, take_snapshot
 
 
 def sha256(data):
     return hashlib.sha256(data).hexdigest()
-
-
-def take_snapshot(source, settings, progress):
-    """Read and put together, as ReadShard and DatasetSnapshot do."""
-    cache = PixelCache(settings.cache_dir / "pixels", 8, 8)
-    listing = source.listing()
-    passed_over = listing.passed_over(listing.find_layout(source.url))
-    read = read_pictures(source, listing.pictures, "b", 8, 8, progress, cache)
-    return make_snapshot(read, source.url, settings, passed_over, lambda _left_out: "left-out.csv")
-
-
-def snap(folder, tree=None, **changes):
-    if tree is not None:
-        write_tree(folder, tree)
-    return take_snapshot(FolderSource(folder), dataset_settings(folder.parent, **changes), ignore_progress)
 
 
 def encoded(image, kind):
@@ -206,11 +189,6 @@ def test_copies_within_a_class_count_once(tmp_path):
     assert len(snapshot.pictures) == 10
     assert snapshot.digest == snap(tmp_path / "plain", tree).digest
     assert "a/000.png" in {one.path for one in snapshot.pictures}
-
-
-def reasons(snapshot):
-    """What is left out, as path -> reason."""
-    return {one.path: one.reason for one in snapshot.left_out}
 
 
 def test_copies_do_not_fill_up_a_class(tmp_path):

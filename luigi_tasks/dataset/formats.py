@@ -1,0 +1,62 @@
+"""Formats of a dataset's pictures: those of the device, and those of phones and the web (HEIC, AVIF)."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import InputError
+from edge_client.contract.preprocessing import FORMATS, decode_fitted
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# First bytes of a picture, whatever its name: JPEG, PNG, GIF, BMP, TIFF, WebP, and HEIF with AVIF.
+_PICTURE_START = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM.{4}\0\0\0\0|II\*\0|MM\0\*|RIFF.{4}WEBP"
+    rb"|.{4}ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1|avi[fs])",
+    re.DOTALL,
+)
+# Item of a HEIF file (ISO/IEC 14496-12, 8.11.6): version 2 or 3, flags, number, protection; texts follow.
+_HEIF_ITEM = re.compile(rb"infe(?:\x02\0\0[\0\1].{4}|\x03\0\0[\0\1].{6})", re.DOTALL)
+
+
+def is_picture(data: bytes) -> bool:
+    """Whether a file begins like a picture."""
+    return _PICTURE_START.match(data) is not None
+
+
+def decode_file(data: bytes, height: int, width: int, source: str) -> NDArray[np.uint8]:
+    """Decode a picture of a dataset as the device decodes its own, also in more formats.
+
+    Returns: (height, width, 3) uint8 RGB, upright.
+    Raises: InputError as `decode_fitted`.
+    """
+    if data[4:8] == b"ftyp":
+        _check_items(data, source)
+    return decode_fitted(data, height, width, source=source, formats=_formats())
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    import pi_heif  # noqa: PLC0415 - a dataset without a picture of a phone does without it
+
+    pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    return (*FORMATS, "AVIF", "HEIF")
+
+
+def _check_items(data: bytes, source: str) -> None:
+    """Refuse a file in whose metadata a type is not text: pi-heif 1.4 crashes on it, and the process with it.
+
+    Raises: InputError.
+    """
+    for item in _HEIF_ITEM.finditer(data):
+        box = max(item.start() - 4, 0)
+        end = box + int.from_bytes(data[box : box + 4], "big")
+        try:
+            data[item.end() : end].decode()
+        except UnicodeDecodeError as e:
+            msg = f"{source}: cannot be decoded as a picture (an item of unknown type); replace or remove it"
+            raise InputError(msg) from e

@@ -1,0 +1,166 @@
+"""Which folder is the class, and which split folders give: understood, or refused by name."""
+
+from __future__ import annotations
+
+import collections
+
+import pytest
+
+from edge_client.contract.errors import InputError
+from luigi_tasks.dataset.layout import find_layout
+from luigi_tasks.dataset.records import HOLDOUT, TRAIN
+from tests.fakes.datasets import picture_bytes
+from tests.fakes.snapshots import reasons, snap
+
+# Folders of pictures -> class and given split of each; None: no split is given.
+UNDERSTOOD = {
+    "classes": ({"roses": "roses", "tulips": "tulips"}, {}),
+    "nested": ({"roses/2024/may": "roses", "roses": "roses", "tulips/2023": "tulips"}, {}),
+    "wrapped": ({"photos/roses": "roses", "photos/tulips/x": "tulips"}, {}),
+    "wrapped twice": ({"a/b/roses": "roses", "a/b/tulips": "tulips"}, {}),
+    "a single class with folders in it": ({"a/roses": "roses", "a/tulips": "tulips"}, {}),
+    "train and test": (
+        {"train/roses": "roses", "train/tulips": "tulips", "test/roses": "roses", "test/tulips/x": "tulips"},
+        {"train": TRAIN, "test": HOLDOUT},
+    ),
+    "train and valid": (
+        {"train/roses": "roses", "train/tulips": "tulips", "valid/roses": "roses", "valid/tulips": "tulips"},
+        {"train": TRAIN, "valid": HOLDOUT},
+    ),
+    "all three, wrapped, in any case": (
+        {
+            "data/images/Train/roses": "roses",
+            "data/images/Train/tulips": "tulips",
+            "data/images/VALIDATION/roses": "roses",
+            "data/images/Test_set/tulips": "tulips",
+        },
+        {"data/images/Train": TRAIN, "data/images/VALIDATION": TRAIN, "data/images/Test_set": HOLDOUT},
+    ),
+    "kin": (
+        {"training/a": "a", "val2017/a": "a", "testing/b": "b", "training/b": "b"},
+        {"training": TRAIN, "val2017": TRAIN, "testing": HOLDOUT},
+    ),
+    "the split below the classes": (
+        {"roses/train": "roses", "roses/test": "roses", "tulips/train": "tulips", "tulips/test/1": "tulips"},
+        {"roses/train": TRAIN, "roses/test": HOLDOUT, "tulips/train": TRAIN, "tulips/test": HOLDOUT},
+    ),
+    "a train among vehicles": ({"train": "train", "bus": "bus", "train/steam": "train"}, {}),
+    "training pictures alone": ({"train/roses": "roses", "train/tulips": "tulips"}, {}),
+    "parts of a split in some classes": (
+        {"roses/train": "roses", "roses/test": "roses", "tulips": "tulips"},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNDERSTOOD)
+def test_folders_are_understood(name: str) -> None:
+    classes, sides = UNDERSTOOD[name]
+    layout = find_layout([f"{folder}/1.jpg" for folder in classes], "DATA")
+    assert {folder: layout.class_folder(f"{folder}/1.jpg") for folder in classes} == classes
+    for folder in classes:
+        right = next((side for top, side in sides.items() if f"{folder}/".startswith(f"{top}/")), "")
+        assert layout.given_split(f"{folder}/1.jpg") == right
+    # New pictures of a class are learned from, and lie in its folder.
+    for label in classes.values():
+        new = f"{layout.folder_of(label)}/new.jpg"
+        assert layout.class_folder(new) == label
+        assert layout.given_split(new) in {TRAIN, ""}
+    assert bool(layout.in_words()) == (bool(sides) or not any(one in classes for one in classes.values()))
+
+
+REFUSED = {
+    "pictures right below a split": (
+        ["train", "valid/roses", "valid/tulips"],
+        "'train', 'valid' look like a split, but pictures lie directly in 'train'; a classifier",
+    ),
+    "unlabelled test pictures": (["train/roses", "train/tulips", "test"], "lie directly in 'test'"),
+    "a split next to classes": (
+        ["train/roses", "test/roses", "tulips"],
+        "'test', 'train' look like a split, but lie next to 'tulips'; move .* or rename them if they",
+    ),
+    "no training pictures": (["test/roses", "valid/roses"], "without training pictures; add a folder train"),
+    "detection": (
+        ["images", "labels"],
+        "'images', 'labels' are no classes, but the folders of a data set for",
+    ),
+    "detection, split above": (["train/images", "valid/images"], "'images' is no class"),
+    "detection, split below": (["images/train", "images/val"], "lie directly in 'train', 'val'"),
+    "COCO": (["train2017", "val2017"], "lie directly in 'train2017', 'val2017'"),
+    "VOC": (["JPEGImages", "SegmentationClass"], "object detection or segmentation"),
+    "pictures alone": (["images"], "'images' is no class"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_folders_that_may_mean_something_else_are_refused_by_name(name: str) -> None:
+    folders, message = REFUSED[name]
+    with pytest.raises(InputError, match=message):
+        find_layout([f"{folder}/1.jpg" for folder in folders], "DATA")
+
+
+def pictures(**counts: int) -> dict[str, bytes]:
+    """So many pictures in each folder; `train__roses` is train/roses."""
+    return {
+        f"{folder.replace('__', '/')}/{number}.png": picture_bytes(1000 * index + number)
+        for index, (folder, count) in enumerate(counts.items())
+        for number in range(count)
+    }
+
+
+def sides(snapshot):
+    """Number of pictures by the top folder, label and split."""
+    return collections.Counter((one.path.split("/")[0], one.label, one.split) for one in snapshot.pictures)
+
+
+def test_the_split_of_the_folders_is_taken(tmp_path):
+    tree = pictures(train__a=9, train__b=9, valid__a=3, valid__b=3, test__a=4, test__b=4)
+    snapshot = snap(tmp_path / "p", tree)
+    assert snapshot.labels == ("a", "b")
+    assert sides(snapshot) == {
+        ("train", "a", TRAIN): 9,
+        ("train", "b", TRAIN): 9,
+        ("valid", "a", TRAIN): 3,
+        ("valid", "b", TRAIN): 3,
+        ("test", "a", HOLDOUT): 4,
+        ("test", "b", HOLDOUT): 4,
+    }
+    assert snapshot.layout == (
+        "the split is that of the folders: test is the hold-out, train is learned from, valid is learned from"
+    )
+
+
+def test_a_class_on_one_side_only_is_split_as_usual(tmp_path):
+    snapshot = snap(tmp_path / "p", pictures(train__a=40, test__a=4, train__b=40, test__c=40))
+    found = sides(snapshot)
+    assert found["train", "a", TRAIN] == 40
+    for folder, label in (("train", "b"), ("test", "c")):
+        assert found[folder, label, TRAIN] > found[folder, label, HOLDOUT] > 0
+
+
+def test_a_copy_in_the_test_folder_is_never_learned_from(tmp_path):
+    tree = pictures(train__a=9, train__b=9, test__a=4, test__b=4)
+    tree["test/a/copy.png"] = tree["train/a/0.png"]
+    snapshot = snap(tmp_path / "p", tree)
+    [copy] = [one for one in snapshot.pictures if one.path in {"test/a/copy.png", "train/a/0.png"}]
+    assert copy.split == HOLDOUT
+
+
+def test_an_empty_class_below_a_split_is_named_once(tmp_path):
+    tree = pictures(train__a=9, train__b=9, test__a=4, test__b=4) | {"train/c/1.txt": b""}
+    (tmp_path / "p/test/c").mkdir(parents=True)
+    assert reasons(snap(tmp_path / "p", tree)) == {
+        "c/": "class without pictures",
+        "train/c/1.txt": "no picture",
+    }
+
+
+def test_pictures_next_to_wrapped_classes_are_left_out(tmp_path):
+    tree = pictures(photos__a=20, photos__b=20) | {
+        "photos/cover.png": picture_bytes(99),
+        "photos/README": b"x",
+    }
+    snapshot = snap(tmp_path / "p", tree)
+    assert snapshot.labels == ("a", "b")
+    assert snapshot.layout == "the classes are the folders in photos/"
+    assert reasons(snapshot) == {"photos/README": "no picture", "photos/cover.png": "in no class folder"}
