@@ -86,18 +86,18 @@ class Layout:
         return f"{where and where + '; '}the split is that of the folders: {taken}"
 
 
-def find_layout(paths: Iterable[str], url: str) -> Layout:
-    """Find the layout of the pictures at these paths.
+def find_layout(folders: Iterable[str], url: str) -> Layout:
+    """Find the layout of pictures that lie in these folders.
 
     Args:
-        paths: With /, relative to the dataset.
+        folders: With / between, relative to the dataset; the same one any number of times.
         url: The dataset, for messages.
     Raises: InputError if the folders can be understood in two ways, or are no classes.
     """
-    folders = [tuple(one.split("/")) for one in {path.rpartition("/")[0] for path in paths} if one]
-    depth = _wrapping_depth(folders)
-    above = "".join(f"{one}/" for one in folders[0][:depth]) if folders else ""
-    inside = [one[depth:] for one in folders if len(one) > depth]
+    parts = [tuple(one.split("/")) for one in set(folders) if one]
+    depth = _wrapping_depth(parts)
+    above = "".join(f"{one}/" for one in parts[0][:depth]) if parts else ""
+    inside = [one[depth:] for one in parts if len(one) > depth]
     layout = _find_split(inside, depth, above, url) or Layout(above, depth)
     names = {one[layout.class_at - depth] for one in inside if len(one) > layout.class_at - depth}
     if names and {one.casefold() for one in names} <= {*_NO_CLASSES.split()}:

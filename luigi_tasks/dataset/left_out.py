@@ -26,7 +26,7 @@ TWO_CLASSES = "in two classes"
 NO_CLASS = "in no class folder"
 SMALL_CLASS = "in a class that is too small"
 # Reasons that do not count against the limit: no picture is lost.
-EMPTY_CLASS = "class without pictures"
+EMPTY_CLASS = "class without usable pictures"
 FOREIGN = "no picture"
 UNCOUNTED = frozenset({EMPTY_CLASS, FOREIGN})
 

@@ -41,7 +41,7 @@ class Listing:
             )
             msg = f"{url}: no pictures found{found}; put them into one folder a class"
             raise InputError(msg)
-        return find_layout((one.path for one in self.pictures), url)
+        return find_layout((one.path.rpartition("/")[0] for one in self.pictures), url)
 
     def classes(self, layout: Layout) -> frozenset[str]:
         """Return the class folders, also those without pictures."""

@@ -49,13 +49,16 @@ def make_snapshot(
     Raises: InputError if a classifier cannot be trained on the pictures: more is left out than the limit
         allows, less than two classes are left, two classes have one name, or the folders are unclear.
     """
-    layout = find_layout((one.path for one in read), url)
+    folders = [one.path.rpartition("/")[0] for one in read]
+    layout = find_layout(folders, url)
     sieve = Sieve(read, passed_over)
-    labels = _sift(sieve, layout, settings.min_images_per_class)
+    labels = _label_pictures(read, folders, layout)
+    found = _sift(sieve, labels, settings.min_images_per_class)
+    for label in sorted({*labels.values()} - {*found.values(), ""}):
+        sieve.left_out.append(LeftOut(f"{layout.above}{label}/", EMPTY_CLASS, "nothing of it can be used"))
     left_out = sieve.sorted_left_out()
     place = keep(left_out)
     sieve.check(url, settings.max_left_out_percent, place)
-    found = {one.sha256: labels[one.path] for one in sieve.kept}
     classes = tuple(sorted(set(found.values())))
     if len(classes) < 2:
         gone = f" (left out: {count_reasons(left_out)}; all in {place})" if left_out else ""
@@ -80,32 +83,53 @@ def make_snapshot(
     )
 
 
-def _sift(sieve: Sieve, layout: Layout, least_pictures: int) -> dict[str, str]:
-    """Take out what is not usable; return the label of each picture that is left, by path."""
-    folders = {one.path: layout.class_folder(one.path) for one in sieve.kept}
-    for reason in sorted({one.reason for one in sieve.kept if one.fault}):
-        faults = {one.path: one.fault for one in sieve.kept if one.fault and one.reason == reason}
-        sieve.take_out(faults, reason or UNDECODABLE)
-    outside = "lies in no class folder; move it into one"
-    sieve.take_out({one.path: outside for one in sieve.kept if not folders[one.path]}, NO_CLASS)
-    names = name_folders({folders[one.path] for one in sieve.kept})
-    labels = {one.path: names[folders[one.path]] for one in sieve.kept}
-    sieve.take_out(_find_in_two_classes(sieve.kept, labels), TWO_CLASSES)
-    sieve.take_out(_find_in_small_classes(sieve.kept, labels, least_pictures), SMALL_CLASS)
-    for folder in sorted({*folders.values()} - {""} - names.keys()):
-        sieve.left_out.append(LeftOut(f"{layout.above}{folder}/", EMPTY_CLASS, "no usable picture in it"))
-    return labels
+def _label_pictures(read: Sequence[ReadPicture], folders: Sequence[str], layout: Layout) -> dict[str, str]:
+    """Return the label of each picture by path; empty: it lies in no class folder.
+
+    Raises: InputError as `name_folders`.
+    """
+    classes = {folder: layout.class_folder(f"{folder}/") for folder in set(folders)}
+    names = {"": "", **name_folders({*classes.values()} - {""})}
+    labels = {folder: names[one] for folder, one in classes.items()}
+    return {one.path: labels[folder] for one, folder in zip(read, folders, strict=True)}
 
 
-def _find_in_two_classes(pictures: Iterable[ReadPicture], labels: Mapping[str, str]) -> dict[str, str]:
-    """Return all copies of the pictures that lie in several classes, each with where another one lies."""
-    first: dict[str, str] = {}
-    clashes: set[str] = set()
-    for one in pictures:
-        if labels[first.setdefault(one.sha256, one.path)] != labels[one.path]:
-            clashes.add(one.sha256)
+def _sift(sieve: Sieve, labels: Mapping[str, str], least_pictures: int) -> dict[str, str]:
+    """Take out what is not usable; return the label of each different picture that is left, by hash.
+
+    Args:
+        sieve: The pictures.
+        labels: Label by path; empty: the picture lies in no class folder.
+        least_pictures: Smallest number of different pictures of a class.
+    """
+    faulty = [one for one in sieve.kept if one.fault]
+    for reason in sorted({one.reason for one in faulty}):
+        sieve.take_out({one.path: one.fault for one in faulty if one.reason == reason}, reason or UNDECODABLE)
+    outside = [path for path, label in labels.items() if not label]
+    kept = {one.path for one in sieve.kept} if outside else set()
+    words = "lies in no class folder; move it into one"
+    sieve.take_out({path: words for path in outside if path in kept}, NO_CLASS)
+    found = {one.sha256: labels[one.path] for one in sieve.kept}
+    for find, reason in ((_find_in_two_classes, TWO_CLASSES), (_find_small_classes, SMALL_CLASS)):
+        if words_of := find(sieve.kept, labels, found, least_pictures):
+            sieve.take_out(words_of, reason)
+            found = {one.sha256: labels[one.path] for one in sieve.kept}
+    return found
+
+
+def _find_in_two_classes(
+    pictures: Sequence[ReadPicture], labels: Mapping[str, str], found: Mapping[str, str], _least: int
+) -> dict[str, str]:
+    """Return all copies of the pictures that lie in several classes, each with where another one lies.
+
+    Args:
+        pictures: All pictures.
+        labels: Label by path.
+        found: Label by hash, of any of the copies.
+    """
+    clashes = {one.sha256 for one in pictures if found[one.sha256] != labels[one.path]}
     copies: dict[str, list[str]] = {}
-    for one in pictures:
+    for one in pictures if clashes else ():
         if one.sha256 in clashes:
             copies.setdefault(one.sha256, []).append(one.path)
     return {
@@ -116,27 +140,27 @@ def _find_in_two_classes(pictures: Iterable[ReadPicture], labels: Mapping[str, s
     }
 
 
-def _find_in_small_classes(
-    pictures: Iterable[ReadPicture], labels: Mapping[str, str], least_pictures: int
+def _find_small_classes(
+    pictures: Sequence[ReadPicture], labels: Mapping[str, str], found: Mapping[str, str], least_pictures: int
 ) -> dict[str, str]:
-    """Return the pictures of classes with too few different pictures."""
-    different: dict[str, set[str]] = collections.defaultdict(set)
-    for one in pictures:
-        different[labels[one.path]].add(one.sha256)
+    """Return the pictures of classes with too few different pictures, each with what its class lacks."""
+    counts = collections.Counter(found.values())
+    if min(counts.values(), default=0) >= least_pictures:
+        return {}
     return {
         one.path: (
             f"{labels[one.path]!r} has {count} usable different pictures, [dataset] min_images_per_class is "
             f"{least_pictures}; add pictures, or remove the folder"
         )
         for one in pictures
-        if (count := len(different[labels[one.path]])) < least_pictures
+        if (count := counts[labels[one.path]]) < least_pictures
     }
 
 
 def _given_splits(pictures: Iterable[ReadPicture], layout: Layout) -> dict[str, str]:
     """Return the split that folders give, by content hash; a copy in the hold-out's folder decides."""
     given: dict[str, str] = {}
-    for one in pictures:
+    for one in pictures if layout.sides else ():
         side = layout.given_split(one.path)
         if side and given.get(one.sha256) != HOLDOUT:
             given[one.sha256] = side

@@ -139,7 +139,7 @@ class FolderSource:
                     self._scan(one.path, f"{path}/", found, linked)
                 elif one.is_symlink() and os.path.isdir(one.path):  # noqa: PTH112 - a text; no error on a loop
                     self._follow(one, path, found, linked)
-                elif found.wants(path):
+                elif found.wants(one.name, prefix):
                     self._add(one, path, found)
 
     def _follow(self, link: os.DirEntry[str], path: str, found: _Found, linked: set[str]) -> None:
@@ -230,12 +230,12 @@ def list_objects(objects: Iterable[tuple[str, int, str]]) -> Listing:
     """Return the listing of objects in a bucket: key below the dataset's prefix, size and ETag of each."""
     found, folders = _Found(), set()
     for key, size, etag in objects:
-        folder, _, name = key.rpartition("/")
+        folder, slash, name = key.rpartition("/")
         parts = folder.split("/") if folder else []
         if "" in parts or any(map(is_hidden, parts)):
             continue
         folders.add(folder)
-        if name and not is_hidden(name) and found.wants(key):
+        if name and not is_hidden(name) and found.wants(name, folder + slash):
             found.add(key, size, etag)
     for folder in sorted(folders - {""}):
         found.add_folder(folder)
@@ -250,13 +250,14 @@ class _Found:
         self._left_out: list[LeftOut] = []
         self._folders: list[str] = []
 
-    def wants(self, path: str) -> bool:
+    def wants(self, name: str, prefix: str) -> bool:
         """Whether a file may be a picture by its name; what evidently is none is left out."""
-        folder, _, name = path.rpartition("/")
-        if not folder:  # next to the class folders: a README, a licence
-            return has_picture_suffix(name)
+        if has_picture_suffix(name):
+            return True
+        if not prefix:  # next to the class folders: a README, a licence
+            return False
         if is_foreign(name):
-            self.leave_out(path, FOREIGN, "no picture, by its name")
+            self.leave_out(prefix + name, FOREIGN, "no picture, by its name")
             return False
         return True
 

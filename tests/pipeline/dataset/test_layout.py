@@ -56,7 +56,7 @@ UNDERSTOOD = {
 @pytest.mark.parametrize("name", UNDERSTOOD)
 def test_folders_are_understood(name: str) -> None:
     classes, sides = UNDERSTOOD[name]
-    layout = find_layout([f"{folder}/1.jpg" for folder in classes], "DATA")
+    layout = find_layout(classes, "DATA")
     assert {folder: layout.class_folder(f"{folder}/1.jpg") for folder in classes} == classes
     for folder in classes:
         right = next((side for top, side in sides.items() if f"{folder}/".startswith(f"{top}/")), "")
@@ -96,7 +96,7 @@ REFUSED = {
 def test_folders_that_may_mean_something_else_are_refused_by_name(name: str) -> None:
     folders, message = REFUSED[name]
     with pytest.raises(InputError, match=message):
-        find_layout([f"{folder}/1.jpg" for folder in folders], "DATA")
+        find_layout(folders, "DATA")
 
 
 def pictures(**counts: int) -> dict[str, bytes]:
@@ -150,7 +150,7 @@ def test_an_empty_class_below_a_split_is_named_once(tmp_path):
     tree = pictures(train__a=9, train__b=9, test__a=4, test__b=4) | {"train/c/1.txt": b""}
     (tmp_path / "p/test/c").mkdir(parents=True)
     assert reasons(snap(tmp_path / "p", tree)) == {
-        "c/": "class without pictures",
+        "c/": "class without usable pictures",
         "train/c/1.txt": "no picture",
     }
 

@@ -226,9 +226,8 @@ def test_a_class_with_too_few_pictures_is_left_out_and_counted(tmp_path):
     tree = class_folders({"a": 140, "b": 150, "c": 14})
     snapshot = snap(tmp_path / "p", tree, min_images_per_class=15)
     assert snapshot.labels == ("a", "b")
-    assert reasons(snapshot) == {
-        path: "in a class that is too small" for path in tree if path.startswith("c/")
-    }
+    small = {path: "in a class that is too small" for path in tree if path.startswith("c/")}
+    assert reasons(snapshot) == {**small, "c/": "class without usable pictures"}
     with pytest.raises(InputError) as caught:
         snap(tmp_path / "p", min_images_per_class=15, max_left_out_percent=4)
     assert "14 of 304 pictures (4.6%) cannot be used, [dataset] max_left_out_percent is 4" in str(
@@ -248,14 +247,16 @@ def test_an_empty_class_is_named_and_never_stops_a_run(tmp_path):
     (tmp_path / "p" / "nothing" / "in it").mkdir(parents=True)
     found = reasons(snap(tmp_path / "p", tree, max_left_out_percent=10))
     assert found == {
-        "broken/": "class without pictures",
+        "broken/": "class without usable pictures",
         "broken/1.png": "undecodable",
-        "nothing/": "class without pictures",
-        "text/": "class without pictures",
+        "nothing/": "class without usable pictures",
+        "text/": "class without usable pictures",
         "text/1.txt": "no picture",
     }
     (tmp_path / "p/broken/1.png").unlink()
-    assert reasons(snap(tmp_path / "p", max_left_out_percent=0))["nothing/"] == "class without pictures"
+    assert (
+        reasons(snap(tmp_path / "p", max_left_out_percent=0))["nothing/"] == "class without usable pictures"
+    )
 
 
 # --- broken and unusual pictures ----------------------------------------------------------------

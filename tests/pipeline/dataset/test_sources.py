@@ -165,9 +165,9 @@ def test_a_class_without_a_picture_is_passed_over_by_name(place):
     listing = place.source.listing()
     found = listing.passed_over(listing.find_layout("URL"))
     assert {one.path: one.reason for one in found} == {
-        "b/": "class without pictures",
+        "b/": "class without usable pictures",
         "b/1.txt": "no picture",
-        "c/": "class without pictures",
+        "c/": "class without usable pictures",
         "c/deep/2.txt": "no picture",
     }
 

@@ -292,13 +292,13 @@ def test_hostile_names_stay_text_everywhere():
 
 def test_what_is_left_out_is_counted_by_reason_and_named_with_where_the_rest_is():
     broken = tuple(LeftOut(f"cat/{number:02}.jpg", "undecodable", f"fault {number}") for number in range(25))
-    page = render(left_out=(*broken, LeftOut("dog/", "class without pictures", "no picture in it")))
+    page = render(left_out=(*broken, LeftOut("dog/", "class without usable pictures", "no picture in it")))
     assert "25 undecodable" in page.text
     assert "cat/19.jpg" in page.text
     assert "fault 19" in page.text
     assert "cat/20.jpg" not in page.text
     assert "and 5 more" in page.text
-    assert "1 class without pictures" in page.text
+    assert "1 class without usable pictures" in page.text
     assert "file:///store/left-out.csv" in page.text
     assert "Left out" not in render().text
 
