@@ -348,6 +348,8 @@ def evaluate(
         holdout_percent=settings.dataset.holdout_percent,
         left_out=snapshot.left_out,
     )
+    if evaluation.error_rates is not None:
+        logger.info("The gate: %s", evaluation.error_rates.in_words())
     report = render_report(
         evaluation,
         snapshot=snapshot,

@@ -57,10 +57,11 @@ def count_pairs(own: NDArray[np.bool_], other: NDArray[np.bool_], groups: Sequen
         other: (N,) whether the other one is.
         groups: Group of each picture.
     """
-    names, numbers = np.unique(np.array(groups, dtype=object).astype(str), return_inverse=True)
+    numbers: dict[str, int] = {}
+    of_picture = [numbers.setdefault(group, len(numbers)) for group in groups]
     difference = own.astype(np.int64) - other.astype(np.int64)
-    balance = np.bincount(numbers.ravel(), weights=difference, minlength=len(names))
-    return Paired(float(len(names)), float((balance < 0).sum()), float((balance > 0).sum()))
+    balance = np.bincount(of_picture, weights=difference, minlength=len(numbers))
+    return Paired(float(len(numbers)), float((balance < 0).sum()), float((balance > 0).sum()))
 
 
 def accepted_risk(units: float) -> float:

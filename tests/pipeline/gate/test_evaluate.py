@@ -167,6 +167,24 @@ def test_confidences_are_counted_in_equal_parts_of_which_the_last_has_one_itself
     assert found.confidence == (2, 1, 0, 0, 0, 0, 0, 0, 0, 1)
 
 
+def without(content: object, names: frozenset[str]) -> object:
+    """The same JSON as a version that did not know these fields wrote it."""
+    if isinstance(content, dict):
+        return {key: without(value, names) for key, value in content.items() if key not in names}
+    return [without(one, names) for one in content] if isinstance(content, list) else content
+
+
+def test_an_evaluation_of_the_released_version_is_still_read():
+    """It knows two outcomes, and neither groups nor intervals."""
+    now = judge_tiny(Album(*GOOD), champion())
+    new = frozenset({"outcome", "thin", "interval", "groups", "effective", "note", "error_rates"})
+    data = json.dumps(without(json.loads(encode_document(now)), new)).encode()
+    found = decode_document(Evaluation, data, source="evaluation.json", limit_bytes=1 << 20)
+    assert (found.verdict.passed, found.verdict.outcome, found.verdict.in_words()) == (True, "", "passed")
+    assert (found.candidate.interval, found.candidate.groups) == (None, 0)
+    assert found.candidate.classes[0].recall == now.candidate.classes[0].recall
+
+
 def test_an_evaluation_from_before_there_was_a_holdout_count_is_still_read():
     album = Album(*GOOD)
     now = judge_tiny(album, None)
