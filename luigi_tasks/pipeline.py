@@ -313,7 +313,7 @@ class EvaluateModel(TrainingTask):
         if self.own_target().key != target.key:
             raise TransportError("the channel moved while the candidate was measured; run again")
         self.set_tracking_url(artifacts.save_evaluation(target, evaluated))  # type: ignore[misc]
-        return f"accuracy {evaluated.record.candidate.accuracy:.4f}, {evaluated.record.verdict.in_words()}"
+        return f"{evaluated.record.candidate.in_words()}, {evaluated.record.verdict.in_words()}"
 
 
 class PublishRelease(TrainingTask):

@@ -139,6 +139,11 @@ class Measurement(Document, frozen=True, kw_only=True):
     interval: tuple[float, float] | None = None
     strangers: int | None = None
 
+    def in_words(self) -> str:
+        """Return e.g. `accuracy 0.9512 (0.9312 to 0.9667)`."""
+        between = f" ({self.interval[0]:.4f} to {self.interval[1]:.4f})" if self.interval else ""
+        return f"accuracy {self.accuracy:.4f}{between}"
+
 
 class SchemeResult(Document, frozen=True, kw_only=True):
     """One quantization scheme that was tried, measured on the hold-out.

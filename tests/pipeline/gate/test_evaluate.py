@@ -204,6 +204,7 @@ def test_metrics_match_those_counted_by_hand():
     assert found.labels == ("red", "green", "blue")
     assert found.confusion == ((5, 0, 3), (1, 0, 0), (0, 0, 1))
     assert found.accuracy == 6 / 10
+    assert found.in_words() == "accuracy 0.6000 (0.3127 to 0.8318)"
     metrics = {one.label: (one.support, one.precision, one.recall) for one in found.classes}
     assert metrics["red"] == (8, pytest.approx(5 / 6, abs=1e-6), pytest.approx(5 / 8))
     assert metrics["green"] == (1, 0.0, 0.0)
