@@ -35,7 +35,7 @@ from pipeline_under_test import PipelineUnderTest  # noqa: E402
 SIZES = "1000,10000,100000"
 INPUT_SIZE = 160
 SAMPLE_S = 0.1
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+PAGE_BYTES, TICKS_A_SECOND = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:
@@ -96,8 +96,10 @@ def measure(folder: Path, size: int, weights: Path) -> dict[str, float]:
     }
     figures |= {f"store_bytes_{kind}_{size}": own for kind, own in bytes_by_kind(objects).items()}
     for task, seconds in task_seconds(text).items():
+        peak, cpu = deploy.use_during(task)
         figures[f"{task}_seconds_{size}"] = seconds
-        figures[f"{task}_peak_gib_{size}"] = deploy.peak_during(task) / 2**30
+        figures[f"{task}_cpu_seconds_{size}"] = cpu
+        figures[f"{task}_peak_gib_{size}"] = peak / 2**30
     return {name: round(value, 4) for name, value in figures.items()}
 
 
@@ -112,8 +114,7 @@ class Deploy:
 
     def __init__(self, pipeline: PipelineUnderTest) -> None:
         self._pipeline = pipeline
-        self._log = pipeline.folder / "deploy.log"
-        self._samples: list[tuple[float, int]] = []
+        self._samples: list[tuple[float, int, float]] = []  # when, bytes, processor seconds
         self._lines: list[tuple[float, str]] = []
         self.seconds = self.cpu_seconds = 0.0
 
@@ -136,39 +137,45 @@ class Deploy:
     @property
     def peak_bytes(self) -> int:
         """Largest sample."""
-        return max((used for _, used in self._samples), default=0)
+        return max((used for _, used, _ in self._samples), default=0)
 
-    def peak_during(self, task: str) -> int:
-        """Largest sample while a task of this family ran."""
-        largest = 0
+    def use_during(self, task: str) -> tuple[int, float]:
+        """Return the largest memory and the processor seconds while tasks of this family ran."""
+        largest, seconds = 0, 0.0
         for end, line in self._lines:
             if found := re.search(rf"\b{task} took ([0-9.]+) s", line):
                 start = end - float(found[1])
-                own = [used for at, used in self._samples if start <= at <= end]
-                largest = max([largest, *own])
-        return largest
+                own = [(used, cpu) for at, used, cpu in self._samples if start <= at <= end]
+                largest = max([largest, *(used for used, _ in own)])
+                seconds += own[-1][1] - own[0][1] if own else 0.0
+        return largest, seconds
 
     def _sample(self, process: subprocess.Popen[str]) -> None:
         while process.poll() is None:
-            self._samples.append((time.monotonic(), resident_bytes(process.pid)))
+            self._samples.append((time.monotonic(), *use_of(process.pid)))
             time.sleep(SAMPLE_S)
 
 
-def resident_bytes(root: int) -> int:
-    """Return the resident memory of a process and of all that descend from it; 0 once they are gone."""
+def use_of(root: int) -> tuple[int, float]:
+    """Return the resident bytes and the processor seconds of a process and of all that descend from it."""
     parents: dict[int, int] = {}
-    pages: dict[int, int] = {}
+    use: dict[int, tuple[int, int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            pages[int(folder.name)] = int((folder / "statm").read_text().split()[1])
+            # proc(5): after the name, which may hold blanks, come state, ppid and, from 11 on, four times in
+            # ticks: user and system, of the process and of its children that ended.
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            pages = int((folder / "statm").read_text().split()[1])
+            parents[int(folder.name)] = int(fields[1])
+            use[int(folder.name)] = (pages, sum(int(one) for one in fields[11:15]))
         except (OSError, IndexError, ValueError):  # it ended meanwhile
             continue
     family, found = {root}, {root}
     while found:
         found = {child for child, parent in parents.items() if parent in found}
         family |= found
-    return sum(pages.get(one, 0) for one in family) * PAGE_BYTES
+    own = [use.get(one, (0, 0)) for one in family]
+    return sum(pages for pages, _ in own) * PAGE_BYTES, sum(ticks for _, ticks in own) / TICKS_A_SECOND
 
 
 def task_seconds(text: str) -> dict[str, float]:
