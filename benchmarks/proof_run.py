@@ -88,6 +88,15 @@ def train(workspace: Workspace, shared: Shared) -> tuple[Any, Any]:
     settings = workspace.settings
     snapshot = steps.take_snapshot(workspace)
     tuned = steps.tune_backbone(workspace, snapshot) if settings.tunes else None
+    features = extract(workspace, snapshot, tuned, shared)
+    head = steps.train_head(settings.training, snapshot, shared.backbone, [features], SCHEME)
+    candidate = steps.assemble_candidate(settings, snapshot, [shared.backbone], [head])
+    record = tuned.record if tuned is not None else None
+    return candidate, steps.evaluate(workspace, candidate, snapshot, [head], tuned=record)
+
+
+def extract(workspace: Workspace, snapshot: Any, tuned: Any, shared: Shared) -> Any:  # noqa: ANN401 - see `train`
+    """Return the features of a snapshot; backbone and features are kept in `shared`."""
     if shared.backbone is None:
         shared.backbone = steps.convert_backbone(workspace, snapshot, SCHEME, tuned)
     features = steps.extract_features(
@@ -95,10 +104,7 @@ def train(workspace: Workspace, shared: Shared) -> tuple[Any, Any]:
     )
     for name in features.rows:
         shared.rows.setdefault(name, {}).update(features.find(name))
-    head = steps.train_head(settings.training, snapshot, shared.backbone, [features], SCHEME)
-    candidate = steps.assemble_candidate(settings, snapshot, [shared.backbone], [head])
-    record = tuned.record if tuned is not None else None
-    return candidate, steps.evaluate(workspace, candidate, snapshot, [head], tuned=record)
+    return features
 
 
 def classify(candidate: Any, paths: Sequence[Path]) -> dict[str, Any]:  # noqa: ANN401 - see above
@@ -122,9 +128,15 @@ def classify(candidate: Any, paths: Sequence[Path]) -> dict[str, Any]:  # noqa: 
 
 
 def find_doubtful(job: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
-    """Return the paths that the pipeline holds for wrongly labelled."""
-    del job, shared
-    return {"paths": None}
+    """Return the paths that the pipeline holds for wrongly labelled; null where it does not look for them."""
+    find: Any = getattr(steps, "find_doubtful", None)
+    if find is None:
+        return {"paths": None}
+    workspace = open_workspace(load_settings(job["pictures"], **job["settings"]))
+    snapshot = steps.take_snapshot(workspace)
+    features = extract(workspace, snapshot, None, shared)
+    found = find(workspace.settings.training, snapshot, shared.backbone, [features], SCHEME)
+    return {"paths": [one.path for one in found.doubtful], "verdict": f"{len(found.doubtful)} doubtful"}
 
 
 def simulate(job: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
