@@ -136,6 +136,7 @@ def _as_json(picture: Path, prediction: Prediction, top: int) -> str:
         "label": prediction.label,
         "confidence": round(prediction.confidence, 6),
         "sure": prediction.sure,
+        "known": None if prediction.known is None else round(prediction.known, 6),
         "top": {label: round(score, 6) for label, score in prediction.top(top).items()},
         "latency_ms": round(prediction.latency_ms, 3),
     }
@@ -143,6 +144,7 @@ def _as_json(picture: Path, prediction: Prediction, top: int) -> str:
 
 
 def _as_text(picture: Path, prediction: Prediction, top: int) -> str:
-    lines = [f"{picture}  ({prediction.latency_ms:.1f} ms){'' if prediction.sure else '  not sure'}"]
+    known = "" if prediction.known is None else f", known {prediction.known:.2f}"
+    lines = [f"{picture}  ({prediction.latency_ms:.1f} ms{known}){'' if prediction.sure else '  not sure'}"]
     lines += [f"  {score:6.1%}  {label}" for label, score in prediction.top(top).items()]
     return "\n".join(lines) + "\n"

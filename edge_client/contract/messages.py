@@ -175,6 +175,8 @@ class Result(Document, frozen=True, kw_only=True):
         label: Best label, also where the prediction is not sure.
         confidence: Its score in [0, 1].
         sure: Whether the score is one to act on, see `OperatingPoint`; true for a release without one.
+        known: How much the frame resembles those of the classes, in [0, 1]: strangers have the lowest values;
+            None for a model that does not tell.
         top: The best labels with their scores, best first.
         release: Id of the release that classified it.
         channel: Channel that the release serves.
@@ -188,6 +190,7 @@ class Result(Document, frozen=True, kw_only=True):
     label: str
     confidence: float
     sure: bool = True
+    known: float | None = None
     top: dict[str, float]
     release: str | None
     channel: str = ""

@@ -222,6 +222,7 @@ class ChannelFollower:
             label=prediction.label,
             confidence=prediction.confidence,
             sure=prediction.sure,
+            known=prediction.known,
             top=prediction.top(device.top),
             release=release,
             channel=device.channel,

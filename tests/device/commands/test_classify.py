@@ -85,6 +85,14 @@ def test_a_release_next_to_the_model_says_what_is_sure(
     assert json.loads(run(model, labels, [green], as_json=True)[1])["sure"] is True
 
 
+def test_a_model_that_tells_strangers_says_how_known_a_picture_is(parts: tuple[Path, Path, Path]) -> None:
+    model, labels, red = parts
+    assert json.loads(run(model, labels, [red], as_json=True)[1])["known"] is None
+    model.write_bytes(tiny_model(second_output="known"))
+    assert json.loads(run(model, labels, [red], as_json=True)[1])["known"] == pytest.approx(0.12, abs=0.01)
+    assert run(model, labels, [red])[1].splitlines()[0].endswith(" ms, known 0.12)")
+
+
 def test_a_broken_release_next_to_a_model_stops_nothing(
     parts: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ from edge_client.inference.classifier import Classifier
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.compose import Dense, choose_scale, compose_classifier
 from luigi_tasks.settings.values import ModelSettings
+from luigi_tasks.training.records import Familiarity
 from tests.fakes.written_model import dense_layers, infer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -153,8 +154,8 @@ options = vision.ImageClassifierOptions(BaseOptions(model_asset_path=sys.argv[1]
 with vision.ImageClassifier.create_from_options(options) as classifier:
     for path in sys.argv[2:]:
         image = mp.Image.create_from_file(path)
-        best = classifier.classify(image).classifications[0].categories[0]
-        print(best.category_name, best.score, sep="\t")
+        heads = [one.categories[0] for one in classifier.classify(image).classifications]
+        print(*(text for best in heads for text in (best.category_name, best.score)), sep="\t")
 """
 
 
@@ -176,13 +177,14 @@ def mediapipe_python(tmp_path_factory):
     return python
 
 
+@pytest.mark.parametrize("familiarity", [None, Familiarity(margin=0.2, length=0.1, bias=-1.0)])
 @pytest.mark.parametrize("scheme", ["int8", "float"])
-def test_mediapipe_gives_the_same_answers(convert, pictures, mediapipe_python, tmp_path, scheme):
+def test_mediapipe_gives_the_same_answers(convert, pictures, mediapipe_python, tmp_path, scheme, familiarity):
     """On pictures of the model's size: others, MediaPipe scales its own way, which no file can tell it."""
     labels = ("first", "second", "third")
     networks = convert(scheme, 0, 3)
     # Only the float file is fed what its metadata's mean and deviation say.
-    model = compose_classifier(networks.alone, [head(networks)], labels, name="x")
+    model = compose_classifier(networks.alone, [head(networks)], labels, name="x", familiarity=familiarity)
     (tmp_path / "model.tflite").write_bytes(model)
     (tmp_path / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
     files = [tmp_path / f"{number}.png" for number in range(10)]
@@ -196,9 +198,17 @@ def test_mediapipe_gives_the_same_answers(convert, pictures, mediapipe_python, t
     told = subprocess.run([*client, *options, *files], check=True, capture_output=True, text=True).stdout
     ours = [json.loads(line) for line in told.splitlines()]
     assert len(theirs) == len(ours) == 10
-    for (label, score), answer in zip(theirs, ours, strict=True):
+    for (label, score, *known), answer in zip(theirs, ours, strict=True):
         assert answer["label"] == label
         assert answer["confidence"] == pytest.approx(float(score), abs=1e-4)
+        if familiarity is None:
+            assert (known, answer["known"]) == ([], None)
+        else:
+            # A second classifier, of one label.
+            assert known[0] == "known"
+            assert answer["known"] == pytest.approx(float(known[1]), abs=1e-4)
+    if familiarity is not None:
+        assert len({answer["known"] for answer in ours}) > 1
 
 
 def test_unit_without_weights_answers_its_bias(small, pictures):
