@@ -214,7 +214,10 @@ def release_id(
     if device_class:
         parts.append(device_class.encode())
     if operating_point is not None:
+        point: tuple[object, ...]
         point = (operating_point.precision, operating_point.thresholds, operating_point.coverage)
+        if operating_point.least_known is not None:
+            point = (*point, operating_point.least_known)
         parts.append(f"operating point {point!r}".encode())
     for part in parts:
         digest.update(hashlib.sha256(part).digest())

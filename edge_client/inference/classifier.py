@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edge_client.contract.release import Normalization, OperatingPoint
+    from edge_client.contract.release import Normalization, OperatingPoint, ReleaseDocument
 
 _BYTE_TYPES = (np.dtype(np.uint8), np.dtype(np.int8))
 
@@ -224,13 +224,25 @@ def classifier_from_release(folder: Path, threads: int = 1) -> Classifier:
         release=document.release,
         operating_point=document.operating_point,
     )
-    if (classifier.input_height, classifier.input_width) != (preprocessing.height, preprocessing.width):
+    _check_promises(folder, classifier, document)
+    return classifier
+
+
+def _check_promises(folder: Path, classifier: Classifier, document: ReleaseDocument) -> None:
+    """Raise InputError if the model lacks what its release document says of it."""
+    size, point = document.preprocessing, document.operating_point
+    if (classifier.input_height, classifier.input_width) != (size.height, size.width):
         msg = (
             f"{folder}: the model takes {classifier.input_height}x{classifier.input_width} pixels, its "
-            f"release document {preprocessing.height}x{preprocessing.width}; publish the release again"
+            f"release document {size.height}x{size.width}; publish the release again"
         )
         raise InputError(msg)
-    return classifier
+    if point is not None and point.least_known is not None and not classifier.tells_strangers:
+        msg = (
+            f"{folder}: the release document has a threshold for the output {KNOWN_OUTPUT!r}, which the "
+            "model lacks, so strangers would be sure; publish the release again"
+        )
+        raise InputError(msg)
 
 
 def _read_model(path: Path, sha256: str) -> bytes:

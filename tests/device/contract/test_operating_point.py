@@ -100,7 +100,7 @@ def test_a_release_with_two_outputs_is_refused_by_the_released_client_alone(tmp_
 def test_another_operating_point_is_another_release(tmp_path):
     document = read_release(written(tmp_path))
     point = functools.partial(OperatingPoint, thresholds=(0.9, None, 0.9), coverage=0.5)
-    points = [None, point(precision=0.9), point(precision=0.95)]
+    points = [None, point(precision=0.9), point(precision=0.95), point(precision=0.95, least_known=0.5)]
     ids = [release_id(b"model", document.labels, document.preprocessing, "", point) for point in points]
-    assert len(set(ids)) == 3
+    assert len(set(ids)) == 4
     assert ids[0] == release_id(b"model", document.labels, document.preprocessing)

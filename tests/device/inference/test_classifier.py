@@ -129,6 +129,18 @@ def test_a_stranger_is_not_sure_whatever_its_score() -> None:
         assert red.confidence > 0.9
 
 
+def test_a_release_that_promises_to_tell_strangers_needs_a_model_that_does(tmp_path: Path) -> None:
+    point = OperatingPoint(precision=0.95, thresholds=(0.5,) * 3, coverage=0.5, least_known=0.5)
+    for second_output in ("known", ""):
+        model = tiny_model(second_output=second_output)
+        for name, content in tiny_release(model=model, operating_point=point)[1].items():
+            (tmp_path / name).write_bytes(content)
+        if second_output:
+            assert not classifier_from_release(tmp_path).classify(plain_picture("red")).sure
+    with pytest.raises(InputError, match="threshold for the output 'known', which the model lacks"):
+        classifier_from_release(tmp_path)
+
+
 def test_a_model_with_other_outputs_is_refused_by_their_names() -> None:
     with pytest.raises(InputError, match=r"2 outputs \(scores, boxes\).*named 'known'.*convert"):
         tiny(second_output="boxes")
