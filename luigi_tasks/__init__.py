@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from luigi_tasks.doubtful_labels import DoubtfulLabels
     from luigi_tasks.labelling.tasks import ListInbox, TakeLabelled
     from luigi_tasks.pipeline import (
         AnnounceRelease,
@@ -27,6 +28,7 @@ __all__ = [
     "AnnounceRelease",
     "DatasetSnapshot",
     "Deploy",
+    "DoubtfulLabels",
     "EvaluateModel",
     "ListInbox",
     "PublishRelease",
@@ -36,7 +38,11 @@ __all__ = [
     "TrainModel",
 ]
 
-_LABELLING = {"ListInbox", "TakeLabelled"}
+_ELSEWHERE = {
+    "DoubtfulLabels": "luigi_tasks.doubtful_labels",
+    "ListInbox": "luigi_tasks.labelling.tasks",
+    "TakeLabelled": "luigi_tasks.labelling.tasks",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -44,10 +50,10 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    module = "luigi_tasks.labelling.tasks" if name in _LABELLING else "luigi_tasks.pipeline"
-    return getattr(importlib.import_module(module), name)
+    return getattr(importlib.import_module(_ELSEWHERE.get(name, "luigi_tasks.pipeline")), name)
 
 
 if "luigi" in sys.modules:  # `luigi --module luigi_tasks`: Luigi finds the tasks that are loaded
     importlib.import_module("luigi_tasks.labelling.tasks")
+    importlib.import_module("luigi_tasks.doubtful_labels")
     importlib.import_module("luigi_tasks.pipeline")

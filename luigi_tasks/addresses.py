@@ -29,6 +29,7 @@ VERSIONS = {
     "head": 5,
     "candidate": 5,
     "evaluation": 6,
+    "doubtful": 1,
 }
 # Version of training/augmentation.py, whose copies of pictures three steps learn from.
 AUGMENTATION_VERSION = 2
@@ -178,6 +179,15 @@ def evaluation(identity: Identity, candidate_key: str, champion: str | None) -> 
     """Key of the evaluation: the candidate, the gate's settings and the champion it had to meet."""
     key = _digest("evaluation", candidate_key, _plain(identity.settings.gate), champion)
     return f"work/evaluations/{key}/evaluation.json"
+
+
+def doubtful(identity: Identity, snapshot_digest: str | None) -> str | None:
+    """Key of the list of doubtful labels: the listing, since it has paths, the pictures and the network."""
+    if snapshot_digest is None:
+        return None
+    scheme = identity.settings.quantization.scheme
+    key = _digest("doubtful", identity.listing, snapshot_digest, _network(identity), scheme)
+    return f"work/doubtful/{key}/doubtful.json"
 
 
 def lineage(release: str) -> str:

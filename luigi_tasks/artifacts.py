@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from luigi_tasks.dataset.splits import ShardSplit
+    from luigi_tasks.labelling.doubtful import DoubtfulRecord
     from luigi_tasks.storage.cache import ContentCache
     from luigi_tasks.storage.documents import DocumentT, PendingDocument
     from luigi_tasks.storage.store import Store
@@ -294,6 +295,17 @@ def save_evaluation(target: StoredDocument, evaluated: Evaluated) -> str:
     target.store.put(target.folder + SCORES_FILE, pack_array(evaluated.scores))
     target.save(evaluated.record)
     return target.store.presign_url(report, REPORT_LINK_S)
+
+
+def save_doubtful(target: StoredDocument, record: DoubtfulRecord, page: str) -> tuple[str, str]:
+    """Save the list of doubtful labels; return the address of the CSV, and a link to the page."""
+    from luigi_tasks.labelling.doubtful import write_csv  # noqa: PLC0415 - only where one is made
+
+    csv, html = target.folder + "doubtful.csv", target.folder + "doubtful.html"
+    target.store.put(csv, write_csv(record.doubtful), content_type="text/csv; charset=utf-8")
+    target.store.put(html, page.encode(), content_type="text/html; charset=utf-8")
+    target.save_list(record)
+    return target.store.url(csv), target.store.presign_url(html, REPORT_LINK_S)
 
 
 def find_evaluation(target: Target) -> Evaluation | None:

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.records import Picture, ReadPicture, Snapshot
     from luigi_tasks.dataset.splits import ShardSplit
     from luigi_tasks.gate.records import Evaluated
+    from luigi_tasks.labelling.doubtful import DoubtfulRecord
     from luigi_tasks.progress import Progress
     from luigi_tasks.quantization.records import Candidate
-    from luigi_tasks.release.self_test import SelfTestPicture
     from luigi_tasks.settings.values import PipelineSettings, TrainingSettings
     from luigi_tasks.training.features import FeatureRows
     from luigi_tasks.training.finetune import CheckpointStore
@@ -287,6 +287,34 @@ def train_head(
     return train(snapshot, features, scheme, parameters, training, progress)
 
 
+def find_doubtful(
+    training: TrainingSettings,
+    snapshot: Snapshot,
+    backbone: Backbone,
+    features: Sequence[FeatureRows],
+    scheme: str,
+    progress: Progress = ignore_progress,
+) -> DoubtfulRecord:
+    """List the pictures that probably stand in the wrong class.
+
+    Args:
+        training: Batch size, rate and regularization of the heads that judge.
+        snapshot: The pictures; both splits are looked at.
+        backbone: A backbone that did not learn from the labels: a tuned one knows the wrong ones.
+        features: Its features of all pictures, in any number of parts.
+        scheme: The scheme that it was converted for.
+        progress: Gets epochs and pictures done.
+    """
+    from luigi_tasks.backbone.extractor import quantization_of  # noqa: PLC0415 - the TFLite runtime
+    from luigi_tasks.labelling.doubtful import describe_doubts  # noqa: PLC0415 - Pillow
+    from luigi_tasks.training.features import gather_rows  # noqa: PLC0415 - NumPy
+    from luigi_tasks.training.label_noise import doubt_labels  # noqa: PLC0415 - NumPy
+
+    rows = gather_rows(features, f"{scheme}_0", snapshot.pictures)
+    parameters = quantization_of(backbone.files[scheme])
+    return describe_doubts(snapshot, doubt_labels(snapshot, rows, parameters, training, progress))
+
+
 def assemble_candidate(
     settings: PipelineSettings,
     snapshot: Snapshot,
@@ -394,7 +422,9 @@ def publish_release(
     """
     from luigi_tasks.release.channel import point_channel  # noqa: PLC0415 - only where something is published
     from luigi_tasks.release.contents import build_release  # noqa: PLC0415 - as above
+    from luigi_tasks.release.history import self_test_pictures  # noqa: PLC0415 - as above
     from luigi_tasks.release.patches import make_patches  # noqa: PLC0415 - as above
+    from luigi_tasks.release.self_test import make_self_test  # noqa: PLC0415 - as above
 
     release, rules = candidate.record.release, workspace.settings.release
     if evaluated.record.release != release:
@@ -406,7 +436,14 @@ def publish_release(
     state, files = workspace.repository.load(), dict[str, bytes]()
     model = candidate.model
     if state.release(release) is None:
-        self_test = _make_self_test(workspace, candidate, evaluated, snapshot, progress)
+        self_test = make_self_test(
+            candidate.record,
+            snapshot.split(HOLDOUT),
+            evaluated.scores,
+            workspace.pixel_loader(progress),
+            rules.self_test_pictures,
+            self_test_pictures(state, rules.channel),
+        )
         files = build_release(candidate, evaluated, self_test, workspace.settings)
     else:
         model = state.read(release_target(release, MODEL_FILE))
@@ -472,24 +509,3 @@ def renew_signatures(workspace: Workspace) -> bool:
         return False
     workspace.repository.renew()
     return True
-
-
-def _make_self_test(
-    workspace: Workspace,
-    candidate: Candidate,
-    evaluated: Evaluated,
-    snapshot: Snapshot,
-    progress: Progress,
-) -> list[SelfTestPicture]:
-    from luigi_tasks.release.history import self_test_pictures  # noqa: PLC0415 - as in publish_release
-    from luigi_tasks.release.self_test import make_self_test  # noqa: PLC0415 - as above
-
-    rules = workspace.settings.release
-    return make_self_test(
-        candidate.record,
-        snapshot.split(HOLDOUT),
-        evaluated.scores,
-        workspace.pixel_loader(progress),
-        rules.self_test_pictures,
-        self_test_pictures(workspace.repository.load(), rules.channel),
-    )

@@ -75,24 +75,33 @@ LUIGI_TASKS = {
     "quantization": "progress provenance settings dataset backbone training",
     "gate": "progress pages settings dataset training quantization",
     "release": "provenance settings storage dataset backbone quantization gate",
-    "labelling": "cells progress pages logs settings storage dataset",
+    "labelling": "cells progress pages logs settings storage dataset training",
     "addresses": "settings storage dataset backbone training",
     "workspace": "logs progress addresses settings storage dataset backbone release",
-    "artifacts": "addresses workspace storage dataset backbone training quantization gate",
+    "artifacts": "addresses workspace storage dataset backbone training quantization gate labelling",
     "steps": "progress logs provenance workspace settings dataset backbone training quantization gate "
-    "release",
+    "labelling release",
     "targets": "workspace storage release",
     "task": "progress logs settings addresses workspace targets",
     "pipeline": "progress logs settings dataset backbone training quantization addresses workspace artifacts "
     "steps targets task",
+    "doubtful_labels": "progress workspace addresses artifacts steps labelling task pipeline",
     "edge_keys": "settings release workspace steps",
     "edge_tune": "settings storage training addresses workspace artifacts steps",
-    "__init__": "labelling pipeline",
+    "__init__": "labelling pipeline doubtful_labels",
 }
 # What the pipeline may use of the device's package.
 SHARED = "contract disk inference update"
 # Luigi is the wiring: the steps run without it.
-WITH_LUIGI = {"__init__", "pipeline", "task", "targets", "settings/sections", "labelling/tasks"}
+WITH_LUIGI = {
+    "__init__",
+    "pipeline",
+    "task",
+    "targets",
+    "settings/sections",
+    "labelling/tasks",
+    "doubtful_labels",
+}
 
 
 def modules(package: str) -> dict[str, Path]:

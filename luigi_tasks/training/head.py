@@ -156,6 +156,32 @@ def _count_epochs(
     return epochs, {f"validation {name}": tuple(values) for name, values in trial.history.items()}
 
 
+def predict_out_of_fold(
+    data: HeadTrainingData,
+    learned: NDArray[np.bool_],
+    training: TrainingSettings,
+    progress: Progress,
+    what: str,
+) -> NDArray[np.float32]:
+    """Return (N, classes) logits for each picture, of a head that did not learn from the picture's fold.
+
+    Args:
+        data: Features and classes, with a fold for each picture.
+        learned: (N,) bool: pictures that any head may learn from.
+        training: Hyperparameters.
+        progress: Gets epochs done.
+        what: Name of the work in progress messages.
+    """
+    folds = [data.folds == number for number in np.unique(data.folds)] if data.folds is not None else []
+    fit = _Fit(data, [learned & ~fold for fold in folds], training, training.epochs)
+    fit.run(training.epochs, progress, what)
+    logits = np.zeros((len(data.targets), data.classes), np.float32)
+    for number, fold in enumerate(folds):
+        shown = _forward_in_parts(fit.layers_of(number), data.copies[0][fold], data.scale, data.zero_point)
+        logits[fold] = np.concatenate([one[-1] for one in shown])
+    return logits
+
+
 def _has_all_classes(data: HeadTrainingData, rows: NDArray[np.bool_]) -> bool:
     return bool(np.bincount(data.targets[rows], minlength=data.classes).min() > 0)
 

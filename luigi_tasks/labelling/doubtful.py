@@ -1,0 +1,162 @@
+"""List of pictures that probably stand in the wrong class, for a person: as a record, a CSV and a page."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import csv
+import io
+from typing import TYPE_CHECKING
+
+from edge_client.contract.documents import Document
+from luigi_tasks.cells import guard_formula
+from luigi_tasks.dataset.pixels import to_png
+from luigi_tasks.pages import render_template
+from luigi_tasks.training.label_noise import DOUBTED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from luigi_tasks.dataset.pixels import PixelLoader
+    from luigi_tasks.dataset.records import Picture, Snapshot
+    from luigi_tasks.training.label_noise import LabelDoubts
+
+COLUMNS = ("path", "label", "probable label", "score", "why")
+SHOWN = 200  # pictures on the page; the CSV has all
+THUMBNAIL_PIXELS = 160
+
+
+class DoubtfulPicture(Document, frozen=True, kw_only=True):
+    """A picture that probably stands in the wrong class.
+
+    Attributes:
+        path: Path in the dataset.
+        sha256: Content hash.
+        label: Its class.
+        probable: The class that it probably belongs to.
+        score: Probability that the label is wrong.
+        why: What speaks against the label.
+    """
+
+    path: str
+    sha256: str
+    label: str
+    probable: str
+    score: float
+    why: str
+
+
+class DoubtfulRecord(Document, frozen=True, kw_only=True):
+    """`doubtful.json`: what was found in a snapshot; CSV and page lie next to it.
+
+    Attributes:
+        snapshot: Digest of the pictures.
+        pictures: Number of pictures looked at.
+        wrong_share: Estimated share of wrong labels.
+        doubtful: The doubtful ones, worst first.
+    """
+
+    snapshot: str
+    pictures: int
+    wrong_share: float
+    doubtful: tuple[DoubtfulPicture, ...]
+
+
+def describe_doubts(snapshot: Snapshot, doubts: LabelDoubts) -> DoubtfulRecord:
+    """Return the record of a snapshot's doubtful labels."""
+    return DoubtfulRecord(
+        snapshot=snapshot.digest,
+        pictures=len(snapshot.pictures),
+        wrong_share=round(doubts.wrong_share, 6),
+        doubtful=list_doubtful(snapshot.pictures, snapshot.labels, doubts),
+    )
+
+
+def list_doubtful(
+    pictures: Sequence[Picture], labels: Sequence[str], doubts: LabelDoubts
+) -> tuple[DoubtfulPicture, ...]:
+    """Return the doubtful pictures, worst first.
+
+    Near-duplicates with different labels are doubtful whatever their score: one of them is wrong.
+
+    Args:
+        pictures: All pictures that were looked at.
+        labels: Classes by number.
+        doubts: What speaks against each label.
+    """
+    twins = _find_twins(pictures)
+    found = []
+    for row, picture in enumerate(pictures):
+        score, twin = float(doubts.chances[row]), twins.get(picture.sha256)
+        if score < DOUBTED and twin is None:
+            continue
+        number = int(doubts.probable[row])
+        nearest = doubts.neighbours[row]
+        why = [
+            f"{labels[number]} by {doubts.probabilities[row, number]:.0%} for other pictures' labels",
+            f"{nearest[number]} of the {nearest.sum()} most similar pictures are {labels[number]}",
+        ]
+        if twin is not None:
+            why.insert(0, f"nearly the same picture as {twin.path}")
+        found.append(
+            DoubtfulPicture(
+                path=picture.path,
+                sha256=picture.sha256,
+                label=picture.label,
+                probable=labels[number],
+                score=round(score, 4),
+                why="; ".join(why),
+            )
+        )
+    return tuple(sorted(found, key=lambda one: (-one.score, one.path)))
+
+
+def _find_twins(pictures: Sequence[Picture]) -> dict[str, Picture]:
+    """Map the hash of each picture to a near-duplicate of another class, where it has one."""
+    groups: dict[str, list[Picture]] = collections.defaultdict(list)
+    for picture in pictures:
+        groups[picture.group or picture.sha256].append(picture)
+    return {
+        picture.sha256: other
+        for group in groups.values()
+        for picture in group
+        if (other := next((one for one in group if one.label != picture.label), None)) is not None
+    }
+
+
+def write_csv(doubtful: Sequence[DoubtfulPicture]) -> bytes:
+    """Return the list as CSV: UTF-8 with a byte order mark for Excel, every cell quoted."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
+    writer.writerow(COLUMNS)
+    for one in doubtful:
+        cells = (one.path, one.label, one.probable, f"{one.score:.4f}", one.why)
+        writer.writerow([guard_formula(cell) for cell in cells])
+    return file.getvalue().encode("utf-8-sig")
+
+
+def load_thumbnails(
+    record: DoubtfulRecord, pictures: Sequence[Picture], pixels_of: PixelLoader
+) -> dict[str, bytes]:
+    """Return a PNG of each picture that the page shows, by content hash."""
+    shown = {one.sha256 for one in record.doubtful[:SHOWN]}
+    wanted = [one for one in pictures if one.sha256 in shown]
+    pixels = pixels_of(wanted, THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
+    return {one.sha256: to_png(pixels[index]) for index, one in enumerate(wanted)}
+
+
+def render_page(record: DoubtfulRecord, thumbnails: Mapping[str, bytes], dataset: str) -> str:
+    """Return the list as one HTML page, without scripts or other files.
+
+    Args:
+        record: What was found.
+        thumbnails: PNG by content hash.
+        dataset: Address of the pictures.
+    """
+    values = {
+        "record": record,
+        "shown": record.doubtful[:SHOWN],
+        "pictures": {sha256: base64.b64encode(png).decode() for sha256, png in thumbnails.items()},
+        "dataset": dataset,
+    }
+    return render_template("doubtful.html", values)
