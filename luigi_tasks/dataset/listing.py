@@ -36,9 +36,9 @@ class Listing:
         Raises: InputError if there is no picture, or the folders can be understood in two ways.
         """
         if not self.pictures:
-            found = f" (but {count_reasons(self.left_out)}, such as {self.left_out[0].path})" * bool(
-                self.left_out
-            )
+            found = ""
+            if self.left_out:
+                found = f" (but {count_reasons(self.left_out)}, such as {self.left_out[0].path})"
             msg = f"{url}: no pictures found{found}; put them into one folder a class"
             raise InputError(msg)
         return find_layout((one.path.rpartition("/")[0] for one in self.pictures), url)

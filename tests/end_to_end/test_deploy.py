@@ -6,19 +6,26 @@ targets are addressed by content and the trained model is found again.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import re
 import shutil
 
 import pytest
+from demo import luigi_tasks
 from local_services import MqttBroker, ObjectStore
+from PIL import Image
 from pipeline_under_test import PipelineUnderTest
+
+from tests.fakes.datasets import HEIC, picture_bytes, write_tree
 
 pytest.importorskip("luigi", reason="the device's environments have no Luigi")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 READING = ("ReadShard", "DatasetSnapshot")
 EXPENSIVE = ("TuneBackbone", "ConvertBackbone", "BackboneFeatures", "TrainModel", "QuantizeModel")
+FIRST_LOG = "first.log"
 LAST = ("EvaluateModel", "PublishRelease", "AnnounceRelease")
 
 
@@ -32,10 +39,50 @@ def pipeline(tmp_path_factory, scheduler, small_weights):
         tmp_path_factory.mktemp("pipeline"), scheduler=scheduler, settings=settings
     ) as pipeline:
         pipeline.write_digits(per_class=40)
+        add_dirt(pipeline.pictures)
         run = pipeline.luigi("Deploy")
         assert run.returncode == 0, run.stderr
+        (pipeline.folder / FIRST_LOG).write_text(run.stderr)
         assert steps_run(run.stderr) == [*READING, *EXPENSIVE[1:], *LAST], "mode head tunes no backbone"
         yield pipeline
+
+
+def add_dirt(pictures):
+    """Add what lies in datasets of the field: pictures of a phone, broken ones, and what is none."""
+    digit = (pictures / "3/0000.png").read_bytes()
+    upright = Image.open(io.BytesIO(digit)).convert("RGB")
+    turned = io.BytesIO()
+    upright.save(turned, "JPEG", exif=b"Exif\0\0Exif\0\0II*\0")  # broken
+    write_tree(
+        pictures,
+        {
+            "5/IMG_0001.HEIC": HEIC,
+            "5/without-suffix": turned.getvalue(),
+            "4/copy.png": digit,
+            "6/broken.jpg": b"not a picture",
+            "6/cut": turned.getvalue()[:400],
+            "6/notes.txt": b"notes",
+            **{f"new/{number}.png": picture_bytes(number) for number in range(3)},
+            "nothing/labels.csv": b"",
+            "lost+found/1.png": b"x",
+            "System Volume Information/1.png": b"x",
+        },
+    )
+
+
+LEFT_OUT = {
+    "3/0000.png": "in two classes",
+    "4/copy.png": "in two classes",
+    "6/broken.jpg": "undecodable",
+    "6/cut": "undecodable",
+    "6/notes.txt": "no picture",
+    "new/": "class without usable pictures",
+    "new/0.png": "in a class that is too small",
+    "new/1.png": "in a class that is too small",
+    "new/2.png": "in a class that is too small",
+    "nothing/": "class without usable pictures",
+    "nothing/labels.csv": "no picture",
+}
 
 
 @pytest.fixture
@@ -95,6 +142,35 @@ def test_a_release_is_one_signed_unit_and_announced(pipeline, monkeypatch):
     # The model has two outputs; clients that know of one refuse this schema before the download.
     assert (document.schema, document.operating_point.least_known) == (2, 0.5)
     assert announced(pipeline, "stable") == release
+
+
+def test_what_is_left_out_is_in_the_log_on_the_page_in_the_report_and_in_a_file(pipeline, monkeypatch):
+    log = (pipeline.folder / FIRST_LOG).read_text()
+    [counts] = re.findall(r"Left out: (.*); all in (s3://.*left-out\.csv)$", log, re.MULTILINE)
+    for part in ("3 in a class that is too small", "2 in two classes", "2 undecodable", "2 no picture"):
+        assert part in counts[0]
+    assert "in two classes: 3/0000.png: the same picture as 4/copy.png; keep the right one" in log
+    assert "'new' has 3 usable different pictures, [dataset] min_images_per_class is 15" in log
+
+    [message] = [
+        task["message"]
+        for task in luigi_tasks(pipeline.scheduler).values()
+        if task["name"] == "DatasetSnapshot"
+        and task["params"]["pictures"] == str(pipeline.pictures)
+        and "left out" in task["message"]
+    ][:1]
+    assert message == f"401 pictures of 10 classes; left out: {counts[0]}, listed in {counts[1]}"
+
+    store, _ = parts_of(pipeline, monkeypatch)
+    [key] = [one.key for one in store.list_folder("work/snapshots/") if one.key.endswith("left-out.csv")][:1]
+    rows = list(csv.DictReader(io.StringIO(store.read(key).decode("utf-8-sig"))))
+    assert {row["path"]: row["reason"] for row in rows} == LEFT_OUT
+
+    state = state_of(pipeline, monkeypatch)
+    report = state.read(f"releases/{state.channel('stable').release}/report.html").decode()
+    assert all(path in report for path in LEFT_OUT)
+    assert counts[1] in report
+    assert "lost+found" not in report + log
 
 
 def test_nothing_new_does_nothing_without_tensorflow(pipeline):

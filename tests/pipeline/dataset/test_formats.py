@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import struct
 import zlib
@@ -14,18 +13,8 @@ from PIL import Image
 from edge_client.contract.errors import InputError
 from luigi_tasks.dataset.file_names import FOREIGN_SUFFIXES, PICTURE_SUFFIXES
 from luigi_tasks.dataset.formats import decode_file, is_picture
-from tests.fakes.datasets import class_folders
+from tests.fakes.datasets import HEIC, class_folders
 from tests.fakes.snapshots import reasons, snap
-
-# 64 x 64 pixels, the upper half red, the lower half blue; written once with x265.
-HEIC = base64.b64decode(
-    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAVZtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAA"
-    "AAAAACJpbG9jAAAAAERAAAEAAQAAAAABegABAAAAAAAAACQAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAA"
-    "AA5waXRtAAAAAAABAAAA1mlwcnAAAAC3aXBjbwAAAHhodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNw"
-    "AAADAJAAAAMAAAMAHroCQGEAAQArQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqSSmubgIaDAgAAAMAyAAAAwAIQGIAAQAHRAHB"
-    "crAiQAAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAQAAAABBwaXhpAAAAAAMICAgAAAAXaXBtYQAAAAAA"
-    "AAABAAEEgQIDBAAAACxtZGF0AAAAICgBrxmA93yFN//3+Mf9fav+KQWUP/+X+a+/a7/m8Xxr"
-)
 
 
 def halves(mode: str = "RGB") -> Image.Image:

@@ -151,6 +151,8 @@ def test_the_digest_stays_while_nothing_changes_and_moves_with_every_change(plac
 
 
 def test_no_pictures_at_all_are_named(place):
+    with pytest.raises(InputError, match="URL: no pictures found; put them into one folder a class"):
+        place.source.listing().find_layout("URL")
     place.put({"a/notes.txt": b"", "README": b""})
     listing = place.source.listing()
     assert listing.pictures == ()
