@@ -59,7 +59,9 @@ def assert_sure_as_published(folder, watcher, release):
     point = document.operating_point
     assert point is not None
     for result in watcher.results:
-        assert result.sure == point.is_sure(document.labels.index(result.label), result.confidence)
+        label = document.labels.index(result.label)
+        assert result.sure == point.is_sure(label, result.confidence, result.known)
+        assert (result.known is None) == (point.least_known is None)
     status = watcher.wait_for(lambda one: one.sure is not None and one.sure.answers == 5, "the sure ones")
     assert (status.sure.precision, status.sure.coverage) == (point.precision, point.coverage)
     assert status.sure.share == sum(result.sure for result in watcher.results) / 5
