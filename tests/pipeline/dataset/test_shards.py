@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import msgspec
 import pytest
 
 from luigi_tasks.dataset.pixel_cache import PixelCache
@@ -119,6 +120,20 @@ def test_only_a_changed_picture_is_read_again(reader, place):
     reader.update_log()
     place.put({"a/003.png": picture_bytes(77)})
     assert reader.update_log() == ["a/003.png"]
+
+
+def test_a_fault_is_not_found_twice_but_for_one_that_an_earlier_version_found(reader, place):
+    """Its decoder refused whole pictures: broken metadata alone is no fault any more."""
+    place.put({"a/broken.png": b"x"})
+    assert "a/broken.png" in reader.update_log()
+    assert reader.update_log() == []
+    key = reader.log.newest()
+    before = [
+        msgspec.structs.replace(one, reason="") if one.fault else one for one in reader.log.load(key).pictures
+    ]
+    reader.log.save("of-an-earlier-version", Inventory(pictures=tuple(before)))
+    assert reader.update_log() == ["a/broken.png"]
+    assert reader.update_log() == []
 
 
 def test_removed_pictures_cost_nothing(reader, place):

@@ -120,6 +120,28 @@ def test_pictures_that_changed_since_they_were_listed_stop_the_run(pictures):
         late.requires()
 
 
+def test_too_much_left_out_stops_the_run_with_a_list_and_nothing_is_read_twice(pictures, store, caplog):
+    write_tree(pictures, {f"dog/broken{number}.png": b"x" for number in range(3)})
+    made = DatasetSnapshot(pictures=str(pictures))
+    for shard in made.requires():
+        shard.run()
+    with pytest.raises(InputError, match=r"3 of 43 pictures \(7.0%\) cannot be used") as caught:
+        made.clone(DatasetSnapshot).run()
+    [path] = store.rglob("left-out.csv")
+    assert f"All of them: {path.as_uri()}" in str(caught.value)
+    row = path.read_text("utf-8-sig").splitlines()[1]
+    assert row.startswith('"dog/broken0.png","undecodable","dog/broken0.png: not a complete picture')
+    assert f"Left out: 3 undecodable; all in {path.as_uri()}" in caplog.text
+    (pictures / "dog/broken0.png").unlink()
+    (pictures / "dog/broken1.png").write_bytes((pictures / "dog/000.png").read_bytes())
+    again = DatasetSnapshot(pictures=str(pictures)).clone(DatasetSnapshot)
+    assert [one.path for part in again.workspace.plan.new for one in part.pictures] == ["dog/broken1.png"]
+    for shard in again.requires():
+        shard.run()
+    again.run()
+    assert again.complete()
+
+
 def test_a_worker_with_other_settings_refuses_the_task(pictures, monkeypatch):
     made = DatasetSnapshot(pictures=str(pictures))
     load = task.load_settings  # type: ignore[attr-defined]
