@@ -30,7 +30,7 @@ PIPELINE = [
     "luigi>=3.8,<4",
     "opencv-python-headless>=4.9",
     # HEIC. Its wheels carry libheif and libde265 (LGPL), those of pillow-heif an encoder under the GPL too.
-    "pi-heif>=1.1,<2",
+    "pi-heif>=1.4,<2",
     "pillow>=11.3",  # AVIF
     "rich>=13",
     "scikit-learn>=1.5,<2",

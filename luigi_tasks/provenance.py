@@ -32,6 +32,7 @@ def package_versions() -> dict[str, str]:
         "numpy",
         "pillow",
         "opencv-python-headless",
+        "pi-heif",
         "flatbuffers",
         "edge-fleet",
     )

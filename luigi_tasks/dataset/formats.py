@@ -35,7 +35,7 @@ def decode_file(data: bytes, height: int, width: int, source: str) -> NDArray[np
     Raises: InputError as `decode_fitted`.
     """
     if data[4:8] == b"ftyp":
-        _check_items(data, source)
+        data = _without_exif(data, source)
     return decode_fitted(data, height, width, source=source, formats=_formats())
 
 
@@ -47,16 +47,23 @@ def _formats() -> tuple[str, ...]:
     return (*FORMATS, "AVIF", "HEIF")
 
 
-def _check_items(data: bytes, source: str) -> None:
-    """Refuse a file in whose metadata a type is not text: pi-heif 1.4 crashes on it, and the process with it.
+def _without_exif(data: bytes, source: str) -> bytes:
+    """Return a HEIC or AVIF file whose EXIF block is not looked at; its orientation stands elsewhere.
+
+    A broken block makes libavif refuse the picture. pi-heif 1.4 crashes, and the process with it, on an item
+    whose type is not text; such a file is refused here.
 
     Raises: InputError.
     """
+    bare = bytearray(data)
     for item in _HEIF_ITEM.finditer(data):
-        box = max(item.start() - 4, 0)
-        end = box + int.from_bytes(data[box : box + 4], "big")
+        box, start = max(item.start() - 4, 0), item.end()
+        texts = data[start : box + int.from_bytes(data[box : box + 4], "big")]
         try:
-            data[item.end() : end].decode()
+            texts.decode()
         except UnicodeDecodeError as e:
             msg = f"{source}: cannot be decoded as a picture (an item of unknown type); replace or remove it"
             raise InputError(msg) from e
+        if texts.startswith(b"Exif"):
+            bare[start : start + 4] = b"none"
+    return bytes(bare)

@@ -232,7 +232,10 @@ def list_objects(objects: Iterable[tuple[str, int, str]]) -> Listing:
     for key, size, etag in objects:
         folder, slash, name = key.rpartition("/")
         parts = folder.split("/") if folder else []
-        if "" in parts or any(map(is_hidden, parts)):
+        if any(map(is_hidden, parts)):
+            continue
+        if "" in parts:
+            found.leave_out(key, UNREADABLE, "an empty name between two /; rename it")
             continue
         folders.add(folder)
         if name and not is_hidden(name) and found.wants(name, folder + slash):

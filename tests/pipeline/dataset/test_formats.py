@@ -148,5 +148,26 @@ def test_a_heic_of_unknown_items_is_undecodable_and_ends_no_process() -> None:
         decode_file(broken, 4, 4, "x/1")
 
 
+def test_a_broken_exif_block_of_an_avif_costs_nothing_else() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "description"
+    whole = encoded(halves(), "AVIF", exif=exif)
+    start = whole.index(b"Exif\0\0MM") + 6
+    for broken in (b"garbage!", b"MM\0*\xff\xff\xff\xff", bytes(8)):
+        data = whole[:start] + broken + whole[start + 8 :]
+        np.testing.assert_array_equal(decode_file(data, 8, 8, "x/1"), decode_file(whole, 8, 8, "x/1"))
+
+
+@pytest.mark.parametrize(
+    ("stored", "turn"), [(6, Image.Transpose.ROTATE_270), (8, Image.Transpose.ROTATE_90)]
+)
+def test_an_avif_is_turned_once(stored: int, turn: Image.Transpose) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = stored
+    pixels = decode_file(encoded(halves(), "AVIF", exif=exif, quality=95), 4, 4, "x/1").astype(int)
+    right = np.asarray(halves().transpose(turn).resize((4, 4), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(pixels - right).mean() < 12
+
+
 def test_no_suffix_is_both_a_picture_and_none() -> None:
     assert not PICTURE_SUFFIXES & FOREIGN_SUFFIXES
