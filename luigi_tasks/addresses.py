@@ -35,7 +35,9 @@ VERSIONS = {
 AUGMENTATION_VERSION = 2
 
 # The settings of [dataset] that decide the snapshot of a given listing.
-SPLIT_RULES = ("min_images_per_class", "holdout_percent", "max_left_out_percent")
+SPLIT_RULES = ("min_images_per_class", "holdout_percent", "max_left_out_percent", "group", "burst_s")
+# Those of them that decide groups and sides. A change starts from what the last snapshot decided.
+GROUP_RULES = ("holdout_percent", "group", "burst_s")
 
 # Settings were renamed, keys in the store stay: the name under which a setting enters a key.
 NAMES_IN_KEYS = {
@@ -55,12 +57,14 @@ class Identity:
         listing: Digest of the list of its pictures.
         settings: The settings of the run.
         weights: Digest of the initial weights, `imagenet` or `none`.
+        groups: Digest of the CSV that names groups; empty: none does.
     """
 
     pictures: str
     listing: str
     settings: PipelineSettings
     weights: str
+    groups: str = ""
 
     @property
     def tunes(self) -> bool:
@@ -76,9 +80,10 @@ def recipe(settings: PipelineSettings) -> str:
 
 
 def plan(identity: Identity) -> str:
-    """Key of the plan: the listing and the size of a shard."""
+    """Key of the plan: the listing, the size of a shard and the rules of groups."""
     size = identity.settings.dataset.shard_pictures
-    return f"work/plans/{_digest('plan', identity.pictures, identity.listing, size)}.json"
+    rules = _rules(identity, GROUP_RULES)
+    return f"work/plans/{_digest('plan', identity.pictures, identity.listing, size, rules)}.json"
 
 
 def shard(key: str) -> str:
@@ -87,13 +92,13 @@ def shard(key: str) -> str:
 
 
 def inventory(identity: Identity, shards: Sequence[str]) -> str:
-    """Name of the inventory that a snapshot leaves: the listing and the shards that it was read in."""
-    return content_key("inventory", identity.listing, tuple(shards))
+    """Name of the inventory that a snapshot leaves: the listing, its shards and the rules of groups."""
+    return content_key("inventory", identity.listing, tuple(shards), _rules(identity, GROUP_RULES))
 
 
 def snapshot(identity: Identity) -> str:
     """Key of the snapshot's summary: the listing and the rules of the split."""
-    rules = {name: value for name, value in _plain(identity.settings.dataset).items() if name in SPLIT_RULES}
+    rules = _rules(identity, SPLIT_RULES)
     key = _digest("snapshot", identity.pictures, identity.listing, rules)
     return f"work/snapshots/{key}/summary.json"
 
@@ -193,6 +198,11 @@ def doubtful(identity: Identity, snapshot_digest: str | None) -> str | None:
 def lineage(release: str) -> str:
     """Key of the record of what a release was made from."""
     return f"work/lineage/{release}.json"
+
+
+def _rules(identity: Identity, names: Sequence[str]) -> dict[str, object]:
+    dataset = _plain(identity.settings.dataset)
+    return {name: dataset[name] for name in names} | {"groups": identity.groups}
 
 
 def _digest(step: str, *parts: object) -> str:

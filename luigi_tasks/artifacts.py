@@ -7,7 +7,7 @@ NumPy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import InputError, TransportError
 from edge_client.contract.names import MODEL_FILE, REPORT_FILE
@@ -19,6 +19,7 @@ from luigi_tasks.dataset.records import (
     ReadPicture,
     Snapshot,
     SnapshotSummary,
+    moved_digest,
 )
 from luigi_tasks.gate.records import Evaluated, Evaluation
 from luigi_tasks.quantization.records import Candidate, CandidateRecord
@@ -34,6 +35,9 @@ from luigi_tasks.training.records import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
+
+    from numpy.typing import NDArray
 
     from luigi_tasks.dataset.splits import ShardSplit
     from luigi_tasks.labelling.doubtful import DoubtfulRecord
@@ -121,6 +125,18 @@ def load_split(
     summary, moved = target.load(SnapshotSummary), StoredDocument(target.store, target.folder + MOVED_FILE)
     away = moved.load(MovedPictures).shards[shard] if shard in summary.moved else ()
     return ShardSplit.find(hashes, away, summary.train_pictures, holdout_percent)
+
+
+def find_earlier_splits(workspace: Workspace, wanted: AbstractSet[str]) -> dict[str, str]:
+    """Return what named the split of each shard that had wanted pictures before this run."""
+    from luigi_tasks.dataset.splits import find_moved  # noqa: PLC0415 - a run with nothing to do
+
+    known = workspace.log.load(workspace.plan.inventory).pictures
+    shards = {one.shard for one in known if one.sha256 in wanted}
+    own = [one for one in known if one.shard in shards]
+    percent = workspace.settings.dataset.holdout_percent
+    moved = find_moved(own, {one.sha256: one.split for one in own if one.split}, percent)
+    return {shard: moved_digest(moved.get(shard, ())) for shard in sorted(shards)}
 
 
 # The backbone
@@ -246,6 +262,16 @@ def save_head(target: StoredDocument, head: TrainedHead) -> None:
     target.store.put(target.folder + FLOAT_SCORES_FILE, pack_array(head.float_scores))
     target.store.put(target.folder + UNSEEN_FILE, pack_unseen(head.unseen))
     target.save(head.record)
+
+
+def find_known_rows(
+    workspace: Workspace, keys: Iterable[str], wanted: AbstractSet[str]
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """Return the rows of wanted pictures in earlier features, by name and content hash."""
+    from luigi_tasks.training.features import collect_known  # noqa: PLC0415 - NumPy
+
+    targets = (StoredDocument(workspace.store, one) for one in keys)
+    return collect_known((find_features(one, workspace.cache) for one in targets), wanted)
 
 
 def find_training(target: Target) -> TrainingRecord | None:

@@ -169,12 +169,14 @@ class BackboneFeatures(SchemeTask):
         return [self.clone(DatasetSnapshot), self.clone(ConvertBackbone), *shard]
 
     def address(self) -> str | None:
-        backbone = artifacts.find_backbone(self.clone(ConvertBackbone).output())
         summary, shard = self.summary(), str(self.shard)
-        if summary is None:
-            return None
+        return None if summary is None else self.key_of(shard, summary, summary.moved.get(shard, ""))
+
+    def key_of(self, shard: str, summary: SnapshotSummary, moved: str) -> str | None:
+        """Return the key of a shard's features for one of its splits."""
+        backbone = artifacts.find_backbone(self.clone(ConvertBackbone).output())
         portions = self.identity.settings.training.portions(summary.train_pictures)
-        return addresses.features(self.identity, backbone, portions, shard, summary.moved.get(shard, ""))
+        return addresses.features(self.identity, backbone, portions, shard, moved)
 
     def work(self, progress: Progress) -> str:
         shard = artifacts.find_shard(self.clone(ReadShard).output(), self.workspace, str(self.shard))
@@ -195,14 +197,13 @@ class BackboneFeatures(SchemeTask):
         return f"{features.computed} rows of {len(pictures)} pictures computed"
 
     def load_known(self, wanted: set[str]) -> dict[str, dict[str, Any]]:
-        """Return rows of pictures that another shard had before they were moved, touched or merged."""
-        from luigi_tasks.training.features import collect_known  # noqa: PLC0415 - NumPy
-
-        known = self.workspace.log.load(self.workspace.plan.inventory).pictures
-        shards = sorted({one.shard for one in known if one.sha256 in wanted} - {self.shard})
-        earlier = [self.clone(BackboneFeatures, shard=one) for one in shards]
-        cache = self.workspace.cache
-        return collect_known((artifacts.find_features(one.output(), cache) for one in earlier), wanted)
+        """Return rows that were computed in another shard, or for another split of this one."""
+        summary, workspace = self.summary(), self.workspace
+        if summary is None:
+            return {}
+        splits = artifacts.find_earlier_splits(workspace, wanted).items()
+        keys = [self.key_of(shard, summary, moved) for shard, moved in splits]
+        return artifacts.find_known_rows(workspace, [one for one in keys if one is not None], wanted)
 
     def load(self) -> FeatureRows:
         """Return the features; those that were damaged or deleted in the store are computed again."""

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.names import MODEL_FILE, release_target
 from edge_client.contract.times import utc_now
-from luigi_tasks.dataset.records import HOLDOUT, TRAIN, Inventory
+from luigi_tasks.dataset.records import HOLDOUT, TRAIN
 from luigi_tasks.logs import LUIGI_LOGGER
 from luigi_tasks.progress import ignore_progress
 
@@ -94,10 +94,12 @@ def take_snapshot(
     plan = workspace.plan
     if read is None:
         read = [read_shard(workspace, one.key, progress) for one in plan.new]
-    pictures = merge_inventory(workspace.log, plan, read)
-    with workspace.keeping(Inventory(pictures=pictures)):
+    pictures, before = merge_inventory(workspace.log, plan, read), workspace.log.load(plan.inventory)
+    with workspace.keeping(pictures) as placed:
         url, rules, passed_over = workspace.source.url, workspace.settings.dataset, workspace.passed_over()
-        return make_snapshot(pictures, url, rules, passed_over, workspace.keep_left_out)
+        snapshot = make_snapshot(pictures, url, rules, passed_over, workspace.keep_left_out, before)
+        placed(snapshot)
+    return snapshot
 
 
 def tune_backbone(

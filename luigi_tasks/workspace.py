@@ -7,15 +7,15 @@ Everything is opened at first use, and kept: a workspace is made for one listing
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import functools
 import logging
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import InputError
+from edge_client.contract.errors import InputError, TransportError
 from luigi_tasks import addresses
 from luigi_tasks.backbone.weights import weights_digest
+from luigi_tasks.dataset.group_names import group_names_digest
 from luigi_tasks.dataset.listing import Listing, listing_digest
 from luigi_tasks.dataset.records import Inventory, Plan
 from luigi_tasks.dataset.shards import PictureLog, make_plan
@@ -27,7 +27,7 @@ from luigi_tasks.storage.documents import StoredDocument
 from luigi_tasks.storage.opening import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -114,7 +114,11 @@ class Workspace:
         """Values that determine the addresses of this run's results."""
         settings = self.settings
         return addresses.Identity(
-            settings.dataset.url, self.listing, settings, weights_digest(settings.model)
+            settings.dataset.url,
+            self.listing,
+            settings,
+            weights_digest(settings.model),
+            group_names_digest(settings.dataset),
         )
 
     @functools.cached_property
@@ -136,21 +140,35 @@ class Workspace:
         return make_plan(self.log, self.entries, self.settings.dataset.url, size)
 
     @contextlib.contextmanager
-    def keeping(self, inventory: Inventory) -> Iterator[None]:
-        """Save what was read while the block runs; it stays known where the pictures make no classifier."""
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            kept = pool.submit(self._keep_inventory, inventory)
+    def keeping(self, pictures: tuple[ReadPicture, ...]) -> Iterator[Callable[[Snapshot], None]]:
+        """Save what was read when the block ends, with the groups and sides of the snapshot that it made.
+
+        What was read stays known where the pictures make no classifier.
+        """
+        kept = Inventory(
+            pictures=pictures, holdout_percent=self.log.load(self.plan.inventory).holdout_percent
+        )
+
+        def place(snapshot: Snapshot) -> None:
+            from luigi_tasks.dataset.groups import remember  # noqa: PLC0415 - a run with nothing to do
+
+            nonlocal kept
+            percent = self.settings.dataset.holdout_percent
+            kept = Inventory(pictures=remember(pictures, snapshot), holdout_percent=percent)
+
+        try:
+            yield place
+        except InputError:
             try:
-                yield
-            except InputError:
-                if kept.exception() is not None:
-                    logger.warning("The inventory could not be saved: %s", kept.exception())
-                raise
-            kept.result()
+                self._keep_inventory(kept)
+            except TransportError as e:
+                logger.warning("The inventory could not be saved: %s", e)
+            raise
+        self._keep_inventory(kept)
 
     def _keep_inventory(self, inventory: Inventory) -> None:
         """Save an inventory, and the plan: a worker that comes later follows it too."""
-        if self.plan.new or self.plan.gone:
+        if inventory != self.log.load(self.plan.inventory):
             self.log.save(addresses.inventory(self.identity, self.plan.shards), inventory)
         if self._is_planned:
             self._plan_document.save_list(self.plan)
@@ -177,15 +195,14 @@ class Workspace:
 
     def describe(self, snapshot: Snapshot) -> str:
         """Return a snapshot in one line, with what it leaves out and where that is listed."""
+        from luigi_tasks.dataset.groups import describe_groups  # noqa: PLC0415 - as below
         from luigi_tasks.dataset.left_out import count_reasons  # noqa: PLC0415 - as below
 
         text = f"{len(snapshot.pictures)} pictures of {len(snapshot.labels)} classes"
-        layout = f"; {snapshot.layout}" if snapshot.layout else ""
+        words = "; ".join([text, *[snapshot.layout] * bool(snapshot.layout), *describe_groups(snapshot)])
         if not snapshot.left_out:
-            return text + layout
-        return (
-            f"{text}{layout}; left out: {count_reasons(snapshot.left_out)}, listed in {self.left_out_place}"
-        )
+            return words
+        return f"{words}; left out: {count_reasons(snapshot.left_out)}, listed in {self.left_out_place}"
 
     @property
     def _plan_document(self) -> StoredDocument:

@@ -25,10 +25,11 @@ UNREADABLE = "unreadable"
 TWO_CLASSES = "in two classes"
 NO_CLASS = "in no class folder"
 SMALL_CLASS = "in a class that is too small"
-# Reasons that do not count against the limit: no picture is lost.
+BRIDGING = "in groups on both sides"
+# Reasons that do not count against the limit: no picture is lost, or it is as good as one that is there.
 EMPTY_CLASS = "class without usable pictures"
 FOREIGN = "no picture"
-UNCOUNTED = frozenset({EMPTY_CLASS, FOREIGN})
+UNCOUNTED = frozenset({EMPTY_CLASS, FOREIGN, BRIDGING})
 
 FILE = "left-out.csv"
 COLUMNS = ("path", "reason", "words")

@@ -9,10 +9,13 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 from PIL import Image
 
 from edge_client.contract.errors import InputError
+from luigi_tasks.dataset import fingerprints
+from luigi_tasks.dataset.capture import find_capture
 from luigi_tasks.dataset.file_names import has_picture_suffix
 from luigi_tasks.dataset.formats import decode_file, is_picture
 from luigi_tasks.dataset.left_out import FOREIGN, UNDECODABLE
@@ -112,6 +115,7 @@ def read_pictures(
     Raises: InputError if a picture vanished since it was listed; TransportError.
     """
     pixels = np.empty((len(entries), height, width, 3), np.uint8)
+    small = np.zeros((len(entries), fingerprints.SIDE, fingerprints.SIDE, 3), np.uint8)
 
     def read(number: int) -> ReadPicture:
         entry = entries[number]
@@ -124,9 +128,19 @@ def read_pictures(
             else:
                 fault, reason = "no picture, by its content", FOREIGN
             return ReadPicture(entry.path, entry.size, entry.version, "", fault, shard, reason)
-        return ReadPicture(entry.path, entry.size, entry.version, hashlib.sha256(data).hexdigest(), "", shard)
+        small[number] = fingerprints.shrink(pixels[number])
+        taken, camera = find_capture(data, entry.path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        return ReadPicture(
+            entry.path, entry.size, entry.version, sha256, "", shard, taken=taken, camera=camera
+        )
 
     found = in_threads(read, range(len(entries)), "reading pictures", progress, threads=source.threads)
+    prints = fingerprints.encode(small)
+    found = [
+        one if one.fault else msgspec.structs.replace(one, fingerprint=text)
+        for one, text in zip(found, prints, strict=True)
+    ]
     whole = [number for number, one in enumerate(found) if not one.fault]
     kept = pixels if len(whole) == len(found) else pixels[whole]
     cache.keep([found[number].sha256 for number in whole], kept)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TRAIN, HOLDOUT = "train", "holdout"
+# First character of a fingerprint; one of another kind is not compared, its picture is read again.
+FINGERPRINT_KIND = "1"
+# How a picture came into its group: by its name, by the time it was taken, by what it shows.
+NAMED, TAKEN, SIMILAR = "named", "time", "similar"
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -54,18 +58,36 @@ class ReadPicture(Entry, frozen=True, array_like=True, gc=False):
         fault: Reason why it cannot be decoded, else empty.
         shard: Key of the shard that it was read in; its features are stored under that key.
         reason: Reason for a fault, one of `dataset/left_out.py`; empty where an earlier version found it.
+        fingerprint: What it shows, see `dataset/fingerprints.py`; empty where an earlier version read it.
+        taken: When, in ms by its camera's clock; 0: unknown.
+        camera: Which camera took it; empty: unknown.
+        group: Id of its group; empty: its own hash.
+        split: Side of its group in the snapshot that placed it; empty: none did.
+        joined: How it came into its group; empty: it was there first.
     """
 
     sha256: str
     fault: str
     shard: str
     reason: str = ""
+    fingerprint: str = ""
+    taken: int = 0
+    camera: str = ""
+    group: str = ""
+    split: str = ""
+    joined: str = ""
 
 
 class Inventory(Document, frozen=True, kw_only=True):
-    """The pictures of a listing, or of one shard of it, after they were read."""
+    """The pictures of a listing, or of one shard of it, after they were read.
+
+    Attributes:
+        pictures: Sorted by path.
+        holdout_percent: Share of the hold-out by which sides were decided; None: by none, or unknown.
+    """
 
     pictures: tuple[ReadPicture, ...]
+    holdout_percent: float | None = None
 
 
 class InventoryPointer(Document, frozen=True, kw_only=True):
@@ -110,6 +132,7 @@ class Picture(msgspec.Struct, frozen=True, array_like=True, gc=False):
         split: `train` or `holdout`.
         group: Id of its group, 64 hex digits: pictures that stand on one side. A picture alone has its own
             `sha256`; empty in the records of versions without groups.
+        joined: How it came into its group; empty: it was there first.
     """
 
     path: str
@@ -117,6 +140,7 @@ class Picture(msgspec.Struct, frozen=True, array_like=True, gc=False):
     label: str
     split: str
     group: str = ""
+    joined: str = ""
 
 
 class Snapshot(Document, frozen=True, kw_only=True):
@@ -129,6 +153,9 @@ class Snapshot(Document, frozen=True, kw_only=True):
         left_out: What is not used, sorted by path.
         layout: How the folders were understood where that is not evident, for a person.
         moved: Hashes, by shard, of the pictures that stand elsewhere than their own hash would put them.
+        thin_classes: Classes of so few groups that all are learned from: nothing can judge them.
+        to_train: Pictures that were hold-out in the snapshot before, and are learned from now.
+        to_holdout: Pictures that were learned from, and are hold-out now.
     """
 
     digest: str
@@ -137,6 +164,9 @@ class Snapshot(Document, frozen=True, kw_only=True):
     left_out: tuple[LeftOut, ...] = ()
     layout: str = ""
     moved: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    thin_classes: tuple[str, ...] = ()
+    to_train: int = 0
+    to_holdout: int = 0
 
     def split(self, name: str) -> tuple[Picture, ...]:
         """Return the pictures of one split."""

@@ -9,7 +9,16 @@ from __future__ import annotations
 import collections
 from typing import TYPE_CHECKING
 
-from luigi_tasks.dataset.records import Entry, Inventory, InventoryPointer, NewShard, Plan
+import msgspec
+
+from luigi_tasks.dataset.records import (
+    FINGERPRINT_KIND,
+    Entry,
+    Inventory,
+    InventoryPointer,
+    NewShard,
+    Plan,
+)
 from luigi_tasks.storage.documents import StoredDocument, content_key
 
 if TYPE_CHECKING:
@@ -105,9 +114,12 @@ def merge_inventory(
         read: The pictures of each new shard.
     """
     gone = set(plan.gone)
-    pictures = [one for one in log.load(plan.inventory).pictures if one.path not in gone]
+    before = log.load(plan.inventory).pictures
+    pictures = [one for one in before if one.path not in gone]
+    # Moved, touched, or read again with others: content keeps its group and side.
+    placed = {one.sha256: one for one in before if one.path in gone and one.split} if gone else {}
     for shard in read:
-        pictures += shard
+        pictures += [_remember(one, placed.get(one.sha256)) for one in shard]
     return tuple(sorted(pictures, key=lambda one: one.path))
 
 
@@ -115,7 +127,16 @@ def _is_same(known: ReadPicture, now: Entry | None) -> bool:
     """Whether a picture need not be read again; faults that an earlier version found may be none any more."""
     if now is None or (known.fault and not known.reason):
         return False
-    return known.version == now.version and known.size == now.size
+    # A picture that an earlier version read has no fingerprint, or one of another kind.
+    is_readable = bool(known.fault) or known.fingerprint[:1] == FINGERPRINT_KIND
+    return is_readable and known.version == now.version and known.size == now.size
+
+
+def _remember(one: ReadPicture, before: ReadPicture | None) -> ReadPicture:
+    """Return a picture with the group and side that its content had before."""
+    if before is None:
+        return one
+    return msgspec.structs.replace(one, group=before.group, split=before.split, joined=before.joined)
 
 
 def _drop_small_shards(kept: list[ReadPicture], shard_pictures: int) -> list[ReadPicture]:

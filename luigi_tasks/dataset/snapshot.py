@@ -10,8 +10,11 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
+from luigi_tasks.dataset.group_names import load_group_names
+from luigi_tasks.dataset.groups import find_thin_classes, place_pictures
 from luigi_tasks.dataset.layout import find_layout, name_folders
 from luigi_tasks.dataset.left_out import (
+    BRIDGING,
     EMPTY_CLASS,
     NO_CLASS,
     SMALL_CLASS,
@@ -20,8 +23,8 @@ from luigi_tasks.dataset.left_out import (
     Sieve,
     count_reasons,
 )
-from luigi_tasks.dataset.records import HOLDOUT, LeftOut, Picture, Snapshot
-from luigi_tasks.dataset.splits import choose_splits, find_moved
+from luigi_tasks.dataset.records import HOLDOUT, Inventory, LeftOut, Picture, Snapshot
+from luigi_tasks.dataset.splits import choose_splits, count_moved, find_moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.records import ReadPicture
     from luigi_tasks.settings.values import DatasetSettings
 
+NOTHING_BEFORE = Inventory(pictures=())
+
 
 def make_snapshot(
     read: Sequence[ReadPicture],
@@ -37,6 +42,7 @@ def make_snapshot(
     settings: DatasetSettings,
     passed_over: Iterable[LeftOut] = (),
     keep: Callable[[Sequence[LeftOut]], str] = lambda _left_out: "",
+    before: Inventory = NOTHING_BEFORE,
 ) -> Snapshot:
     """Make the snapshot from the pictures that were read.
 
@@ -46,8 +52,10 @@ def make_snapshot(
         settings: The rules.
         passed_over: What the listing leaves out.
         keep: Saves the list of what is left out, and returns where it lies; also called before an error.
+        before: The inventory that the listing was compared with.
     Raises: InputError if a classifier cannot be trained on the pictures: more is left out than the limit
-        allows, less than two classes are left, two classes have one name, or the folders are unclear.
+        allows, less than two classes are left, two classes have one name, or the folders are unclear;
+        SettingsError if `[dataset] group` cannot be used.
     """
     folders = [one.path.rpartition("/")[0] for one in read]
     layout = find_layout(folders, url)
@@ -56,6 +64,17 @@ def make_snapshot(
     found = _sift(sieve, labels, settings.min_images_per_class)
     for label in sorted({*labels.values()} - {*found.values(), ""}):
         sieve.left_out.append(LeftOut(f"{layout.above}{label}/", EMPTY_CLASS, "nothing of it can be used"))
+    keep_sides = before.holdout_percent in {None, settings.holdout_percent}
+    different = _different_pictures(sieve.kept)
+    placed = place_pictures(
+        list(different.values()), load_group_names(settings), settings.burst_s, keep_sides=keep_sides
+    )
+    if placed.bridging:
+        bridging = placed.bridging
+        sieve.take_out(
+            {one.path: bridging[one.sha256] for one in sieve.kept if one.sha256 in bridging}, BRIDGING
+        )
+        found = {digest: label for digest, label in found.items() if digest not in bridging}
     left_out = sieve.sorted_left_out()
     place = keep(left_out)
     sieve.check(url, settings.max_left_out_percent, place)
@@ -68,11 +87,13 @@ def make_snapshot(
             "of pictures"
         )
         raise InputError(msg)
-    splits = choose_splits(found, settings.holdout_percent, _given_splits(sieve.kept, layout))
-    paths = {one.sha256: one.path for one in reversed(sieve.kept)}
+    given, groups, joined = _given_splits(sieve.kept, layout), placed.groups, placed.joined
+    splits = choose_splits(found, settings.holdout_percent, given, groups, placed.sides)
     pictures = tuple(
-        Picture(paths[digest], digest, found[digest], splits[digest], digest) for digest in sorted(found)
+        Picture(different[one].path, one, found[one], splits[one], groups[one], joined.get(one, ""))
+        for one in sorted(found)
     )
+    to_train, to_holdout = count_moved(before.pictures, pictures, settings.holdout_percent)
     return Snapshot(
         digest=_digest(pictures),
         labels=classes,
@@ -80,7 +101,20 @@ def make_snapshot(
         left_out=left_out,
         layout=layout.in_words(),
         moved=find_moved(read, splits, settings.holdout_percent),
+        thin_classes=find_thin_classes(pictures),
+        to_train=to_train,
+        to_holdout=to_holdout,
     )
+
+
+def _different_pictures(kept: Iterable[ReadPicture]) -> dict[str, ReadPicture]:
+    """Return one copy of each picture, by hash: the first that has a side already, else the first."""
+    found: dict[str, ReadPicture] = {}
+    for one in kept:
+        if one.split and not found.get(one.sha256, one).split:
+            found[one.sha256] = one
+        found.setdefault(one.sha256, one)
+    return found
 
 
 def _label_pictures(read: Sequence[ReadPicture], folders: Sequence[str], layout: Layout) -> dict[str, str]:

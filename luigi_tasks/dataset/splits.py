@@ -16,6 +16,7 @@ from luigi_tasks.dataset.records import HOLDOUT, TRAIN, Picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from luigi_tasks.dataset.records import ReadPicture
 
@@ -23,35 +24,145 @@ VALIDATION_SHARE = 0.1
 
 
 def choose_splits(
-    found: Mapping[str, str], holdout_percent: float, given: Mapping[str, str] | None = None
+    found: Mapping[str, str],
+    holdout_percent: float,
+    given: Mapping[str, str] | None = None,
+    groups: Mapping[str, str] | None = None,
+    kept: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Map each content hash to its split.
 
-    By `is_learned_from`. Where that leaves a class without any picture in one split (15 pictures at 20 %: one
-    class in 28), the picture whose hash is nearest to that split goes there; it alone may move back once more
-    pictures of its class arrive.
+    A group keeps the side that it has; a new one stands by `is_learned_from`. Where that leaves a class
+    without any group in one split (15 pictures at 20 %: one class in 28), the group whose id is nearest to
+    that split goes there, a new one if there is any. A class that is one single group is learned from.
 
     Args:
         found: Label by content hash.
         holdout_percent: Share of the hold-out.
         given: Split by content hash where folders give one; of a class that has them on one side only, it
             does not count.
+        groups: Id of the group by content hash; None: each picture is alone.
+        kept: Sides of groups that were decided before.
     """
-    by_class: dict[str, list[str]] = collections.defaultdict(list)
-    for digest, label in found.items():
-        by_class[label].append(digest)
-    splits = {digest: TRAIN if is_learned_from(digest, holdout_percent) else HOLDOUT for digest in found}
-    for digests in by_class.values():
-        sides = {digest: given[digest] for digest in digests if given and digest in given}
-        if len(set(sides.values())) > 1:
-            splits |= sides
-            continue
-        digests.sort()
-        if splits[digests[0]] == TRAIN:
-            splits[digests[0]] = HOLDOUT
-        if splits[digests[-1]] == HOLDOUT:
-            splits[digests[-1]] = TRAIN
-    return splits
+    group_of = groups if groups is not None else dict.fromkeys(found)
+    kept, owner = kept or {}, {digest: group_of[digest] or digest for digest in found}
+    sides = {group: kept.get(group) or _side(group, holdout_percent) for group in set(owner.values())}
+    fixed = _apply_given(found, given or {}, owner, sides)
+    _Balance(found, owner, sides, kept).even_out(fixed, holdout_percent)
+    return {digest: sides[group] for digest, group in owner.items()}
+
+
+def _side(group: str, holdout_percent: float) -> str:
+    return TRAIN if is_learned_from(group, holdout_percent) else HOLDOUT
+
+
+def _apply_given(
+    found: Mapping[str, str], given: Mapping[str, str], owner: Mapping[str, str], sides: dict[str, str]
+) -> set[str]:
+    """Put groups where folders say, of both sides in the hold-out; return the classes that have both."""
+    both: dict[str, set[str]] = collections.defaultdict(set)
+    for digest, side in given.items():
+        if digest in found:
+            both[found[digest]].add(side)
+    fixed = {label for label, some in both.items() if len(some) > 1}
+    wanted: dict[str, str] = {}
+    for digest, side in given.items():
+        if found.get(digest) in fixed and wanted.get(owner[digest]) != HOLDOUT:
+            wanted[owner[digest]] = side
+    sides.update(wanted)
+    return fixed
+
+
+class _Balance:
+    """Moves of whole groups, so that each class has both sides; none takes another class its last group."""
+
+    def __init__(
+        self,
+        found: Mapping[str, str],
+        owner: Mapping[str, str],
+        sides: dict[str, str],
+        kept: Mapping[str, str],
+    ) -> None:
+        self._sides, self._kept = sides, kept
+        self._classes: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        for digest, label in found.items():
+            self._classes[label][owner[digest]] += 1
+        self._pinned: set[str] = set()
+
+    def even_out(self, fixed: AbstractSet[str], holdout_percent: float) -> None:
+        """Balance all classes but those whose split is given."""
+        for label, sizes in self._classes.items():
+            if len(sizes) == 1 and label not in fixed:
+                self._pinned |= sizes.keys()
+                self._sides.update(dict.fromkeys(sizes, TRAIN))
+        labels = [one for one in sorted(self._classes) if len(self._classes[one]) > 1 and one not in fixed]
+        self._fill(labels)
+        for label in labels:
+            if self._classes[label].total() > len(self._classes[label]):
+                self._approach(self._classes[label], holdout_percent)
+        self._fill(labels)
+
+    def _fill(self, labels: Sequence[str]) -> None:
+        """Move the nearest group to the side that a class lacks, a new group if there is any."""
+        while any(self._fill_class(self._classes[label]) for label in labels):
+            pass
+
+    def _fill_class(self, sizes: Mapping[str, int]) -> bool:
+        own = {self._sides[group] for group in sizes}
+        if len(own) > 1:
+            return False
+        to_train = HOLDOUT in own
+        order = sorted(sizes, reverse=to_train)
+        for group in sorted(order, key=lambda one: one in self._kept):
+            if self._may_move(group):
+                self._sides[group] = TRAIN if to_train else HOLDOUT
+                return True
+        return False
+
+    def _may_move(self, group: str) -> bool:
+        """Whether each class of a group that has both sides would still have them."""
+        side = self._sides[group]
+        if group in self._pinned:
+            return False
+        counts = [
+            (sum(self._sides[one] == side for one in sizes), len(sizes))
+            for sizes in self._classes.values()
+            if group in sizes
+        ]
+        return all(same > 1 or total == 1 for same, total in counts)
+
+    def _approach(self, sizes: Mapping[str, int], holdout_percent: float) -> None:
+        """Move new groups while the hold-out has less than half of its share, or half more, and it helps."""
+        wanted = sum(sizes.values()) * holdout_percent / 100
+        fresh = sorted(group for group in sizes if group not in self._kept)
+        held = sum(size for group, size in sizes.items() if self._sides[group] == HOLDOUT)
+        for group in [*fresh, *reversed(fresh)]:
+            side, sign = self._sides[group], 1 if self._sides[group] == TRAIN else -1
+            is_off = held < wanted / 2 if side == TRAIN else held > wanted * 1.5
+            after = held + sign * sizes[group]
+            if is_off and abs(after - wanted) < abs(held - wanted) and self._may_move(group):
+                self._sides[group], held = HOLDOUT if side == TRAIN else TRAIN, after
+
+
+def count_moved(
+    before: Iterable[ReadPicture], pictures: Iterable[Picture], holdout_percent: float
+) -> tuple[int, int]:
+    """Return how many pictures went from the hold-out to training, and the other way, since they were placed.
+
+    Args:
+        before: The pictures of the last inventory; one of a version without groups stood by its own hash.
+        pictures: The pictures of the snapshot.
+        holdout_percent: Share of the hold-out.
+    """
+    sides = {
+        one.sha256: one.split or _side(one.sha256, holdout_percent)
+        for one in before
+        if one.split or (one.sha256 and not one.fingerprint)
+    }
+    moved = collections.Counter(
+        one.split for one in pictures if sides.get(one.sha256, one.split) != one.split
+    )
+    return moved[TRAIN], moved[HOLDOUT]
 
 
 def is_learned_from(group: str, holdout_percent: float) -> bool:

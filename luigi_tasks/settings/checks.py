@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ RANGES: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
     ("dataset", "min_images_per_class", lambda value: value >= 2, "at least 2"),
     ("dataset", "holdout_percent", lambda value: 1 <= value <= 90, "1 to 90"),
     ("dataset", "max_left_out_percent", lambda value: 0 <= value <= 100, "0 to 100"),
+    ("dataset", "burst_s", lambda value: value >= 0, "0 or more"),
     ("dataset", "shard_pictures", lambda value: value >= 1, "at least 1"),
     ("model", "input_size", lambda value: 32 <= value <= 1024, "32 to 1024"),
     ("model", "grid", lambda value: 0 <= value <= 4, "0 to 4"),
@@ -61,6 +63,7 @@ def find_faults(settings: PipelineSettings) -> list[str]:
     ]
     return [
         *out_of_range,
+        *_find_group_faults(settings.dataset.group),
         *_find_impossible(settings),
         *_find_store_faults(settings.store.url),
         *_find_unsafe_names(settings),
@@ -131,6 +134,16 @@ def _find_unsafe_names(s: PipelineSettings) -> list[str]:
         except InputError as e:
             faults.append(str(e))
     return faults
+
+
+def _find_group_faults(group: str) -> list[str]:
+    """Return the fault of what names groups and is no regular expression; a CSV is read when it is needed."""
+    if not group.lower().endswith(".csv"):
+        try:
+            re.compile(group)
+        except re.error as e:
+            return [f"[dataset] group {group!r}: no regular expression ({e}), nor the path of a .csv"]
+    return []
 
 
 def _find_store_faults(url: str) -> list[str]:

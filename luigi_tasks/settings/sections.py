@@ -77,6 +77,17 @@ class dataset(luigi.Config):  # noqa: N801 - the class name is the section's nam
     shard_pictures = luigi.IntParameter(
         default=1000, description="pictures in one shard; a shard is one task, and workers share the tasks"
     )
+    group = luigi.Parameter(
+        default="",
+        description="what names pictures that belong together: a regular expression over their paths (its "
+        "first group, else all that it matches), or a .csv with the columns path and group; empty: nothing "
+        "does, time and near-duplicates decide",
+    )
+    burst_s = luigi.FloatParameter(
+        default=10.0,
+        description="longest time between two frames of one burst (same camera and folder, by EXIF or file "
+        "name), seconds; 0: times do not count",
+    )
     batch_pictures = Renamed("shard_pictures")
 
 

@@ -48,6 +48,8 @@ class DatasetSettings:
     max_left_out_percent: float
     max_unpacked_bytes: int
     shard_pictures: int
+    group: str
+    burst_s: float
 
 
 @dataclasses.dataclass(frozen=True)

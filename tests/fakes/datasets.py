@@ -74,6 +74,8 @@ def dataset_settings(cache_dir: Path, url: str = "", **changes) -> DatasetSettin
         max_left_out_percent=5.0,
         max_unpacked_bytes=1 << 30,
         shard_pictures=1000,
+        group="",
+        burst_s=10.0,
     )
     return dataclasses.replace(settings, **changes)
 

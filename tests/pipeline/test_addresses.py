@@ -4,8 +4,9 @@ The keys below were recorded with the first release of the pipeline. A test that
 results in the stores of users are not found any more: raise the step's version and say so in the changelog,
 or keep the key. `candidate`, `evaluation`, `head` and `tuned` were raised since. The keys of `evaluation`
 were recorded again when [gate] got more settings, all of which decide the verdict; those of `plan` and
-`snapshot` when more pictures became readable, and [dataset] max_broken_pictures became max_left_out_percent;
-those of `candidate`, and of `evaluation` after it, when [release] precision began to decide what is sure.
+`snapshot` when more pictures became readable, [dataset] max_broken_pictures became max_left_out_percent, and
+groups came; those of `candidate`, and of `evaluation` after it, when [release] precision began to decide
+what is sure.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ CASES = (
         {},
         2000,
         {
-            "plan": "work/plans/8eb7fa47a02eed92f472.json",
+            "plan": "work/plans/09bfa6ad094093200674.json",
             "batch": "work/batches/b1/batch.json",
-            "snapshot": "work/snapshots/cd73ae0a89f311b01a21/summary.json",
+            "snapshot": "work/snapshots/1aabd2ac723ba87f31fd/summary.json",
             "backbone": "work/backbones/3519acc92781812bec68/backbone.json",
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
@@ -56,9 +57,9 @@ CASES = (
         {"model": {"weights": "none"}, "training": {"mode": "finetune"}},
         2000,
         {
-            "plan": "work/plans/8eb7fa47a02eed92f472.json",
+            "plan": "work/plans/09bfa6ad094093200674.json",
             "batch": "work/batches/b1/batch.json",
-            "snapshot": "work/snapshots/cd73ae0a89f311b01a21/summary.json",
+            "snapshot": "work/snapshots/1aabd2ac723ba87f31fd/summary.json",
             "tuned": "work/tuned/9867a7ad16cfb3c729ad/tuned.json",
             "backbone": "work/backbones/9169e38bc91f2a3470bc/backbone.json",
             "calibrated_backbone": "9169e38bc91f2a3470bc",
@@ -74,9 +75,9 @@ CASES = (
         {"training": {"mode": "finetune"}},
         2000,
         {
-            "plan": "work/plans/8eb7fa47a02eed92f472.json",
+            "plan": "work/plans/09bfa6ad094093200674.json",
             "batch": "work/batches/b1/batch.json",
-            "snapshot": "work/snapshots/cd73ae0a89f311b01a21/summary.json",
+            "snapshot": "work/snapshots/1aabd2ac723ba87f31fd/summary.json",
             "tuned": "work/tuned/0e526b4e0f53280cbfd3/tuned.json",
             "backbone": "work/backbones/6676630dfaced364be18/backbone.json",
             "calibrated_backbone": "6676630dfaced364be18",
@@ -92,9 +93,9 @@ CASES = (
         {"training": {"mode": "finetune", "cluster": "a:1,b:1"}},
         2000,
         {
-            "plan": "work/plans/8eb7fa47a02eed92f472.json",
+            "plan": "work/plans/09bfa6ad094093200674.json",
             "batch": "work/batches/b1/batch.json",
-            "snapshot": "work/snapshots/cd73ae0a89f311b01a21/summary.json",
+            "snapshot": "work/snapshots/1aabd2ac723ba87f31fd/summary.json",
             "tuned": "work/tuned/46ca60acb371706cbb1b/tuned.json",
             "backbone": "work/backbones/7236eb3dcfd680bb1fb7/backbone.json",
             "calibrated_backbone": "7236eb3dcfd680bb1fb7",
@@ -110,9 +111,9 @@ CASES = (
         {"training": {"cluster": "a:1,b:1"}},
         2000,
         {
-            "plan": "work/plans/8eb7fa47a02eed92f472.json",
+            "plan": "work/plans/09bfa6ad094093200674.json",
             "batch": "work/batches/b1/batch.json",
-            "snapshot": "work/snapshots/cd73ae0a89f311b01a21/summary.json",
+            "snapshot": "work/snapshots/1aabd2ac723ba87f31fd/summary.json",
             "backbone": "work/backbones/3519acc92781812bec68/backbone.json",
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
@@ -127,9 +128,9 @@ CASES = (
         {"quantization": {"scheme": "int8_wide"}},
         2000,
         {
-            "plan": "work/plans/8eb7fa47a02eed92f472.json",
+            "plan": "work/plans/09bfa6ad094093200674.json",
             "batch": "work/batches/b1/batch.json",
-            "snapshot": "work/snapshots/cd73ae0a89f311b01a21/summary.json",
+            "snapshot": "work/snapshots/1aabd2ac723ba87f31fd/summary.json",
             "backbone": "work/backbones/0d550d8bd6177797cffb/backbone.json",
             "calibrated_backbone": "c5f8cb25ed55819ad42e",
             "features": "work/features/801066c4f958d3d58fd0/b1.json",
@@ -144,9 +145,9 @@ CASES = (
         {"quantization": {"scheme": "float16"}},
         2000,
         {
-            "plan": "work/plans/8eb7fa47a02eed92f472.json",
+            "plan": "work/plans/09bfa6ad094093200674.json",
             "batch": "work/batches/b1/batch.json",
-            "snapshot": "work/snapshots/cd73ae0a89f311b01a21/summary.json",
+            "snapshot": "work/snapshots/1aabd2ac723ba87f31fd/summary.json",
             "backbone": "work/backbones/3f588e5fb9c76d572f9a/backbone.json",
             "calibrated_backbone": "8aac98c7bf14e865c03a",
             "features": "work/features/ed89471f8180e7b8ddfb/b1.json",
@@ -161,9 +162,9 @@ CASES = (
         {"quantization": {"calibration": "abc"}},
         2000,
         {
-            "plan": "work/plans/8eb7fa47a02eed92f472.json",
+            "plan": "work/plans/09bfa6ad094093200674.json",
             "batch": "work/batches/b1/batch.json",
-            "snapshot": "work/snapshots/cd73ae0a89f311b01a21/summary.json",
+            "snapshot": "work/snapshots/1aabd2ac723ba87f31fd/summary.json",
             "backbone": "work/backbones/e9e68d95886c811864cc/backbone.json",
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
@@ -178,9 +179,9 @@ CASES = (
         {"release": {"device_class": "pi4"}},
         2000,
         {
-            "plan": "work/plans/8eb7fa47a02eed92f472.json",
+            "plan": "work/plans/09bfa6ad094093200674.json",
             "batch": "work/batches/b1/batch.json",
-            "snapshot": "work/snapshots/cd73ae0a89f311b01a21/summary.json",
+            "snapshot": "work/snapshots/1aabd2ac723ba87f31fd/summary.json",
             "backbone": "work/backbones/3519acc92781812bec68/backbone.json",
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
@@ -195,9 +196,9 @@ CASES = (
         {},
         500,
         {
-            "plan": "work/plans/8eb7fa47a02eed92f472.json",
+            "plan": "work/plans/09bfa6ad094093200674.json",
             "batch": "work/batches/b1/batch.json",
-            "snapshot": "work/snapshots/cd73ae0a89f311b01a21/summary.json",
+            "snapshot": "work/snapshots/1aabd2ac723ba87f31fd/summary.json",
             "backbone": "work/backbones/3519acc92781812bec68/backbone.json",
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/d7f2c3e23d8b06f044b0/b1.json",
@@ -212,9 +213,9 @@ CASES = (
         {"gate": {"min_accuracy": "0.9"}},
         2000,
         {
-            "plan": "work/plans/8eb7fa47a02eed92f472.json",
+            "plan": "work/plans/09bfa6ad094093200674.json",
             "batch": "work/batches/b1/batch.json",
-            "snapshot": "work/snapshots/cd73ae0a89f311b01a21/summary.json",
+            "snapshot": "work/snapshots/1aabd2ac723ba87f31fd/summary.json",
             "backbone": "work/backbones/3519acc92781812bec68/backbone.json",
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/8c4ccf358819529f3fa5/b1.json",
@@ -229,9 +230,9 @@ CASES = (
         {"model": {"alpha": "0.5"}, "training": {"seed": "7", "horizontal_flip": "false"}},
         2000,
         {
-            "plan": "work/plans/8eb7fa47a02eed92f472.json",
+            "plan": "work/plans/09bfa6ad094093200674.json",
             "batch": "work/batches/b1/batch.json",
-            "snapshot": "work/snapshots/cd73ae0a89f311b01a21/summary.json",
+            "snapshot": "work/snapshots/1aabd2ac723ba87f31fd/summary.json",
             "backbone": "work/backbones/208debfdf14799110e3f/backbone.json",
             "calibrated_backbone": "de19c1914fdca744886f",
             "features": "work/features/2c8f36b2a1643f92cd01/b1.json",
@@ -246,9 +247,9 @@ CASES = (
         {"dataset": {"holdout_percent": "25", "shard_pictures": "500"}},
         2000,
         {
-            "plan": "work/plans/aa6794da47a1a6510b87.json",
+            "plan": "work/plans/bbf1a085426088d95a6c.json",
             "batch": "work/batches/b1/batch.json",
-            "snapshot": "work/snapshots/25d6d29336fe0f8d42cb/summary.json",
+            "snapshot": "work/snapshots/4135c4d344152a9a1f01/summary.json",
             "backbone": "work/backbones/3519acc92781812bec68/backbone.json",
             "calibrated_backbone": "1ab5b121a983f06b3ae2",
             "features": "work/features/3c1c26aef31746b9fff9/b1.json",
