@@ -20,7 +20,7 @@ _PICTURE_START = re.compile(
     re.DOTALL,
 )
 # Item of a HEIF file (ISO/IEC 14496-12, 8.11.6): version 2 or 3, flags, number, protection; texts follow.
-_HEIF_ITEM = re.compile(rb"infe(?:\x02\0\0[\0\1].{4}|\x03\0\0[\0\1].{6})", re.DOTALL)
+_HEIF_ITEM = re.compile(rb"infe(?:\x02.{3}.{4}|\x03.{3}.{6})", re.DOTALL)
 
 
 def is_picture(data: bytes) -> bool:
