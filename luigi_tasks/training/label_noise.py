@@ -33,8 +33,8 @@ FOLDS = 5
 ROUNDS = 3
 DOUBTED = 0.5  # chance from which on a label is doubted: at least so many of those listed should be wrong
 
-# Epochs for sets up to this size, and as many steps for larger ones.
-EPOCHS, FULL_EPOCHS_PICTURES, FEWEST_EPOCHS = 30, 10_000, 4
+# Epochs of the heads that judge; more for small sets, or they would take too few steps, fewer for large ones.
+EPOCHS, FEWEST_STEPS, FULL_EPOCHS_PICTURES, FEWEST_EPOCHS = 30, 300, 10_000, 4
 
 # Neighbours that are asked, and components of the features in which they are near: with 64 as many of the
 # flipped flowers are found as with all 1,920, and 100,000 pictures are compared in a minute.
@@ -127,7 +127,7 @@ def ask_witnesses(given: LabelledFeatures, training: TrainingSettings, progress:
         both = probabilities * vouched
         both /= both.sum(1, keepdims=True)
         chances, share = estimate_wrong(both, given.targets)
-        trusted = chances < DOUBTED
+        trusted = _trust(chances, given.targets, given.classes)
     others = both.copy()
     others[np.arange(len(both)), given.targets] = -1
     return LabelDoubts(chances, others.argmax(1), probabilities.astype(np.float32), neighbours, share)
@@ -143,7 +143,7 @@ def _predict(
 ) -> NDArray[np.float32]:
     """Return (N, classes) calibrated out-of-fold probabilities; each round has folds of its own."""
     folds = np.array([zlib.crc32(f"{number} {one}".encode()) % FOLDS for one in given.groups], np.int64)
-    epochs = max(FEWEST_EPOCHS, min(EPOCHS, round(EPOCHS * FULL_EPOCHS_PICTURES / max(len(folds), 1))))
+    epochs = _count_epochs(len(folds), training.batch_size)
     plain = dataclasses.replace(training, epochs=epochs, hidden_units=0, dropout=0.0)
     data = HeadTrainingData(
         [given.features],
@@ -157,6 +157,20 @@ def _predict(
     logits = predict_out_of_fold(data, trusted, plain, progress, what)
     # Labels that are doubted would make every prediction look too sure.
     return softmax(logits / np.float32(fit_temperature(logits[trusted], given.targets[trusted])))
+
+
+def _count_epochs(pictures: int, batch_size: int) -> int:
+    if pictures > FULL_EPOCHS_PICTURES:
+        return max(FEWEST_EPOCHS, round(EPOCHS * FULL_EPOCHS_PICTURES / pictures))
+    return max(EPOCHS, -(-FEWEST_STEPS // -(-pictures // batch_size)))
+
+
+def _trust(chances: NDArray[np.float64], targets: NDArray[np.int64], classes: int) -> NDArray[np.bool_]:
+    """Return (N,) bool: labels to learn from. A class of which most is doubted is learned from as it is."""
+    trusted = chances < DOUBTED
+    counts = np.bincount(targets, minlength=classes)
+    most = np.bincount(targets[trusted], minlength=classes) * 2 > counts
+    return trusted | ~most[targets]
 
 
 def estimate_wrong(

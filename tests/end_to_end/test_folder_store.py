@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,19 @@ from device_watcher import DeviceWatcher, device_settings, running_device, write
 from local_services import ObjectStore, free_ports, wait_until
 from pipeline_under_test import PipelineUnderTest
 
+from edge_client.contract.documents import decode_document
+from edge_client.contract.release import ReleaseDocument
+
 pytest.importorskip("luigi", reason="the device's environments have no Luigi")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+# Pictures of a 3 that stand among those of an 8.
+MISLABELLED = (7, 19)
 
 
 class NoObjectStore:
@@ -48,6 +56,8 @@ def pipeline(tmp_path, folder, mqtt_broker, scheduler, small_weights):
         tmp_path / "pipeline", store=NO_S3, broker=mqtt_broker, scheduler=scheduler, settings=settings
     ) as pipeline:
         pipeline.write_digits(per_class=30)
+        for number in MISLABELLED:
+            (pipeline.pictures / f"3/{number:04}.png").rename(pipeline.pictures / f"8/from-3-{number:04}.png")
         yield pipeline
 
 
@@ -125,3 +135,34 @@ def test_what_is_deployed_into_a_folder_is_installed_from_it_and_over_http(pipel
         remote = assert_device_installs_and_answers(pipeline, tmp_path / "camera-2", url)
     assert local == remote
     assert (folder / "targets/releases" / local).is_dir()
+    assert_release_says_what_is_sure(folder, local)
+    assert_wrong_labels_are_found(pipeline, folder)
+
+
+def assert_release_says_what_is_sure(folder: Path, release: str) -> None:
+    """Scores from which on a label is sure are signed, and the report shows how far scores can be trusted."""
+    signed = folder / "targets/releases" / release
+    [description], [page] = signed.glob("*.release.json"), signed.glob("*.report.html")
+    document = decode_document(ReleaseDocument, description.read_bytes(), source="", limit_bytes=1 << 20)
+    point = document.operating_point
+    assert point is not None
+    assert (point.precision, len(point.thresholds)) == (0.95, 10)
+    assert point.coverage > 0
+    report = page.read_text()
+    assert "Calibration error" in report
+    assert "[release] precision asks for 95.00 %" in report
+
+
+def assert_wrong_labels_are_found(pipeline: PipelineUnderTest, folder: Path) -> None:
+    """The features are those of the run before: nothing is computed again."""
+    run = pipeline.luigi("DoubtfulLabels", report_imports=True)
+    assert run.returncode == 0, run.stderr
+    assert "tensorflow imported: False" in run.stdout
+    [table] = folder.glob("work/doubtful/*/doubtful.csv")
+    assert table.name in run.stderr
+    rows = {row["path"]: row for row in csv.DictReader(table.read_text("utf-8-sig").splitlines())}
+    wrong = {f"8/from-3-{number:04}.png" for number in MISLABELLED}
+    assert wrong <= rows.keys()
+    assert {rows[one]["probable label"] for one in wrong} == {"3"}
+    assert len(rows) < 20
+    assert "data:image/png;base64," in table.with_suffix(".html").read_text()
