@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edge_client import __version__
 from edge_client.contract.errors import EdgeError, InputError
+from edge_client.contract.release import ReleaseDocument
 from edge_client.update.selftest import SelfTestError
 
 if TYPE_CHECKING:
@@ -38,8 +39,12 @@ def refusing(slots: Slots, release: str, software: str) -> Iterator[None]:
 
 
 def this_software(device_class: str = "") -> str:
-    """Return client, runtime and device class: what decides whether a release can run here."""
+    """Return client, runtime and device class: what decides whether a release can run here.
+
+    The schema too: it tells a client that reads a release from one that refused it.
+    """
     from edge_client.inference.runtime import runtime_name  # noqa: PLC0415 - an update check does without
 
-    name = f"edge-client {__version__}, {runtime_name()}"
+    schema = ReleaseDocument.newest_schema
+    name = f"edge-client {__version__}, release schema {schema}, {runtime_name()}"
     return f"{name}, class {device_class}" if device_class else name

@@ -11,8 +11,8 @@ import pytest
 
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError, TransportError, TrustError
-from edge_client.contract.names import release_target
-from edge_client.contract.release import ChannelDocument, in_rollout
+from edge_client.contract.names import KNOWN_OUTPUT, release_target
+from edge_client.contract.release import TWO_OUTPUTS_SCHEMA, ChannelDocument, ReleaseDocument, in_rollout
 from edge_client.repository.trusted import TrustedRepository
 from edge_client.serving.activation import open_best_slot
 from edge_client.serving.holder import ClassifierHolder
@@ -280,6 +280,22 @@ def test_another_runtime_tries_a_refused_release_again(device, repository, servi
     with pytest.raises(RefusedError):
         device.check()
     assert device.installed == [serving, release, release]
+
+
+def test_an_older_client_refuses_a_release_with_two_outputs_and_installs_it_after_its_update(
+    device, repository, serving, monkeypatch
+):
+    document, files = tiny_release(1, model=tiny_model(1, second_output=KNOWN_OUTPUT))
+    release = signed_release(repository, msgspec.structs.replace(document, schema=TWO_OUTPUTS_SCHEMA), files)
+    asked = len(repository.requests)
+    with monkeypatch.context() as before_the_update:
+        before_the_update.setattr(ReleaseDocument, "newest_schema", 1)
+        with pytest.raises(RefusedError, match="schema 2, this version reads up to 1; update the software"):
+            device.check()
+    device.assert_serves(serving)
+    assert not any("model" in path for path in repository.requests[asked:])
+    device.check()
+    device.assert_serves(release)
 
 
 def test_a_model_that_crashes_the_runtime_kills_the_child_only(
