@@ -52,7 +52,8 @@ def encode(small: NDArray[np.uint8]) -> list[str]:
     for start in range(0, len(small), PAIRS_AT_ONCE):
         rgb = small[start : start + PAIRS_AT_ONCE].astype(np.float32)
         luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
-        planes = (luma, rgb[..., 0] - rgb[..., 1], rgb[..., 2] - (rgb[..., 0] + rgb[..., 1]) / 2)
+        reds, blues = rgb[..., 0] - rgb[..., 1], rgb[..., 2] - (rgb[..., 0] + rgb[..., 1]) / 2
+        planes: tuple[NDArray[np.float32], ...] = (luma, reds, blues)
         waves = _waves(SIDE)
         parts = [
             (waves @ plane @ waves.T)[:, own] for plane, own in zip(planes, _kept(SIDE), strict=True)
