@@ -53,7 +53,7 @@ def encode(small: NDArray[np.uint8]) -> list[str]:
         rgb = small[start : start + PAIRS_AT_ONCE].astype(np.float32)
         luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
         reds, blues = rgb[..., 0] - rgb[..., 1], rgb[..., 2] - (rgb[..., 0] + rgb[..., 1]) / 2
-        planes: tuple[NDArray[np.float32], ...] = (luma, reds, blues)
+        planes: tuple[NDArray[np.floating], ...] = (luma, reds, blues)
         waves = _waves(SIDE)
         parts = [
             (waves @ plane @ waves.T)[:, own] for plane, own in zip(planes, _kept(SIDE), strict=True)
