@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import zipfile
 
 import bsdiff4
+import msgspec
 import numpy as np
 import pytest
 
 from edge_client.contract.release import Normalization
 from edge_client.inference.classifier import Classifier
 from edge_client.inference.runtime import load_interpreter
+from luigi_tasks.backbone.records import Backbone, BackboneRecord
+from luigi_tasks.quantization.candidate import make_candidate
 from luigi_tasks.quantization.compose import Dense, compose_classifier
 from luigi_tasks.quantization.operators import read_operators
-from luigi_tasks.training.records import Familiarity
+from luigi_tasks.settings.sections import load_settings
+from luigi_tasks.training.head import Layer
+from luigi_tasks.training.records import Familiarity, UnseenScores
 from luigi_tasks.training.strangers import measure_known
+from tests.fakes.heads import head_with
 from tests.fakes.tiny_model import tiny_model
 from tests.fakes.written_model import infer
 
@@ -104,3 +111,33 @@ def test_next_release_is_a_patch_of_a_few_bytes_more():
     assert differing[0] - differing[1] <= 4 * 4, "three weights and a bias"
     assert len(bsdiff4.diff(*told)) - len(bsdiff4.diff(*plain)) < 200
     assert compose("int8", FAMILIARITY) == told[0]
+
+
+def candidate_with(*, strangers):
+    """The candidate of a head that tells strangers, and three out-of-fold predictions, one of a stranger."""
+    files, layer, settings = {"int8": backbone("int8")}, head(), load_settings()
+    record = BackboneRecord(variants={}, width=8, calibration=(), made_with={})
+    scores = np.eye(5, dtype=np.float32)[[0, 1, 2]]
+    plain = head_with(scores)
+    told = dataclasses.replace(
+        plain,
+        layers=(Layer(layer.weights, layer.bias),),
+        ranges=((layer.low, layer.high),),
+        unseen=UnseenScores(scores, np.array([0, 1, 2]), np.array([0.9, 0.5, 0.49], np.float32)),
+        record=msgspec.structs.replace(plain.record, familiarity=FAMILIARITY),
+    )
+    release = dataclasses.replace(settings.release, strangers=strangers)
+    made = Backbone(record, files, "int8", "key")
+    return make_candidate("snapshot", LABELS, [made], [told], settings.model, release)
+
+
+def test_setting_decides_whether_a_release_tells_strangers():
+    told, plain = candidate_with(strangers=True), candidate_with(strangers=False)
+    assert (told.record.tells_strangers, plain.record.tells_strangers) == (True, False)
+    assert [one.open_classifier().tells_strangers for one in (told, plain)] == [True, False]
+    assert told.record.release != plain.record.release
+    points = [one.record.operating_point for one in (told, plain)]
+    assert [(one.least_known, one.coverage) for one in points if one] == [
+        (0.5, pytest.approx(2 / 3, abs=1e-6)),
+        (None, 1.0),
+    ]
