@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,11 @@ class Listing:
     left_out: tuple[LeftOut, ...] = ()
     folders: tuple[str, ...] = ()
 
+    @functools.cached_property
+    def picture_folders(self) -> frozenset[str]:
+        """Folders that pictures lie in; empty text for the dataset itself."""
+        return frozenset(one.path.rpartition("/")[0] for one in self.pictures)
+
     def find_layout(self, url: str) -> Layout:
         """Return the layout of the folders.
 
@@ -41,7 +47,7 @@ class Listing:
                 found = f" (but {count_reasons(self.left_out)}, such as {self.left_out[0].path})"
             msg = f"{url}: no pictures found{found}; put them into one folder a class"
             raise InputError(msg)
-        return find_layout((one.path.rpartition("/")[0] for one in self.pictures), url)
+        return find_layout(self.picture_folders, url)
 
     def classes(self, layout: Layout) -> frozenset[str]:
         """Return the class folders, also those without pictures."""
@@ -49,7 +55,7 @@ class Listing:
 
     def passed_over(self, layout: Layout) -> tuple[LeftOut, ...]:
         """Return what is left out by name alone: files in class folders, and classes without pictures."""
-        full = {layout.class_folder(one.path) for one in self.pictures}
+        full = {layout.class_folder(f"{folder}/") for folder in self.picture_folders}
         empty = sorted(self.classes(layout) - full)
         return (
             *(one for one in self.left_out if one.reason != FOREIGN or layout.class_folder(one.path)),

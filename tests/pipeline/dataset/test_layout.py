@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_client.contract.errors import InputError
 from luigi_tasks.dataset.layout import find_layout
@@ -97,6 +99,27 @@ def test_folders_that_may_mean_something_else_are_refused_by_name(name: str) -> 
     folders, message = REFUSED[name]
     with pytest.raises(InputError, match=message):
         find_layout(folders, "DATA")
+
+
+names = st.sampled_from(["train", "Valid", "test", "images", "labels", "roses", "tulips", "a", "", "é"])
+paths = st.lists(names, min_size=1, max_size=4).map("/".join)
+
+
+@given(folders=st.lists(paths, min_size=1, max_size=6))
+def test_any_folders_are_refused_or_give_classes_that_are_in_the_path(folders):
+    try:
+        layout = find_layout(folders, "DATA")
+    except InputError as e:
+        assert str(e).startswith("DATA: ")  # noqa: PT017 - either is right
+        return
+    for folder in folders:
+        found = layout.class_folder(f"{folder}/1.jpg")
+        assert not found or found in folder.split("/")
+        assert layout.given_split(f"{folder}/1.jpg") in {TRAIN, HOLDOUT, ""}
+        if found:
+            new = f"{layout.folder_of(found)}/new.jpg"
+            assert layout.class_folder(new) == found
+            assert layout.given_split(new) in {TRAIN, ""}
 
 
 def pictures(**counts: int) -> dict[str, bytes]:
