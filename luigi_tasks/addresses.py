@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VERSIONS = {
     "plan": 3,
     "snapshot": 3,
-    "tuned": 3,
+    "tuned": 4,
     "backbone": 2,
     "features": 3,
     "head": 5,

@@ -128,7 +128,7 @@ class training(luigi.Config):  # noqa: N801
     )
     small_set_copies = luigi.FloatParameter(
         default=4.0,
-        description="the same for the head with fewer than 1,000 training pictures, where copies help most "
+        description="the same with fewer than 1,000 training pictures, where copies help most "
         "and cost seconds",
     )
     augmented_views = Renamed("augmented_copies")
@@ -150,7 +150,7 @@ class training(luigi.Config):  # noqa: N801
         default=5, description="passes over the training pictures while fine-tuning the backbone"
     )
     finetune_rate = luigi.FloatParameter(
-        default=0.001, description="peak rate of fine-tuning, after a warm-up, then cosine decay to 0"
+        default=0.0003, description="peak rate of fine-tuning, after a warm-up, then cosine decay to 0"
     )
     warm_start = luigi.BoolParameter(
         default=False,

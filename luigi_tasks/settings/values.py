@@ -31,6 +31,11 @@ THIN_EVIDENCE = ("hold_replacement", "publish", "hold")
 SMALL_SET_PICTURES = 1000
 
 
+# A head on a tuned backbone, which has learned from copies itself, gains nothing from more:
+# docs/decisions/0013-recipes.md.
+TUNED_COPIES = 1.0
+
+
 # Float features take twice as long as int8 features, and those of some pictures are enough: in five folds of
 # sign digits 0.9733 in int8 and 0.9700 in float, against 0.9737 and 0.9690 with a quarter.
 FLOAT_SHARE = 0.15
@@ -99,9 +104,15 @@ class TrainingSettings:
 
     def portions(self, train_pictures: int) -> Portions:
         """Return how much is computed for a training set of this size."""
-        if train_pictures < SMALL_SET_PICTURES:
-            return Portions(self.small_set_copies, 1.0)
-        return Portions(self.augmented_copies, FLOAT_SHARE)
+        if train_pictures >= SMALL_SET_PICTURES:
+            return Portions(self.augmented_copies, FLOAT_SHARE)
+        copies = self.small_set_copies
+        return Portions(min(copies, TUNED_COPIES) if self.mode == "finetune" else copies, 1.0)
+
+    def shown_copies(self, train_pictures: int) -> float:
+        """Return in how many copies a backbone that is tuned on so many pictures is shown each."""
+        small = train_pictures < SMALL_SET_PICTURES
+        return self.small_set_copies if small else self.augmented_copies
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Augmentation: rotated, cropped, mirrored and re-lit copies of a picture, derived from its content hash.
 
 OpenCV, not Pillow: a copy takes 0.2 ms instead of 0.7. Raise AUGMENTATION_VERSION with every change that
-makes other copies, or features in the store would be of other pictures.
+makes other copies, or features in the store would be of other pictures; the version of the step `tuned` where
+only FOR_TUNING changes.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import hashlib
 import os
 from typing import TYPE_CHECKING
@@ -20,13 +22,45 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_ROTATION_DEGREES = 12.0
-MIN_CROP = 0.75
 BRIGHTNESS = 0.15
-CONTRAST = 0.2
 PICTURES_PER_JOB = 32
+# Weights of red, green and blue in a picture's brightness, ITU-R BT.601.
+LUMA = (0.299, 0.587, 0.114)
 
 
-def augment(pixels: NDArray[np.uint8], hashes: Sequence[str], copy: int, *, flip: bool) -> NDArray[np.uint8]:
+@dataclasses.dataclass(frozen=True)
+class Strength:
+    """How much copies differ from their picture.
+
+    Attributes:
+        min_crop: Smallest side of the crop, as a share of the picture's.
+        contrast: Largest change of contrast.
+        stretch: Largest change of the aspect ratio, as a logarithm.
+        saturation: Largest change of saturation.
+        name: Makes copies of two strengths independent of each other.
+    """
+
+    min_crop: float = 0.75
+    contrast: float = 0.2
+    stretch: float = 0.0
+    saturation: float = 0.0
+    name: str = ""
+
+
+FOR_HEADS = Strength()
+# A backbone gains from copies that would be too different for a head on fixed features:
+# docs/decisions/0013-recipes.md.
+FOR_TUNING = Strength(min_crop=0.6, contrast=0.3, stretch=0.15, saturation=0.3, name="/tuning")
+
+
+def augment(
+    pixels: NDArray[np.uint8],
+    hashes: Sequence[str],
+    copy: int,
+    *,
+    flip: bool,
+    strength: Strength = FOR_HEADS,
+) -> NDArray[np.uint8]:
     """Return one augmented copy of each picture: rotation, crop, brightness, contrast; half are mirrored.
 
     Args:
@@ -34,13 +68,17 @@ def augment(pixels: NDArray[np.uint8], hashes: Sequence[str], copy: int, *, flip
         hashes: N content hashes; a copy depends on nothing else.
         copy: 0 is the picture itself, each other number another copy.
         flip: Whether mirror images keep their class.
+        strength: How much copies differ from the picture; some also in saturation and aspect ratio.
     Returns: (N, H, W, 3) RGB; outside the picture its edge pixels are repeated.
     """
     if copy == 0 or not len(pixels):
         return pixels
     copies = np.empty_like(pixels)
     height, width = pixels.shape[1:3]
-    matrices, tables = _draw_parameters(hashes, copy, height, width, flip=flip)
+    chance = _draw(hashes, f"{copy}{strength.name}")
+    matrices = _draw_matrices(chance, height, width, strength, flip=flip)
+    tables = _draw_tables(chance, strength)
+    colours = _draw_colours(_draw(hashes, f"{copy}{strength.name}/colour"), strength)
 
     def transform(number: int) -> None:
         turned = cv2.warpAffine(
@@ -51,6 +89,8 @@ def augment(pixels: NDArray[np.uint8], hashes: Sequence[str], copy: int, *, flip
             borderMode=cv2.BORDER_REPLICATE,
         )
         cv2.LUT(turned, tables[number], copies[number])
+        if colours is not None:
+            cv2.transform(copies[number], colours[number], copies[number])
 
     def transform_some(start: int) -> None:
         for number in range(start, min(start + PICTURES_PER_JOB, len(hashes))):
@@ -61,28 +101,46 @@ def augment(pixels: NDArray[np.uint8], hashes: Sequence[str], copy: int, *, flip
     return copies
 
 
-def _draw_parameters(
-    hashes: Sequence[str], copy: int, height: int, width: int, *, flip: bool
-) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Draw the parameters of each copy from the picture's hash.
+def _draw(hashes: Sequence[str], name: str) -> NDArray[np.float64]:
+    """Return (N, 8) numbers in [0, 1), drawn from each picture's hash and the name of what they are for."""
+    digests = b"".join(hashlib.sha256(f"{one}/{name}".encode()).digest() for one in hashes)
+    return np.frombuffer(digests, ">u4").reshape(len(hashes), 8) / 2**32
 
-    Returns: (N, 2, 3) matrices from a point of the copy to a point of the picture, and (N, 256) lookup tables
-        from the picture's brightness to the copy's.
+
+def _draw_matrices(
+    chance: NDArray[np.float64], height: int, width: int, strength: Strength, *, flip: bool
+) -> NDArray[np.float64]:
+    """Return (N, 2, 3) matrices from a point of the copy to a point of the picture.
+
+    Rotation, crop and mirroring in one matrix, so that each picture is resampled once.
     """
-    digests = b"".join(hashlib.sha256(f"{one}/{copy}".encode()).digest() for one in hashes)
-    chance = np.frombuffer(digests, ">u4").reshape(len(hashes), 8) / 2**32  # (N, 8) in [0, 1)
     angle = np.radians((chance[:, 0] * 2 - 1) * MAX_ROTATION_DEGREES)
-    crop = MIN_CROP + chance[:, 1] * (1 - MIN_CROP)
+    crop = strength.min_crop + chance[:, 1] * (1 - strength.min_crop)
+    narrower = np.exp((chance[:, 7] - 0.5) * strength.stretch)
+    across, down = np.minimum(crop * narrower, 1), np.minimum(crop / narrower, 1)
     # Centre of the crop.
-    x = width / 2 + (chance[:, 2] - 0.5) * width * (1 - crop)
-    y = height / 2 + (chance[:, 3] - 0.5) * height * (1 - crop)
+    x = width / 2 + (chance[:, 2] - 0.5) * width * (1 - across)
+    y = height / 2 + (chance[:, 3] - 0.5) * height * (1 - down)
     mirror = np.where((chance[:, 4] < 0.5) & flip, -1, 1)
-    cosine, sine = crop * np.cos(angle), crop * np.sin(angle)
-    # Rotation, crop and mirroring in one matrix, so that each picture is resampled once.
-    a, b, d, e = mirror * cosine, -sine, mirror * sine, cosine
+    a, b = mirror * across * np.cos(angle), -(down * np.sin(angle))
+    d, e = mirror * across * np.sin(angle), down * np.cos(angle)
     offsets = x - a * width / 2 - b * height / 2, y - d * width / 2 - e * height / 2
-    matrices = np.stack([a, b, offsets[0], d, e, offsets[1]], 1).reshape(-1, 2, 3)
-    gain = 1 + (chance[:, 5] * 2 - 1) * CONTRAST
+    return np.stack([a, b, offsets[0], d, e, offsets[1]], 1).reshape(-1, 2, 3)
+
+
+def _draw_tables(chance: NDArray[np.float64], strength: Strength) -> NDArray[np.uint8]:
+    """Return (N, 256) lookup tables from the picture's brightness to the copy's."""
+    gain = 1 + (chance[:, 5] * 2 - 1) * strength.contrast
     offset = (chance[:, 6] * 2 - 1) * BRIGHTNESS * 255
     tables = (np.arange(256) - 127.5) * gain[:, None] + 127.5 + offset[:, None]
-    return matrices, np.clip(tables, 0, 255).astype(np.uint8)
+    return np.clip(tables, 0, 255).astype(np.uint8)
+
+
+def _draw_colours(chance: NDArray[np.float64], strength: Strength) -> NDArray[np.float64] | None:
+    """Return (N, 3, 3) matrices from the picture's RGB to the copy's; None where colours stay."""
+    if not strength.saturation:
+        return None
+    saturation = (1 + (chance[:, 0] * 2 - 1) * strength.saturation)[:, None, None]
+    grey = np.ones((3, 1)) * np.array(LUMA)  # (3, 3)
+    colours: NDArray[np.float64] = saturation * np.eye(3) + (1 - saturation) * grey
+    return colours

@@ -1,8 +1,8 @@
 """Fine-tuning of a backbone: its upper part is trained on activations computed once per augmented copy.
 
 Layers below the cut stay frozen, so their activations are the same in every epoch: TFLite computes them once
-into a memory-mapped file, and an epoch costs a third of one through the whole network. A backbone without
-weights is trained whole, from the pixels.
+into a memory-mapped file, and an epoch costs two thirds of one through the whole network. A backbone without
+weights is trained whole, from the pixels. docs/decisions/0013-recipes.md has the measurements.
 
 Batch-norm layers stay frozen, a measured choice: docs/decisions/0006-frozen-batch-norm.md.
 """
@@ -25,7 +25,7 @@ from luigi_tasks.backbone.extractor import CHUNK, FeatureExtractor, to_input
 from luigi_tasks.backbone.networks import STANDARD_SUFFIX, build_backbone, standardize
 from luigi_tasks.backbone.tensorflow_runtime import running_tensorflow
 from luigi_tasks.backbone.weights import NO_WEIGHTS, load_tuned, pack_weights
-from luigi_tasks.training.augmentation import augment
+from luigi_tasks.training.augmentation import FOR_TUNING, augment
 from luigi_tasks.training.checkpoint import Checkpoint, pack_checkpoint, parse_checkpoint
 from luigi_tasks.training.cluster import cluster_size
 from luigi_tasks.training.head import HeadTrainingData, train_head
@@ -43,12 +43,13 @@ if TYPE_CHECKING:
     from luigi_tasks.settings.values import ModelSettings, TrainingSettings
     from luigi_tasks.training.cluster import Cluster
 
-# The last layer that stays frozen: two thirds up, before the last reduction of the feature map.
+# The last layer that stays frozen: the end of the blocks that work at 1/8 of the input's resolution. In V1,
+# the first at 1/16, since the one before has activations four times as large.
 CUT_LAYERS = {
-    "mobilenet_v1": "conv_pw_11_relu",
-    "mobilenet_v2": "block_12_add",
-    "mobilenet_v3_small": "expanded_conv_7/Add",
-    "mobilenet_v3_large": "expanded_conv_11/Add",
+    "mobilenet_v1": "conv_pw_6_relu",
+    "mobilenet_v2": "block_5_add",
+    "mobilenet_v3_small": "expanded_conv_2/Add",
+    "mobilenet_v3_large": "expanded_conv_5/Add",
 }
 # Keras' default of 0.99 needs hundreds of steps before the moving averages mean anything.
 SCRATCH_BATCH_NORM_MOMENTUM = 0.9
@@ -167,7 +168,7 @@ def tune_backbone(
         model: The network.
         training: Hyperparameters.
         start: Weights of an earlier release's backbone to start from, or None for the initial ones.
-        scratch: Folder on a disk with room for the activations (19 kB per copy for MobileNetV2
+        scratch: Folder on a disk with room for the activations (26 kB per copy for MobileNetV2
             1.0/160), or without weights for the pixels; nothing is left there, also by a killed process.
         checkpoints: Gets a checkpoint after each epoch.
         progress: Gets steps done.
@@ -187,8 +188,9 @@ def tune_backbone(
         if not whole:
             some = np.arange(0, len(images.names), max(1, len(images.names) // STANDARDIZE_PICTURES))
             standardize(backbone, images.read(some))
+        copies = count_copies(training, len(images.names))
         inputs, network = _build_network(
-            images.share(index, count), backbone, model, training, scratch, progress, whole=whole
+            images.share(index, count), copies, backbone, model, training, scratch, progress, whole=whole
         )
         loop = FineTuningLoop(network, len(images.names), training, strategy, count, whole=whole)
         loop.resume(checkpoints.load(), fingerprint)
@@ -199,9 +201,9 @@ def tune_backbone(
     return Tuned(pack_weights(backbone), {name: tuple(values) for name, values in loop.history.items()})
 
 
-def count_copies(training: TrainingSettings) -> int:
-    """Return the number of copies of each picture; copy 0 is the picture itself."""
-    return math.ceil(training.augmented_copies) + 1
+def count_copies(training: TrainingSettings, pictures: int) -> int:
+    """Return the number of copies of each of so many pictures; copy 0 is the picture itself."""
+    return math.ceil(training.shown_copies(pictures)) + 1
 
 
 class FineTuningLoop:
@@ -219,6 +221,7 @@ class FineTuningLoop:
     ) -> None:
         tf, keras = running_tensorflow()
         self._network, self._strategy, self._training = network, strategy, training
+        self._copies = count_copies(training, pictures)
         self.epochs = training.epochs if whole else training.finetune_epochs
         batch = max(1, training.batch_size // (1 if whole else FINETUNE_BATCH_SHARE))
         self._own_batch = max(1, batch // workers)
@@ -244,7 +247,7 @@ class FineTuningLoop:
         images: TrainingImages,
         progress: Progress,
     ) -> None:
-        """Train on each picture about once, each time on a randomly drawn copy.
+        """Train on each picture about once, in each epoch on another copy of it.
 
         Args:
             inputs: (copies, n, ...) of this worker's n pictures.
@@ -279,7 +282,8 @@ class FineTuningLoop:
         rng = np.random.default_rng([self._training.seed, self.epoch])
         needed = self._steps * self._own_batch
         order = np.concatenate([rng.permutation(size) for _ in range(-(-needed // size))])[:needed]
-        return order, rng.integers(0, count_copies(self._training), needed)
+        first = np.random.default_rng(self._training.seed).integers(0, self._copies, size)
+        return order, (first[order] + self.epoch) % self._copies
 
     def keep(self, checkpoints: CheckpointStore | None, fingerprint: str) -> None:
         """Save a checkpoint, at most once in CHECKPOINT_INTERVAL_S.
@@ -335,6 +339,7 @@ def _make_step(network: Any, optimizer: Any, label_smoothing: float, batch: int)
 
 def _build_network(
     images: TrainingImages,
+    copies: int,
     backbone: Any,  # noqa: ANN401
     model: ModelSettings,
     training: TrainingSettings,
@@ -346,7 +351,7 @@ def _build_network(
     """Return (copies, n, ...) inputs, on disk, and the network from them to (batch, classes) logits."""
     _, keras = running_tensorflow()
     classes = keras.layers.Dense(images.classes, name="classes")
-    compute = functools.partial(_compute_inputs, images, training, folder, progress)
+    compute = functools.partial(_compute_inputs, images, copies, training, folder, progress)
     if whole:
         for layer in backbone.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -368,6 +373,7 @@ def _build_network(
 
 def _compute_inputs(
     images: TrainingImages,
+    copies: int,
     training: TrainingSettings,
     folder: Path,
     progress: Progress,
@@ -378,7 +384,7 @@ def _compute_inputs(
 
     Float16 halves the disk; activations behind a batch-norm stay far below its limit of 65,504.
     """
-    copies, size = count_copies(training), len(images.names)
+    size = len(images.names)
     seen = map_array(folder, (copies, size, *shape), np.uint8 if lower is None else np.float16)
     for start in range(0, size, PICTURES_AT_ONCE):
         part = slice(start, min(start + PICTURES_AT_ONCE, size))
@@ -386,7 +392,7 @@ def _compute_inputs(
         pixels = images.read(rows)
         for copy in range(copies):
             done = start * copies + copy * len(rows)
-            shown = augment(pixels, names, copy, flip=training.horizontal_flip)
+            shown = augment(pixels, names, copy, flip=training.horizontal_flip, strength=FOR_TUNING)
             if lower is not None:
                 shown = lower(shown, _continued(progress, done, size * copies), "activations")
             seen[copy, rows] = shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from luigi_tasks.settings.values import ModelSettings, Portions, TrainingSetting
 from luigi_tasks.training.features import FeatureRows, choose_rows, compute_rows
 from luigi_tasks.training.finetune import (
     CUT_LAYERS,
+    FineTuningLoop,
     TrainingImages,
     _compute_inputs,
     tune_backbone,
@@ -319,13 +321,38 @@ def test_pictures_are_read_in_parts_and_what_is_computed_does_not_depend_on_them
         asked.clear()
         recorded = dataclasses.replace(images, read=read)
         shape = (32, 32, 3) if lower is None else lower.shape
-        return _compute_inputs(recorded, TRAINING, tmp_path, ignore_progress, lower, shape)
+        return _compute_inputs(recorded, 2, TRAINING, tmp_path, ignore_progress, lower, shape)
 
     at_once = compute_in_parts_of(1024)
     assert at_once.std() > 0
     assert asked == [len(images.names)]
     np.testing.assert_array_equal(compute_in_parts_of(32), at_once)
     assert asked == [32, 32, len(images.names) - 64]
+
+
+class Recorded:
+    """Inputs of a training that note which copy of which picture was shown."""
+
+    def __init__(self) -> None:
+        self.shown: collections.Counter[tuple[int, int]] = collections.Counter()
+
+    def __getitem__(self, chosen):
+        copies, rows = chosen
+        self.shown.update(zip(copies.tolist(), rows.tolist(), strict=True))
+        return np.ones((len(rows), 4), np.float32)
+
+
+def test_each_epoch_shows_each_picture_in_another_copy():
+    import tf_keras as keras  # noqa: PLC0415 - TensorFlow
+
+    training = dataclasses.replace(TRAINING, small_set_copies=2, finetune_epochs=3)
+    images = TrainingImages(np.empty, np.arange(20) % 3, [str(number) for number in range(20)], 3)
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    loop = FineTuningLoop(network, 20, training, None, 1, whole=False)
+    inputs = Recorded()
+    while loop.epoch < loop.epochs:
+        loop.run_epoch(inputs, images.targets, images, ignore_progress)
+    assert inputs.shown == {(copy, row): 1 for copy in range(3) for row in range(20)}
 
 
 def test_warm_start_continues_from_given_weights(coloured, from_scratch, weights_file, tmp_path):
