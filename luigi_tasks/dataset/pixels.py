@@ -18,8 +18,9 @@ from luigi_tasks.dataset import fingerprints
 from luigi_tasks.dataset.capture import find_capture
 from luigi_tasks.dataset.file_names import has_picture_suffix
 from luigi_tasks.dataset.formats import decode_file, is_picture
-from luigi_tasks.dataset.left_out import FOREIGN, UNDECODABLE
+from luigi_tasks.dataset.left_out import FOREIGN, UNDECODABLE, UNREADABLE
 from luigi_tasks.dataset.records import ReadPicture
+from luigi_tasks.dataset.sources import DamagedFileError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,15 +120,16 @@ def read_pictures(
 
     def read(number: int) -> ReadPicture:
         entry = entries[number]
-        data = source.read(entry.path)
+        try:
+            data = source.read(entry.path)
+        except DamagedFileError as e:
+            return _faulty(entry, shard, str(e), UNREADABLE)
         try:
             pixels[number] = decode_file(data, height, width, entry.path)
         except InputError as e:
             if has_picture_suffix(entry.path) or is_picture(data):
-                fault, reason = str(e), UNDECODABLE
-            else:
-                fault, reason = "no picture, by its content", FOREIGN
-            return ReadPicture(entry.path, entry.size, entry.version, "", fault, shard, reason)
+                return _faulty(entry, shard, str(e), UNDECODABLE)
+            return _faulty(entry, shard, "no picture, by its content", FOREIGN)
         small[number] = fingerprints.shrink(pixels[number])
         taken, camera = find_capture(data, entry.path)
         sha256 = hashlib.sha256(data).hexdigest()
@@ -145,6 +147,10 @@ def read_pictures(
     kept = pixels if len(whole) == len(found) else pixels[whole]
     cache.keep([found[number].sha256 for number in whole], kept)
     return tuple(found)
+
+
+def _faulty(entry: Entry, shard: str, fault: str, reason: str) -> ReadPicture:
+    return ReadPicture(entry.path, entry.size, entry.version, "", fault, shard, reason)
 
 
 def in_threads(

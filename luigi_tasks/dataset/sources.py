@@ -6,6 +6,7 @@ to do.
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
 import re
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 CONNECTIONS = 10  # the size of boto3's connection pool
 
 
+class DamagedFileError(InputError):
+    """A file whose content the disk does not give back; the others are readable."""
+
+
 class PictureSource(Protocol):
     """A dataset that can be listed and read; reading is fastest with `threads` threads."""
 
@@ -48,7 +53,7 @@ class PictureSource(Protocol):
     def read(self, path: str) -> bytes:
         """Return the content of one picture.
 
-        Raises: InputError if it is gone, TransportError.
+        Raises: DamagedFileError; InputError if it is gone, or all of them may be lost; TransportError.
         """
 
 
@@ -166,13 +171,14 @@ class FolderSource:
         """Read one picture."""
         try:
             return (self.folder / path).read_bytes()
+        except FileNotFoundError as e:
+            msg = f"{self.folder / path}: {e.strerror}; it was there when the pictures were listed. Run again"
+            raise InputError(msg) from e
         except OSError as e:
-            way_out = (
-                "it was there when the pictures were listed. Run again"
-                if isinstance(e, FileNotFoundError)
-                else "repair or remove it, or let this user read it"
-            )
-            msg = f"{self.folder / path}: {e.strerror}; {way_out}"
+            if e.errno == errno.EIO:
+                msg = f"{path}: {e.strerror}, where it lies on the disk; replace or remove it"
+                raise DamagedFileError(msg) from e
+            msg = f"{self.folder / path}: {e.strerror}; repair or remove it, or let this user read it"
             raise InputError(msg) from e
 
 

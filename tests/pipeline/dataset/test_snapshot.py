@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import struct
 import unicodedata
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -306,6 +308,21 @@ def test_a_truncated_picture_without_a_suffix_counts(tmp_path):
     tree = class_folders({"a": 5, "b": 5}) | {"a/IMG_1": picture_bytes(7, size=64, suffix="JPEG")[:900]}
     with pytest.raises(InputError, match=r"1 undecodable .a/IMG_1: .*truncated"):
         snap(tmp_path / "p", tree)
+
+
+def test_a_picture_on_a_bad_sector_is_left_out(tmp_path, monkeypatch):
+    read = Path.read_bytes
+
+    def read_disk(path):
+        if path.name == "bad.png":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_disk)
+    tree = class_folders({"a": 20, "b": 20}) | {"b/bad.png": picture_bytes(7)}
+    snapshot = snap(tmp_path / "p", tree)
+    assert reasons(snapshot) == {"b/bad.png": "unreadable"}
+    assert snapshot.left_out[0].words.startswith("b/bad.png: Input/output error")
 
 
 def test_a_picture_outside_of_all_class_folders_is_left_out(tmp_path):
