@@ -4,7 +4,10 @@ Pictures are JPEGs of 240x180 pixels with noise, each different (a camera's are 
 share); the store is real. Timed is `luigi
 DatasetSnapshot` in its own process, from the listing to the snapshot's record.
 
-    python benchmarks/snapshot_scale.py [--json] [--pictures 100000] [--new 100]
+    python benchmarks/snapshot_scale.py [--json] [--pictures 100000] [--new 100] [--alike]
+
+Each picture is a scene of its own, as in a dataset worth learning from; with --alike all show the same scene,
+and the search for near-duplicates finds all of them.
 """
 
 from __future__ import annotations
@@ -35,14 +38,15 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--pictures", type=int, default=100_000, help="default 100000")
     parser.add_argument("--new", type=int, default=100, help="more of them each time (default 100)")
+    parser.add_argument("--alike", action="store_true", help="near-duplicates of one scene")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, PipelineUnderTest(Path(folder)) as pipeline:
-        write(pipeline.pictures, 0, options.pictures)
+        write(pipeline.pictures, 0, options.pictures, alike=options.alike)
         first = run(pipeline, "DatasetSnapshot")["seconds"]
         again = []
         for number in range(AGAIN):
             start = options.pictures + number * options.new
-            write(pipeline.pictures, start, start + options.new)
+            write(pipeline.pictures, start, start + options.new, alike=options.alike)
             again.append(run(pipeline, "DatasetSnapshot")["seconds"])
     second = statistics.median(again)
     measured = {
@@ -60,15 +64,15 @@ def main() -> int:
     return 0
 
 
-def write(folder: Path, start: int, stop: int) -> None:
-    """Write pictures of these numbers, in classes by turns."""
+def write(folder: Path, start: int, stop: int, *, alike: bool) -> None:
+    """Write pictures of these numbers, in classes by turns: all of one scene, or each of its own."""
     for label in range(CLASSES):
         (folder / f"class {label}").mkdir(parents=True, exist_ok=True)
-    scene = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    base = np.asarray(Image.fromarray(scene).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.int16)
 
     def one(number: int) -> None:
-        noise = np.random.default_rng(number).integers(-20, 20, base.shape, np.int16)
+        scene = np.random.default_rng(0 if alike else number).integers(0, 256, (8, 8, 3), np.uint8)
+        base = np.asarray(Image.fromarray(scene).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.int16)
+        noise = np.random.default_rng([number, 1]).integers(-20, 20, base.shape, np.int16)
         pixels = np.clip(base + noise, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"class {number % CLASSES}" / f"{number:07}.jpg", quality=80)
 

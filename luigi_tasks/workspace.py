@@ -150,9 +150,11 @@ class Workspace:
         )
 
         def place(snapshot: Snapshot) -> None:
-            from luigi_tasks.dataset.groups import remember  # noqa: PLC0415 - a run with nothing to do
+            from luigi_tasks.dataset.groups import describe_groups, remember  # noqa: PLC0415 - as below
 
             nonlocal kept
+            for line in describe_groups(snapshot):
+                logger.info("Pictures: %s", line)
             percent = self.settings.dataset.holdout_percent
             kept = Inventory(pictures=remember(pictures, snapshot), holdout_percent=percent)
 

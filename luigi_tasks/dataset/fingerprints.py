@@ -14,7 +14,6 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.linalg
 from PIL import Image
 
 from luigi_tasks.dataset.records import FINGERPRINT_KIND
@@ -56,7 +55,8 @@ def encode(small: NDArray[np.uint8]) -> list[str]:
         planes: tuple[NDArray[np.floating], ...] = (luma, reds, blues)
         waves = _waves(SIDE)
         parts = [
-            (waves @ plane @ waves.T)[:, own] for plane, own in zip(planes, _kept(SIDE), strict=True)
+            np.matmul(np.matmul(waves, plane), waves.T)[:, own]
+            for plane, own in zip(planes, _kept(SIDE), strict=True)
         ]  # each (N, coefficients)
         values = np.concatenate(parts, 1) * _BLUR
         scale = (np.abs(values).max(1, keepdims=True) / 127).astype(np.float16)
@@ -174,7 +174,17 @@ def _make_tables() -> tuple[NDArray[np.float32], ...]:
         for table, one in zip(tables, inner, strict=False):
             table.append(one - one.mean(1, keepdims=True))
         tables[7].append(np.concatenate(inner[1:3], 1))
-    return tuple(scipy.linalg.block_diag(*parts).astype(np.float32) for parts in tables)
+    return tuple(_block_diagonal(parts) for parts in tables)
+
+
+def _block_diagonal(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return scipy.linalg.block_diag, whose import would take longer than all else here."""
+    table = np.zeros(np.sum([one.shape for one in parts], 0), np.float32)
+    row = column = 0
+    for one in parts:
+        table[row : row + one.shape[0], column : column + one.shape[1]] = one
+        row, column = row + one.shape[0], column + one.shape[1]
+    return table
 
 
 _PIXELS, *_MOVES, _EDGES = _make_tables()

@@ -21,13 +21,13 @@ COLUMNS = {"path", "group"}
 GroupNames = Callable[[str], str]
 
 
-def load_group_names(settings: DatasetSettings) -> GroupNames:
-    """Return what names the groups.
+def load_group_names(settings: DatasetSettings) -> GroupNames | None:
+    """Return what names the groups; None where nothing does.
 
     Raises: SettingsError if the file cannot be used.
     """
     if not settings.group:
-        return lambda _path: ""
+        return None
     if settings.group.lower().endswith(CSV_SUFFIX):
         names = _read_csv(settings.group)
         return lambda path: names.get(path, "")

@@ -51,84 +51,71 @@ class Placed:
 
 
 def place_pictures(
-    pictures: Sequence[ReadPicture], name_of: Callable[[str], str], burst_s: float, *, keep_sides: bool = True
+    pictures: Sequence[ReadPicture],
+    name_of: Callable[[str], str] | None,
+    burst_s: float,
+    *,
+    keep_sides: bool = True,
 ) -> Placed:
     """Put each picture into a group.
 
     Args:
         pictures: Different pictures; those that an earlier snapshot placed have `group` and `split`.
-        name_of: Returns the name of a path's group.
+        name_of: Returns the name of a path's group; None: no group is named.
         burst_s: Longest time between two frames of one burst; 0: times do not count.
         keep_sides: Whether known groups keep their sides; else all are decided anew.
     """
     forest = _Forest(pictures, keep_sides=keep_sides)
-    forest.join_named(name_of)
-    new = [row for row in forest.order if not pictures[row].split]
+    if name_of is not None:
+        forest.join_named(name_of)
+    new = sorted(
+        (row for row, one in enumerate(pictures) if not one.split), key=lambda row: pictures[row].sha256
+    )
     links = _find_bursts(pictures, new, burst_s) if burst_s and new else {}
     similar = _find_similar(pictures, new)
+    forest.waiting = {*new}
     for row in new:
         forest.add(row, links.get(row, ()), similar.get(row, ()))
     return forest.placed()
 
 
 class _Forest:
-    """Groups that grow (union by a root); a root knows the side, the size and the id of its group."""
+    """Groups that grow, by their ids: a union points from the id that is given up to the one that stays.
+
+    Attributes:
+        waiting: Rows of new pictures that are not placed yet.
+    """
 
     def __init__(self, pictures: Sequence[ReadPicture], *, keep_sides: bool) -> None:
+        self.waiting: set[int] = set()
         self._pictures = pictures
-        self._roots = list(range(len(pictures)))
-        self._sizes = [1] * len(pictures)
-        self._sides = [""] * len(pictures)
-        self._ids: dict[int, str] = {}
-        self._joined: dict[int, str] = {}
+        known = [one for one in pictures if one.split]
+        self._known = {one.sha256: one.group or one.sha256 for one in known}
+        self._sides = {one.group or one.sha256: one.split for one in known} if keep_sides else {}
+        self._sizes = collections.Counter(self._known.values())
+        self._joined = {one.sha256: one.joined for one in known if one.joined}
+        self._named: set[str] = set()
+        self._parents: dict[str, str] = {}
         self._bridging: dict[int, str] = {}
-        self._waiting = {row for row, one in enumerate(pictures) if not one.split}
-        self.order = sorted(range(len(pictures)), key=lambda row: pictures[row].sha256)
-        first: dict[str, int] = {}
-        for row, one in enumerate(pictures):
-            if one.split:
-                start = first.setdefault(one.group or one.sha256, row)
-                if keep_sides:
-                    self._sides[row] = one.split
-                if one.joined:
-                    self._joined[row] = one.joined
-                if start == row:
-                    self._ids[row] = one.group or one.sha256
-                else:
-                    self._roots[row] = start
-                    self._sizes[start] += 1
-
-    def find(self, row: int) -> int:
-        """Return the root."""
-        while self._roots[row] != row:
-            self._roots[row] = self._roots[self._roots[row]]
-            row = self._roots[row]
-        return row
 
     def join_named(self, name_of: Callable[[str], str]) -> None:
         """Join what a person named as one; where it has known pictures on both sides, it is decided anew."""
-        rows: dict[str, list[int]] = collections.defaultdict(list)
-        for row in self.order:
-            if name := name_of(self._pictures[row].path):
-                rows[name].append(row)
-        for name in sorted(rows):
-            first, *others = rows[name]
-            for row in rows[name]:
-                self._joined[row] = NAMED
-            for row in others:
-                self._unite(first, row)
-            root = self.find(first)
-            self._ids[root] = hashlib.sha256(f"group\0{name}".encode()).hexdigest()
+        for row, one in enumerate(self._pictures):
+            if name := name_of(one.path):
+                group = hashlib.sha256(f"group\0{name}".encode()).hexdigest()
+                self._named.add(group)
+                self._joined[one.sha256] = NAMED
+                self._unite(group, self._start(row))
 
     def add(self, row: int, burst: Iterable[int], similar: Iterable[int]) -> None:
         """Place a new picture by its links to others; those that are not placed yet do not count."""
-        self._waiting.discard(row)
+        self.waiting.discard(row)
         links = [(one, TAKEN) for one in burst] + [(one, SIMILAR) for one in similar]
-        links = [(one, how) for one, how in links if one not in self._waiting and one not in self._bridging]
-        own = self.find(row)
-        sides = {side: one for one, _ in links for side in [self._sides[self.find(one)]] if side}
-        if self._sides[own]:
-            sides.setdefault(self._sides[own], row)
+        links = [(one, how) for one, how in links if one not in self.waiting and one not in self._bridging]
+        own, picture = self._find(self._start(row)), self._pictures[row]
+        sides = {side: one for one, _ in links if (side := self._sides.get(self._find(self._start(one))))}
+        if side := self._sides.get(own):
+            sides.setdefault(side, row)
         if len(sides) > 1:
             self._bridging[row] = (
                 f"belongs to {self._pictures[sides[TRAIN]].path} (training) and to "
@@ -136,57 +123,56 @@ class _Forest:
             )
             return
         for number, (one, how) in enumerate(links):
-            mine, other = self.find(row), self.find(one)
-            if mine == other:
-                continue
+            mine, other = self._find(own), self._find(self._start(one))
             large = self._sizes[mine] + self._sizes[other] > SCENE_AT_MOST
-            if how == SIMILAR and number and large and not self._sides[mine]:
+            if how == SIMILAR and number and large and not self._sides.get(mine):
                 continue
-            self._joined.setdefault(row, how)
-            self._unite(other, row)
+            self._joined.setdefault(picture.sha256, how)
+            self._unite(mine, other)
 
-    def _unite(self, one: int, other: int) -> None:
-        root, leaf = self.find(one), self.find(other)
-        if root == leaf:
+    def _start(self, row: int) -> str:
+        """Return the group that a picture came with; a new one is alone."""
+        sha256 = self._pictures[row].sha256
+        return self._known.get(sha256, sha256)
+
+    def _find(self, group: str) -> str:
+        """Return the group that stays of all that were joined with this one."""
+        while (parent := self._parents.get(group)) is not None:
+            group = parent
+        return group
+
+    def _unite(self, one: str, other: str) -> None:
+        one, other = self._find(one), self._find(other)
+        if one == other:
             return
-        ids = [self._ids.pop(row) for row in (root, leaf) if row in self._ids]
-        if ids:
-            self._ids[root] = min(ids)
-        both = {self._sides[root], self._sides[leaf]} - {""}
-        self._sides[root] = both.pop() if len(both) == 1 else ""
-        self._roots[leaf] = root
-        self._sizes[root] += self._sizes[leaf]
+        stays, goes = sorted((one, other), key=self._rank)
+        both = {self._sides.pop(group, "") for group in (stays, goes)} - {""}
+        if len(both) == 1:
+            self._sides[stays] = both.pop()
+        self._sizes[stays] = max(self._sizes[stays], 1) + max(self._sizes[goes], 1)
+        self._parents[goes] = stays
+
+    def _rank(self, group: str) -> tuple[int, str]:
+        """Order ids: those of names, of known groups, then of new ones.
+
+        A new group is named by the picture whose hash is lowest in digits that decide nothing else. So its
+        side is that of one of its pictures, whichever came first; and where the store was cleared, most
+        groups that have grown since are named as before.
+        """
+        if group in self._named:
+            return 0, group
+        return (1, group) if self._sizes[group] and group in self._sides else (2, group[32:])
 
     def placed(self) -> Placed:
         """Return what was found."""
-        members: dict[int, list[int]] = collections.defaultdict(list)
-        for row in range(len(self._pictures)):
-            if row not in self._bridging:
-                members[self.find(row)].append(row)
-        hashes = [one.sha256 for one in self._pictures]
-        groups: dict[str, str] = {}
-        sides: dict[str, str] = {}
-        for root, rows in members.items():
-            group = self._ids.get(root) or _first_of([hashes[row] for row in rows])
-            if self._sides[root]:
-                sides[group] = self._sides[root]
-            for row in rows:
-                groups[hashes[row]] = group
-        return Placed(
-            groups,
-            {hashes[row]: how for row, how in self._joined.items() if row not in self._bridging},
-            sides,
-            {hashes[row]: words for row, words in self._bridging.items()},
-        )
-
-
-def _first_of(hashes: Sequence[str]) -> str:
-    """Return the hash that a found group is named by: lowest in digits that decide nothing else.
-
-    So the group's side is that of one of its pictures, whichever came first; and where the store was cleared,
-    most groups that have grown since are named as before.
-    """
-    return min(hashes, key=lambda one: one[32:])
+        out = {self._pictures[row].sha256: words for row, words in self._bridging.items()}
+        groups = {one.sha256: self._known.get(one.sha256, one.sha256) for one in self._pictures}
+        if self._parents:
+            groups = {sha256: self._find(group) for sha256, group in groups.items()}
+        for sha256 in out:
+            del groups[sha256]
+            self._joined.pop(sha256, None)
+        return Placed(groups, self._joined, self._sides, out)
 
 
 def _find_bursts(pictures: Sequence[ReadPicture], new: Iterable[int], burst_s: float) -> dict[int, list[int]]:

@@ -93,7 +93,7 @@ def make_snapshot(
         Picture(different[one].path, one, found[one], splits[one], groups[one], joined.get(one, ""))
         for one in sorted(found)
     )
-    to_train, to_holdout = count_moved(before.pictures, pictures, settings.holdout_percent)
+    to_train, to_holdout = count_moved(pictures, different, before.pictures, settings.holdout_percent)
     return Snapshot(
         digest=_digest(pictures),
         labels=classes,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
+import math
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
@@ -145,22 +147,26 @@ class _Balance:
 
 
 def count_moved(
-    before: Iterable[ReadPicture], pictures: Iterable[Picture], holdout_percent: float
+    pictures: Iterable[Picture],
+    known: Mapping[str, ReadPicture],
+    before: Iterable[ReadPicture],
+    holdout_percent: float,
 ) -> tuple[int, int]:
     """Return how many pictures went from the hold-out to training, and the other way, since they were placed.
 
     Args:
-        before: The pictures of the last inventory; one of a version without groups stood by its own hash.
         pictures: The pictures of the snapshot.
+        known: What was known of each, by content hash.
+        before: The pictures of the last inventory; one of a version without groups stood by its own hash.
         holdout_percent: Share of the hold-out.
     """
-    sides = {
-        one.sha256: one.split or _side(one.sha256, holdout_percent)
-        for one in before
-        if one.split or (one.sha256 and not one.fingerprint)
+    old = {
+        one.sha256: _side(one.sha256, holdout_percent) for one in before if one.sha256 and not one.fingerprint
     }
     moved = collections.Counter(
-        one.split for one in pictures if sides.get(one.sha256, one.split) != one.split
+        one.split
+        for one in pictures
+        if (side := known[one.sha256].split or old.get(one.sha256)) and side != one.split
     )
     return moved[TRAIN], moved[HOLDOUT]
 
@@ -170,7 +176,7 @@ def is_learned_from(group: str, holdout_percent: float) -> bool:
 
     `choose_splits` corrects this for classes that would be missing in one split.
     """
-    return _position(group[:8]) >= holdout_percent / 100
+    return group[:8] >= _limit(holdout_percent)
 
 
 def is_validation(picture: Picture) -> bool:
@@ -235,6 +241,12 @@ class ShardSplit:
         away = frozenset(moved)
         held = (one for one in hashes if is_learned_from(one, holdout_percent) == (one in away))
         return cls(frozenset(held), train_pictures)
+
+
+@functools.cache
+def _limit(holdout_percent: float) -> str:
+    """Return the first eight hex digits of the lowest id that is learned from."""
+    return f"{math.ceil(holdout_percent / 100 * 2**32):08x}"
 
 
 def _position(digits: str) -> float:

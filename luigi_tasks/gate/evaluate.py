@@ -15,6 +15,7 @@ from luigi_tasks.gate.measure import group_of, measure, right_answers, summarize
 from luigi_tasks.gate.paired import count_pairs
 from luigi_tasks.gate.records import Evaluation, Measurement, SchemeResult
 from luigi_tasks.gate.simulation import TYPICAL_APART, simulate
+from luigi_tasks.gate.sources import measure_sources
 from luigi_tasks.gate.verdict import Facts, judge
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def evaluate_candidate(
             heads[-1].record,
             record.operating_point,
         ),
+        sources=measure_sources(holdout, right),
     )
     return evaluation, scores
 

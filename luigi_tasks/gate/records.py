@@ -237,6 +237,24 @@ class Confidence(Document, frozen=True, kw_only=True):
     classes: tuple[ClassSureness, ...]
 
 
+class SourceResult(Document, frozen=True, kw_only=True):
+    """Accuracy on the hold-out groups of one source.
+
+    Attributes:
+        source: What joined the groups, one of `dataset/records.py`; empty: pictures that are alone.
+        groups: Number of groups.
+        pictures: Pictures in them.
+        effective: Pictures that would tell as much if each were alone (Kish).
+        accuracy: Share of right answers among the pictures.
+    """
+
+    source: str
+    pictures: int
+    accuracy: float
+    groups: int = 0
+    effective: float = 0.0
+
+
 class Evaluation(Document, frozen=True, kw_only=True):
     """The gate's record of a candidate.
 
@@ -254,6 +272,7 @@ class Evaluation(Document, frozen=True, kw_only=True):
         error_rates: How often the comparison with the champion errs on a hold-out of this size, simulated;
             None in records from before.
         confidence: How far its scores can be trusted; None in records from before.
+        sources: Accuracy by what joined the groups; empty in records from before.
     """
 
     release: str
@@ -268,6 +287,7 @@ class Evaluation(Document, frozen=True, kw_only=True):
     schemes: tuple[SchemeResult, ...] = ()
     error_rates: ErrorRates | None = None
     confidence: Confidence | None = None
+    sources: tuple[SourceResult, ...] = ()
 
     def in_words(self) -> str:
         """Return what becomes of the release, e.g. `Release 1a2b is not published, the gate refused: ...`."""

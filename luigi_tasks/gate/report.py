@@ -7,6 +7,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
+from luigi_tasks.dataset.groups import WORDS, count_groups
 from luigi_tasks.dataset.left_out import by_reason
 from luigi_tasks.dataset.pixels import to_png
 from luigi_tasks.gate.confidence import draw_reliability
@@ -149,6 +150,8 @@ def render_report(
         "curves": [draw_curve(name, values) for name, values in history.items() if values],
         "past": draw_past(evaluation, past) if past else None,
         "reliability": draw_reliability(evaluation.confidence) if evaluation.confidence else None,
+        "groups": count_groups(snapshot.pictures),
+        "source_words": WORDS,
         "left_out": by_reason(snapshot.left_out),
         "left_out_place": left_out_place,
         "shown": LEFT_OUT_SHOWN,

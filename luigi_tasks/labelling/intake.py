@@ -1,8 +1,8 @@
 """Intake of labelled frames: they become pictures of the dataset, and only then leave the inbox.
 
-Each frame is moved by itself: verified, written as `<class>/inbox-<start of its SHA-256>.jpg`, then removed
-from the inbox. The name comes from the content, so an interrupted intake can be repeated, and no frame is
-added twice.
+Each frame is moved by itself: verified, written as `<class>/inbox-<hash>-<time>-<device>.jpg`, then removed
+from the inbox. The hash is the start of its SHA-256, so an interrupted intake can be repeated, and no frame
+is added twice. Time and device tell which frames are one burst: see `dataset/capture.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import difflib
 import hashlib
+import re
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 FOLDER_LIMIT_BYTES = 255  # of one name, on every common file system
 NAMED_AT_MOST = 10
+PREFIX, HASH_DIGITS = "inbox-", 16
+# Start of the names that devices give to frames: UTC.
+TIME = re.compile(r"\d{8}T\d{6}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +139,7 @@ def plan_moves(
     rows = [row for row in rows if row.label]
     folders, faults = _find_folders(rows, contents, url, new_labels=new_labels)
     moves = [
-        (row.line, Move(row.name, row.sha256, _path(folders[row.label], row.sha256)))
+        (row.line, Move(row.name, row.sha256, _path(folders[row.label], row.name, row.sha256)))
         for row in rows
         if row.label in folders
     ]
@@ -203,21 +207,35 @@ def _find_taken_otherwise(
     moves: Sequence[tuple[int, Move]], contents: Mapping[str, frozenset[str]]
 ) -> list[str]:
     """Return a fault for each picture that the dataset already has in another class."""
-    homes = {name: folder for folder, names in contents.items() for name in names}
+    homes: dict[str, dict[str, str]] = collections.defaultdict(dict)
+    for folder, names in contents.items():
+        for name in names:
+            if name.startswith(PREFIX):
+                homes[_content_of(name)][folder] = name
     faults = []
     for line, move in moves:
         folder, name = move.folder, move.path.partition("/")[2]
-        home = homes.get(name, folder) if folder and name not in contents.get(folder, ()) else folder
-        if home != folder:
+        known = homes.get(_content_of(name), {}) if folder else {}
+        if known and folder not in known:
+            home = next(iter(known))
             faults.append(
-                f"line {line}: the dataset has this picture as {home}/{name}; remove it there, or give it "
-                "that label"
+                f"line {line}: the dataset has this picture as {home}/{known[home]}; remove it there, or "
+                "give it that label"
             )
     return faults
 
 
-def _path(folder: str, sha256: str) -> str:
-    return f"{folder}/inbox-{sha256[:16]}.jpg" if folder else ""
+def _content_of(name: str) -> str:
+    """Return the part of a name that is the start of the content's hash."""
+    return name[len(PREFIX) : len(PREFIX) + HASH_DIGITS]
+
+
+def _path(folder: str, frame: FrameName, sha256: str) -> str:
+    """Return the path of a frame in the dataset, with time and device where its name has a time."""
+    if not folder:
+        return ""
+    taken = TIME.match(frame.picture)
+    return f"{folder}/{PREFIX}{sha256[:HASH_DIGITS]}{f'-{taken[0]}-{frame.device}' if taken else ''}.jpg"
 
 
 def _apply(store: Store, folders: ClassFolders, move: Move) -> str:
