@@ -18,8 +18,8 @@ import numpy as np
 from luigi_tasks.gate.paired import Paired, compare
 from luigi_tasks.gate.records import PASSED, REFUSED, THIN, ErrorRates
 
-# A head and the one before a tenth of its pictures arrived tell 0.5 to 1.8 % apart, and the one before half of
-# them 6.5 % (docs/decisions/0010-gate-evidence.md): between, on the careful side.
+# A head and the one before a tenth of its pictures arrived tell 0.5 to 1.8 % apart, and the one before half
+# of them 6.5 % (docs/decisions/0010-gate-evidence.md): between, on the careful side.
 TYPICAL_APART = 0.05
 DRAWS = 20_000
 
