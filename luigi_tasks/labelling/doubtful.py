@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import collections
 import csv
 import io
 from typing import TYPE_CHECKING
 
 from edge_client.contract.documents import Document
 from luigi_tasks.cells import guard_formula
+from luigi_tasks.dataset.groups import find_contradictions
 from luigi_tasks.dataset.pixels import to_png
 from luigi_tasks.pages import render_template
 from luigi_tasks.training.label_noise import DOUBTED
@@ -68,25 +68,22 @@ def describe_doubts(snapshot: Snapshot, doubts: LabelDoubts) -> DoubtfulRecord:
         snapshot=snapshot.digest,
         pictures=len(snapshot.pictures),
         wrong_share=round(doubts.wrong_share, 6),
-        doubtful=list_doubtful(snapshot.pictures, snapshot.labels, doubts),
+        doubtful=list_doubtful(snapshot, doubts),
     )
 
 
-def list_doubtful(
-    pictures: Sequence[Picture], labels: Sequence[str], doubts: LabelDoubts
-) -> tuple[DoubtfulPicture, ...]:
+def list_doubtful(snapshot: Snapshot, doubts: LabelDoubts) -> tuple[DoubtfulPicture, ...]:
     """Return the doubtful pictures, worst first.
 
     Near-duplicates with different labels are doubtful whatever their score: one of them is wrong.
 
     Args:
-        pictures: All pictures that were looked at.
-        labels: Classes by number.
+        snapshot: The pictures that were looked at.
         doubts: What speaks against each label.
     """
-    twins = _find_twins(pictures)
+    labels, twins = snapshot.labels, _find_twins(snapshot)
     found = []
-    for row, picture in enumerate(pictures):
+    for row, picture in enumerate(snapshot.pictures):
         score, twin = float(doubts.chances[row]), twins.get(picture.sha256)
         if score < DOUBTED and twin is None:
             continue
@@ -111,16 +108,12 @@ def list_doubtful(
     return tuple(sorted(found, key=lambda one: (-one.score, one.path)))
 
 
-def _find_twins(pictures: Sequence[Picture]) -> dict[str, Picture]:
+def _find_twins(snapshot: Snapshot) -> dict[str, Picture]:
     """Map the hash of each picture to a near-duplicate of another class, where it has one."""
-    groups: dict[str, list[Picture]] = collections.defaultdict(list)
-    for picture in pictures:
-        groups[picture.group or picture.sha256].append(picture)
     return {
-        picture.sha256: other
-        for group in groups.values()
-        for picture in group
-        if (other := next((one for one in group if one.label != picture.label), None)) is not None
+        picture.sha256: next(one for one in scene if one.label != picture.label)
+        for scene in find_contradictions(snapshot)
+        for picture in scene
     }
 
 

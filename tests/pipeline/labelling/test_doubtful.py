@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 
-from luigi_tasks.dataset.records import TRAIN, Picture, Snapshot
+from luigi_tasks.dataset.records import SIMILAR, TRAIN, Picture, Snapshot
 from luigi_tasks.labelling.doubtful import describe_doubts, load_thumbnails, render_page, write_csv
 from luigi_tasks.training.label_noise import LabelDoubts
 
@@ -21,6 +21,7 @@ def snapshot_of(*pictures: tuple[str, str]) -> Snapshot:
             label=path.partition("/")[0],
             split=TRAIN,
             group=group or f"{number:064x}",
+            joined=SIMILAR if group else "",
         )
         for number, (path, group) in enumerate(pictures)
     )
