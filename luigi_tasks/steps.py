@@ -387,7 +387,7 @@ def evaluate(
         tuned=tuned,
         quantization=candidate.record.quantization,
         settings=flatten_settings(settings),
-        thumbnails=load_thumbnails(evaluation, holdout, pixels_of),
+        thumbnails=load_thumbnails(evaluation, heads[-1].record.doubted, snapshot.pictures, pixels_of),
         past=history.past_releases(state, evaluation.champion_release),
         left_out_place=workspace.left_out_place,
     )

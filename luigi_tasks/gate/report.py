@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.records import Picture, Snapshot
     from luigi_tasks.gate.records import Check, Evaluation, Measurement, Verdict
     from luigi_tasks.quantization.records import QuantizationRecord
-    from luigi_tasks.training.records import TrainingRecord, TunedRecord
+    from luigi_tasks.training.records import DoubtedLabel, TrainingRecord, TunedRecord
 
 # A matrix of more classes is too large to read; the list of confusions is shown instead.
 MATRIX_CLASSES = 40
@@ -152,6 +152,7 @@ def render_report(
         "reliability": draw_reliability(evaluation.confidence) if evaluation.confidence else None,
         "groups": count_groups(snapshot.pictures),
         "source_words": WORDS,
+        "paths": {one.sha256: one.path for one in snapshot.pictures} if training.doubted else {},
         "left_out": by_reason(snapshot.left_out),
         "left_out_place": left_out_place,
         "shown": LEFT_OUT_SHOWN,
@@ -166,11 +167,14 @@ def render_report(
 
 
 def load_thumbnails(
-    evaluation: Evaluation, holdout: Sequence[Picture], pixels_of: PixelLoader
+    evaluation: Evaluation,
+    doubted: Sequence[DoubtedLabel],
+    pictures: Sequence[Picture],
+    pixels_of: PixelLoader,
 ) -> dict[str, bytes]:
-    """Return a PNG of each mistake of the candidate, by content hash."""
-    wanted = {mistake.sha256 for mistake in evaluation.candidate.mistakes}
-    pictures = [picture for picture in holdout if picture.sha256 in wanted]
+    """Return a PNG of each mistake of the candidate and of each doubted picture, by content hash."""
+    wanted = {one.sha256 for one in (*evaluation.candidate.mistakes, *doubted)}
+    pictures = [picture for picture in pictures if picture.sha256 in wanted]
     pixels = pixels_of(pictures, THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
     return {picture.sha256: to_png(pixels[index]) for index, picture in enumerate(pictures)}
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from luigi_tasks.training.confidence import fit_temperature
 from luigi_tasks.training.head import HeadTrainingData, predict_out_of_fold, softmax
+from luigi_tasks.training.records import DoubtedLabel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luigi_tasks.backbone.extractor import QuantizationParameters
-    from luigi_tasks.dataset.records import Snapshot
+    from luigi_tasks.dataset.records import Picture, Snapshot
     from luigi_tasks.progress import Progress
     from luigi_tasks.settings.values import TrainingSettings
 
@@ -43,6 +44,7 @@ REFERENCES = 20_000  # of a larger set, a sample is compared with
 BLOCK = 512
 
 FIRST_SHARE, ESTIMATES = 0.02, 50
+REPORTED_AT_MOST = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +159,34 @@ def _predict(
     logits = predict_out_of_fold(data, trusted, plain, progress, what)
     # Labels that are doubted would make every prediction look too sure.
     return softmax(logits / np.float32(fit_temperature(logits[trusted], given.targets[trusted])))
+
+
+def list_doubted(
+    pictures: Sequence[Picture], labels: Sequence[str], probabilities: NDArray[np.floating[Any]]
+) -> tuple[DoubtedLabel, ...]:
+    """Return the pictures that most probably stand in the wrong class, by one witness alone.
+
+    Args:
+        pictures: M pictures.
+        labels: Classes by number.
+        probabilities: (M, classes) calibrated, by heads that did not learn from the pictures.
+    """
+    number = {label: index for index, label in enumerate(labels)}
+    targets = np.array([number[one.label] for one in pictures], np.int64)
+    chances, _ = estimate_wrong(probabilities, targets)
+    others = probabilities.copy()
+    others[np.arange(len(targets)), targets] = -1
+    worst = np.argsort(-chances, kind="stable")[:REPORTED_AT_MOST]
+    return tuple(
+        DoubtedLabel(
+            sha256=pictures[row].sha256,
+            label=pictures[row].label,
+            probable=labels[int(others[row].argmax())],
+            chance=round(float(chances[row]), 4),
+        )
+        for row in worst.tolist()
+        if chances[row] >= DOUBTED
+    )
 
 
 def _count_epochs(pictures: int, batch_size: int) -> int:

@@ -92,6 +92,22 @@ class Familiarity(msgspec.Struct, frozen=True, kw_only=True):
     bias: float
 
 
+class DoubtedLabel(Document, frozen=True, kw_only=True):
+    """A picture whose label is probably wrong.
+
+    Attributes:
+        sha256: Its content hash.
+        label: Its class.
+        probable: The class that it probably belongs to.
+        chance: Probability that the label is wrong.
+    """
+
+    sha256: str
+    label: str
+    probable: str
+    chance: float
+
+
 class TrainingRecord(Document, frozen=True, kw_only=True):
     """Record of a head's training; the head and its predictions are stored next to it.
 
@@ -105,6 +121,8 @@ class TrainingRecord(Document, frozen=True, kw_only=True):
         temperature: What the logits were divided by.
         uncalibrated: Reliability on the hold-out before that; None in records from before there was one.
         familiarity: How the head tells strangers; None: it does not.
+        doubted: Pictures that most probably stand in the wrong class, worst first: the first of those that
+            heads without them contradict.
     """
 
     history: dict[str, tuple[float, ...]]
@@ -116,6 +134,7 @@ class TrainingRecord(Document, frozen=True, kw_only=True):
     temperature: float = 1.0
     uncalibrated: Reliability | None = None
     familiarity: Familiarity | None = None
+    doubted: tuple[DoubtedLabel, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

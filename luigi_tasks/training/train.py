@@ -15,7 +15,8 @@ from luigi_tasks.settings.values import FLOAT, SMALL_SET_PICTURES
 from luigi_tasks.training.class_drop import ClassPair, find_worst_class
 from luigi_tasks.training.confidence import choose_folds, fit_temperature, measure_reliability, score_unseen
 from luigi_tasks.training.features import gather_rows, in_float_share
-from luigi_tasks.training.head import FittedHead, HeadTrainingData, Layer, train_head
+from luigi_tasks.training.head import FittedHead, HeadTrainingData, Layer, softmax, train_head
+from luigi_tasks.training.label_noise import list_doubted
 from luigi_tasks.training.records import TrainedHead, TrainingRecord, UnseenScores
 from luigi_tasks.training.strangers import fit_familiarity, measure_known, measure_length
 from luigi_tasks.training.validation import choose_validation
@@ -79,7 +80,8 @@ def train(
     folds = choose_folds(pictures, classes, tuned)
     data = HeadTrainingData(copies, targets, classes, _choose_validation(pictures), scale, zero_point, folds)
     raw = train_head(data, training, progress, "training the head")
-    scores = raw.probabilities(gather_rows(shards, f"{scheme}_0", holdout), scale, zero_point)
+    unlearned = gather_rows(shards, f"{scheme}_0", holdout)
+    scores = raw.probabilities(unlearned, scale, zero_point)
     temperature = fit_temperature(raw.unseen.logits, targets[raw.unseen.rows])
     head = raw.divide_logits(temperature)
     told = (head.unseen.logits, measure_length(copies[0], head.unseen.rows, scale, zero_point))
@@ -100,6 +102,11 @@ def train(
         temperature=round(temperature, 4),
         uncalibrated=measure_reliability(scores, truths),
         familiarity=familiarity,
+        doubted=list_doubted(
+            [*(pictures[row] for row in head.unseen.rows.tolist()), *holdout],
+            snapshot.labels,
+            np.concatenate([softmax(head.unseen.logits), head.probabilities(unlearned, scale, zero_point)]),
+        ),
     )
     ranges = head.ranges(copies[0], scale, zero_point)
     unseen = score_unseen(head.unseen, targets, int8=copies[0].dtype == np.int8)

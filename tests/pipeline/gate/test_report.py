@@ -27,7 +27,7 @@ from luigi_tasks.gate.verdict import judge
 from luigi_tasks.quantization.records import CalibrationSet, QuantizationRecord
 from luigi_tasks.release.history import past_releases
 from luigi_tasks.training.confidence import measure_reliability
-from luigi_tasks.training.records import TrainingRecord
+from luigi_tasks.training.records import DoubtedLabel, TrainingRecord
 from tests.fakes.gate_facts import LIMITS, facts, found, measured, rival
 
 VOID = {"meta", "img", "line", "circle", "polyline", "text", "br", "link"}
@@ -116,6 +116,7 @@ def render(
     candidate: Measurement | None = None,
     error_rates: ErrorRates | None = None,
     confidence: Confidence | None = None,
+    doubted: tuple[DoubtedLabel, ...] = (),
 ) -> Page:
     deployed = candidate or measurement(labels)
     candidate = candidate or measurement(labels, wrong)
@@ -146,6 +147,7 @@ def render(
             train_pictures=100,
             class_drop_points=0.0,
             float_drop_points=0.0,
+            doubted=doubted,
         ),
         tuned=None,
         quantization=QuantizationRecord(
@@ -455,3 +457,12 @@ def test_without_an_operating_point_every_answer_is_sure():
     assert (confidence.coverage, confidence.wanted_precision) == (1.0, None)
     assert "Every answer is sure" in render(confidence=confidence).text
     assert "Reliability" not in render().text, "a record from before has none"
+
+
+def test_doubtful_labels_are_shown_with_the_task_that_lists_all():
+    doubted = DoubtedLabel(sha256="0" * 64, label="cat", probable="<dog>", chance=0.87)
+    page = render(doubted=(doubted,))
+    assert page.open == []
+    assert "in cat probably <dog> 87 % likely wrong" in page.text
+    assert "DoubtfulLabels" in page.text
+    assert "Doubtful labels" not in render().text

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luigi_tasks.backbone.extractor import QuantizationParameters
+from luigi_tasks.dataset.records import TRAIN, Picture
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.training.label_noise import (
@@ -17,6 +18,7 @@ from luigi_tasks.training.label_noise import (
     ask_witnesses,
     count_neighbours,
     estimate_wrong,
+    list_doubted,
 )
 
 TRAINING = load_settings().training
@@ -116,3 +118,20 @@ def test_the_share_of_wrong_labels_is_estimated():
     truths = np.array([rng.choice(3, p=one) for one in probabilities])
     labels = np.where(rng.random(4000) < 0.15, (truths + rng.integers(1, 3, 4000)) % 3, truths)
     assert estimate_wrong(probabilities, labels)[1] == pytest.approx(0.15, abs=0.03)
+
+
+def test_the_first_of_what_unseen_predictions_contradict_is_reported():
+    labels = ("a", "b", "c")
+    pictures = [
+        Picture(path=f"a/{number}.png", sha256=f"{number:064x}", label="a", split=TRAIN)
+        for number in range(100)
+    ]
+    probabilities = np.tile(np.array([0.98, 0.01, 0.01]), (100, 1))
+    probabilities[[3, 50]] = [[0.001, 0.001, 0.998], [0.0001, 0.9998, 0.0001]]
+    probabilities[7] = [0.4, 0.5, 0.1]  # hard to tell
+    found = list_doubted(pictures, labels, probabilities)
+    assert [(one.sha256, one.label, one.probable) for one in found] == [
+        (pictures[50].sha256, "a", "b"),
+        (pictures[3].sha256, "a", "c"),
+    ]
+    assert list_doubted(pictures[:1], labels, probabilities[:1]) == ()
