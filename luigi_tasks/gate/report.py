@@ -173,7 +173,7 @@ def load_thumbnails(
     pixels_of: PixelLoader,
 ) -> dict[str, bytes]:
     """Return a PNG of each mistake of the candidate and of each doubted picture, by content hash."""
-    wanted = {one.sha256 for one in (*evaluation.candidate.mistakes, *doubted)}
+    wanted = {one.sha256 for one in evaluation.candidate.mistakes} | {one.sha256 for one in doubted}
     pictures = [picture for picture in pictures if picture.sha256 in wanted]
     pixels = pixels_of(pictures, THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
     return {picture.sha256: to_png(pixels[index]) for index, picture in enumerate(pictures)}
