@@ -4,7 +4,7 @@ A fingerprint is the low frequencies of a picture, 89 coefficients of a cosine t
 Two are compared in two steps. The first is a dot product of the lowest frequencies, and finds candidates. The
 second aligns the pair: what a small shift, zoom, turn and change of light explain is subtracted (the tangent
 distance of Simard, LeCun and Denker, 1993), and the rest must be small against the pictures' edges. Rules,
-and what they were chosen by: docs/decisions/0014-groups.md.
+and what they were chosen by: docs/decisions/0015-groups.md.
 """
 
 from __future__ import annotations
@@ -73,12 +73,14 @@ class Fingerprints:
     """Fingerprints in numbers.
 
     Attributes:
-        values: (N, 89) float32 coefficients, in grey levels.
+        levels: (N, 89) int8 coefficients.
+        scale: (N, 1) float32 grey levels of one of them.
         first: (N, D) float32 of length 1, for the first step.
         brightness: (N,) mean of each picture.
     """
 
-    values: NDArray[np.float32]
+    levels: NDArray[np.int8]
+    scale: NDArray[np.float32]
     first: NDArray[np.float32]
     brightness: NDArray[np.float32]
 
@@ -89,18 +91,14 @@ class Fingerprints:
         rows = np.frombuffer(data, np.uint8).reshape(len(texts), -1)
         rows = rows[:, : 3 + len(_BLUR)]
         scale = np.ascontiguousarray(rows[:, 1:3]).view(np.float16).astype(np.float32)
-        values = rows[:, 3:].view(np.int8) * scale
-        first = values[:, _FIRST] * _FIRST_WEIGHTS
+        levels = rows[:, 3:].view(np.int8)
+        first = levels[:, _FIRST] * scale * _FIRST_WEIGHTS
         first = np.concatenate([first, np.full((len(texts), 1), _FIRST_FLOOR, np.float32)], 1)
         first /= np.linalg.norm(first, axis=1, keepdims=True)
-        return cls(values, first, rows[:, 0].astype(np.float32))
+        return cls(levels, scale, first, rows[:, 0].astype(np.float32))
 
     def __len__(self) -> int:
-        return len(self.values)
-
-    def take(self, rows: NDArray[np.intp]) -> Fingerprints:
-        """Return some of them."""
-        return Fingerprints(self.values[rows], self.first[rows], self.brightness[rows])
+        return len(self.levels)
 
     def unlikeness(self, one: NDArray[np.intp], other: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return (P,) what alignments of P pairs leave unexplained, as a share of the edges; 0: the same.
@@ -116,9 +114,10 @@ class Fingerprints:
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def _unlikeness(self, one: NDArray[np.intp], other: NDArray[np.intp]) -> NDArray[np.float32]:
-        mean = (self.values[one] + self.values[other]) / 2  # (P, coefficients)
+        some, others = (self.levels[rows] * self.scale[rows] for rows in (one, other))
+        mean = (some + others) / 2  # (P, coefficients)
         tangents = (mean @ _TANGENTS).reshape(len(one), 7, -1)  # (P, 7, pixels)
-        rest = (self.values[one] - self.values[other]) @ _PIXELS
+        rest = (some - others) @ _PIXELS
         products = tangents @ tangents.transpose(0, 2, 1)
         weight = np.einsum("pkk->p", products)[:, None, None] * 1e-6 + 1e-3
         amounts = np.linalg.solve(

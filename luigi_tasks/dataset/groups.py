@@ -2,7 +2,7 @@
 
 A group is what a person names as one, what one camera took within a few seconds, or what looks the same.
 Known pictures keep their groups and sides. A new picture joins the group that it belongs to, and takes its
-side; one that belongs to groups on both sides is left out. The rules: docs/decisions/0014-groups.md.
+side; one that belongs to groups on both sides is left out. The rules: docs/decisions/0015-groups.md.
 """
 
 from __future__ import annotations
@@ -233,8 +233,10 @@ def remember(read: Sequence[ReadPicture], snapshot: Snapshot) -> tuple[ReadPictu
 
 def count_groups(pictures: Iterable[Picture]) -> dict[str, int]:
     """Return the number of groups by what joined them; "": pictures that are alone."""
-    sources = find_sources(pictures)
-    return dict(collections.Counter(sources.values()))
+    pictures = list(pictures)
+    counts = collections.Counter(_joined_sources(pictures).values())
+    alone = len({one.group or one.sha256 for one in pictures}) - counts.total()
+    return dict(counts) | ({"": alone} if alone else {})
 
 
 def describe_groups(snapshot: Snapshot) -> list[str]:
@@ -254,12 +256,18 @@ def describe_groups(snapshot: Snapshot) -> list[str]:
 
 def find_sources(pictures: Iterable[Picture]) -> dict[str, str]:
     """Return what joined each group, by its id: the strongest of `SOURCES`; "": a picture alone."""
-    found: dict[str, set[str]] = collections.defaultdict(set)
+    pictures = list(pictures)
+    return {one.group or one.sha256: "" for one in pictures} | _joined_sources(pictures)
+
+
+def _joined_sources(pictures: Iterable[Picture]) -> dict[str, str]:
+    """Return what joined each group that something did."""
+    found: dict[str, str] = {}
     for one in pictures:
-        found[one.group or one.sha256].add(one.joined)
-    return {
-        group: next((source for source in SOURCES if source in joined), "") for group, joined in found.items()
-    }
+        if one.joined:
+            group = one.group or one.sha256
+            found[group] = min(found.get(group, one.joined), one.joined, key=SOURCES.index)
+    return found
 
 
 def find_contradictions(snapshot: Snapshot) -> list[tuple[Picture, ...]]:
