@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import collections
 import csv
 import io
 from typing import TYPE_CHECKING
@@ -75,7 +76,7 @@ def describe_doubts(snapshot: Snapshot, doubts: LabelDoubts) -> DoubtfulRecord:
 def list_doubtful(snapshot: Snapshot, doubts: LabelDoubts) -> tuple[DoubtfulPicture, ...]:
     """Return the doubtful pictures, worst first.
 
-    Near-duplicates with different labels are doubtful whatever their score: one of them is wrong.
+    Near-duplicates with different labels are doubtful whatever their score: those of the rarer label.
 
     Args:
         snapshot: The pictures that were looked at.
@@ -87,7 +88,7 @@ def list_doubtful(snapshot: Snapshot, doubts: LabelDoubts) -> tuple[DoubtfulPict
         score, twin = float(doubts.chances[row]), twins.get(picture.sha256)
         if score < DOUBTED and twin is None:
             continue
-        number = int(doubts.probable[row])
+        number = int(doubts.probable[row]) if score >= DOUBTED or twin is None else labels.index(twin.label)
         nearest = doubts.neighbours[row]
         why = [
             f"{labels[number]} by {doubts.probabilities[row, number]:.0%} for other pictures' labels",
@@ -109,12 +110,19 @@ def list_doubtful(snapshot: Snapshot, doubts: LabelDoubts) -> tuple[DoubtfulPict
 
 
 def _find_twins(snapshot: Snapshot) -> dict[str, Picture]:
-    """Map the hash of each picture to a near-duplicate of another class, where it has one."""
-    return {
-        picture.sha256: next(one for one in scene if one.label != picture.label)
-        for scene in find_contradictions(snapshot)
-        for picture in scene
-    }
+    """Map a picture's hash to a near-duplicate of another class, where more of its scene are in that class.
+
+    Where two classes have equally many of a scene, the pictures of both are doubtful.
+    """
+    found = {}
+    for scene in find_contradictions(snapshot):
+        counts = collections.Counter(one.label for one in scene)
+        most = max(counts.values())
+        for picture in scene:
+            others = [one for one in scene if one.label != picture.label and counts[one.label] == most]
+            if others:
+                found[picture.sha256] = others[0]
+    return found
 
 
 def write_csv(doubtful: Sequence[DoubtfulPicture]) -> bytes:

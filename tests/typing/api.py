@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from luigi_tasks.backbone.records import Backbone
     from luigi_tasks.dataset.records import Snapshot
     from luigi_tasks.gate.records import Evaluated
+    from luigi_tasks.labelling.doubtful import DoubtfulRecord
     from luigi_tasks.quantization.records import Candidate
     from luigi_tasks.settings.values import PipelineSettings
     from luigi_tasks.training.features import FeatureRows
@@ -40,6 +41,10 @@ def train() -> str:
     features: FeatureRows = steps.extract_features(
         workspace, snapshot.pictures, backbone, "int8", progress=report_progress
     )
+    doubtful: DoubtfulRecord = steps.find_doubtful(
+        settings.training, snapshot, backbone, [features], "int8", report_progress
+    )
+    worst: list[tuple[str, str, float]] = [(one.path, one.probable, one.score) for one in doubtful.doubtful]
     head: TrainedHead = steps.train_head(
         settings.training, snapshot, backbone, [features], "int8", report_progress
     )
@@ -56,7 +61,7 @@ def train() -> str:
     renewed: bool = steps.renew_signatures(workspace)
     current: str | None = steps.current_release(workspace)
     classifier: Classifier = candidate.open_classifier()
-    return f"{classifier} {verdict} {accuracy} {renewed} {current}"
+    return f"{classifier} {verdict} {accuracy} {renewed} {current} {worst}"
 
 
 def classify(folder: Path) -> str:

@@ -50,11 +50,20 @@ def test_the_doubtful_are_listed_worst_first_with_what_they_probably_are():
     assert "7 of the 14 most similar pictures are cat" in record.doubtful[0].why
 
 
-def test_near_duplicates_in_two_classes_are_listed_whatever_their_scores():
-    snapshot = snapshot_of(("cat/1.png", "g"), ("cat/2.png", "g"), ("dog/3.png", "g"), ("dog/4.png", "h"))
-    record = describe_doubts(snapshot, doubts_of([0.0] * 4, [1, 1, 0, 0]))
-    assert [one.path for one in record.doubtful] == ["cat/1.png", "cat/2.png", "dog/3.png"]
-    assert record.doubtful[0].why.startswith("nearly the same picture as dog/3.png")
+def test_of_near_duplicates_in_two_classes_those_of_the_rarer_label_are_listed_whatever_their_scores():
+    snapshot = snapshot_of(("cat/1.png", "g"), ("cat/2.png", "g"), ("dog/3.png", "g"), ("emu/4.png", ""))
+    [found] = describe_doubts(snapshot, doubts_of([0.0] * 4, [1, 1, 2, 0], classes=3)).doubtful
+    assert (found.path, found.probable) == ("dog/3.png", "cat")
+    assert found.why.startswith("nearly the same picture as cat/1.png")
+
+
+def test_of_two_near_duplicates_in_two_classes_both_are_listed():
+    snapshot = snapshot_of(("cat/1.png", "g"), ("dog/2.png", "g"), ("dog/3.png", ""))
+    record = describe_doubts(snapshot, doubts_of([0.0] * 3, [1, 0, 0]))
+    assert [(one.path, one.probable) for one in record.doubtful] == [
+        ("cat/1.png", "dog"),
+        ("dog/2.png", "cat"),
+    ]
 
 
 def test_a_table_has_one_row_for_each_and_no_formula():
