@@ -12,7 +12,7 @@ from luigi_tasks.storage.store import StoreConflictError
 if TYPE_CHECKING:
     from luigi_tasks.storage.store import Store
 
-DOCUMENT_LIMIT_BYTES = 256 << 20  # a snapshot of a million pictures
+DOCUMENT_LIMIT_BYTES = 1 << 30  # an inventory of a million pictures with their fingerprints takes 400 MB
 
 DocumentT = TypeVar("DocumentT", bound=Document)
 
