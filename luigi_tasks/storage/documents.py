@@ -12,7 +12,7 @@ from luigi_tasks.storage.store import StoreConflictError
 if TYPE_CHECKING:
     from luigi_tasks.storage.store import Store
 
-DOCUMENT_LIMIT_BYTES = 1 << 30  # an inventory of a million pictures with their fingerprints takes 400 MB
+DOCUMENT_LIMIT_BYTES = 1 << 30  # an inventory of a million pictures takes 300 MB, more with groups
 
 DocumentT = TypeVar("DocumentT", bound=Document)
 
