@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -245,6 +246,7 @@ class _Fit:
         self.weights += [np.repeat(one[None], self.heads, 0) for one in drawn[1:]]  # (heads, inputs, units)
         self.biases = [np.zeros((self.heads, 1, units), np.float32) for units in widths[1:]]
         self._moments = [(np.zeros_like(one), np.zeros_like(one)) for one in self.weights + self.biases]
+        self._steps = [np.empty_like(one) for one in self.weights + self.biases]
         self._step = 0
         self.history: dict[str, list[float]] = {"loss": [], "accuracy": []}
 
@@ -349,16 +351,22 @@ class _Fit:
         return passed
 
     def _descend(self, gradients: list[NDArray[np.float32]]) -> None:
-        rate = self.training.learning_rate * 0.5 * (1 + np.cos(np.pi * self._step / self.steps))
+        rate = self.training.learning_rate * 0.5 * (1 + math.cos(math.pi * self._step / self.steps))
         self._step += 1
         first_scale = 1 - FIRST_DECAY**self._step
         second_scale = 1 - SECOND_DECAY**self._step
+        # In place, and in float32 throughout: with several heads, copies would take most of a step.
         for number, value in enumerate(self.weights + self.biases):
-            gradient, (first, second) = gradients[number], self._moments[number]
-            np.add(first, (1 - FIRST_DECAY) * (gradient - first), out=first)
-            np.add(second, (1 - SECOND_DECAY) * (gradient * gradient - second), out=second)
-            step = (first / first_scale) / (np.sqrt(second / second_scale) + TINY)
-            np.subtract(value, (rate * step).astype(np.float32), out=value)
+            gradient, (first, second), step = gradients[number], self._moments[number], self._steps[number]
+            first *= FIRST_DECAY
+            first += np.multiply(gradient, 1 - FIRST_DECAY, out=step)
+            second *= SECOND_DECAY
+            np.multiply(gradient, gradient, out=step)
+            second += np.multiply(step, 1 - SECOND_DECAY, out=step)
+            np.sqrt(np.multiply(second, 1 / second_scale, out=step), out=step)
+            step += TINY
+            np.divide(first, step, out=step)
+            np.subtract(value, np.multiply(step, rate / first_scale, out=step), out=value)
 
     def _note(self, loss: float, accuracy: float) -> None:
         self.history["loss"].append(round(loss, 6))
@@ -400,9 +408,11 @@ def _forward_in_parts(
 
 def real_features(features: NDArray[Any], scale: float, zero_point: int) -> NDArray[np.float32]:
     """Return the real values of features of any type."""
-    if (scale, zero_point) == (1.0, 0):
-        return features.astype(np.float32)
-    return (features.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+    real: NDArray[np.float32] = features.astype(np.float32)
+    if (scale, zero_point) != (1.0, 0):
+        real -= np.float32(zero_point)
+        real *= np.float32(scale)
+    return real
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
