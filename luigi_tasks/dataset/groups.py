@@ -94,7 +94,9 @@ class _Forest:
         self._sides = {one.group or one.sha256: one.split for one in known} if keep_sides else {}
         self._sizes = collections.Counter(self._known.values())
         self._joined = {one.sha256: one.joined for one in known if one.joined}
+        self._known_ids = {*self._known.values()}
         self._named: set[str] = set()
+        self._mixed: set[str] = set()  # named groups with known pictures on both sides
         self._parents: dict[str, str] = {}
         self._bridging: dict[int, str] = {}
 
@@ -147,7 +149,9 @@ class _Forest:
             return
         stays, goes = sorted((one, other), key=self._rank)
         both = {self._sides.pop(group, "") for group in (stays, goes)} - {""}
-        if len(both) == 1:
+        if len(both) > 1 or not self._mixed.isdisjoint((stays, goes)):
+            self._mixed.add(stays)
+        elif both:
             self._sides[stays] = both.pop()
         self._sizes[stays] = max(self._sizes[stays], 1) + max(self._sizes[goes], 1)
         self._parents[goes] = stays
@@ -161,7 +165,7 @@ class _Forest:
         """
         if group in self._named:
             return 0, group
-        return (1, group) if self._sizes[group] and group in self._sides else (2, group[32:])
+        return (1, group) if group in self._known_ids else (2, group[32:])
 
     def placed(self) -> Placed:
         """Return what was found."""
@@ -217,17 +221,19 @@ def _find_similar(pictures: Sequence[ReadPicture], new: Sequence[int]) -> dict[i
 
 
 def remember(read: Sequence[ReadPicture], snapshot: Snapshot) -> tuple[ReadPicture, ...]:
-    """Return the pictures of a listing with the groups and sides that a snapshot gave them."""
+    """Return the pictures of a listing with the groups and sides that a snapshot gave them.
+
+    Those that it left out keep what they had: their class may have enough pictures again tomorrow.
+    """
     placed = {one.sha256: one for one in snapshot.pictures}
     found = []
     for one in read:
         now = placed.get(one.sha256)
-        group = now.group if now is not None and now.group != one.sha256 else ""
-        split, joined = (now.split, now.joined) if now is not None else ("", "")
-        if (one.group, one.split, one.joined) != (group, split, joined):
-            found.append(msgspec.structs.replace(one, group=group, split=split, joined=joined))
-        else:
-            found.append(one)
+        if now is not None:
+            group = now.group if now.group != one.sha256 else ""
+            if (one.group, one.split, one.joined) != (group, now.split, now.joined):
+                one = msgspec.structs.replace(one, group=group, split=now.split, joined=now.joined)  # noqa: PLW2901
+        found.append(one)
     return tuple(found)
 
 

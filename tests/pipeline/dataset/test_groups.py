@@ -25,6 +25,7 @@ from luigi_tasks.workspace import open_workspace
 from tests.fakes.datasets import dataset_settings
 
 WIDTH, HEIGHT = 96, 72
+LENIENT = {"max_left_out_percent": 50.0}
 
 
 def scene(seed):
@@ -157,6 +158,20 @@ def test_a_moved_or_touched_picture_keeps_group_and_side(dataset):
     for path in sorted(dataset.pictures.glob("a/*-1.jpg")):
         path.rename(path.with_name(f"moved-{path.name}"))
     assert {one.sha256: (one.group, one.split) for one in dataset.snapshot().pictures} == before
+
+
+def test_a_class_that_was_left_out_for_a_while_keeps_its_sides(dataset):
+    fill(dataset, scenes=16, frames=2)
+    for number in range(300, 303):
+        dataset.add(f"c/s{number}-0.jpg", frame(number))
+    before = sides(dataset.snapshot())
+    dataset.add("a/new.jpg", frame(400))
+    assert not any(
+        path.startswith("c/") for path in sides(dataset.snapshot(min_images_per_class=4, **LENIENT))
+    )
+    dataset.add("a/newer.jpg", frame(401))
+    after = sides(dataset.snapshot())
+    assert {path: after[path] for path in before} == before
 
 
 def test_one_plan_gives_one_snapshot_on_any_machine(dataset):
@@ -308,6 +323,7 @@ def test_groups_that_are_named_later_hold_and_who_changes_sides_is_told(dataset,
     assert all(len(found) == 1 for found in groups.values())
     moved = collections.Counter(after[path] for path in before if after[path] != before[path])
     assert moved
+    assert sum(side == HOLDOUT for side in after.values()) <= 20, "any hold-out picture took all others along"
     assert (snapshot.to_train, snapshot.to_holdout) == (moved[TRAIN], moved[HOLDOUT])
     assert f"{moved[TRAIN]} pictures were hold-out before" in dataset.workspace(group=str(table)).describe(
         snapshot
