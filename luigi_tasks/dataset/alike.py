@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK = 128
+SCENES_AT_ONCE = 1 << 15  # with a block, 16 MB of cosines
 # Candidates of a picture that are aligned with it, the likeliest ones.
 AT_MOST = 4
 # A picture that is like several scenes belongs to the likest; to another only if it is nearly as like.
@@ -58,7 +59,7 @@ class _Search:
     def _look_at(self, rows: NDArray[np.intp]) -> list[tuple[int, int]]:
         """Return the links of a block, and add those of its pictures that show a new scene."""
         first = self._prints.first[rows]
-        picture, scene = self._candidates(first @ self._scenes[: self._count].T)
+        picture, scene = self._candidates(first)
         links = self._align(rows[picture], self._rows[scene])
         within = np.triu(first @ first.T >= CANDIDATE, 1)
         joined = {one for one, _, _ in links}
@@ -74,12 +75,17 @@ class _Search:
         self._count += len(fresh)
         return _nearest(links)
 
-    def _candidates(self, cosines: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return row and column of the candidates: of each row the highest few above the limit."""
-        row, column = np.divmod(np.flatnonzero(cosines >= CANDIDATE), max(cosines.shape[1], 1))
+    def _candidates(self, first: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return row and scene of the candidates: of each row the highest few above the limit."""
+        parts = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0, np.float32))]
+        for start in range(0, self._count, SCENES_AT_ONCE):
+            cosines = first @ self._scenes[start : min(start + SCENES_AT_ONCE, self._count)].T
+            row, column = np.divmod(np.flatnonzero(cosines >= CANDIDATE), cosines.shape[1])
+            parts.append((row, column + start, cosines[row, column]))
+        row, column, cosine = (np.concatenate(one) for one in zip(*parts, strict=True))
         if len(row) == 0:
             return row, column
-        order = np.lexsort((column, -cosines[row, column], row))
+        order = np.lexsort((column, -cosine, row))
         row, column = row[order], column[order]
         starts = np.flatnonzero(np.diff(row, prepend=-1))
         rank = np.arange(len(row)) - np.repeat(starts, np.diff(starts, append=len(row)))
