@@ -26,11 +26,13 @@ VALID, TEST = "valid", "test"
 _ONE_FOLDER_A_CLASS = "a classifier needs one folder of pictures a class"
 _USE = {TRAIN: "is learned from", HOLDOUT: "is the hold-out"}
 _SPLIT_NAME = re.compile(
-    r"(?:(?P<train>train|training)|(?P<valid>val|valid|validation|dev)"
+    r"(?:(?P<stem>.+)[-_ .])?(?:(?P<train>train|training)|(?P<valid>val|valid|validation|dev)"
     r"|(?P<test>test|testing|hold-?out|eval|evaluation))"
     r"(?:[-_ ]?(?:set|split|data|dataset|images|imgs|\d{1,4}))?",
     re.IGNORECASE,
 )
+# Folders of pictures without a class, next to those of a split.
+_UNLABELLED = frozenset({"unlabeled", "unlabelled", "unsup", "pred", "prediction", "predictions"})
 # Folders of data sets for object detection and segmentation: what they hold are no classes.
 _NO_CLASSES = (
     "image images img imgs jpegimages label labels annotation annotations mask masks imagesets bboxes "
@@ -47,12 +49,14 @@ class Layout:
         class_at: Position of the class folder in a path.
         split_at: Position of the folder that gives the split; -1: none does.
         sides: Split by the folder that gives it.
+        between: By that folder, the folders between it and the class folders, ending in /; empty: none.
     """
 
     above: str = ""
     class_at: int = 0
     split_at: int = -1
     sides: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    between: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def class_folder(self, path: str) -> str:
         """Return the folder that is the class of a picture; empty: it lies in none."""
@@ -72,7 +76,7 @@ class Layout:
         if self.split_at < 0:
             return f"{self.above}{class_folder}"
         return (
-            f"{self.above}{train}/{class_folder}"
+            f"{self.above}{train}/{self.between.get(train, '')}{class_folder}"
             if self.split_at < self.class_at
             else (f"{self.above}{class_folder}/{train}")
         )
@@ -124,26 +128,80 @@ def _wrapping_depth(folders: Sequence[tuple[str, ...]]) -> int:
 def _find_split(inside: Sequence[tuple[str, ...]], depth: int, above: str, url: str) -> Layout | None:
     """Return the layout whose folders give the split, above the classes or right below them."""
     tops = {one[0] for one in inside}
-    kinds = {name: kind for name in tops if (kind := _split_kind(name))}
-    if len(set(kinds.values())) > 1:
+    kinds = _split_kinds(tops)
+    if len(set(kinds.values())) > 1 or _is_split_of_one(inside, tops, kinds):
         _refuse_unclear_split(inside, tops, kinds, above, url)
         if len(kinds) == len(tops):
-            return Layout(above, depth + 1, depth, _sides(kinds, above, url))
+            sides = _sides(kinds, above, url)
+            between = _find_between(inside, tops)
+            class_at = depth + 1 + between[min(tops)].count("/")
+            _refuse_no_classes(inside, class_at - depth, sides, above, url)
+            return Layout(above, class_at, depth, sides, between)
     seconds = {one[1] if len(one) > 1 else "" for one in inside}
-    kinds = {name: kind for name in seconds if (kind := _split_kind(name))}
+    kinds = _split_kinds(seconds)
     if len(tops) > 1 and len(kinds) == len(seconds) and len(set(kinds.values())) > 1:
         return Layout(above, depth, depth + 1, _sides(kinds, above, url))
     return None
+
+
+def _split_kinds(names: set[str]) -> dict[str, str]:
+    """Return the kinds of folders that are named like a split; `pets_train` only with another `pets_...`."""
+    stems: dict[str, dict[str, str]] = {}
+    for name in names:
+        if found := _SPLIT_NAME.fullmatch(name.strip()):
+            stems.setdefault((found["stem"] or "").casefold(), {})[name] = _split_kind(name)
+    kinds = {}
+    for stem, some in stems.items():
+        if not stem or len(set(some.values())) > 1:
+            kinds.update(some)
+    return kinds
+
+
+def _is_split_of_one(inside: Sequence[tuple[str, ...]], tops: set[str], kinds: Mapping[str, str]) -> bool:
+    """Whether a folder `train` holds classes, and those next to it the same ones, or none at all."""
+    if set(kinds.values()) != {TRAIN} or len(tops) == len(kinds):
+        return False
+    classes = {one[1] if len(one) > 1 else "" for one in inside if one[0] in kinds}
+    others = {one[1] for one in inside if one[0] not in kinds and len(one) > 1}
+    is_unlabelled = any(one.casefold() in _UNLABELLED for one in tops - kinds.keys())
+    return "" not in classes and len(classes) > 1 and (is_unlabelled or bool(classes & others))
+
+
+def _find_between(inside: Sequence[tuple[str, ...]], tops: set[str]) -> dict[str, str]:
+    """Return the folders between each of a split and its classes; archives have `train/train/roses`."""
+    below = {name: [one[1:] for one in inside if one[0] == name] for name in tops}
+    depth = min(_wrapping_depth(some) for some in below.values())
+    return {name: "".join(f"{one}/" for one in some[0][:depth]) for name, some in below.items()}
+
+
+def _refuse_no_classes(
+    inside: Sequence[tuple[str, ...]], class_at: int, sides: Mapping[str, str], above: str, url: str
+) -> None:
+    """Refuse a split below a split, and pictures without a class in some of its folders (`val/images`)."""
+    classes: dict[str, set[str]] = {name: set() for name in sides}
+    for one in inside:
+        classes[one[0]].update(one[class_at : class_at + 1])
+    everywhere = set.intersection(*classes.values())
+    no_classes = {one for one in set().union(*classes.values()) if one.casefold() in _NO_CLASSES.split()}
+    names = {*_split_kinds(set().union(*classes.values()))} | (no_classes - everywhere)
+    found = {"/".join(one[: class_at + 1]) for one in inside if names & {*one[class_at : class_at + 1]}}
+    if found:
+        msg = (
+            f"{url}: {_listed(f'{above}{one}' for one in found)} {'is' if len(found) == 1 else 'are'} no "
+            f"class; {_ONE_FOLDER_A_CLASS} in each of {_listed(f'{above}{one}' for one in sides)}"
+        )
+        raise InputError(msg)
 
 
 def _refuse_unclear_split(
     inside: Sequence[tuple[str, ...]], tops: set[str], kinds: Mapping[str, str], above: str, url: str
 ) -> None:
     """Refuse folders of a split next to others, or with pictures that lie in no class folder below."""
-    where = f"{url}: {_listed(f'{above}{one}' for one in kinds)} look like a split"
+    looks, lies = ("looks", "lies") if len(kinds) == 1 else ("look", "lie")
+    where = f"{url}: {_listed(f'{above}{one}' for one in kinds)} {looks} like a split"
     if others := tops - kinds.keys():
         msg = (
-            f"{where}, but lie next to {_listed(others)}; move what is no part of the split elsewhere, or "
+            f"{where}, but {lies} next to {_listed(others)}; move what is no part of the split elsewhere, or "
             "rename them if they are classes"
         )
         raise InputError(msg)
@@ -170,7 +228,7 @@ def _sides(kinds: Mapping[str, str], above: str, url: str) -> dict[str, str]:
 def _split_kind(name: str) -> str:
     """Return train, valid or test for a folder that is named so; else an empty text."""
     found = _SPLIT_NAME.fullmatch(name.strip())
-    return (found.lastgroup or "") if found else ""
+    return next((kind for kind in (TRAIN, VALID, TEST) if found and found[kind]), "")
 
 
 def name_folders(folders: Iterable[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import logging
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
@@ -23,8 +24,9 @@ from luigi_tasks.dataset.left_out import (
     Sieve,
     count_reasons,
 )
-from luigi_tasks.dataset.records import HOLDOUT, Inventory, LeftOut, Picture, Snapshot
+from luigi_tasks.dataset.records import HOLDOUT, NAMED, Inventory, LeftOut, Picture, Snapshot
 from luigi_tasks.dataset.splits import choose_splits, count_moved, find_moved
+from luigi_tasks.logs import LUIGI_LOGGER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.layout import Layout
     from luigi_tasks.dataset.records import ReadPicture
     from luigi_tasks.settings.values import DatasetSettings
+
+logger = logging.getLogger(LUIGI_LOGGER)
 
 NOTHING_BEFORE = Inventory(pictures=())
 
@@ -66,9 +70,13 @@ def make_snapshot(
         sieve.left_out.append(LeftOut(f"{layout.above}{label}/", EMPTY_CLASS, "nothing of it can be used"))
     keep_sides = before.holdout_percent in {None, settings.holdout_percent}
     different = _different_pictures(sieve.kept)
-    placed = place_pictures(
-        list(different.values()), load_group_names(settings), settings.burst_s, keep_sides=keep_sides
-    )
+    name_of = load_group_names(settings)
+    placed = place_pictures(list(different.values()), name_of, settings.burst_s, keep_sides=keep_sides)
+    if name_of is not None and NAMED not in placed.joined.values():
+        some = next(iter(different.values())).path if different else "none"
+        logger.warning(
+            "[dataset] group %r names none of the pictures; their paths are like %r", settings.group, some
+        )
     if placed.bridging:
         bridging = placed.bridging
         sieve.take_out(
@@ -99,7 +107,7 @@ def make_snapshot(
         labels=classes,
         pictures=pictures,
         left_out=left_out,
-        layout=layout.in_words(),
+        layout=_describe_layout(layout, given, splits),
         moved=find_moved(read, splits, settings.holdout_percent),
         thin_classes=find_thin_classes(pictures),
         to_train=to_train,
@@ -199,6 +207,14 @@ def _given_splits(pictures: Iterable[ReadPicture], layout: Layout) -> dict[str, 
         if side and given.get(one.sha256) != HOLDOUT:
             given[one.sha256] = side
     return given
+
+
+def _describe_layout(layout: Layout, given: Mapping[str, str], splits: Mapping[str, str]) -> str:
+    """Return the layout in words, with how many pictures do not stand where their folders say."""
+    words = layout.in_words()
+    elsewhere = sum(splits.get(digest, side) != side for digest, side in given.items())
+    where = f", but {elsewhere} pictures stand with their groups or where their class needs them"
+    return words + where * bool(elsewhere)
 
 
 def _digest(pictures: Iterable[Picture]) -> str:

@@ -61,18 +61,29 @@ def _side(group: str, holdout_percent: float) -> str:
 def _apply_given(
     found: Mapping[str, str], given: Mapping[str, str], owner: Mapping[str, str], sides: dict[str, str]
 ) -> set[str]:
-    """Put groups where folders say, of both sides in the hold-out; return the classes that have both."""
-    both: dict[str, set[str]] = collections.defaultdict(set)
+    """Put groups where folders say, those of both sides in the hold-out; return the classes that have both.
+
+    Where that would make the hold-out half larger than the folders say, as with frames of videos that were
+    divided one by one, the groups of both sides stay where they would stand without folders.
+    """
+    both: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    wanted: dict[str, set[str]] = collections.defaultdict(set)
     for digest, side in given.items():
         if digest in found:
-            both[found[digest]].add(side)
+            both[found[digest]][side] += 1
     fixed = {label for label, some in both.items() if len(some) > 1}
-    wanted: dict[str, str] = {}
     for digest, side in given.items():
-        if found.get(digest) in fixed and wanted.get(owner[digest]) != HOLDOUT:
-            wanted[owner[digest]] = side
-    sides.update(wanted)
-    return fixed
+        if found.get(digest) in fixed:
+            wanted[owner[digest]].add(side)
+    held = collections.Counter(found[one] for one in given if one in found and HOLDOUT in wanted[owner[one]])
+    torn = {label for label in fixed if held[label] > 1.5 * both[label][HOLDOUT]}
+    kept = {
+        owner[digest] for digest, label in found.items() if label in torn and len(wanted[owner[digest]]) > 1
+    }
+    sides |= {
+        group: HOLDOUT if HOLDOUT in some else TRAIN for group, some in wanted.items() if group not in kept
+    }
+    return fixed - {found[digest] for digest in found if owner[digest] in kept}
 
 
 class _Balance:

@@ -309,6 +309,12 @@ def test_an_expression_names_groups_by_its_first_group_or_by_all_that_it_matches
         assert count_groups(snapshot.pictures) == {NAMED: 8}
 
 
+def test_an_expression_that_names_nothing_is_told(dataset, caplog):
+    fill(dataset, scenes=30)
+    dataset.snapshot(group=r"cam(\d)/")
+    assert "names none of the pictures; their paths are like 'a/s0" in caplog.text
+
+
 def test_groups_that_are_named_later_hold_and_who_changes_sides_is_told(dataset, tmp_path):
     fill(dataset, scenes=40)
     before = sides(dataset.snapshot())

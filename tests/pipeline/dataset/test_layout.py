@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 
 import pytest
 from hypothesis import given
@@ -37,6 +38,20 @@ UNDERSTOOD = {
             "data/images/Test_set/tulips": "tulips",
         },
         {"data/images/Train": TRAIN, "data/images/VALIDATION": TRAIN, "data/images/Test_set": HOLDOUT},
+    ),
+    "a split twice, as archives have it": (
+        {"Training_set/training_set/a": "a", "Training_set/training_set/b": "b", "test_set/test_set/a/x": "a"}
+        | {"test_set/test_set/b": "b"},
+        {"Training_set": TRAIN, "test_set": HOLDOUT},
+    ),
+    "a split with the name of the set": (
+        {"seg_train/a": "a", "seg_train/b": "b", "seg_test/a": "a", "seg_test/b": "b"},
+        {"seg_train": TRAIN, "seg_test": HOLDOUT},
+    ),
+    "classes that sound like a split": ({"freight_train/x": "freight_train", "car": "car"}, {}),
+    "a class train": (
+        {"train/steam": "train", "train/freight": "train", "car/small": "car", "bus": "bus"},
+        {},
     ),
     "kin": (
         {"training/a": "a", "val2017/a": "a", "testing/b": "b", "training/b": "b"},
@@ -80,6 +95,20 @@ REFUSED = {
     "a split next to classes": (
         ["train/roses", "test/roses", "tulips"],
         "'test', 'train' look like a split, but lie next to 'tulips'; move .* or rename them if they",
+    ),
+    "predictions next to a split": (
+        ["seg_train/seg_train/a", "seg_train/seg_train/b", "seg_test/seg_test/a", "seg_pred/seg_pred"],
+        "'seg_test', 'seg_train' look like a split, but lie next to 'seg_pred'",
+    ),
+    "training pictures next to others": (
+        ["Training/a", "Training/b", "Validierung/a", "Validierung/b"],
+        "'Training' looks like a split, but lies next to 'Validierung'",
+    ),
+    "training pictures next to unlabelled ones": (["train/a", "train/b", "unlabeled"], "next to 'unlabeled'"),
+    "a split below one side": (["train/train/a", "train/train/b", "test/a", "test/b"], "'train/train' is no"),
+    "a side without classes": (
+        ["train/n01/images", "train/n02/images", "val/images", "test/images"],
+        "'test/images', 'val/images' are no class",
     ),
     "no training pictures": (["test/roses", "valid/roses"], "without training pictures; add a folder train"),
     "detection": (
@@ -159,6 +188,31 @@ def test_a_class_on_one_side_only_is_split_as_usual(tmp_path):
     assert found["train", "a", TRAIN] == 40
     for folder, label in (("train", "b"), ("test", "c")):
         assert found[folder, label, TRAIN] > found[folder, label, HOLDOUT] > 0
+
+
+def test_frames_of_videos_that_were_divided_one_by_one_stand_together_and_leave_both_sides(tmp_path):
+    tree = {
+        f"{'test' if frame == 4 else 'train'}/{label}/v{video}-{frame}.png": picture_bytes(number)
+        for number, (label, video, frame) in enumerate(itertools.product("ab", range(12), range(5)))
+    }
+    snapshot = snap(tmp_path / "p", tree, group=r"/./v\d+")
+    videos = collections.defaultdict(set)
+    for one in snapshot.pictures:
+        videos[one.label, one.path.split("/")[2].split("-")[0]].add(one.split)
+    assert {len(found) for found in videos.values()} == {1}
+    for label in "ab":
+        held = [one.split == HOLDOUT for one in snapshot.pictures if one.label == label]
+        assert 0.05 < sum(held) / len(held) < 0.4
+    assert "pictures stand with their groups" in snapshot.layout
+
+
+def test_a_scene_of_both_folders_is_hold_out(tmp_path):
+    tree = pictures(train__a=20, train__b=20, test__a=5, test__b=5)
+    named = tmp_path / "groups.csv"
+    named.write_text("path,group\ntrain/a/0.png,one\ntest/a/0.png,one\n")
+    found = {one.path: one.split for one in snap(tmp_path / "p", tree, group=str(named)).pictures}
+    wrong = [path for path, side in found.items() if (side == HOLDOUT) != path.startswith("test/")]
+    assert wrong == ["train/a/0.png"]
 
 
 def test_a_copy_in_the_test_folder_is_never_learned_from(tmp_path):
