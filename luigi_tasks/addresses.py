@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from luigi_tasks.backbone.records import BackboneRecord
+    from luigi_tasks.dataset.records import SnapshotSummary
     from luigi_tasks.settings.values import PipelineSettings, Portions
 
 VERSIONS = {
@@ -180,9 +181,22 @@ def candidate(identity: Identity, heads: Sequence[str]) -> str:
     return f"work/candidates/{_digest('candidate', *parts)}/candidate.json"
 
 
-def evaluation(identity: Identity, candidate_key: str, champion: str | None) -> str:
-    """Key of the evaluation: the candidate, the gate's settings and the champion it had to meet."""
-    key = _digest("evaluation", candidate_key, _plain(identity.settings.gate), champion)
+def evaluation(
+    identity: Identity, candidate_key: str, champion: str | None, summary: SnapshotSummary | None = None
+) -> str:
+    """Key of the evaluation: the candidate, the gate's settings and the champion it had to meet.
+
+    Args:
+        identity: The run.
+        candidate_key: Key of the candidate.
+        champion: The deployed release; None: nothing is deployed.
+        summary: The snapshot. Its pictures decide the candidate; whether a class of the champion was left
+            out of it, or has no folder any more, only matters here.
+    """
+    parts: list[object] = [candidate_key, _plain(identity.settings.gate), champion]
+    if champion is not None and summary is not None and summary.left_out_classes:
+        parts.append(list(summary.left_out_classes))
+    key = _digest("evaluation", *parts)
     return f"work/evaluations/{key}/evaluation.json"
 
 

@@ -299,7 +299,7 @@ class EvaluateModel(TrainingTask):
         if record is None or isinstance(candidate, PendingTarget):
             return None
         champion = steps.find_champion(self.workspace, record.release)
-        return addresses.evaluation(self.identity, candidate.key, champion)
+        return addresses.evaluation(self.identity, candidate.key, champion, self.summary())
 
     def work(self, progress: Progress) -> str:
         target, candidate = self.own_target(), self.requires()

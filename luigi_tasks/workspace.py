@@ -99,7 +99,7 @@ class Workspace:
         Raises: InputError if the pictures are not those of the listing that the run is for.
         """
         entries = self.listed.pictures
-        if self._expected and listing_digest(entries) != self._expected:
+        if self._expected and self._digest_listing() != self._expected:
             msg = f"{self.settings.dataset.url}: pictures came or went since they were listed; run again"
             raise InputError(msg)
         return entries
@@ -107,7 +107,11 @@ class Workspace:
     @functools.cached_property
     def listing(self) -> str:
         """Digest of the list of pictures."""
-        return self._expected or listing_digest(self.entries)
+        return self._expected or self._digest_listing()
+
+    def _digest_listing(self) -> str:
+        layout = self.listed.find_layout(self.settings.dataset.url)
+        return listing_digest(self.listed.pictures, self.listed.empty_classes(layout))
 
     @functools.cached_property
     def identity(self) -> addresses.Identity:

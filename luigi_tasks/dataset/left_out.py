@@ -36,6 +36,12 @@ COLUMNS = ("path", "reason", "words")
 NAMED_AT_MOST = 5  # for each reason
 
 
+def find_left_out_classes(left_out: Iterable[LeftOut]) -> tuple[str, ...]:
+    """Return the folders of the classes of which nothing is used."""
+    folders = {one.path.rpartition("/")[0] for one in left_out if one.reason in {SMALL_CLASS, EMPTY_CLASS}}
+    return tuple(sorted(folders))
+
+
 class Sieve:
     """Pictures of a listing, from which the unusable ones are taken out.
 

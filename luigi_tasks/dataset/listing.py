@@ -13,6 +13,8 @@ from luigi_tasks.dataset.left_out import EMPTY_CLASS, FOREIGN, count_reasons
 from luigi_tasks.dataset.records import LeftOut
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from luigi_tasks.dataset.layout import Layout
     from luigi_tasks.dataset.records import Entry
 
@@ -55,15 +57,19 @@ class Listing:
 
     def passed_over(self, layout: Layout) -> tuple[LeftOut, ...]:
         """Return what is left out by name alone: files in class folders, and classes without pictures."""
-        full = {layout.class_folder(f"{folder}/") for folder in self.picture_folders}
-        empty = sorted(self.classes(layout) - full)
         return (
             *(one for one in self.left_out if one.reason != FOREIGN or layout.class_folder(one.path)),
-            *(LeftOut(f"{layout.above}{one}/", EMPTY_CLASS, "no picture in it") for one in empty),
+            *(LeftOut(one, EMPTY_CLASS, "no picture in it") for one in self.empty_classes(layout)),
         )
 
+    def empty_classes(self, layout: Layout) -> tuple[str, ...]:
+        """Return the folders of the classes without pictures, with a slash at the end."""
+        full = {layout.class_folder(f"{folder}/") for folder in self.picture_folders}
+        return tuple(f"{layout.above}{one}/" for one in sorted(self.classes(layout) - full))
 
-def listing_digest(entries: tuple[Entry, ...]) -> str:
-    """Return 20 hex digits that change when any picture may have changed."""
+
+def listing_digest(entries: tuple[Entry, ...], empty_classes: Sequence[str] = ()) -> str:
+    """Return 20 hex digits that change when any picture may have changed, or a class without pictures has."""
     text = "".join([f"{entry.path}\0{entry.size}\0{entry.version}\n" for entry in entries])
+    text += "".join([f"{folder}\n" for folder in empty_classes])
     return hashlib.sha256(text.encode()).hexdigest()[:20]

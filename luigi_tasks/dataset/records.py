@@ -154,6 +154,7 @@ class Snapshot(Document, frozen=True, kw_only=True):
         layout: How the folders were understood where that is not evident, for a person.
         moved: Hashes, by shard, of the pictures that stand elsewhere than their own hash would put them.
         thin_classes: Classes of so few groups that all are learned from: nothing can judge them.
+        left_out_classes: Folders of the classes of which nothing is used.
         to_train: Pictures that were hold-out in the snapshot before, and are learned from now.
         to_holdout: Pictures that were learned from, and are hold-out now.
     """
@@ -165,6 +166,7 @@ class Snapshot(Document, frozen=True, kw_only=True):
     layout: str = ""
     moved: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     thin_classes: tuple[str, ...] = ()
+    left_out_classes: tuple[str, ...] = ()
     to_train: int = 0
     to_holdout: int = 0
 
@@ -184,6 +186,7 @@ class SnapshotSummary(Document, frozen=True, kw_only=True):
 
     Attributes:
         left_out: Number of files that are not used.
+        left_out_classes: As in the snapshot.
         moved: Digest of `Snapshot.moved` of each shard that has any: its features are those of its split.
     """
 
@@ -192,6 +195,7 @@ class SnapshotSummary(Document, frozen=True, kw_only=True):
     train_pictures: int
     holdout_pictures: int
     left_out: int = msgspec.field(name="skipped", default=0)
+    left_out_classes: tuple[str, ...] = ()
     moved: dict[str, str] = msgspec.field(default_factory=dict)
 
     @classmethod
@@ -203,6 +207,7 @@ class SnapshotSummary(Document, frozen=True, kw_only=True):
             train_pictures=len(snapshot.split(TRAIN)),
             holdout_pictures=len(snapshot.split(HOLDOUT)),
             left_out=len(snapshot.left_out),
+            left_out_classes=snapshot.left_out_classes,
             moved={shard: moved_digest(hashes) for shard, hashes in snapshot.moved.items()},
         )
 

@@ -23,6 +23,7 @@ from luigi_tasks.dataset.left_out import (
     UNDECODABLE,
     Sieve,
     count_reasons,
+    find_left_out_classes,
 )
 from luigi_tasks.dataset.records import HOLDOUT, NAMED, Inventory, LeftOut, Picture, Snapshot
 from luigi_tasks.dataset.splits import choose_splits, count_moved, find_moved
@@ -97,6 +98,12 @@ def make_snapshot(
         raise InputError(msg)
     given, groups, joined = _given_splits(sieve.kept, layout), placed.groups, placed.joined
     splits = choose_splits(found, settings.holdout_percent, given, groups, placed.sides)
+    if HOLDOUT not in splits.values():
+        msg = (
+            f"{url}: each class is one group of pictures that look alike or were taken together, so none can "
+            "be kept to judge a model; add pictures of other things, or of another time and place"
+        )
+        raise InputError(msg)
     pictures = tuple(
         Picture(different[one].path, one, found[one], splits[one], groups[one], joined.get(one, ""))
         for one in sorted(found)
@@ -110,6 +117,7 @@ def make_snapshot(
         layout=_describe_layout(layout, given, splits),
         moved=find_moved(read, splits, settings.holdout_percent),
         thin_classes=find_thin_classes(pictures),
+        left_out_classes=find_left_out_classes(left_out),
         to_train=to_train,
         to_holdout=to_holdout,
     )

@@ -18,6 +18,7 @@ import pytest
 
 from luigi_tasks import addresses
 from luigi_tasks.backbone.records import BackboneRecord
+from luigi_tasks.dataset.records import SnapshotSummary
 from luigi_tasks.settings.sections import load_settings
 
 LISTING = "0123456789abcdef0123"
@@ -324,6 +325,20 @@ def test_a_result_is_pending_while_what_decides_it_does_not_exist():
     assert addresses.features(head, None, head.settings.training.portions(1), "b1") is None
     assert addresses.head(head, DIGEST, None) is None
     assert addresses.head(head, None, None) is None
+
+
+def test_a_class_folder_that_goes_makes_another_evaluation_of_the_same_pictures():
+    """What was held because a class fell out is judged anew once a person removed its folder."""
+    identity = identity_of({})
+    with_folder, without = (
+        SnapshotSummary(
+            digest=DIGEST, labels=("a", "b"), train_pictures=8, holdout_pictures=2, left_out_classes=classes
+        )
+        for classes in (("c",), ())
+    )
+    held = addresses.evaluation(identity, "work/candidates/1", "old", with_folder)
+    assert held != addresses.evaluation(identity, "work/candidates/1", "old", without)
+    assert addresses.evaluation(identity, "x", None, with_folder) == addresses.evaluation(identity, "x", None)
 
 
 @pytest.mark.parametrize("constant", ["PREPROCESSING_ID", "AUGMENTATION_VERSION"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_client.contract.errors import SettingsError
+from edge_client.contract.errors import InputError, SettingsError
 from luigi_tasks.dataset.alike import find_alike
 from luigi_tasks.dataset.capture import find_capture
 from luigi_tasks.dataset.fingerprints import encode, shrink
@@ -365,6 +365,25 @@ def test_a_class_that_is_one_group_is_learned_from_and_named(dataset):
     assert snapshot.thin_classes == ("c",)
     assert {one.split for one in snapshot.pictures if one.label == "c"} == {TRAIN}
     assert "nothing judges them: 'c'" in dataset.workspace().describe(snapshot)
+
+
+def test_a_class_that_is_left_out_is_part_of_the_snapshot_until_its_folder_goes(dataset):
+    fill(dataset, scenes=20)
+    (dataset.pictures / "c").mkdir()
+    before, listing = dataset.snapshot(), dataset.workspace().listing
+    assert before.left_out_classes == ("c",)
+    (dataset.pictures / "c").rmdir()
+    after = dataset.snapshot()
+    assert dataset.workspace().listing != listing, "nobody would look again"
+    assert (after.left_out_classes, after.digest) == ((), before.digest)
+
+
+def test_where_each_class_is_one_group_nothing_can_judge(dataset):
+    for number in range(6):
+        dataset.add(f"a/{number}.jpg", frame(500, number))
+        dataset.add(f"b/{number}.jpg", frame(600, number))
+    with pytest.raises(InputError, match=r"each class is one group of pictures .*; add pictures of other"):
+        dataset.snapshot()
 
 
 @pytest.mark.parametrize("seed", range(4))
