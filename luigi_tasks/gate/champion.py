@@ -52,7 +52,8 @@ class Champion:
         Args:
             picture: The picture.
             holdout_percent: Share of the hold-out today.
-            alone: Whether no other picture belongs to its group.
+            alone: Whether its own hash decides its side: no other picture belongs to its group, and the
+                group has no name.
         """
         share = holdout_percent if self.holdout_percent is None else self.holdout_percent
         if not (self.split_groups or alone):
@@ -130,7 +131,7 @@ def compare_with_champion(
     shared = unseen
     size = champion.document.preprocessing
     pictures = [holdout[index] for index in shared]
-    measurement, scores = measure(
+    measurement, answers = measure(
         lambda: Classifier(champion.model, champion.document.labels, normalization=size.normalization),
         sorted(known & set(candidate.labels)),
         pictures,
@@ -138,7 +139,7 @@ def compare_with_champion(
         progress,
         "deployed model",
     )
-    own, other = right[shared], right_answers(champion.document.labels, pictures, scores)
+    own, other = right[shared], right_answers(champion.document.labels, pictures, answers.scores)
     paired = count_pairs(own, other, [group_of(one) for one in pictures])
     return Comparison(measurement, Rival("", measurement.accuracy, float(own.mean()), paired), note)
 
@@ -146,10 +147,11 @@ def compare_with_champion(
 def _find_seen_groups(champion: Champion, holdout: Sequence[Picture], holdout_percent: float) -> set[str]:
     """Return the groups of which the champion may have learned from a picture."""
     sizes = collections.Counter(group_of(one) for one in holdout)
+    alone = {one.sha256 for one in holdout if sizes[one.sha256] == 1 and group_of(one) == one.sha256}
     return {
         group_of(one)
         for one in holdout
-        if champion.learned_from(one, holdout_percent, alone=sizes[group_of(one)] == 1)
+        if champion.learned_from(one, holdout_percent, alone=one.sha256 in alone)
     }
 
 

@@ -13,9 +13,8 @@ from luigi_tasks.training.confidence import measure_reliability
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
     from edge_client.contract.release import OperatingPoint
+    from luigi_tasks.gate.measure import Answers
     from luigi_tasks.training.records import Reliability, TrainingRecord
 
 # The diagram is a square in its own units; the page scales it.
@@ -26,7 +25,7 @@ MARKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 def describe_confidence(
     labels: Sequence[str],
     truths: Sequence[str],
-    scores: NDArray[np.float32],
+    shown: Answers,
     training: TrainingRecord,
     point: OperatingPoint | None,
 ) -> Confidence:
@@ -35,10 +34,11 @@ def describe_confidence(
     Args:
         labels: Label of each output.
         truths: N classes of the hold-out pictures.
-        scores: (N, outputs) scores of the file.
+        shown: Answers of the file.
         training: Training of its head: the temperature, and the reliability without it.
         point: Which predictions are sure; None: all are.
     """
+    scores = shown.scores
     answers, confidence = scores.argmax(1), scores.max(1)
     number_of = {label: number for number, label in enumerate(labels)}
     numbers = np.array([number_of.get(one, -1) for one in truths], np.int64)
@@ -46,6 +46,8 @@ def describe_confidence(
     thresholds = (0.0,) * len(labels) if point is None else point.thresholds
     limits = np.array([np.inf if one is None else one for one in thresholds])
     sure = confidence >= limits[answers]
+    if shown.known is not None and point is not None and point.least_known is not None:
+        sure &= shown.known >= point.least_known
     return Confidence(
         temperature=training.temperature,
         before=training.uncalibrated,

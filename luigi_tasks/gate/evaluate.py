@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.pixels import PixelLoader, PixelRows
     from luigi_tasks.dataset.records import LeftOut, Picture
     from luigi_tasks.gate.champion import Champion
+    from luigi_tasks.gate.measure import Answers
     from luigi_tasks.gate.records import ErrorRates
     from luigi_tasks.progress import Progress
     from luigi_tasks.quantization.records import Candidate
@@ -64,9 +65,9 @@ def evaluate_candidate(
     """
     record, size = candidate.record, candidate.record.preprocessing
     pixels = LazyPixels(holdout, pixels_of, size.height, size.width)
-    measured, scores = _measure_file(candidate, candidate.model, "candidate", holdout, pixels, progress)
+    measured, answers = _measure_file(candidate, candidate.model, "candidate", holdout, pixels, progress)
     float_network = _summarize_scores(record.labels, holdout, heads[-1].float_scores)
-    right = right_answers(record.labels, holdout, scores)
+    right = right_answers(record.labels, holdout, answers.scores)
     compared = compare_with_champion(champion, record, right, holdout, pixels_of, progress, holdout_percent)
     deployed = champion.document.labels if champion is not None else ()
     facts = Facts(
@@ -94,13 +95,13 @@ def evaluate_candidate(
         confidence=describe_confidence(
             record.labels,
             [one.label for one in holdout],
-            scores,
+            answers,
             heads[-1].record,
             record.operating_point,
         ),
         sources=measure_sources(holdout, right),
     )
-    return evaluation, scores
+    return evaluation, answers.scores
 
 
 def _compare_with_constant(right: NDArray[np.bool_], holdout: Sequence[Picture]) -> Rival:
@@ -164,7 +165,7 @@ def _measure_file(
     holdout: Sequence[Picture],
     pixels: PixelRows,
     progress: Progress,
-) -> tuple[Measurement, NDArray[np.float32]]:
+) -> tuple[Measurement, Answers]:
     return measure(
         lambda: candidate.open_classifier(model), candidate.record.labels, holdout, pixels, progress, what
     )

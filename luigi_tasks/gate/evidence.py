@@ -78,7 +78,13 @@ def check_constant(rival: Rival, ask: Ask) -> Check:
     """Check that the candidate beats the best constant answer by more than chance."""
     paired, outcome = rival.paired, beats(rival.paired)
     reason = ""
-    if outcome == REFUSED:
+    if rival.accuracy >= 1:  # also a perfect model is no better then
+        outcome = THIN
+        reason = (
+            f"the hold-out has pictures of {rival.label!r} only, so that always answering {rival.label!r} is "
+            f"right; add {ask.noun} of the other classes"
+        )
+    elif outcome == REFUSED:
         reason = (
             f"accuracy {rival.own_accuracy:.4f} is no better than always answering {rival.label!r} "
             f"({rival.accuracy:.4f}); look at the labels and at the classes' sizes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import dataclasses
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -32,6 +33,19 @@ MISTAKES_AT_MOST = 24
 LATENCY_PICTURES = 50
 
 
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """A model's answers to N pictures.
+
+    Attributes:
+        scores: (N, outputs) float32.
+        known: (N,) values of the output `known`; None: the model has none.
+    """
+
+    scores: NDArray[np.float32]
+    known: NDArray[np.float64] | None = None
+
+
 def measure(
     open_classifier: Callable[[], Classifier],
     labels: Sequence[str],
@@ -39,7 +53,7 @@ def measure(
     pixels: PixelRows,
     progress: Progress,
     what: str,
-) -> tuple[Measurement, NDArray[np.float32]]:
+) -> tuple[Measurement, Answers]:
     """Run a model on pictures.
 
     Args:
@@ -49,7 +63,7 @@ def measure(
         pixels: (N, H, W, 3) RGB of `pictures`.
         progress: Gets pictures done.
         what: Named in progress.
-    Returns: The measurement, and the (N, outputs) scores behind it.
+    Returns: The measurement, and the answers behind it.
     """
     answers = classify_all(open_classifier, pixels, progress, f"measuring the {what}")
     measurement = summarize(
@@ -60,11 +74,12 @@ def measure(
         _time_alone(open_classifier(), pixels),
         runtime_name(),
     )
+    scores = np.array([answer.scores for answer in answers], np.float32)
     known = [answer.known for answer in answers if answer.known is not None]
-    if known:
-        strangers = sum(one < LEAST_KNOWN for one in known)
-        measurement = msgspec.structs.replace(measurement, strangers=strangers)
-    return measurement, np.array([answer.scores for answer in answers], np.float32)
+    if not known:
+        return measurement, Answers(scores)
+    strangers = sum(one < LEAST_KNOWN for one in known)
+    return msgspec.structs.replace(measurement, strangers=strangers), Answers(scores, np.array(known))
 
 
 def group_of(picture: Picture) -> str:

@@ -20,7 +20,7 @@ from luigi_tasks.dataset.pixels import BLOCK_PICTURES, LazyPixels, to_png
 from luigi_tasks.dataset.records import HOLDOUT, LeftOut, Picture
 from luigi_tasks.gate.champion import Champion
 from luigi_tasks.gate.evaluate import evaluate_candidate
-from luigi_tasks.gate.measure import MISTAKES_AT_MOST, count_answers, measure
+from luigi_tasks.gate.measure import MISTAKES_AT_MOST, Answers, count_answers, measure
 from luigi_tasks.gate.records import Evaluation, Measurement
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.records import Candidate, CandidateRecord, QuantizationRecord
@@ -66,9 +66,9 @@ class Album:
         return self.run(bias, labels)[0]
 
     def scores(self) -> NDArray[np.float32]:
-        return self.run(0, 3)[1]
+        return self.run(0, 3)[1].scores
 
-    def run(self, bias: int, labels: int) -> tuple[Measurement, NDArray[np.float32]]:
+    def run(self, bias: int, labels: int) -> tuple[Measurement, Answers]:
         words = tiny_labels(labels)
         return measure(
             lambda: Classifier(tiny_model(bias, labels=labels), words, normalization=Normalization()),
@@ -406,6 +406,16 @@ def test_bursts_that_an_earlier_version_divided_do_not_count():
     album.pictures = (*burst, *album.pictures[5:])
     assert met(judge_tiny(album, champion(split_groups=False))).pictures == 85
     assert met(judge_tiny(album, champion())).pictures == 90
+
+
+def test_a_picture_with_a_named_group_to_itself_does_not_count_where_its_own_hash_decided_before():
+    album = Album(("red", "red", 30), ("green", "green", 30), ("blue", "blue", 30))
+    album.pictures = tuple(
+        msgspec.structs.replace(one, group=hashlib.sha256(b"cam" + one.sha256.encode()).hexdigest())
+        for one in album.pictures
+    )
+    known = [one for one in album.pictures if int(one.sha256[:8], 16) / 2**32 >= 0.2]
+    assert met(judge_tiny(album, champion(split_groups=False))).pictures == 90 - len(known)
 
 
 def test_where_the_champion_may_know_all_pictures_nothing_shows_a_loss():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import io
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from edge_client.contract.release import OperatingPoint
 from luigi_tasks.dataset.records import LeftOut, Snapshot
 from luigi_tasks.gate.confidence import describe_confidence
+from luigi_tasks.gate.measure import Answers
 from luigi_tasks.gate.records import (
     ClassMetrics,
     Confidence,
@@ -29,6 +31,9 @@ from luigi_tasks.release.history import past_releases
 from luigi_tasks.training.confidence import measure_reliability
 from luigi_tasks.training.records import DoubtedLabel, TrainingRecord
 from tests.fakes.gate_facts import LIMITS, facts, found, measured, rival
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 VOID = {"meta", "img", "line", "circle", "polyline", "text", "br", "link"}
 
@@ -421,7 +426,9 @@ def test_sizes_are_decimal():
     assert megabytes(1_900) == "1.9 kB"
 
 
-def confidence_of_two_classes(point: OperatingPoint | None) -> Confidence:
+def confidence_of_two_classes(
+    point: OperatingPoint | None, known: NDArray[np.float64] | None = None
+) -> Confidence:
     """Forty answers: of those with 0.9, nine in ten are right, of those with 0.6 one in two."""
     scores = np.array([[0.9, 0.1], [0.4, 0.6]] * 20, np.float32)
     truths = ["cat", "dog"] * 18 + ["dog", "cat"] * 2
@@ -435,7 +442,7 @@ def confidence_of_two_classes(point: OperatingPoint | None) -> Confidence:
         temperature=0.5,
         uncalibrated=measure_reliability(np.full((40, 2), 0.5), np.array([0, 1] * 20)),
     )
-    return describe_confidence(("cat", "dog"), truths, scores, training, point)
+    return describe_confidence(("cat", "dog"), truths, Answers(scores, known), training, point)
 
 
 def test_reliability_and_sure_answers_are_shown():
@@ -450,6 +457,14 @@ def test_reliability_and_sure_answers_are_shown():
     assert "cat 0.800 20 20 18 dog never 20 0 0" in page.text
     dots = [one for one in page.all("circle") if one["class" if "class" in one else "r"] == "after"]
     assert len(dots) == len(confidence.after.bins) == 10
+
+
+def test_what_the_model_does_not_know_is_not_sure():
+    """As on a device."""
+    point = OperatingPoint(precision=0.9, thresholds=(0.8, None), coverage=0.4, least_known=0.5)
+    confidence = confidence_of_two_classes(point, np.repeat([0.2, 0.9], 20))
+    assert confidence.coverage == 0.25
+    assert confidence.classes[0].sure == 10
 
 
 def test_without_an_operating_point_every_answer_is_sure():

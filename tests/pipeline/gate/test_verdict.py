@@ -127,6 +127,15 @@ def test_a_model_that_is_no_better_than_a_constant_answer_is_refused():
     assert "'dog' is found in 7 of its 82 hold-out pictures" in verdict.reasons[1]
 
 
+def test_a_holdout_of_one_class_refuses_nothing_and_shows_nothing():
+    """The other class is one burst, which is learned from: always answering the first is right."""
+    candidate = measured(0.975, found("cat", 40, 0.975), found("dog", 0, 0.0), pictures=40)
+    constant = rival(1, 0, units=40, label="cat", accuracy=1.0)
+    verdict = judge(facts(candidate, constant=constant), LIMITS)
+    assert (verdict.outcome, verdict.passed) == ("thin", True)
+    assert "the hold-out has pictures of 'cat' only" in verdict.thin[0]
+
+
 def test_better_than_a_constant_answer_by_chance_is_not_enough_evidence():
     verdict = judge(facts(measured(0.9), constant=rival(1, 4, 20, label="cat", accuracy=0.75)), LIMITS)
     assert (verdict.passed, verdict.outcome) == (True, "thin")
