@@ -146,9 +146,9 @@ def choose_operating_point(unseen: UnseenScores, precision: float) -> OperatingP
     Args:
         unseen: Out-of-fold predictions.
         precision: Share of the sure predictions of each class that should be right; 0: all are sure.
-    Returns: None if all predictions are sure, also where there are no predictions to judge by.
+    Returns: None if all predictions are sure. Without predictions to judge by, none is.
     """
-    if precision == 0 or not len(unseen.truths):
+    if precision == 0:
         return None
     answers, confidence = unseen.scores.argmax(1), unseen.scores.max(1)
     right = answers == unseen.truths
@@ -163,7 +163,7 @@ def choose_operating_point(unseen: UnseenScores, precision: float) -> OperatingP
     return OperatingPoint(
         precision=precision,
         thresholds=thresholds,
-        coverage=round(float(sure.mean()), 6),
+        coverage=round(float(sure.mean()), 6) if len(sure) else 0.0,
         least_known=None if unseen.known is None else LEAST_KNOWN,
     )
 
