@@ -25,7 +25,6 @@ import time
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError, SettingsError
-from edge_client.contract.names import MODEL_FILE, release_target
 from edge_client.contract.times import utc_now
 from luigi_tasks.dataset.records import HOLDOUT, TRAIN
 from luigi_tasks.logs import LUIGI_LOGGER
@@ -422,41 +421,10 @@ def publish_release(
     Raises: InputError if the gate refused or held the candidate, or evaluated another one; SettingsError
         without keys; TrustError; TransportError (the earlier release stays current).
     """
-    from luigi_tasks.release.channel import point_channel  # noqa: PLC0415 - only where something is published
-    from luigi_tasks.release.contents import build_release  # noqa: PLC0415 - as above
-    from luigi_tasks.release.history import self_test_pictures  # noqa: PLC0415 - as above
-    from luigi_tasks.release.patches import make_patches  # noqa: PLC0415 - as above
-    from luigi_tasks.release.self_test import make_self_test  # noqa: PLC0415 - as above
+    from luigi_tasks.release.publication import publish  # noqa: PLC0415 - only where something is published
 
-    release, rules = candidate.record.release, workspace.settings.release
-    if evaluated.record.release != release:
-        msg = f"release {release}: the evaluation is of release {evaluated.record.release}; evaluate this one"
-        raise InputError(msg)
-    if not evaluated.record.verdict.passed:
-        msg = f"release {release}: not published, the gate {evaluated.record.verdict.in_words()}"
-        raise InputError(msg)
-    state, files = workspace.repository.load(), dict[str, bytes]()
-    model = candidate.model
-    if state.release(release) is None:
-        self_test = make_self_test(
-            candidate.record,
-            snapshot.split(HOLDOUT),
-            evaluated.scores,
-            workspace.pixel_loader(progress),
-            rules.self_test_pictures,
-            self_test_pictures(state, rules.channel),
-        )
-        files = build_release(candidate, evaluated, self_test, workspace.settings)
-    else:
-        model = state.read(release_target(release, MODEL_FILE))
-    files |= make_patches(state, release, model, rules.channel, rules.patches)
-    workspace.repository.publish(
-        files,
-        lambda pointer: point_channel(
-            pointer, rules.channel, release, share_percent=rules.share_percent, at=utc_now()
-        ),
-        rules.channel,
-    )
+    load = workspace.pixel_loader(progress)
+    publish(workspace.repository, candidate, evaluated, snapshot.split(HOLDOUT), load, workspace.settings)
 
 
 def current_release(workspace: Workspace) -> str | None:

@@ -70,7 +70,7 @@ LUIGI_TASKS = {
     "provenance": "settings",
     "storage": "settings",
     "backbone": "progress settings",
-    "dataset": "cells progress settings storage",
+    "dataset": "cells logs progress settings storage",
     "training": "progress provenance settings dataset backbone",
     "quantization": "progress provenance settings dataset backbone training",
     "gate": "progress pages settings dataset training quantization",

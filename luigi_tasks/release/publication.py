@@ -1,0 +1,77 @@
+"""Publication of a candidate: its files are signed and uploaded, then the channel points to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import InputError
+from edge_client.contract.names import MODEL_FILE, release_target
+from edge_client.contract.times import utc_now
+from luigi_tasks.release.channel import point_channel
+from luigi_tasks.release.contents import build_release
+from luigi_tasks.release.history import self_test_pictures
+from luigi_tasks.release.patches import make_patches
+from luigi_tasks.release.self_test import make_self_test
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from luigi_tasks.dataset.pixels import PixelLoader
+    from luigi_tasks.dataset.records import Picture
+    from luigi_tasks.gate.records import Evaluated
+    from luigi_tasks.quantization.records import Candidate
+    from luigi_tasks.release.repository import ReleaseRepository
+    from luigi_tasks.settings.values import PipelineSettings
+
+
+def publish(
+    repository: ReleaseRepository,
+    candidate: Candidate,
+    evaluated: Evaluated,
+    holdout: Sequence[Picture],
+    pixels_of: PixelLoader,
+    settings: PipelineSettings,
+) -> None:
+    """Sign the release and upload it, then point the channel to it: data first, pointer last.
+
+    What is signed already, since the channel pointed to it before, is not made again.
+
+    Args:
+        repository: Where it is published.
+        candidate: The candidate.
+        evaluated: The gate's decision.
+        holdout: The pictures that it was judged on; some become its self-test.
+        pixels_of: Loads them.
+        settings: The settings that made it.
+    Raises: InputError if the gate refused or held the candidate, or evaluated another one; SettingsError
+        without keys; TrustError; TransportError (the earlier release stays current).
+    """
+    _check_verdict(candidate.record.release, evaluated)
+    release, rules, state = candidate.record.release, settings.release, repository.load()
+    files, model = dict[str, bytes](), candidate.model
+    if state.release(release) is None:
+        known = self_test_pictures(state, rules.channel)
+        self_test = make_self_test(
+            candidate.record, holdout, evaluated.scores, pixels_of, rules.self_test_pictures, known
+        )
+        files = build_release(candidate, evaluated, self_test, settings)
+    else:
+        model = state.read(release_target(release, MODEL_FILE))
+    files |= make_patches(state, release, model, rules.channel, rules.patches)
+    repository.publish(
+        files,
+        lambda pointer: point_channel(
+            pointer, rules.channel, release, share_percent=rules.share_percent, at=utc_now()
+        ),
+        rules.channel,
+    )
+
+
+def _check_verdict(release: str, evaluated: Evaluated) -> None:
+    """Raise InputError if this release may not be published."""
+    if evaluated.record.release != release:
+        msg = f"release {release}: the evaluation is of release {evaluated.record.release}; evaluate this one"
+        raise InputError(msg)
+    if not evaluated.record.verdict.passed:
+        msg = f"release {release}: not published, the gate {evaluated.record.verdict.in_words()}"
+        raise InputError(msg)
