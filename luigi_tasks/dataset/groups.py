@@ -90,8 +90,8 @@ class _Forest:
         self.waiting: set[int] = set()
         self._pictures = pictures
         known = [one for one in pictures if one.split]
-        self._known = {one.sha256: one.group or one.sha256 for one in known}
-        self._sides = {one.group or one.sha256: one.split for one in known} if keep_sides else {}
+        self._known = {one.sha256: one.group_id for one in known}
+        self._sides = {one.group_id: one.split for one in known} if keep_sides else {}
         self._sizes = collections.Counter(self._known.values())
         self._joined = {one.sha256: one.joined for one in known if one.joined}
         self._known_ids = {*self._known.values()}
@@ -241,7 +241,7 @@ def count_groups(pictures: Iterable[Picture]) -> dict[str, int]:
     """Return the number of groups by what joined them; "": pictures that are alone."""
     pictures = list(pictures)
     counts = collections.Counter(_joined_sources(pictures).values())
-    alone = len({one.group or one.sha256 for one in pictures}) - counts.total()
+    alone = len({one.group_id for one in pictures}) - counts.total()
     return dict(counts) | ({"": alone} if alone else {})
 
 
@@ -263,7 +263,7 @@ def describe_groups(snapshot: Snapshot) -> list[str]:
 def find_sources(pictures: Iterable[Picture]) -> dict[str, str]:
     """Return what joined each group, by its id: the strongest of `SOURCES`; "": a picture alone."""
     pictures = list(pictures)
-    return {one.group or one.sha256: "" for one in pictures} | _joined_sources(pictures)
+    return {one.group_id: "" for one in pictures} | _joined_sources(pictures)
 
 
 def _joined_sources(pictures: Iterable[Picture]) -> dict[str, str]:
@@ -271,7 +271,7 @@ def _joined_sources(pictures: Iterable[Picture]) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in pictures:
         if one.joined:
-            group = one.group or one.sha256
+            group = one.group_id
             found[group] = min(found.get(group, one.joined), one.joined, key=SOURCES.index)
     return found
 
@@ -280,7 +280,7 @@ def find_contradictions(snapshot: Snapshot) -> list[tuple[Picture, ...]]:
     """Return near-duplicates with different labels: of each such scene, all its pictures."""
     scenes: dict[str, list[Picture]] = collections.defaultdict(list)
     for one in snapshot.pictures:
-        scenes[one.group or one.sha256].append(one)
+        scenes[one.group_id].append(one)
     return [
         tuple(scene)
         for _, scene in sorted(scenes.items())

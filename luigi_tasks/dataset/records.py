@@ -77,6 +77,11 @@ class ReadPicture(Entry, frozen=True, array_like=True, gc=False):
     split: str = ""
     joined: str = ""
 
+    @property
+    def group_id(self) -> str:
+        """Id of its group; a picture alone is a group of its own."""
+        return self.group or self.sha256
+
 
 class Inventory(Document, frozen=True, kw_only=True):
     """The pictures of a listing, or of one shard of it, after they were read.
@@ -141,6 +146,11 @@ class Picture(msgspec.Struct, frozen=True, array_like=True, gc=False):
     split: str
     group: str = ""
     joined: str = ""
+
+    @property
+    def group_id(self) -> str:
+        """Id of its group; a picture alone is a group of its own."""
+        return self.group or self.sha256
 
 
 class Snapshot(Document, frozen=True, kw_only=True):

@@ -195,7 +195,7 @@ def is_validation(picture: Picture) -> bool:
 
     By bits of the group's id that the split does not use.
     """
-    return _position((picture.group or picture.sha256)[8:16]) < VALIDATION_SHARE
+    return _position(picture.group_id[8:16]) < VALIDATION_SHARE
 
 
 def find_moved(

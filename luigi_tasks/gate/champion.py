@@ -13,7 +13,7 @@ from luigi_tasks.dataset.left_out import EMPTY_CLASS, SMALL_CLASS
 from luigi_tasks.dataset.pixels import LazyPixels
 from luigi_tasks.dataset.splits import is_learned_from
 from luigi_tasks.gate.evidence import Rival
-from luigi_tasks.gate.measure import classify_all, group_of, measure, right_answers
+from luigi_tasks.gate.measure import classify_all, measure, right_answers
 from luigi_tasks.gate.paired import Paired, count_pairs
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Champion:
         share = holdout_percent if self.holdout_percent is None else self.holdout_percent
         if not (self.split_groups or alone):
             return is_learned_from(picture.sha256, share)
-        return share < holdout_percent and is_learned_from(group_of(picture), share)
+        return share < holdout_percent and is_learned_from(picture.group_id, share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ def compare_with_champion(
         )
         note += renamed
     seen = _find_seen_groups(champion, holdout, holdout_percent)
-    unseen = [index for index in shared if group_of(holdout[index]) not in seen]
+    unseen = [index for index in shared if holdout[index].group_id not in seen]
     if len(unseen) < len(shared):
         note += (
             f" The deployed model may have learned from {len(shared) - len(unseen)} of them (its hold-out "
@@ -140,16 +140,16 @@ def compare_with_champion(
         "deployed model",
     )
     own, other = right[shared], right_answers(champion.document.labels, pictures, answers.scores)
-    paired = count_pairs(own, other, [group_of(one) for one in pictures])
+    paired = count_pairs(own, other, [one.group_id for one in pictures])
     return Comparison(measurement, Rival("", measurement.accuracy, float(own.mean()), paired), note)
 
 
 def _find_seen_groups(champion: Champion, holdout: Sequence[Picture], holdout_percent: float) -> set[str]:
     """Return the groups of which the champion may have learned from a picture."""
-    sizes = collections.Counter(group_of(one) for one in holdout)
-    alone = {one.sha256 for one in holdout if sizes[one.sha256] == 1 and group_of(one) == one.sha256}
+    sizes = collections.Counter(one.group_id for one in holdout)
+    alone = {one.sha256 for one in holdout if sizes[one.sha256] == 1 and one.group_id == one.sha256}
     return {
-        group_of(one)
+        one.group_id
         for one in holdout
         if champion.learned_from(one, holdout_percent, alone=one.sha256 in alone)
     }

@@ -11,7 +11,7 @@ from luigi_tasks.dataset.pixels import LazyPixels
 from luigi_tasks.gate.champion import compare_with_champion, find_set_aside
 from luigi_tasks.gate.confidence import describe_confidence
 from luigi_tasks.gate.evidence import Rival
-from luigi_tasks.gate.measure import group_of, measure, right_answers, summarize
+from luigi_tasks.gate.measure import measure, right_answers, summarize
 from luigi_tasks.gate.paired import count_pairs
 from luigi_tasks.gate.records import Evaluation, Measurement, SchemeResult
 from luigi_tasks.gate.simulation import TYPICAL_APART, simulate
@@ -109,7 +109,7 @@ def _compare_with_constant(right: NDArray[np.bool_], holdout: Sequence[Picture])
     counts = collections.Counter(one.label for one in holdout)
     label = max(sorted(counts), key=lambda one: counts[one], default="")
     constant = np.array([one.label == label for one in holdout], np.bool_)
-    paired = count_pairs(right, constant, [group_of(one) for one in holdout])
+    paired = count_pairs(right, constant, [one.group_id for one in holdout])
     shown = max(len(holdout), 1)
     return Rival(label, float(constant.sum()) / shown, float(right.sum()) / shown, paired)
 

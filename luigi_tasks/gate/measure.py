@@ -82,11 +82,6 @@ def measure(
     return msgspec.structs.replace(measurement, strangers=strangers), Answers(scores, np.array(known))
 
 
-def group_of(picture: Picture) -> str:
-    """Return the group of a picture; one that is alone is a group of its own."""
-    return picture.group or picture.sha256
-
-
 def right_answers(
     labels: Sequence[str], pictures: Sequence[Picture], scores: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
@@ -159,10 +154,10 @@ def summarize(
             )
     wrong.sort(key=lambda mistake: (-mistake.confidence, mistake.sha256))
     accuracy = (len(pictures) - len(wrong)) / max(len(pictures), 1)
-    groups = collections.Counter(group_of(picture) for picture in pictures)
+    groups = collections.Counter(picture.group_id for picture in pictures)
     by_class = {label: collections.Counter[str]() for label in labels}
     for picture in pictures:
-        by_class[picture.label][group_of(picture)] += 1
+        by_class[picture.label][picture.group_id] += 1
     return Measurement(
         accuracy=accuracy,
         pictures=len(pictures),

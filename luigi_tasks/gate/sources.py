@@ -6,7 +6,6 @@ import collections
 from typing import TYPE_CHECKING
 
 from luigi_tasks.dataset.groups import find_sources
-from luigi_tasks.gate.measure import group_of
 from luigi_tasks.gate.records import SourceResult
 from luigi_tasks.gate.statistics import effective_size
 
@@ -29,11 +28,11 @@ def measure_sources(holdout: Sequence[Picture], right: NDArray[np.bool_]) -> tup
     sources = find_sources(holdout)
     rows: dict[str, list[int]] = collections.defaultdict(list)
     for row, one in enumerate(holdout):
-        rows[sources[group_of(one)]].append(row)
+        rows[sources[one.group_id]].append(row)
     found = []
     for source in sorted(rows, key=lambda one: (not one, one)):
         own = rows[source]
-        sizes = collections.Counter(group_of(holdout[row]) for row in own)
+        sizes = collections.Counter(holdout[row].group_id for row in own)
         found.append(
             SourceResult(
                 source=source,

@@ -58,7 +58,7 @@ def choose_folds(
         return np.where(validation, 0, NO_FOLD)
     enough = max(ENOUGH, ENOUGH_OF_A_CLASS * classes)
     wanted = min(FOLDS, max(1, round(FOLDS * enough / max(len(pictures), 1))))
-    folds = np.array([_position(one.group or one.sha256) for one in pictures], np.int64)
+    folds = np.array([_position(one.group_id) for one in pictures], np.int64)
     return np.where(folds < wanted, folds, NO_FOLD)
 
 

@@ -103,7 +103,7 @@ def doubt_labels(
     """
     number = {label: index for index, label in enumerate(snapshot.labels)}
     targets = np.array([number[one.label] for one in snapshot.pictures], np.int64)
-    ids = [one.group or one.sha256 for one in snapshot.pictures]
+    ids = [one.group_id for one in snapshot.pictures]
     given = LabelledFeatures(features, targets, len(number), ids, parameters)
     return ask_witnesses(given, training, progress)
 
