@@ -467,6 +467,12 @@ def test_what_the_model_does_not_know_is_not_sure():
     assert confidence.classes[0].sure == 10
 
 
+def test_a_release_that_is_sure_of_nothing_says_so():
+    point = OperatingPoint(precision=0.9, thresholds=(None, None), coverage=0.0)
+    page = render(confidence=confidence_of_two_classes(point))
+    assert "None of the hold-out is sure; [release] precision asks for 90.00 %" in page.text
+
+
 def test_without_an_operating_point_every_answer_is_sure():
     confidence = confidence_of_two_classes(None)
     assert (confidence.coverage, confidence.wanted_precision) == (1.0, None)
