@@ -34,6 +34,9 @@ BLUR_PIXELS = 1.0
 CANDIDATE = 0.85
 # Largest rest of an alignment, as a share of the edges' energy, of two frames of one scene.
 ALIKE = 0.15
+# The rest in the fields of a picture that have edges, each counted alike; so much of it is compared too.
+FIELDS_WEIGHT = 0.6
+FIELD_FLOOR = 32.0
 # Grey levels of detail below which a picture counts as empty, like one of a covered lens.
 EMPTY_LEVELS = 1.0
 EMPTY_BRIGHTNESS = 16.0
@@ -124,13 +127,30 @@ class Fingerprints:
             products + weight * np.eye(7, dtype=np.float32), tangents @ rest[:, :, None]
         )
         rest = rest - (tangents.transpose(0, 2, 1) @ amounts)[:, :, 0]
-        edges = ((mean @ _EDGES) ** 2).sum(1)
+        rest, steepness = rest**2, (mean @ _EDGES) ** 2
+        edges = steepness.sum(1)
         floor = EMPTY_LEVELS**2 * rest.shape[1]
-        found = (rest**2).sum(1) / (edges + floor)
+        found = np.maximum(
+            rest.sum(1) / (edges + floor),
+            FIELDS_WEIGHT * _share_of_fields(rest @ _FIELDS, steepness @ _SLOPES),
+        )
         # Nothing to be seen in either: brightness alone tells a covered lens from a white wall.
         apart = np.abs(self.brightness[one] - self.brightness[other]) > EMPTY_BRIGHTNESS
         found[(edges < 10 * floor) & apart] = 1.0
         return np.asarray(found, np.float32)
+
+
+def _share_of_fields(rest: NDArray[np.float32], edges: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (P,) what is left in the fields of a picture that have edges, each field alike.
+
+    An outline before a plain wall has nearly all energy of a picture, and is much the same for other objects.
+
+    Args:
+        rest: (P, fields) energy that is left.
+        edges: (P, fields) energy of the edges.
+    """
+    share = np.minimum(rest / (edges + FIELD_FLOOR), 1).sum(1)
+    return np.asarray(share / np.maximum((edges / (edges + FIELD_FLOOR)).sum(1), 1), np.float32)
 
 
 def _waves(size: int) -> NDArray[np.float32]:
@@ -186,7 +206,19 @@ def _block_diagonal(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]
     return table
 
 
+def _make_fields() -> NDArray[np.float32]:
+    """Return (pixels, 49): the field of each pixel of `_PIXELS`: 2 x 2 of light, one of each colour."""
+    side = (THUMB - 2) // 2
+    colours = np.eye(side**2, dtype=np.float32)
+    light = colours.reshape(side, side, -1).repeat(2, 0).repeat(2, 1).reshape(-1, side**2)
+    return np.concatenate([light, colours, colours])
+
+
 _PIXELS, *_MOVES, _EDGES = _make_tables()
+_FIELDS = _make_fields()
+_PLANES = [(THUMB - 2) ** 2, (THUMB - 2) ** 2 * 5 // 4]  # where colours begin
+# Edges of a plane are those across, then those down.
+_SLOPES = np.concatenate([part for part in np.split(_FIELDS, _PLANES) for _ in range(2)])
 _TANGENTS = np.concatenate([_PIXELS, *_MOVES], 1)
 _HEIGHTS = np.concatenate([_frequencies(SIDE)[one] for one in _kept(SIDE)])
 _BLUR = np.exp(-((_HEIGHTS * np.pi * BLUR_PIXELS / THUMB) ** 2) / 2).astype(np.float32)

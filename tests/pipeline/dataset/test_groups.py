@@ -10,7 +10,7 @@ import itertools
 import msgspec
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from edge_client.contract.errors import InputError, SettingsError
 from luigi_tasks.dataset.alike import find_alike
@@ -188,6 +188,30 @@ def test_a_hundred_pictures_of_one_scene_are_one_group(dataset):
     fill(dataset, scenes=8, start=10)
     counts = collections.Counter(one.group for one in dataset.snapshot().pictures if one.path.split("/")[0])
     assert counts.most_common(1)[0][1] >= 98
+
+
+def on_white(seed, number=0):
+    """A thing on a white board, whose outline is that of any other thing."""
+    rng = np.random.default_rng([seed, 1])
+    thing = Image.open(io.BytesIO(frame(seed, number))).resize((48, 44))
+    thing = Image.blend(Image.new("RGB", thing.size, (60, 60, 60)), thing, 0.5)
+    mask = Image.new("L", thing.size)
+    ImageDraw.Draw(mask).ellipse((1, 1, 46, 42), fill=255)
+    board = Image.new("RGB", (WIDTH, HEIGHT), (224, 224, 218))
+    board.paste(thing, (22 + int(rng.integers(0, 4)), 12 + int(rng.integers(0, 4))), mask)
+    file = io.BytesIO()
+    board.save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def test_things_on_a_white_board_are_different_scenes(dataset):
+    for seed in range(60):
+        dataset.add(f"{'ab'[seed % 2]}/{seed}.jpg", on_white(seed))
+    groups = collections.Counter(one.group for one in dataset.snapshot().pictures)
+    assert len(groups) > 55
+    dataset.add("a/again.jpg", on_white(4, 1))
+    found = by_path(dataset.snapshot())
+    assert found["a/again.jpg"].group == found["a/4.jpg"].group
 
 
 def test_near_duplicates_with_different_labels_are_found(dataset):
