@@ -6,6 +6,7 @@ become one scene; and so that the search is short where most pictures show the s
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,7 +82,9 @@ class _Search:
         for start in range(0, self._count, SCENES_AT_ONCE):
             cosines = first @ self._scenes[start : min(start + SCENES_AT_ONCE, self._count)].T
             row, column = np.divmod(np.flatnonzero(cosines >= CANDIDATE), cosines.shape[1])
-            parts.append((row, column + start, cosines[row, column]))
+            cosine = cosines[row, column]
+            likely = _mark_highest(row, cosine)
+            parts.append((row[likely], column[likely] + start, cosine[likely]))
         row, column, cosine = (np.concatenate(one) for one in zip(*parts, strict=True))
         if len(row) == 0:
             return row, column
@@ -96,6 +99,20 @@ class _Search:
         left = self._prints.unlikeness(one, other)
         chosen = left < ALIKE
         return list(zip(one[chosen].tolist(), other[chosen].tolist(), left[chosen].tolist(), strict=True))
+
+
+def _mark_highest(row: NDArray[np.intp], cosine: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Return the positions of the highest few of each row, and of those as high as they are.
+
+    Before plain backgrounds a fifth of all scenes are candidates; to sort them would take longest of all.
+    """
+    found = [np.zeros(0, np.intp)]
+    edges = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), len(row)]
+    for start, end in itertools.pairwise(edges):
+        part = cosine[start:end]
+        least = np.partition(part, -AT_MOST)[-AT_MOST] if len(part) > AT_MOST else -1.0
+        found.append(np.flatnonzero(part >= least) + start)
+    return np.concatenate(found)
 
 
 def _nearest(links: list[tuple[int, int, float]]) -> list[tuple[int, int]]:
