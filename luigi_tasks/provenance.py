@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Code that decides the bytes of a model: wings, and the constants among the settings.
 MODEL_CODE = ("dataset", "backbone", "training", "quantization", "settings/values.py")
 
+# Among the settings of each release that was split by groups.
+GROUP_SETTING = "dataset.group"
+
 
 @functools.cache
 def package_versions() -> dict[str, str]:
@@ -76,6 +79,10 @@ def flatten_settings(settings: PipelineSettings) -> dict[str, str]:
     }
     del flat["training.cluster"]
     del flat["quantization.calibration"]  # the release has its own list
-    flat["dataset.holdout_percent"] = str(settings.dataset.holdout_percent)
+    dataset = settings.dataset
+    flat["dataset.holdout_percent"] = str(dataset.holdout_percent)
+    # Also where nothing names groups: that the setting is there says that the release was split by groups.
+    flat[GROUP_SETTING] = Path(dataset.group).name if dataset.group.endswith(".csv") else dataset.group
+    flat["dataset.burst_s"] = str(dataset.burst_s)
     flat["model.weights"] = settings.model.weights.rsplit("/", 1)[-1]
     return flat

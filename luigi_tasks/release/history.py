@@ -8,6 +8,7 @@ from edge_client.contract.documents import decode_document
 from edge_client.contract.names import CALIBRATION_FILE, MODEL_FILE, release_target
 from luigi_tasks.gate.champion import Champion
 from luigi_tasks.gate.report import Past
+from luigi_tasks.provenance import GROUP_SETTING
 from luigi_tasks.quantization.records import Calibration
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def load_champion(state: RepositoryState, release: str | None, holdout_percent: 
         document,
         state.read(release_target(document.release, MODEL_FILE)),
         holdout_percent=_holdout_percent(document, holdout_percent),
-        split_groups="dataset.group" in document.settings,
+        split_groups=GROUP_SETTING in document.settings,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,6 +28,7 @@ from luigi_tasks.quantization.records import (
     CandidateRecord,
     QuantizationRecord,
 )
+from luigi_tasks.release.history import load_champion
 from luigi_tasks.release.published import object_key
 from luigi_tasks.workspace import open_workspace
 from tests.fakes.heads import head_with
@@ -189,6 +191,31 @@ def test_next_candidate_meets_the_deployed_one(settings):
     assert evaluation.champion.accuracy == 1
     assert second.published().release(second.release).parent == first.release
     assert all(f"{run.release}, " in report for run in (first, second)), "past releases are drawn"
+
+
+def test_bursts_count_where_the_deployed_release_was_split_by_groups_too(settings):
+    """A version without groups learned from some pictures of each burst, and says nothing of groups."""
+    first, second = Run(settings, 0), Run(settings, 1)
+    first.publish()
+    pictures = second.snapshot.pictures
+    burst = tuple(msgspec.structs.replace(one, group=pictures[0].sha256) for one in pictures[:4])
+    second.snapshot = msgspec.structs.replace(second.snapshot, pictures=(*burst, *pictures[4:]))
+    met = second.judge().record.champion
+    assert met is not None
+    assert met.pictures == len(pictures)
+    state = first.published()
+    document = state.release(first.release)
+    released = {name: value for name, value in document.settings.items() if name != "dataset.group"}
+    before = SimpleNamespace(
+        release={first.release: msgspec.structs.replace(document, settings=released)}.get, read=state.read
+    )
+    assert [was_split_by_groups(one, first.release) for one in (state, before)] == [True, False]
+
+
+def was_split_by_groups(state: Any, release: str) -> bool:
+    champion = load_champion(state, release, 20.0)
+    assert champion is not None
+    return champion.split_groups
 
 
 def test_candidate_that_is_deployed_already_meets_the_one_before(settings):
