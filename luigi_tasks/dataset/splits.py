@@ -153,8 +153,30 @@ class _Balance:
             side, sign = self._sides[group], 1 if self._sides[group] == TRAIN else -1
             is_off = held < wanted / 2 if side == TRAIN else held > wanted * 1.5
             after = held + sign * sizes[group]
-            if is_off and abs(after - wanted) < abs(held - wanted) and self._may_move(group):
+            if not is_off or abs(after - wanted) >= abs(held - wanted):
+                continue
+            if self._may_move(group):
                 self._sides[group], held = HOLDOUT if side == TRAIN else TRAIN, after
+            elif side == HOLDOUT:
+                held += self._exchange(group, [one for one in fresh if sizes[one] < sizes[group]], sizes)
+
+    def _exchange(self, group: str, others: Iterable[str], sizes: Mapping[str, int]) -> int:
+        """Let a smaller group judge in place of the only one; return by how much the hold-out grows."""
+        for other in others:
+            if self._sides[other] == TRAIN and not self._pinned & {group, other}:
+                self._sides[group], self._sides[other] = TRAIN, HOLDOUT
+                if self._have_both_sides({group, other}):
+                    return sizes[other] - sizes[group]
+                self._sides[group], self._sides[other] = HOLDOUT, TRAIN
+        return 0
+
+    def _have_both_sides(self, groups: AbstractSet[str]) -> bool:
+        """Whether each class of these groups that has several groups has both sides."""
+        return all(
+            len({self._sides[one] for one in sizes}) > 1
+            for sizes in self._classes.values()
+            if len(sizes) > 1 and not groups.isdisjoint(sizes)
+        )
 
 
 def count_moved(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 import io
 import itertools
 
@@ -19,6 +20,7 @@ from luigi_tasks.dataset.fingerprints import encode, shrink
 from luigi_tasks.dataset.groups import SAME_TIME_AT_MOST, count_groups, find_contradictions
 from luigi_tasks.dataset.left_out import BRIDGING
 from luigi_tasks.dataset.records import HOLDOUT, NAMED, SIMILAR, TAKEN, TRAIN, Inventory
+from luigi_tasks.dataset.splits import choose_splits
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.steps import take_snapshot
 from luigi_tasks.workspace import open_workspace
@@ -422,6 +424,19 @@ def test_classes_of_few_large_groups_have_about_their_share_in_the_holdout(datas
     for label in "ab":
         held = [one.split == HOLDOUT for one in pictures if one.label == label]
         assert 0 < sum(held) / len(held) < 0.45
+
+
+@pytest.mark.parametrize("small", [1, 2, 5])
+def test_a_class_that_is_nearly_one_group_is_learned_from_and_judged_by_the_rest(small):
+    for seed in range(20):
+        owner: dict[str, str] = {}
+        for label, (number, size) in itertools.product("ab", enumerate([90, *[2] * small])):
+            group = hashlib.sha256(f"{seed}/{label}/{number}".encode()).hexdigest()
+            owner |= {f"{label}{number}-{one}": group for one in range(size)}
+        splits = choose_splits({one: one[0] for one in owner}, 20.0, groups=owner)
+        held = collections.Counter(one[0] for one, side in splits.items() if side == HOLDOUT)
+        assert set(held) == {"a", "b"}
+        assert max(held.values()) <= 2 * small
 
 
 # --- earlier versions ----------------------------------------------------------------------------
