@@ -368,7 +368,7 @@ def evaluate(
     evaluation, scores = evaluate_candidate(
         candidate,
         heads,
-        history.load_champion(state, champion, settings.dataset.holdout_percent),
+        history.load_champion(state, champion, settings),
         holdout,
         pixels_of,
         settings.gate,

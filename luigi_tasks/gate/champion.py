@@ -38,7 +38,7 @@ class Champion:
         document: Its signed description.
         model: Its file.
         holdout_percent: Share of the pictures that was kept from it; None: as today.
-        split_groups: Whether groups were kept together then.
+        split_groups: Whether the groups of today were kept together then.
     """
 
     document: ReleaseDocument
@@ -124,7 +124,7 @@ def compare_with_champion(
     if len(unseen) < len(shared):
         note += (
             f" The deployed model may have learned from {len(shared) - len(unseen)} of them (its hold-out "
-            "was smaller, or its version did not keep bursts together): those do not count."
+            "was smaller, or other pictures were kept together): those do not count."
         )
     if not unseen:
         return Comparison(None, Rival("", 0.0, 0.0, Paired(0, 0, 0)), note)

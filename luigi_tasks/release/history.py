@@ -8,23 +8,24 @@ from edge_client.contract.documents import decode_document
 from edge_client.contract.names import CALIBRATION_FILE, MODEL_FILE, release_target
 from luigi_tasks.gate.champion import Champion
 from luigi_tasks.gate.report import Past
-from luigi_tasks.provenance import GROUP_SETTING
+from luigi_tasks.provenance import GROUP_SETTING, flatten_settings
 from luigi_tasks.quantization.records import Calibration
 
 if TYPE_CHECKING:
     from edge_client.contract.release import ReleaseDocument
     from luigi_tasks.release.published import RepositoryState
+    from luigi_tasks.settings.values import PipelineSettings
 
 CALIBRATION_LIMIT_BYTES = 16 << 20
 
 
-def load_champion(state: RepositoryState, release: str | None, holdout_percent: float) -> Champion | None:
+def load_champion(state: RepositoryState, release: str | None, settings: PipelineSettings) -> Champion | None:
     """Return the deployed model; None if there is none, or it is not signed any more.
 
     Args:
         state: What is published.
         release: Its id, from `channel.find_champion`.
-        holdout_percent: Hold-out share of the candidate.
+        settings: Settings of the candidate.
     Raises: TrustError if the store holds something else than what was signed.
     """
     document = state.release(release) if release is not None else None
@@ -33,8 +34,9 @@ def load_champion(state: RepositoryState, release: str | None, holdout_percent: 
     return Champion(
         document,
         state.read(release_target(document.release, MODEL_FILE)),
-        holdout_percent=_holdout_percent(document, holdout_percent),
-        split_groups=GROUP_SETTING in document.settings,
+        holdout_percent=_holdout_percent(document, settings.dataset.holdout_percent),
+        # Where other names joined pictures, groups of today may have been on both sides.
+        split_groups=document.settings.get(GROUP_SETTING) == flatten_settings(settings)[GROUP_SETTING],
     )
 
 

@@ -212,11 +212,14 @@ def test_bursts_count_where_the_deployed_release_was_split_by_groups_too(setting
     before = SimpleNamespace(
         release={first.release: msgspec.structs.replace(document, settings=released)}.get, read=state.read
     )
-    assert [was_split_by_groups(one, first.release) for one in (state, before)] == [True, False]
+    named = dataclasses.replace(settings, dataset=dataclasses.replace(settings.dataset, group="cam[0-9]"))
+    assert was_split_by_groups(state, first.release, settings)
+    assert not was_split_by_groups(before, first.release, settings)
+    assert not was_split_by_groups(state, first.release, named), "by other groups"
 
 
-def was_split_by_groups(state: Any, release: str) -> bool:
-    champion = load_champion(state, release, 20.0)
+def was_split_by_groups(state: Any, release: str, settings: PipelineSettings) -> bool:
+    champion = load_champion(state, release, settings)
     assert champion is not None
     return champion.split_groups
 
