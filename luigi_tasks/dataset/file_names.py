@@ -23,6 +23,8 @@ _FOREIGN = (
     # archives, videos and sounds
     "zip tar gz tgz bz2 xz zst 7z rar iso dmg img",
     "mp4 m4v mov avi mkv webm wmv mpg mpeg 3gp mts m2ts wav mp3 m4a aac ogg flac",
+    # what cameras and disks keep for themselves
+    "dat bin inf ind ctg mrk bdm mpl cpi",
     # unfinished and former files
     "part crdownload download tmp temp bak old swp orig md5 sha1 sha256",
 )

@@ -101,7 +101,8 @@ def make_snapshot(
     if HOLDOUT not in splits.values():
         msg = (
             f"{url}: each class is one group of pictures that look alike or were taken together, so none can "
-            "be kept to judge a model; add pictures of other things, or of another time and place"
+            "be kept to judge a model; add pictures of other things, or of another time and place, or "
+            "correct [dataset] group, or burst_s where the times are not those of taking"
         )
         raise InputError(msg)
     pictures = tuple(

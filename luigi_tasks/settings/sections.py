@@ -63,7 +63,7 @@ class dataset(luigi.Config):  # noqa: N801 - the class name is the section's nam
         default=15, description="smallest number of different pictures of a class; one with fewer is left out"
     )
     holdout_percent = luigi.FloatParameter(
-        default=20.0, description="percent of the pictures, by content hash, kept from training for the gate"
+        default=20.0, description="percent of the pictures, in whole groups, kept from training for the gate"
     )
     max_left_out_percent = luigi.FloatParameter(
         default=5.0,

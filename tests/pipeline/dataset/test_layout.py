@@ -241,3 +241,8 @@ def test_pictures_next_to_wrapped_classes_are_left_out(tmp_path):
     assert snapshot.labels == ("a", "b")
     assert snapshot.layout == "the classes are the folders in photos/"
     assert reasons(snapshot) == {"photos/README": "no picture", "photos/cover.png": "in no class folder"}
+
+
+def test_folders_of_a_camera_are_no_classes(tmp_path):
+    tree = pictures(DCIM__a=20, DCIM__b=20) | {"MISC/AUTPRINT.MRK": b"x", "PRIVATE/INDEX.BDM": b"x"}
+    assert snap(tmp_path / "p", tree | {"INFO/1.dat": b"x"}).labels == ("a", "b")
