@@ -205,13 +205,13 @@ def _camera_of(picture: ReadPicture) -> tuple[str, str]:
 
 def _find_similar(pictures: Sequence[ReadPicture], new: Sequence[int]) -> dict[int, list[int]]:
     """Return the pictures that new ones are near-duplicates of."""
-    rows = [row for row in new if pictures[row].fingerprint]
+    rows = [row for row in new if pictures[row].is_comparable]
     if not rows:
         return {}
     from luigi_tasks.dataset.alike import find_alike  # noqa: PLC0415 - NumPy, only where pictures are new
 
     known = [
-        row for row, one in enumerate(pictures) if one.split and one.fingerprint and one.joined != SIMILAR
+        row for row, one in enumerate(pictures) if one.split and one.is_comparable and one.joined != SIMILAR
     ]
     order = known + rows
     links: dict[int, list[int]] = collections.defaultdict(list)

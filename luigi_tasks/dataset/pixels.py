@@ -19,7 +19,7 @@ from luigi_tasks.dataset.capture import find_capture
 from luigi_tasks.dataset.file_names import has_picture_suffix
 from luigi_tasks.dataset.formats import decode_file, is_picture
 from luigi_tasks.dataset.left_out import FOREIGN, UNDECODABLE, UNREADABLE
-from luigi_tasks.dataset.records import ReadPicture
+from luigi_tasks.dataset.records import FINGERPRINT_KIND, ReadPicture
 from luigi_tasks.dataset.sources import DamagedFileError
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def read_pictures(
     """
     pixels = np.empty((len(entries), height, width, 3), np.uint8)
     small = np.zeros((len(entries), fingerprints.SIDE, fingerprints.SIDE, 3), np.uint8)
+    comparable = np.zeros(len(entries), bool)
 
     def read(number: int) -> ReadPicture:
         entry = entries[number]
@@ -130,6 +131,7 @@ def read_pictures(
             if has_picture_suffix(entry.path) or is_picture(data):
                 return _faulty(entry, shard, str(e), UNDECODABLE)
             return _faulty(entry, shard, "no picture, by its content", FOREIGN)
+        comparable[number] = fingerprints.is_large_enough(data)
         small[number] = fingerprints.shrink(pixels[number])
         taken, camera = find_capture(data, entry.path)
         sha256 = hashlib.sha256(data).hexdigest()
@@ -140,8 +142,8 @@ def read_pictures(
     found = in_threads(read, range(len(entries)), "reading pictures", progress, threads=source.threads)
     prints = fingerprints.encode(small)
     found = [
-        one if one.fault else msgspec.structs.replace(one, fingerprint=text)
-        for one, text in zip(found, prints, strict=True)
+        one if one.fault else msgspec.structs.replace(one, fingerprint=text if compared else FINGERPRINT_KIND)
+        for one, text, compared in zip(found, prints, comparable.tolist(), strict=True)
     ]
     whole = [number for number, one in enumerate(found) if not one.fault]
     kept = pixels if len(whole) == len(found) else pixels[whole]

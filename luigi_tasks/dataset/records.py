@@ -58,7 +58,8 @@ class ReadPicture(Entry, frozen=True, array_like=True, gc=False):
         fault: Reason why it cannot be decoded, else empty.
         shard: Key of the shard that it was read in; its features are stored under that key.
         reason: Reason for a fault, one of `dataset/left_out.py`; empty where an earlier version found it.
-        fingerprint: What it shows, see `dataset/fingerprints.py`; empty where an earlier version read it.
+        fingerprint: What it shows, see `dataset/fingerprints.py`; its kind alone if the picture is too small
+            to be compared; empty where an earlier version read it.
         taken: When, in ms by its camera's clock; 0: unknown.
         camera: Which camera took it; empty: unknown.
         group: Id of its group; empty: its own hash.
@@ -81,6 +82,11 @@ class ReadPicture(Entry, frozen=True, array_like=True, gc=False):
     def group_id(self) -> str:
         """Id of its group; a picture alone is a group of its own."""
         return self.group or self.sha256
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether near-duplicates of it can be found."""
+        return len(self.fingerprint) > len(FINGERPRINT_KIND)
 
 
 class Inventory(Document, frozen=True, kw_only=True):

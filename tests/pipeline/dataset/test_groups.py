@@ -50,6 +50,13 @@ def frame(seed, number=0, *, exif=None):
     return file.getvalue()
 
 
+def png(pixels):
+    """Content of a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 class Dataset:
     """A folder of pictures whose snapshots are taken one after the other, as the nightly runs do."""
 
@@ -229,6 +236,19 @@ def test_covered_lenses_are_one_scene_and_no_white_wall():
     light = [noise.integers(240, 244, (64, 64, 3), np.uint8) for _ in range(3)]
     texts = encode(np.stack([shrink(one) for one in (*dark, *light)]))
     assert find_alike(texts, 0) == [(1, 0), (2, 0), (4, 3), (5, 3)]
+
+
+def test_drawings_of_a_few_pixels_are_not_taken_for_one_scene(dataset):
+    for number in range(20):
+        for label, column in (("one", 3), ("two", 4)):
+            drawing = np.zeros((8, 8), np.uint8)
+            drawing[1:7, column] = 255 - number
+            dataset.add(f"{label}/{number}.png", png(drawing))
+    snapshot = dataset.snapshot()
+    assert len({one.group_id for one in snapshot.pictures}) == 40
+    dataset.add("two/new.png", png(np.full((8, 8), 9, np.uint8)))
+    [shard] = dataset.workspace().plan.new
+    assert [one.path for one in shard.pictures] == ["two/new.png"], "the others are not read again"
 
 
 # --- time ----------------------------------------------------------------------------------------

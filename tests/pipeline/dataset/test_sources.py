@@ -429,15 +429,15 @@ def test_the_digits_are_written_once_and_listed_the_same_everywhere(tmp_path, st
     for cache in ("one", "two"):
         source = open_source(dataset_settings(tmp_path / cache, "digits"), store_settings)
         listings.append(source.listing().pictures)
-        assert [path.name for path in (tmp_path / cache).iterdir()] == ["digits-1"]
+        assert [path.name for path in (tmp_path / cache).iterdir()] == ["digits-2"]
     assert listings[0] == listings[1]
     assert len(listings[0]) == 1797
     assert {entry.path.split("/")[0] for entry in listings[0]} == set("0123456789")
-    with Image.open(tmp_path / "one" / "digits-1" / listings[0][0].path) as image:
-        assert (image.size, image.mode) == ((32, 32), "L")
-    before = (tmp_path / "one" / "digits-1").stat().st_mtime_ns
+    with Image.open(tmp_path / "one" / "digits-2" / listings[0][0].path) as image:
+        assert (image.size, image.mode) == ((24, 24), "L")
+    before = (tmp_path / "one" / "digits-2").stat().st_mtime_ns
     write_digits(tmp_path / "one")
-    assert (tmp_path / "one" / "digits-1").stat().st_mtime_ns == before
+    assert (tmp_path / "one" / "digits-2").stat().st_mtime_ns == before
 
 
 def test_digits_that_fail_half_way_leave_nothing(tmp_path, monkeypatch):
