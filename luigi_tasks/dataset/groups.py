@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from luigi_tasks.dataset.records import Picture, ReadPicture, Snapshot
 
-# More pictures of one folder and camera with the same time to the millisecond are no burst: the clock stood
-# still, or a program wrote the date.
+# More pictures of one camera, in whatever folders, with the same time to the millisecond are no burst: the
+# clock stood still, or a program wrote the date.
 SAME_TIME_AT_MOST = 50
 # Scenes of more pictures than this are not joined by a picture that is like both: on plain backgrounds, a
 # chain of such pictures would join everything.
@@ -183,14 +183,15 @@ def _find_bursts(pictures: Sequence[ReadPicture], new: Iterable[int], burst_s: f
     """Return the neighbours in time of new pictures: same folder, same camera, within `burst_s`."""
     wanted = {_camera_of(pictures[row]) for row in new if pictures[row].taken}
     rows: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
-    if wanted:
-        for row, one in enumerate(pictures):
-            if one.taken and (key := _camera_of(one)) in wanted:
+    same: collections.Counter[tuple[str, int]] = collections.Counter()
+    for row, one in enumerate(pictures) if wanted else ():
+        if one.taken:
+            same[one.camera, one.taken] += 1
+            if (key := _camera_of(one)) in wanted:
                 rows[key].append(row)
     links: dict[int, list[int]] = collections.defaultdict(list)
-    for found in rows.values():
-        same = collections.Counter(pictures[row].taken for row in found)
-        real = [row for row in found if same[pictures[row].taken] <= SAME_TIME_AT_MOST]
+    for (_, camera), found in rows.items():
+        real = [row for row in found if same[camera, pictures[row].taken] <= SAME_TIME_AT_MOST]
         real.sort(key=lambda row: (pictures[row].taken, pictures[row].sha256))
         for before, after in itertools.pairwise(real):
             if pictures[after].taken - pictures[before].taken <= burst_s * 1000:

@@ -303,6 +303,13 @@ def test_a_clock_that_stands_still_joins_nothing(dataset):
     assert set(count_groups(dataset.snapshot().pictures)) == {""}
 
 
+def test_a_date_that_a_program_wrote_into_all_pictures_joins_nothing(dataset):
+    for number in range(SAME_TIME_AT_MOST + 2):
+        written = exif_of("2024:01:31 12:00:00")
+        dataset.add(f"{'abc'[number % 3]}/{number}.jpg", frame(number, exif=written))
+    assert set(count_groups(dataset.snapshot().pictures)) == {""}
+
+
 def exif_of(taken, model="camera", part="250"):
     exif = Image.Exif()
     exif[0x0110] = model
