@@ -178,13 +178,16 @@ def save_lineage(store: Store, release: str, tuned: StoredDocument) -> None:
 
 
 def find_parent(workspace: Workspace) -> tuple[str, bytes] | None:
-    """Return the deployed release and the weights of its tuned backbone, where both still exist."""
-    pointer = workspace.published().channel(workspace.settings.release.channel)
-    if pointer is None:
+    """Return the deployed release and the weights of its tuned backbone, where both still exist.
+
+    None, too, where it learned from pictures that judge today: what is trained further would know them.
+    """
+    release = workspace.find_start()
+    if release is None:
         return None
-    lineage = _find(StoredDocument(workspace.store, addresses.lineage(pointer.release)), Lineage)
+    lineage = _find(StoredDocument(workspace.store, addresses.lineage(release)), Lineage)
     found = workspace.store.get(lineage.tuned + WEIGHTS_FILE) if lineage is not None else None
-    return (pointer.release, found.data) if found is not None else None
+    return (release, found.data) if found is not None else None
 
 
 def save_backbone(target: StoredDocument, backbone: Backbone) -> None:

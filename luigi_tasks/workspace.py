@@ -253,6 +253,27 @@ class Workspace:
             return empty_state(self.store)
         return self.repository.load()
 
+    def find_start(self) -> str | None:
+        """Return the deployed release if training may go on from its weights, see `is_kept_from_judges`.
+
+        Raises: as `published`.
+        """
+        from luigi_tasks.release.history import is_kept_from_judges  # noqa: PLC0415 - NumPy
+
+        state = self.published()
+        pointer = state.channel(self.settings.release.channel)
+        document = state.release(pointer.release) if pointer is not None else None
+        if document is None:
+            return None
+        if not is_kept_from_judges(document, self.settings):
+            logger.warning(
+                "[training] warm_start: release %s may have learned from pictures that judge now (it was "
+                "split by other groups, or its hold-out was smaller); starting from the initial weights",
+                document.release,
+            )
+            return None
+        return document.release
+
     def check_keys(self) -> None:
         """Refuse a missing or foreign root before anything is trained for it.
 

@@ -35,9 +35,19 @@ def load_champion(state: RepositoryState, release: str | None, settings: Pipelin
         document,
         state.read(release_target(document.release, MODEL_FILE)),
         holdout_percent=_holdout_percent(document, settings.dataset.holdout_percent),
-        # Where other names joined pictures, groups of today may have been on both sides.
-        split_groups=document.settings.get(GROUP_SETTING) == flatten_settings(settings)[GROUP_SETTING],
+        split_groups=_split_by_these_groups(document, settings),
     )
+
+
+def is_kept_from_judges(document: ReleaseDocument, settings: PipelineSettings) -> bool:
+    """Whether a release learned from no picture that judges today, in the hold-out or for validation."""
+    today = settings.dataset.holdout_percent
+    return _split_by_these_groups(document, settings) and _holdout_percent(document, today) >= today
+
+
+def _split_by_these_groups(document: ReleaseDocument, settings: PipelineSettings) -> bool:
+    """Whether no group of today can have been on both sides; a version without groups divided bursts."""
+    return document.settings.get(GROUP_SETTING) == flatten_settings(settings)[GROUP_SETTING]
 
 
 def _holdout_percent(document: ReleaseDocument, default: float) -> float:

@@ -218,6 +218,18 @@ def test_bursts_count_where_the_deployed_release_was_split_by_groups_too(setting
     assert not was_split_by_groups(state, first.release, named), "by other groups"
 
 
+def test_training_goes_on_from_a_release_that_learned_from_no_judge_alone(settings):
+    first = Run(settings, 0)
+    assert first.workspace.find_start() is None
+    first.publish()
+    assert open_workspace(settings).find_start() == first.release
+    for rules in ({"group": "cam[0-9]"}, {"holdout_percent": 30.0}):
+        other = dataclasses.replace(settings, dataset=dataclasses.replace(settings.dataset, **rules))
+        assert open_workspace(other).find_start() is None
+    fewer = dataclasses.replace(settings.dataset, holdout_percent=10.0)
+    assert open_workspace(dataclasses.replace(settings, dataset=fewer)).find_start() == first.release
+
+
 def was_split_by_groups(state: Any, release: str, settings: PipelineSettings) -> bool:
     champion = load_champion(state, release, settings)
     assert champion is not None
