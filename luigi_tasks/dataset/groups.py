@@ -211,14 +211,30 @@ def _find_similar(pictures: Sequence[ReadPicture], new: Sequence[int]) -> dict[i
         return {}
     from luigi_tasks.dataset.alike import find_alike  # noqa: PLC0415 - NumPy, only where pictures are new
 
-    known = [
-        row for row, one in enumerate(pictures) if one.split and one.is_comparable and one.joined != SIMILAR
-    ]
+    known = _find_representatives(pictures)
     order = known + rows
     links: dict[int, list[int]] = collections.defaultdict(list)
     for one, other in find_alike([pictures[row].fingerprint for row in order], len(known)):
         links[order[one]].append(order[other])
     return links
+
+
+def _find_representatives(pictures: Sequence[ReadPicture]) -> list[int]:
+    """Return the known pictures that stand for their scenes: the first of each.
+
+    Where the first was removed, those that are like it stand for it: new frames must still find their group.
+    """
+    known = [row for row, one in enumerate(pictures) if one.split and one.is_comparable]
+    led = {one.group or one.sha256 for row in known if (one := pictures[row]).joined in {"", NAMED}}
+    found, left = [], collections.Counter[str]()
+    for row in known:
+        if pictures[row].joined == SIMILAR:
+            group = pictures[row].group or pictures[row].sha256
+            if group in led or left[group] == SCENE_AT_MOST:
+                continue
+            left[group] += 1
+        found.append(row)
+    return found
 
 
 def remember(read: Sequence[ReadPicture], snapshot: Snapshot) -> tuple[ReadPicture, ...]:

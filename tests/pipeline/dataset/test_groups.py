@@ -199,6 +199,17 @@ def test_a_hundred_pictures_of_one_scene_are_one_group(dataset):
     assert counts.most_common(1)[0][1] >= 98
 
 
+def test_new_frames_find_their_scene_when_its_first_picture_is_gone(dataset):
+    fill(dataset, scenes=30, frames=4)
+    first = [one.path for one in dataset.snapshot().pictures if not one.joined]
+    assert len(first) == 30
+    fill(dataset, scenes=30, frames=5)
+    for path in first:
+        dataset.remove(path)
+    found = sides_of_scenes(dataset.snapshot())
+    assert {len(some) for some in found.values()} == {1}
+
+
 def on_white(seed, number=0):
     """A thing on a white board, whose outline is that of any other thing."""
     rng = np.random.default_rng([seed, 1])
