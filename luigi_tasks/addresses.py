@@ -35,10 +35,10 @@ VERSIONS = {
 # Version of training/augmentation.py, whose copies of pictures three steps learn from.
 AUGMENTATION_VERSION = 2
 
-# The settings of [dataset] that decide the snapshot of a given listing.
-SPLIT_RULES = ("min_images_per_class", "holdout_percent", "max_left_out_percent", "group", "burst_s")
-# Those of them that decide groups and sides. A change starts from what the last snapshot decided.
-GROUP_RULES = ("holdout_percent", "group", "burst_s")
+# The settings of [dataset] that decide groups and sides. A change starts from what the last snapshot decided.
+GROUP_RULES = ("holdout_percent", "group", "burst_s", "near_duplicates")
+# Those that decide the snapshot of a given listing.
+SPLIT_RULES = ("min_images_per_class", "max_left_out_percent", *GROUP_RULES)
 
 # Settings were renamed, keys in the store stay: the name under which a setting enters a key.
 NAMES_IN_KEYS = {

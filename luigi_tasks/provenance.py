@@ -84,5 +84,6 @@ def flatten_settings(settings: PipelineSettings) -> dict[str, str]:
     # Also where nothing names groups: that the setting is there says that the release was split by groups.
     flat[GROUP_SETTING] = Path(dataset.group).name if dataset.group.endswith(".csv") else dataset.group
     flat["dataset.burst_s"] = str(dataset.burst_s)
+    flat["dataset.near_duplicates"] = str(dataset.near_duplicates)
     flat["model.weights"] = settings.model.weights.rsplit("/", 1)[-1]
     return flat

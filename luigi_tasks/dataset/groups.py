@@ -55,6 +55,7 @@ def place_pictures(
     name_of: Callable[[str], str] | None,
     burst_s: float,
     *,
+    near_duplicates: bool = True,
     keep_sides: bool = True,
 ) -> Placed:
     """Put each picture into a group.
@@ -63,8 +64,12 @@ def place_pictures(
         pictures: Different pictures; those that an earlier snapshot placed have `group` and `split`.
         name_of: Returns the name of a path's group; None: no group is named.
         burst_s: Longest time between two frames of one burst; 0: times do not count.
+        near_duplicates: Whether pictures that look alike are one group. If not, known ones that did join one
+            stand alone, on the side where they were.
         keep_sides: Whether known groups keep their sides; else all are decided anew.
     """
+    if not near_duplicates:
+        pictures = [_alone(one) if one.joined == SIMILAR else one for one in pictures]
     forest = _Forest(pictures, keep_sides=keep_sides)
     if name_of is not None:
         forest.join_named(name_of)
@@ -72,11 +77,18 @@ def place_pictures(
         (row for row, one in enumerate(pictures) if not one.split), key=lambda row: pictures[row].sha256
     )
     links = _find_bursts(pictures, new, burst_s) if burst_s and new else {}
-    similar = _find_similar(pictures, new)
+    similar = _find_similar(pictures, new) if near_duplicates else {}
     forest.waiting = {*new}
     for row in new:
         forest.add(row, links.get(row, ()), similar.get(row, ()))
     return forest.placed()
+
+
+def _alone(picture: ReadPicture) -> ReadPicture:
+    """Take a picture out of its group, which may go on under the picture's own hash."""
+    names_the_group = picture.group_id == picture.sha256
+    group = hashlib.sha256(f"alone\0{picture.sha256}".encode()).hexdigest() if names_the_group else ""
+    return msgspec.structs.replace(picture, group=group, joined="")
 
 
 class _Forest:

@@ -72,7 +72,13 @@ def make_snapshot(
     keep_sides = before.holdout_percent in {None, settings.holdout_percent}
     different = _different_pictures(sieve.kept)
     name_of = load_group_names(settings)
-    placed = place_pictures(list(different.values()), name_of, settings.burst_s, keep_sides=keep_sides)
+    placed = place_pictures(
+        list(different.values()),
+        name_of,
+        settings.burst_s,
+        near_duplicates=settings.near_duplicates,
+        keep_sides=keep_sides,
+    )
     if name_of is not None and NAMED not in placed.joined.values():
         some = next(iter(different.values())).path if different else "none"
         logger.warning(
@@ -102,7 +108,8 @@ def make_snapshot(
         msg = (
             f"{url}: each class is one group of pictures that look alike or were taken together, so none can "
             "be kept to judge a model; add pictures of other things, or of another time and place, or "
-            "correct [dataset] group, or burst_s where the times are not those of taking"
+            "correct [dataset] group, burst_s where the times are not those of taking, or near_duplicates "
+            "where different things look alike"
         )
         raise InputError(msg)
     pictures = tuple(

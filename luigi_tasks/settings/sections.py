@@ -88,6 +88,12 @@ class dataset(luigi.Config):  # noqa: N801 - the class name is the section's nam
         description="longest time between two frames of one burst (same camera and folder, by EXIF or file "
         "name), seconds; 0: times do not count",
     )
+    near_duplicates = luigi.BoolParameter(
+        default=True,
+        parsing=luigi.BoolParameter.EXPLICIT_PARSING,
+        description="whether pictures that look alike belong together; false where different things do, such "
+        "as small ones before one plain background",
+    )
     batch_pictures = Renamed("shard_pictures")
 
 

@@ -55,6 +55,7 @@ class DatasetSettings:
     shard_pictures: int
     group: str
     burst_s: float
+    near_duplicates: bool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,6 +76,7 @@ def dataset_settings(cache_dir: Path, url: str = "", **changes) -> DatasetSettin
         shard_pictures=1000,
         group="",
         burst_s=10.0,
+        near_duplicates=True,
     )
     return dataclasses.replace(settings, **changes)
 

@@ -234,6 +234,17 @@ def test_things_on_a_white_board_are_different_scenes(dataset):
     assert found["a/again.jpg"].group == found["a/4.jpg"].group
 
 
+def test_near_duplicates_can_be_told_apart_by_a_setting_and_keep_their_sides(dataset):
+    fill(dataset, scenes=20, frames=3)
+    before = by_path(dataset.snapshot())
+    assert len({one.group_id for one in before.values()}) == 20
+    after = by_path(dataset.snapshot(near_duplicates=False))
+    assert len({one.group_id for one in after.values()}) == 60
+    assert {path: one.split for path, one in after.items()} == {
+        path: one.split for path, one in before.items()
+    }
+
+
 def test_near_duplicates_with_different_labels_are_found(dataset):
     fill(dataset, scenes=10)
     dataset.add("b/twin.jpg", frame(4, 9))
