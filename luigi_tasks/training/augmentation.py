@@ -48,7 +48,7 @@ class Strength:
 
 
 FOR_HEADS = Strength()
-# A backbone gains from copies that would be too different for a head on fixed features:
+# A backbone that has weights gains from copies that would be too different for a head on fixed features:
 # docs/decisions/0013-recipes.md.
 FOR_TUNING = Strength(min_crop=0.6, contrast=0.3, stretch=0.15, saturation=0.3, name="/tuning")
 

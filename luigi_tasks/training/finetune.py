@@ -25,7 +25,7 @@ from luigi_tasks.backbone.extractor import CHUNK, FeatureExtractor, to_input
 from luigi_tasks.backbone.networks import STANDARD_SUFFIX, build_backbone, standardize
 from luigi_tasks.backbone.tensorflow_runtime import running_tensorflow
 from luigi_tasks.backbone.weights import NO_WEIGHTS, load_tuned, pack_weights
-from luigi_tasks.training.augmentation import FOR_TUNING, augment
+from luigi_tasks.training.augmentation import FOR_HEADS, FOR_TUNING, augment
 from luigi_tasks.training.checkpoint import Checkpoint, pack_checkpoint, parse_checkpoint
 from luigi_tasks.training.cluster import cluster_size
 from luigi_tasks.training.head import HeadTrainingData, train_head
@@ -188,7 +188,7 @@ def tune_backbone(
         if not whole:
             some = np.arange(0, len(images.names), max(1, len(images.names) // STANDARDIZE_PICTURES))
             standardize(backbone, images.read(some))
-        copies = count_copies(training, len(images.names))
+        copies = count_copies(training, len(images.names), whole=whole)
         inputs, network = _build_network(
             images.share(index, count), copies, backbone, model, training, scratch, progress, whole=whole
         )
@@ -201,9 +201,13 @@ def tune_backbone(
     return Tuned(pack_weights(backbone), {name: tuple(values) for name, values in loop.history.items()})
 
 
-def count_copies(training: TrainingSettings, pictures: int) -> int:
-    """Return the number of copies of each of so many pictures; copy 0 is the picture itself."""
-    return math.ceil(training.shown_copies(pictures)) + 1
+def count_copies(training: TrainingSettings, pictures: int, *, whole: bool) -> int:
+    """Return the number of copies of each of so many pictures; copy 0 is the picture itself.
+
+    More copies gained where an initialized network is tuned; from scratch, in few epochs, they did not.
+    """
+    wanted = training.augmented_copies if whole else training.shown_copies(pictures)
+    return math.ceil(wanted) + 1
 
 
 class FineTuningLoop:
@@ -221,7 +225,7 @@ class FineTuningLoop:
     ) -> None:
         tf, keras = running_tensorflow()
         self._network, self._strategy, self._training = network, strategy, training
-        self._copies = count_copies(training, pictures)
+        self._copies = count_copies(training, pictures, whole=whole)
         self.epochs = training.epochs if whole else training.finetune_epochs
         batch = max(1, training.batch_size // (1 if whole else FINETUNE_BATCH_SHARE))
         self._own_batch = max(1, batch // workers)
@@ -390,9 +394,10 @@ def _compute_inputs(
         part = slice(start, min(start + PICTURES_AT_ONCE, size))
         rows, names = np.arange(size)[part], images.names[part]
         pixels = images.read(rows)
+        strength = FOR_HEADS if lower is None else FOR_TUNING
         for copy in range(copies):
             done = start * copies + copy * len(rows)
-            shown = augment(pixels, names, copy, flip=training.horizontal_flip, strength=FOR_TUNING)
+            shown = augment(pixels, names, copy, flip=training.horizontal_flip, strength=strength)
             if lower is not None:
                 shown = lower(shown, _continued(progress, done, size * copies), "activations")
             seen[copy, rows] = shown

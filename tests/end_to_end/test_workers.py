@@ -139,7 +139,7 @@ def test_two_machines_tune_one_network_as_well_as_one_does(tmp_path, scheduler, 
         settings: dict[str, dict[str, object]] = {
             "training": {
                 "cluster": cluster,
-                "epochs": 15,
+                "epochs": 20,
                 "learning_rate": 0.01,
                 "batch_size": 32,
                 "horizontal_flip": "false",
@@ -149,7 +149,7 @@ def test_two_machines_tune_one_network_as_well_as_one_does(tmp_path, scheduler, 
         with PipelineUnderTest(
             folder, scheduler=scheduler, store=object_store, settings=settings
         ) as pipeline:
-            pipeline.write_digits(per_class=60)
+            pipeline.write_digits(per_class=80)
             others = [
                 subprocess.Popen(
                     [sys.executable, "-m", "luigi_tasks.edge_tune", "--index", str(index)],
@@ -169,7 +169,8 @@ def test_two_machines_tune_one_network_as_well_as_one_does(tmp_path, scheduler, 
             accuracies.append(accuracy_of(pipeline, monkeypatch))
     alone, together = accuracies
     assert alone > 0.7, accuracies
-    assert together > alone - 0.05, accuracies
+    # About 140 pictures judge: the difference of two networks has a standard error of 0.05.
+    assert together > alone - 0.1, accuracies
 
 
 def test_what_a_pod_runs_ends_well_also_where_others_did_the_work(
