@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # EXIF tags (Exif 2.32, 4.6.4 and 4.6.5).
 _IFD, _ORIGINAL, _SUBSECONDS, _SERIAL = 0x8769, 0x9003, 0x9291, 0xA431
 _MAKE, _MODEL = 0x010F, 0x0110
+# A JPEG's segment APP1 (Exif 2.32, 4.7.2) begins so, and is not longer than this.
+_JPEG, _EXIF, _SEGMENT_BYTES = b"\xff\xd8", b"Exif\0\0", 1 << 16
 # Other dates are no times of a picture: clocks that were not set start in 1970, 1980 or on 2000-01-01.
 _EARLIEST, _LATEST = datetime.datetime(2000, 1, 2), datetime.datetime(2100, 1, 1)  # noqa: DTZ001 - local, as EXIF
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - as above
@@ -38,9 +40,8 @@ def find_capture(data: bytes, path: str) -> tuple[int, str]:
 
 def _from_exif(data: bytes) -> tuple[int, str]:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            exif = image.getexif()
-            details = exif.get_ifd(_IFD)
+        exif = _load_exif(data)
+        details = exif.get_ifd(_IFD)
         camera = "/".join(
             _text(tags, tag) for tags, tag in ((exif, _MAKE), (exif, _MODEL), (details, _SERIAL))
         )
@@ -49,6 +50,16 @@ def _from_exif(data: bytes) -> tuple[int, str]:
         return _milliseconds(taken, int(part.ljust(3, "0")) if part.isdigit() else 0), camera.strip("/")
     except Exception:  # noqa: BLE001 - metadata of any camera: without it, the picture is as good
         return 0, ""
+
+
+def _load_exif(data: bytes) -> Image.Exif:
+    if data.startswith(_JPEG) and (start := data.find(_EXIF)) >= 0:
+        # To open the file would parse all segments again, which takes as long as to decode a small one.
+        exif = Image.Exif()
+        exif.load(data[start : start + _SEGMENT_BYTES])
+        return exif
+    with Image.open(io.BytesIO(data)) as image:
+        return image.getexif()
 
 
 def _text(tags: Mapping[int, object], tag: int) -> str:
