@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from luigi_tasks.gate.records import ClassSureness, Confidence
-from luigi_tasks.training.confidence import measure_reliability
+from luigi_tasks.training.confidence import mark_sure, measure_reliability
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,15 +39,12 @@ def describe_confidence(
         point: Which predictions are sure; None: all are.
     """
     scores = shown.scores
-    answers, confidence = scores.argmax(1), scores.max(1)
+    answers = scores.argmax(1)
     number_of = {label: number for number, label in enumerate(labels)}
     numbers = np.array([number_of.get(one, -1) for one in truths], np.int64)
     right = answers == numbers
     thresholds = (0.0,) * len(labels) if point is None else point.thresholds
-    limits = np.array([np.inf if one is None else one for one in thresholds])
-    sure = confidence >= limits[answers]
-    if shown.known is not None and point is not None and point.least_known is not None:
-        sure &= shown.known >= point.least_known
+    sure = mark_sure(scores, shown.known, point)
     return Confidence(
         temperature=training.temperature,
         before=training.uncalibrated,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from edge_client.contract.release import OperatingPoint
@@ -162,16 +163,33 @@ def choose_operating_point(unseen: UnseenScores, precision: float) -> OperatingP
         _find_threshold(confidence[own], right[own], precision)
         for own in (answers == number for number in range(unseen.scores.shape[1]))
     )
-    limits = np.array([np.inf if one is None else one for one in thresholds])
-    sure = confidence >= limits[answers]
-    if unseen.known is not None:
-        sure &= unseen.known >= LEAST_KNOWN
-    return OperatingPoint(
+    point = OperatingPoint(
         precision=precision,
         thresholds=thresholds,
-        coverage=round(float(sure.mean()), 6) if len(sure) else 0.0,
+        coverage=0.0,
         least_known=None if unseen.known is None else LEAST_KNOWN,
     )
+    sure = mark_sure(unseen.scores, unseen.known, point)
+    return msgspec.structs.replace(point, coverage=round(float(sure.mean()), 6) if len(sure) else 0.0)
+
+
+def mark_sure(
+    scores: NDArray[np.floating], known: NDArray[np.floating] | None, point: OperatingPoint | None
+) -> NDArray[np.bool_]:
+    """Return (N,) whether each prediction is sure at an operating point; without one, all are.
+
+    Args:
+        scores: (N, classes).
+        known: (N,) how known each picture is; None: the model does not tell strangers.
+        point: The operating point.
+    """
+    if point is None:
+        return np.ones(len(scores), bool)
+    limits = np.array([np.inf if one is None else one for one in point.thresholds])
+    sure: NDArray[np.bool_] = scores.max(1) >= limits[scores.argmax(1)]
+    if known is not None and point.least_known is not None:
+        sure &= known >= point.least_known
+    return sure
 
 
 def _find_threshold(
