@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import EdgeError, InputError
 from luigi_tasks.release.keys import ROOT_ROLE, ROOT_YEARS, Rotation, make_keys, rotate_keys
-from luigi_tasks.release.signing import ONLINE_ROLES
+from luigi_tasks.release.signing import PIPELINE_ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,10 +42,10 @@ def _make(options: argparse.Namespace) -> str:
 
 
 def _rotate(options: argparse.Namespace) -> str:
-    online = ONLINE_ROLES if options.stolen else tuple(dict.fromkeys(options.role or ()))
+    online = PIPELINE_ROLES if options.stolen else tuple(dict.fromkeys(options.role or ()))
     if (options.root_keys or options.threshold) and not options.root:
         raise InputError("--root-keys and --threshold need --root: they apply to new root keys")
-    roles = (*online, *((ROOT_ROLE,) if options.root else ())) or ONLINE_ROLES
+    roles = (*online, *((ROOT_ROLE,) if options.root else ())) or PIPELINE_ROLES
     rotation = Rotation(roles, options.root_keys, options.threshold, options.stolen, options.years)
     version = rotate_keys(options.folder, rotation)
     ends = (
@@ -93,12 +93,14 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--threshold", type=int, default=1, help="root keys that must sign (default 1)")
     rotate = commands.add_parser("rotate", help="replace keys; needs the root keys in FOLDER/root")
     rotate.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
-    rotate.add_argument("--role", action="append", choices=ONLINE_ROLES, help="replace this key; repeatable")
+    rotate.add_argument(
+        "--role", action="append", choices=PIPELINE_ROLES, help="replace this key; repeatable"
+    )
     rotate.add_argument("--root", action="store_true", help="replace the root keys (alone: only them)")
     rotate.add_argument(
         "--stolen",
         action="store_true",
-        help="the old keys may be stolen: replace all three online keys, and sign nothing again that only "
+        help="the old keys may be stolen: replace all keys of the pipeline, and sign nothing again that only "
         "they signed",
     )
     rotate.add_argument("--root-keys", type=int, help="with --root: number of root keys (default: as now)")

@@ -20,18 +20,20 @@ from edge_client.contract.times import current_time
 from edge_client.disk import disk_errors, sync_folder, write_durably
 from luigi_tasks.release.signing import (
     DISOWNS_FIELD,
-    ONLINE_ROLES,
+    PIPELINE_ROLES,
+    WORK_ROLE,
     check_successor,
     load_root,
     load_roots,
     root_file,
+    work_keyids,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from securesystemslib.signer import CryptoSigner
+    from securesystemslib.signer import CryptoSigner, Key
     from tuf.api.metadata import Metadata, Root
 
 ROOT_YEARS = 5
@@ -61,7 +63,7 @@ def make_keys(folder: Path, *, root_keys: int = 1, threshold: int = 1, years: in
     """Write a new set of keys and the root document that names them.
 
     Args:
-        folder: Gets `root/root-N.pem`, `pipeline/{targets,snapshot,timestamp}.pem`, `device/root.json`.
+        folder: Gets `root/root-N.pem`, `pipeline/{targets,snapshot,timestamp,work}.pem`, `device/root.json`.
         root_keys: Number of root keys.
         threshold: Number of root keys that must sign a new root.
         years: Lifetime of the root document.
@@ -75,10 +77,10 @@ def make_keys(folder: Path, *, root_keys: int = 1, threshold: int = 1, years: in
     _check_threshold(threshold, root_keys)
     root = Root(consistent_snapshot=True, expires=_in_years(years))
     files = {folder / "root" / f"root-{number}.pem": ROOT_ROLE for number in range(1, root_keys + 1)}
-    files |= {folder / "pipeline" / f"{role}.pem": role for role in ONLINE_ROLES}
+    files |= {folder / "pipeline" / f"{role}.pem": role for role in PIPELINE_ROLES}
     signers = _write_keys(files)
     for path, signer in signers.items():
-        root.add_key(signer.public_key, files[path])
+        _name_key(root, signer.public_key, files[path])
     root.roles[ROOT_ROLE].threshold = threshold
     metadata = Metadata(root)
     _sign(metadata, [signer for path, signer in signers.items() if files[path] == ROOT_ROLE])
@@ -141,19 +143,43 @@ def _build_root(
         root.unrecognized_fields[DISOWNS_FIELD] = True
     files: dict[Path, str] = {}
     for role in rotation.roles:
-        count = len(root.roles[role].keyids)
+        count = len(_keyids(root, role)) or 1
         if role == ROOT_ROLE:
             count = rotation.root_keys or count
             threshold = rotation.threshold or root.roles[role].threshold
             _check_threshold(threshold, count)
             root.roles[role].threshold = threshold
-        for keyid in list(root.roles[role].keyids):
-            root.revoke_key(keyid, role)
+        _revoke_keys(root, role)
         files |= _new_files(folder, role, root.version, count)
     signers = _write_keys(files)
     for path, signer in signers.items():
-        root.add_key(signer.public_key, files[path])
+        _name_key(root, signer.public_key, files[path])
     return Metadata(root), [signer for path, signer in signers.items() if files[path] == ROOT_ROLE]
+
+
+def _keyids(root: Root, role: str) -> list[str]:
+    return work_keyids(root) if role == WORK_ROLE else list(root.roles[role].keyids)
+
+
+def _name_key(root: Root, key: Key, role: str) -> None:
+    if role != WORK_ROLE:
+        root.add_key(key, role)
+        return
+    root.keys[key.keyid] = key
+    root.unrecognized_fields[WORK_ROLE] = {"keyids": [*work_keyids(root), key.keyid], "threshold": 1}
+
+
+def _revoke_keys(root: Root, role: str) -> None:
+    """Name no key for a role any more; a key that another role has too stays among the root's keys."""
+    if role != WORK_ROLE:
+        for keyid in _keyids(root, role):
+            root.revoke_key(keyid, role)
+        return
+    revoked = work_keyids(root)
+    root.unrecognized_fields.pop(WORK_ROLE, None)
+    for keyid in revoked:
+        if not any(keyid in one.keyids for one in root.roles.values()):
+            del root.keys[keyid]
 
 
 def _new_files(folder: Path, role: str, version: int, count: int) -> dict[Path, str]:
@@ -201,7 +227,7 @@ def _read_keys(folder: Path) -> dict[Path, CryptoSigner]:
 
 def _key_files(folder: Path) -> Iterator[Path]:
     yield from sorted((folder / "root").glob("root-*.pem"))
-    for role in ONLINE_ROLES:
+    for role in PIPELINE_ROLES:
         yield from sorted((folder / "pipeline").glob(f"{role}*.pem"))
 
 

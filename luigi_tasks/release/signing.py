@@ -16,12 +16,16 @@ from edge_client.contract.errors import SettingsError, TrustError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from securesystemslib.signer import Signer
+    from securesystemslib.signer import Key, Signer
     from tuf.api.metadata import Metadata, Root
 
     from luigi_tasks.settings.values import TrustSettings
 
 ONLINE_ROLES = ("targets", "snapshot", "timestamp")
+# Signs statements about the pipeline's own results, nothing that devices read. Root names its keys in a field
+# of this name: TUF has no such role, and its clients keep unknown fields.
+WORK_ROLE = "work"
+PIPELINE_ROLES = (*ONLINE_ROLES, WORK_ROLE)
 ROLE_MARK = "{role}"
 # Field of a signed root: content that only keys of earlier roots signed must not be signed again.
 DISOWNS_FIELD = "x-edge-disowns-earlier"
@@ -103,26 +107,79 @@ def check_successor(before: Metadata[Root], after: Metadata[Root], path: Path | 
     raise TrustError(msg)
 
 
+def work_keyids(root: Root) -> list[str]:
+    """Return the ids of the work keys that a root names; empty if it names none.
+
+    Raises: TrustError if the root's field has another form.
+    """
+    named = root.unrecognized_fields.get(WORK_ROLE)
+    if named is None:
+        return []
+    try:
+        return [keyid for keyid in named["keyids"] if root.keys[keyid]]
+    except (KeyError, TypeError) as e:
+        msg = f"root version {root.version}: its field {WORK_ROLE!r} names no keys of it ({e!r})"
+        raise TrustError(msg) from e
+
+
+def work_keys(roots: Sequence[Metadata[Root]]) -> dict[str, Key]:
+    """Return the keys, by id, whose statements about the pipeline's results count.
+
+    Args:
+        roots: The chain, oldest first. Keys that were replaced count on, unless a later root disowns them.
+    Raises: SettingsError if the newest root names no work key.
+    """
+    if not work_keyids(roots[-1].signed):
+        raise _no_work_key(roots[-1].signed)
+    return {
+        keyid: root.signed.keys[keyid] for root in trusted_roots(roots) for keyid in work_keyids(root.signed)
+    }
+
+
+def open_work_signer(root: Root, settings: TrustSettings) -> Signer:
+    """Return the signer of statements about the pipeline's results.
+
+    Raises: SettingsError if the root names no work key, or the key is missing.
+    """
+    keyids = work_keyids(root)
+    if not keyids:
+        raise _no_work_key(root)
+    return _open(root, settings, WORK_ROLE, keyids, 1)[0]
+
+
+def _no_work_key(root: Root) -> SettingsError:
+    return SettingsError(
+        f"[trust] root: version {root.version} names no work key, which signs the pipeline's results; run "
+        f"`edge-keys rotate FOLDER --role {WORK_ROLE}` with the root keys, then `edge-keys publish`"
+    )
+
+
 def open_signers(root: Root, settings: TrustSettings, role: str) -> list[Signer]:
     """Return as many signers for `role` as its threshold asks.
 
     Raises: SettingsError if a key is missing or not named by the root.
     """
+    needed = root.roles[role]
+    return _open(root, settings, role, needed.keyids, needed.threshold)
+
+
+def _open(
+    root: Root, settings: TrustSettings, role: str, keyids: Sequence[str], threshold: int
+) -> list[Signer]:
     from securesystemslib.signer import Signer  # noqa: PLC0415
 
-    needed = root.roles[role]
     signers: list[Signer] = []
     faults: list[str] = []
-    for uri in _key_uris(settings.keys, role, needed.threshold):
-        for keyid in needed.keyids:
+    for uri in _key_uris(settings.keys, role, threshold):
+        for keyid in keyids:
             try:
                 signers.append(Signer.from_priv_key_uri(uri, root.keys[keyid]))
                 break
             except (OSError, ValueError, TypeError) as e:
                 faults.append(f"{uri}: {e}")
-    if len(signers) < needed.threshold:
+    if len(signers) < threshold:
         msg = (
-            f"{len(signers)} of {needed.threshold} keys for role {role} can sign: "
+            f"{len(signers)} of {threshold} keys for role {role} can sign: "
             f"{'; '.join(dict.fromkeys(faults)) or 'none found'}. Put the keys that `edge-keys make` or "
             f"`rotate` wrote into [trust] keys ({settings.keys})"
         )

@@ -74,6 +74,9 @@ class TufRepository:
         self._root = Root(consistent_snapshot=True, expires=self.expiry[Root.type])
         for role, signer in self.signers.items():
             self._root.add_key(signer.public_key, role)
+        work = CryptoSigner.generate_ed25519().public_key  # the pipeline's; devices have no use for it
+        self._root.keys[work.keyid] = work
+        self._root.unrecognized_fields["work"] = {"keyids": [work.keyid], "threshold": 1}
         self.root = self._sign_root([self.signers[Root.type]])
         self._port = 0
         self._server: http.server.ThreadingHTTPServer | None = None

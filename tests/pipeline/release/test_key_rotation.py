@@ -11,10 +11,12 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pipeline_under_test import REPOSITORY, PipelineUnderTest
+from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root
 
-from edge_client.contract.errors import DeviceError, TransportError, TrustError
+from edge_client.contract.errors import DeviceError, SettingsError, TransportError, TrustError
 from edge_client.contract.release import ChannelDocument
 from edge_client.disk import write_durably
 from edge_client.repository.http_fetcher import StoreFetcher
@@ -25,7 +27,16 @@ from luigi_tasks.release import keys as keys_module
 from luigi_tasks.release.keys import Rotation, finish_rotation, make_keys, rotate_keys
 from luigi_tasks.release.published import TIMESTAMP_KEY
 from luigi_tasks.release.repository import ReleaseRepository
-from luigi_tasks.release.signing import ONLINE_ROLES, load_root, load_roots, open_signers
+from luigi_tasks.release.signing import (
+    ONLINE_ROLES,
+    PIPELINE_ROLES,
+    load_root,
+    load_roots,
+    open_signers,
+    open_work_signer,
+    work_keyids,
+    work_keys,
+)
 from luigi_tasks.storage.s3_store import S3Store
 from luigi_tasks.targets import FreshSignaturesTarget
 from tests.fakes.trust import trust_settings
@@ -33,7 +44,7 @@ from tests.fakes.trust import trust_settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-ALL = Rotation((*ONLINE_ROLES, "root"))
+ALL = Rotation((*PIPELINE_ROLES, "root"))
 
 
 @pytest.fixture
@@ -91,6 +102,7 @@ def assert_signs(keys: Path) -> None:
     root = load_roots(keys / "device/root.json")[-1]
     for role in ONLINE_ROLES:
         assert open_signers(root.signed, trust_settings(keys), role)
+    assert open_work_signer(root.signed, trust_settings(keys))
 
 
 # On the operator's side
@@ -101,15 +113,16 @@ def test_a_rotation_leaves_new_keys_in_place_and_old_ones_retired(keys):
     assert main(["rotate", str(keys)]) == 0
     after = everything(keys)
     old, new = (Metadata[Root].from_bytes(files["device/root.json"]).signed for files in (before, after))
+    assert not {*work_keyids(old)} & {*work_keyids(new)}
     for role in ONLINE_ROLES:
         assert not {*old.roles[role].keyids} & {*new.roles[role].keyids}
     assert old.roles["root"].keyids == new.roles["root"].keyids
     assert after["device/2.root.json"] == after["device/root.json"]
     assert after["device/1.root.json"] == before["device/root.json"]
     retired = {path.rpartition("/")[2]: data for path, data in after.items() if path.startswith("retired/")}
-    assert retired == {f"{role}.pem": before[f"pipeline/{role}.pem"] for role in ONLINE_ROLES}
+    assert retired == {f"{role}.pem": before[f"pipeline/{role}.pem"] for role in PIPELINE_ROLES}
     assert {path for path in after if path.startswith("pipeline/")} == {
-        f"pipeline/{role}-v2.pem" for role in ONLINE_ROLES
+        f"pipeline/{role}-v2.pem" for role in PIPELINE_ROLES
     }
     assert_signs(keys)
 
@@ -127,6 +140,48 @@ def test_one_role_can_be_replaced_alone(keys):
     new = load_root(keys / "device/root.json").signed
     assert old.roles["targets"].keyids != new.roles["targets"].keyids
     assert old.roles["timestamp"].keyids == new.roles["timestamp"].keyids
+    assert_signs(keys)
+
+
+def test_work_signed_by_a_replaced_key_counts_until_the_key_is_stolen(keys):
+    """Evidence outlives a routine rotation; after a theft no work of before counts."""
+    path = keys / "device/root.json"
+    first = {*work_keys(load_roots(path))}
+    assert open_work_signer(load_root(path).signed, trust_settings(keys)).public_key.keyid in first
+    assert main(["rotate", str(keys), "--role", "work"]) == 0
+    second = {*work_keys(load_roots(path))}
+    assert first < second
+    assert main(["rotate", str(keys), "--stolen"]) == 0
+    stolen = {*work_keys(load_roots(path))}
+    assert not second & stolen
+    assert open_work_signer(load_root(path).signed, trust_settings(keys)).public_key.keyid in stolen
+
+
+def without_work_key(keys: Path) -> None:
+    """Make the set one of before there were work keys."""
+    path = keys / "device/root.json"
+    root = load_root(path)
+    del root.signed.keys[root.signed.unrecognized_fields.pop("work")["keyids"][0]]
+    root.sign(CryptoSigner(load_pem_private_key((keys / "root/root-1.pem").read_bytes(), None)))
+    path.write_bytes(root.to_bytes())
+    (keys / "pipeline/work.pem").unlink()
+
+
+def test_a_set_of_before_gets_a_work_key_and_its_devices_follow(keys, open_pipeline, provision):
+    without_work_key(keys)
+    device = provision()
+    publish(open_pipeline(), "r1")
+    roots = load_roots(keys / "device/root.json")
+    for attempt in (
+        lambda: work_keys(roots),
+        lambda: open_work_signer(roots[-1].signed, trust_settings(keys)),
+    ):
+        with pytest.raises(SettingsError, match="edge-keys rotate FOLDER --role work"):
+            attempt()
+    assert main(["rotate", str(keys), "--role", "work"]) == 0
+    assert [path.name for path in (keys / "pipeline").glob("work*")] == ["work-v2.pem"]
+    open_pipeline().renew()
+    assert device.release() == "r1"
     assert_signs(keys)
 
 
@@ -208,7 +263,7 @@ def test_a_rotation_that_is_interrupted_anywhere_leaves_a_set_that_signs(tmp_pat
             break
         rotate_keys(keys, ALL)
         assert_signs(keys)
-        assert len(list((keys / "pipeline").glob("*.pem"))) == 3
+        assert len(list((keys / "pipeline").glob("*.pem"))) == 4
         assert len(list((keys / "root").glob("*.pem"))) == 1
     assert cut_at > 10
     assert sorted(set(versions)) == [1, 2]
@@ -279,7 +334,7 @@ def test_a_device_follows_from_the_first_root_to_the_last(keys, open_pipeline, p
     assert provision().release() == "r2"
 
 
-@pytest.mark.parametrize("rotation", [Rotation(ONLINE_ROLES), Rotation(("root",)), Rotation(), ALL])
+@pytest.mark.parametrize("rotation", [Rotation(PIPELINE_ROLES), Rotation(("root",)), Rotation(), ALL])
 def test_the_next_run_publishes_the_root_and_signs_again(keys, open_pipeline, provision, store, rotation):
     device = provision()
     publish(open_pipeline(), "r1")
@@ -300,7 +355,7 @@ def test_a_pipeline_that_gets_only_the_new_root_next_to_the_old_one_uses_it(
     device = provision()
     publish(open_pipeline(), "r1")
     shutil.copytree(keys, tmp_path / "pipeline-machine")
-    rotate_keys(keys, Rotation(ONLINE_ROLES))
+    rotate_keys(keys, Rotation(PIPELINE_ROLES))
     shutil.copy(keys / "device/2.root.json", tmp_path / "pipeline-machine/device")
     for path in (keys / "pipeline").iterdir():
         shutil.copy(path, tmp_path / "pipeline-machine/pipeline")
@@ -361,7 +416,7 @@ def test_what_a_replaced_key_signs_is_refused_by_devices(keys, open_pipeline, pr
     publish(open_pipeline(), "r1")
     publish(open_pipeline(), "r2")
     stale = store.read(TIMESTAMP_KEY)
-    rotate_keys(keys, Rotation(ONLINE_ROLES))
+    rotate_keys(keys, Rotation(PIPELINE_ROLES))
     publish(open_pipeline(), "r3")
     assert device.release() == "r3"
     store.put(TIMESTAMP_KEY, stale)
@@ -399,7 +454,7 @@ def test_what_is_signed_with_stolen_keys_later_is_not_believed(
 ):
     device = provision()
     publish(open_pipeline(), "r1")
-    rotate_keys(keys, Rotation(ONLINE_ROLES, stolen=True))
+    rotate_keys(keys, Rotation(PIPELINE_ROLES, stolen=True))
     publish(open_pipeline(), "r2")
     assert device.release() == "r2"
     shutil.copytree(keys, tmp_path / "thief")
@@ -423,7 +478,7 @@ def test_what_is_signed_with_stolen_keys_later_is_not_believed(
 def test_unsigned_metadata_does_not_restart_the_history(keys, open_pipeline, store):
     """Or a thief of the bucket alone could make the pipeline forget the champion."""
     publish(open_pipeline(), "r1")
-    rotate_keys(keys, Rotation(ONLINE_ROLES, stolen=True))
+    rotate_keys(keys, Rotation(PIPELINE_ROLES, stolen=True))
     document = json.loads(store.read(TIMESTAMP_KEY))
     document["signed"]["version"] = 99
     store.put(TIMESTAMP_KEY, json.dumps(document).encode())
@@ -434,9 +489,9 @@ def test_unsigned_metadata_does_not_restart_the_history(keys, open_pipeline, sto
 def test_a_later_rotation_adopts_again_what_honest_keys_signed(keys, open_pipeline, provision):
     device = provision()
     publish(open_pipeline(), "r1")
-    rotate_keys(keys, Rotation(ONLINE_ROLES, stolen=True))
+    rotate_keys(keys, Rotation(PIPELINE_ROLES, stolen=True))
     publish(open_pipeline(), "r2")
-    rotate_keys(keys, Rotation(ONLINE_ROLES))
+    rotate_keys(keys, Rotation(PIPELINE_ROLES))
     open_pipeline().renew()
     assert open_pipeline().load().channel("stable").release == "r2"
     assert device.release() == "r2"
@@ -500,7 +555,7 @@ def test_the_command_publishes_at_once(tmp_path, store_settings, object_store, m
             dataclasses.replace(store_settings, url=f"s3://{object_store.bucket}/{pipeline.name}")
         )
         publish(ReleaseRepository(store, trust_settings(pipeline.keys)), "r1")
-        rotate_keys(pipeline.keys, Rotation(ONLINE_ROLES))
+        rotate_keys(pipeline.keys, Rotation(PIPELINE_ROLES))
         assert "signed by its keys" in ask(pipeline)
         assert store.exists("metadata/2.root.json")
         assert "nothing to do" in ask(pipeline)

@@ -16,6 +16,7 @@ def test_makes_a_full_set_with_the_root_apart(tmp_path, capsys):
         "pipeline/targets.pem",
         "pipeline/snapshot.pem",
         "pipeline/timestamp.pem",
+        "pipeline/work.pem",
         "device/root.json",
     }
     printed = capsys.readouterr().out
