@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from local_services import MqttBroker, ObjectStore, Scheduler
@@ -18,97 +17,8 @@ if TYPE_CHECKING:
     from luigi_tasks.settings.values import StoreSettings
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--every-fault", action="store_true", help="cut the power at every call, not some")
-    parser.addoption("--fault-table", help="write the table of injected faults to this file")
-
-
-_ABOUT_FAULTS = """\
-# Faults injected into the device
-
-Written by `pytest tests/device --every-fault --fault-table docs/faults.md`; every run of the tests takes
-a sample. A device runs until the named call and ends there. The state of its disk depends on the fault:
-a killed process loses nothing; a power cut loses what was not synced, which is all that POSIX allows to be
-lost: bytes without fsync of the file, names without fsync of its folder. Then a new device starts on that
-disk. It must serve a complete, verified release (if one was ever installed), finish the interrupted update,
-and leave no leftovers. `docs/update.md` has the states of an update; each scenario begins in one of them,
-and the calls below run through those that follow.
-"""
-
-
-class Faults:
-    """Counts the faults that tests inject; each was survived, or its test fails.
-
-    Attributes:
-        every: Whether all are wanted, however long it takes.
-    """
-
-    def __init__(self, *, every: bool) -> None:
-        self.every = every
-        self._tried: dict[tuple[str, str], collections.Counter[str]] = {}
-
-    def record(self, what: str, fault: str, place: str, times: int = 1) -> None:
-        """Count a fault after which the device served and finished the update."""
-        self._tried.setdefault((what, fault), collections.Counter())[place] += times
-
-    def rows(self) -> list[tuple[str, str, str, int]]:
-        """Return what `record` was called with, each with how often, to be merged with other processes'."""
-        return [
-            (what, fault, place, times)
-            for (what, fault), places in self._tried.items()
-            for place, times in places.items()
-        ]
-
-    def table(self) -> str:
-        """Return Markdown."""
-        rows = [
-            f"| {what} | {fault} | {places.total()} | {places.total()} |"
-            for (what, fault), places in sorted(self._tried.items())
-        ]
-        total = sum(places.total() for places in self._tried.values())
-        where = sum(self._tried.values(), collections.Counter())
-        return "\n".join(
-            [
-                _ABOUT_FAULTS,
-                "| scenario | fault | injected | served and finished the update |",
-                "| --- | --- | ---: | ---: |",
-                *rows,
-                f"| all | | {total} | {total} |",
-                "",
-                "| call before which the fault was injected | times |",
-                "| --- | ---: |",
-                *(f"| `{place}` | {times} |" for place, times in sorted(where.items()) if place),
-                "",
-            ]
-        )
-
-
-FAULTS = pytest.StashKey[Faults]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[FAULTS] = Faults(every=config.getoption("--every-fault"))
-
-
-@pytest.fixture(scope="session")
-def faults(request: pytest.FixtureRequest) -> Faults:
-    """Count of injected faults."""
-    return request.config.stash[FAULTS]
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Merge what a parallel process of tests counted; pytest-xdist calls this as the process ends."""
-    for row in getattr(node, "workeroutput", {}).get("faults", ()):
-        node.config.stash[FAULTS].record(*row)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    faults = session.config.stash[FAULTS]
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["faults"] = faults.rows()
-    elif path := session.config.getoption("--fault-table"):
-        Path(path).write_text(faults.table(), encoding="utf-8")
+# Fixture `faults`, and the table of injected faults; its docstring says how a test adds rows.
+pytest_plugins = ["tests.fault_table"]
 
 
 # Seconds of the files that take longest. Where several processes share the tests by file, these begin first:

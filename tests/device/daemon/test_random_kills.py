@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests.fakes.device_daemon import DaemonUnderTest, assert_answers
+from tests.fault_table import Kind
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -46,11 +47,13 @@ def test_a_daemon_killed_in_an_update_serves_and_finishes_it(daemon, watcher, re
             time.sleep(moments.uniform(0, LONGEST_S))  # the moment is what this is about
             daemon.terminate(signal.SIGKILL)
             watcher.status = None
-            daemon.start()
-            watcher.wait_release(release)
-            assert_answers(daemon, watcher, release)
+            with faults.injected(
+                Kind.POWER, "random moment of an update, the real daemon under load", "killed"
+            ):
+                daemon.start()
+                watcher.wait_release(release)
+                assert_answers(daemon, watcher, release)
             watcher.results.clear()
-            faults.record("random moment of an update, the real daemon under load", "killed", "")
     assert daemon.terminate() == 0
     left = {path.name for path in daemon.state_dir.iterdir()} - {"lock", "status.json"}
     assert left <= {"slots", "slots.json", "metadata", "incoming"}

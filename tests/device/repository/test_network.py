@@ -10,6 +10,7 @@ from local_services import MqttBroker, wait_until
 
 from tests.fakes.device_daemon import Watcher, assert_answers
 from tests.fakes.rude_proxy import FAULTS, RudeProxy
+from tests.fault_table import Kind
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -51,10 +52,10 @@ def test_a_bad_network_delays_an_update_and_no_picture(
         wait_until(lambda: names <= set(answered(log)), "the answers, on the disk")
         wait_until(lambda: broker.spoilt > 0, "the fault to be met")
         store.fault = broker.fault = None
-        watcher.wait_release(release)
-        assert_answers(daemon, watcher, release)
-        assert "Traceback" not in daemon.log
-    faults.record("newer release, network between device, store and broker", fault, "")
+        with faults.injected(Kind.POWER, "newer release, network between device, store and broker", fault):
+            watcher.wait_release(release)
+            assert_answers(daemon, watcher, release)
+            assert "Traceback" not in daemon.log
 
 
 def test_store_and_broker_that_restart_in_an_update_are_waited_for(
@@ -76,8 +77,8 @@ def test_store_and_broker_that_restart_in_an_update_are_waited_for(
         own.start()
         repository.break_off_after.clear()
         repository.start()
-        watcher.wait_release(document.release)
-        assert_answers(daemon, watcher, document.release)
+        with faults.injected(Kind.POWER, "newer release", "store and broker restarted"):
+            watcher.wait_release(document.release)
+            assert_answers(daemon, watcher, document.release)
         assert repository.ranges[model] == [100]
         watcher.close()
-    faults.record("newer release", "store and broker restarted", "")

@@ -1,7 +1,7 @@
 """The device loses power at any call that changes its disk, in every kind of update: it serves, and goes on.
 
 By default every n-th call is tried, each run another kind of cut; `--every-fault` tries all of them, and
-`--fault-table FILE` writes what happened.
+`scripts/faults` prints what came of it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tests.fakes.patches import zstd_patch
 from tests.fakes.power_cut import Cut, run_until
 from tests.fakes.tiny_model import plain_picture
 from tests.fakes.tiny_release import tiny_release
+from tests.fault_table import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,8 +213,8 @@ def test_a_device_survives_losing_power(name, cut, tmp_path, repository, monkeyp
         shutil.rmtree(state, ignore_errors=True)
         shutil.copytree(template, state)
         ending = run_until(lambda: scenario.act(Device(state, repository)), state, at, cut)
-        assert_survived(state, repository, scenario, ending)
-        faults.record(name, cut.value, ending.place)
+        with faults.injected(Kind.POWER, name, cut.value, ending.place):
+            assert_survived(state, repository, scenario, ending)
         if ending.ended:
             break
     assert at > first
