@@ -23,6 +23,7 @@ from edge_client.contract.errors import (
     TransportError,
     TrustError,
 )
+from edge_client.contract.text import one_line
 from edge_client.machine import machine_name
 from edge_client.reporting.logs import configure_logs
 from edge_client.settings.file import DEFAULT_FILE, load_settings, of_channel
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(options))
     except EdgeError as e:
-        sys.stderr.write(f"edge-client: {e}\n")
+        sys.stderr.write(f"edge-client: {one_line(str(e))}\n")
         return next((code for kind, code in EXIT_CODES.items() if isinstance(e, kind)), 1)
     except KeyboardInterrupt:
         return _SIGINT_EXIT
@@ -179,12 +180,12 @@ def _export(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     from edge_client.offline.importing import import_bundle  # noqa: PLC0415
 
-    sys.stdout.write(f"{import_bundle(_settings(options), options.bundle, options.channel)}\n")
+    sys.stdout.write(f"{one_line(import_bundle(_settings(options), options.bundle, options.channel))}\n")
     return 0
 
 
 def _mark(check: Check) -> str:
-    return f"{'ok  ' if check.passed else 'FAIL'} {check.name:<14} {check.detail}\n"
+    return f"{'ok  ' if check.passed else 'FAIL'} {check.name:<14} {one_line(check.detail)}\n"
 
 
 if __name__ == "__main__":

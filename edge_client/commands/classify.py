@@ -12,6 +12,7 @@ import numpy as np
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.names import RELEASE_FILE
 from edge_client.contract.preprocessing import decode_picture
+from edge_client.contract.text import one_line
 from edge_client.inference.classifier import Classifier, Prediction
 from edge_client.inference.runtime import load_interpreter
 from edge_client.releases import read_release
@@ -55,7 +56,7 @@ def classify_files(
         try:
             prediction = classifier.classify(decode_picture(picture))
         except InputError as e:
-            sys.stderr.write(f"{e}\n")
+            sys.stderr.write(f"{one_line(str(e))}\n")
             failed = True
             continue
         out.write(_as_json(picture, prediction, top) if as_json else _as_text(picture, prediction, top))
@@ -124,7 +125,7 @@ def _operating_point(path: Path, model: bytes, labels: list[str]) -> OperatingPo
     try:
         document = read_release(path.parent)
     except EdgeError as e:
-        sys.stderr.write(f"{e}; without it, every prediction counts as sure\n")
+        sys.stderr.write(f"{one_line(str(e))}; without it, every prediction counts as sure\n")
         return None
     same = document.model_sha256 == hashlib.sha256(model).hexdigest() and list(document.labels) == labels
     return document.operating_point if same else None
@@ -145,6 +146,7 @@ def _as_json(picture: Path, prediction: Prediction, top: int) -> str:
 
 def _as_text(picture: Path, prediction: Prediction, top: int) -> str:
     known = "" if prediction.known is None else f", known {prediction.known:.2f}"
-    lines = [f"{picture}  ({prediction.latency_ms:.1f} ms{known}){'' if prediction.sure else '  not sure'}"]
-    lines += [f"  {score:6.1%}  {label}" for label, score in prediction.top(top).items()]
+    name = one_line(str(picture))
+    lines = [f"{name}  ({prediction.latency_ms:.1f} ms{known}){'' if prediction.sure else '  not sure'}"]
+    lines += [f"  {score:6.1%}  {one_line(label)}" for label, score in prediction.top(top).items()]
     return "\n".join(lines) + "\n"

@@ -328,9 +328,10 @@ def _check_metrics(settings: Settings) -> str:
     if daemon_runs(settings.device.state_dir):
         return f"{host}:{port}: in use by the daemon"
     try:
-        with socket.socket() as probe:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        with socket.socket(found[0][0]) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-            probe.bind((host, port))
+            probe.bind(found[0][4])
     except OSError as e:
         msg = f"[metrics] {host}:{port}: {e.strerror or e}; give a free port"
         raise SettingsError(msg) from e

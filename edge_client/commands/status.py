@@ -6,6 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from edge_client.contract.text import one_line
 from edge_client.settings.file import of_channels
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _describe(status: DeviceStatus, daemon: str) -> str:
         ("last error", status.last_error or "none"),
         ("changed at", status.changed_at),
     ]
-    return "".join(f"{name:<12} {value}\n" for name, value in lines)
+    return "".join(f"{name:<12} {one_line(str(value))}\n" for name, value in lines)
 
 
 def _describe_update(update: UpdateMetrics | None) -> str:

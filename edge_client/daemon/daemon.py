@@ -201,12 +201,12 @@ class Daemon:
                 follower.close()
         for sink in self._sinks:
             sink.close()
+        if self._broker:
+            self._broker.stop()  # before what may take its time: the fleet is told
+        if self._metrics:
+            self._metrics.stop()
         if self._inbox:
             self._inbox.close()
-        if self._metrics:
-            self._metrics.shutdown()
-        if self._broker:
-            self._broker.stop()
 
     def request_update(self) -> None:
         """Install the releases of all channels now."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from edge_client.contract.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +17,26 @@ FORMAT = "%(levelname)s %(name)s: %(message)s"
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.NOTSET, 7))
 
 
-class JournalFormatter(logging.Formatter):
+class OneLineFormatter(logging.Formatter):
+    """Formatter whose lines only the program begins: a message is one line, a traceback is indented.
+
+    Names of files, answers of servers and messages of the broker stand in both.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - its name there
+        """See `logging.Formatter`."""
+        return one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802 - its name and type there
+        """See `logging.Formatter`."""
+        return _indent(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - its name there
+        """See `logging.Formatter`."""
+        return _indent(super().formatStack(stack_info))
+
+
+class JournalFormatter(OneLineFormatter):
     """Formatter that prefixes each line with its priority, for `journalctl -p warning`."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -24,11 +45,15 @@ class JournalFormatter(logging.Formatter):
         return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
 
 
+def _indent(text: str) -> str:
+    return "\n".join(f"  {one_line(line)}" for line in text.split("\n"))
+
+
 def configure_logs(level: int = logging.INFO, environment: Mapping[str, str] = os.environ) -> None:
     """Log to standard error, in the journal's format where standard error is the journal."""
     handler = logging.StreamHandler(sys.stderr)
     journal = "JOURNAL_STREAM" in environment
-    handler.setFormatter(JournalFormatter(FORMAT) if journal else logging.Formatter(FORMAT))
+    handler.setFormatter(JournalFormatter(FORMAT) if journal else OneLineFormatter(FORMAT))
     logging.basicConfig(level=level, handlers=[handler])
     # python-tuf logs each refusal a second time, and the expected absence of the next root.
     logging.getLogger("tuf").setLevel(logging.WARNING)

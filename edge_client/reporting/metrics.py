@@ -13,7 +13,8 @@ import socket
 import socketserver
 import sys
 import threading
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 from edge_client import __version__
 from edge_client.contract.errors import SettingsError
@@ -41,9 +42,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# One request is answered at a time, and none may take longer: a client that hangs must not keep others
-# waiting, nor the daemon from ending.
+# A scrape takes milliseconds: a client that hangs must not keep others waiting, nor the daemon from ending.
 REQUEST_S = 5.0
+MAX_CONNECTIONS = 8
+STOP_S = 1.0
 # Labels of one channel that get a series each; a device of a thousand classes must not make a thousand.
 LABELS_COUNTED = 100
 _PREFIX = "edge_client_"
@@ -125,13 +127,65 @@ class PredictionCounter(Collector):
         return sum(series[:2] == channel for series in self._counts) >= LABELS_COUNTED
 
 
-class MetricsServer(http.server.HTTPServer):
-    """HTTP server that answers one scrape at a time."""
+class MetricsServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    """HTTP server that no reader can occupy: few connections, each for a few seconds; a new one is served.
+
+    With `MAX_CONNECTIONS` open, the oldest is cut off. Its thread ends soon; until then it counts, so that no
+    flood makes more than twice as many.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64  # else a flood lets an honest reader wait for its SYN to be sent again
+
+    def __init__(self, host: str, port: int, handler: type[MetricsHandler]) -> None:
+        """Listen. Raises: OSError."""
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family, address = found[0][0], found[0][4]
+        self._open: dict[socket.socket, float] = {}  # when each connection is cut off, monotonic seconds
+        self._changing = threading.Lock()
+        super().__init__((str(address[0]), port), handler)
 
     def server_bind(self) -> None:
         """Bind without the DNS query for the own name, which takes half a minute where DNS is away."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "::" is IPv4 as well
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - socketserver's
+        """Answer in a thread of its own, in the place of the oldest connection if there are too many."""
+        with self._changing:
+            if len(self._open) >= 2 * MAX_CONNECTIONS:
+                self.close_request(request)
+                return
+            if len(self._open) >= MAX_CONNECTIONS:
+                self._cut_off(next(iter(self._open)))
+            self._open[request] = time.monotonic() + REQUEST_S
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - socketserver's
+        """End a connection whose request was answered, or failed."""
+        with self._changing:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Cut off the connections that took too long; called twice a second, and after each request."""
+        now = time.monotonic()
+        with self._changing:
+            for connection in [one for one, until in self._open.items() if until <= now]:
+                self._cut_off(connection)
+
+    def stop(self) -> None:
+        """End within a second, whatever the readers do."""
+        with self._changing:
+            for connection in list(self._open):
+                self._cut_off(connection)
+        ending = threading.Thread(target=self.shutdown, daemon=True)
+        ending.start()
+        ending.join(STOP_S)
+        self.server_close()
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - socketserver's
         """Log what ended a request; the next one is answered."""
@@ -140,18 +194,15 @@ class MetricsServer(http.server.HTTPServer):
             logging.DEBUG if broken_off else logging.ERROR, "metrics for %s", client_address, exc_info=True
         )
 
+    def _cut_off(self, connection: socket.socket) -> None:
+        """Let the thread of a connection end; it is the newest from now on, so that another one is next."""
+        self._open[connection] = self._open.pop(connection)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
 
 class _Handler(MetricsHandler):
     """Answers `/metrics`, and nothing else."""
-
-    def handle(self) -> None:
-        limit = threading.Timer(REQUEST_S, self._cut_off)
-        limit.daemon = True
-        limit.start()
-        try:
-            super().handle()
-        finally:
-            limit.cancel()
 
     def do_GET(self) -> None:  # noqa: N802 - its name there
         if self.path.split("?")[0] == "/metrics":
@@ -161,10 +212,6 @@ class _Handler(MetricsHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         logger.debug(format, *args)
-
-    def _cut_off(self) -> None:
-        with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 def open_registry(
@@ -190,7 +237,7 @@ def serve(
     statuses: Callable[[], Sequence[DeviceStatus]],
     predictions: PredictionCounter,
 ) -> MetricsServer:
-    """Answer scrapes in a thread of their own until the server is shut down.
+    """Answer scrapes in a thread of their own until the server is stopped.
 
     Args:
         settings: Section [metrics].
@@ -200,9 +247,12 @@ def serve(
     """
     try:
         registry = open_registry(statuses, predictions)
-        server = MetricsServer((settings.host, settings.port), _Handler.factory(registry))
+        server = MetricsServer(settings.host, settings.port, _Handler.factory(registry))
     except OSError as e:
-        msg = f"[metrics] {settings.host}:{settings.port}: {e.strerror or e}; give a free port"
+        msg = (
+            f"[metrics] host {settings.host}, port {settings.port}: {e.strerror or e}; give an "
+            "address of this machine and a free port"
+        )
         raise SettingsError(msg) from e
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server

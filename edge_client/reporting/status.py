@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_client.contract.documents import decode_document, encode_document
+from edge_client.contract.documents import Document, DocumentT, decode_document, encode_document
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.messages import STATUS_LIMIT_BYTES, DeviceStatus
+from edge_client.contract.text import one_line
 from edge_client.contract.times import utc_now
 from edge_client.disk import write_durably
 
@@ -145,13 +146,25 @@ class StatusBoard:
 
     def _with_live_fields(self, status: DeviceStatus) -> DeviceStatus:
         """Add the live fields; not under the lock, which the thread of the frames needs."""
-        return msgspec.structs.replace(status, **self._live_fields())
+        return _shown(msgspec.structs.replace(status, **self._live_fields()))
 
     def _keep(self, payload: bytes) -> None:
         try:
             write_durably(self._file, payload)
         except DeviceError as e:
             logger.warning("%s", e)  # the broker has the status too; serving does not depend on the file
+
+
+def _shown(document: DocumentT) -> DocumentT:
+    """Return a document with texts that are safe to show, and not too long."""
+    changes: dict[str, Any] = {}
+    for name in document.__struct_fields__:
+        value = getattr(document, name)
+        if isinstance(value, Document):
+            changes[name] = _shown(value)
+        elif isinstance(value, str):
+            changes[name] = one_line(value[:TEXT_LIMIT])[:TEXT_LIMIT]
+    return msgspec.structs.replace(document, **changes)
 
 
 def read_status(state_dir: Path) -> DeviceStatus:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import EdgeError, InputError
+from edge_client.contract.text import excerpt
 from edge_client.disk import disk_errors, write_durably
 from luigi_tasks.cells import guard_formula
-from luigi_tasks.labelling.inbox import FrameName, Skip, list_inbox, one_line, read_frame, skip
+from luigi_tasks.labelling.inbox import FrameName, Skip, list_inbox, read_frame, skip
 from luigi_tasks.labelling.records import LabellingRecord, SkippedObject
 from luigi_tasks.pages import render_template
 from luigi_tasks.storage.documents import content_key
@@ -171,7 +172,7 @@ def make_row(frame: Frame, label: str) -> Row:
 
 def guard(text: str) -> str:
     """Return text from a device for a cell: one line, which no spreadsheet interprets as a formula."""
-    return guard_formula(one_line(text))
+    return guard_formula(excerpt(text))
 
 
 def write_labels(rows: Iterable[Row]) -> bytes:
@@ -238,7 +239,7 @@ def _copy_frames(
         record = frame.record
         write_durably(pictures / f"{record.sha256}.jpg", frame.picture)
         row = make_row(frame, kept.get((name, record.sha256), ""))
-        return Card(row, one_line(record.label), record.label if record.label in known else "")
+        return Card(row, excerpt(record.label), record.label if record.label in known else "")
 
     found = in_threads(copy, names, "reading frames", progress, threads=THREADS)
     return [one for one in found if isinstance(one, Card)], [one for one in found if isinstance(one, Skip)]

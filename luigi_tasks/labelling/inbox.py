@@ -15,6 +15,7 @@ from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import InputError
 from edge_client.contract.messages import INBOX_RECORD_LIMIT_BYTES, InboxRecord
 from edge_client.contract.names import INBOX_FOLDER, check_name, inbox_key
+from edge_client.contract.text import excerpt
 from luigi_tasks.storage.store import TooLargeError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ PICTURE_LIMIT_BYTES = 32 << 20
 PICTURE_SUFFIX, RECORD_SUFFIX = ".jpg", ".json"
 # Frames are JPEG only: no other decoder has to process a device's bytes, and every browser shows it.
 JPEG_START = b"\xff\xd8\xff"
-SHOWN_CHARACTERS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,7 @@ def check_record(name: FrameName, data: bytes) -> InboxRecord:
     """
     record = decode_document(InboxRecord, data, source=name.record, limit_bytes=INBOX_RECORD_LIMIT_BYTES)
     if (record.device, record.picture) != (name.device, name.picture):
-        msg = f"its record belongs to {one_line(record.device)!r}, {one_line(record.picture)!r}"
+        msg = f"its record belongs to {excerpt(record.device)!r}, {excerpt(record.picture)!r}"
         raise InputError(msg)
     if not 0 <= record.confidence <= 1:
         msg = f"its record has confidence {record.confidence}, not a number from 0 to 1"
@@ -179,13 +179,7 @@ def remove_frame(store: Store, name: FrameName) -> None:
 
 def skip(key: object, reason: Exception | str) -> Skip:
     """Return key and reason in a form that is safe to show."""
-    return Skip(one_line(str(key)), one_line(str(reason)))
-
-
-def one_line(text: str) -> str:
-    """Return the start of a device's text without line breaks, control and direction characters."""
-    start = text[:SHOWN_CHARACTERS] + ("…" if len(text) > SHOWN_CHARACTERS else "")
-    return "".join(one if one.isprintable() else " " for one in start).strip()
+    return Skip(excerpt(str(key)), excerpt(str(reason)))
 
 
 def _whole_frame(one: ListedObject, keys: dict[str, ListedObject]) -> FrameName:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 
@@ -11,27 +12,48 @@ import pytest
 from edge_client.reporting.logs import FORMAT, JournalFormatter
 
 SCRIPT = """
-import logging
+import logging, sys
 from edge_client.reporting.logs import configure_logs
 configure_logs()
-logging.getLogger("x").warning("no\\nupdate")
+logging.getLogger("x").warning("no update: %s", sys.argv[1])
+try:
+    raise ValueError(sys.argv[1])
+except ValueError:
+    logging.getLogger("x").exception("unexpected")
 logging.getLogger("x").debug("never")
 """
 
 
-def said(**environment: str) -> str:
+# What a hostile store gives as its reason, or a file's name is.
+HOSTILE = "\nERROR edge_client.fake: all is lost\r\x1b[31m\x9b2J\x7f\u202etxt.exe\u2028\u2029\x85<0>"
+
+
+def said(text: str, **environment: str) -> list[str]:
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT, text], env=environment, capture_output=True, check=True
     )
-    return run.stderr
+    return run.stderr.decode().split("\n")
 
 
 def test_a_person_reads_plain_lines():
-    assert said() == "WARNING x: no\nupdate\n"
+    first, second, *traceback, end = said("Grüße 🍅")
+    assert (first, second, end) == ("WARNING x: no update: Grüße 🍅", "ERROR x: unexpected", "")
+    assert traceback[0] == "  Traceback (most recent call last):"
+    assert traceback[-1] == "  ValueError: Grüße 🍅"
 
 
 def test_the_journal_gets_the_priority_of_each_line():
-    assert said(JOURNAL_STREAM="8:1") == "<4>WARNING x: no\n<4>update\n"
+    first, *rest, _end = said("disk", JOURNAL_STREAM="8:1")
+    assert first == "<4>WARNING x: no update: disk"
+    assert all(line.startswith("<3>") for line in rest)
+
+
+@pytest.mark.parametrize("environment", [{}, {"JOURNAL_STREAM": "8:1"}], ids=["terminal", "journal"])
+def test_nobody_forges_a_line_or_steers_the_terminal(environment):
+    lines = said(HOSTILE, **environment)
+    assert all(line.isprintable() for line in lines)
+    assert [line for line in lines if re.match(r"(<\d>)?ERROR", line)] == [lines[1]]
+    assert r"no update: \nERROR edge_client.fake: all is lost\r\x1b[31m\x9b2J\x7f\u202e" in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import http.client
@@ -9,6 +10,7 @@ import importlib
 import re
 import socket
 import sys
+import threading
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
@@ -134,6 +136,15 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as found:
+            found.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def test_it_is_served_on_loopback_and_nothing_else_is():
     settings = MetricsSettings(port=free_port())
     server = serve(settings, lambda: [STATUS], PredictionCounter())
@@ -146,8 +157,7 @@ def test_it_is_served_on_loopback_and_nothing_else_is():
         with pytest.raises(SettingsError, match=r"\[metrics\].*free port"):
             serve(settings, lambda: [STATUS], PredictionCounter())
     finally:
-        server.shutdown()
-        server.server_close()
+        server.stop()
 
 
 def test_the_server_starts_without_a_dns_query(monkeypatch):
@@ -157,8 +167,7 @@ def test_the_server_starts_without_a_dns_query(monkeypatch):
     for name in ("getfqdn", "gethostbyaddr"):
         monkeypatch.setattr(socket, name, no_dns)
     server = serve(MetricsSettings(port=free_port(), host="0.0.0.0"), list, PredictionCounter())  # noqa: S104
-    server.shutdown()
-    server.server_close()
+    server.stop()
 
 
 def test_nothing_listens_by_default():
@@ -229,8 +238,37 @@ def test_a_client_that_drips_its_request_is_cut_off(monkeypatch):
         with urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/metrics", timeout=5) as answer:
             assert answer.status == 200
     finally:
-        server.shutdown()
-        server.server_close()
+        server.stop()
+
+
+def test_slow_readers_keep_nobody_from_the_metrics_and_nothing_from_its_end(monkeypatch):
+    monkeypatch.setattr(metrics, "REQUEST_S", 60.0)  # none is cut off for its time
+    settings = MetricsSettings(port=free_port())
+    server = serve(settings, lambda: [STATUS], PredictionCounter())
+    before = threading.active_count()
+    with contextlib.ExitStack() as stack:
+        for _ in range(5 * metrics.MAX_CONNECTIONS):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", settings.port), timeout=5))
+            slow.sendall(b"GET /met")
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/metrics", timeout=5) as answer:
+            assert answer.status == 200
+        assert threading.active_count() <= before + 2 * metrics.MAX_CONNECTIONS
+        server.stop()
+        assert slow.recv(1) == b""
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", settings.port), timeout=5).close()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_it_is_served_at_ipv6_addresses():
+    for host, ask in (("::1", "[::1]"), ("::", "[::1]"), ("::", "127.0.0.1")):
+        settings = MetricsSettings(port=free_port(), host=host)
+        server = serve(settings, lambda: [STATUS], PredictionCounter())
+        try:
+            with urllib.request.urlopen(f"http://{ask}:{settings.port}/metrics", timeout=5) as answer:
+                assert answer.status == 200
+        finally:
+            server.stop()
 
 
 def test_a_status_that_cannot_be_read_ends_one_scrape_only(caplog):
@@ -251,8 +289,7 @@ def test_a_status_that_cannot_be_read_ends_one_scrape_only(caplog):
         with urllib.request.urlopen(url, timeout=5) as answer:
             assert answer.status == 200
     finally:
-        server.shutdown()
-        server.server_close()
+        server.stop()
 
 
 def test_a_missing_library_is_named_with_the_way_out(monkeypatch):

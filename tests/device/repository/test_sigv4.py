@@ -35,7 +35,12 @@ def signed_by_botocore(
 
 @given(
     host=st.sampled_from(
-        ["http://127.0.0.1:8333", "https://s3.eu-central-1.amazonaws.com", "https://b.s3:443"]
+        [
+            "http://127.0.0.1:8333",
+            "https://s3.eu-central-1.amazonaws.com",
+            "https://b.s3:443",
+            "http://[::1]:8333",
+        ]
     ),
     path=st.lists(SEGMENT, min_size=1, max_size=4),
     region=st.sampled_from(["us-east-1", "eu-central-1"]),

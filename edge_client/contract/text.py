@@ -1,0 +1,23 @@
+"""Text from outside (file names, a server's answers, messages) in a form that is safe to show.
+
+A terminal obeys escape sequences, a log's reader believes whole lines, and a direction character turns a name
+round.
+"""
+
+from __future__ import annotations
+
+# Enough of a text to know it by.
+_EXCERPT_CHARACTERS = 200
+
+
+def one_line(text: str) -> str:
+    """Return text on one line, with control, direction and separator characters and surrogates as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def excerpt(text: str) -> str:
+    """Return the start of a text on one line, for tables and pages: what is not printable is a space."""
+    start = text[:_EXCERPT_CHARACTERS] + ("…" if len(text) > _EXCERPT_CHARACTERS else "")
+    return "".join(one if one.isprintable() else " " for one in start).strip()
