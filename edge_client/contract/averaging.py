@@ -7,7 +7,7 @@ speed; the buffers are reused because allocating fresh pages costs more than the
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Largest block whose sum of 8-bit values fits into 16 bits.
 _SMALL_BLOCK = 257
+# Larger pictures are averaged a few rows of blocks at a time, whose sums take this much memory.
+_SUMS_BYTES = 4_000_000
 # Sizes whose buffers are kept: one fits frames to the model, one compares frames for motion.
 _KEPT = 2
 _buffers = threading.local()
@@ -30,6 +32,17 @@ def average_blocks(pixels: NDArray[np.uint8], rows: int, columns: int) -> NDArra
         columns: Width of a block, at most W.
     Returns: (H // rows, W // columns, 3) uint8.
     """
+    rows_at_once = max(_SUMS_BYTES // (pixels.shape[1] * 3 * np.dtype(_sum_type(rows, columns)).itemsize), 1)
+    high = pixels.shape[0] // rows
+    if high > rows_at_once:
+        top = (pixels.shape[0] - high * rows) // 2
+        starts = range(0, high, rows_at_once)
+        strips = (pixels[top + at * rows : top + min(at + rows_at_once, high) * rows] for at in starts)
+        return np.concatenate([_average_at_once(strip, rows, columns) for strip in strips])
+    return _average_at_once(pixels, rows, columns)
+
+
+def _average_at_once(pixels: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
     wanted = (pixels.shape[0], pixels.shape[1], int(rows), int(columns))
     known: dict[tuple[int, ...], _Blocks] = _buffers.__dict__.setdefault("blocks", {})
     blocks = known.pop(wanted, None) or _Blocks(*wanted)
@@ -37,6 +50,11 @@ def average_blocks(pixels: NDArray[np.uint8], rows: int, columns: int) -> NDArra
         del known[next(iter(known))]
     known[wanted] = blocks  # the last one used comes last
     return blocks.average(pixels)
+
+
+def _sum_type(rows: int, columns: int) -> type[np.uint16 | np.uint32]:
+    """Return the narrowest type that holds the sum of a block."""
+    return np.uint16 if rows * columns <= _SMALL_BLOCK else np.uint32
 
 
 class _Blocks:
@@ -47,9 +65,11 @@ class _Blocks:
         self._high, self._wide = height // rows, width // columns
         self._top = (height - self._high * rows) // 2
         small = rows * columns <= _SMALL_BLOCK
-        self._sums = np.empty((self._high, width * 3), np.uint16 if small else np.uint32)
+        self._sums = np.empty((self._high, width * 3), _sum_type(rows, columns))
         # Sums of 2, 3, 4-7, 8-15 ... adjacent pixels.
-        self._wider = [np.empty(self._sums.size, self._sums.dtype) for _ in range(columns.bit_length() - 1)]
+        self._wider: list[NDArray[Any]] = [
+            np.empty(self._sums.size, self._sums.dtype) for _ in range(columns.bit_length() - 1)
+        ]
         left = (width - self._wide * columns) // 2
         y, x, colour = np.ogrid[: self._high, : self._wide, :3]
         self._starts = (y * width + left + x * columns) * 3 + colour  # (high, wide, 3) into the sums

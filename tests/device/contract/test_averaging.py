@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_client.contract import averaging
 from edge_client.contract.averaging import average_blocks
 
 pytestmark = pytest.mark.runtime
@@ -65,3 +66,15 @@ def test_threads_do_not_share_buffers():
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "rows", "columns"), [(901, 700, 1, 3), (1203, 800, 2, 7), (999, 900, 3, 200)]
+)
+def test_large_pictures_are_averaged_in_strips_with_the_same_result(
+    height: int, width: int, rows: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(5).integers(0, 256, (height, width, 3), np.uint8)
+    whole = average_blocks(pixels, rows, columns)
+    monkeypatch.setattr(averaging, "_SUMS_BYTES", 100_000)
+    np.testing.assert_array_equal(average_blocks(pixels, rows, columns), whole)
