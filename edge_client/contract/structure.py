@@ -209,7 +209,7 @@ def _entries(block: bytes) -> Iterator[tuple[int, int, int, int]]:
                 (place,) = struct.unpack_from(head, block, place)
             yield tag, kind, values, place
             at += struct.calcsize(entry) + inline
-    except struct.error:
+    except (struct.error, OverflowError):
         return
 
 
