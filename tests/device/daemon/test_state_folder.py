@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import fcntl
 import os
+import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,6 +29,10 @@ from edge_client.state_folder import (
     signal_daemon,
     sweep_channels,
 )
+from tests.fault_table import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LIMIT_S = 20.0
@@ -148,22 +156,121 @@ def test_an_old_note_names_no_process(tmp_path, hold, name):
 
 def test_two_readers_do_not_mistake_each_other_for_the_daemon(tmp_path):
     (tmp_path / LOCK_FILE).write_text(other_process())
-    place, descriptor = process._open_to_read(tmp_path)
-    try:
-        assert place == tmp_path / LOCK_FILE
-        assert process._lock(descriptor, fcntl.LOCK_SH)  # as another `status` does
+    with shared_lock(tmp_path), shared_lock(tmp_path / LOCK_FILE):  # as another `status` does
         assert running_process(tmp_path) is None
         assert not daemon_runs(tmp_path)
-    finally:
-        os.close(descriptor)
 
 
 def test_a_reader_keeps_no_daemon_from_its_start(tmp_path):
     (tmp_path / LOCK_FILE).touch()
-    _place, descriptor = process._open_to_read(tmp_path)
-    assert process._lock(descriptor, fcntl.LOCK_SH)
-    with hold_state(tmp_path, sleep=lambda _s: os.close(descriptor)):
+    with contextlib.ExitStack() as reading:
+        reading.enter_context(shared_lock(tmp_path))
+        reading.enter_context(shared_lock(tmp_path / LOCK_FILE))
+        with hold_state(tmp_path, sleep=lambda _s: reading.close()):
+            pass
+
+
+@contextlib.contextmanager
+def shared_lock(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    yield
+    os.close(descriptor)
+
+
+def test_a_daemon_of_the_released_version_which_locks_the_file_alone_keeps_others_out(tmp_path):
+    (tmp_path / LOCK_FILE).write_text(other_process())
+    descriptor = os.open(tmp_path / LOCK_FILE, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert running_process(tmp_path) == os.getpid()
+    with pytest.raises(DeviceError, match="another edge-client"), hold_state(tmp_path):
         pass
+    os.close(descriptor)
+    with hold_state(tmp_path):
+        pass
+
+
+def in_place_of_the_lock_file(folder: Path, victim: Path) -> dict[str, Callable[[], object]]:
+    """What others may put in the place of a lock file."""
+    lock = folder / LOCK_FILE
+    return {
+        "a link": lambda: lock.symlink_to(victim),
+        "a link to nothing": lambda: lock.symlink_to(folder / "nothing"),
+        "a second name": lambda: lock.hardlink_to(victim),
+        "a folder": lock.mkdir,
+        "a pipe": lambda: os.mkfifo(lock),
+    }
+
+
+@pytest.mark.parametrize("what", in_place_of_the_lock_file(Path(), Path()))
+def test_what_is_in_the_place_of_the_lock_file_is_neither_followed_nor_emptied(tmp_path, what, faults):
+    folder, victim = tmp_path / "state", tmp_path / "shadow"
+    folder.mkdir()
+    victim.write_text("root:*:")
+    in_place_of_the_lock_file(folder, victim)[what]()
+    with faults.injected(Kind.STATE, "something else in the place of the lock file", what):
+        with hold_state(folder) as lock, lock.accepting_signals():
+            assert daemon_runs(folder)
+            assert (running_process(folder) == os.getpid()) == (what != "a folder")
+            with pytest.raises(DeviceError, match="another edge-client"), hold_state(folder):
+                pass
+        assert victim.read_text() == "root:*:"
+        assert not (folder / "nothing").exists()
+
+
+def remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [
+        lambda folder: (folder / LOCK_FILE).unlink(),
+        lambda folder: (folder / LOCK_FILE).write_text(""),
+        lambda folder: (folder / LOCK_FILE).rename(folder / "lock.old"),
+    ],
+    ids=["removed", "emptied", "renamed"],
+)
+def test_a_lock_file_that_is_removed_lets_no_second_process_in_and_comes_back(tmp_path, remove, faults):
+    with (
+        faults.injected(Kind.STATE, "lock file of a running daemon", "removed"),
+        hold_state(tmp_path) as lock,
+        lock.accepting_signals(),
+    ):
+        remove(tmp_path)
+        with pytest.raises(DeviceError, match="another edge-client"), hold_state(tmp_path):
+            pass
+        lock.renew()
+        assert running_process(tmp_path) == os.getpid()
+
+
+def test_a_state_folder_that_is_made_anew_is_locked_anew(tmp_path):
+    folder = tmp_path / "state"
+    with hold_state(folder) as lock, lock.accepting_signals():
+        remove_folder(folder)
+        lock.renew()
+        assert running_process(folder) == os.getpid()
+        with pytest.raises(DeviceError, match="another edge-client"), hold_state(folder):
+            pass
+    assert not daemon_runs(folder)
+
+
+@pytest.mark.parametrize("unsupported", ["folders", "all"])
+def test_a_file_system_without_locks_keeps_no_daemon_from_its_start(tmp_path, monkeypatch, unsupported):
+    real = fcntl.flock
+
+    def flock(descriptor: int, kind: int) -> None:
+        if unsupported == "all" or stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))  # as NFS does
+        real(descriptor, kind)
+
+    monkeypatch.setattr(process.fcntl, "flock", flock)  # type: ignore[attr-defined]
+    with hold_state(tmp_path) as lock, lock.accepting_signals():
+        assert daemon_runs(tmp_path) == (unsupported == "folders")
+        if unsupported == "folders":
+            with pytest.raises(DeviceError, match="another edge-client"), hold_state(tmp_path):
+                pass
 
 
 @pytest.mark.parametrize("there", [True, False])
