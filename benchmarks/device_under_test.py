@@ -72,7 +72,7 @@ def make_release(backbone: bytes, number: int) -> tuple[str, dict[str, bytes]]:
     pictures = [rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8) for _ in range(SELF_TEST_PICTURES)]
     extractor = open_extractor(backbone)
     features = extractor(np.stack(pictures), lambda *_: None, "").astype(np.float32)
-    features = (features - extractor.zero_point) * extractor.scale
+    features = (features - extractor.quantization.zero_point) * extractor.quantization.scale
     weights = np.random.default_rng(number).normal(0, 1, (features.shape[1], len(LABELS))).astype(np.float32)
     weights *= 4 / np.abs(features @ weights).max()
     head = Dense(weights, np.zeros(len(LABELS), np.float32), -4.0, 4.0)

@@ -77,8 +77,8 @@ def write_weights(folder: Path, size: int) -> Path:
 
     What they cost is what trained ones cost. To be called in a process of its own, for TensorFlow stays.
     """
-    from luigi_tasks.backbone.extractor import to_input  # noqa: PLC0415 - of this process alone, as TensorFlow
     from luigi_tasks.backbone.tensorflow_runtime import start_tensorflow  # noqa: PLC0415
+    from luigi_tasks.inference.features import to_input  # noqa: PLC0415 - of this process alone, as TensorFlow
 
     _, keras = start_tensorflow(1)
     base = keras.applications.MobileNetV2((size, size, 3), alpha=1.0, include_top=False, weights=None)

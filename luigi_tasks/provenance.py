@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 
 # Code that decides the bytes of a model: wings, and the constants among the settings.
-MODEL_CODE = ("dataset", "backbone", "training", "quantization", "settings/values.py")
+MODEL_CODE = (
+    "dataset",
+    "backbone",
+    "inference/features.py",
+    "training",
+    "quantization",
+    "settings/values.py",
+)
 
 # Among the settings of each release that was split by groups.
 GROUP_SETTING = "dataset.group"

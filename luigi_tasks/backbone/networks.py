@@ -86,7 +86,7 @@ def standardize(backbone: Any, pixels: NDArray[np.uint8]) -> None:  # noqa: ANN4
     """
     import numpy as np  # noqa: PLC0415
 
-    from luigi_tasks.backbone.extractor import to_input  # noqa: PLC0415
+    from luigi_tasks.inference.features import to_input  # noqa: PLC0415
 
     _, keras = running_tensorflow()
     standards = [layer for layer in backbone.layers if layer.name.endswith(STANDARD_SUFFIX)]

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 # Called as pixels_of(pictures, height, width); returns (N, height, width, 3) uint8 RGB.
 PixelLoader = Callable[[Sequence["Picture"], int, int], "NDArray[np.uint8]"]
 
-# Rows that are held in memory at once where a whole split is shown to a model: 77 MB at 160 pixels.
-BLOCK_PICTURES = 1000
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")

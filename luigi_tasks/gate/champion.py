@@ -8,13 +8,13 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from edge_client.contract.preprocessing import PREPROCESSING_ID
-from edge_client.inference.classifier import Classifier
 from luigi_tasks.dataset.left_out import EMPTY_CLASS, SMALL_CLASS
 from luigi_tasks.dataset.pixels import LazyPixels
 from luigi_tasks.dataset.splits import is_learned_from
 from luigi_tasks.gate.evidence import Rival
 from luigi_tasks.gate.measure import classify_all, measure, right_answers
 from luigi_tasks.gate.paired import Paired, count_pairs
+from luigi_tasks.inference.model_process import ModelFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +45,17 @@ class Champion:
     model: bytes
     holdout_percent: float | None = None
     split_groups: bool = True
+
+    @property
+    def file(self) -> ModelFile:
+        """Its file, to be run in a child process."""
+        return ModelFile(
+            self.model,
+            f"the deployed release {self.document.release}",
+            "roll back to an earlier release (luigi RollBack), or publish on another channel",
+            self.document.labels,
+            self.document.preprocessing.normalization,
+        )
 
     def learned_from(self, picture: Picture, holdout_percent: float, *, alone: bool) -> bool:
         """Whether the model may have learned from a picture that is in the hold-out today.
@@ -132,7 +143,7 @@ def compare_with_champion(
     size = champion.document.preprocessing
     pictures = [holdout[index] for index in shared]
     measurement, answers = measure(
-        lambda: Classifier(champion.model, champion.document.labels, normalization=size.normalization),
+        champion.file,
         sorted(known & set(candidate.labels)),
         pictures,
         LazyPixels(pictures, pixels_of, size.height, size.width),
@@ -183,14 +194,14 @@ def _find_renamed(
     size = champion.document.preprocessing
     pictures = [one for one in holdout if one.label in new]
     answers = classify_all(
-        lambda: Classifier(champion.model, champion.document.labels, normalization=size.normalization),
+        champion.file,
         LazyPixels(pictures, pixels_of, size.height, size.width),
         progress,
         "searching for renamed classes",
     )
     note = ""
     for label in new:
-        found = [one.label for one, picture in zip(answers, pictures, strict=True) if picture.label == label]
+        found = [one for one, picture in zip(answers, pictures, strict=True) if picture.label == label]
         likely, count = collections.Counter(found).most_common(1)[0] if found else ("", 0)
         if likely in gone and count > len(found) / 2:
             note += (

@@ -61,7 +61,7 @@ def evaluate_candidate(
         holdout_percent: Share of the pictures that comes into the hold-out, for what the gate asks for.
         left_out: What the snapshot left out.
     Returns: The record, and the candidate's (hold-out, classes) scores.
-    Raises: DeviceError if the runtime cannot run a file.
+    Raises: DeviceError if the runtime cannot run a file; InputError if one crashes it or does not answer.
     """
     record, size = candidate.record, candidate.record.preprocessing
     pixels = LazyPixels(holdout, pixels_of, size.height, size.width)
@@ -166,9 +166,7 @@ def _measure_file(
     pixels: PixelRows,
     progress: Progress,
 ) -> tuple[Measurement, Answers]:
-    return measure(
-        lambda: candidate.open_classifier(model), candidate.record.labels, holdout, pixels, progress, what
-    )
+    return measure(candidate.file(model), candidate.record.labels, holdout, pixels, progress, what)
 
 
 def _summarize_scores(

@@ -1,32 +1,29 @@
-"""Measurement of a TFLite file on labelled pictures, through the device's own classifier."""
+"""Measurement of a TFLite file on labelled pictures, through the device's own classifier in a child."""
 
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import dataclasses
-import os
-import threading
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from edge_client.contract.errors import InputError
 from edge_client.contract.release import CONFIDENCE_BINS, HoldOut
-from edge_client.inference.runtime import runtime_name
-from luigi_tasks.dataset.pixels import BLOCK_PICTURES
 from luigi_tasks.gate.records import ClassMetrics, Measurement, Mistake
 from luigi_tasks.gate.statistics import effective_size, wilson_interval
+from luigi_tasks.inference.model_process import ModelProcess
 from luigi_tasks.training.strangers import LEAST_KNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from edge_client.inference.classifier import Classifier, Prediction
     from luigi_tasks.dataset.pixels import PixelRows
     from luigi_tasks.dataset.records import Picture
+    from luigi_tasks.inference.model_process import ModelFile
     from luigi_tasks.progress import Progress
 
 MISTAKES_AT_MOST = 24
@@ -47,39 +44,43 @@ class Answers:
 
 
 def measure(
-    open_classifier: Callable[[], Classifier],
+    file: ModelFile,
     labels: Sequence[str],
     pictures: Sequence[Picture],
     pixels: PixelRows,
     progress: Progress,
     what: str,
 ) -> tuple[Measurement, Answers]:
-    """Run a model on pictures.
+    """Run a model on pictures, in a child process.
 
     Args:
-        open_classifier: Makes one classifier for each thread; they are not shared.
+        file: The model; the bytes that are given here are those that run.
         labels: Classes of the pictures; answers outside them count as wrong.
         pictures: The pictures, with their labels.
         pixels: (N, H, W, 3) RGB of `pictures`.
         progress: Gets pictures done.
         what: Named in progress.
     Returns: The measurement, and the answers behind it.
+    Raises: InputError if the file is no classifier with these labels, or crashes the runtime, or does not
+        answer; DeviceError if the runtime cannot run it.
     """
-    answers = classify_all(open_classifier, pixels, progress, f"measuring the {what}")
+    with ModelProcess(file) as process:
+        answers = _answer_all(process, pixels, progress, f"measuring the {what}")
+        latencies = _time_alone(process, pixels)
+        runtime = process.loaded.runtime
+    best = answers.scores.argmax(1) if len(answers.scores) else np.zeros(0, int)
     measurement = summarize(
         labels,
         pictures,
-        [answer.label for answer in answers],
-        [answer.confidence for answer in answers],
-        _time_alone(open_classifier(), pixels),
-        runtime_name(),
+        [file.labels[int(index)] for index in best],
+        [float(row[index]) for row, index in zip(answers.scores, best, strict=True)],
+        latencies,
+        runtime,
     )
-    scores = np.array([answer.scores for answer in answers], np.float32)
-    known = [answer.known for answer in answers if answer.known is not None]
-    if not known:
-        return measurement, Answers(scores)
-    strangers = sum(one < LEAST_KNOWN for one in known)
-    return msgspec.structs.replace(measurement, strangers=strangers), Answers(scores, np.array(known))
+    if answers.known is None or not len(answers.known):
+        return measurement, answers
+    strangers = int((answers.known < LEAST_KNOWN).sum())
+    return msgspec.structs.replace(measurement, strangers=strangers), answers
 
 
 def right_answers(
@@ -97,25 +98,23 @@ def right_answers(
     )
 
 
-def classify_all(
-    open_classifier: Callable[[], Classifier], pixels: PixelRows, progress: Progress, what: str
-) -> list[Prediction]:
-    """Return the answer to each picture, in order; one classifier a core, a block of pixels at a time."""
-    local = threading.local()
+def classify_all(file: ModelFile, pixels: PixelRows, progress: Progress, what: str) -> list[str]:
+    """Return the label that a model gives each picture, in order.
 
-    def classify(picture: NDArray[np.uint8]) -> Prediction:
-        if not hasattr(local, "classifier"):
-            local.classifier = open_classifier()
-        answer: Prediction = local.classifier.classify(picture)
-        return answer
+    Raises: as `measure`.
+    """
+    with ModelProcess(file) as process:
+        scores = _answer_all(process, pixels, progress, what).scores
+    return [file.labels[int(row.argmax())] for row in scores]
 
-    answers = []
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(pixels), BLOCK_PICTURES):
-            for answer in pool.map(classify, pixels[start : start + BLOCK_PICTURES]):
-                answers.append(answer)
-                progress(what, len(answers), len(pixels))
-    return answers
+
+def _answer_all(process: ModelProcess, pixels: PixelRows, progress: Progress, what: str) -> Answers:
+    rows = process.run(pixels, progress, what)  # (N, outputs + 2)
+    scores = rows[:, :-2].astype(np.float32)
+    if not ((scores >= 0) & (scores <= 1)).all():  # NaN neither
+        msg = f"{process.file.full_name}: scores are not numbers from 0 to 1; {process.file.remedy}"
+        raise InputError(msg)
+    return Answers(scores, rows[:, -2] if process.loaded.tells_strangers else None)
 
 
 def summarize(
@@ -195,12 +194,12 @@ def count_answers(labels: Sequence[str], answers: Sequence[str], confidences: Se
     )
 
 
-def _time_alone(classifier: Classifier, pixels: PixelRows) -> list[float]:
-    """Milliseconds a picture with nothing else running in this process."""
+def _time_alone(process: ModelProcess, pixels: PixelRows) -> list[float]:
+    """Milliseconds a picture with nothing else running in the child, while this process waits."""
     if not len(pixels):
         return [0.0]
-    classifier.warm()
-    return [classifier.classify(picture).latency_ms for picture in pixels[:LATENCY_PICTURES]]
+    latencies: list[float] = process.run_alone(pixels[:LATENCY_PICTURES])[:, -1].tolist()
+    return latencies
 
 
 def _class_metrics(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luigi_tasks.backbone.converters import float_converter, int8_converter
-from luigi_tasks.backbone.extractor import FeatureExtractor, to_input
+from luigi_tasks.inference.features import FeatureExtractor, to_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

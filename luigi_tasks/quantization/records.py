@@ -12,6 +12,7 @@ from edge_client.contract.release import OperatingPoint, Preprocessing  # noqa: 
 
 if TYPE_CHECKING:
     from edge_client.inference.classifier import Classifier
+    from luigi_tasks.inference.model_process import ModelFile
 
 
 class CalibrationSet(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,8 +93,24 @@ class Candidate:
     model: bytes
     tried: tuple[bytes, ...] = ()
 
+    def file(self, model: bytes | None = None) -> ModelFile:
+        """Return the file, to be run in a child process: it may have been read from a store.
+
+        Args:
+            model: The file of another scheme, from `tried`; None: the candidate's.
+        """
+        from luigi_tasks.inference.model_process import ModelFile  # noqa: PLC0415 - as below
+
+        return ModelFile(
+            self.model if model is None else model,
+            f"the candidate {self.record.release}",
+            "remove its folder below work/candidates in the store, and run again to assemble it",
+            self.record.labels,
+            self.record.preprocessing.normalization,
+        )
+
     def open_classifier(self, model: bytes | None = None) -> Classifier:
-        """Return the classifier that a device would run.
+        """Return the classifier that a device would run, in this process: for a file that you trust.
 
         Args:
             model: The file of another scheme, from `tried`; None: the candidate's.

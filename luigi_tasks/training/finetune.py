@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from luigi_tasks.backbone.converters import float_converter
-from luigi_tasks.backbone.extractor import CHUNK, FeatureExtractor, to_input
 from luigi_tasks.backbone.networks import STANDARD_SUFFIX, build_backbone, standardize
 from luigi_tasks.backbone.tensorflow_runtime import running_tensorflow
 from luigi_tasks.backbone.weights import NO_WEIGHTS, load_tuned, pack_weights
+from luigi_tasks.inference.features import CHUNK, FeatureExtractor, to_input
 from luigi_tasks.training.augmentation import FOR_HEADS, FOR_TUNING, augment
 from luigi_tasks.training.checkpoint import Checkpoint, pack_checkpoint, parse_checkpoint
 from luigi_tasks.training.cluster import cluster_size

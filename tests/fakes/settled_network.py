@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luigi_tasks.backbone.extractor import to_input
+from luigi_tasks.inference.features import to_input
 
 if TYPE_CHECKING:
     import numpy as np

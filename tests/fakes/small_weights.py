@@ -30,8 +30,8 @@ def _main(path: str) -> None:
     sys.path.insert(0, str(REPOSITORY))
     import numpy as np  # noqa: PLC0415 - of the child alone, as TensorFlow
 
-    from luigi_tasks.backbone.extractor import to_input  # noqa: PLC0415
     from luigi_tasks.backbone.tensorflow_runtime import start_tensorflow  # noqa: PLC0415
+    from luigi_tasks.inference.features import to_input  # noqa: PLC0415
 
     _, keras = start_tensorflow(1)
     base = keras.applications.MobileNet((32, 32, 3), alpha=0.25, include_top=False, weights=None)

@@ -54,8 +54,8 @@ def pictures():
 def convert(pictures):
     """Returns networks by scheme, hidden units and classes; the backbone is one for all."""
     from luigi_tasks.backbone.converters import float_converter, int8_converter  # noqa: PLC0415
-    from luigi_tasks.backbone.extractor import to_input  # noqa: PLC0415
     from luigi_tasks.backbone.networks import build_backbone, standardize  # noqa: PLC0415 - TensorFlow
+    from luigi_tasks.inference.features import to_input  # noqa: PLC0415
 
     backbone = build_backbone(TINY, seed=1)
     import tensorflow as tf  # noqa: PLC0415

@@ -9,9 +9,9 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from luigi_tasks.backbone.converters import float_converter, int8_converter
-from luigi_tasks.backbone.extractor import FeatureExtractor
 from luigi_tasks.backbone.networks import build_backbone
 from luigi_tasks.backbone.tensorflow_runtime import start_tensorflow
+from luigi_tasks.inference.features import FeatureExtractor
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.mixed_precision import TOTAL_NOISE_SHARE, convert_mixed
 from luigi_tasks.settings.values import ModelSettings

@@ -32,6 +32,7 @@ def test_the_same_source_has_the_same_version_wherever_it_lies(copies):
     [
         "dataset/snapshot.py",
         "backbone/networks.py",
+        "inference/features.py",
         "training/augmentation.py",
         "quantization/compose.py",
         "settings/values.py",

@@ -15,11 +15,12 @@ from edge_client.contract.errors import InputError, SettingsError, TransportErro
 from edge_client.contract.release import Normalization
 from edge_client.inference.classifier import Classifier
 from luigi_tasks.backbone.converters import float_converter
-from luigi_tasks.backbone.extractor import FeatureExtractor, QuantizationParameters, quantization_of
+from luigi_tasks.backbone.extractor import QuantizationParameters, quantization_of
 from luigi_tasks.backbone.networks import STANDARD_SUFFIX, architecture_name, build_backbone, standardize
 from luigi_tasks.backbone.weights import load_tuned, pack_weights, weights_digest
 from luigi_tasks.dataset.records import Picture, Snapshot
 from luigi_tasks.dataset.splits import ShardSplit
+from luigi_tasks.inference.features import FeatureExtractor
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.calibration import choose_calibration
 from luigi_tasks.quantization.compose import Dense, compose_classifier
