@@ -20,9 +20,9 @@ if TYPE_CHECKING:
         EvaluateModel,
         PublishRelease,
         QuantizeModel,
-        RollBack,
         TrainModel,
     )
+    from luigi_tasks.roll_back import RollBack
 
 __all__ = [
     "AnnounceRelease",
@@ -41,6 +41,7 @@ __all__ = [
 _ELSEWHERE = {
     "DoubtfulLabels": "luigi_tasks.doubtful_labels",
     "ListInbox": "luigi_tasks.labelling.tasks",
+    "RollBack": "luigi_tasks.roll_back",
     "TakeLabelled": "luigi_tasks.labelling.tasks",
 }
 
@@ -57,3 +58,4 @@ if "luigi" in sys.modules:  # `luigi --module luigi_tasks`: Luigi finds the task
     importlib.import_module("luigi_tasks.labelling.tasks")
     importlib.import_module("luigi_tasks.doubtful_labels")
     importlib.import_module("luigi_tasks.pipeline")
+    importlib.import_module("luigi_tasks.roll_back")

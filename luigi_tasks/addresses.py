@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.records import SnapshotSummary
     from luigi_tasks.settings.values import PipelineSettings, Portions
 
+TUNED_FILE = "tuned.json"
+
 VERSIONS = {
     "plan": 3,
     "snapshot": 3,
@@ -114,7 +116,7 @@ def tuned(identity: Identity, snapshot_digest: str | None) -> str | None:
     if snapshot_digest is None:
         return None
     key = _digest("tuned", snapshot_digest, _network(identity), _learning(identity))
-    return f"work/tuned/{key}/tuned.json"
+    return f"work/tuned/{key}/{TUNED_FILE}"
 
 
 def backbone(identity: Identity, scheme: str, tuned_key: str | None) -> str | None:

@@ -1,16 +1,18 @@
 """Results of the steps in the store: how each is saved, found and loaded.
 
-The only module that knows which files a result consists of. The record is written last: where it exists,
-the files next to it do too. Light on purpose: a run with nothing to do finds records, and must not pay for
-NumPy.
+The only module that knows which files a result consists of. The statement about all of them is written last
+(`evidence/ledger.py`): where it exists, the record and the files next to it do too. Light on purpose: a run
+with nothing to do finds records, and must not pay for NumPy.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
+from edge_client.contract.documents import encode_compact
 from edge_client.contract.errors import InputError, TransportError
-from edge_client.contract.names import MODEL_FILE, REPORT_FILE
+from edge_client.contract.names import LABELS_FILE, MODEL_FILE, REPORT_FILE
 from luigi_tasks import addresses
 from luigi_tasks.backbone.records import Backbone, BackboneRecord
 from luigi_tasks.dataset.records import (
@@ -21,9 +23,10 @@ from luigi_tasks.dataset.records import (
     SnapshotSummary,
     moved_digest,
 )
+from luigi_tasks.evidence.ledger import BINARY, JSON, EvidenceError, File
+from luigi_tasks.evidence.records import StoredDocument
 from luigi_tasks.gate.records import Evaluated, Evaluation
-from luigi_tasks.quantization.records import Candidate, CandidateRecord
-from luigi_tasks.storage.documents import StoredDocument
+from luigi_tasks.quantization.records import Candidate, CandidateRecord, write_labels
 from luigi_tasks.training.records import (
     FeaturesRecord,
     Lineage,
@@ -40,10 +43,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luigi_tasks.dataset.splits import ShardSplit
+    from luigi_tasks.evidence.ledger import Ledger
+    from luigi_tasks.evidence.records import DocumentT, PendingDocument
     from luigi_tasks.labelling.doubtful import DoubtfulRecord
     from luigi_tasks.storage.cache import ContentCache
-    from luigi_tasks.storage.documents import DocumentT, PendingDocument
-    from luigi_tasks.storage.store import Store
     from luigi_tasks.training.features import FeatureRows
     from luigi_tasks.workspace import Workspace
 
@@ -59,6 +62,7 @@ PICTURES_FILE = "pictures.json"
 MOVED_FILE = "moved.json"
 # A presigned link lives at most a week (AWS Signature Version 4).
 REPORT_LINK_S = 7 * 24 * 3600
+HTML = "text/html; charset=utf-8"
 
 
 def find_key(target: Target) -> str | None:
@@ -92,10 +96,9 @@ def find_shard(target: Target, workspace: Workspace, shard: str) -> tuple[ReadPi
 
 
 def save_snapshot(target: StoredDocument, snapshot: Snapshot) -> None:
-    StoredDocument(target.store, target.folder + PICTURES_FILE).save_list(snapshot)
+    target.put(PICTURES_FILE, encode_compact(snapshot), content_type=JSON)
     if snapshot.moved:
-        moved = MovedPictures(shards=snapshot.moved)
-        StoredDocument(target.store, target.folder + MOVED_FILE).save_list(moved)
+        target.put(MOVED_FILE, encode_compact(MovedPictures(shards=snapshot.moved)), content_type=JSON)
     target.save(SnapshotSummary.of(snapshot))
 
 
@@ -106,7 +109,7 @@ def find_summary(target: Target) -> SnapshotSummary | None:
 
 def load_snapshot(target: StoredDocument) -> Snapshot:
     """Return the full list of pictures."""
-    return StoredDocument(target.store, target.folder + PICTURES_FILE).load(Snapshot)
+    return target.load_part(PICTURES_FILE, Snapshot)
 
 
 def load_split(
@@ -122,8 +125,9 @@ def load_split(
     """
     from luigi_tasks.dataset.splits import ShardSplit  # noqa: PLC0415 - a run with nothing to do
 
-    summary, moved = target.load(SnapshotSummary), StoredDocument(target.store, target.folder + MOVED_FILE)
-    away = moved.load(MovedPictures).shards[shard] if shard in summary.moved else ()
+    summary = target.load(SnapshotSummary)
+    moves = shard in summary.moved
+    away = target.load_part(MOVED_FILE, MovedPictures).shards[shard] if moves else ()
     return ShardSplit.find(hashes, away, summary.train_pictures, holdout_percent)
 
 
@@ -146,20 +150,24 @@ class StoredCheckpoint:
     """Checkpoint next to the result that it is for: any machine may resume from it."""
 
     def __init__(self, target: StoredDocument) -> None:
-        self._store, self._key = target.store, target.folder + CHECKPOINT_FILE
+        self._ledger, self._folder = target.ledger, target.folder
 
     def load(self) -> bytes | None:
         """Return what was saved last, or None."""
-        found = self._store.get(self._key)
-        return found.data if found is not None else None
+        key = self._folder + CHECKPOINT_FILE
+        return self._ledger.load(key) if self._ledger.find(key) is not None else None
 
     def save(self, data: bytes) -> None:
         """Replace the checkpoint; empty data means that it is not needed any more."""
-        self._store.put(self._key, data)
+        if data:
+            self._ledger.save(File(CHECKPOINT_FILE, data, BINARY), self._folder, replace=True)
+        else:
+            self._ledger.store.put(self._folder + CHECKPOINT_FILE, data)
+            self._ledger.withdraw(self._folder + CHECKPOINT_FILE)
 
 
 def save_tuned(target: StoredDocument, tuned: TunedBackbone) -> None:
-    target.store.put(target.folder + WEIGHTS_FILE, tuned.weights)
+    target.put(WEIGHTS_FILE, tuned.weights)
     target.save(tuned.record)
     StoredCheckpoint(target).save(b"")
 
@@ -169,12 +177,13 @@ def find_tuned(target: Target) -> TunedRecord | None:
 
 
 def load_tuned(target: StoredDocument) -> TunedBackbone:
-    return TunedBackbone(target.load(TunedRecord), target.store.read(target.folder + WEIGHTS_FILE))
+    return TunedBackbone(target.load(TunedRecord), target.read(WEIGHTS_FILE))
 
 
-def save_lineage(store: Store, release: str, tuned: StoredDocument) -> None:
+def save_lineage(ledger: Ledger, release: str, tuned: StoredDocument) -> None:
     """Record which tuned backbone a release was made from, for a warm start."""
-    StoredDocument(store, addresses.lineage(release)).save(Lineage(tuned=tuned.folder))
+    document = StoredDocument(ledger, addresses.lineage(release), lambda: [tuned.key])
+    document.save(Lineage(tuned=tuned.folder), replace=True)
 
 
 def find_parent(workspace: Workspace) -> tuple[str, bytes] | None:
@@ -185,16 +194,21 @@ def find_parent(workspace: Workspace) -> tuple[str, bytes] | None:
     release = workspace.find_start()
     if release is None:
         return None
-    lineage = _find(StoredDocument(workspace.store, addresses.lineage(release)), Lineage)
-    found = workspace.store.get(lineage.tuned + WEIGHTS_FILE) if lineage is not None else None
-    return (release, found.data) if found is not None else None
+    lineage = _find(StoredDocument(workspace.ledger, addresses.lineage(release)), Lineage)
+    if lineage is None:
+        return None
+    tuned = StoredDocument(workspace.ledger, lineage.tuned + addresses.TUNED_FILE)
+    try:
+        return (release, tuned.read(WEIGHTS_FILE)) if tuned.exists() else None
+    except EvidenceError:  # the initial weights do instead
+        return None
 
 
 def save_backbone(target: StoredDocument, backbone: Backbone) -> None:
     """Save a backbone; where two machines convert at once, the first result counts."""
     for name, sha256 in backbone.record.variants.items():
-        target.store.put(addresses.variant(target.folder, name, sha256), backbone.files[name])
-    target.save_first(backbone.record)
+        target.put(addresses.variant("", name, sha256), backbone.files[name])
+    target.save_list(backbone.record)
 
 
 def find_backbone(target: Target) -> BackboneRecord | None:
@@ -212,7 +226,7 @@ def load_backbone(target: StoredDocument, cache: ContentCache, scheme: str, key:
     """
     record = target.load(BackboneRecord)
     files = {
-        name: cache.read(target.store, addresses.variant(target.folder, name, sha256), sha256)
+        name: _read_cached(target, cache, addresses.variant("", name, sha256), sha256)
         for name, sha256 in record.variants.items()
     }
     return Backbone(record, files, scheme, key)
@@ -222,11 +236,9 @@ def load_backbone(target: StoredDocument, cache: ContentCache, scheme: str, key:
 
 
 def save_features(target: StoredDocument, features: FeatureRows, cache: ContentCache) -> None:
-    import hashlib  # noqa: PLC0415 - with NumPy
-
     packed = features.pack()
     sha256 = hashlib.sha256(packed).hexdigest()
-    target.store.put(f"{target.folder}{sha256}.npz", packed)
+    target.put(f"{sha256}.npz", packed)
     cache.put(sha256, packed)
     target.save_list(
         FeaturesRecord(pictures=dict(features.pictures), sha256=sha256, computed=features.computed)
@@ -241,7 +253,7 @@ def load_features(target: StoredDocument, cache: ContentCache) -> FeatureRows:
     from luigi_tasks.training.features import unpack_rows  # noqa: PLC0415 - NumPy
 
     record = target.load(FeaturesRecord)
-    packed = cache.read(target.store, f"{target.folder}{record.sha256}.npz", record.sha256)
+    packed = _read_cached(target, cache, f"{record.sha256}.npz", record.sha256)
     return unpack_rows(packed, record.pictures)
 
 
@@ -261,9 +273,9 @@ def save_head(target: StoredDocument, head: TrainedHead) -> None:
     from luigi_tasks.storage.arrays import pack_array  # noqa: PLC0415 - NumPy
     from luigi_tasks.training.train import pack_head, pack_unseen  # noqa: PLC0415 - NumPy
 
-    target.store.put(target.folder + HEAD_FILE, pack_head(head.layers, head.ranges))
-    target.store.put(target.folder + FLOAT_SCORES_FILE, pack_array(head.float_scores))
-    target.store.put(target.folder + UNSEEN_FILE, pack_unseen(head.unseen))
+    target.put(HEAD_FILE, pack_head(head.layers, head.ranges))
+    target.put(FLOAT_SCORES_FILE, pack_array(head.float_scores))
+    target.put(UNSEEN_FILE, pack_unseen(head.unseen))
     target.save(head.record)
 
 
@@ -273,7 +285,7 @@ def find_known_rows(
     """Return the rows of wanted pictures in earlier features, by name and content hash."""
     from luigi_tasks.training.features import collect_known  # noqa: PLC0415 - NumPy
 
-    targets = (StoredDocument(workspace.store, one) for one in keys)
+    targets = (StoredDocument(workspace.ledger, one) for one in keys)
     return collect_known((find_features(one, workspace.cache) for one in targets), wanted)
 
 
@@ -285,9 +297,9 @@ def load_head(target: StoredDocument, scheme: str) -> TrainedHead:
     from luigi_tasks.storage.arrays import unpack_array  # noqa: PLC0415 - NumPy
     from luigi_tasks.training.train import unpack_head, unpack_unseen  # noqa: PLC0415 - NumPy
 
-    layers, ranges = unpack_head(target.store.read(target.folder + HEAD_FILE))
-    scores = unpack_array(target.store.read(target.folder + FLOAT_SCORES_FILE))
-    unseen = unpack_unseen(target.store.read(target.folder + UNSEEN_FILE))
+    layers, ranges = unpack_head(target.read(HEAD_FILE))
+    scores = unpack_array(target.read(FLOAT_SCORES_FILE))
+    unseen = unpack_unseen(target.read(UNSEEN_FILE))
     return TrainedHead(scheme, layers, ranges, scores, unseen, target.load(TrainingRecord))
 
 
@@ -296,8 +308,9 @@ def load_head(target: StoredDocument, scheme: str) -> TrainedHead:
 
 def save_candidate(target: StoredDocument, candidate: Candidate) -> None:
     for calibration, model in zip(candidate.record.quantization.calibration, candidate.tried, strict=False):
-        target.store.put(_tried_file(target, calibration.scheme), model)
-    target.store.put(target.folder + MODEL_FILE, candidate.model)
+        target.put(_tried_file(calibration.scheme), model)
+    target.put(MODEL_FILE, candidate.model)
+    target.put(LABELS_FILE, write_labels(candidate.record.labels))
     target.save(candidate.record)
 
 
@@ -310,8 +323,8 @@ def load_candidate(target: StoredDocument) -> Candidate:
     tried = record.quantization.calibration[:-1]
     return Candidate(
         record,
-        target.store.read(target.folder + MODEL_FILE),
-        tuple(target.store.read(_tried_file(target, one.scheme)) for one in tried),
+        target.read(MODEL_FILE),
+        tuple(target.read(_tried_file(one.scheme)) for one in tried),
     )
 
 
@@ -319,22 +332,22 @@ def save_evaluation(target: StoredDocument, evaluated: Evaluated) -> str:
     """Save the gate's record, its scores and its report; return a link to the report."""
     from luigi_tasks.storage.arrays import pack_array  # noqa: PLC0415 - NumPy
 
-    report = target.folder + REPORT_FILE
-    target.store.put(report, evaluated.report.encode(), content_type="text/html; charset=utf-8")
-    target.store.put(target.folder + SCORES_FILE, pack_array(evaluated.scores))
+    target.put(REPORT_FILE, evaluated.report.encode(), content_type=HTML)
+    target.put(SCORES_FILE, pack_array(evaluated.scores))
     target.save(evaluated.record)
-    return target.store.presign_url(report, REPORT_LINK_S)
+    return target.store.presign_url(target.folder + REPORT_FILE, REPORT_LINK_S)
 
 
 def save_doubtful(target: StoredDocument, record: DoubtfulRecord, page: str) -> tuple[str, str]:
     """Save the list of doubtful labels; return the address of the CSV, and a link to the page."""
     from luigi_tasks.labelling.doubtful import write_csv  # noqa: PLC0415 - only where one is made
 
-    csv, html = target.folder + "doubtful.csv", target.folder + "doubtful.html"
-    target.store.put(csv, write_csv(record.doubtful), content_type="text/csv; charset=utf-8")
-    target.store.put(html, page.encode(), content_type="text/html; charset=utf-8")
+    csv, html = "doubtful.csv", "doubtful.html"
+    target.put(csv, write_csv(record.doubtful), content_type="text/csv; charset=utf-8")
+    target.put(html, page.encode(), content_type=HTML)
     target.save_list(record)
-    return target.store.url(csv), target.store.presign_url(html, REPORT_LINK_S)
+    store, folder = target.store, target.folder
+    return store.url(folder + csv), store.presign_url(folder + html, REPORT_LINK_S)
 
 
 def find_evaluation(target: Target) -> Evaluation | None:
@@ -346,10 +359,22 @@ def load_evaluation(target: StoredDocument) -> Evaluated:
 
     return Evaluated(
         target.load(Evaluation),
-        target.store.read(target.folder + REPORT_FILE).decode(),
-        unpack_array(target.store.read(target.folder + SCORES_FILE)),
+        target.read(REPORT_FILE).decode(),
+        unpack_array(target.read(SCORES_FILE)),
     )
 
 
-def _tried_file(target: StoredDocument, scheme: str) -> str:
-    return f"{target.folder}tried-{scheme}.tflite"
+def _tried_file(scheme: str) -> str:
+    return f"tried-{scheme}.tflite"
+
+
+def _read_cached(target: StoredDocument, cache: ContentCache, name: str, sha256: str) -> bytes:
+    """Return a file of a signed result, from this machine's cache where it is there."""
+    data = cache.get(sha256)
+    if data is None:
+        data = target.read(name)
+        if hashlib.sha256(data).hexdigest() != sha256:  # only where results are unsigned
+            msg = f"{target.store.url(target.folder + name)}: damaged in the store; remove it and run again"
+            raise InputError(msg)
+        cache.put(sha256, data)
+    return data

@@ -71,7 +71,7 @@ class DoubtfulLabels(TrainingTask):
         pictures = doubtful.load_thumbnails(record, snapshot.pictures, self.workspace.pixel_loader(progress))
         page = doubtful.render_page(record, pictures, str(self.pictures))
         csv, link = artifacts.save_doubtful(self.own_target(), record, page)
-        self.set_tracking_url(link)  # type: ignore[misc]
+        self.link(link)
         first = ", ".join(f"{one.path} (probably {one.probable})" for one in record.doubtful[:NAMED_AT_MOST])
         logger.info("Doubtful labels: %s; all in %s, with pictures in %s", first or "none", csv, link)
         return f"{len(record.doubtful)} of {record.pictures} labels are doubtful; all in {csv}"

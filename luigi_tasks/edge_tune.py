@@ -42,16 +42,17 @@ def main(arguments: list[str] | None = None) -> int:
 def tune(workspace: Workspace, index: int) -> None:
     """Wait for the snapshot and fine-tune on this machine's share of it, unless the result exists."""
     from luigi_tasks import addresses, artifacts, steps  # noqa: PLC0415 - as in main
-    from luigi_tasks.storage.documents import StoredDocument  # noqa: PLC0415 - as in main
+    from luigi_tasks.evidence.records import StoredDocument  # noqa: PLC0415 - as in main
 
-    document = StoredDocument(workspace.store, addresses.snapshot(workspace.identity))
+    document = StoredDocument(workspace.ledger, addresses.snapshot(workspace.identity))
     while not document.exists():
         time.sleep(POLL_S)
     snapshot = artifacts.load_snapshot(document)
     key = addresses.tuned(workspace.identity, snapshot.digest)
-    if key is None or workspace.store.exists(key):
+    tuned = None if key is None else StoredDocument(workspace.ledger, key)
+    if tuned is None or tuned.exists():
         return
-    checkpoint = artifacts.StoredCheckpoint(StoredDocument(workspace.store, key))
+    checkpoint = artifacts.StoredCheckpoint(tuned)
     warm = workspace.settings.training.warm_start
     parent = artifacts.find_parent(workspace) if warm else None
     steps.tune_backbone(workspace, snapshot, parent, checkpoint, index)

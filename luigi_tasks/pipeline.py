@@ -20,13 +20,12 @@ import luigi
 
 from edge_client.contract.errors import InputError, TransportError
 from luigi_tasks import addresses, artifacts, steps
-from luigi_tasks.logs import log_errors_as_messages
+from luigi_tasks.evidence.release import Evidence
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization import schemes
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.targets import FreshSignaturesTarget, PendingTarget, announcement_target, channel_target
-from luigi_tasks.task import PipelineTask, logger
-from luigi_tasks.workspace import Workspace, open_workspace
+from luigi_tasks.task import PipelineTask, addresses_of, logger
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -272,7 +271,13 @@ class QuantizeModel(TrainingTask):
                 text = "%s loses more against float than [gate] allows; trying %s"
                 logger.warning(text, lost[-1].scheme, needed.scheme)
             yield needed
-        super().run()
+        yield from super().run() or ()
+
+    def evidence(self) -> list[str]:
+        heads = self.schemes_tried()
+        return addresses_of(
+            self.clone(DatasetSnapshot), *heads, *(one.clone(ConvertBackbone) for one in heads)
+        )
 
     def work(self, progress: Progress) -> str:  # noqa: ARG002 - it takes milliseconds
         heads = [one.load() for one in self.schemes_tried()]
@@ -281,7 +286,7 @@ class QuantizeModel(TrainingTask):
         artifacts.save_candidate(self.own_target(), candidate)
         if self.identity.tunes:
             tuned = self.clone(TuneBackbone).own_target()
-            artifacts.save_lineage(self.workspace.store, candidate.record.release, tuned)
+            artifacts.save_lineage(self.workspace.ledger, candidate.record.release, tuned)
         return f"release {candidate.record.release} in {candidate.record.quantization.scheme}"
 
 
@@ -292,6 +297,10 @@ class EvaluateModel(TrainingTask):
         return self.clone(QuantizeModel)
 
     keeps_target = False  # the channel may move, and with it the champion
+
+    def evidence(self) -> list[str]:
+        candidate = self.requires()
+        return addresses_of(self.clone(DatasetSnapshot), candidate, *candidate.schemes_tried())
 
     def address(self) -> str | None:
         candidate = self.requires().output()
@@ -313,7 +322,7 @@ class EvaluateModel(TrainingTask):
         )
         if self.own_target().key != target.key:
             raise TransportError("the channel moved while the candidate was measured; run again")
-        self.set_tracking_url(artifacts.save_evaluation(target, evaluated))  # type: ignore[misc]
+        self.link(artifacts.save_evaluation(target, evaluated))
         return f"{evaluated.record.candidate.in_words()}, {evaluated.record.verdict.in_words()}"
 
 
@@ -329,9 +338,10 @@ class PublishRelease(TrainingTask):
         return PendingTarget() if candidate is None else channel_target(self.workspace, candidate.release)
 
     def work(self, progress: Progress) -> str:
-        evaluated = artifacts.load_evaluation(self.requires().own_target())
-        candidate = artifacts.load_candidate(self.clone(QuantizeModel).own_target())
-        steps.publish_release(self.workspace, candidate, evaluated, self.load_snapshot(), progress)
+        made, judged = self.clone(QuantizeModel).own_target(), self.requires().own_target()
+        evidence = Evidence(self.workspace.ledger, [made.key, judged.key])
+        evaluated, candidate = artifacts.load_evaluation(judged), artifacts.load_candidate(made)
+        steps.publish_release(self.workspace, candidate, evaluated, self.load_snapshot(), progress, evidence)
         return f"channel {self.identity.settings.release.channel} points to {evaluated.record.release}"
 
 
@@ -390,31 +400,3 @@ class Deploy(PipelineTask):
             self.tell(evaluation.verdict.in_words())
             logger.warning("%s", evaluation.in_words())
         steps.renew_signatures(self.workspace)
-
-
-class RollBack(luigi.Task):
-    """Point a channel back to an earlier release; the one that it leaves is withdrawn.
-
-    No run points there again until data or settings change.
-    """
-
-    to = luigi.Parameter(description="release id to go back to")
-
-    @functools.cached_property
-    def workspace(self) -> Workspace:
-        """Store, repository and broker."""
-        log_errors_as_messages()
-        return open_workspace(load_settings())
-
-    def output(self) -> AnnouncementTarget:
-        """Exists when the announcement of what the channel points to is retained."""
-        return announcement_target(self.workspace)
-
-    def complete(self) -> bool:
-        """Whether the channel points to the earlier release, and the announcement does."""
-        return steps.current_release(self.workspace) == self.to and self.output().exists()
-
-    def run(self) -> None:
-        """Publish the older release under newer metadata, then announce."""
-        steps.roll_back(self.workspace, str(self.to))
-        steps.announce(self.workspace)

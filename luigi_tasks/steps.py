@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from luigi_tasks.backbone.records import Backbone
     from luigi_tasks.dataset.records import Picture, ReadPicture, Snapshot
     from luigi_tasks.dataset.splits import ShardSplit
+    from luigi_tasks.evidence.release import Evidence
     from luigi_tasks.gate.records import Evaluated
     from luigi_tasks.labelling.doubtful import DoubtfulRecord
     from luigi_tasks.progress import Progress
@@ -409,6 +410,7 @@ def publish_release(
     evaluated: Evaluated,
     snapshot: Snapshot,
     progress: Progress = ignore_progress,
+    evidence: Evidence | None = None,
 ) -> None:
     """Sign the release and upload it, then point the channel to it: data first, pointer last.
 
@@ -418,13 +420,25 @@ def publish_release(
         evaluated: The gate's decision, which must have passed.
         snapshot: The pictures.
         progress: Gets pictures done.
-    Raises: InputError if the gate refused or held the candidate, or evaluated another one; SettingsError
-        without keys; TrustError; TransportError (the earlier release stays current).
+        evidence: Signed statements about what made the candidate; None: this program made it.
+    Raises: InputError if the gate refused or held the candidate, evaluated another one, or saw other answers
+        than the file gives now; SettingsError without keys; TrustError; TransportError (the earlier release
+        stays current).
     """
-    from luigi_tasks.release.publication import publish  # noqa: PLC0415 - only where something is published
+    from luigi_tasks.evidence.release import Evidence  # noqa: PLC0415 - only where something is published
+    from luigi_tasks.release.publication import publish  # noqa: PLC0415 - as above
 
     load = workspace.pixel_loader(progress)
-    publish(workspace.repository, candidate, evaluated, snapshot.split(HOLDOUT), load, workspace.settings)
+    publish(
+        workspace.repository,
+        candidate,
+        evaluated,
+        snapshot.split(HOLDOUT),
+        load,
+        workspace.settings,
+        evidence or Evidence(workspace.ledger),
+        progress,
+    )
 
 
 def current_release(workspace: Workspace) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import luigi
 
-from luigi_tasks.storage.documents import PendingDocument, StoredDocument
+from luigi_tasks.evidence.records import PendingDocument, StoredDocument
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,6 +22,7 @@ from typing_extensions import Self
 
 from edge_client.contract.errors import SettingsError, TransportError
 from luigi_tasks import addresses
+from luigi_tasks.evidence.ledger import EvidenceError
 from luigi_tasks.logs import LUIGI_LOGGER, log_errors_as_messages
 from luigi_tasks.progress import TaskProgress
 from luigi_tasks.settings.sections import load_settings
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 # A network that fails for a minute is forgiven, and so are two lost machines: luigid counts them too.
 KEEP_ALIVE_TRIES = 3
+# A result that is never what was signed is being written by somebody else, all the time.
+REPAIRS_AT_MOST = 3
 
 TaskT = TypeVar("TaskT", bound="PipelineTask")
 
@@ -117,14 +120,25 @@ class PipelineTask(luigi.Task):
 
     def output(self) -> DocumentTarget | PendingTarget:
         """Target at the task's address."""
-        known: DocumentTarget | None = self.__dict__.get("_target")
-        if known is not None and self.keeps_target:
-            return known
+        ledger = self.workspace.ledger
+        epoch, known = self.__dict__.get("_target", (0, None))
+        if known is not None and self.keeps_target and epoch == ledger.epoch:
+            return cast("DocumentTarget", known)
         key = self.address()
         if key is None:
             return PendingTarget()
-        target = self.__dict__["_target"] = DocumentTarget(self.workspace.store, key)
-        return target
+        if known is None or known.key != key:
+            known = DocumentTarget(ledger, key, self.evidence)
+        self.__dict__["_target"] = (ledger.epoch, known)
+        return cast("DocumentTarget", known)
+
+    def required(self) -> list[luigi.Task]:
+        """Return the tasks whose results this one is made of."""
+        return list(luigi.task.flatten(self.requires()))  # type: ignore[no-untyped-call]
+
+    def evidence(self) -> list[str]:
+        """Return the keys of the records that the result is made of: those of the required tasks."""
+        return addresses_of(*self.required())
 
     def own_target(self) -> DocumentTarget:
         """Return the target of a step whose address is known.
@@ -143,22 +157,60 @@ class PipelineTask(luigi.Task):
         Its address may have become known only now, and the result may exist already: pictures that were
         only touched, or moved to another folder, need no new model.
         """
+        self.workspace.ledger.begin()
         if self.complete():
             self.tell("found done")
             return
+        self.workspace.ledger.check_signer()
         started = time.monotonic()
-        with TaskProgress(self) as progress:
-            self.tell(self.work(progress))
+        self.tell(self._work_on_what_was_signed())
         logger.info("%s took %.1f s", self.task_family, time.monotonic() - started)
+
+    def _work_on_what_was_signed(self) -> str:
+        """Do the step; what turns out not to be what was signed is computed again first."""
+        for _ in range(REPAIRS_AT_MOST):
+            try:
+                with TaskProgress(self) as progress:
+                    return self.work(progress)
+            except EvidenceError:  # it was given up, with a warning
+                for one in self.required():
+                    make_again(one)
+        with TaskProgress(self) as progress:
+            return self.work(progress)
 
     def work(self, progress: Progress) -> str:
         """Do the step; return its result in one line."""
         raise NotImplementedError
 
+    def link(self, url: str) -> None:
+        """Show a link on luigid's page, where Luigi runs the task."""
+        if self.set_tracking_url is not None:
+            self.set_tracking_url(url)
+
     def tell(self, message: str) -> None:
         """Show a message on luigid's page, where Luigi runs the task."""
         if self.set_status_message is not None:
             self.set_status_message(message)
+
+
+def make_again(task: luigi.Task) -> None:
+    """Do a task that is not done any more, and first those that it needs.
+
+    In this process: luigid takes no task back within seconds of its end (`stable_done_cooldown_secs`).
+    """
+    if task.complete():
+        return
+    for one in task.deps():
+        make_again(one)
+    for more in task.run() or ():
+        for one in luigi.task.flatten(more):
+            make_again(one)
+
+
+def addresses_of(*tasks: luigi.Task) -> list[str]:
+    """Return the keys of the results of tasks that have one."""
+    targets = [one.output() for one in tasks]
+    return [one.key for one in targets if isinstance(one, DocumentTarget)]
 
 
 def _load(pictures: str, *, replace_classes: bool) -> PipelineSettings:

@@ -20,17 +20,19 @@ from luigi_tasks.dataset.listing import Listing, listing_digest
 from luigi_tasks.dataset.records import Inventory, Plan
 from luigi_tasks.dataset.shards import PictureLog, make_plan
 from luigi_tasks.dataset.sources import PictureSource, open_source
+from luigi_tasks.evidence.ledger import Ledger, WorkTrust
+from luigi_tasks.evidence.records import StoredDocument
 from luigi_tasks.logs import LUIGI_LOGGER
 from luigi_tasks.progress import Progress, ignore_progress
 from luigi_tasks.storage.cache import ContentCache
-from luigi_tasks.storage.documents import StoredDocument
 from luigi_tasks.storage.opening import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+    from securesystemslib.signer import Key, Signer
 
     from luigi_tasks.dataset.pixel_cache import PixelCache
     from luigi_tasks.dataset.pixels import PixelLoader
@@ -70,6 +72,25 @@ class Workspace:
     def store(self) -> Store:
         """Where results and releases lie."""
         return open_store(self.settings.store)
+
+    @functools.cached_property
+    def ledger(self) -> Ledger:
+        """The store's results, signed with the work key; unsigned where there is no `[trust] root`."""
+        trust = self.settings.trust
+        if not trust.root.exists():
+            return Ledger(self.store, None, self.settings)
+
+        def keys() -> Mapping[str, Key]:
+            from luigi_tasks.release.signing import work_keys  # noqa: PLC0415 - imports python-tuf
+
+            return work_keys(self.repository.roots)
+
+        def signer() -> Signer:
+            from luigi_tasks.release.signing import open_work_signer  # noqa: PLC0415 - as above
+
+            return open_work_signer(self.repository.roots[-1].signed, trust)
+
+        return Ledger(self.store, WorkTrust(functools.cache(keys), functools.cache(signer)), self.settings)
 
     @functools.cached_property
     def cache(self) -> ContentCache:
@@ -128,7 +149,7 @@ class Workspace:
     @functools.cached_property
     def log(self) -> PictureLog:
         """Inventories of the dataset that earlier runs saved."""
-        return PictureLog(self.store, self.settings.dataset.url)
+        return PictureLog(self.ledger, self.settings.dataset.url)
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -177,7 +198,7 @@ class Workspace:
         if inventory != self.log.load(self.plan.inventory):
             self.log.save(addresses.inventory(self.identity, self.plan.shards), inventory)
         if self._is_planned:
-            self._plan_document.save_list(self.plan)
+            self._plan_document.save_list(self.plan, replace=True)
 
     def passed_over(self) -> tuple[LeftOut, ...]:
         """Return what the listing leaves out: files that are no pictures, and empty classes."""
@@ -212,7 +233,7 @@ class Workspace:
 
     @property
     def _plan_document(self) -> StoredDocument:
-        return StoredDocument(self.store, addresses.plan(self.identity))
+        return StoredDocument(self.ledger, addresses.plan(self.identity))
 
     def pixel_cache(self, height: int, width: int) -> PixelCache:
         """Return this machine's decoded pictures of one size."""

@@ -69,27 +69,29 @@ LUIGI_TASKS = {
     "cells": "",
     "provenance": "settings",
     "storage": "settings",
+    "evidence": "logs provenance settings storage",
     "inference": "dataset progress",
     "backbone": "inference progress settings",
-    "dataset": "cells logs progress settings storage",
+    "dataset": "cells logs progress settings storage evidence",
     "training": "progress provenance settings dataset inference backbone",
     "quantization": "progress provenance settings dataset inference backbone training",
     "gate": "progress pages settings dataset inference training quantization",
-    "release": "provenance settings storage dataset backbone quantization gate",
+    "release": "provenance progress settings storage evidence dataset backbone quantization gate",
     "labelling": "cells progress pages logs settings storage dataset training",
     "addresses": "settings storage dataset backbone training",
-    "workspace": "logs progress addresses settings storage dataset backbone release",
-    "artifacts": "addresses workspace storage dataset backbone training quantization gate labelling",
-    "steps": "progress logs provenance workspace settings dataset backbone training quantization gate "
-    "labelling release",
-    "targets": "workspace storage release",
-    "task": "progress logs settings addresses workspace targets",
-    "pipeline": "progress logs settings dataset backbone training quantization addresses workspace artifacts "
-    "steps targets task",
+    "workspace": "logs progress addresses settings storage evidence dataset backbone release",
+    "artifacts": "addresses workspace storage evidence dataset backbone training quantization gate labelling",
+    "steps": "progress logs provenance workspace settings evidence dataset backbone training quantization "
+    "gate labelling release",
+    "targets": "workspace storage evidence release",
+    "task": "progress logs settings addresses workspace evidence targets",
+    "pipeline": "progress logs settings evidence dataset backbone training quantization addresses workspace "
+    "artifacts steps targets task",
+    "roll_back": "logs settings workspace steps targets",
     "doubtful_labels": "progress workspace addresses artifacts steps labelling task pipeline",
     "edge_keys": "settings release workspace steps",
-    "edge_tune": "settings storage training addresses workspace artifacts steps",
-    "__init__": "labelling pipeline doubtful_labels",
+    "edge_tune": "settings evidence training addresses workspace artifacts steps",
+    "__init__": "labelling pipeline doubtful_labels roll_back",
 }
 # What the pipeline may use of the device's package.
 SHARED = "__init__ children contract disk inference update"
@@ -101,6 +103,7 @@ WITH_LUIGI = {
     "targets",
     "settings/sections",
     "labelling/tasks",
+    "roll_back",
     "doubtful_labels",
 }
 

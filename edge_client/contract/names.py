@@ -18,7 +18,6 @@ MODEL_FILE = "model.tflite"
 COMPRESSED_MODEL_FILE = f"{MODEL_FILE}.zst"
 LABELS_FILE = "labels.txt"
 RELEASE_FILE = "release.json"
-EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.html"
 # Devices do not download it: 200 pictures are 13 kB.
 CALIBRATION_FILE = "calibration.json"

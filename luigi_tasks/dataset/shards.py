@@ -19,13 +19,14 @@ from luigi_tasks.dataset.records import (
     NewShard,
     Plan,
 )
-from luigi_tasks.storage.documents import StoredDocument, content_key
+from luigi_tasks.evidence.records import StoredDocument
+from luigi_tasks.storage.documents import content_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from luigi_tasks.dataset.records import ReadPicture
-    from luigi_tasks.storage.store import Store
+    from luigi_tasks.evidence.ledger import Ledger
 
 SHARD_VERSION = 2
 
@@ -39,14 +40,14 @@ class PictureLog:
     """Inventory of one dataset's pictures, in the store.
 
     Args:
-        store: The bucket.
+        ledger: Signed results of the store.
         url: The dataset.
     """
 
-    def __init__(self, store: Store, url: str) -> None:
-        self._store = store
+    def __init__(self, ledger: Ledger, url: str) -> None:
+        self._ledger = ledger
         self._url = url
-        self._pointer = StoredDocument(store, f"work/inventories/{content_key(url)}/newest.json")
+        self._pointer = StoredDocument(ledger, f"work/inventories/{content_key(url)}/newest.json")
         # Read once for the plan and the snapshot: inventories never change.
         self._loaded = ("", Inventory(pictures=()))
 
@@ -71,11 +72,11 @@ class PictureLog:
 
     def save(self, key: str, inventory: Inventory) -> None:
         """Write an inventory and make it the newest."""
-        self._target(key).save_list(inventory)
-        self._pointer.save(InventoryPointer(key=key))
+        self._target(key).save_list(inventory, replace=True)
+        self._pointer.save(InventoryPointer(key=key), replace=True)
 
     def _target(self, key: str) -> StoredDocument:
-        return StoredDocument(self._store, f"{self._pointer.folder}{key}.json")
+        return StoredDocument(self._ledger, f"{self._pointer.folder}{key}.json")
 
 
 def make_plan(log: PictureLog, listing: Sequence[Entry], url: str, shard_pictures: int) -> Plan:

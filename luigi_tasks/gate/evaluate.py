@@ -65,7 +65,7 @@ def evaluate_candidate(
     """
     record, size = candidate.record, candidate.record.preprocessing
     pixels = LazyPixels(holdout, pixels_of, size.height, size.width)
-    measured, answers = _measure_file(candidate, candidate.model, "candidate", holdout, pixels, progress)
+    measured, answers = measure_file(candidate, candidate.model, "candidate", holdout, pixels, progress)
     float_network = _summarize_scores(record.labels, holdout, heads[-1].float_scores)
     right = right_answers(record.labels, holdout, answers.scores)
     compared = compare_with_champion(champion, record, right, holdout, pixels_of, progress, holdout_percent)
@@ -74,7 +74,7 @@ def evaluate_candidate(
         candidate=measured,
         float_model=float_network,
         model_bytes=len(candidate.model),
-        constant=_compare_with_constant(right, holdout),
+        constant=compare_with_constant(right, holdout),
         champion=compared.rival,
         deployed_classes=deployed,
         holdout_percent=holdout_percent,
@@ -104,7 +104,7 @@ def evaluate_candidate(
     return evaluation, answers.scores
 
 
-def _compare_with_constant(right: NDArray[np.bool_], holdout: Sequence[Picture]) -> Rival:
+def compare_with_constant(right: NDArray[np.bool_], holdout: Sequence[Picture]) -> Rival:
     """Compare a candidate with always answering the hold-out's largest class: the best constant answer."""
     counts = collections.Counter(one.label for one in holdout)
     label = max(sorted(counts), key=lambda one: counts[one], default="")
@@ -143,7 +143,7 @@ def _measure_schemes(
         found = measured
         if model is not candidate.model:
             what = f"candidate in {head.scheme}"
-            found, _ = _measure_file(candidate, model, what, holdout, pixels, progress)
+            found, _ = measure_file(candidate, model, what, holdout, pixels, progress)
         results.append(
             SchemeResult(
                 scheme=head.scheme,
@@ -158,7 +158,7 @@ def _measure_schemes(
     return tuple(results)
 
 
-def _measure_file(
+def measure_file(
     candidate: Candidate,
     model: bytes,
     what: str,
@@ -166,6 +166,7 @@ def _measure_file(
     pixels: PixelRows,
     progress: Progress,
 ) -> tuple[Measurement, Answers]:
+    """Measure a file of a candidate; `what` names it in progress."""
     return measure(candidate.file(model), candidate.record.labels, holdout, pixels, progress, what)
 
 

@@ -79,6 +79,11 @@ class CandidateRecord(Document, frozen=True, kw_only=True):
     tells_strangers: bool = False
 
 
+def write_labels(labels: tuple[str, ...]) -> bytes:
+    """Return `labels.txt`: the label of each output, one a line."""
+    return "".join(f"{label}\n" for label in labels).encode()
+
+
 @dataclasses.dataclass(frozen=True)
 class Candidate:
     """A model that may become a release.

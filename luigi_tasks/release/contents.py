@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 from edge_client.contract.documents import encode_compact, encode_document
 from edge_client.contract.names import (
     CALIBRATION_FILE,
-    EVALUATION_FILE,
     LABELS_FILE,
     MODEL_FILE,
     RELEASE_FILE,
-    REPORT_FILE,
     release_target,
 )
 from edge_client.contract.release import TWO_OUTPUTS_SCHEMA, ReleaseDocument, SelfTestCase
 from luigi_tasks.backbone.networks import architecture_name
 from luigi_tasks.provenance import flatten_settings
-from luigi_tasks.quantization.records import Calibration
+from luigi_tasks.quantization.records import Calibration, write_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,11 +38,9 @@ def build_release(
     pictures = {f"selftest-{number}.png": one for number, one in enumerate(self_test, start=1)}
     files = {
         MODEL_FILE: candidate.model,
-        LABELS_FILE: "".join(f"{label}\n" for label in record.labels).encode(),
+        LABELS_FILE: write_labels(record.labels),
         RELEASE_FILE: encode_document(_describe(candidate, evaluated.record, pictures, settings)),
-        EVALUATION_FILE: encode_document(evaluated.record),
         CALIBRATION_FILE: encode_compact(Calibration(sets=record.quantization.calibration)),
-        REPORT_FILE: evaluated.report.encode(),
         **{name: one.png for name, one in pictures.items()},
     }
     return {release_target(record.release, name): data for name, data in files.items()}

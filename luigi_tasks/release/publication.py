@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
 from edge_client.contract.names import MODEL_FILE, release_target
 from edge_client.contract.times import utc_now
+from luigi_tasks.evidence.release import EVIDENCE_FILE
+from luigi_tasks.gate.confirm import confirm_candidate
 from luigi_tasks.release.channel import point_channel
 from luigi_tasks.release.contents import build_release
 from luigi_tasks.release.history import self_test_pictures
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
 
     from luigi_tasks.dataset.pixels import PixelLoader
     from luigi_tasks.dataset.records import Picture
+    from luigi_tasks.evidence.release import Evidence
     from luigi_tasks.gate.records import Evaluated
+    from luigi_tasks.progress import Progress
     from luigi_tasks.quantization.records import Candidate
     from luigi_tasks.release.repository import ReleaseRepository
     from luigi_tasks.settings.values import PipelineSettings
@@ -31,6 +36,8 @@ def publish(
     holdout: Sequence[Picture],
     pixels_of: PixelLoader,
     settings: PipelineSettings,
+    evidence: Evidence,
+    progress: Progress,
 ) -> None:
     """Sign the release and upload it, then point the channel to it: data first, pointer last.
 
@@ -43,18 +50,25 @@ def publish(
         holdout: The pictures that it was judged on; some become its self-test.
         pixels_of: Loads them.
         settings: The settings that made it.
-    Raises: InputError if the gate refused or held the candidate, or evaluated another one; SettingsError
-        without keys; TrustError; TransportError (the earlier release stays current).
+        evidence: Signed statements about what made it.
+        progress: Gets pictures done.
+    Raises: InputError if the gate refused or held the candidate, evaluated another one, or saw other answers
+        than the file gives now; SettingsError without keys; TrustError; TransportError (the earlier release
+        stays current).
     """
     _check_verdict(candidate.record.release, evaluated)
     release, rules, state = candidate.record.release, settings.release, repository.load()
     files, model = dict[str, bytes](), candidate.model
     if state.release(release) is None:
         known = self_test_pictures(state, rules.channel)
+        percent = settings.dataset.holdout_percent
+        confirm_candidate(candidate, evaluated, holdout, pixels_of, settings.gate, progress, percent)
         self_test = make_self_test(
             candidate.record, holdout, evaluated.scores, pixels_of, rules.self_test_pictures, known
         )
         files = build_release(candidate, evaluated, self_test, settings)
+        digests = {path.rpartition("/")[2]: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+        files[release_target(release, EVIDENCE_FILE)] = evidence.write(release, digests)
     else:
         model = state.read(release_target(release, MODEL_FILE))
     files |= make_patches(state, release, model, rules.channel, rules.patches)

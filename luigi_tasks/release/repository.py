@@ -74,13 +74,26 @@ class ReleaseRepository:
         self.settings = settings
         self.now = now
         self._latest: RepositoryState | None = None
+        self._roots: list[Metadata[Root]] = []
+
+    @property
+    def roots(self) -> list[Metadata[Root]]:
+        """The chain of roots, oldest first, as it was read last.
+
+        Raises: As `load`.
+        """
+        return self._roots or self._read_roots()
+
+    def _read_roots(self) -> list[Metadata[Root]]:
+        self._roots = self._walk_roots(load_roots(self.settings.root))
+        return self._roots
 
     def load(self) -> RepositoryState:
         """Read and verify the published metadata.
 
         Raises: TrustError if the bucket's metadata is not signed by our keys; TransportError.
         """
-        roots = self._walk_roots(load_roots(self.settings.root))
+        roots = self._read_roots()
         stamp = self.store.get(TIMESTAMP_KEY, limit_bytes=METADATA_LIMIT_BYTES)
         if stamp is None:
             return RepositoryState(self.store, roots, Published())

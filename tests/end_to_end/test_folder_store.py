@@ -144,7 +144,7 @@ def test_what_is_deployed_into_a_folder_is_installed_from_it_and_over_http(pipel
 def assert_release_says_what_is_sure(folder: Path, release: str) -> None:
     """Scores from which on a label is sure are signed, and the report shows how far scores can be trusted."""
     signed = folder / "targets/releases" / release
-    [description], [page] = signed.glob("*.release.json"), signed.glob("*.report.html")
+    [description], [page] = signed.glob("*.release.json"), folder.glob("work/evaluations/*/report.html")
     document = decode_document(ReleaseDocument, description.read_bytes(), source="", limit_bytes=1 << 20)
     point = document.operating_point
     assert point is not None

@@ -12,6 +12,7 @@ from luigi_tasks.dataset.pixels import read_pictures
 from luigi_tasks.dataset.records import Inventory
 from luigi_tasks.dataset.shards import SMALL_AT_MOST, PictureLog, make_plan
 from luigi_tasks.dataset.sources import BucketSource, FolderSource
+from luigi_tasks.evidence.ledger import Ledger
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.storage.s3_store import S3Store
 from tests.fakes.datasets import class_folders, picture_bytes, write_tree
@@ -52,9 +53,9 @@ class Reader:
     """Does what ReadShard and DatasetSnapshot do, and records which pictures were opened."""
 
     def __init__(self, source, store, cache):
-        self.log = PictureLog(store, source.url)
+        self.log = PictureLog(Ledger(store), source.url)
         self.opened: list[str] = []
-        self._source, self._cache = source, cache
+        self._source, self._cache, self._store = source, cache, store
         self.url, self.threads = source.url, 1
 
     def read(self, path):
@@ -66,6 +67,10 @@ class Reader:
 
     def plan(self):
         return make_plan(self.log, self.listing(), self.url, SHARD_PICTURES)
+
+    def next_run(self) -> None:
+        """Forget what this process knows of the store."""
+        self.log = PictureLog(Ledger(self._store), self.url)
 
     def update_log(self) -> list[str]:
         """Bring the log up to date; return what was opened for that."""
@@ -169,4 +174,5 @@ def test_without_its_inventory_everything_is_read_again(reader, store_settings):
     for one in listed["Contents"]:
         if not one["Key"].endswith("newest.json"):
             store.client.delete_object(Bucket=store.bucket, Key=one["Key"])
+    reader.next_run()
     assert len(reader.update_log()) == 24

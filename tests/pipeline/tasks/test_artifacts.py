@@ -7,9 +7,10 @@ import pytest
 
 from edge_client.contract.errors import InputError, TransportError
 from luigi_tasks import artifacts
+from luigi_tasks.evidence.ledger import Ledger
+from luigi_tasks.evidence.records import PendingDocument, StoredDocument
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.cache import ContentCache
-from luigi_tasks.storage.documents import PendingDocument, StoredDocument
 from luigi_tasks.storage.folder_store import FolderStore
 from luigi_tasks.training.features import FeatureRows
 
@@ -20,7 +21,7 @@ ROWS = FeatureRows({"int8_0": ("a", "b")}, {"int8_0": np.array([[1, 2], [3, 4]],
 def target(tmp_path):
     """Features that another machine saved: this machine's cache is empty."""
     settings = load_settings(store={"url": (tmp_path / "store").as_uri()}).store
-    document = StoredDocument(FolderStore(settings), "work/features/f/s.json")
+    document = StoredDocument(Ledger(FolderStore(settings)), "work/features/f/s.json")
     artifacts.save_features(document, ROWS, ContentCache(tmp_path / "another machine"))
     return document
 

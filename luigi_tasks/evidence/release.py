@@ -1,0 +1,67 @@
+"""Evidence of a release: the statements of the chain that made it, published next to it.
+
+One envelope a line, inputs before what was made of them; the last one is about the release itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from luigi_tasks.evidence.chain import Chain, walk_chain
+from luigi_tasks.evidence.ledger import EvidenceError
+from luigi_tasks.evidence.statement import PUBLICATION_STEP
+from luigi_tasks.logs import LUIGI_LOGGER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from luigi_tasks.evidence.ledger import Ledger
+
+EVIDENCE_FILE = "evidence.intoto.jsonl"
+
+logger = logging.getLogger(LUIGI_LOGGER)
+
+
+def release_address(release: str) -> str:
+    """Return the address in the statement about a release."""
+    return f"releases/{release}/release.json"
+
+
+class Evidence:
+    """Signed statements about what made a candidate.
+
+    Args:
+        ledger: Signs.
+        tops: Keys of the candidate and of its evaluation; none where a program made both in its memory.
+    Raises: EvidenceError if the chain is broken; what stands on the broken link is given up then.
+    """
+
+    def __init__(self, ledger: Ledger, tops: Sequence[str] = ()) -> None:
+        self._ledger = ledger
+        self._tops = tops
+        self._chain = self._trace(tops)
+
+    def _trace(self, tops: Sequence[str]) -> Chain:
+        chain = walk_chain(self._ledger.find, tops)
+        if not chain.faults:
+            return chain
+        for one in chain.faults:
+            logger.warning("Evidence: %s; what stands on it is computed again", one)
+        for key in chain.stale:
+            self._ledger.withdraw(key)
+        msg = f"the evidence is broken: {'; '.join(chain.faults)}"
+        raise EvidenceError(msg)
+
+    def write(self, release: str, files: Mapping[str, str]) -> bytes:
+        """Return `evidence.intoto.jsonl`.
+
+        Args:
+            release: The release's id.
+            files: Hex SHA-256 of each of its files by name.
+        Raises: SettingsError if nothing can be signed.
+        """
+        inputs = {key: self._chain.entries[key].sha256 for key in self._tops}
+        _, envelope, _ = self._ledger.sign(PUBLICATION_STEP, release_address(release), files, inputs)
+        lines = [*(one.envelope for one in self._chain.entries.values()), envelope]
+        return b"".join(line + b"\n" for line in lines)
