@@ -61,12 +61,16 @@ def _renew(options: argparse.Namespace) -> str:
     return f"The same keys, for {options.years} years more.\n" + _explain_root(options.folder, version)
 
 
-def _publish(_options: argparse.Namespace) -> str:
+def _publish(options: argparse.Namespace) -> str:
     from luigi_tasks import steps  # noqa: PLC0415 - the other commands need none of it
     from luigi_tasks.settings.sections import load_settings  # noqa: PLC0415 - imports luigi
     from luigi_tasks.workspace import open_workspace  # noqa: PLC0415 - as above
 
     settings = load_settings()
+    if options.force:
+        changes = steps.sign_again(open_workspace(settings))
+        done = f"{settings.store.url}: everything is signed again, above all versions known\n"
+        return done + "".join(f"{one}\n" for one in changes)
     if not steps.renew_signatures(open_workspace(settings)):
         return f"{settings.store.url}: nothing to do; the newest root is there, and signatures are fresh\n"
     return f"{settings.store.url}: the newest root is there, and everything is signed by its keys\n"
@@ -107,9 +111,16 @@ def _parser() -> argparse.ArgumentParser:
     rotate.add_argument("--threshold", type=int, help="with --root: how many must sign (default: as now)")
     renew = commands.add_parser("renew", help="sign the same root for more years; needs the root keys")
     renew.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
-    commands.add_parser(
+    publish = commands.add_parser(
         "publish",
         help="publish a new root and sign everything again, where luigi runs and with its luigi.cfg",
+    )
+    publish.add_argument(
+        "--force",
+        action="store_true",
+        help="sign everything again in any case: after the bucket was restored or damaged. What this machine "
+        "remembers counts before what the bucket shows; a channel whose files are gone goes back to what the "
+        "bucket has, never to a withdrawn release",
     )
     for command in (rotate, renew):
         command.add_argument(

@@ -55,11 +55,11 @@ class ChannelTarget(PublishedTarget):
 
     def exists(self) -> bool:
         """Whether there is nothing to publish."""
-        pointer = self.load().channel(self.channel)
-        if pointer is None:
-            return False
-        points_here = (pointer.release, pointer.share_percent) == (self.release, self.share_percent)
-        return points_here or self.release in pointer.withdrawn
+        state = self.load()
+        pointer = state.channel(self.channel)
+        wanted = (self.release, self.share_percent)
+        points_here = pointer is not None and (pointer.release, pointer.share_percent) == wanted
+        return points_here or self.release in state.withdrawn(self.channel)
 
 
 class FreshSignaturesTarget(PublishedTarget):

@@ -289,6 +289,8 @@ def test_each_outside_party_has_one_room():
         "tuf": {
             "luigi_tasks/release/repository.py",
             "luigi_tasks/release/published.py",
+            "luigi_tasks/release/recovery.py",
+            "luigi_tasks/release/writer.py",
             "luigi_tasks/release/signing.py",
             "luigi_tasks/release/keys.py",
             "edge_client/repository/trusted.py",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from typing import TYPE_CHECKING
+import hashlib
+from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.documents import decode_document
-from edge_client.contract.errors import TrustError
+from edge_client.contract.errors import TransportError, TrustError
 from edge_client.contract.names import (
     METADATA_FOLDER,
     RELEASE_FILE,
@@ -21,6 +22,7 @@ from edge_client.contract.release import (
     ChannelDocument,
     ReleaseDocument,
 )
+from luigi_tasks.release.memory import ROLES, Remembered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 
 TIMESTAMP_KEY = f"{METADATA_FOLDER}/timestamp.json"
+# Field of a signed release document: when it was signed first.
+ADDED = "added"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,9 @@ class Published:
         stamp: The timestamp object in the bucket.
         root_version: Version of the root whose keys signed all of it.
         restarts_history: There is metadata, but none of it is trusted.
+        is_recovered: It is not, or not only, what the bucket shows: the bucket is older than this machine's
+            memory, or lost what this machine published. The next publication writes it.
+        floors: Versions of the roles that the next ones must be above, besides those of the metadata.
     """
 
     timestamp: Metadata[Timestamp] | None = None
@@ -53,25 +60,58 @@ class Published:
     stamp: StoredObject | None = None
     root_version: int = 0
     restarts_history: bool = False
+    is_recovered: bool = False
+    floors: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def version(self, role: str) -> int:
+        """Return the version of a role's metadata; 0: there is none."""
+        metadata: Metadata[Any] | None = getattr(self, role)
+        return 0 if metadata is None else int(metadata.signed.version)
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Version of each role's metadata."""
+        return {role: self.version(role) for role in ROLES}
 
 
 class RepositoryState:
     """Verified state of the repository at one moment."""
 
-    def __init__(self, store: Store, roots: Sequence[Metadata[Root]], published: Published) -> None:
+    def __init__(
+        self,
+        store: Store,
+        roots: Sequence[Metadata[Root]],
+        published: Published,
+        known: Remembered | None = None,
+        contents: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Start from verified metadata.
+
+        Args:
+            store: The store.
+            roots: The chain of roots, oldest first.
+            published: The metadata.
+            known: This machine's memory when they were read.
+            contents: Signed files, by target path, that need not be read from the store.
+        """
         self.roots = roots
         self.published = published
-        self._store = store
-        self._contents: dict[str, bytes] = {}
+        self.known = known or Remembered()
+        self.contents = dict(contents or {})
+        self.store = store
+        self._read = {
+            object_key(path, hashlib.sha256(data).hexdigest()): data for path, data in self.contents.items()
+        }
 
     @property
     def root(self) -> Metadata[Root]:
         """The newest root."""
         return self.roots[-1]
 
-    def is_of(self, root: Metadata[Root], stamp: StoredObject) -> bool:
-        """Whether this state belongs to the root and the timestamp."""
-        return self.published.stamp == stamp and self.root.signed.version == root.signed.version
+    def is_of(self, root: Metadata[Root], stamp: StoredObject | None, known: Remembered) -> bool:
+        """Whether this state belongs to the root, the timestamp and the memory."""
+        same = self.published.stamp == stamp and self.known.versions == known.versions
+        return same and self.root.signed.version == root.signed.version
 
     @property
     def files(self) -> Mapping[str, TargetFile]:
@@ -84,6 +124,11 @@ class RepositoryState:
         if path not in self.files:
             return None
         return decode_document(ChannelDocument, self.read(path), source=path, limit_bytes=CHANNEL_LIMIT_BYTES)
+
+    def withdrawn(self, channel: str) -> tuple[str, ...]:
+        """Return the releases withdrawn from a channel; if its pointer is gone, those that are remembered."""
+        pointer = self.channel(channel)
+        return self.known.withdrawn_from(channel) if pointer is None else pointer.withdrawn
 
     def release(self, release: str) -> ReleaseDocument | None:
         """Return the document of a release; None if it is not signed (any more)."""
@@ -105,31 +150,43 @@ class RepositoryState:
 
         signed = self.files[path]
         key = object_key(path, signed.hashes["sha256"])
-        if key in self._contents:
-            return self._contents[key]
-        data = self._store.read(key)
+        if key in self._read:
+            return self._read[key]
+        data = self._read_object(key)
         try:
             signed.verify_length_and_hashes(data)
         except RepositoryError as e:
-            msg = (
-                f"{self._store.url(key)}: not the signed content ({e}); the object was changed in the bucket"
-            )
+            msg = f"{self.store.url(key)}: not the signed content ({e}); the object was changed in the bucket"
             raise TrustError(msg) from e
-        self._contents[key] = data
+        self._read[key] = data
         return data
 
+    def _read_object(self, key: str) -> bytes:
+        try:
+            return self.store.read(key)
+        except TransportError as e:
+            if not self.published.is_recovered:
+                raise
+            msg = (
+                f"{e}. The bucket is older than what this machine published: restore this object, or run "
+                "`edge-keys publish --force`, which points channels to what is there"
+            )
+            raise TrustError(msg) from e
+
     def needs_renewal(self, days: TrustSettings, now: datetime.datetime) -> bool:
-        """Whether a new root waits, or any signature has less than half of its lifetime left.
+        """Whether a new root waits, the bucket is older than it was, or signatures are half expired.
 
         Args:
             days: Lifetimes.
             now: Aware, UTC.
         """
         published = self.published
+        if published.is_recovered:
+            return True
         if published.stamp is None:
             return False
         version = self.root.signed.version
-        if published.root_version < version or not self._store.exists(root_key(version)):
+        if published.root_version < version or not self.store.exists(root_key(version)):
             return True
         lifetimes = (
             (published.timestamp, days.timestamp_days),
@@ -145,7 +202,7 @@ class RepositoryState:
 def releases_in_order(targets: Mapping[str, TargetFile]) -> list[str]:
     """Return the releases among signed files, oldest first."""
     added = {
-        path.split("/")[1]: str((file.custom or {}).get("added", ""))
+        path.split("/")[1]: str((file.custom or {}).get(ADDED, ""))
         for path, file in targets.items()
         if path.startswith("releases/") and path.endswith(f"/{RELEASE_FILE}")
     }

@@ -17,23 +17,28 @@ stolen.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import TransportError, TrustError
 from edge_client.contract.names import (
     METADATA_FOLDER,
     RELEASE_FILE,
-    SIGNED_AT_FIELD,
+    TARGETS_FOLDER,
     channel_target,
     is_patch,
 )
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from edge_client.contract.times import current_time
+from luigi_tasks.release.memory import PublisherMemory, forget_channels, remember, remember_own
 from luigi_tasks.release.published import (
+    ADDED,
     TIMESTAMP_KEY,
     Published,
     RepositoryState,
@@ -41,14 +46,28 @@ from luigi_tasks.release.published import (
     releases_in_order,
     root_key,
 )
-from luigi_tasks.release.signing import check_successor, load_roots, open_signers, trusted_roots
+from luigi_tasks.release.recovery import (
+    describe_versions,
+    drop_gone,
+    fall_back,
+    is_behind,
+    is_channel,
+    lost_pointers,
+    own_file,
+    recall,
+    recover,
+    restore_own,
+)
+from luigi_tasks.release.signing import check_successor, load_roots, trusted_roots
+from luigi_tasks.release.writer import MetadataWriter, compact
 from luigi_tasks.storage.store import StoreConflictError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+    from tuf.api.metadata import Metadata, Root, TargetFile
 
+    from luigi_tasks.release.memory import Remembered
     from luigi_tasks.settings.values import TrustSettings
     from luigi_tasks.storage.store import Store, StoredObject
 
@@ -73,6 +92,8 @@ class ReleaseRepository:
         self.store = store
         self.settings = settings
         self.now = now
+        self.memory = PublisherMemory(settings.memory_folder, store.url(""))
+        self.writer = MetadataWriter(store, settings, now)
         self._latest: RepositoryState | None = None
         self._roots: list[Metadata[Root]] = []
 
@@ -89,18 +110,92 @@ class ReleaseRepository:
         return self._roots
 
     def load(self) -> RepositoryState:
-        """Read and verify the published metadata.
+        """Read and verify what is published.
 
+        Where the bucket is older than this machine remembers, it is what is remembered, with an error in the
+        log; the next publication writes it again.
         Raises: TrustError if the bucket's metadata is not signed by our keys; TransportError.
         """
-        roots = self._read_roots()
-        stamp = self.store.get(TIMESTAMP_KEY, limit_bytes=METADATA_LIMIT_BYTES)
-        if stamp is None:
-            return RepositoryState(self.store, roots, Published())
-        if self._latest is not None and self._latest.is_of(roots[-1], stamp):
+        roots, known, stamp = self._read_bucket()
+        if self._latest is not None and self._latest.is_of(roots[-1], stamp, known):
             return self._latest  # the signed timestamp names all the rest
-        self._latest = RepositoryState(self.store, roots, self._read_published(roots, stamp))
+        try:
+            published = Published() if stamp is None else self._read_published(roots, stamp)
+        except TrustError as e:
+            if not known.metadata:
+                raise
+            msg = f"{e}; `edge-keys publish --force` writes again what this machine remembers"
+            raise TrustError(msg) from e
+        self._latest = self._compare(RepositoryState(self.store, roots, published, known))
         return self._latest
+
+    def _read_bucket(self) -> tuple[list[Metadata[Root]], Remembered, StoredObject | None]:
+        """Return the roots, this machine's memory and the newest timestamp; the memory is read first."""
+        roots, known = self._read_roots(), self.memory.load()
+        return roots, known, self.store.get(TIMESTAMP_KEY, limit_bytes=METADATA_LIMIT_BYTES)
+
+    def _compare(self, shown: RepositoryState) -> RepositoryState:
+        """Return the state, or what is remembered where the bucket is older or lost a channel."""
+        known, published = shown.known, shown.published
+        state = shown
+        if is_behind(published, known) and (remembered := recall(shown.roots, known)) is not None:
+            state = recover(shown, remembered)
+            self._report(f"older than what this machine published: {describe_versions(published, known)}")
+        elif published.targets is not None and published.versions != known.versions:
+            self._merge(shown)
+        if any(channel_target(name) not in state.files for name in known.own_channels):
+            state = self._restore_own(state)
+        return state
+
+    def _restore_own(self, state: RepositoryState) -> RepositoryState:
+        """Return the state with the channels that this machine moved and that are gone."""
+        known = state.known
+        lacking = {name for name in known.own_channels if channel_target(name) not in state.files}
+        restored = restore_own(state, self._stored())
+        found = {name for name in lacking if channel_target(name) in restored.files}
+        if found:
+            self._report(f"without channels that this machine moved: {', '.join(sorted(found))}")
+        if empty := dict.fromkeys(lacking - found, ()):
+            logger.error(
+                "%s: files are gone of the releases that this machine published on %s; nothing is published "
+                "there until the next Deploy",
+                self.store.url(TARGETS_FOLDER),
+                ", ".join(sorted(empty)),
+            )
+            self.memory.change(lambda known: forget_channels(known, empty))
+        return restored
+
+    def _report(self, what: str) -> None:
+        logger.error(
+            "%s: the bucket is %s. Somebody put back an older copy or removed something: find out who can "
+            "write there. What this machine remembers counts instead, and the next publication writes it "
+            "again (this run, or `edge-keys publish`)",
+            self.store.url(TIMESTAMP_KEY),
+            what,
+        )
+
+    def _merge(self, state: RepositoryState) -> None:
+        """Remember what another machine published."""
+        published = state.published
+        if state.known.versions == {}:
+            logger.warning(
+                "%s: this machine has no memory of this store (%s), as at the first run on it; what the "
+                "bucket shows counts, also if it is older than it was",
+                self.store.url(""),
+                self.memory.path,
+            )
+        metadata = {
+            "timestamp": published.timestamp,
+            "snapshot": published.snapshot,
+            "targets": published.targets,
+        }
+        texts = {role: compact(one).decode() for role, one in metadata.items() if one is not None}
+        channels = _read_channels(state)
+        self.memory.change(lambda known: remember(known, texts, published.versions, channels))
+
+    def _stored(self) -> set[str]:
+        """Return the keys of all objects in the folder of signed files."""
+        return {one.key for one in self.store.list_folder(f"{TARGETS_FOLDER}/")}
 
     def _read_published(self, roots: Sequence[Metadata[Root]], stamp: StoredObject) -> Published:
         """Verify the published metadata with the newest trusted root whose keys signed it."""
@@ -157,14 +252,10 @@ class ReleaseRepository:
         self._upload(files)
         for _ in range(PUBLISH_ATTEMPTS):
             state = self.load()
-            changed = dict(files)
-            if move is not None:
-                pointer = encode_document(move(state.channel(channel)))
-                changed[channel_target(channel)] = pointer
-                self._upload({channel_target(channel): pointer})
+            pointer = None if move is None else _move(state, move, channel)
             self._latest = None  # writing changes the state, whether it succeeds or not
             try:
-                self._write(state, changed)
+                self._write(state, files, pointer)
             except StoreConflictError:
                 continue  # another publisher was faster: start again from its state
             return
@@ -175,63 +266,92 @@ class ReleaseRepository:
         raise TransportError(msg)
 
     def needs_renewal(self) -> bool:
-        """Whether a new root waits, or any signature has less than half of its lifetime left."""
+        """Whether a new root waits, the bucket is older than it was, or signatures are half expired."""
         return self.load().needs_renewal(self.settings, self.now())
 
     def renew(self) -> None:
-        """Sign the published metadata again, with new expiry."""
+        """Sign what is published again, with new expiry."""
         self.publish({})
 
-    def _write(self, state: RepositoryState, files: Mapping[str, bytes]) -> None:
-        """Sign and upload metadata that adds `files` to what `state` has.
+    def force(self) -> list[str]:
+        """Sign everything again, above all versions known, also where the bucket's metadata is damaged.
 
-        Raises: StoreConflictError if another publisher wrote since `state` was read.
+        A channel whose release's files are gone goes back to what the bucket shows, but never to a release
+        that was withdrawn; without such a release it points to nothing.
+        Returns: What changed for the channels, in words.
+        Raises: TrustError if neither the bucket nor this machine's memory has trusted metadata; as `publish`.
         """
-        from tuf.api.metadata import MetaFile, Snapshot, TargetFile, Targets, Timestamp  # noqa: PLC0415
+        shown = self._read_shown()
+        state = self._compare(shown)
+        self._latest = None
+        found = fall_back(state, shown, self._stored())
+        self._write(found.state, {}, None)
+        self.memory.change(lambda known: forget_channels(known, found.emptied))
+        return found.words
 
-        settings, published = self.settings, state.published
-        # Above all earlier versions; devices forget those together with the keys that signed them.
-        start = int(self.now().timestamp()) if published.restarts_history else 0
-        targets = published.targets or _empty_metadata(Targets(), start)
-        snapshot = published.snapshot or _empty_metadata(Snapshot(), start)
-        timestamp = published.timestamp or _empty_metadata(Timestamp(), start)
+    def _read_shown(self) -> RepositoryState:
+        """Return what the bucket shows; nothing, if that is damaged and this machine has a memory."""
+        roots, known, stamp = self._read_bucket()
+        try:
+            published = Published() if stamp is None else self._read_published(roots, stamp)
+        except TrustError:
+            self._check_roots(roots)
+            if recall(roots, known) is None and not known.own_channels:
+                raise
+            published = Published(stamp=stamp)
+        return RepositoryState(self.store, roots, published, known)
+
+    def _write(
+        self, state: RepositoryState, files: Mapping[str, bytes], pointer: ChannelDocument | None
+    ) -> None:
+        """Publish `files` and a channel's pointer with what `state` has.
+
+        Raises: StoreConflictError if another publisher wrote since `state` was read; as `publish`.
+        """
+        pointers = {} if pointer is None else {channel_target(pointer.channel): encode_document(pointer)}
+        self._upload({**state.contents, **pointers})
         self.publish_roots(state.roots)
-        for path, data in files.items():
-            signed = TargetFile.from_data(path, data)
+        signed = {**state.files, **self._sign_files({**files, **pointers})}
+        if state.published.is_recovered:
+            self._drop_gone(state, signed, pointers)
+        self._drop_old(signed, state, pointers)
+        written = self.writer.write(state, signed)
+        contents = {**_read_channels(state), **{path: data.decode() for path, data in pointers.items()}}
+        own = {path: own_file(path, signed[path]) for path in files if path in signed}
+        before = None if pointer is None else state.channel(pointer.channel)
+
+        def change(known: Remembered) -> Remembered:
+            known = remember(known, written.metadata, written.versions, contents)
+            return remember_own(known, own, pointer, before, signed)
+
+        self.memory.change(change)
+
+    def _sign_files(self, files: Mapping[str, bytes]) -> dict[str, TargetFile]:
+        from tuf.api.metadata import TargetFile  # noqa: PLC0415
+
+        signed = {path: TargetFile.from_data(path, data) for path, data in files.items()}
+        for path, file in signed.items():
             if path.endswith(f"/{RELEASE_FILE}"):
-                signed.unrecognized_fields["custom"] = {"added": self.now().isoformat()}
-            targets.signed.targets[path] = signed
-        self._drop_old(targets.signed.targets, state, files)
-        self._extend(targets.signed, settings.targets_days)
-        self._write_version(state.root, targets)
-        snapshot.signed.meta["targets.json"] = MetaFile(targets.signed.version)
-        self._extend(snapshot.signed, settings.snapshot_days)
-        self._write_version(state.root, snapshot)
-        timestamp.signed.version += 1
-        timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
-        timestamp.signed.unrecognized_fields[SIGNED_AT_FIELD] = self.now().isoformat(timespec="seconds")
-        self._extend(timestamp.signed, settings.timestamp_days)
-        data = self.sign(state.root, timestamp)
-        self.store.put_if_unchanged(
-            TIMESTAMP_KEY, data, published.stamp.etag if published.stamp is not None else None
-        )
+                file.unrecognized_fields["custom"] = {ADDED: self.now().isoformat()}
+        return signed
 
-    def _write_version(self, root: Metadata[Root], metadata: Metadata[Targets] | Metadata[Snapshot]) -> None:
-        """Upload under the next free version; a crashed run may have left unreferenced ones."""
-        for _ in range(100):
-            metadata.signed.version += 1
-            key = f"{METADATA_FOLDER}/{metadata.signed.version}.{metadata.signed.type}.json"
-            try:
-                self.store.put_if_unchanged(key, self.sign(root, metadata), None)
-            except StoreConflictError:
-                continue
-            return
-        msg = f"{self.store.url(METADATA_FOLDER)}: 100 versions in a row that are not referenced; remove them"
-        raise TransportError(msg)
+    def _drop_gone(
+        self, state: RepositoryState, signed: dict[str, TargetFile], pointers: Mapping[str, bytes]
+    ) -> None:
+        """Drop the releases whose files are gone from the bucket, unless a channel points to one.
 
-    def _extend(self, signed: Targets | Snapshot | Timestamp, days: int) -> None:
-        moment = self.now() + datetime.timedelta(days=days)
-        signed.expires = moment.replace(microsecond=0)
+        Raises: TrustError.
+        """
+        gone = drop_gone(signed, self._stored())
+        if lost := lost_pointers(signed, state, pointers):
+            msg = (
+                f"{self.store.url(TARGETS_FOLDER)}: files are gone of what channels point to: "
+                f"{', '.join(lost)}. Nothing was published. Restore them, or run "
+                "`edge-keys publish --force`, which points channels to what is there"
+            )
+            raise TrustError(msg)
+        if gone:
+            logger.error("%s: files are gone of releases %s; dropped", self.store.url(""), sorted(gone))
 
     def _drop_old(
         self, targets: dict[str, TargetFile], state: RepositoryState, changed: Mapping[str, bytes]
@@ -240,7 +360,7 @@ class ReleaseRepository:
 
         Every device reads all of this metadata at every release.
         """
-        channels = [path for path in targets if path.startswith("channels/")]
+        channels = [path for path in targets if is_channel(path)]
         named = {
             decode_document(
                 ChannelDocument,
@@ -258,17 +378,6 @@ class ReleaseRepository:
             release, _, name = rest.partition("/")
             if folder == "releases" and (release in old or (is_patch(name) and release not in named)):
                 del targets[path]
-
-    def sign(
-        self, root: Metadata[Root], metadata: Metadata[Timestamp] | Metadata[Snapshot] | Metadata[Targets]
-    ) -> bytes:
-        """Return the metadata with all the signatures that its role needs."""
-        from tuf.api.serialization.json import JSONSerializer  # noqa: PLC0415
-
-        metadata.signatures.clear()
-        for signer in open_signers(root.signed, self.settings, metadata.signed.type):
-            metadata.sign(signer, append=True)
-        return metadata.to_bytes(JSONSerializer(compact=True))
 
     def _upload(self, files: Mapping[str, bytes]) -> None:
         for path, data in files.items():
@@ -367,12 +476,22 @@ class ReleaseRepository:
         )
 
 
-SignedT = TypeVar("SignedT", "Targets", "Snapshot", "Timestamp")
+def _move(
+    state: RepositoryState, move: Callable[[ChannelDocument | None], ChannelDocument], channel: str
+) -> ChannelDocument:
+    """Return a channel's new pointer; one that lost its pointer keeps what was withdrawn from it."""
+    before = state.channel(channel)
+    pointer = move(before)
+    if before is not None:
+        return pointer
+    withdrawn = tuple(one for one in state.withdrawn(channel) if one != pointer.release)
+    return msgspec.structs.replace(pointer, withdrawn=withdrawn)
 
 
-def _empty_metadata(signed: SignedT, version: int) -> Metadata[SignedT]:
-    """Return metadata without content; raising `version` gives the first version."""
-    from tuf.api.metadata import Metadata  # noqa: PLC0415
-
-    signed.version = version
-    return Metadata(signed)
+def _read_channels(state: RepositoryState) -> dict[str, str]:
+    """Return the content of the channels' pointers, as far as it can be read."""
+    found = {}
+    for path in filter(is_channel, state.files):
+        with contextlib.suppress(TrustError, TransportError):
+            found[path] = state.read(path).decode()
+    return found

@@ -280,6 +280,16 @@ class trust(luigi.Config):  # noqa: N801
         default=50,
         description="number of releases that stay signed; older ones that no channel points to are dropped",
     )
+    memory_dir = luigi.Parameter(
+        default="",
+        description="folder that stays, where this machine remembers what it published, to notice a bucket "
+        "that is older; empty: memory/ next to root",
+    )
+    passphrase_file = luigi.Parameter(
+        default="",
+        description="file whose first line is the passphrase of encrypted keys; empty: the file that "
+        "EDGE_KEYS_PASSPHRASE_FILE names, if any",
+    )
 
 
 class broker(luigi.Config):  # noqa: N801

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 ARCHITECTURES = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
 
@@ -173,6 +170,13 @@ class TrustSettings:
     snapshot_days: int
     targets_days: int
     keep_releases: int
+    memory_dir: str = ""
+    passphrase_file: str = ""
+
+    @property
+    def memory_folder(self) -> Path:
+        """Folder of this machine's memory of what was published."""
+        return Path(self.memory_dir).expanduser() if self.memory_dir else self.root.parent / "memory"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,6 +66,11 @@ class FolderStore:
         self.folder = folder_of_url(settings.url)
         self._swept = False
 
+    @property
+    def is_conditional(self) -> bool:
+        """True: a lock orders conditional writes."""
+        return True
+
     def url(self, key: str) -> str:
         """file:// address of a key, for messages."""
         return f"{self.folder.as_uri()}/{key}"

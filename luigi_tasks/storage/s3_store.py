@@ -140,6 +140,11 @@ class S3Store:
             own = self._clients[os.getpid()] = open_client(self._settings)
         return own
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether conditions are sent with conditional writes."""
+        return self._conditional
+
     def url(self, key: str) -> str:
         """s3:// address of a key, for messages."""
         return f"s3://{self.bucket}/{self.prefix}{key}"

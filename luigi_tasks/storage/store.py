@@ -43,6 +43,10 @@ class Store(Protocol):
     TransportError for a fault that may pass. What a write returned from is durable.
     """
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether `put_if_unchanged` has its condition checked; settings may switch that off."""
+
     def url(self, key: str) -> str:
         """Address of a key, for messages."""
 

@@ -1,0 +1,214 @@
+"""What this machine remembers, in place of a bucket that is older or that lost it.
+
+Content from the memory is verified as content from the bucket is, by the roots; only what this machine
+published itself counts without: after a theft of the keys nothing else says what was there before. Files are
+read from the bucket by their remembered hashes; a release whose files are gone is not signed again.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edge_client.contract.documents import decode_document, encode_document
+from edge_client.contract.names import RELEASE_FILE, channel_target, is_patch, release_target
+from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
+from luigi_tasks.release.memory import ROLES, OwnFile, Remembered
+from luigi_tasks.release.published import ADDED, Published, RepositoryState, object_key
+from luigi_tasks.release.signing import trusted_roots
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from tuf.api.metadata import Metadata, Root, TargetFile
+
+
+def is_behind(found: Published, known: Remembered) -> bool:
+    """Whether any of the bucket's metadata is older than what is remembered."""
+    return any(found.version(role) < known.version(role) for role in ROLES)
+
+
+def describe_versions(found: Published, known: Remembered) -> str:
+    """Return the versions that the bucket shows against those that are remembered."""
+    older = [role for role in ROLES if found.version(role) < known.version(role)]
+    return ", ".join(f"{one} {found.version(one) or 'missing'} < {known.version(one)}" for one in older)
+
+
+def is_channel(path: str) -> bool:
+    """Whether a signed file is a channel's pointer."""
+    return path.startswith("channels/")
+
+
+def recall(roots: Sequence[Metadata[Root]], known: Remembered) -> Published | None:
+    """Return the remembered metadata, verified; None if there is none or its keys do not count now."""
+    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
+    from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp  # noqa: PLC0415
+
+    for root in trusted_roots(roots) if known.metadata.keys() >= {*ROLES} else ():
+        try:
+            timestamp = Metadata[Timestamp].from_bytes(known.metadata["timestamp"].encode())
+            snapshot = Metadata[Snapshot].from_bytes(known.metadata["snapshot"].encode())
+            targets = Metadata[Targets].from_bytes(known.metadata["targets"].encode())
+            for role, metadata in (("timestamp", timestamp), ("snapshot", snapshot), ("targets", targets)):
+                root.verify_delegate(role, metadata)
+        except RepositoryError:
+            continue
+        return Published(timestamp, snapshot, targets, root_version=root.signed.version)
+    return None
+
+
+def recover(state: RepositoryState, remembered: Published) -> RepositoryState:
+    """Return what is remembered in place of what the bucket shows."""
+    shown = state.published
+    floors = {role: max(shown.version(role), remembered.version(role)) for role in ROLES}
+    published = dataclasses.replace(remembered, stamp=shown.stamp, is_recovered=True, floors=floors)
+    return _with(state, published, {path: text.encode() for path, text in state.known.channels.items()})
+
+
+def restore_own(state: RepositoryState, stored: Collection[str]) -> RepositoryState:
+    """Return the state with the channels that this machine moved and that are gone, where their files exist.
+
+    Args:
+        state: What is published, without these channels.
+        stored: Keys of all objects in the folder of signed files.
+    """
+    known = state.known
+    signed = {path: _signed_file(path, one) for path, one in known.own_files.items()}
+    gone = drop_gone(signed, stored)
+    releases = {path.split("/")[1] for path in signed if path.endswith(f"/{RELEASE_FILE}")} - gone
+    pointers = {
+        channel_target(name): encode_document(own)
+        for name, own in known.own_channels.items()
+        if channel_target(name) not in state.files and own.release in releases
+    }
+    if not pointers:
+        return state
+    made = {path: _target_file(path, data) for path, data in pointers.items()}
+    published = _of_files(state.published, {**signed, **state.files, **made})
+    return _with(state, published, {**state.contents, **pointers})
+
+
+@dataclasses.dataclass(frozen=True)
+class FallBack:
+    """A state that can be published where files are gone.
+
+    Attributes:
+        state: The state.
+        words: Each change of a channel.
+        emptied: Releases withdrawn from each channel that points to nothing any more.
+    """
+
+    state: RepositoryState
+    words: list[str]
+    emptied: dict[str, tuple[str, ...]]
+
+
+def fall_back(state: RepositoryState, shown: RepositoryState, stored: Collection[str]) -> FallBack:
+    """Point channels whose release's files are gone to what the bucket shows, or to nothing.
+
+    Never to a release that was withdrawn.
+
+    Args:
+        state: What is remembered.
+        shown: What the bucket shows.
+        stored: Keys of all objects in the folder of signed files.
+    """
+    signed, older, contents = dict(state.files), dict(shown.files), dict(state.contents)
+    found = FallBack(state, [], {})
+    gone, gone_there = drop_gone(signed, stored), drop_gone(older, stored)
+    for path in filter(is_channel, list(signed)):
+        pointer = _pointer(state, path)
+        if pointer.release not in gone:
+            continue
+        before = _pointer(shown, path) if path in older else None
+        lost = f"channel {pointer.channel}: the files of release {pointer.release} are gone"
+        if before is None or before.release in {*pointer.withdrawn, *gone_there}:
+            del signed[path]
+            contents.pop(path, None)
+            found.words.append(f"{lost}; it points to nothing until the next Deploy")
+            found.emptied[pointer.channel] = pointer.withdrawn
+            continue
+        moved = msgspec.structs.replace(pointer, release=before.release, share_percent=before.share_percent)
+        contents[path] = encode_document(moved)
+        signed |= {one: file for one, file in older.items() if _release_of(one) == before.release}
+        signed[path] = _target_file(path, contents[path])
+        found.words.append(f"{lost}; it points to {before.release} again, as the bucket shows")
+    return dataclasses.replace(found, state=_with(state, _of_files(state.published, signed), contents))
+
+
+def drop_gone(signed: dict[str, TargetFile], stored: Collection[str]) -> set[str]:
+    """Drop the releases of which a file is gone, and patches that are; return those releases."""
+    missing = {path for path, file in signed.items() if object_key(path, file.hashes["sha256"]) not in stored}
+    gone = {
+        _release_of(path) for path in missing if _release_of(path) and not is_patch(path.rpartition("/")[2])
+    }
+    for path in list(signed):
+        if _release_of(path) and (_release_of(path) in gone or path in missing):
+            del signed[path]
+    return gone
+
+
+def lost_pointers(
+    signed: Mapping[str, TargetFile], state: RepositoryState, files: Mapping[str, bytes]
+) -> list[str]:
+    """Return the channels that point to a release which is not among signed files, with its id."""
+    lost = []
+    for path in signed:
+        if not is_channel(path):
+            continue
+        pointer = _decode(path, files[path]) if path in files else _pointer(state, path)
+        if release_target(pointer.release, RELEASE_FILE) not in signed:
+            lost.append(f"{pointer.channel} ({pointer.release})")
+    return lost
+
+
+def own_file(path: str, file: TargetFile) -> OwnFile:
+    """Return the memory of a file that this machine signs."""
+    added = str((file.custom or {}).get(ADDED, "")) if path.endswith(f"/{RELEASE_FILE}") else ""
+    return OwnFile(length=file.length, sha256=file.hashes["sha256"], added=added)
+
+
+def _of_files(published: Published, files: Mapping[str, TargetFile]) -> Published:
+    """Return what is published with other files."""
+    from tuf.api.metadata import Metadata, Targets  # noqa: PLC0415
+
+    targets = copy.deepcopy(published.targets)
+    if targets is None:
+        targets = Metadata(Targets())
+        targets.signed.version = 0
+    targets.signed.targets = dict(files)
+    return dataclasses.replace(published, targets=targets, is_recovered=True)
+
+
+def _target_file(path: str, data: bytes) -> TargetFile:
+    from tuf.api.metadata import TargetFile  # noqa: PLC0415
+
+    return TargetFile.from_data(path, data)
+
+
+def _signed_file(path: str, one: OwnFile) -> TargetFile:
+    from tuf.api.metadata import TargetFile  # noqa: PLC0415
+
+    fields = {"custom": {ADDED: one.added}} if one.added else {}
+    return TargetFile(one.length, {"sha256": one.sha256}, path, fields)
+
+
+def _with(state: RepositoryState, published: Published, contents: Mapping[str, bytes]) -> RepositoryState:
+    return RepositoryState(state.store, state.roots, published, state.known, contents)
+
+
+def _release_of(path: str) -> str:
+    """Return the release that a signed file belongs to; empty for a channel's pointer."""
+    folder, _, rest = path.partition("/")
+    return rest.partition("/")[0] if folder == "releases" else ""
+
+
+def _pointer(state: RepositoryState, path: str) -> ChannelDocument:
+    return _decode(path, state.read(path))
+
+
+def _decode(path: str, data: bytes) -> ChannelDocument:
+    return decode_document(ChannelDocument, data, source=path, limit_bytes=CHANNEL_LIMIT_BYTES)
