@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         DeviceStatus,
         Drift,
         InboxMetrics,
+        SinkMetrics,
         SureMetrics,
         UpdateMetrics,
     )
@@ -86,6 +87,7 @@ def _describe(status: DeviceStatus, daemon: str) -> str:
         ("sure", _describe_sure(status.sure)),
         ("evidence", status.evidence or "-"),
         ("inbox", _describe_inbox(status.inbox)),
+        ("results", _describe_sinks(status.sinks)),
         ("refused", status.refused or "none"),
         ("warning", status.warning or "none"),
         ("last error", status.last_error or "none"),
@@ -129,3 +131,12 @@ def _describe_inbox(inbox: InboxMetrics | None) -> str:
         return "-"
     problem = f"; {inbox.error}" if inbox.error else ""
     return f"{inbox.waiting} frames wait, {inbox.uploaded} uploaded{problem}"
+
+
+def _describe_sinks(sinks: dict[str, SinkMetrics]) -> str:
+    return "; ".join(f"{name} {_describe_sink(counts)}" for name, counts in sinks.items()) or "-"
+
+
+def _describe_sink(counts: SinkMetrics) -> str:
+    kept = f" ({counts.kept} on the disk)" if counts.kept else ""
+    return f"{counts.written} written, {counts.unsent} wait{kept}, {counts.dropped} lost"

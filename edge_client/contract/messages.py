@@ -56,6 +56,8 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
         sure: How many predictions are sure; None if the serving release has no operating point.
         evidence: What is thin about the evidence that the serving release was published on; empty: nothing.
         inbox: Counts of frames kept for labelling; None if the inbox is off.
+        sinks: Counts of results by sink: `mqtt`, `json_lines`, `standard_output`, `action`; of the device, in
+            the status of its main channel.
         changed_at: UTC, ISO 8601.
     """
 
@@ -83,6 +85,7 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
     sure: SureMetrics | None = None
     evidence: str = ""
     inbox: InboxMetrics | None = None
+    sinks: dict[str, SinkMetrics] = {}
     changed_at: str = ""
 
 
@@ -148,6 +151,24 @@ class InboxMetrics(Document, frozen=True, kw_only=True):
 
     waiting: int
     uploaded: int = 0
+    error: str | None = None
+
+
+class SinkMetrics(Document, frozen=True, kw_only=True):
+    """Counts of one sink since start; for `action`, of commands instead of results.
+
+    Attributes:
+        written: Written to the file, acknowledged by the broker, or run.
+        unsent: Waiting, wherever.
+        kept: Those that wait on the disk, and survive a restart.
+        dropped: Lost.
+        error: Why results are being dropped, or cannot be kept; None while all is well.
+    """
+
+    written: int = 0
+    unsent: int = 0
+    kept: int = 0
+    dropped: int = 0
     error: str | None = None
 
 

@@ -166,7 +166,6 @@ class ChannelFollower:
         """End `follow`; a running update is abandoned, which is as safe as a power cut."""
         self._check.cancel()
         self.triggers.close()
-        self.board.close()
 
     def close(self) -> None:
         """Record that the daemon ends on request; once `follow` has ended, or was never started."""

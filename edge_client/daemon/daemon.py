@@ -32,31 +32,38 @@ from edge_client.reporting.homeassistant import INSTALL, discovery_messages
 from edge_client.reporting.systemd import SystemdNotifier
 from edge_client.settings.file import of_channels
 from edge_client.settings.update import read_root
+from edge_client.sinks.delivery import Delivery, Receipt
+from edge_client.sinks.kept import UNSENT_FOLDER, KeptResults
 from edge_client.sinks.opening import open_sinks
+from edge_client.sinks.outbox import Outbox
 from edge_client.sources.driver import SILENT_S, DriverWatch
 from edge_client.sources.driver import STUCK_S as DRIVER_STUCK_S
 from edge_client.sources.opening import open_source
 from edge_client.state_folder import BUNDLE_SIGNAL, hold_state, sweep_channels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from edge_client.inbox.selection import ChannelAnswer
     from edge_client.inbox.service import Inbox
     from edge_client.reporting.metrics import MetricsServer
     from edge_client.reporting.status import StatusBoard
     from edge_client.settings.file import Settings
-    from edge_client.sinks.opening import Sink
+    from edge_client.sinks.delivery import Counter
     from edge_client.sources.source import Frame, Source
 
 logger = logging.getLogger(__name__)
 
 SOURCE_RETRY_S = (1.0, 60.0)
-STOP_S = 5.0
+# Of the 15 s that systemd gives (TimeoutStopSec): for frames and updates, then for the last status. The rest
+# is for the sinks (5 s at most) and the broker (3 s).
+STOP_S, STATUS_S = 4.0, 1.0
 # No frame takes so long: the runtime hangs.
 STUCK_S = 60.0
 # Interval of checks of the driver where no watchdog sets the pace.
 WATCH_S = 10.0
+# Names of threads, before their channel's.
+_UPDATES, _STATUS = "updates of ", "status of "
 
 
 def run(settings: Settings) -> int:
@@ -68,7 +75,7 @@ def run(settings: Settings) -> int:
         daemon = Daemon(settings, on_end=request_end)
         daemon.start()
         actions: dict[int, Callable[[], None]] = {
-            signal.SIGHUP: daemon.request_update,
+            signal.SIGHUP: daemon.hang_up,
             signal.SIGUSR1: daemon.keep_status,
             BUNDLE_SIGNAL: daemon.import_bundles,
         }
@@ -127,6 +134,8 @@ class Daemon:
         self._stop = threading.Event()
         self._may_serve = threading.Event()
         self._broker: BrokerConnection | None = None
+        self._outbox: Outbox | None = None
+        self._delivery = Delivery(())
         self._metrics_fault: str | None = None
         self._source_fault: str | None = None
         self._source: Source | None = None
@@ -153,14 +162,13 @@ class Daemon:
             raise
 
     def _open_rest(self) -> None:
-        settings, device = self._settings, self._settings.device
+        settings = self._settings
         self._broker = self._open_broker()
         self._metrics, counters = self._serve_metrics()
-        self._sinks = counters + open_sinks(
-            settings.sinks,
-            publish=self._broker.publish if self._broker else lambda _topic, _payload: None,
-            topic_of=lambda channel: results_topic(device.fleet, device.id, self._extra(channel)),
-            action=settings.action,
+        if self._broker and settings.sinks.mqtt:
+            self._outbox = self._open_outbox(self._broker)
+        self._delivery = Delivery(
+            open_sinks(settings.sinks, outbox=self._outbox, action=settings.action), counters
         )
         self._systemd = SystemdNotifier()
         self._classifying_since: float | None = None
@@ -172,8 +180,8 @@ class Daemon:
         yield "frames", self._serve_frames
         yield "watchdog", self._say_alive
         for name, follower in self._followers.items():
-            yield f"updates of {name}", follower.follow
-            yield f"status of {name}", functools.partial(self._send_status, follower.board)
+            yield f"{_UPDATES}{name}", follower.follow
+            yield f"{_STATUS}{name}", functools.partial(self._send_status, follower.board)
 
     def start(self) -> None:
         """Start all threads."""
@@ -193,14 +201,15 @@ class Daemon:
         self._may_serve.set()
         for follower in self._followers.values():
             follower.end()
-        deadline = time.monotonic() + STOP_S
-        for thread in self._threads:
-            thread.join(max(deadline - time.monotonic(), 0))
+        reporting = [thread for thread in self._threads if thread.name.startswith(_STATUS)]
+        _join([thread for thread in self._threads if thread not in reporting], STOP_S)
         for name, follower in self._followers.items():
-            if not any(thread.is_alive() for thread in self._threads if thread.name == f"updates of {name}"):
+            if not any(thread.is_alive() for thread in self._threads if thread.name == f"{_UPDATES}{name}"):
                 follower.close()
-        for sink in self._sinks:
-            sink.close()
+        self._delivery.close()
+        for follower in self._followers.values():
+            follower.board.close()  # after the sinks: the last status counts what is not sent
+        _join(reporting, STATUS_S)
         if self._broker:
             self._broker.stop()  # before what may take its time: the fleet is told
         if self._metrics:
@@ -208,8 +217,9 @@ class Daemon:
         if self._inbox:
             self._inbox.close()
 
-    def request_update(self) -> None:
-        """Install the releases of all channels now."""
+    def hang_up(self) -> None:
+        """Install the releases of all channels now, and open the files of results anew: logrotate asks so."""
+        self._delivery.reopen()
         for follower in self._followers.values():
             follower.request_update()
 
@@ -242,6 +252,16 @@ class Daemon:
             },
             online_topic=online_topic(device.fleet, device.id),
             on_connection=self._on_connection,
+            on_acknowledged=self._on_acknowledged,
+        )
+
+    def _open_outbox(self, broker: BrokerConnection) -> Outbox:
+        device = self._settings.device
+        return Outbox(
+            KeptResults(device.state_dir / UNSENT_FOLDER, self._settings.sinks.unsent_max_bytes),
+            send=broker.send,
+            connected=lambda: broker.connected,
+            topic_of=lambda channel: results_topic(device.fleet, device.id, self._extra(channel)),
         )
 
     def _open_inbox(self) -> Inbox | None:
@@ -255,13 +275,14 @@ class Daemon:
         """Status fields of the device, not of one channel, that are read at the time of sending."""
         kept = self._inbox.live_fields() if self._inbox is not None and self._settings.inbox.keeps else {}
         duplicate = self._broker.suspected_duplicate_id if self._broker else None
-        warnings = [warning for warning in (duplicate, self._metrics_fault) if warning is not None]
-        return {"warning": "; ".join(warnings) or None, **kept}
+        faults = (duplicate, self._metrics_fault, *self._delivery.warnings())
+        warnings = [warning for warning in faults if warning is not None]
+        return {"warning": "; ".join(warnings) or None, "sinks": self._delivery.metrics(), **kept}
 
-    def _serve_metrics(self) -> tuple[MetricsServer | None, tuple[Sink, ...]]:
+    def _serve_metrics(self) -> tuple[MetricsServer | None, tuple[Counter, ...]]:
         """Serve metrics if the settings name a port; without the extra, only the metrics are missing.
 
-        Returns: The server, and the sinks that count results for it.
+        Returns: The server, and what counts results for it.
         Raises: SettingsError if the port cannot be listened at.
         """
         if not self._settings.metrics.port:
@@ -293,6 +314,13 @@ class Daemon:
                 messages = discovery_messages(home.prefix, device.fleet, device.id, self._extra(name))
                 for topic, payload in messages.items():
                     self._broker.publish_state(topic, payload)
+
+        if self._outbox:
+            self._outbox.wake()
+
+    def _on_acknowledged(self, number: int) -> None:
+        if self._outbox:
+            self._outbox.acknowledged(number)
 
     def _send_status(self, board: StatusBoard) -> None:
         going = True
@@ -380,13 +408,13 @@ class Daemon:
     def _serve(self, frame: Frame) -> None:
         """Let all channels answer a frame; comparing and keeping it come after publishing the results."""
         answered: list[tuple[ChannelFollower, ChannelAnswer]] = []
+        receipt = Receipt(frame.done)
         for follower in self._followers.values():
             if (answer := follower.classify(frame)) is not None:
-                for sink in self._sinks:
-                    sink.write(answer.result, answer.prediction)
+                self._delivery.write(answer.result, answer.prediction, receipt)
                 answered.append((follower, answer))
+        receipt.close()
         if answered:
-            frame.done()
             self._source_fault = None
         answers = []
         for follower, answer in answered:
@@ -395,6 +423,13 @@ class Daemon:
         # Where one release did not answer, the frame may show what only that release knows to be private.
         if self._inbox and len(answers) == sum(follower.serves for follower in self._followers.values()):
             self._inbox.consider(frame.pixels, answers)
+
+
+def _join(threads: Sequence[threading.Thread], limit_s: float) -> None:
+    """Wait until threads have ended, together for a limited time."""
+    deadline = time.monotonic() + limit_s
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0))
 
 
 def _on_update_command(follower: ChannelFollower, payload: bytes) -> None:

@@ -4,8 +4,8 @@ MQTT 3.1.1, clean session: the broker needs to remember retained messages only. 
 connect, because paho does not renew subscriptions (paho#375). Callbacks only pass payloads on; one that
 raised would end paho's thread silently (paho#528).
 
-Results are queued while the broker is away, up to a limit that is counted here: paho's own limit would also
-reject the messages of the next connect while the queue is still full, and the device would stay `offline`.
+While the broker is away, results wait in `sinks/outbox.py` and not in paho: a full queue of paho would reject
+the messages of the next connect, too, and the device would stay `offline`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,9 @@ logger = logging.getLogger(__name__)
 
 ONLINE, OFFLINE = b"online", b"offline"
 
-# Results that are queued while the broker is away: about 4 MB (2 kB each in paho's memory, measured). Then
-# the newest are dropped.
-MAX_QUEUED_MESSAGES = 2_000
-# Room for retained state beyond them: the messages of one connect, for 10 channels with discovery.
-ROOM_FOR_STATE = 100
+# Messages in paho, sent or not: the results of an outbox's window, and the retained state of one connect, for
+# 10 channels with discovery.
+MAX_QUEUED_MESSAGES = 250
 LONGEST_RECONNECT_DELAY_S = 60
 CONNECT_TIMEOUT_S = 10.0
 ECHO_S = 5.0
@@ -66,6 +64,7 @@ class BrokerConnection:
         online_topic: str,
         on_connection: Callable[[], None],
         commands: Mapping[str, Callable[[bytes], None]] | None = None,
+        on_acknowledged: Callable[[int], None] = lambda _number: None,
     ) -> None:
         """Prepare; `start` connects.
 
@@ -78,6 +77,8 @@ class BrokerConnection:
             on_connection: Called in paho's thread after a connect, to publish retained state again.
             commands: As `handlers`, for topics of commands: retained messages are not passed on, or the
                 command would run at every connect.
+            on_acknowledged: Called in paho's thread with the number of each message that the broker has, see
+                `send`. Must take no lock that is held while sending: paho holds its own.
         Raises: SettingsError if password, CA or certificate cannot be read.
         """
         self._settings = settings
@@ -86,10 +87,8 @@ class BrokerConnection:
         self._commands = frozenset(commands or {})
         self._handlers = {**handlers, **(commands or {})}
         self._on_connection = on_connection
+        self._on_acknowledged = on_acknowledged
         self._drops: deque[float] = deque(maxlen=_TAKEOVERS)
-        self._dropping = False
-        self._count = threading.Lock()  # guards `_waiting` only: paho calls back while it holds its own locks
-        self._waiting = 0
         self._client = self._open_client()
 
     @property
@@ -124,19 +123,19 @@ class BrokerConnection:
             logger.warning("the MQTT thread had ended; started again")
             self._client.connect_async(self._settings.host, self._settings.port, self._settings.keepalive_s)
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        """Queue a message, to be sent after the next connect if there is no connection; never waits."""
-        full = self._waiting >= MAX_QUEUED_MESSAGES or not self._hand_over(topic, payload, retain=False)
-        if full and not self._dropping:
-            logger.warning("%s: %d messages wait; newer ones are dropped", self.address, MAX_QUEUED_MESSAGES)
-        self._dropping = full
+    def send(self, topic: str, payload: bytes) -> int | None:
+        """Send a message, again after the next connect if the connection is lost meanwhile; never waits.
+
+        Returns: The number that `on_acknowledged` gets; None if it cannot be sent now.
+        """
+        return self._hand_over(topic, payload, retain=False) if self.connected else None
 
     def publish_state(self, topic: str, payload: bytes) -> bool:
         """Publish retained state.
 
         Returns: False if the caller has to publish it again: at the next connect, or soon if connected.
         """
-        return self.connected and self._hand_over(topic, payload, retain=True)
+        return self.connected and self._hand_over(topic, payload, retain=True) is not None
 
     def stop(self) -> None:
         """Publish `offline` and disconnect, within `STOP_S`."""
@@ -155,7 +154,7 @@ class BrokerConnection:
         client = open_client(self._settings, self._client_id)
         client.suppress_exceptions = True  # last resort to keep the thread alive
         client.enable_logger(logging.getLogger(f"{__name__}.paho"))
-        client.max_queued_messages_set(MAX_QUEUED_MESSAGES + ROOM_FOR_STATE)
+        client.max_queued_messages_set(MAX_QUEUED_MESSAGES)
         client.reconnect_delay_set(1, LONGEST_RECONNECT_DELAY_S)
         client.will_set(self._online_topic, OFFLINE, qos=1, retain=True)
         client.on_connect = _logged(self._connected)
@@ -183,20 +182,15 @@ class BrokerConnection:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def _hand_over(self, topic: str, payload: bytes, *, retain: bool) -> bool:
-        """Queue a message in paho, to be sent now or after the next connect; False if the queue is full."""
+    def _hand_over(self, topic: str, payload: bytes, *, retain: bool) -> int | None:
+        """Queue a message in paho and return its number; None if the queue is full."""
         answer = self._client.publish(topic, payload, qos=1, retain=retain)
-        if answer.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
-            return False
-        with self._count:
-            self._waiting += 1
-        return True
+        return None if answer.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE else answer.mid
 
     def _published(
-        self, _client: paho.Client, _userdata: object, _mid: int, _reason: ReasonCode, _properties: object
+        self, _client: paho.Client, _userdata: object, mid: int, _reason: ReasonCode, _properties: object
     ) -> None:
-        with self._count:
-            self._waiting -= 1
+        self._on_acknowledged(mid)
 
     def _connected(
         self, client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
@@ -210,7 +204,7 @@ class BrokerConnection:
             return
         logger.info("MQTT broker %s: connected as %s", self.address, self._client_id)
         client.subscribe([(topic, 1) for topic in self._handlers])
-        if not self._hand_over(self._online_topic, ONLINE, retain=True):
+        if self._hand_over(self._online_topic, ONLINE, retain=True) is None:
             logger.error("MQTT broker %s: queue full, %s stays offline", self.address, self._client_id)
         self._on_connection()
 

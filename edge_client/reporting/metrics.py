@@ -35,7 +35,7 @@ except ImportError as e:
     raise SettingsError(msg) from e
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from edge_client.contract.messages import DeviceStatus, Result
     from edge_client.settings.reporting import MetricsSettings
@@ -68,6 +68,10 @@ _HELP = {
     f"beyond the first {LABELS_COUNTED} labels.",
     "sure_share": "Share of the last predictions that the serving release was sure of.",
     "sure_coverage": "Share of the calibration pictures that the serving release was sure of.",
+    "results_written_total": "Results since start that the sink wrote, or the broker acknowledged.",
+    "results_unsent": "Results that wait for the broker, or commands for their turn.",
+    "results_kept": "Those of them that are on the disk.",
+    "results_dropped_total": "Results since start that were lost.",
     "inbox_waiting": "Frames kept for labelling.",
     "inbox_uploaded_total": "Frames uploaded for labelling since start.",
 }
@@ -84,7 +88,7 @@ class StatusCollector(Collector):
         """Return a family for each metric that a channel has a value for."""
         families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
         for status in self._statuses():
-            for name, (value, labels) in _describe(status).items():
+            for name, value, labels in _describe(status):
                 if name not in families:
                     kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
                     families[name] = kind(_PREFIX + name, _HELP[name], labels=list(labels))
@@ -109,9 +113,6 @@ class PredictionCounter(Collector):
                 label = ""
             series = (*channel, label, sure)
             self._counts[series] = self._counts.get(series, 0) + 1
-
-    def close(self) -> None:
-        """Do nothing: the counts end with the process."""
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         """Return the counts since start."""
@@ -262,8 +263,8 @@ def _is_latest(status: DeviceStatus) -> bool:
     return status.release is not None and status.latest in {None, status.release}
 
 
-def _describe(status: DeviceStatus) -> dict[str, tuple[float, dict[str, str]]]:
-    """Return values and labels by name; a value that is not known is left out."""
+def _describe(status: DeviceStatus) -> Iterator[tuple[str, float, dict[str, str]]]:
+    """Yield name, value and labels; a value that is not known is left out."""
     same = {"device": status.device, "channel": status.channel}
     release = {**same, "release": status.release or "", "latest": status.latest or ""}
     values: dict[str, float] = {
@@ -286,8 +287,12 @@ def _describe(status: DeviceStatus) -> dict[str, tuple[float, dict[str, str]]]:
         values |= {} if sure.share is None else {"sure_share": sure.share}
     if (inbox := status.inbox) is not None:
         values |= {"inbox_waiting": inbox.waiting, "inbox_uploaded_total": inbox.uploaded}
-    return {
-        "info": (1, {**same, "version": __version__, "runtime": status.runtime}),
-        "release_info": (1, release),
-        **{name: (value, same) for name, value in values.items()},
-    }
+    yield "info", 1, {**same, "version": __version__, "runtime": status.runtime}
+    yield "release_info", 1, release
+    yield from ((name, value, same) for name, value in values.items())
+    for sink, counts in status.sinks.items():
+        of_sink = {**same, "sink": sink}
+        yield "results_written_total", counts.written, of_sink
+        yield "results_unsent", counts.unsent, of_sink
+        yield "results_kept", counts.kept, of_sink
+        yield "results_dropped_total", counts.dropped, of_sink

@@ -162,6 +162,8 @@ def _shown(document: DocumentT) -> DocumentT:
         value = getattr(document, name)
         if isinstance(value, Document):
             changes[name] = _shown(value)
+        elif isinstance(value, dict):
+            changes[name] = {key: _shown(one) for key, one in value.items()}
         elif isinstance(value, str):
             changes[name] = one_line(value[:TEXT_LIMIT])[:TEXT_LIMIT]
     return msgspec.structs.replace(document, **changes)

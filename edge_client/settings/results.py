@@ -12,6 +12,8 @@ WAIT, OFF, ACT = "wait", "off", "act"
 # Two files of this size hold about 60,000 results.
 DEFAULT_MAX_BYTES = 10_000_000
 _SMALLEST_MAX_BYTES = 10_000
+# About 50,000 results.
+DEFAULT_UNSENT_MAX_BYTES = 20_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +25,14 @@ class SinkSettings(Section):
         json_lines: Append each result to this file; `-`: standard output, empty: no file.
         json_lines_max_bytes: The file is rotated to `<name>.1` before it grows beyond this size, so both
             files together never take more than twice as much.
+        unsent_max_bytes: Limit on the results that wait for the broker below `<state_dir>/unsent/`, beyond
+            those in memory; 0: none are kept there.
     """
 
     mqtt: bool = True
     json_lines: str = ""
     json_lines_max_bytes: int = DEFAULT_MAX_BYTES
+    unsent_max_bytes: int = DEFAULT_UNSENT_MAX_BYTES
 
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""
@@ -35,7 +40,8 @@ class SinkSettings(Section):
             (
                 self.json_lines_max_bytes >= _SMALLEST_MAX_BYTES,
                 f"json_lines_max_bytes {self.json_lines_max_bytes}: give {_SMALLEST_MAX_BYTES} or more",
-            )
+            ),
+            (self.unsent_max_bytes >= 0, "unsent_max_bytes: 0 or more"),
         )
 
 

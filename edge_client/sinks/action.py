@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -12,7 +13,9 @@ import time
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import SettingsError
+from edge_client.contract.messages import SinkMetrics
 from edge_client.settings.results import ACT, OFF, WAIT
+from edge_client.sinks.sink import nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,8 +62,11 @@ class LabelSwitch:
 class ActionSink:
     """Runs the commands one after the other in a thread of its own: inference never waits for a command.
 
-    A label is watched on each channel whose release has it, separately.
+    A label is watched on each channel whose release has it, separately. Its counts are of commands.
     """
+
+    name = "action"
+    keeps = False
 
     def __init__(self, settings: ActionSettings, clock: Callable[[], float] = time.monotonic) -> None:
         """Start the thread.
@@ -76,10 +82,18 @@ class ActionSink:
         self._switches: dict[tuple[str, str], LabelSwitch] = {}  # by channel and label
         self._commands = {True: shlex.split(settings.on_command), False: shlex.split(settings.off_command)}
         self._waiting: queue.Queue[tuple[list[str], dict[str, str]] | None] = queue.Queue(MAX_WAITING)
+        self._written = self._dropped = 0
+        self._error: str | None = None
         self._thread = threading.Thread(target=self._run, name="actions", daemon=True)
         self._thread.start()
 
-    def write(self, result: Result, prediction: Prediction | None = None, /) -> None:
+    def write(
+        self,
+        result: Result,
+        prediction: Prediction | None = None,
+        _safe: Callable[[], None] = nothing,
+        /,
+    ) -> None:
         """See `Sink.write`; without the prediction, a label that is not among the result's best scores 0."""
         mode = ACT if result.sure else self._settings.when_unsure
         if mode == WAIT:
@@ -100,17 +114,36 @@ class ActionSink:
             if on is not None and self._commands[on]:
                 self._put((self._commands[on], describe(result, label, score, on=on)))
 
+    def metrics(self) -> SinkMetrics:
+        """See `Sink.metrics`."""
+        return SinkMetrics(
+            written=self._written, unsent=self._waiting.qsize(), dropped=self._dropped, error=self._error
+        )
+
+    def reopen(self) -> None:
+        """Do nothing: there is no file."""
+
     def close(self) -> None:
         """Drop the waiting commands; give a running one 2 s to end."""
-        while not self._waiting.empty():
-            self._waiting.get_nowait()
+        dropped = 0
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
+                dropped += 1
+        if dropped:
+            self._dropped += dropped
+            logger.warning("%d commands that waited are dropped ([action])", dropped)
         self._waiting.put(None)
         self._thread.join(_STOP_S)
 
     def _put(self, command: tuple[list[str], dict[str, str]]) -> None:
         if self._waiting.full():
             dropped = self._waiting.get_nowait()
+            self._dropped += 1
+            self._error = f"{MAX_WAITING} commands wait; the oldest are dropped ([action])"
             logger.warning("%s is dropped: too many commands wait ([action])", dropped and dropped[0][0])
+        else:
+            self._error = None
         self._waiting.put_nowait(command)
 
     def _run(self) -> None:
@@ -124,6 +157,7 @@ class ActionSink:
                     timeout=self._settings.timeout_s,
                     check=True,
                 )
+                self._written += 1
             except subprocess.TimeoutExpired:
                 logger.warning(
                     "%s took over %g s and was killed ([action] timeout_s)",

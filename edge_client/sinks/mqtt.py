@@ -6,23 +6,38 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edge_client.sinks.sink import nothing
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_client.contract.messages import Result
+    from edge_client.contract.messages import Result, SinkMetrics
+    from edge_client.sinks.outbox import Outbox
 
 
 class MqttSink:
     """Publishes each result, not retained: the last result is an event, not a state."""
 
-    def __init__(self, publish: Callable[[str, bytes], None], topic_of: Callable[[str], str]) -> None:
-        """See `open_sinks`."""
-        self._publish = publish
-        self._topic_of = topic_of
+    name = "mqtt"
+    keeps = True
 
-    def write(self, result: Result, _prediction: object = None, /) -> None:
+    def __init__(self, outbox: Outbox) -> None:
+        """Args: outbox: Brings the results to the broker; closed with the sink."""
+        self._outbox = outbox
+
+    def write(
+        self, result: Result, _prediction: object = None, safe: Callable[[], None] = nothing, /
+    ) -> None:
         """Queue the result as one compact JSON object."""
-        self._publish(self._topic_of(result.channel), msgspec.json.encode(result))
+        self._outbox.put(result.channel, msgspec.json.encode(result), safe)
+
+    def metrics(self) -> SinkMetrics:
+        """See `Sink.metrics`."""
+        return self._outbox.metrics()
+
+    def reopen(self) -> None:
+        """Do nothing: the connection is opened anew by itself."""
 
     def close(self) -> None:
-        """Do nothing: the connection belongs to the daemon."""
+        """Send or keep what waits."""
+        self._outbox.close()

@@ -227,90 +227,15 @@ def test_a_lost_connection_is_reestablished(rude, open_connection):
     assert rude.client_ids == ["camera-1", "camera-1"]
 
 
-def test_messages_wait_for_the_broker_up_to_a_limit(tmp_path, open_connection, monkeypatch, caplog):
-    monkeypatch.setattr(mqtt, "MAX_QUEUED_MESSAGES", 5)
-    broker = MqttBroker(tmp_path)
-    device = open_connection(broker.port)
-    for number in range(8):
-        device.connection.publish(f"{device.name}/results", str(number).encode())
-    assert caplog.text.count("newer ones are dropped") == 1
-    assert not device.connection.publish_state("x", b"state")
-    heard: queue.Queue[bytes] = queue.Queue()
-    with broker:
-        friend = paho.Client(CallbackAPIVersion.VERSION2)
-        subscribed = threading.Event()
-        friend.on_subscribe = lambda *_: subscribed.set()
-        friend.on_message = lambda _c, _u, message: heard.put(bytes(message.payload))
-        friend.connect(broker.host, broker.port)
-        friend.loop_start()
-        friend.subscribe(f"{device.name}/results", qos=1)
-        assert subscribed.wait(LIMIT_S)
-        device.wait()
-        assert [heard.get(timeout=LIMIT_S) for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
-        friend.disconnect()
-        friend.loop_stop()
-
-
-class Audience:
-    """What is said on some topics, in the order in which it comes."""
-
-    def __init__(self, broker, *topics: str) -> None:
-        self.heard: queue.Queue[tuple[str, bytes]] = queue.Queue()
-        subscribed = threading.Event()
-        self._client = paho.Client(CallbackAPIVersion.VERSION2)
-        self._client.on_subscribe = lambda *_: subscribed.set()
-        self._client.on_message = lambda _c, _u, m: self.heard.put((m.topic, bytes(m.payload)))
-        self._client.connect(broker.host, broker.port)
-        self._client.loop_start()
-        self._client.subscribe([(topic, 1) for topic in topics])
-        assert subscribed.wait(LIMIT_S)
-
-    def wait_for(self, topic: str, payload: bytes) -> None:
-        while self.heard.get(timeout=LIMIT_S) != (topic, payload):
-            pass
-
-    def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-
-
-def test_online_is_published_after_an_outage_that_filled_the_queue(
-    mqtt_broker, friend, open_connection, monkeypatch
-):
-    monkeypatch.setattr(mqtt, "MAX_QUEUED_MESSAGES", 50)
-    said: queue.Queue[bool] = queue.Queue()
-    device: Connection = open_connection(
-        mqtt_broker.port,
-        start=False,
-        on_connection=lambda: said.put(device.connection.publish_state(f"{device.name}/status", b"{}")),
-    )
-    online, status = f"{device.name}/online", f"{device.name}/status"
-    friend.publish(online, b"offline", qos=1, retain=True).wait_for_publish(LIMIT_S)  # the last will
-    for number in range(60):
-        device.connection.publish(f"{device.name}/results", str(number).encode())
-    audience = Audience(mqtt_broker, online, status, f"{device.name}/results")
-    device.connection.start()
-    assert said.get(timeout=LIMIT_S)
-    audience.wait_for(online, b"online")
-    audience.wait_for(status, b"{}")
-    audience.wait_for(f"{device.name}/results", b"49")
-    # What was brought makes room for more.
-    wait_until(lambda: device.connection._waiting == 0, "all to be confirmed")
-    for number in range(60, 110):
-        device.connection.publish(f"{device.name}/results", str(number).encode())
-    audience.wait_for(f"{device.name}/results", b"109")
-    audience.close()
-
-
 def test_state_that_does_not_fit_into_the_queue_is_reported_as_unsent(rude, open_connection, monkeypatch):
-    monkeypatch.setattr(mqtt, "MAX_QUEUED_MESSAGES", 1)
-    monkeypatch.setattr(mqtt, "ROOM_FOR_STATE", 2)
+    monkeypatch.setattr(mqtt, "MAX_QUEUED_MESSAGES", 3)
     device = open_connection(rude.port)
     connection = rude.next()
     device.wait()
     wait_until(lambda: device.connection.connected, "the connection")
     answers = [device.connection.publish_state("x", b"state") for _ in range(3)]
     assert answers == [True, True, False]  # `online` is there too, and nothing is confirmed
+    assert device.connection.send("x", b"result") is None
     connection.close()
 
 

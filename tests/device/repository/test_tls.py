@@ -98,7 +98,7 @@ def test_a_device_receives_announcements_through_tls_with_its_password(password_
     connection.start()
     try:
         assert connected.get(timeout=LIMIT_S)
-        connection.publish("edge/f/channels/stable", b"itself")
+        assert connection.send("edge/f/channels/stable", b"itself")
         assert received.get(timeout=LIMIT_S) == b"itself"
     finally:
         connection.stop()

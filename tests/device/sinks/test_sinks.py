@@ -5,20 +5,24 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 
 from edge_client.contract.errors import SettingsError
 from edge_client.settings.results import SinkSettings
+from edge_client.sinks import json_lines
 from edge_client.sinks.json_lines import JsonLines, StandardOutput
+from edge_client.sinks.kept import KeptResults
 from edge_client.sinks.mqtt import MqttSink
 from edge_client.sinks.opening import open_sinks
+from edge_client.sinks.outbox import Outbox
 from tests.fakes.results import example_result
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from edge_client.contract.messages import Result
@@ -113,8 +117,10 @@ def test_path_that_cannot_be_opened_is_tried_again_with_each_result(
     sink.write(result(2))
     sink.close()
     assert frames_of(tmp_path / "stick" / "results.jsonl") == [2]
-    (record,) = caplog.records
-    assert "results.jsonl: Not a directory; results are dropped meanwhile" in record.getMessage()
+    first, last = caplog.messages
+    assert "results.jsonl: Not a directory; results are dropped meanwhile" in first
+    assert "writing works again; 1 results were dropped" in last
+    assert (sink.metrics().written, sink.metrics().dropped, sink.metrics().error) == (1, 1, None)
 
 
 def test_sink_that_never_opened_closes_silently(tmp_path: Path) -> None:
@@ -135,6 +141,12 @@ class FullDisk:
         self._left -= len(part)
         return int(self._file.write(part))
 
+    def fileno(self) -> int:
+        return int(self._file.fileno())
+
+    def truncate(self, size: int) -> None:
+        self._file.truncate(size)
+
     def close(self) -> None:
         self._file.close()
 
@@ -151,15 +163,15 @@ def test_full_disk_drops_results_with_one_warning_until_there_is_room(
     for frame in (2, 3, 4):
         sink.write(result(frame))
     sink._open = opened  # type: ignore[method-assign]
+    assert sink.metrics().error == f"{path}: No space left on device; results are dropped meanwhile"
     sink.write(result(5))
     sink.close()
-    assert [json.loads(line)["frame"] for line in path.read_bytes().splitlines() if line.endswith(b"}")] == [
-        1,
-        5,
+    assert frames_of(path) == [1, 5]
+    assert caplog.messages == [
+        f"{path}: No space left on device; results are dropped meanwhile",
+        f"{path}: writing works again; 3 results were dropped",
     ]
-    assert [r.getMessage() for r in caplog.records] == [
-        f"{path}: No space left on device; results are dropped meanwhile"
-    ]
+    assert (sink.metrics().written, sink.metrics().dropped, sink.metrics().error) == (2, 3, None)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full is Linux's")
@@ -170,7 +182,65 @@ def test_device_that_is_always_full_never_raises(caplog: pytest.LogCaptureFixtur
     sink.write(result(1))
     sink.write(result(2))
     sink.close()
-    assert len(caplog.records) == 1
+    assert caplog.messages == [
+        f"{path}: No space left on device; results are dropped meanwhile",
+        f"{path}: 2 results were dropped",
+    ]
+
+
+def move(path: Path) -> None:
+    path.rename(path.with_name("moved.jsonl"))
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def replace(path: Path) -> None:
+    path.with_name("new").write_bytes(b"")
+    path.with_name("new").replace(path)
+
+
+@pytest.mark.parametrize("change", [move, remove, truncate, replace])
+def test_a_file_that_was_moved_removed_truncated_or_replaced_costs_no_line(
+    change: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "results.jsonl"
+    sink = JsonLines(path)
+    safe: list[int] = []
+    for frame in range(1, 41):
+        if frame == 21:
+            change(path)
+        sink.write(result(frame), None, lambda: safe.append(1))
+    sink.close()
+    moved = tmp_path / "moved.jsonl"
+    assert frames_of(path) == list(range(21, 41))
+    assert not moved.exists() or frames_of(moved) == list(range(1, 21))
+    assert len(safe) == sink.metrics().written == 40
+
+
+def test_a_full_file_that_cannot_be_set_aside_is_written_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, taken = tmp_path / "results.jsonl", tmp_path / "results.jsonl.1"
+    (taken / "of somebody").mkdir(parents=True)
+    sink = JsonLines(path, max_bytes=2000)
+    for frame in range(1, 121):
+        sink.write(result(frame))
+    assert frames_of(path) == list(range(1, 121))
+    assert "cannot be set aside as results.jsonl.1: Is a directory" in (sink.metrics().error or "")
+    assert len(caplog.messages) == 1
+    taken.rename(tmp_path / "away")
+    monkeypatch.setattr(json_lines, "ROTATION_RETRY_S", 0.0)
+    sink._rotate_after = 0.0
+    sink.write(result(121))
+    sink.close()
+    assert frames_of(taken, path) == list(range(1, 122))
+    assert sink.metrics().error is None
 
 
 def test_standard_output_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,17 +262,7 @@ def test_closed_standard_output_does_not_stop_inference(
     sink.write(result(1))
     sink.write(result(2))
     assert len(caplog.records) == 1
-
-
-def test_mqtt_gets_one_compact_document_on_the_results_topic() -> None:
-    sent: list[tuple[str, bytes]] = []
-    sink = MqttSink(lambda topic, payload: sent.append((topic, payload)), lambda channel: f"t/{channel}")
-    sink.write(msgspec.structs.replace(result(3), channel="stable"))
-    sink.close()
-    ((topic, payload),) = sent
-    assert topic == "t/stable"
-    assert b"\n" not in payload
-    assert json.loads(payload)["source"] == "Grüße.jpg"
+    assert sink.metrics().dropped == 2
 
 
 @pytest.mark.parametrize(
@@ -218,7 +278,13 @@ def test_settings_choose_the_sinks(
     settings: SinkSettings, kinds: list[type], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    sinks = open_sinks(settings, publish=lambda _topic, _payload: None, topic_of=lambda _channel: "t")
+    outbox = Outbox(
+        KeptResults(tmp_path / "unsent", 1000),
+        send=lambda _topic, _payload: None,
+        connected=lambda: False,
+        topic_of=lambda _channel: "t",
+    )
+    sinks = open_sinks(settings, outbox=outbox)
     assert [type(sink) for sink in sinks] == kinds
     for sink in sinks:
         sink.write(result())
@@ -227,6 +293,4 @@ def test_settings_choose_the_sinks(
 
 def test_limit_that_holds_no_result_is_refused() -> None:
     with pytest.raises(SettingsError, match="json_lines_max_bytes"):
-        open_sinks(
-            SinkSettings(json_lines_max_bytes=0), publish=lambda _t, _p: None, topic_of=lambda _channel: "t"
-        )
+        open_sinks(SinkSettings(json_lines_max_bytes=0), outbox=None)
