@@ -25,6 +25,7 @@ from edge_client.contract.errors import (
 )
 from edge_client.contract.text import one_line
 from edge_client.machine import machine_name
+from edge_client.owner import act_as_owner
 from edge_client.reporting.logs import configure_logs
 from edge_client.settings.file import DEFAULT_FILE, load_settings, of_channel
 
@@ -118,9 +119,21 @@ def _settings(options: argparse.Namespace) -> Settings:
     return load_settings(options.config, machine_name())
 
 
+def _settings_of_owner(options: argparse.Namespace) -> Settings:
+    """Load the settings as whoever asks, and act as the owner of the state folder from then on."""
+    settings = _settings(options)
+    _act_as_owner(settings)
+    return settings
+
+
+def _act_as_owner(settings: Settings) -> None:
+    pictures = [Path(settings.source.path)] if settings.source.kind in {"folder", "files"} else []
+    act_as_owner(settings.device.state_dir, apart_from=pictures)
+
+
 def _run(options: argparse.Namespace) -> int:
     configure_logs(logging.DEBUG if options.verbose else logging.INFO)
-    settings = _settings(options)
+    settings = _settings_of_owner(options)
     from edge_client.daemon.daemon import run  # noqa: PLC0415 - the other commands start faster
 
     return run(settings)
@@ -143,14 +156,14 @@ def _classify(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from edge_client.commands.status import show_status  # noqa: PLC0415
 
-    show_status(_settings(options), as_json=options.json)
+    show_status(_settings_of_owner(options), as_json=options.json)
     return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from edge_client.commands.doctor import examine  # noqa: PLC0415
 
-    settings = _settings(options)
+    settings = _settings_of_owner(options)
     checks = examine(settings)
     if options.json:
         content = [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in checks]
@@ -163,7 +176,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _update(options: argparse.Namespace) -> int:
     from edge_client.state_folder import signal_daemon  # noqa: PLC0415
 
-    signal_daemon(_settings(options).device.state_dir)
+    signal_daemon(_settings_of_owner(options).device.state_dir)
     sys.stdout.write("update check requested; see the result with `edge-client status`\n")
     return 0
 
@@ -179,8 +192,13 @@ def _export(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     from edge_client.offline.importing import import_bundle  # noqa: PLC0415
+    from edge_client.repository.bundle_fetcher import open_bundle  # noqa: PLC0415
 
-    sys.stdout.write(f"{one_line(import_bundle(_settings(options), options.bundle, options.channel))}\n")
+    settings = _settings(options)
+    # Opened first, as whoever asks: a stick may be mounted for that user alone.
+    with open_bundle(options.bundle) as file:
+        _act_as_owner(settings)
+        sys.stdout.write(f"{one_line(import_bundle(settings, options.bundle, options.channel, file))}\n")
     return 0
 
 

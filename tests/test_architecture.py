@@ -44,6 +44,7 @@ EDGE_CLIENT = {
     "disk": "contract",
     "machine": "contract",
     "children": "__init__",
+    "owner": "__init__ contract",
     "releases": "contract disk",
     "state_folder": "contract settings disk machine",
     "inference": "contract settings disk releases",
@@ -59,7 +60,8 @@ EDGE_CLIENT = {
     "offline",
     "commands": "__init__ contract settings disk machine releases state_folder inference reporting sources "
     "sinks inbox repository update serving offline",
-    "cli": "__init__ contract settings machine state_folder reporting offline daemon commands",
+    "cli": "__init__ contract settings machine owner state_folder reporting repository offline daemon "
+    "commands",
 }
 LUIGI_TASKS = {
     "progress": "",

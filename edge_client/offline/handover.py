@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shutil
 from typing import TYPE_CHECKING
 
 from edge_client.contract.documents import Document, decode_document, encode_document
-from edge_client.contract.errors import EdgeError
+from edge_client.contract.errors import DeviceError, EdgeError
 from edge_client.disk import disk_errors, write_durably
 from edge_client.settings.update import BUNDLE_SCHEME
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import BinaryIO
 
     from edge_client.settings.file import Settings
 
@@ -43,9 +45,13 @@ def of_bundle(settings: Settings, bundle: Path) -> Settings:
     )
 
 
-def hand_over(bundle: Path, state_dir: Path) -> Path:
+def hand_over(bundle: BinaryIO, state_dir: Path, min_free_bytes: int = 0) -> Path:
     """Copy a bundle to where the daemon reads it, atomically; return the copy's path.
 
+    Args:
+        bundle: The opened file.
+        state_dir: State folder of the channel.
+        min_free_bytes: Space to leave free.
     Raises: DeviceError.
     """
     place = state_dir / BUNDLE_FILE
@@ -53,13 +59,27 @@ def hand_over(bundle: Path, state_dir: Path) -> Path:
     with disk_errors(place):
         state_dir.mkdir(parents=True, exist_ok=True)
         (state_dir / RESULT_FILE).unlink(missing_ok=True)  # of an earlier bundle
+        partial.unlink(missing_ok=True)  # of an import that was killed
+        _check_space(bundle, state_dir, min_free_bytes)
         try:
-            shutil.copyfile(bundle, partial)
+            bundle.seek(0)
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as copy:
+                shutil.copyfileobj(bundle, copy)
             partial.replace(place)
         except OSError:
             partial.unlink(missing_ok=True)  # the disk may be full: free the space
             raise
     return place
+
+
+def _check_space(bundle: BinaryIO, folder: Path, min_free_bytes: int) -> None:
+    free, size_bytes = shutil.disk_usage(folder).free, os.fstat(bundle.fileno()).st_size
+    if free < size_bytes + min_free_bytes:
+        msg = (
+            f"{folder}: {free} bytes free, {size_bytes + min_free_bytes} needed ({size_bytes} for a copy of "
+            "the bundle, the rest is [update] min_free_bytes); free some space"
+        )
+        raise DeviceError(msg)
 
 
 def forget_bundle(state_dir: Path) -> None:
