@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from edge_client.contract.documents import decode_document
@@ -50,7 +51,16 @@ def read_release(folder: Path) -> ReleaseDocument:
 
     Raises: DeviceError if it cannot be read; InputError if it is malformed.
     """
+    return read_release_and_digest(folder)[0]
+
+
+def read_release_and_digest(folder: Path) -> tuple[ReleaseDocument, str]:
+    """Read `release.json` of a release on disk; return it and the hex SHA-256 of its bytes.
+
+    Raises: As `read_release`.
+    """
     path = folder / RELEASE_FILE
     with disk_errors(path):
         data = path.read_bytes()
-    return decode_document(ReleaseDocument, data, source=str(path), limit_bytes=RELEASE_LIMIT_BYTES)
+    document = decode_document(ReleaseDocument, data, source=str(path), limit_bytes=RELEASE_LIMIT_BYTES)
+    return document, hashlib.sha256(data).hexdigest()

@@ -296,6 +296,7 @@ def test_each_outside_party_has_one_room():
             "luigi_tasks/release/signing.py",
             "luigi_tasks/release/keys.py",
             "edge_client/repository/trusted.py",
+            "edge_client/repository/remembered.py",
             "edge_client/repository/fetcher.py",
             "edge_client/repository/http_fetcher.py",
             "edge_client/repository/bundle_fetcher.py",

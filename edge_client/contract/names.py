@@ -9,6 +9,7 @@ from edge_client.contract.errors import InputError
 # One path or topic segment: no separators, no wildcards, no leading dot.
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+# In the store, and below a device's state folder.
 METADATA_FOLDER = "metadata"
 TARGETS_FOLDER = "targets"
 # Frames that devices kept for labelling; the only folder that devices write to.

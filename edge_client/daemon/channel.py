@@ -17,6 +17,12 @@ from edge_client.contract.errors import DeviceError, EdgeError, InputError, Tran
 from edge_client.contract.messages import DeviceStatus, Result, UpdateMetrics
 from edge_client.contract.names import announcement_topic
 from edge_client.contract.times import utc_now
+from edge_client.daemon.explanations import (
+    explain_outcome,
+    explain_problem,
+    explain_shadow,
+    explain_unrecorded,
+)
 from edge_client.inbox.selection import ChannelAnswer
 from edge_client.inference.runtime import runtime_name
 from edge_client.offline.handover import BUNDLE_FILE, BundleResult, close_bundle, of_bundle
@@ -44,6 +50,8 @@ SETTLE_RETRY_S = 10.0
 UNDECIDED = ""
 # A release in shadow mode is judged at least so often, also where no frames come.
 LONGEST_WAIT_S = 600.0
+# Between tries to open a release that cannot serve now; the last one again and again.
+REOPEN_S = (1.0, 3.0, 10.0, 30.0, 60.0, 120.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +123,7 @@ class ChannelFollower:
         self._may_serve = may_serve
         self.triggers = UpdateTriggers()
         self._chance = chance or random.Random()  # noqa: S311 - no secret
-        self._software = this_software(settings.device.device_class)
+        self._software = self._find_software()
         self._check = UpdateCheck()
         self._serving = Serving(settings, self._software, on_verdict=self._on_verdict)
         self._source_fault: str | None = None
@@ -123,6 +131,7 @@ class ChannelFollower:
         self._running_update: RunningUpdate | None = None
         self._update_started = float("-inf")
         self._settle_after = float("inf")
+        self._reopen_after, self._reopened = time.monotonic() + REOPEN_S[0], 0
         if self.serves:
             self._may_serve.set()
         self.board = StatusBoard(
@@ -130,23 +139,39 @@ class ChannelFollower:
             file=settings.device.state_dir / STATUS_FILE,
             publish=publish_status,
             interval_s=settings.status.interval_s,
-            live_fields=lambda: {**self._serving.live_fields(), **live_fields()},
+            live_fields=lambda: self._with_fault({**self._serving.live_fields(), **live_fields()}),
         )
 
     def _first_status(self) -> DeviceStatus:
         device = self._settings.device
         changes = {
             "why": "it was on the disk; the store was not checked yet",
+            "last_error": self._serving.fault or None,
             **self._serving.rolled_back,
         }
         return DeviceStatus(
             device=device.id,
             channel=device.channel,
             state="starting",
-            runtime=runtime_name(),
+            runtime=_runtime(),
             changed_at=utc_now(),
             **changes,
         )
+
+    def _find_software(self) -> str:
+        """Return what decides whether a release can run here; empty while there is no runtime."""
+        try:
+            return this_software(self._settings.device.device_class)
+        except DeviceError as e:
+            logger.error("%s", e)  # noqa: TRY400 - one line, no traceback
+            return ""
+
+    def _with_fault(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Add to the live fields why the current release does not serve; `last_error` may be another's."""
+        if not self._serving.fault:
+            return fields
+        warnings = [text for text in (self._serving.fault, fields.get("warning")) if text]
+        return {**fields, "warning": "; ".join(warnings)}
 
     @property
     def serves(self) -> bool:
@@ -252,9 +277,12 @@ class ChannelFollower:
         requested = False
         while True:
             now = time.monotonic()
-            trigger = self.triggers.wait(min(schedule.due_in(now), self._settle_after - now, LONGEST_WAIT_S))
+            wait_s = min(schedule.due_in(now), self._settle_after - now, self._reopen_in(now), LONGEST_WAIT_S)
+            trigger = self.triggers.wait(wait_s)
             if self._stop.is_set():
                 return
+            if self._reopen_in(time.monotonic()) <= 0:
+                self._reopen()
             if self._settle():
                 schedule.request(time.monotonic())
             self._import_bundle()
@@ -272,6 +300,25 @@ class ChannelFollower:
             result = self._run_check(awaited.release if awaited else None, requested=requested)
             requested = False
             schedule.note_check(time.monotonic(), settled=result.settled, signed=result.signed)
+
+    def _reopen_in(self, now: float) -> float:
+        """Return the seconds until a release that cannot serve is tried again."""
+        return self._reopen_after - now if self._serving.fault else float("inf")
+
+    def _reopen(self) -> None:
+        """Try again to open the release that cannot serve."""
+        changed = self._serving.reopen()
+        delay_s = REOPEN_S[min(self._reopened, len(REOPEN_S) - 1)]
+        self._reopened = 0 if changed else self._reopened + 1
+        self._reopen_after = time.monotonic() + delay_s
+        if changed:
+            self._show_reopened()
+
+    def _show_reopened(self) -> None:
+        if self.serves:
+            logger.info("release %s serves", self._serving.release)
+            self._may_serve.set()
+        self.show_releases(last_error=self._serving.fault or None, runtime=_runtime())
 
     def _on_announcement(self, received: ReceivedAnnouncement, schedule: CheckSchedule, now: float) -> bool:
         """Pass an announcement to the schedule; return whether it is news."""
@@ -372,6 +419,10 @@ class ChannelFollower:
 
     def _install_newest(self, settings: Settings, *, expecting: bool, allowed: bool) -> UpdateOutcome:
         """Check in a child process; a release that it installed serves afterwards, or is in shadow mode."""
+        self._software = self._software or self._find_software()
+        if not self._software:
+            msg = "no update without a TFLite runtime: pip install ai-edge-litert; see `edge-client doctor`"
+            raise DeviceError(msg)
         try:
             outcome = self._check.run(
                 settings,
@@ -382,6 +433,8 @@ class ChannelFollower:
             )
         finally:
             self._serving.reload()  # refusals, too
+            if self._serving.note_verified(self._check.signed):
+                self._show_reopened()
         self._serving.install(outcome, self._begin_measuring)
         if self.serves:
             self._may_serve.set()
@@ -408,7 +461,7 @@ class ChannelFollower:
         expected = announced in {None, outcome.release}
         decision = self._decision_of(outcome)
         if decision == UNDECIDED:
-            why = explain_unrecorded(outcome, channel)
+            why = self._serving.fault or explain_unrecorded(outcome, channel)
             error: str | None = why
         else:
             in_shadow = self._serving.shadow_release == outcome.release
@@ -439,38 +492,14 @@ class ChannelFollower:
         return UNDECIDED
 
 
+def _runtime() -> str:
+    """Return the runtime's name and version; empty if there is none now."""
+    try:
+        return runtime_name()
+    except DeviceError:
+        return ""
+
+
 def _name(decision: Decision) -> str:
     """Return the value of the status field `decision`."""
     return decision.name.lower()
-
-
-def explain_outcome(outcome: UpdateOutcome, channel: str) -> str:
-    """Return why the serving release serves, given the outcome of an update check."""
-    if outcome.decision in {Decision.SERVES, Decision.INSTALL}:
-        return f"channel {channel} points to it"
-    other = f"channel {channel} points to {outcome.release}, which {outcome.decision.value}"
-    if outcome.decision is Decision.NOT_IN_SHARE:
-        return f"{other} ({outcome.share_percent:g}% of the devices)"
-    return f"{other}{': ' if outcome.reason else ''}{outcome.reason}"
-
-
-def explain_shadow(outcome: UpdateOutcome, channel: str) -> str:
-    """Return why the serving release still serves while the channel's release is in shadow mode."""
-    return f"channel {channel} points to {outcome.release}, which is compared with it first ([shadow])"
-
-
-def explain_unrecorded(outcome: UpdateOutcome, channel: str) -> str:
-    """Return why another release serves than the channel's, which `slots.json` names as current."""
-    return f"channel {channel} points to {outcome.release}, rolled back; the disk could not record that"
-
-
-def explain_problem(outcome: UpdateOutcome, announced: str | None, channel: str) -> str | None:
-    """Return the error of an update check that reached a decision; None if there is none."""
-    if outcome.decision is Decision.REFUSED:
-        return f"release {outcome.release} was refused: {outcome.reason}"
-    if announced not in {None, outcome.release}:
-        return (
-            f"release {announced} was announced, but the signed channel {channel} "
-            f"points to {outcome.release}; the announcement is not followed"
-        )
-    return None

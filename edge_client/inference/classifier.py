@@ -16,7 +16,7 @@ from edge_client.contract.names import KNOWN_OUTPUT
 from edge_client.contract.preprocessing import PREPROCESSING_ID, fit_pixels, input_table
 from edge_client.disk import disk_errors
 from edge_client.inference.runtime import load_interpreter
-from edge_client.releases import read_release
+from edge_client.releases import read_release_and_digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -83,6 +83,9 @@ class Classifier:
     """A loaded model with its labels and preprocessing.
 
     Not thread-safe: it owns one interpreter and its buffers. Use one classifier for each thread.
+
+    Attributes:
+        document_sha256: Hex digest of the release document that it was loaded by; empty without one.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Classifier:
         """
         self.labels = tuple(labels)
         self.release = release
+        self.document_sha256 = ""
         self._operating_point = operating_point
         self._interpreter = load_interpreter(model, threads)
         source = _only(self._interpreter.get_input_details(), "input")
@@ -206,7 +210,7 @@ def classifier_from_release(folder: Path, threads: int = 1) -> Classifier:
     Raises: InputError if a document is malformed; DeviceError if a file is missing or changed, or
         if the preprocessing is unknown to this version.
     """
-    document = read_release(folder)
+    document, digest = read_release_and_digest(folder)
     preprocessing = document.preprocessing
     if preprocessing.id != PREPROCESSING_ID:
         msg = (
@@ -224,6 +228,7 @@ def classifier_from_release(folder: Path, threads: int = 1) -> Classifier:
         release=document.release,
         operating_point=document.operating_point,
     )
+    classifier.document_sha256 = digest
     _check_promises(folder, classifier, document)
     return classifier
 

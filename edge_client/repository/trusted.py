@@ -29,10 +29,11 @@ from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from edge_client.contract.times import current_time
 from edge_client.disk import SCRATCH_PREFIX, disk_errors, write_durably
 from edge_client.repository.clock import check_clock, read_signing_time
+from edge_client.repository.remembered import verified_digests
 from edge_client.repository.transfer import download
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Self
 
     from tuf.api.metadata import TargetFile
@@ -51,7 +52,7 @@ _CONFIG = UpdaterConfig(
     app_user_agent=f"edge-client/{__version__}",
 )
 # Oldest memory last: the timestamp is what protects against a store that goes back in time.
-METADATA_DIR = "metadata"
+METADATA_DIR = METADATA_FOLDER
 _REMEMBERED = ("timestamp.json", "snapshot.json", "targets.json")
 
 
@@ -66,10 +67,12 @@ class SignedFile:
     Attributes:
         path: Signed target path.
         size_bytes: Signed length.
+        sha256: Signed hex digest; empty if another kind of hash is signed.
     """
 
     path: str
     size_bytes: int
+    sha256: str = ""
 
 
 class TrustedRepository:
@@ -97,6 +100,7 @@ class TrustedRepository:
             clock: This device's time. python-tuf judges expiry by a clock of its own.
         Raises: TrustError if `root` is no valid root metadata; DeviceError if the disk fails.
         """
+        self._root = root
         self._base_url = base_url.rstrip("/")
         self._memory = metadata_dir
         self._remembers = remember
@@ -195,11 +199,16 @@ class TrustedRepository:
         return document
 
     def look_up(self, path: str) -> SignedFile:
-        """Return path and length that are signed for a file.
+        """Return what is signed for a file.
 
         Raises: TrustError if it is not signed.
         """
-        return SignedFile(path, self._find(path).length)
+        target = self._find(path)
+        return SignedFile(path, target.length, target.hashes.get("sha256", ""))
+
+    def remembered_digests(self, releases: Iterable[str]) -> dict[str, str]:
+        """Return what the metadata of earlier checks signs, see `verified_digests`; without a network."""
+        return verified_digests(self._root, self._memory, releases)
 
     def holds(self, path: str, file: Path) -> bool:
         """Return whether `file` has the content that is signed under `path`."""

@@ -1,17 +1,23 @@
-"""Activation, in the daemon: open a release's slot, switch to it, and fall back where it cannot be opened."""
+"""Activation, in the daemon: open a release's slot, switch to it, and fall back where it cannot be opened.
+
+A release that cannot be opened stays where it is, whatever the reason: a runtime that does not fit NumPy, a
+full memory or a disk with a bad contact pass, and a device without a network has no other. It is tried again
+at each start and every few minutes; what was damaged is replaced by the next update check (`check.py`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError, EdgeError
 from edge_client.update.decision import Decision
+from edge_client.update.integrity import check_slot
 from edge_client.update.refusals import refusing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from edge_client.inference.classifier import Classifier
@@ -21,8 +27,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Between tries to open the slots at a start.
-UNREADABLE_WAITS_S = (1.0, 3.0, 10.0)
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """What could be opened of the releases on the disk.
+
+    Attributes:
+        classifier: The release that can serve; None: none can.
+        fault: Why that is not the current release, for people; empty if it is, or if there is none.
+    """
+
+    classifier: Classifier | None
+    fault: str = ""
 
 
 def install(
@@ -57,7 +73,8 @@ def install(
     release = outcome.release
     with refusing(slots, release, software):
         new = loaded or open_slot(slots.folder(release), threads)
-    before = slots.activate(release, probation)
+    serving = holder.current.release if holder.current is not None else None
+    before = slots.activate(release, probation, serving)
     try:
         before_swap()
         holder.swap(new)
@@ -69,50 +86,39 @@ def install(
 
 
 def open_best_slot(
-    slots: Slots, threads: int, sleep: Callable[[float], None] = time.sleep
-) -> Classifier | None:
-    """Load the current release, or the previous one if the current one is damaged.
+    slots: Slots, threads: int, verified: Mapping[str, str] | None = None, serving: Classifier | None = None
+) -> Opened:
+    """Load the current release, or the previous one for the time being; change nothing on the disk.
 
-    A disk that cannot be read, as a worn card at a start, is given some time: a release that is given up here
-    is deleted, and a device without a network would not serve any more.
-
-    Returns: None if no release can serve; it is then downloaded again.
-    Raises: DeviceError if `slots.json` cannot be written.
+    Args:
+        slots: Releases on the disk.
+        threads: Threads of the interpreter.
+        verified: Digest of the release document by release, as far as its signature was verified.
+        serving: Loaded release that serves now; it is not loaded a second time.
     """
-    for wait_s in (*UNREADABLE_WAITS_S, None):
-        unreadable = False
-        for release in (slots.current, slots.previous):
-            if release is None:
-                continue
-            try:
-                classifier = open_slot(slots.folder(release), threads)
-            except EdgeError as e:
-                logger.error("release %s cannot serve: %s", release, e)  # noqa: TRY400 - one line, no traceback
-                unreadable = unreadable or _is_unreadable(e)
-                continue
-            if release != slots.current:
-                _remember(slots.return_to_previous)
-            return classifier
-        if not unreadable or wait_s is None:
-            break
-        sleep(wait_s)
-    if slots.current is not None:
-        _remember(slots.forget_slots)
-    return None
+    verified = verified or {}
+    faults: list[str] = []
+    for release in dict.fromkeys((slots.current, slots.previous)):
+        if release is None:
+            continue
+        signed = verified.get(release)
+        if serving is not None and serving.release == release and signed in {None, serving.document_sha256}:
+            return Opened(serving, _describe(faults, release))
+        try:
+            check_slot(slots.folder(release), recorded=slots.digest(release), verified=signed)
+            classifier = open_slot(slots.folder(release), threads)
+        except EdgeError as e:
+            faults.append(f"release {release} cannot serve now: {e}")
+            continue
+        return Opened(classifier, _describe(faults, release))
+    return Opened(None, _describe(faults, None))
 
 
-def _remember(choice: Callable[[], None]) -> None:
-    """Write down which release serves; on a full or read-only disk, the next start chooses the same."""
-    try:
-        choice()
-    except DeviceError as e:
-        logger.error("%s", e)  # noqa: TRY400 - one line, no traceback
-
-
-def _is_unreadable(error: EdgeError) -> bool:
-    """Return whether the disk failed, rather than a file being damaged or missing."""
-    cause = error.__cause__
-    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+def _describe(faults: list[str], serving: str | None) -> str:
+    if not faults:
+        return ""
+    meanwhile = f"release {serving} serves meanwhile, and " if serving else ""
+    return f"{'; '.join(faults)}; {meanwhile}it stays on the disk and is tried again"
 
 
 def open_slot(folder: Path, threads: int) -> Classifier:
@@ -120,8 +126,16 @@ def open_slot(folder: Path, threads: int) -> Classifier:
 
     Raises: DeviceError or InputError if it is damaged or cannot run here.
     """
-    from edge_client.inference.classifier import classifier_from_release  # noqa: PLC0415 - loads numpy, the runtime
+    try:
+        from edge_client.inference.classifier import classifier_from_release  # noqa: PLC0415 - loads numpy, the runtime
 
-    classifier = classifier_from_release(folder, threads)
-    classifier.warm()
+        classifier = classifier_from_release(folder, threads)
+        classifier.warm()
+    except EdgeError:
+        raise
+    except Exception as e:
+        # Half an upgrade of NumPy or of the runtime raises whatever it likes, and so does a full memory.
+        reason = " ".join(str(e).split()) or "no reason given"
+        msg = f"{folder}: {type(e).__name__}: {reason}; see `edge-client doctor`"
+        raise DeviceError(msg) from e
     return classifier

@@ -9,7 +9,6 @@ One thread calls `predict` and `compare` for each frame. Another changes what se
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,14 +22,14 @@ from edge_client.serving import activation
 from edge_client.serving.drift import DriftWatch
 from edge_client.serving.holder import ClassifierHolder
 from edge_client.serving.probation import STOPPED, Probation, RecentPredictions, count_restart, find_loop
-from edge_client.serving.shadow import Shadow
+from edge_client.serving.shadow import Shadow, ShadowRelease
 from edge_client.serving.sureness import SureWatch
 from edge_client.update.decision import Decision
 from edge_client.update.refusals import RefusedError, refusing
-from edge_client.update.slots import ProbationRecord, Slots
+from edge_client.update.slots import PatientSlots, ProbationRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -44,21 +43,6 @@ logger = logging.getLogger(__name__)
 
 # Characters of a release's evidence in the status, which must stay below STATUS_LIMIT_BYTES.
 EVIDENCE_LIMIT = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class ShadowRelease:
-    """A release that is compared with the serving one and does not serve yet.
-
-    Attributes:
-        classifier: Its model, loaded.
-        comparison: Running comparison with the serving release.
-        outcome: Outcome of the update check that brought it.
-    """
-
-    classifier: Classifier
-    comparison: Shadow
-    outcome: UpdateOutcome
 
 
 class Serving:
@@ -96,12 +80,14 @@ class Serving:
         self._sure: SureWatch | None = None
         self._document: ReleaseDocument | None = None
         self.rolled_back: dict[str, Any] = {}
-        self._slots = Slots(settings.device.state_dir)
+        self._slots = PatientSlots(settings.device.state_dir)
         self._recent = RecentPredictions(settings.probation.unsure_below)
-        self._probation = self._resume_probation()
-        self._holder = ClassifierHolder(activation.open_best_slot(self._slots, settings.device.threads))
-        self._slots.clean()
-        self._watch_predictions()
+        self._probation: Probation | None = None
+        self._holder = ClassifierHolder()
+        self._verified: dict[str, str] = {}
+        self._fault = ""
+        self._open()
+        self._slots.clean_leftovers()
 
     @property
     def serves(self) -> bool:
@@ -112,6 +98,11 @@ class Serving:
     def release(self) -> str | None:
         """The serving release."""
         return None if self._holder.current is None else self._holder.current.release
+
+    @property
+    def fault(self) -> str:
+        """Why the current release does not serve, for people; empty if it does, or if there is none."""
+        return self._fault
 
     @property
     def serving_since(self) -> str | None:
@@ -163,6 +154,53 @@ class Serving:
         Raises: DeviceError.
         """
         self._slots.reload()
+
+    def note_verified(self, digests: Mapping[str, str]) -> bool:
+        """Compare the serving release with what the child of an update check found signed.
+
+        Args:
+            digests: Hex SHA-256 of the release document by release.
+        Returns: Whether something else, or nothing, serves now.
+        """
+        self._verified.update(digests)
+        return self.reopen()
+
+    def reopen(self) -> bool:
+        """Open the current release if it does not serve; return whether something else serves now."""
+        serving = self._holder.current
+        if serving is not None and not self._fault and self._is_signed(serving):
+            return False
+        with contextlib.suppress(DeviceError):
+            self._slots.reload()  # the disk may have been unreadable before
+        if serving is None and self._slots.current is None:
+            return False
+        self._open()
+        return self._holder.current is not serving
+
+    def _is_signed(self, classifier: Classifier) -> bool:
+        signed = self._verified.get(classifier.release or "")
+        return signed in {None, classifier.document_sha256}
+
+    def _open(self) -> None:
+        """Open the best release on the disk; a start of which the release dies is counted."""
+        before, record = self._holder.current, self._slots.probation
+        self._probation = self._resume_probation()
+        opened = activation.open_best_slot(self._slots, self._settings.device.threads, self._verified, before)
+        if opened.fault and opened.fault != self._fault:
+            logger.error("%s", opened.fault)
+        self._fault = opened.fault
+        if record is not None and opened.fault and self._slots.probation is not None:
+            # The daemon did not die of it: no crash of the release.
+            with contextlib.suppress(DeviceError):
+                self._slots.keep_probation(record)
+            self._probation = None
+        if (new := opened.classifier) is not before:
+            self._holder = ClassifierHolder(new)
+            self._recent = RecentPredictions(self._settings.probation.unsure_below)
+        if new is not None and new.release is not None:
+            self._slots.secure(new.release, new.document_sha256)
+            self._slots.clean_slots()
+        self._watch_predictions(self.release)
 
     def close(self) -> None:
         """Record that the daemon ends on request, and not because of a release."""
@@ -308,7 +346,7 @@ class Serving:
     def _begin_watching(self) -> None:
         """Watch the release that has just become current."""
         self._recent = RecentPredictions(self._settings.probation.unsure_below)
-        self._watch_predictions()
+        self._watch_predictions(self._slots.current)
         record = self._slots.probation
         self._probation = self._watch(record) if record is not None else None
 
@@ -316,13 +354,13 @@ class Serving:
         budget_ms = self._settings.device.latency_budget_ms
         return Probation(record, self._settings.probation, self._clock(), budget_ms)
 
-    def _watch_predictions(self) -> None:
-        """Compare the current release's predictions with what its document promises of them."""
+    def _watch_predictions(self, release: str | None) -> None:
+        """Compare a release's predictions with what its document promises of them."""
         self._drift = self._sure = self._document = None
-        if self._slots.current is None:
+        if release is None:
             return
         with contextlib.suppress(EdgeError):  # a release that cannot be read does not serve either
-            self._document = document = read_release(self._slots.folder(self._slots.current))
+            self._document = document = read_release(self._slots.folder(release))
             hold_out = document.hold_out
             if hold_out is not None and len(hold_out.labels) == len(document.labels) and hold_out.confidence:
                 self._drift = DriftWatch(document.release, hold_out)
@@ -450,7 +488,7 @@ class Serving:
         self._recent = RecentPredictions(self._settings.probation.unsure_below)
         self._slots.roll_back(f"rolled back: {reason}", self._software)
         self.drop_shadow()  # it was compared with another release; the next check starts the comparison again
-        self._watch_predictions()
+        self._watch_predictions(self.release)
         self._slots.clean_slots()
         return _rolled_back_fields(broken, reason)
 

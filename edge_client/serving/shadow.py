@@ -6,6 +6,7 @@ verdict out; no disk, no threads. Probation follows once the release serves.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from edge_client.contract.messages import Comparison
@@ -14,7 +15,8 @@ from edge_client.settings.serving import LEAST_FRAMES, ShadowSettings
 from edge_client.settings.serving import ProbationSettings as Limits
 
 if TYPE_CHECKING:
-    from edge_client.inference.classifier import Prediction
+    from edge_client.inference.classifier import Classifier, Prediction
+    from edge_client.update.decision import UpdateOutcome
 
 # With few frames, shadow mode ends after so many times `[shadow] seconds`, and an hour.
 LONGEST, LEAST_WAIT_S = 4, 3600.0
@@ -113,3 +115,18 @@ class Shadow:
         if slow := find_slow(self._new, self._budget_ms):
             return slow
         return find_breach(self._before.latency_ms, self._before.unsure_share, self._new, self._limits)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShadowRelease:
+    """A release that is compared with the serving one and does not serve yet.
+
+    Attributes:
+        classifier: Its model, loaded.
+        comparison: Running comparison with the serving release.
+        outcome: Outcome of the update check that brought it.
+    """
+
+    classifier: Classifier
+    comparison: Shadow
+    outcome: UpdateOutcome

@@ -8,12 +8,13 @@ wherever power goes, the old release goes on serving.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import shutil
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import DeviceError, InputError
+from edge_client.contract.errors import DeviceError, EdgeError, InputError, TrustError
 from edge_client.contract.names import MODEL_FILE, RELEASE_FILE, check_name, release_target
 from edge_client.contract.release import RELEASE_LIMIT_BYTES
 from edge_client.disk import disk_errors
@@ -53,6 +54,7 @@ class ReleaseUpdater:
         device_class: str = "",
         allowed: bool = True,
         on_install: Callable[[str], None] = lambda _release: None,
+        on_signed: Callable[[str, str], None] = lambda _release, _digest: None,
     ) -> None:
         """Build an updater.
 
@@ -68,6 +70,7 @@ class ReleaseUpdater:
             device_class: Releases for another class are refused.
             allowed: Whether a release may be installed now.
             on_install: Called with the release before its download starts.
+            on_signed: Called with each release on the disk and the digest that is signed for its document.
         """
         self._device_id = device_id
         self._channel = channel
@@ -79,6 +82,7 @@ class ReleaseUpdater:
         self._device_class = device_class
         self._allowed = allowed
         self._on_install = on_install
+        self._on_signed = on_signed
 
     def check(self) -> UpdateOutcome:
         """Check once; after INSTALL the release is verified, tried and in its slot.
@@ -89,6 +93,9 @@ class ReleaseUpdater:
         software = self._software or this_software()
         self._slots.forget_refusals_of_others(software)
         with self._open_repository() as repository:
+            # Also without a network: what lies in a slot serves only if it is what was signed.
+            for known, digest in repository.remembered_digests(self._slots.kept).items():
+                self._on_signed(known, digest)
             repository.refresh()
             channel = repository.channel(self._channel)
             release = check_name(channel.release, "release id")
@@ -98,6 +105,7 @@ class ReleaseUpdater:
                     self._install(repository, release)
             else:
                 self._slots.drop_staged()  # the channel moved on before the download was complete
+                self._mend_slots(repository)
             reason = self._slots.refused.get(release, "")
             return UpdateOutcome(decision, release, repository.bytes_pulled, reason, channel.share_percent)
 
@@ -115,12 +123,47 @@ class ReleaseUpdater:
     def _install(self, repository: TrustedRepository, release: str) -> None:
         self._on_install(release)
         slot = self._slots.folder(release)
-        if release in self._slots.kept and self._is_whole(repository, release, slot):
+        if slot.is_dir() and self._is_whole(repository, release, slot):
             logger.info("release %s is on the disk already", release)
             self._slots.drop_staged()
         else:
             self._fetch(repository, release)
             self._slots.install(release)
+
+    def _mend_slots(self, repository: TrustedRepository) -> None:
+        """Replace the files of slots that are not what is signed; whatever fails, the check goes on."""
+        for release in self._slots.kept:
+            try:
+                signed = repository.look_up(release_target(release, RELEASE_FILE))
+            except TrustError:
+                continue  # the store keeps the newest releases only
+            try:
+                self._mend_slot(repository, release)
+            except EdgeError as e:
+                logger.warning("release %s on the disk could not be mended: %s", release, e)
+            self._on_signed(release, signed.sha256)
+        self._slots.drop_staged()
+
+    def _mend_slot(self, repository: TrustedRepository, release: str) -> None:
+        slot, path = self._slots.folder(release), release_target(release, RELEASE_FILE)
+        mended, document_at = [], slot
+        if not _fits(repository, path, slot / RELEASE_FILE):
+            self._check_size(repository.look_up(path).size_bytes, RELEASE_LIMIT_BYTES, path)
+            document_at = repository.fetch(path, self._slots.stage(release)).parent
+            mended.append(RELEASE_FILE)
+        for name in needed_files(read_release(document_at)):
+            path = release_target(release, name)
+            if _fits(repository, path, slot / name):
+                continue
+            staged = self._slots.stage(release)
+            if name == MODEL_FILE:
+                fetch_model(repository, release, staged, self._slots.in_use())
+            else:
+                repository.fetch(path, staged)
+            mended.append(name)
+        if mended:
+            self._slots.replace_files(release, mended)
+            logger.warning("release %s on the disk: %s not as signed; replaced", release, ", ".join(mended))
 
     def _is_whole(self, repository: TrustedRepository, release: str, slot: Path) -> bool:
         """Whether every file of a slot matches what is signed now."""
@@ -171,7 +214,7 @@ class ReleaseUpdater:
         name = path.rpartition("/")[2]
         for slot in self._slots.in_use():
             if repository.holds(path, slot / name):
-                with disk_errors(folder):
+                with contextlib.suppress(OSError):  # what could not be copied is downloaded
                     shutil.copyfile(slot / name, folder / name)
                 break
         repository.fetch(path, folder)  # downloads nothing if the copy is intact
@@ -196,6 +239,21 @@ class ReleaseUpdater:
                 "[update] min_free_bytes); free some space, the download will be tried again"
             )
             raise DeviceError(msg)
+
+
+def _fits(repository: TrustedRepository, path: str, file: Path) -> bool:
+    """Whether a file is what is signed, or cannot be read now, which proves nothing."""
+    if repository.holds(path, file):
+        return True
+    try:
+        with file.open("rb") as opened:
+            opened.read()
+    except FileNotFoundError:
+        return False
+    except OSError as e:
+        logger.warning("%s: %s", file, e.strerror or e)
+        return True
+    return False
 
 
 def _keep_only(folder: Path, names: set[str]) -> None:

@@ -55,16 +55,19 @@ def _check(test: subprocess.Popen[bytes] | None, settings_in: BinaryIO, report_o
 
     from edge_client.contract.documents import encode_document  # noqa: PLC0415 - as above
     from edge_client.reporting.logs import configure_logs  # noqa: PLC0415 - as above
-    from edge_client.update.check_process import INSTALLING  # noqa: PLC0415 - as above
+    from edge_client.update.check_process import INSTALLING, SIGNED  # noqa: PLC0415 - as above
 
     def on_install(release: str) -> None:
         report_out.write(INSTALLING + release.encode() + b"\n")
         report_out.flush()
 
+    def on_signed(release: str, digest: str) -> None:
+        report_out.write(SIGNED + f"{release} {digest}\n".encode())
+
     # Only from the daemon that started this process.
     settings, software, allowed = pickle.load(settings_in)  # noqa: S301
     configure_logs()
-    updater = _build_updater(settings, software, test, on_install, allowed=allowed)
+    updater = _build_updater(settings, software, test, on_install, on_signed, allowed=allowed)
     report_out.write(encode_document(_report(updater)))
     report_out.flush()
     return 0
@@ -75,6 +78,7 @@ def _build_updater(
     software: str,
     test: subprocess.Popen[bytes] | None,
     on_install: Callable[[str], None],
+    on_signed: Callable[[str, str], None],
     *,
     allowed: bool,
 ) -> ReleaseUpdater:
@@ -97,6 +101,7 @@ def _build_updater(
         device_class=device.device_class,
         allowed=allowed,
         on_install=on_install,
+        on_signed=on_signed,
     )
 
 

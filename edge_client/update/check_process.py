@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 REPORT_LIMIT_BYTES = 65536
 # First word of the line that the child prints before it downloads a release.
 INSTALLING = b"installing "
+# First word of a line that names a release on the disk and the digest that is signed for its document.
+SIGNED = b"signed "
 ERRORS: dict[str, type[EdgeError]] = {
     kind.__name__: kind
     for kind in (RefusedError, TrustError, TransportError, SettingsError, DeviceError, InputError)
@@ -78,12 +80,18 @@ class CheckCancelledError(EdgeError):
 
 
 class UpdateCheck:
-    """Runs update checks in a child process, one at a time; another thread may cancel the running one."""
+    """Runs update checks in a child process, one at a time; another thread may cancel the running one.
+
+    Attributes:
+        signed: Digest that is signed for the document of each release on the disk, as the last check, also a
+            failed one, found it by verifying signatures.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._cancelled = False
+        self.signed: dict[str, str] = {}
 
     def cancel(self) -> None:
         """Kill the running check, if there is one; what it downloaded stays for the next check."""
@@ -125,7 +133,8 @@ class UpdateCheck:
             raise DeviceError(msg) from e
         with _time_limit(child, settings.update.check_timeout_s), self._cancellable(child), child:
             try:
-                output = _talk(child, pickle.dumps((needed, software, allowed)), on_install)
+                self.signed = {}
+                output = _talk(child, pickle.dumps((needed, software, allowed)), on_install, self.signed)
             except BaseException:
                 child.kill()
                 raise
@@ -177,8 +186,10 @@ def _time_limit(child: subprocess.Popen[bytes], limit_s: float) -> Iterator[None
         raise TransportError(msg)
 
 
-def _talk(child: subprocess.Popen[bytes], settings: bytes, on_install: Callable[[], None]) -> bytes:
-    """Send the settings to the child; return the report that it prints."""
+def _talk(
+    child: subprocess.Popen[bytes], settings: bytes, on_install: Callable[[], None], signed: dict[str, str]
+) -> bytes:
+    """Send the settings to the child; return the report that it prints, and fill `signed`."""
     try:
         with _pipe(child.stdin) as to_child:
             to_child.write(settings)
@@ -188,6 +199,9 @@ def _talk(child: subprocess.Popen[bytes], settings: bytes, on_install: Callable[
     for line in _pipe(child.stdout):
         if line.startswith(INSTALLING):
             on_install()
+        elif line.startswith(SIGNED):
+            release, digest = line.decode().split()[1:]
+            signed[release] = digest
         else:
             report += line
     return report

@@ -94,17 +94,26 @@ def _signed_options(
 def _download(
     repository: TrustedRepository, option: DownloadOption, full: str, size_bytes: int, folder: Path
 ) -> None:
+    base = _read_base(option.base)
     patch = repository.fetch(option.path, folder)
     with disk_errors(patch):
         frame = patch.read_bytes()
         patch.unlink()
-    base = b""
-    if option.base is not None:
-        with disk_errors(option.base):
-            base = option.base.read_bytes()
     model = unpack(frame, base, size_bytes)
     repository.verify(full, model)
     write_durably(folder / MODEL_FILE, model)
+
+
+def _read_base(base: Path | None) -> bytes:
+    """Return the model that a patch starts from; empty without one.
+
+    Raises: InputError if it cannot be read: this costs the patch, not the update as a full disk would.
+    """
+    try:
+        return b"" if base is None else base.read_bytes()
+    except OSError as e:
+        msg = f"{base}: {e.strerror or e}"
+        raise InputError(msg) from e
 
 
 def unpack(frame: bytes, base: bytes, size_bytes: int) -> bytes:

@@ -1,17 +1,24 @@
 """The releases on this device's disk, and which of them serves.
 
     <state_dir>/slots.json            current, previous, refused …: replaced in one durable step
+    <state_dir>/slots.copy.json       the same once more, see `sealed_file.py`
+    <state_dir>/activated             which of the slots served, and in which order
     <state_dir>/slots/<release>/      a complete, verified release; never changed once it has its name
     <state_dir>/incoming/<release>/   a release on its way, verified file by file as it is completed
 
 Power may go at any instruction. A folder gets its name below `slots/` by one rename, after all its
-files are on disk; it serves only once `slots.json` names it, and is removed only after `slots.json`
-no longer does. So whatever `slots.json` names is complete, and all else may be swept away.
+files are on disk; it serves only once `slots.json` names it, and is removed only after neither copy of
+`slots.json` names it any more. So whatever `slots.json` names is complete.
+
+A slot can be compared with what is signed (`integrity.py`). So a device whose `slots.json` is lost, or
+names a folder that is gone, serves the release that was activated last, and never one that only waited for
+its turn.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import shutil
@@ -19,14 +26,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_client.contract.documents import Document, decode_document, encode_document
-from edge_client.contract.errors import DeviceError, InputError
+from edge_client.contract.documents import Document
+from edge_client.contract.errors import DeviceError
 from edge_client.contract.names import RELEASE_FILE, check_name
 from edge_client.contract.times import utc_now
-from edge_client.disk import SCRATCH_PATTERNS, disk_errors, sync_folder, write_durably
+from edge_client.disk import SCRATCH_PATTERNS, disk_errors, sync_folder
+from edge_client.update.integrity import ACTIVATED_FILE, find_served, note_activation
+from edge_client.update.sealed_file import SealedFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -72,6 +81,7 @@ class SlotsDocument(Document, frozen=True, kw_only=True):
         shadow: Release in shadow mode and its record; None if there is none.
         serving_since: When the current release was activated, UTC, ISO 8601; empty if unknown, as in a
             document that version 0.1 wrote.
+        digests: Hex SHA-256 of `release.json` by release, as it was verified when the release was activated.
     """
 
     current: str | None = None
@@ -81,13 +91,14 @@ class SlotsDocument(Document, frozen=True, kw_only=True):
     probation: ProbationRecord | None = None
     shadow: ProbationRecord | None = None
     serving_since: str = ""
+    digests: dict[str, str] = {}
 
 
 class Slots:
     """The slots below one state folder. One process and one thread at a time change them."""
 
     def __init__(self, state_dir: Path, now: Callable[[], str] = utc_now) -> None:
-        """Read `slots.json`; if it is missing or damaged, adopt the newest release on the disk.
+        """Read `slots.json`; if it is lost, or what it names is gone, adopt what served last.
 
         Args:
             state_dir: State folder of the channel.
@@ -98,7 +109,9 @@ class Slots:
         self._now = now
         self._slots_dir = state_dir / "slots"
         self._incoming_dir = state_dir / "incoming"
-        self._file = state_dir / "slots.json"
+        paths = (state_dir / "slots.json", state_dir / "slots.copy.json")
+        self._file = SealedFile(SlotsDocument, paths, SLOTS_LIMIT_BYTES, _check_names)
+        self._unread = False
         self._document = self._load()
 
     @property
@@ -126,14 +139,20 @@ class Slots:
 
         Raises: DeviceError.
         """
-        if (
-            self._file.exists()
-        ):  # missing before the first activation: the release just installed does not serve yet
-            self._document = self._load()
+        if (document := self._file.read()) is not None:  # None: what is in memory is all there is
+            known = self._on_disk(document)
+            if known.current is None and self.current is not None and self.current not in known.refused:
+                known = msgspec.structs.replace(known, current=self.current, previous=self.previous)
+            self._document = known
+        self._unread = False
 
     def folder(self, release: str) -> Path:
         """Folder of a release in its slot, whether or not it exists."""
         return self._slots_dir / check_name(release, "release id")
+
+    def digest(self, release: str) -> str | None:
+        """Digest of a release's document when it was activated; None if it is not recorded."""
+        return self._document.digests.get(release)
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -189,6 +208,22 @@ class Slots:
             sync_folder(self._slots_dir)
         return slot
 
+    def replace_files(self, release: str, names: Iterable[str]) -> None:
+        """Move files that were downloaded and verified into the slot of their release, one by one, durably.
+
+        The release may serve: it is in memory, and no file is worse after a power cut than before.
+
+        Raises: DeviceError.
+        """
+        staged, slot = self._incoming_dir / release, self.folder(release)
+        with disk_errors(slot):
+            for name in names:
+                _sync_file(staged / name)
+                (staged / name).replace(slot / name)
+            sync_folder(slot)
+        if release in self._document.digests:
+            self._write(digests={**self._document.digests, **self._digest_now(release)})
+
     @property
     def probation(self) -> ProbationRecord | None:
         """Record of the current release's probation; None if it is over."""
@@ -200,19 +235,61 @@ class Slots:
         """Record of the release in shadow mode; None if there is none."""
         return self._document.shadow
 
-    def activate(self, release: str, probation: ProbationRecord | None = None) -> SlotsDocument:
+    def activate(
+        self, release: str, probation: ProbationRecord | None = None, serving: str | None = None
+    ) -> SlotsDocument:
         """Let `release` serve and keep a proven one as previous, in one durable step.
 
+        Args:
+            release: Its id.
+            probation: Record that its probation starts with.
+            serving: Release that serves until now, if that is not the current one.
         Returns: The document as it was before, for `put_back`.
         Raises: DeviceError; the old release is then still current.
         """
         before = self._document
         if release != self.current:
-            # A release on probation is not kept for a rollback, unless there is no other.
-            proven = self.previous if self.probation is not None else None
+            # A release on probation, or one that cannot be opened, is not kept for a rollback, unless there
+            # is no other.
+            stays = self.probation is not None or (serving is not None and serving == self.previous)
+            proven = self.previous if stays else None
             previous = proven if proven not in {None, release} else self.current
-            self._write_current(release, previous=previous, probation=probation, shadow=None)
+            digests = {**self._document.digests, **self._digest_now(release)}
+            self._write_first(
+                current=release,
+                previous=previous,
+                probation=probation,
+                shadow=None,
+                serving_since=self._now(),
+                digests=digests,
+            )
         return before
+
+    def _digest_now(self, release: str) -> dict[str, str]:
+        """Return the digest of a release's document by its id; nothing if it cannot be read now."""
+        with contextlib.suppress(OSError):
+            data = (self.folder(release) / RELEASE_FILE).read_bytes()
+            return {release: hashlib.sha256(data).hexdigest()}
+        return {}
+
+    def secure(self, release: str, digest: str) -> None:
+        """Write down all that `slots.json` may be restored from, for a release that serves; never fails.
+
+        The second copy, the digest of the release's document, and that it was activated. Nothing is written
+        where all of it is on the disk already.
+        """
+        try:
+            if self.digest(release) is None and release == self.current:
+                self._write_first(digests={**self._document.digests, release: digest})
+            self._secure()
+        except DeviceError as e:
+            logger.warning("%s", e)  # full or read-only: serving does not depend on it
+
+    def _secure(self) -> None:
+        if self._unread or self.current is None:
+            return
+        self._file.write_copy(self._document)
+        note_activation(self._slots_dir, self.current, self.previous)
 
     def put_back(self, before: SlotsDocument) -> None:
         """Undo an activation.
@@ -249,20 +326,6 @@ class Slots:
             refused = self._with_refusal(self.current, reason)
             self._write_current(self.previous, previous=None, probation=None, refused=refused, refused_by=by)
 
-    def return_to_previous(self) -> None:
-        """Let the previous release serve again; the current one is dropped.
-
-        Raises: DeviceError.
-        """
-        self._write_current(self.previous, previous=None, probation=None)
-
-    def forget_slots(self) -> None:
-        """Forget both releases, because neither can serve.
-
-        Raises: DeviceError.
-        """
-        self._write_current(None, previous=None, probation=None, shadow=None)
-
     def refuse(self, release: str, reason: str, by: str) -> None:
         """Record that `release` failed here, and end its shadow mode.
 
@@ -289,7 +352,16 @@ class Slots:
             self._write(refused={}, refused_by=by)
 
     def clean_slots(self) -> None:
-        """Remove the slots that are not kept; never fails."""
+        """Remove the slots that are not kept, once a release is current; never fails.
+
+        The second copy comes first: it must not name a slot that is gone.
+        """
+        if self._unread or self.current is None:
+            return
+        try:
+            self._secure()
+        except DeviceError as e:
+            logger.warning("%s", e)
         with contextlib.suppress(OSError):
             for path in self._slots_dir.iterdir():
                 if path.name not in self.kept:
@@ -298,6 +370,10 @@ class Slots:
     def clean(self) -> None:
         """Remove all leftovers but a staged download, at a start; never fails."""
         self.clean_slots()
+        self.clean_leftovers()
+
+    def clean_leftovers(self) -> None:
+        """Remove all leftovers but slots and a staged download, at a start; never fails."""
         leftovers: list[Path] = []
         with contextlib.suppress(OSError):
             # Scratch folders of killed update checks and unfinished writes (`disk.py`).
@@ -306,49 +382,104 @@ class Slots:
             leftovers += self._state_dir.glob(".*.json.*")
             leftovers += self._state_dir.glob(".*.partial")
             leftovers += self._state_dir.glob("metadata/**/.*.json.*")
+            leftovers += self._state_dir.glob(f".{ACTIVATED_FILE}.*")
         for path in leftovers:
             _remove(path)
 
     def _load(self) -> SlotsDocument:
-        try:
-            data = self._file.read_bytes()
-        except FileNotFoundError:
-            return self._adopt("is missing")
-        except OSError as e:
-            msg = f"{self._file}: {e.strerror or e}; check the disk and who owns [device] state_dir"
-            raise DeviceError(msg) from e
-        try:
-            document = decode_document(
-                SlotsDocument, data, source=str(self._file), limit_bytes=SLOTS_LIMIT_BYTES
-            )
-            shadow = document.shadow.release if document.shadow is not None else None
-            for release in (document.current, document.previous, shadow):
-                if release is not None:
-                    check_name(release, "release id")
-        except InputError as e:
-            return self._adopt(f"cannot be read ({e})")
-        return document
+        document = self._file.read()
+        if document is None:
+            return self._adopt(SlotsDocument(), "is lost or damaged")
+        known = self._on_disk(document)
+        return known if known.current is not None else self._adopt(known, "names no release on the disk")
 
-    def _adopt(self, why: str) -> SlotsDocument:
-        """Build a document from the slots: each was verified before it got its name; the newest serves."""
-        found = sorted(
-            (path for path in self._slots_dir.glob("*") if (path / RELEASE_FILE).is_file()),
-            key=lambda path: path.stat().st_mtime,
-        )
-        names = [path.name for path in found[-2:]]
-        if names:
-            logger.warning("%s %s; continuing with release %s from the disk", self._file, why, names[-1])
-        return SlotsDocument(
-            current=names[-1] if names else None, previous=names[0] if len(names) > 1 else None
+    def _on_disk(self, document: SlotsDocument) -> SlotsDocument:
+        """Return the document without releases whose folder is gone; the previous one takes the place."""
+        gone = {release for release in _names(document) if _is_missing(self.folder(release))}
+        return _without(document, gone) if gone else document
+
+    def _adopt(self, document: SlotsDocument, why: str) -> SlotsDocument:
+        """Let the release that was activated last serve, of those that are as they were signed.
+
+        One that was never activated may have failed in shadow mode: it is adopted only where none was.
+        """
+        names = find_served(self._slots_dir, document.refused)
+        if not names:
+            return document
+        logger.warning("slots.json %s; continuing with release %s from the disk", why, names[0])
+        return msgspec.structs.replace(
+            document, current=names[0], previous=names[1] if len(names) > 1 else None
         )
 
     def _write_current(self, release: str | None, **changes: object) -> None:
         self._write(current=release, serving_since=self._now() if release is not None else "", **changes)
 
     def _write(self, **changes: object) -> None:
+        self._write_first(**changes)
+        try:
+            self._file.write_copy(self._document)
+        except DeviceError as e:
+            logger.warning("%s", e)  # the first copy counts
+
+    def _write_first(self, **changes: object) -> None:
+        """Replace the first copy; `clean_slots` writes the second one, before it removes anything."""
+        if self._unread:
+            self.reload()
+            msg = f"{self._state_dir}: slots.json can be read again; what was to be changed is tried again"
+            raise DeviceError(msg)
         document = msgspec.structs.replace(self._document, **changes)
-        write_durably(self._file, encode_document(document))
+        kept = _names(document)
+        digests = {release: digest for release, digest in document.digests.items() if release in kept}
+        document = msgspec.structs.replace(document, digests=digests)
+        self._file.write(document)
         self._document = document
+
+
+class PatientSlots(Slots):
+    """Slots of a device that serves also while its disk cannot be read: `slots.json` is read later then."""
+
+    def _load(self) -> SlotsDocument:
+        try:
+            return super()._load()
+        except DeviceError as e:
+            logger.error("%s", e)  # noqa: TRY400 - one line, no traceback
+            self._unread = True
+            return self._adopt(SlotsDocument(), "cannot be read now")
+
+
+def _check_names(document: SlotsDocument) -> None:
+    """Raise InputError if a release's id is not safe as a folder's name."""
+    for release in _names(document):
+        check_name(release, "release id")
+
+
+def _names(document: SlotsDocument) -> set[str]:
+    shadow = document.shadow.release if document.shadow is not None else None
+    return {release for release in (document.current, document.previous, shadow) if release is not None}
+
+
+def _without(document: SlotsDocument, gone: set[str]) -> SlotsDocument:
+    current, previous = document.current, document.previous
+    left = [release for release in (current, previous) if release is not None and release not in gone]
+    shadow = document.shadow if document.shadow is None or document.shadow.release not in gone else None
+    return msgspec.structs.replace(
+        document,
+        current=left[0] if left else None,
+        previous=left[1] if len(left) > 1 else None,
+        shadow=shadow,
+        serving_since=document.serving_since if left[:1] == [current] else "",
+    )
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether there is nothing at `path`; not so if the disk cannot tell now."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _sync_file(path: Path) -> None:

@@ -119,6 +119,8 @@ def test_a_document_of_the_released_client_is_read_and_keeps_its_names(name):
 
 def test_state_of_the_released_client_serves_on(tmp_path):
     (tmp_path / "slots.json").write_text(json.dumps(SLOTS))
+    for release in "abd":
+        (tmp_path / "slots" / release).mkdir(parents=True)
     slots = Slots(tmp_path, now=lambda: "2026-01-01T00:00:00.000+00:00")
     assert (slots.current, slots.previous, slots.serving_since) == ("b", "a", None)
     assert slots.refused == SLOTS["refused"]

@@ -371,7 +371,16 @@ def test_the_state_folder_holds_nothing_superfluous_after_kills(daemon, watcher,
     assert_answers(daemon, watcher, current)
     assert daemon.terminate() == 0
     names = {path.name for path in daemon.state_dir.iterdir()}
-    assert names <= {"slots", "slots.json", "status.json", "metadata", "lock", "incoming"}
+    assert names <= {
+        "slots",
+        "slots.json",
+        "slots.copy.json",
+        "activated",
+        "status.json",
+        "metadata",
+        "lock",
+        "incoming",
+    }
     assert len(list((daemon.state_dir / "slots").iterdir())) == 2
 
 

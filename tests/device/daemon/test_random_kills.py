@@ -56,5 +56,5 @@ def test_a_daemon_killed_in_an_update_serves_and_finishes_it(daemon, watcher, re
             watcher.results.clear()
     assert daemon.terminate() == 0
     left = {path.name for path in daemon.state_dir.iterdir()} - {"lock", "status.json"}
-    assert left <= {"slots", "slots.json", "metadata", "incoming"}
+    assert left <= {"slots", "slots.json", "slots.copy.json", "activated", "metadata", "incoming"}
     assert len(list((daemon.state_dir / "slots").iterdir())) <= 2

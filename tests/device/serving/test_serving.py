@@ -10,8 +10,6 @@ import pytest
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import SureMetrics
 from edge_client.contract.release import OperatingPoint
-from edge_client.serving import activation
-from edge_client.serving.activation import open_best_slot
 from edge_client.serving.probation import FAILURES, STOPPED
 from edge_client.serving.serving import EVIDENCE_LIMIT, Serving
 from edge_client.settings.file import load_settings
@@ -240,37 +238,6 @@ def test_a_requested_stop_is_no_crash(one):
         one.start()
     assert one.serving.release == second
     assert one.serving._slots.probation.crashes == STOPPED + 1
-
-
-@pytest.mark.parametrize("fails", [1, 2, 3])
-def test_a_disk_that_cannot_be_read_for_a_moment_costs_no_release(one, monkeypatch, fails):
-    first = one.install(0)
-    open_slot = activation.open_slot
-    tries: list[object] = []
-    slept: list[float] = []
-
-    def tired(folder, threads):
-        tries.append(folder)
-        if len(tries) <= fails:
-            raise DeviceError("Input/output error") from OSError(5, "Input/output error")
-        return open_slot(folder, threads)
-
-    monkeypatch.setattr(activation, "open_slot", tired)
-    found = open_best_slot(one.serving._slots, 1, slept.append)
-    assert found is not None
-    assert found.release == first
-    assert len(slept) == fails
-
-
-def test_a_disk_that_stays_unreadable_is_given_up(one, monkeypatch):
-    one.install(0)
-
-    def dead(folder, threads):
-        raise DeviceError("Input/output error") from OSError(5, "Input/output error")
-
-    monkeypatch.setattr(activation, "open_slot", dead)
-    assert open_best_slot(one.serving._slots, 1, lambda _seconds: None) is None
-    assert one.serving._slots.current is None
 
 
 def test_drift_is_watched_on_the_release_that_serves(one):

@@ -41,6 +41,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 STRIDE = 7
 A, B = (tiny_release(bias)[0].release for bias in (0, 1))
 BAD = tiny_release(2)[0].release
+STATE = {"slots", "slots.json", "slots.copy.json", "activated", "metadata", "incoming"}
 FILES = {tiny_release(bias)[0].release: tiny_release(bias)[1] for bias in (0, 1)}
 
 
@@ -58,10 +59,12 @@ class Device(DeviceUnderTest):
     """A device that starts as the daemon does."""
 
     def start(self) -> None:
-        classifier = open_best_slot(self.slots, 1)
-        self.slots.clean()
+        classifier = open_best_slot(self.slots, 1).classifier
         if classifier is not None:
+            self.slots.secure(classifier.release or "", classifier.document_sha256)
+            self.slots.clean_slots()
             self.holder.swap(classifier)
+        self.slots.clean_leftovers()
 
     def update(self) -> None:
         self.start()
@@ -223,13 +226,14 @@ def test_a_device_survives_losing_power(name, cut, tmp_path, repository, monkeyp
 def assert_survived(state: Path, repository, scenario: Scenario, ending: Ending) -> None:
     where = ending.place or "after the end"
     device = Device(state, repository)
-    classifier = open_best_slot(device.slots, 1)
+    classifier = open_best_slot(device.slots, 1).classifier
     release = (classifier.release or "") if classifier else None
     assert release in ({scenario.ends_with} if ending.ended else scenario.may_serve), where
     if classifier is not None and release is not None:
         assert classifier.classify(plain_picture("green")).label == "green", where
         slot = device.slots.folder(release)
-        assert {path.name: path.read_bytes() for path in slot.iterdir()} == FILES[release], where
+        found = {path.name: path.read_bytes() for path in slot.iterdir()}
+        assert found == FILES[release], where
     if ending.ended:
         remembered = (state / "metadata" / "timestamp.json").read_bytes()
         assert remembered == repository.objects["metadata/timestamp.json"], "older metadata could come back"
@@ -237,7 +241,7 @@ def assert_survived(state: Path, repository, scenario: Scenario, ending: Ending)
     assert Slots(state).current == scenario.ends_with, where
     used = set(device.slots.kept)
     assert {path.name for path in (state / "slots").iterdir()} <= used, where
-    leftovers = {path.name for path in state.iterdir()} - {"slots", "slots.json", "metadata", "incoming"}
+    leftovers = {path.name for path in state.iterdir()} - STATE
     assert not leftovers, where
     assert not list((state / "metadata").glob("**/.*")), where
     assert not list(state.glob("incoming/*/*")), where

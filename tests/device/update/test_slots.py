@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import stat
 from pathlib import Path
@@ -9,9 +11,24 @@ from pathlib import Path
 import pytest
 
 from edge_client.contract.errors import DeviceError, InputError
-from edge_client.update import slots as slots_module
-from edge_client.update.slots import REFUSALS_KEPT, Slots
-from tests.fakes.tiny_release import write_release
+from edge_client.update import sealed_file
+from edge_client.update.slots import REFUSALS_KEPT, PatientSlots, ProbationRecord, Slots
+from tests.fakes.bad_disk import bits_of, fail_to_read, flip
+from tests.fakes.tiny_release import tiny_release, write_release
+
+FILES = ("slots.json", "slots.copy.json")
+
+
+A, B, C = (tiny_release(bias)[0].release for bias in range(3))
+BIAS = {A: 0, B: 1, C: 2}
+
+
+def put_signed(slots: Slots, release: str) -> None:
+    """Stage, install and activate one of three whole releases."""
+    write_release(slots.stage(release), BIAS[release])
+    slots.install(release)
+    slots.activate(release)
+    slots.clean_slots()
 
 
 def put(slots: Slots, release: str) -> None:
@@ -21,6 +38,12 @@ def put(slots: Slots, release: str) -> None:
     (folder / "model.tflite").write_bytes(release.encode())
     slots.install(release)
     slots.activate(release)
+
+
+def lose(state_dir: Path) -> None:
+    """Both copies of the file that names the releases are gone."""
+    for name in FILES:
+        (state_dir / name).unlink()
 
 
 @pytest.fixture
@@ -109,31 +132,142 @@ def test_every_file_is_on_disk_before_the_slot_gets_its_name(slots, monkeypatch)
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"schema": 9}', b'{"current": "../../etc"}', b"\0" * 512]
 )
-def test_a_broken_slots_file_falls_back_to_the_releases_on_disk(slots, tmp_path, content, caplog):
-    put(slots, "a")
-    put(slots, "b")
-    os.utime(slots.folder("a"), (1, 1))
-    (tmp_path / "slots.json").write_bytes(content)
-    assert state(Slots(tmp_path)) == ("b", "a")
-    assert "slots.json" in caplog.text
+@pytest.mark.parametrize("lost", [("slots.json",), ("slots.copy.json",), FILES])
+def test_a_broken_slots_file_costs_nothing(slots, tmp_path, content, lost, caplog):
+    put_signed(slots, A)
+    put_signed(slots, B)
+    slots.refuse("r", "wrong answers", "this")
+    os.utime(slots.folder(B), (1, 1))
+    for name in lost:
+        (tmp_path / name).write_bytes(content)
+    again = Slots(tmp_path)
+    assert state(again) == (B, A)
+    assert bool(again.refused) == (lost != FILES), "one of two copies is enough"
+    assert lost == ("slots.copy.json",) or "slots.json" in caplog.text
 
 
 def test_a_missing_slots_file_falls_back_too(slots, tmp_path):
-    put(slots, "a")
-    (tmp_path / "slots.json").unlink()
-    assert state(Slots(tmp_path)) == ("a", None)
+    put_signed(slots, A)
+    lose(tmp_path)
+    assert state(Slots(tmp_path)) == (A, None)
 
 
-def test_a_half_removed_folder_is_not_adopted(slots, tmp_path):
-    put(slots, "a")
-    (slots.folder("b")).mkdir()
-    (slots.folder("b") / "model.tflite").write_bytes(b"b")
-    (tmp_path / "slots.json").unlink()
-    assert state(Slots(tmp_path)) == ("a", None)
+def test_a_release_that_never_served_is_not_adopted_over_one_that_did(slots, tmp_path):
+    """Version 0.1 adopted what was newest: a release that waits, or that fails in shadow mode."""
+    put_signed(slots, A)
+    put_signed(slots, B)
+    write_release(slots.stage(C), BIAS[C])
+    slots.install(C)
+    slots.keep_shadow(ProbationRecord(release=C))
+    write_release(slots.stage("0123456789"), 5)
+    lose(tmp_path)
+    assert state(Slots(tmp_path)) == (B, A)
+
+
+def test_what_served_last_is_adopted_after_a_rollback(slots, tmp_path):
+    put_signed(slots, A)
+    put_signed(slots, B)
+    slots.activate(A)
+    slots.clean_slots()
+    lose(tmp_path)
+    assert state(Slots(tmp_path)) == (A, B)
+
+
+def test_a_slot_that_is_not_what_was_signed_is_not_adopted(slots, tmp_path):
+    put_signed(slots, A)
+    put_signed(slots, B)
+    (slots.folder(B) / "model.tflite").write_bytes(b"of somebody else")
+    (slots.folder(C)).mkdir()
+    (slots.folder(C) / "model.tflite").write_bytes(b"half removed")
+    lose(tmp_path)
+    assert state(Slots(tmp_path)) == (A, None)
+
+
+@pytest.mark.parametrize(
+    "names", [{"current": "gone"}, {"current": None}, {"current": "gone", "previous": "x"}]
+)
+def test_a_name_without_a_folder_is_no_reason_to_serve_nothing(slots, tmp_path, names):
+    put_signed(slots, A)
+    put_signed(slots, B)
+    (tmp_path / "slots.json").write_text(json.dumps({"schema": 1, "refused": {"r": "no"}, **names}))
+    again = Slots(tmp_path)
+    assert state(again) == (B, A)
+    assert again.refused == {"r": "no"}
+
+
+def test_a_refused_release_is_not_adopted(slots, tmp_path):
+    put_signed(slots, A)
+    put_signed(slots, B)
+    (tmp_path / "slots.json").write_text(json.dumps({"schema": 1, "refused": {B: "wrong answers"}}))
+    assert state(Slots(tmp_path)) == (A, None)
+
+
+def test_the_file_of_the_released_version_is_read_and_ours_by_it(slots, tmp_path):
+    put_signed(slots, A)
+    put_signed(slots, B)
+    content = json.loads((tmp_path / "slots.json").read_bytes())
+    assert (content["schema"], content["current"], content["previous"]) == (1, B, A)
+    for name in ("checksum", "digests"):
+        del content[name]
+    (tmp_path / "slots.json").write_text(json.dumps({**content, "current": A, "previous": B}))
+    assert state(Slots(tmp_path)) == (A, B), "the released client wrote last, and knows no second copy"
+
+
+def test_a_field_of_a_newer_version_breaks_no_checksum(slots, tmp_path):
+    put_signed(slots, A)
+    content = json.loads((tmp_path / "slots.json").read_bytes())
+    del content["checksum"]
+    content["of_a_newer_version"] = {"b": 1.5, "a": [1, None]}
+    data = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    content["checksum"] = hashlib.sha256(data.encode()).hexdigest()
+    (tmp_path / "slots.json").write_text(json.dumps(content))
+    (tmp_path / "slots.copy.json").unlink()
+    (tmp_path / "activated").unlink()
+    slots = Slots(tmp_path)
+    slots.refuse("r", "no", "this")
+    assert (state(Slots(tmp_path)), Slots(tmp_path).refused) == ((A, None), {"r": "no"})
+
+
+def test_a_disk_that_cannot_be_read_now_is_waited_for(slots, tmp_path, monkeypatch):
+    put_signed(slots, A)
+    put_signed(slots, B)
+    slots.refuse("r", "wrong answers", "this")
+    before = (tmp_path / "slots.json").read_bytes()
+    with monkeypatch.context() as patch:
+        fail_to_read(patch, *FILES)
+        patient = PatientSlots(tmp_path)
+        assert state(patient) == (B, A), "what served last serves"
+        with pytest.raises(DeviceError, match="Input/output error"):
+            patient.refuse("s", "no", "this")
+        patient.clean_slots()
+        with pytest.raises(DeviceError, match="Input/output error"):
+            Slots(tmp_path)
+    assert (tmp_path / "slots.json").read_bytes() == before
+    with pytest.raises(DeviceError, match="can be read again"):
+        patient.refuse("s", "no", "this")
+    patient.refuse("s", "no", "this")
+    assert Slots(tmp_path).refused == {"r": "wrong answers", "s": "no"}
+
+
+def test_no_bit_of_slots_json_costs_a_release(slots, tmp_path, faults):
+    put_signed(slots, A)
+    put_signed(slots, B)
+    slots.refuse("r", "wrong answers", "this")
+    slots.keep_probation(ProbationRecord(release=B))
+    for name in FILES:
+        file = tmp_path / name
+        data = file.read_bytes()
+        for bit in bits_of(data, faults):
+            file.write_bytes(flip(data, bit))
+            again = Slots(tmp_path)
+            assert (state(again), again.refused) == ((B, A), {"r": "wrong answers"}), bit
+            assert again.probation is not None, bit
+        file.write_bytes(data)
 
 
 def test_leftovers_of_kills_are_swept(slots, tmp_path):
     put(slots, "a")
+    slots.clean_slots()
     slots.stage("b")
     (tmp_path / "slots/c").mkdir()
     (tmp_path / "slots/stray-file").write_bytes(b"")
@@ -148,7 +282,8 @@ def test_leftovers_of_kills_are_swept(slots, tmp_path):
     slots = Slots(tmp_path)
     slots.clean()
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {"slots.json", "slots/a/release.json", "slots/a/model.tflite", "metadata/timestamp.json"}
+    slot = {"slots/a/release.json", "slots/a/model.tflite"}
+    assert left == {*FILES, "activated", "metadata/timestamp.json", *slot}
 
 
 def test_refusals_are_remembered_with_their_reason_and_bounded(slots, tmp_path):
@@ -179,7 +314,7 @@ def test_a_switch_that_the_disk_refuses_leaves_all_as_it_was(slots, tmp_path, mo
     def refuse(path, _data):
         raise DeviceError(str(path))
 
-    monkeypatch.setattr(slots_module, "write_durably", refuse)
+    monkeypatch.setattr(sealed_file, "write_durably", refuse)
     with pytest.raises(DeviceError):
         slots.activate("b")
     assert state(slots) == state(Slots(tmp_path)) == ("a", None)

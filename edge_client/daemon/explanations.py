@@ -1,0 +1,42 @@
+"""Why a release serves, or another does not, after an update check: sentences for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_client.update.decision import Decision
+
+if TYPE_CHECKING:
+    from edge_client.update.decision import UpdateOutcome
+
+
+def explain_outcome(outcome: UpdateOutcome, channel: str) -> str:
+    """Return why the serving release serves, given the outcome of an update check."""
+    if outcome.decision in {Decision.SERVES, Decision.INSTALL}:
+        return f"channel {channel} points to it"
+    other = f"channel {channel} points to {outcome.release}, which {outcome.decision.value}"
+    if outcome.decision is Decision.NOT_IN_SHARE:
+        return f"{other} ({outcome.share_percent:g}% of the devices)"
+    return f"{other}{': ' if outcome.reason else ''}{outcome.reason}"
+
+
+def explain_shadow(outcome: UpdateOutcome, channel: str) -> str:
+    """Return why the serving release still serves while the channel's release is in shadow mode."""
+    return f"channel {channel} points to {outcome.release}, which is compared with it first ([shadow])"
+
+
+def explain_unrecorded(outcome: UpdateOutcome, channel: str) -> str:
+    """Return why another release serves than the channel's, which `slots.json` names as current."""
+    return f"channel {channel} points to {outcome.release}, rolled back; the disk could not record that"
+
+
+def explain_problem(outcome: UpdateOutcome, announced: str | None, channel: str) -> str | None:
+    """Return the error of an update check that reached a decision; None if there is none."""
+    if outcome.decision is Decision.REFUSED:
+        return f"release {outcome.release} was refused: {outcome.reason}"
+    if announced not in {None, outcome.release}:
+        return (
+            f"release {announced} was announced, but the signed channel {channel} "
+            f"points to {outcome.release}; the announcement is not followed"
+        )
+    return None
