@@ -29,12 +29,12 @@ def load_tuned(backbone: Any, packed: bytes) -> None:  # noqa: ANN401
 
     Raises: InputError if it is not equal.
     """
-    import numpy as np  # noqa: PLC0415 - as above
+    from luigi_tasks.storage.arrays import unpack_arrays  # noqa: PLC0415 - as above
 
     try:
-        with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
-            backbone.set_weights([arrays[f"arr_{number}"] for number in range(len(arrays.files))])
-    except (ValueError, KeyError, OSError) as e:
+        arrays = unpack_arrays(packed)
+        backbone.set_weights([arrays[f"arr_{number}"] for number in range(len(arrays))])
+    except (InputError, ValueError, KeyError) as e:
         msg = f"tuned weights are of another [model] ({e}); run without [training] warm_start"
         raise InputError(msg) from e
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-DOCUMENT_LIMIT_BYTES = 1 << 30  # an inventory of a million pictures takes 300 MB, more with groups
+DOCUMENT_LIMIT_BYTES = 1 << 30  # of any kind; `limits.py` has the limits of each, which stores apply before
 
 
 def content_key(*parts: object) -> str:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError
 from edge_client.contract.file_urls import folder_of_url
 from edge_client.disk import sync_folder
+from luigi_tasks.storage.limits import limit_of, too_large
 from luigi_tasks.storage.store import (
     ListedObject,
     StoreConflictError,
@@ -97,11 +98,13 @@ class FolderStore:
                 self._check_folder()
                 return None
             with file:
+                limit = limit_of(key) if limit_bytes is None else limit_bytes
                 size_bytes = os.fstat(file.fileno()).st_size
-                if limit_bytes is not None and size_bytes > limit_bytes:
-                    msg = f"{self.url(key)}: {size_bytes} bytes, at most {limit_bytes} are expected"
-                    raise TooLargeError(msg)
-                data = file.read()
+                if size_bytes <= limit:
+                    data = file.read(limit + 1)  # it may grow meanwhile
+                    size_bytes = len(data)
+                if size_bytes > limit:
+                    raise TooLargeError(too_large(self.url(key), size_bytes, limit))
         return StoredObject(data, hashlib.sha256(data).hexdigest())
 
     def list_folder(self, folder: str) -> tuple[ListedObject, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from edge_client.contract.errors import SettingsError, TransportError
+from luigi_tasks.storage.limits import limit_of, too_large
 from luigi_tasks.storage.store import (
     ListedObject,
     StoreConflictError,
@@ -21,7 +22,7 @@ from luigi_tasks.storage.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from luigi_tasks.settings.values import StoreSettings
 
@@ -119,6 +120,30 @@ def s3_errors(what: str) -> Iterator[None]:
         raise TransportError(msg) from e
 
 
+def read_body(answer: Mapping[str, Any], limit_bytes: int, url: str) -> bytes:
+    """Return the content of an answer to `get_object`; one that says it is too large is not read at all.
+
+    Raises: TooLargeError; TransportError if it breaks off.
+    """
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
+    size_bytes = int(answer.get("ContentLength", 0))
+    if size_bytes <= limit_bytes:
+        try:
+            data: bytes = answer["Body"].read(limit_bytes + 1)  # an answer without a length may have no end
+        except (BotoCoreError, OSError) as e:
+            msg = f"{url}: broke off while reading: {e}; run again"
+            raise TransportError(msg) from e
+        if len(data) < size_bytes:
+            msg = f"{url}: broke off after {len(data)} of {size_bytes} bytes; run again"
+            raise TransportError(msg)
+        if len(data) <= limit_bytes:
+            return data
+        size_bytes = len(data)
+    answer["Body"].close()
+    raise TooLargeError(too_large(url, size_bytes, limit_bytes))
+
+
 class S3Store:
     """Objects below one prefix of one bucket; see `Store`."""
 
@@ -172,7 +197,7 @@ class S3Store:
 
         Raises: SettingsError, TransportError; TooLargeError if it is larger than `limit_bytes`.
         """
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+        from botocore.exceptions import ClientError  # noqa: PLC0415
 
         with s3_errors(self.url(key)):
             try:
@@ -182,14 +207,8 @@ class S3Store:
                     raise
                 self._check_bucket()
                 return None
-            if limit_bytes is not None and int(answer["ContentLength"]) > limit_bytes:
-                msg = f"{self.url(key)}: {answer['ContentLength']} bytes, at most {limit_bytes} are expected"
-                raise TooLargeError(msg)
-            try:
-                data: bytes = answer["Body"].read()
-            except (BotoCoreError, OSError) as e:
-                msg = f"{self.url(key)}: broke off while reading: {e}; run again"
-                raise TransportError(msg) from e
+            limit = limit_of(key) if limit_bytes is None else limit_bytes
+            data = read_body(answer, limit, self.url(key))
         self._bucket_seen = True
         return StoredObject(data, str(answer["ETag"]))
 

@@ -56,7 +56,8 @@ class Store(Protocol):
     def get(self, key: str, *, limit_bytes: int | None = None) -> StoredObject | None:
         """Return the object, or None if there is none.
 
-        Raises: TooLargeError if it is larger than `limit_bytes`.
+        Raises: TooLargeError if it is larger than `limit_bytes`, or where none is given than `limit_of` its
+            key; it is not read then.
         """
 
     def list_folder(self, folder: str) -> tuple[ListedObject, ...]:
@@ -65,7 +66,7 @@ class Store(Protocol):
     def read(self, key: str) -> bytes:
         """Return the object's content.
 
-        Raises: TransportError if it does not exist.
+        Raises: TransportError if it does not exist, or is larger than `limit_of` its key.
         """
 
     def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:

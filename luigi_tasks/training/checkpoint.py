@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from luigi_tasks.storage.arrays import unpack_arrays
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -58,12 +60,10 @@ def parse_checkpoint(saved: bytes | None, fingerprint: str) -> Checkpoint | None
     if hashlib.sha256(data).digest() != digest:
         logger.warning("Checkpoint of the fine-tuning is broken; starting from the first epoch")
         return None
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        state = json.loads(arrays["state"].tobytes())
-        if state["fingerprint"] != fingerprint:
-            logger.warning(
-                "Checkpoint of the fine-tuning is of another training; starting from the first epoch"
-            )
-            return None
-        variables = [arrays[f"arr_{number}"] for number in range(len(arrays.files) - 1)]
+    arrays = unpack_arrays(data)
+    state = json.loads(arrays["state"].tobytes())
+    if state["fingerprint"] != fingerprint:
+        logger.warning("Checkpoint of the fine-tuning is of another training; starting from the first epoch")
+        return None
+    variables = [arrays[f"arr_{number}"] for number in range(len(arrays) - 1)]
     return Checkpoint(state["epoch"], state["history"], variables)

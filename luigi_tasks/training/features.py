@@ -15,6 +15,7 @@ import numpy as np
 
 from luigi_tasks.backbone.extractor import open_extractor
 from luigi_tasks.settings.values import FLOAT, FLOAT_SHARE
+from luigi_tasks.storage.arrays import unpack_arrays
 from luigi_tasks.training.augmentation import augment
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ class FeatureRows:
 
 def unpack_rows(packed: bytes, pictures: Mapping[str, tuple[str, ...]]) -> FeatureRows:
     """Return what `FeatureRows.pack` wrote."""
-    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
-        return FeatureRows(pictures, {name: arrays[name] for name in arrays.files})
+    return FeatureRows(pictures, unpack_arrays(packed))
 
 
 def compute_rows(

@@ -12,6 +12,7 @@ import numpy as np
 from luigi_tasks.dataset.records import HOLDOUT, TRAIN, Snapshot
 from luigi_tasks.provenance import package_versions
 from luigi_tasks.settings.values import FLOAT, SMALL_SET_PICTURES
+from luigi_tasks.storage.arrays import unpack_arrays
 from luigi_tasks.training.class_drop import ClassPair, find_worst_class
 from luigi_tasks.training.confidence import choose_folds, fit_temperature, measure_reliability, score_unseen
 from luigi_tasks.training.features import gather_rows, in_float_share
@@ -215,13 +216,13 @@ def pack_unseen(unseen: UnseenScores) -> bytes:
 
 def unpack_unseen(packed: bytes) -> UnseenScores:
     """Return what `pack_unseen` wrote."""
-    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
-        return UnseenScores(arrays["scores"], arrays["truths"], arrays.get("known"))
+    arrays = unpack_arrays(packed)
+    return UnseenScores(arrays["scores"], arrays["truths"], arrays.get("known"))
 
 
 def unpack_head(packed: bytes) -> tuple[tuple[Layer, ...], tuple[tuple[float, float], ...]]:
     """Return what `pack_head` wrote: layers and ranges."""
-    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
-        ranges = tuple((float(low), float(high)) for low, high in arrays["ranges"])
-        layers = tuple(Layer(arrays[f"weights_{n}"], arrays[f"bias_{n}"]) for n in range(len(ranges)))
+    arrays = unpack_arrays(packed)
+    ranges = tuple((float(low), float(high)) for low, high in arrays["ranges"])
+    layers = tuple(Layer(arrays[f"weights_{n}"], arrays[f"bias_{n}"]) for n in range(len(ranges)))
     return layers, ranges

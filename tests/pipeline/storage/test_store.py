@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import multiprocessing
+import os
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,10 @@ import pytest
 
 from edge_client.contract.errors import SettingsError, TransportError
 from luigi_tasks.settings.values import StoreSettings
+from luigi_tasks.storage import limits
+from luigi_tasks.storage.folder_store import FolderStore
 from luigi_tasks.storage.opening import open_store
+from luigi_tasks.storage.s3_store import read_body
 from luigi_tasks.storage.store import StoreConflictError, TooLargeError
 
 if TYPE_CHECKING:
@@ -115,6 +120,41 @@ def test_an_object_over_its_limit_is_not_read(store):
     store.put("big", b"x" * 1000)
     with pytest.raises(TooLargeError, match=r"big: 1000 bytes, at most 999"):
         store.get("big", limit_bytes=999)
+
+
+@pytest.mark.parametrize("key", ["work/candidates/7c/candidate.json", "work/batches/7c/batch.json", "other"])
+def test_an_object_whose_reader_gives_no_limit_has_that_of_its_kind(store, key, monkeypatch):
+    """Documents of `work/` are not read before their limit is looked at."""
+    limits_of = {".json": 998, ".npz": 10_000}
+    monkeypatch.setattr(limits, "_BY_SUFFIX", limits_of)
+    monkeypatch.setattr(limits, "_LIST_LIMIT_BYTES", 999)
+    monkeypatch.setattr(limits, "_OTHER_LIMIT_BYTES", 500)
+    store.put(key, b"x" * 1000)
+    for read in (store.get, store.read):
+        with pytest.raises(TooLargeError, match=r"at most \d+ are expected.*not read"):
+            read(key)
+    store.put("work/heads/7c/head.npz", b"x" * 1000)
+    assert len(store.read("work/heads/7c/head.npz")) == 1000
+
+
+def test_an_answer_without_an_end_is_not_read_to_its_end():
+    class Endless(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            assert 0 <= size <= 101
+            return b"x" * size
+
+    for answer in ({"Body": Endless()}, {"Body": Endless(), "ContentLength": 5}):
+        with pytest.raises(TooLargeError, match="at most 100"):
+            read_body(answer, 100, "s3://bucket/key")
+
+
+def test_a_sparse_file_of_terabytes_is_not_read(tmp_path):
+    url = (tmp_path / "store").as_uri()
+    own = FolderStore(StoreSettings(url, "", "", "when_required", conditional_writes=True))
+    own.put("work/plans/a.json", b"{}")
+    os.truncate(tmp_path / "store/work/plans/a.json", 4 << 40)
+    with pytest.raises(TooLargeError):
+        own.read("work/plans/a.json")
 
 
 def test_a_listing_has_what_lies_below_its_folder_by_key(store):
