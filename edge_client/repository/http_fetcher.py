@@ -10,15 +10,18 @@ import contextlib
 import re
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
 
 from edge_client import __version__
+from edge_client.contract.text import one_line
 from edge_client.repository.fetcher import CHUNK_BYTES, Fetcher
+from edge_client.repository.redirects import is_same_origin, may_redirect
 from edge_client.repository.sigv4 import sign_get
+from edge_client.settings.checks import split_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,12 +38,10 @@ _RETRIES = urllib3.Retry(
     total=3,
     connect=2,
     read=1,
-    redirect=3,
     status=0,
     backoff_factor=0.3,
-    # A store may redirect; credentials go to no other host. urllib3 does not remove S3's session token.
-    remove_headers_on_redirect={*urllib3.Retry.DEFAULT_REMOVE_HEADERS_ON_REDIRECT, "x-amz-security-token"},
 )
+_MOST_REDIRECTS = 3
 
 
 class StoreFetcher(Fetcher):
@@ -93,23 +94,58 @@ class StoreFetcher(Fetcher):
     def _get(
         self, url: str, headers: dict[str, str], accepted: set[int]
     ) -> urllib3.response.BaseHTTPResponse:
+        response = self._follow(url, headers)
+        if response.status not in accepted:
+            msg = f"{url}: {describe_refusal(response)}"
+            raise DownloadHTTPError(msg, response.status)
+        return response
+
+    def _follow(self, url: str, headers: dict[str, str]) -> urllib3.response.BaseHTTPResponse:
+        """Send a GET, and follow redirects that `may_redirect` allows; credentials go to the store alone."""
+        at, sent = url, self._headers(url) | headers
+        for _ in range(_MOST_REDIRECTS + 1):
+            response = self._request(at, sent)
+            if not (location := response.get_redirect_location()):
+                return response
+            response.close()
+            at = self._redirected(at, location)
+            if not is_same_origin(url, at):
+                sent = self._plain_headers() | headers
+        msg = f"{url}: too many redirects"
+        raise DownloadError(msg)
+
+    def _redirected(self, url: str, location: str) -> str:
+        """Return the address that a redirect leads to. Raises: DownloadError if it must not be followed."""
         try:
-            response = self._pool.request(
+            target = urljoin(url, location)
+            allowed = may_redirect(url, target, split_names(self._settings.redirect_hosts))
+        except ValueError as e:
+            msg = f"{url}: redirects to {one_line(location)}, which is no address"
+            raise DownloadError(msg) from e
+        if not allowed:
+            msg = (
+                f"{url}: redirects to {one_line(target)}, which is not followed, unless [store] "
+                f"redirect_hosts names {one_line(urlsplit(target).netloc) or 'it'}"
+            )
+            raise DownloadError(msg)
+        return target
+
+    def _request(self, url: str, headers: dict[str, str]) -> urllib3.response.BaseHTTPResponse:
+        limit_s = self._settings.timeout_s
+        try:
+            return self._pool.request(
                 "GET",
                 url,
-                headers=self._headers(url) | headers,
+                headers=headers,
                 preload_content=False,
                 decode_content=False,
-                timeout=urllib3.Timeout(connect=self._settings.timeout_s, read=self._settings.timeout_s),
+                redirect=False,
+                timeout=urllib3.Timeout(connect=limit_s, read=limit_s),
                 retries=_RETRIES,
             )
         except urllib3.exceptions.HTTPError as e:
             msg = f"{url}: {innermost_reason(e)}"
             raise DownloadError(msg) from e
-        if response.status not in accepted:
-            msg = f"{url}: {describe_refusal(response)}"
-            raise DownloadHTTPError(msg, response.status)
-        return response
 
     def _chunks(self, url: str, response: urllib3.response.BaseHTTPResponse) -> Iterator[bytes]:
         started, received = self._clock(), 0
@@ -151,11 +187,14 @@ class StoreFetcher(Fetcher):
             self._sleep(self._free_at - now)
 
     def _headers(self, url: str) -> dict[str, str]:
-        # A compressed response could unpack to any size, and signed lengths are those of the plain bytes.
-        headers = {"User-Agent": f"edge-client/{__version__}", "Accept-Encoding": "identity"}
+        headers = self._plain_headers()
         if self._credentials:
             headers |= sign_get(url, self._settings.region, self._credentials)
         return headers
+
+    def _plain_headers(self) -> dict[str, str]:
+        # A compressed response could unpack to any size, and signed lengths are those of the plain bytes.
+        return {"User-Agent": f"edge-client/{__version__}", "Accept-Encoding": "identity"}
 
 
 def open_pool(settings: StoreSettings) -> urllib3.PoolManager:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -13,6 +14,8 @@ from edge_client.contract.names import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+_HOST = re.compile(r"((\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,16 @@ def is_store_url(text: str) -> bool:
     except SettingsError:
         return False
     return True
+
+
+def is_host_pattern(text: str) -> bool:
+    """Whether a text is `host`, `host:port` or `*.domain`; an IPv6 address is in brackets."""
+    if _HOST.fullmatch(text) is None:
+        return False
+    try:
+        return urlsplit(f"//{text}").port != 0
+    except ValueError:
+        return False
 
 
 def is_http_url(text: str) -> bool:

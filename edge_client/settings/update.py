@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import SettingsError
-from edge_client.settings.checks import Section, bad_names, failed, is_positive, is_store_url, split_names
+from edge_client.settings.checks import (
+    Section,
+    bad_names,
+    failed,
+    is_host_pattern,
+    is_positive,
+    is_store_url,
+    split_names,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +91,7 @@ class StoreSettings(Section):
         region: Region of the S3 signatures.
         access_key_file: TOML file with the keys of a private bucket.
         ca_file: CA certificate of an https store.
+        redirect_hosts: Further hosts that the store may redirect to, separated by commas.
         timeout_s: Longest silence of the store.
         min_bytes_per_s: Slower transfers are aborted.
         max_bytes_per_s: Bandwidth limit; 0: no limit.
@@ -92,6 +101,7 @@ class StoreSettings(Section):
     region: str = "us-east-1"
     access_key_file: str = ""
     ca_file: str = ""
+    redirect_hosts: str = ""
     timeout_s: float = 20.0
     min_bytes_per_s: int = 500
     max_bytes_per_s: int = 0
@@ -104,6 +114,10 @@ class StoreSettings(Section):
                 f"base_url {self.base_url!r}: give http(s)://host/bucket/prefix or file:///folder",
             ),
             (bool(self.region), "region: give one; any works with most stores other than AWS"),
+            (
+                all(map(is_host_pattern, split_names(self.redirect_hosts))),
+                f"redirect_hosts {self.redirect_hosts!r}: give hosts, as in cdn.example.com, *.a.net:8443",
+            ),
             (is_positive(self.timeout_s), "timeout_s: above 0"),
             (self.min_bytes_per_s >= 0, "min_bytes_per_s: 0 or more"),
             (

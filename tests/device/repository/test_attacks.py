@@ -691,7 +691,10 @@ def test_a_session_token_does_not_follow_a_redirect_to_another_host(device, repo
     with RawServer(b"HTTP/1.1 404 no\r\nContent-Length: 0\r\n\r\n") as other:
         location = f"Location: http://localhost:{other.port}/x".encode()
         with RawServer(b"HTTP/1.1 302 F\r\n" + location + b"\r\nContent-Length: 0\r\n\r\n") as store:
-            fetcher = StoreFetcher(dataclasses.replace(device.store, base_url=store.url), credentials)
+            settings = dataclasses.replace(
+                device.store, base_url=store.url, redirect_hosts=f"localhost:{other.port}"
+            )
+            fetcher = StoreFetcher(settings, credentials)
             with pytest.raises(DownloadHTTPError):
                 fetcher.download_bytes(f"{store.url}/timestamp.json", 100)
         assert b"session-token" in store.requests[0]
