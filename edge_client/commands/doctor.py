@@ -179,7 +179,8 @@ def _check_broker(settings: Settings) -> str:
             "may read and write below edge/+/devices/<id>/"
         )
         raise DeviceError(msg)
-    return f"{address}: accepts this device and its messages"
+    found = f"{address}: accepts this device and its messages"
+    return f"{found}; warning: {broker.exposure}" if broker.exposure else found
 
 
 def _check_source(settings: Settings) -> str:

@@ -28,6 +28,7 @@ from edge_client.contract.names import (
 from edge_client.daemon.channel import ChannelFollower
 from edge_client.inbox.selection import INBOX_DIR, is_needed
 from edge_client.reporting.broker import BrokerConnection
+from edge_client.reporting.discovery import DISCOVERY_FILE, Discovery
 from edge_client.reporting.homeassistant import INSTALL, discovery_messages
 from edge_client.reporting.systemd import SystemdNotifier
 from edge_client.settings.file import of_channels
@@ -164,7 +165,10 @@ class Daemon:
     def _open_rest(self) -> None:
         settings = self._settings
         self._broker = self._open_broker()
+        self._discovery = self._open_discovery()
         self._metrics, counters = self._serve_metrics()
+        if exposure := settings.broker.exposure:
+            logger.warning("%s", exposure)
         if self._broker and settings.sinks.mqtt:
             self._outbox = self._open_outbox(self._broker)
         self._delivery = Delivery(
@@ -275,7 +279,7 @@ class Daemon:
         """Status fields of the device, not of one channel, that are read at the time of sending."""
         kept = self._inbox.live_fields() if self._inbox is not None and self._settings.inbox.keeps else {}
         duplicate = self._broker.suspected_duplicate_id if self._broker else None
-        faults = (duplicate, self._metrics_fault, *self._delivery.warnings())
+        faults = (self._settings.broker.exposure, duplicate, self._metrics_fault, *self._delivery.warnings())
         warnings = [warning for warning in faults if warning is not None]
         return {"warning": "; ".join(warnings) or None, "sinks": self._delivery.metrics(), **kept}
 
@@ -308,17 +312,21 @@ class Daemon:
         """Publish retained messages again: the broker may have lost them."""
         for follower in self._followers.values():
             follower.board.send_again()
-        home, device = self._settings.homeassistant, self._settings.device
-        if home.discovery and self._broker:
-            for name in self._followers:
-                messages = discovery_messages(home.prefix, device.fleet, device.id, self._extra(name))
-                for topic, payload in messages.items():
-                    self._broker.publish_state(topic, payload)
+        if self._broker:
+            self._discovery.publish(self._broker.retain)
 
         if self._outbox:
             self._outbox.wake()
 
+    def _open_discovery(self) -> Discovery:
+        home, device = self._settings.homeassistant, self._settings.device
+        messages: dict[str, bytes] = {}
+        for name in self._followers if home.discovery else ():
+            messages |= discovery_messages(home.prefix, device.fleet, device.id, self._extra(name))
+        return Discovery(device.state_dir / DISCOVERY_FILE, messages)
+
     def _on_acknowledged(self, number: int) -> None:
+        self._discovery.acknowledged(number)
         if self._outbox:
             self._outbox.acknowledged(number)
 
@@ -329,6 +337,7 @@ class Daemon:
                 going = board.step()
                 if self._broker and going:
                     self._broker.revive()
+                    self._discovery.settle()
             except Exception:
                 # Serving does not depend on the status; the next change tries again.
                 logger.exception("the status could not be sent")

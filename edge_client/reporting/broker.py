@@ -103,13 +103,14 @@ class BrokerConnection:
 
     @property
     def suspected_duplicate_id(self) -> str | None:
-        """Message that another device seems to use this device's id; None without such evidence now."""
+        """Message that another client seems to use this device's id; None without such evidence now."""
         now, drops = time.monotonic(), tuple(self._drops)
         if len(drops) < _TAKEOVERS or now - drops[0] >= _TAKEOVER_WINDOW_S:
             return None
         return (
-            f"MQTT broker {self.address} ended the connection {_TAKEOVERS} times in a minute: does another "
-            f"device use the id {self._client_id}? Give each its own [device] id"
+            f"MQTT broker {self.address} ended the connection {_TAKEOVERS} times in a minute: another client "
+            f"connects as {self._client_id}, or the broker fails. Give each device an id of its own, and let "
+            "the broker tie ids to user names (configs/mosquitto.conf): else any password there can do this"
         )
 
     def start(self) -> None:
@@ -135,7 +136,11 @@ class BrokerConnection:
 
         Returns: False if the caller has to publish it again: at the next connect, or soon if connected.
         """
-        return self.connected and self._hand_over(topic, payload, retain=True) is not None
+        return self.retain(topic, payload) is not None
+
+    def retain(self, topic: str, payload: bytes) -> int | None:
+        """Publish retained state, as `send` does with a message."""
+        return self._hand_over(topic, payload, retain=True) if self.connected else None
 
     def stop(self) -> None:
         """Publish `offline` and disconnect, within `STOP_S`."""

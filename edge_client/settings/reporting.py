@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from edge_client.contract.errors import SettingsError
+from edge_client.contract.hosts import is_this_machine
 from edge_client.settings.checks import Section, bad_names, failed, is_positive
 
 
@@ -34,6 +35,16 @@ class BrokerSettings(Section):
     certificate_file: str = ""
     key_file: str = ""
     keepalive_s: int = 30
+
+    @property
+    def exposure(self) -> str | None:
+        """Warning that the password can be read on the way; None if it cannot."""
+        if self.tls or not self.host or not self.password_file or is_this_machine(self.host):
+            return None
+        return (
+            f"[broker] tls = false: the password of {self.username or 'this device'} and all results go to "
+            f"{self.host} in the clear; set tls = true"
+        )
 
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""

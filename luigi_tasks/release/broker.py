@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import queue
 import socket
 import ssl
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import SettingsError, TransportError
+from edge_client.contract.hosts import is_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessageInfo
 
     from luigi_tasks.settings.values import BrokerSettings
+
+logger = logging.getLogger("luigi-interface")
 
 # Brokers send a retained message right behind the SUBACK: none within this time means that none is retained.
 RETAINED_WAIT_S = 1.0
@@ -86,6 +91,8 @@ class BrokerClient:
         messages: queue.Queue[bytes] = queue.Queue()
         client = _make_client(answers, messages)
         self._authenticate(client)
+        if self._settings.password_file and not self._settings.tls:
+            _warn_of_exposure(self.address, self._settings.host)
         try:
             client.connect(self._settings.host, self._settings.port, keepalive=30)
         except (OSError, ssl.SSLError) as e:
@@ -154,6 +161,13 @@ def _acknowledge_at_once(client: Any) -> None:  # noqa: ANN401 - paho's socket t
     connection = client.socket()
     if connection is not None and hasattr(socket, "TCP_QUICKACK"):  # Linux
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+@functools.cache
+def _warn_of_exposure(address: str, host: str) -> None:
+    """Warn, once, that the password can be read on the way."""
+    if not is_this_machine(host):
+        logger.warning("[broker] tls = false: the password goes to %s in the clear; set tls = true", address)
 
 
 def _read_password(path: str) -> str | None:

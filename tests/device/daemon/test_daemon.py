@@ -436,6 +436,18 @@ def test_home_assistant_finds_the_device_and_metrics_are_served(daemon, watcher,
         wait_until(lambda: len(told) == 4, "four entities")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             assert f'release="{release}"' in answer.read().decode()
+        # Readers that never finish keep neither the daemon nor its farewell.
+        with contextlib.ExitStack() as slow:
+            for _ in range(20):
+                reader = slow.enter_context(socket.create_connection(("127.0.0.1", port)))
+                reader.sendall(b"GET /metr")
+            assert daemon.terminate() == 0
+            watcher.wait(lambda w: w.online == "offline", "the farewell")
+        # Discovery is switched off: the entities go.
+        del daemon.settings["homeassistant"]
+        daemon.start()
+        wait_until(lambda: set(told.values()) == {b""}, "the entities to be removed")
+        assert len(told) == 4
     finally:
         client.disconnect()
         client.loop_stop()

@@ -262,7 +262,7 @@ def test_a_hanging_broker_does_not_delay_the_stop(open_connection):
         accepted.close()
 
 
-def test_a_device_with_the_same_id_is_suspected(rude, open_connection, caplog, monkeypatch):
+def test_a_client_with_the_same_id_is_suspected(rude, open_connection, caplog, monkeypatch):
     monkeypatch.setattr(mqtt, "_TAKEOVERS", 2)
     device = open_connection(rude.port)
     assert device.connection.suspected_duplicate_id is None
@@ -271,8 +271,8 @@ def test_a_device_with_the_same_id_is_suspected(rude, open_connection, caplog, m
         device.wait()
         connection.close()
     rude.next()
-    assert "does another device use the id camera-1" in caplog.text
-    assert "does another device use the id camera-1" in (device.connection.suspected_duplicate_id or "")
+    assert "another client connects as camera-1, or the broker fails" in caplog.text
+    assert "another client connects as camera-1" in (device.connection.suspected_duplicate_id or "")
     monkeypatch.setattr(mqtt, "_TAKEOVER_WINDOW_S", 0.0)  # it was long ago
     assert device.connection.suspected_duplicate_id is None
 

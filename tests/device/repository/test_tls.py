@@ -8,9 +8,10 @@ import queue
 import shutil
 import ssl
 import subprocess
+from pathlib import Path
 
 import pytest
-from local_services import MqttBroker
+from local_services import MqttBroker, wait_until
 
 from edge_client.contract.errors import TransportError
 from edge_client.reporting.broker import BrokerConnection, try_connection
@@ -21,6 +22,7 @@ from edge_client.settings.update import StoreSettings
 from tests.fakes.certificates import CertificateAuthority
 from tests.fakes.tuf_repository import TufRepository
 
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 LIMIT_S = 15.0
 PASSWORD = "a password, with spaces"
 
@@ -102,6 +104,86 @@ def test_a_device_receives_announcements_through_tls_with_its_password(password_
         assert received.get(timeout=LIMIT_S) == b"itself"
     finally:
         connection.stop()
+
+
+class ConfiguredBroker(MqttBroker):
+    """Mosquitto with configs/mosquitto.conf and configs/mosquitto.acl, as they are but for paths and port."""
+
+    def __init__(self, folder, certificate, key, passwords) -> None:
+        super().__init__(folder)
+        self._paths = {
+            "/etc/mosquitto/certs/server.crt": certificate,
+            "/etc/mosquitto/certs/server.key": key,
+            "/etc/mosquitto/passwords": passwords,
+            "/etc/mosquitto/mosquitto.acl": self.folder / "mosquitto.acl",
+            "/var/lib/mosquitto/": f"{self.folder}/",
+            "listener 8883": f"listener {self.port} {self.host}",
+        }
+
+    def command(self) -> list[str]:
+        assert self.mosquitto is not None
+        acl, file = self.folder / "mosquitto.acl", self.folder / "mosquitto.conf"
+        acl.touch(mode=0o600)
+        acl.write_text((CONFIGS / "mosquitto.acl").read_text())
+        text = (CONFIGS / "mosquitto.conf").read_text()
+        for path, here in self._paths.items():
+            assert path in text
+            text = text.replace(path, str(here))
+        file.write_text(f"user {getpass.getuser()}\n{text}")
+        return [self.mosquitto, "-c", str(file)]
+
+
+def test_no_camera_throws_another_one_off_the_broker(tmp_path, authority, caplog):
+    tool = shutil.which("mosquitto_passwd")
+    if tool is None or MqttBroker().mosquitto is None:
+        pytest.skip("no mosquitto")
+    passwords, pair = tmp_path / "passwords", authority.issue("server")
+    passwords.touch(mode=0o600)
+    settings = {}
+    for name in ("camera-1", "camera-2", "dashboard"):
+        subprocess.run([tool, "-b", str(passwords), name, f"{name}'s"], check=True, capture_output=True)
+        (tmp_path / name).write_text(f"{name}'s\n")
+    with ConfiguredBroker(tmp_path / "broker", pair.certificate, pair.key, passwords) as broker:
+        settings = {
+            name: BrokerSettings(
+                port=broker.port,
+                tls=True,
+                ca_file=str(authority.certificate),
+                username=name,
+                password_file=str(tmp_path / name),
+            )
+            for name in ("camera-1", "camera-2", "dashboard")
+        }
+        connected: queue.Queue[bool] = queue.Queue()
+        seen: queue.Queue[bytes] = queue.Queue()
+        results = "edge/f/devices/camera-1/results"
+        camera = BrokerConnection(
+            settings["camera-1"],
+            "camera-1",
+            handlers={"edge/f/channels/stable": seen.put},
+            online_topic="edge/f/devices/camera-1/online",
+            on_connection=lambda: connected.put(True),
+        )
+        dashboard = BrokerConnection(
+            settings["dashboard"],
+            "any-id",
+            handlers={results: seen.put},
+            online_topic="edge/f/dashboards/online",
+            on_connection=lambda: connected.put(True),
+        )
+        for one in (dashboard, camera):
+            one.start()
+            assert connected.get(timeout=LIMIT_S)
+        try:
+            for _ in range(10):
+                try_connection(settings["camera-2"], "camera-1")  # under the other's id
+            wait_until(lambda: camera.send(results, b"still there") is not None, "the connection")
+            assert seen.get(timeout=LIMIT_S) == b"still there"
+            assert connected.empty()
+            assert "connection lost" not in caplog.text
+        finally:
+            camera.stop()
+            dashboard.stop()
 
 
 def test_a_wrong_password_is_named(password_settings, tmp_path):

@@ -248,3 +248,25 @@ def test_a_renamed_setting_is_refused_with_its_new_name(tmp_path):
         assert new in {field.name for field in dataclasses.fields(SECTIONS[section])}
         with pytest.raises(SettingsError, match=rf"\[{section}\] {old}: renamed to {new}"):
             load_settings(write(tmp_path, f"[{section}]\n{old} = 1\n"))
+
+
+@pytest.mark.parametrize(
+    ("host", "tls", "password_file", "exposed"),
+    [
+        ("192.0.2.7", False, "password", True),
+        ("broker.example", False, "password", True),
+        ("2001:db8::7", False, "password", True),
+        ("broker.example", True, "password", False),
+        ("broker.example", False, "", False),
+        ("127.0.0.1", False, "password", False),
+        ("::1", False, "password", False),
+        ("localhost", False, "password", False),
+        ("", False, "password", False),
+    ],
+)
+def test_a_password_that_goes_to_another_machine_in_the_clear_is_warned_of(host, tls, password_file, exposed):
+    broker = BrokerSettings(host=host, tls=tls, username="camera-1", password_file=password_file)
+    assert bool(broker.exposure) == exposed
+    assert not exposed or f"the password of camera-1 and all results go to {host} in the clear" in str(
+        broker.exposure
+    )

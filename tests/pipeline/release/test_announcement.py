@@ -76,3 +76,20 @@ def test_password_file_that_is_missing_is_named(mqtt_broker):
     client = BrokerClient(settings_for(mqtt_broker, username="pipeline", password_file="/nonexistent"))
     with pytest.raises(SettingsError, match="password_file /nonexistent"):
         announce(client, "stable", "r1")
+
+
+def test_a_password_that_goes_out_in_the_clear_is_warned_of_once(mqtt_broker, tmp_path, caplog):
+    (tmp_path / "password").write_text("secret\n")
+    # The broker of this machine, under an address that is not one of loopback.
+    there = settings_for(
+        mqtt_broker,
+        host="0.0.0.0",
+        username="pipeline",
+        password_file=str(tmp_path / "password"),  # noqa: S104
+    )
+    here = settings_for(mqtt_broker, username="pipeline", password_file=str(tmp_path / "password"))
+    for settings in (here, there, there):
+        assert announced_release(BrokerClient(settings, retained_wait_s=0.1), "stable") is None
+    assert [message for message in caplog.messages if "in the clear" in message] == [
+        f"[broker] tls = false: the password goes to 0.0.0.0:{mqtt_broker.port} in the clear; set tls = true"
+    ]
