@@ -83,9 +83,9 @@ def test_a_password_that_goes_out_in_the_clear_is_warned_of_once(mqtt_broker, tm
     # The broker of this machine, under an address that is not one of loopback.
     there = settings_for(
         mqtt_broker,
-        host="0.0.0.0",
+        host="0.0.0.0",  # noqa: S104
         username="pipeline",
-        password_file=str(tmp_path / "password"),  # noqa: S104
+        password_file=str(tmp_path / "password"),
     )
     here = settings_for(mqtt_broker, username="pipeline", password_file=str(tmp_path / "password"))
     for settings in (here, there, there):
