@@ -80,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=function)
     update = commands.add_parser("update", help="let the daemon install the channel's release now")
     _add_config(update)
+    update.add_argument(
+        "--retry",
+        action="store_true",
+        help="forget the refusals on this device, and try those releases again",
+    )
     update.set_defaults(command=_update)
     export = commands.add_parser("export", help="write the channel's release to a bundle, for a USB stick")
     install = commands.add_parser("import", help="install the release of a bundle, with the same checks")
@@ -174,9 +179,12 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _update(options: argparse.Namespace) -> int:
-    from edge_client.state_folder import signal_daemon  # noqa: PLC0415
+    from edge_client.state_folder import ask_to_forget_refusals, signal_daemon  # noqa: PLC0415
 
-    signal_daemon(_settings_of_owner(options).device.state_dir)
+    state_dir = _settings_of_owner(options).device.state_dir
+    if options.retry:
+        ask_to_forget_refusals(state_dir)
+    signal_daemon(state_dir)
     sys.stdout.write("update check requested; see the result with `edge-client status`\n")
     return 0
 

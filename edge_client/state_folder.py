@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = "lock"
+# Asks the daemon to forget all refusals at the next request; an older daemon, which does not know it, is not
+# harmed as it would be by another signal.
+RETRY_FILE = "retry"
 # Tells the daemon that a bundle was left, and nothing else; SIGHUP requests the release of every channel.
 BUNDLE_SIGNAL = signal.SIGUSR2
 # The note has a fixed length: it overwrites the last one, which a full disk still allows.
@@ -218,6 +221,25 @@ def signal_daemon(state_dir: Path, number: signal.Signals = signal.SIGHUP) -> No
     Raises: DeviceError if no daemon runs, or this user may not send it signals.
     """
     _tell(state_dir, number)
+
+
+def ask_to_forget_refusals(state_dir: Path) -> None:
+    """Let the daemon forget all refusals at the next `signal_daemon`.
+
+    Raises: DeviceError if the file cannot be written.
+    """
+    file = state_dir / RETRY_FILE
+    with disk_errors(file):
+        file.touch()
+
+
+def was_asked_to_forget_refusals(state_dir: Path) -> bool:
+    """Return whether somebody asked, once."""
+    try:
+        (state_dir / RETRY_FILE).unlink()
+    except OSError:
+        return False
+    return True
 
 
 def refresh_status(

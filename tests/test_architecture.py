@@ -56,8 +56,8 @@ EDGE_CLIENT = {
     "update": "__init__ contract settings disk machine children releases inference reporting repository",
     "serving": "contract settings disk machine releases inference update",
     "offline": "contract settings disk releases state_folder repository update serving",
-    "daemon": "contract settings disk state_folder inference reporting sources sinks inbox update serving "
-    "offline",
+    "daemon": "contract settings disk children state_folder inference reporting sources sinks inbox update "
+    "serving offline",
     "commands": "__init__ contract settings disk machine releases state_folder inference reporting sources "
     "sinks inbox repository update serving offline",
     "cli": "__init__ contract settings machine owner state_folder reporting repository offline daemon "

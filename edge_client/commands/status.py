@@ -89,6 +89,7 @@ def _describe(status: DeviceStatus, daemon: str) -> str:
         ("inbox", _describe_inbox(status.inbox)),
         ("results", _describe_sinks(status.sinks)),
         ("refused", status.refused or "none"),
+        ("next try", status.retry_at or "-"),
         ("warning", status.warning or "none"),
         ("last error", status.last_error or "none"),
         ("changed at", status.changed_at),

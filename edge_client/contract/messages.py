@@ -39,14 +39,15 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
         serving_since: When the serving release was activated, UTC, ISO 8601; None if unknown.
         latest: Release that the signed channel pointed to at the last update check.
         decision: Decision of that check on `latest`: `serves`, `not_in_share` (of the rollout), `refused`,
-            `held` (until it is requested), or `install` (it is in shadow mode and serves afterwards); empty
-            before the first check.
+            `held` (until it is requested), `postponed` (a try failed for a reason that may pass), or
+            `install` (it is in shadow mode and serves afterwards); empty before the first check.
         offered: Release that this device would install on request; None without one.
         why: Why this release serves, in a sentence for people.
         runtime: Name and version of the TFLite runtime.
         last_error: Why the last update attempt failed, in one paragraph; None after a success.
         warning: Fault of the device that does not stop it from serving; None without one.
         refused: Release that was refused on this device, and is not tried again.
+        retry_at: When a release whose try failed is tried again, UTC, ISO 8601; None if none is.
         frames: Frames classified since start.
         latency_ms: Median of preprocessing plus inference over the last 100 frames.
         share_percent: Share of the devices that `latest` is for; None before the first check.
@@ -76,6 +77,7 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
     last_error: str | None = None
     warning: str | None = None
     refused: str | None = None
+    retry_at: str | None = None
     frames: int = 0
     latency_ms: float | None = None
     share_percent: float | None = None

@@ -186,6 +186,8 @@ class ChannelDocument(Document, frozen=True, kw_only=True):
         share_percent: Share of devices that may install it, 0-100; the others keep their release.
         withdrawn: Releases rolled back by an operator; the pipeline never points to them again by itself.
         moved_at: UTC, ISO 8601.
+        retry_since: UTC, ISO 8601; empty: never. A device forgets the refusals that it recorded before it
+            knew this time, and tries the channel's release again. A later time does so once more.
     """
 
     channel: str
@@ -193,6 +195,7 @@ class ChannelDocument(Document, frozen=True, kw_only=True):
     share_percent: float = 100.0
     withdrawn: tuple[str, ...] = ()
     moved_at: str = ""
+    retry_since: str = ""
 
 
 def release_id(

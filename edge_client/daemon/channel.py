@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edge_client.contract.errors import DeviceError, EdgeError, InputError, TransportError
 from edge_client.contract.messages import DeviceStatus, Result, UpdateMetrics
 from edge_client.contract.names import announcement_topic
-from edge_client.contract.times import utc_now
+from edge_client.contract.times import seconds_until, utc_now
 from edge_client.daemon.explanations import (
     explain_outcome,
     explain_problem,
@@ -30,7 +30,8 @@ from edge_client.reporting.status import STATUS_FILE, StatusBoard
 from edge_client.serving.serving import Serving
 from edge_client.update.check_process import CheckCancelledError, UpdateCheck, error_kind
 from edge_client.update.decision import Decision, UpdateOutcome
-from edge_client.update.refusals import RefusedError, this_software
+from edge_client.update.endings import Retry
+from edge_client.update.refusals import PostponedError, RefusedError, this_software
 from edge_client.update.schedule import SHORTEST_INTERVAL_S, CheckSchedule
 from edge_client.update.triggers import UpdateTriggers, read_announcement
 
@@ -183,9 +184,13 @@ class ChannelFollower:
         serving = f"serving release {self._serving.release}" if self.serves else "waiting for a first release"
         return f"{serving}, channel {self._settings.device.channel}"
 
-    def request_update(self) -> None:
-        """Install the channel's release now, also without `[update] automatic`."""
-        self.triggers.request()
+    def request_update(self, *, forgiving: bool = False) -> None:
+        """Install the channel's release now, also without `[update] automatic`.
+
+        Args:
+            forgiving: Whether a release that was refused is tried again, too.
+        """
+        self.triggers.request(forgiving=forgiving)
 
     def end(self) -> None:
         """End `follow`; a running update is abandoned, which is as safe as a power cut."""
@@ -263,6 +268,7 @@ class ChannelFollower:
             release=self._serving.release,
             serving_since=self._serving.serving_since,
             previous=self._serving.previous,
+            retry_at=self._serving.retry_at,
             probation=self._serving.on_probation,
             **changes,
         )
@@ -274,7 +280,7 @@ class ChannelFollower:
         schedule = CheckSchedule(
             self._settings.update, time.monotonic(), self._chance.uniform, serves=self.serves
         )
-        requested = False
+        requested, retry = False, Retry.RESTART
         while True:
             now = time.monotonic()
             wait_s = min(schedule.due_in(now), self._settle_after - now, self._reopen_in(now), LONGEST_WAIT_S)
@@ -286,7 +292,9 @@ class ChannelFollower:
             if self._settle():
                 schedule.request(time.monotonic())
             self._import_bundle()
-            requested = requested or trigger.requested
+            if trigger.requested:
+                requested = True
+                retry = Retry.FORGIVE if trigger.forgiving or retry is Retry.FORGIVE else Retry.REQUESTED
             now = time.monotonic()
             if requested:
                 schedule.request(now)
@@ -297,9 +305,11 @@ class ChannelFollower:
                 continue
             awaited = schedule.awaited
             self._update_started = awaited.since if awaited else time.monotonic()
-            result = self._run_check(awaited.release if awaited else None, requested=requested)
-            requested = False
+            result = self._run_check(awaited.release if awaited else None, requested=requested, retry=retry)
+            requested, retry = False, Retry.DUE if result.settled else retry
             schedule.note_check(time.monotonic(), settled=result.settled, signed=result.signed)
+            if (at := self._serving.retry_at) is not None:
+                schedule.request(time.monotonic() + max(seconds_until(at), SHORTEST_INTERVAL_S))
 
     def _reopen_in(self, now: float) -> float:
         """Return the seconds until a release that cannot serve is tried again."""
@@ -387,12 +397,14 @@ class ChannelFollower:
         if not bundle.exists():
             return
         self._update_started = time.monotonic()
-        result = self._run_check(None, of_bundle(self._settings, bundle), requested=True)
+        result = self._run_check(
+            None, of_bundle(self._settings, bundle), requested=True, retry=Retry.REQUESTED
+        )
         if not result.cancelled:  # else the bundle is read in the next round, or at the next start
             close_bundle(state_dir, BundleResult(message=result.message, error=result.error))
 
     def _run_check(
-        self, announced: str | None, settings: Settings | None = None, *, requested: bool
+        self, announced: str | None, settings: Settings | None = None, *, requested: bool, retry: Retry
     ) -> CheckResult:
         """Check once and show the result."""
         try:
@@ -400,9 +412,12 @@ class ChannelFollower:
                 settings or self._settings,
                 expecting=announced is not None,
                 allowed=requested or self._settings.update.automatic,
+                retry=retry,
             )
         except RefusedError as e:
-            return self._show_refusal(e)
+            return self._show_refusal(e, self._serving.last_refused, Decision.REFUSED)
+        except PostponedError as e:
+            return self._show_refusal(e, self._serving.last_postponed, Decision.POSTPONED)
         except CheckCancelledError as e:
             return CheckResult(str(e), error_kind(e), settled=False, cancelled=True)
         except EdgeError as e:
@@ -417,7 +432,9 @@ class ChannelFollower:
             return CheckResult(text, error_kind(e))
         return self._show_outcome(outcome, announced)
 
-    def _install_newest(self, settings: Settings, *, expecting: bool, allowed: bool) -> UpdateOutcome:
+    def _install_newest(
+        self, settings: Settings, *, expecting: bool, allowed: bool, retry: Retry
+    ) -> UpdateOutcome:
         """Check in a child process; a release that it installed serves afterwards, or is in shadow mode."""
         self._software = self._software or self._find_software()
         if not self._software:
@@ -430,12 +447,21 @@ class ChannelFollower:
                 lambda: self.board.change(state="updating"),
                 expecting=expecting,
                 allowed=allowed,
+                retry=retry,
             )
+        except CheckCancelledError:
+            self._serving.reload()
+            self._serving.end_try()
+            raise
         finally:
             self._serving.reload()  # refusals, too
             if self._serving.note_verified(self._check.signed):
                 self._show_reopened()
-        self._serving.install(outcome, self._begin_measuring)
+        try:
+            self._serving.install(outcome, self._begin_measuring)
+        except EdgeError:
+            self._serving.end_try()  # the self-test has passed
+            raise
         if self.serves:
             self._may_serve.set()
         return outcome
@@ -443,18 +469,17 @@ class ChannelFollower:
     def _begin_measuring(self, outcome: UpdateOutcome) -> None:
         self._running_update = RunningUpdate(outcome.release, outcome.bytes_pulled, self._update_started)
 
-    def _show_refusal(self, error: RefusedError) -> CheckResult:
-        refused = self._serving.last_refused
+    def _show_refusal(self, error: EdgeError, release: str | None, decision: Decision) -> CheckResult:
         with contextlib.suppress(DeviceError):
-            self._serving.drop_shadow()  # the channel points to the refused release now
+            self._serving.drop_shadow()  # the channel points to the failed release now
         self.show_releases(
             last_error=str(error),
-            refused=refused,
-            latest=refused,
-            decision=_name(Decision.REFUSED),
+            refused=release if decision is Decision.REFUSED else None,
+            latest=release,
+            decision=_name(decision),
             offered=None,
         )
-        return CheckResult(str(error), error_kind(error), signed=refused)
+        return CheckResult(str(error), error_kind(error), signed=release)
 
     def _show_outcome(self, outcome: UpdateOutcome, announced: str | None) -> CheckResult:
         channel = self._settings.device.channel
@@ -467,7 +492,7 @@ class ChannelFollower:
             in_shadow = self._serving.shadow_release == outcome.release
             why = explain_shadow(outcome, channel) if in_shadow else explain_outcome(outcome, channel)
             error = explain_problem(outcome, announced, channel)
-        if error is not None and outcome.decision is not Decision.REFUSED:
+        if error is not None and outcome.decision not in {Decision.REFUSED, Decision.POSTPONED}:
             logger.warning("%s", error)
         self.show_releases(
             last_error=error or self._source_fault,

@@ -17,6 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from edge_client.children import hide_from_others
 from edge_client.contract.errors import EdgeError, SettingsError
 from edge_client.contract.names import (
     announcement_topic,
@@ -40,7 +41,12 @@ from edge_client.sinks.outbox import Outbox
 from edge_client.sources.driver import SILENT_S, DriverWatch
 from edge_client.sources.driver import STUCK_S as DRIVER_STUCK_S
 from edge_client.sources.opening import open_source
-from edge_client.state_folder import BUNDLE_SIGNAL, hold_state, sweep_channels
+from edge_client.state_folder import (
+    BUNDLE_SIGNAL,
+    hold_state,
+    sweep_channels,
+    was_asked_to_forget_refusals,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,6 +78,7 @@ def run(settings: Settings) -> int:
 
     Raises: SettingsError, DeviceError if it cannot start.
     """
+    hide_from_others()
     with hold_state(settings.device.state_dir) as lock, end_requests() as (wait_for_end, request_end):
         daemon = Daemon(settings, on_end=request_end)
         daemon.start()
@@ -222,10 +229,14 @@ class Daemon:
             self._inbox.close()
 
     def hang_up(self) -> None:
-        """Install the releases of all channels now, and open the files of results anew: logrotate asks so."""
+        """Install the releases of all channels now, and open the files of results anew: logrotate asks so.
+
+        Where somebody asked for it (`edge-client update --retry`), all refusals are forgotten first.
+        """
         self._delivery.reopen()
+        forgiving = was_asked_to_forget_refusals(self._settings.device.state_dir)
         for follower in self._followers.values():
-            follower.request_update()
+            follower.request_update(forgiving=forgiving)
 
     def import_bundles(self) -> None:
         """Read a bundle that was left for one of the channels."""

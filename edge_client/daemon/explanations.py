@@ -34,6 +34,8 @@ def explain_problem(outcome: UpdateOutcome, announced: str | None, channel: str)
     """Return the error of an update check that reached a decision; None if there is none."""
     if outcome.decision is Decision.REFUSED:
         return f"release {outcome.release} was refused: {outcome.reason}"
+    if outcome.decision is Decision.POSTPONED:
+        return f"release {outcome.release} could not be tried: {outcome.reason}"
     if announced not in {None, outcome.release}:
         return (
             f"release {announced} was announced, but the signed channel {channel} "

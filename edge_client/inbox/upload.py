@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from edge_client.children import describe_exit, environment, python_command
+from edge_client.children import FOLDER, describe_exit, environment, python_command, secrets
 from edge_client.contract.documents import Document, decode_document
 from edge_client.contract.errors import DeviceError, InputError
 
@@ -39,9 +39,10 @@ def upload_in_child(settings: Settings) -> UploadReport:
     try:
         child = subprocess.run(
             command,
-            input=pickle.dumps(settings),
+            input=pickle.dumps((settings, secrets())),
             stdout=subprocess.PIPE,
             env=environment(),
+            cwd=FOLDER,
             timeout=limit_s,
             check=False,
         )

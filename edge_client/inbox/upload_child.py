@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import pickle
 import sys
 import time
@@ -17,7 +18,13 @@ from typing import TYPE_CHECKING
 
 import urllib3
 
-from edge_client.children import die_with_parent, exit_now, prefer_as_oom_victim
+from edge_client.children import (
+    die_with_parent,
+    exit_now,
+    forbid_privileges,
+    hide_from_others,
+    prefer_as_oom_victim,
+)
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError, EdgeError, SettingsError, TransportError
 from edge_client.contract.file_urls import folder_of_url, is_file_url
@@ -175,10 +182,14 @@ def _upload_one(device_id: str, record: Path, writer: InboxWriter | FolderWriter
 
 def main() -> int:
     """Run the child."""
-    die_with_parent()
     prefer_as_oom_victim()
+    hide_from_others()
+    forbid_privileges()
+    die_with_parent()
     # Standard input is a pipe from the daemon that started this process.
-    settings: Settings = pickle.load(sys.stdin.buffer)  # noqa: S301
+    settings: Settings
+    settings, secrets = pickle.load(sys.stdin.buffer)  # noqa: S301
+    os.environ.update(secrets)
     try:
         report = upload(settings, open_writer(settings))
     except EdgeError as e:

@@ -86,17 +86,19 @@ def runtime_name(distribution: str | None = None) -> str:
 def _find_runtime() -> tuple[str, Any]:
     """Return distribution name and module of the first runtime that can be imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its "Created XNNPACK delegate" is no news
-    reasons = []
+    reasons: list[str] = []
+    first: ImportError | None = None
     for distribution, module in _RUNTIMES:
         try:
             return distribution, importlib.import_module(module)
         except ImportError as e:
             reasons.append(f"{distribution}: {_one_line(e)}")
+            first = first or e
     msg = (
         "no TFLite runtime: pip install ai-edge-litert, or where it has no wheel (32-bit Arm) "
         f"pip install tflite-runtime 'numpy<2' ({'; '.join(reasons)})"
     )
-    raise DeviceError(msg)
+    raise DeviceError(msg) from first
 
 
 def _one_line(error: BaseException) -> str:

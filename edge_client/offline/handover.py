@@ -41,7 +41,7 @@ class BundleResult(Document, frozen=True, kw_only=True):
 def of_bundle(settings: Settings, bundle: Path) -> Settings:
     """Return the settings with a bundle as the store."""
     return dataclasses.replace(
-        settings, store=dataclasses.replace(settings.store, base_url=f"{BUNDLE_SCHEME}{bundle}")
+        settings, store=dataclasses.replace(settings.store, base_url=f"{BUNDLE_SCHEME}{bundle.absolute()}")
     )
 
 

@@ -15,6 +15,7 @@ from edge_client.serving.holder import ClassifierHolder
 from edge_client.settings.file import of_channel
 from edge_client.state_folder import BUNDLE_SIGNAL, daemon_runs, hold_state, signal_daemon
 from edge_client.update.check_process import UpdateCheck, build_error
+from edge_client.update.endings import Retry
 from edge_client.update.refusals import this_software
 from edge_client.update.slots import Slots
 
@@ -71,7 +72,7 @@ def _install(of_bundle: Settings, settings: Settings) -> str:
     """Check and install a release, as the daemon does; return the result, in one sentence."""
     slots, threads = Slots(settings.device.state_dir), settings.device.threads
     software = this_software(settings.device.device_class)
-    outcome = UpdateCheck().run(of_bundle, software, expecting=True)
+    outcome = UpdateCheck().run(of_bundle, software, expecting=True, retry=Retry.REQUESTED)
     slots.reload()
     if install(outcome, slots, ClassifierHolder(), software=software, threads=threads):
         return f"release {outcome.release} will serve"

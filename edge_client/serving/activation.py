@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from edge_client.inference.classifier import Classifier
     from edge_client.serving.holder import ClassifierHolder
     from edge_client.update.decision import UpdateOutcome
-    from edge_client.update.slots import ProbationRecord, Slots
+    from edge_client.update.slots import Slots
+    from edge_client.update.slots_document import ProbationRecord
 
 logger = logging.getLogger(__name__)
 

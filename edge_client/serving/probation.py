@@ -13,7 +13,7 @@ import statistics
 import msgspec
 
 from edge_client.settings.serving import LEAST_FRAMES, ProbationSettings
-from edge_client.update.slots import ProbationRecord
+from edge_client.update.slots_document import ProbationRecord
 
 # Predictions of the serving release that the next release is compared with.
 RECENT_FRAMES = 200

@@ -25,8 +25,10 @@ from edge_client.serving.probation import STOPPED, Probation, RecentPredictions,
 from edge_client.serving.shadow import Shadow, ShadowRelease
 from edge_client.serving.sureness import SureWatch
 from edge_client.update.decision import Decision
+from edge_client.update.endings import Ending
 from edge_client.update.refusals import RefusedError, refusing
-from edge_client.update.slots import PatientSlots, ProbationRecord
+from edge_client.update.slots import PatientSlots
+from edge_client.update.slots_document import ProbationRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -137,6 +139,22 @@ class Serving:
         """The release that was refused last on this device."""
         return next(reversed(self._slots.refused), None)
 
+    @property
+    def last_postponed(self) -> str | None:
+        """The release whose try failed last, and is repeated."""
+        waiting = self._slots.failures.waiting()
+        return next((one for one in reversed(self._slots.failures.records) if one in waiting), None)
+
+    @property
+    def retry_at(self) -> str | None:
+        """When a release whose try failed is tried again, UTC, ISO 8601; None if none is."""
+        return self._slots.failures.retry_at
+
+    def end_try(self) -> None:
+        """Record that a self-test did not end by itself, which is no failure; never fails."""
+        with contextlib.suppress(DeviceError):
+            self._slots.keep_trying("")
+
     def live_fields(self) -> dict[str, Any]:
         """Return the status fields that are read at the time of sending."""
         shadow, drift, sure, document = self._shadow, self._drift, self._sure, self._document
@@ -204,6 +222,7 @@ class Serving:
 
     def close(self) -> None:
         """Record that the daemon ends on request, and not because of a release."""
+        self.end_try()
         with contextlib.suppress(DeviceError):
             if record := self._slots.probation:
                 self._slots.keep_probation(msgspec.structs.replace(record, crashes=STOPPED))
@@ -387,7 +406,7 @@ class Serving:
         if known is None or known.release != release:
             known = ProbationRecord(release=release, crashes=STOPPED)
         record = count_restart(known, self._boot)
-        with refusing(self._slots, release, self._software):
+        with refusing(self._slots, release, self._software, ending=Ending.UNUSABLE):
             if loop := find_loop(record):
                 msg = f"{loop} while it ran in shadow mode"
                 raise InputError(msg)
@@ -410,7 +429,7 @@ class Serving:
     ) -> dict[str, Any]:
         metrics = shadow.comparison.metrics()
         try:
-            with refusing(self._slots, metrics.release, self._software):
+            with refusing(self._slots, metrics.release, self._software, ending=Ending.WORSE):
                 if shadow.comparison.breach:
                     msg = f"in shadow mode it {shadow.comparison.breach}"
                     raise InputError(msg)

@@ -20,9 +20,11 @@ from edge_client.contract.release import RELEASE_LIMIT_BYTES
 from edge_client.disk import disk_errors
 from edge_client.releases import check_document, needed_files, read_release
 from edge_client.update.decision import Decision, UpdateOutcome, decide
+from edge_client.update.endings import Blame, Ending, Retry
+from edge_client.update.failures import describe_failure
 from edge_client.update.patches import fetch_model
 from edge_client.update.refusals import refusing, this_software
-from edge_client.update.selftest import SelfTest
+from edge_client.update.selftest import SelfTest, SelfTestError
 
 if TYPE_CHECKING:
     import subprocess
@@ -53,6 +55,7 @@ class ReleaseUpdater:
         threads: int = 1,
         device_class: str = "",
         allowed: bool = True,
+        retry: Retry = Retry.DUE,
         on_install: Callable[[str], None] = lambda _release: None,
         on_signed: Callable[[str, str], None] = lambda _release, _digest: None,
     ) -> None:
@@ -69,6 +72,7 @@ class ReleaseUpdater:
             threads: Threads of the interpreter.
             device_class: Releases for another class are refused.
             allowed: Whether a release may be installed now.
+            retry: How a release that failed before is treated.
             on_install: Called with the release before its download starts.
             on_signed: Called with each release on the disk and the digest that is signed for its document.
         """
@@ -81,6 +85,7 @@ class ReleaseUpdater:
         self._open_self_test = open_self_test or functools.partial(start_self_test, settings, threads)
         self._device_class = device_class
         self._allowed = allowed
+        self._retry = retry
         self._on_install = on_install
         self._on_signed = on_signed
 
@@ -88,10 +93,10 @@ class ReleaseUpdater:
         """Check once; after INSTALL the release is verified, tried and in its slot.
 
         Raises: TrustError, TransportError or DeviceError; RefusedError if the release is signed but unusable
-            here.
+            here, PostponedError if a try failed and is repeated later.
         """
         software = self._software or this_software()
-        self._slots.forget_refusals_of_others(software)
+        self._slots.forget_failures_of_others(software)
         with self._open_repository() as repository:
             # Also without a network: what lies in a slot serves only if it is what was signed.
             for known, digest in repository.remembered_digests(self._slots.kept).items():
@@ -99,18 +104,39 @@ class ReleaseUpdater:
             repository.refresh()
             channel = repository.channel(self._channel)
             release = check_name(channel.release, "release id")
-            decision = self._decide(channel)
+            self._forget_failures(channel)
+            interrupted = self._count_interruption(channel, software)
+            decision = self._decide(channel, interrupted=interrupted)
             if decision is Decision.INSTALL:
-                with refusing(self._slots, release, software):
+                counts = self._retry in {Retry.DUE, Retry.RESTART}
+                with refusing(self._slots, release, software, counts=counts):
                     self._install(repository, release)
             else:
-                self._slots.drop_staged()  # the channel moved on before the download was complete
+                if decision is not Decision.POSTPONED:
+                    self._slots.drop_staged()  # the channel moved on before the download was complete
                 self._mend_slots(repository)
-            reason = self._slots.refused.get(release, "")
+            failed = decision in {Decision.REFUSED, Decision.POSTPONED}
+            reason = self._reason(release) if failed else ""
             return UpdateOutcome(decision, release, repository.bytes_pulled, reason, channel.share_percent)
 
-    def _decide(self, channel: ChannelDocument) -> Decision:
+    def _forget_failures(self, channel: ChannelDocument) -> None:
+        """Forget the failures that count no more."""
+        if self._retry is Retry.FORGIVE:
+            self._slots.forget_failures()
+        else:
+            self._slots.lift_failures(channel.release, channel.retry_since)
+
+    def _count_interruption(self, channel: ChannelDocument, software: str) -> bool:
+        """Count a self-test of the release that neither passed nor failed; return whether there is one."""
+        if self._slots.trying != channel.release:
+            return False
+        reason = f"self-test: {Ending.INTERRUPTED.meaning}"
+        self._slots.note_failure(channel.release, Ending.INTERRUPTED, reason, software)
+        return True
+
+    def _decide(self, channel: ChannelDocument, *, interrupted: bool) -> Decision:
         shadow = self._slots.shadow
+        waits = self._retry is Retry.DUE and not interrupted and self._slots.is_postponed(channel.release)
         return decide(
             channel,
             self._device_id,
@@ -118,7 +144,13 @@ class ReleaseUpdater:
             self._slots.refused,
             allowed=self._allowed,
             shadow=shadow.release if shadow is not None else None,
+            postponed=waits,
         )
+
+    def _reason(self, release: str) -> str:
+        """Return why a release was refused or postponed."""
+        record = self._slots.failures.records.get(release)
+        return describe_failure(record) if record is not None else self._slots.refused.get(release, "")
 
     def _install(self, repository: TrustedRepository, release: str) -> None:
         self._on_install(release)
@@ -141,8 +173,8 @@ class ReleaseUpdater:
                 self._mend_slot(repository, release)
             except EdgeError as e:
                 logger.warning("release %s on the disk could not be mended: %s", release, e)
+                self._slots.drop_staged()
             self._on_signed(release, signed.sha256)
-        self._slots.drop_staged()
 
     def _mend_slot(self, repository: TrustedRepository, release: str) -> None:
         slot, path = self._slots.folder(release), release_target(release, RELEASE_FILE)
@@ -163,6 +195,7 @@ class ReleaseUpdater:
             mended.append(name)
         if mended:
             self._slots.replace_files(release, mended)
+            self._slots.drop_staged()
             logger.warning("release %s on the disk: %s not as signed; replaced", release, ", ".join(mended))
 
     def _is_whole(self, repository: TrustedRepository, release: str, slot: Path) -> bool:
@@ -170,10 +203,8 @@ class ReleaseUpdater:
         path = release_target(release, RELEASE_FILE)
         if not repository.holds(path, slot / RELEASE_FILE):
             return False
-        return all(
-            repository.holds(release_target(release, name), slot / name)
-            for name in needed_files(read_release(slot))
-        )
+        names = needed_files(read_release(slot))
+        return all(repository.holds(release_target(release, name), slot / name) for name in names)
 
     def _fetch(self, repository: TrustedRepository, release: str) -> None:
         """Download a release and run its self-test.
@@ -185,12 +216,33 @@ class ReleaseUpdater:
         try:
             with self._open_self_test() as test:
                 self._download(repository, release, folder)
-                cases = test.run(folder)
+                self._slots.keep_trying(release)
+                cases = self._try(test, repository, release, folder)
             logger.info("release %s: self-test passed, %d pictures", release, cases)
-        except (DeviceError, InputError):
-            # Refused, or the disk is full: free the space. After a lost connection the files stay.
-            self._slots.drop_staged()
+        except (DeviceError, InputError) as e:
+            # Refused, or the disk is full: free the space. After a lost connection the files stay, and for a
+            # self-test that will be repeated.
+            if not (isinstance(e, SelfTestError) and e.ending.blame is not Blame.PROOF):
+                self._slots.drop_staged()
             raise
+
+    def _try(self, test: SelfTest, repository: TrustedRepository, release: str, folder: Path) -> int:
+        """Run the self-test; a release whose files have changed since their download proves nothing.
+
+        Raises: SelfTestError.
+        """
+        try:
+            return test.run(folder)
+        except SelfTestError as e:
+            if e.ending.blame is not Blame.PROOF or self._is_unchanged(repository, release, folder):
+                raise
+            msg = f"{e}; but its files on this disk have changed since they were downloaded"
+            raise SelfTestError(msg, Ending.DISK) from e
+
+    def _is_unchanged(self, repository: TrustedRepository, release: str, folder: Path) -> bool:
+        with contextlib.suppress(EdgeError):
+            return self._is_whole(repository, release, folder)
+        return False  # it cannot even be read
 
     def _download(self, repository: TrustedRepository, release: str, folder: Path) -> None:
         path = release_target(release, RELEASE_FILE)

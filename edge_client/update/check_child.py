@@ -10,13 +10,16 @@ one imports what it needs itself.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from typing import TYPE_CHECKING
 
 from edge_client.children import (
     die_with_parent,
     exit_now,
+    forbid_privileges,
     hidden_modules,
+    hide_from_others,
     prefer_as_oom_victim,
     start,
 )
@@ -26,9 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
 
-    from edge_client.settings.update import CheckSettings
     from edge_client.update.check import ReleaseUpdater
-    from edge_client.update.check_process import Report
+    from edge_client.update.check_process import CheckOrder, Report
 
 # python-tuf imports signers that a device never needs, and boto3 with them where it is installed; msgspec
 # imports backports of `typing` where they are installed. Together they take a third of the start.
@@ -37,9 +39,11 @@ _UNNEEDED = ("boto3", *(("typing_extensions",) if sys.version_info >= (3, 11) el
 
 def main() -> int:
     """Run the child."""
-    die_with_parent()
     prefer_as_oom_victim()
-    test = start(sys.argv[1:]) if sys.argv[1:] else None
+    hide_from_others()
+    forbid_privileges()
+    die_with_parent()
+    test = _start_self_test(sys.argv[1:])
     try:
         with hidden_modules(*_UNNEEDED):
             return _check(test, sys.stdin.buffer, sys.stdout.buffer)
@@ -50,7 +54,16 @@ def main() -> int:
                 test.communicate()
 
 
-def _check(test: subprocess.Popen[bytes] | None, settings_in: BinaryIO, report_out: BinaryIO) -> int:
+def _start_self_test(command: list[str]) -> subprocess.Popen[bytes] | None:
+    """Start the self-test ahead of time; where that fails, it is tried again when it is needed."""
+    if not command:
+        return None
+    with contextlib.suppress(OSError):
+        return start(command)
+    return None
+
+
+def _check(test: subprocess.Popen[bytes] | None, order_in: BinaryIO, report_out: BinaryIO) -> int:
     import pickle  # noqa: PLC0415 - imports start once the self-test's process runs
 
     from edge_client.contract.documents import encode_document  # noqa: PLC0415 - as above
@@ -65,28 +78,26 @@ def _check(test: subprocess.Popen[bytes] | None, settings_in: BinaryIO, report_o
         report_out.write(SIGNED + f"{release} {digest}\n".encode())
 
     # Only from the daemon that started this process.
-    settings, software, allowed = pickle.load(settings_in)  # noqa: S301
+    order: CheckOrder = pickle.load(order_in)  # noqa: S301
+    os.environ.update(order.secrets)
     configure_logs()
-    updater = _build_updater(settings, software, test, on_install, on_signed, allowed=allowed)
+    updater = _build_updater(order, test, on_install, on_signed)
     report_out.write(encode_document(_report(updater)))
     report_out.flush()
     return 0
 
 
 def _build_updater(
-    settings: CheckSettings,
-    software: str,
+    order: CheckOrder,
     test: subprocess.Popen[bytes] | None,
     on_install: Callable[[str], None],
     on_signed: Callable[[str, str], None],
-    *,
-    allowed: bool,
 ) -> ReleaseUpdater:
     from edge_client.repository.opening import open_repository, sweep_scratch  # noqa: PLC0415 - as above
     from edge_client.update.check import ReleaseUpdater, start_self_test  # noqa: PLC0415 - as above
     from edge_client.update.slots import Slots  # noqa: PLC0415 - as above
 
-    device = settings.device
+    settings, device = order.settings, order.settings.device
     sweep_scratch(device.state_dir)  # of a check that was killed
     return ReleaseUpdater(
         device.id,
@@ -94,12 +105,13 @@ def _build_updater(
         settings.update,
         Slots(device.state_dir),
         lambda: open_repository(settings),
-        software=software,
+        software=order.software,
         open_self_test=lambda: start_self_test(
             settings.update, device.threads, test, latency_budget_ms=device.latency_budget_ms
         ),
         device_class=device.device_class,
-        allowed=allowed,
+        allowed=order.allowed,
+        retry=order.retry,
         on_install=on_install,
         on_signed=on_signed,
     )

@@ -7,13 +7,21 @@ activates it. An update check that hangs is killed.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pickle
 import subprocess
 import sys
 import threading
 from typing import IO, TYPE_CHECKING
 
-from edge_client.children import describe_exit, environment, python_command, self_test_command
+from edge_client.children import (
+    FOLDER,
+    describe_exit,
+    environment,
+    python_command,
+    secrets,
+    self_test_command,
+)
 from edge_client.contract.documents import Document, decode_document
 from edge_client.contract.errors import (
     DeviceError,
@@ -25,7 +33,8 @@ from edge_client.contract.errors import (
 )
 from edge_client.settings.update import CheckSettings
 from edge_client.update.decision import Decision, UpdateOutcome
-from edge_client.update.refusals import RefusedError
+from edge_client.update.endings import Retry
+from edge_client.update.refusals import PostponedError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,8 +48,35 @@ INSTALLING = b"installing "
 SIGNED = b"signed "
 ERRORS: dict[str, type[EdgeError]] = {
     kind.__name__: kind
-    for kind in (RefusedError, TrustError, TransportError, SettingsError, DeviceError, InputError)
+    for kind in (
+        RefusedError,
+        PostponedError,
+        TrustError,
+        TransportError,
+        SettingsError,
+        DeviceError,
+        InputError,
+    )
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckOrder:
+    """What the child of an update check is to do; it comes through the child's standard input.
+
+    Attributes:
+        settings: Settings that the check needs.
+        software: See `this_software`.
+        allowed: Whether a release may be installed now.
+        retry: How a release that failed before is treated.
+        secrets: Variables that may hold the store's keys.
+    """
+
+    settings: CheckSettings
+    software: str
+    allowed: bool = True
+    retry: Retry = Retry.DUE
+    secrets: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
 
 
 class Report(Document, frozen=True, kw_only=True):
@@ -108,6 +144,7 @@ class UpdateCheck:
         *,
         expecting: bool,
         allowed: bool = True,
+        retry: Retry = Retry.DUE,
     ) -> UpdateOutcome:
         """Check once.
 
@@ -117,6 +154,7 @@ class UpdateCheck:
             on_install: Called before a release is downloaded.
             expecting: Whether a new release was announced: its self-test then starts at once.
             allowed: Whether a release may be installed now.
+            retry: How a release that failed before is treated.
         Raises: CheckCancelledError; what `ReleaseUpdater.check` raises; TransportError if the check took
             too long; DeviceError if the child cannot be started or crashed.
         """
@@ -124,20 +162,18 @@ class UpdateCheck:
         if expecting:
             command += _self_test_command(settings)
         needed = CheckSettings(settings.device, settings.store, settings.trust, settings.update)
+        order = CheckOrder(needed, software, allowed, retry, secrets())
         try:
             child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=FOLDER
             )
         except OSError as e:
             msg = f"{sys.executable} cannot be started: {e}; no update until it can"
             raise DeviceError(msg) from e
-        with _time_limit(child, settings.update.check_timeout_s), self._cancellable(child), child:
-            try:
-                self.signed = {}
-                output = _talk(child, pickle.dumps((needed, software, allowed)), on_install, self.signed)
-            except BaseException:
-                child.kill()
-                raise
+        self.signed = {}
+        with _ended(child), _time_limit(child, settings.update.check_timeout_s), self._cancellable(child):
+            output = _talk(child, pickle.dumps(order), on_install, self.signed)
+            child.wait()
         return _read_report(child.returncode, output)
 
     @contextlib.contextmanager
@@ -160,14 +196,26 @@ class UpdateCheck:
 
 def _self_test_command(settings: Settings) -> list[str]:
     memory_bytes = settings.update.self_test_memory_bytes or None
-    return self_test_command(settings.device.threads, memory_bytes, settings.device.latency_budget_ms)
+    device, timeout_s = settings.device, settings.update.self_test_timeout_s
+    return self_test_command(device.threads, memory_bytes, device.latency_budget_ms, timeout_s)
+
+
+@contextlib.contextmanager
+def _ended(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill the child if the block fails; close its pipes and wait for its end in any case."""
+    with child:
+        try:
+            yield
+        except BaseException:
+            child.kill()
+            raise
 
 
 @contextlib.contextmanager
 def _time_limit(child: subprocess.Popen[bytes], limit_s: float) -> Iterator[None]:
     """Kill the child if the block takes longer than `limit_s`.
 
-    Raises: TransportError at the end of the block if it did.
+    Raises: TransportError at the end of the block if it did; DeviceError if no timer can be started.
     """
     late = threading.Event()
 
@@ -176,7 +224,11 @@ def _time_limit(child: subprocess.Popen[bytes], limit_s: float) -> Iterator[None
         child.kill()
 
     timer = threading.Timer(limit_s, kill)
-    timer.start()
+    try:
+        timer.start()
+    except RuntimeError as e:
+        msg = f"no thread can be started for the update check: {e}; it will be tried again"
+        raise DeviceError(msg) from e
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ class Decision(enum.Enum):
     SERVES = "serves already"
     NOT_IN_SHARE = "is being rolled out to a share of devices that does not include this one yet"
     REFUSED = "was refused on this device before"
+    POSTPONED = "could not be tried on this device, for a reason that may pass, and is tried again"
     HELD = "waits for `edge-client update`"
     INSTALL = "is to be installed"
 
@@ -30,7 +31,7 @@ class UpdateOutcome:
         decision: INSTALL if the release is verified, tried and in its slot, ready to be activated.
         release: Release that the signed channel points to.
         bytes_pulled: Bytes read from the store.
-        reason: Why the release was refused before; empty otherwise.
+        reason: Why the release was refused or postponed before; empty otherwise.
         share_percent: Share of devices that may install the release.
     """
 
@@ -49,6 +50,7 @@ def decide(
     *,
     allowed: bool = True,
     shadow: str | None = None,
+    postponed: bool = False,
 ) -> Decision:
     """Return what a signed channel means for one device.
 
@@ -59,6 +61,7 @@ def decide(
         refused: Reasons by release that failed on this device.
         allowed: Whether a release may be installed now: automatically, or because it was requested.
         shadow: Release in shadow mode, which was allowed before.
+        postponed: Whether the channel's release failed here, and waits for its next try.
     """
     if channel.release == current:
         return Decision.SERVES
@@ -66,6 +69,8 @@ def decide(
         return Decision.NOT_IN_SHARE
     if channel.release in refused:
         return Decision.REFUSED
+    if postponed and channel.release != shadow:
+        return Decision.POSTPONED
     if allowed or current is None or channel.release == shadow:
         return Decision.INSTALL
     return Decision.HELD

@@ -1,4 +1,4 @@
-"""Refusal of a signed release that this device cannot use: recorded, so that it is not tried again."""
+"""Tries of a signed release on this device that failed: recorded, and tried again or refused."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from edge_client import __version__
-from edge_client.contract.errors import EdgeError, InputError
+from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.release import ReleaseDocument
+from edge_client.update.endings import Ending, find_ending
+from edge_client.update.failures import describe_failure
 from edge_client.update.selftest import SelfTestError
 
 if TYPE_CHECKING:
@@ -20,22 +22,61 @@ logger = logging.getLogger(__name__)
 
 
 class RefusedError(EdgeError):
-    """A signed release that this device cannot use; it is not tried again."""
+    """A signed release that this device cannot use; it is not tried again by itself."""
+
+
+class PostponedError(DeviceError):
+    """A signed release that this device could not try, for a reason that may pass; it is tried again."""
 
 
 @contextlib.contextmanager
-def refusing(slots: Slots, release: str, software: str) -> Iterator[None]:
-    """Record a refusal if the block finds the release unusable here.
+def refusing(
+    slots: Slots,
+    release: str,
+    software: str,
+    *,
+    counts: bool = True,
+    ending: Ending = Ending.UNUSABLE,
+) -> Iterator[None]:
+    """Record a failed try if the block finds the release unusable here.
 
-    Raises: RefusedError then.
+    Args:
+        slots: Releases on the disk.
+        release: Its id.
+        software: See `this_software`.
+        counts: See `failures.add_failure`.
+        ending: How the try ended where the error has no cause that says otherwise.
+    Raises: RefusedError, or PostponedError if the release will be tried again.
     """
     try:
         yield
     except (SelfTestError, InputError) as e:
-        slots.refuse(release, str(e), software)
-        logger.error("release %s is refused: %s", release, e)  # noqa: TRY400 - one line, no traceback
-        msg = f"release {release} is refused: {e}"
-        raise RefusedError(msg) from e
+        how = e.ending if isinstance(e, SelfTestError) else find_ending(e, ending)
+        fail_try(slots, release, how, str(e), software, counts=counts, cause=e)
+
+
+def fail_try(
+    slots: Slots,
+    release: str,
+    ending: Ending,
+    reason: str,
+    software: str,
+    *,
+    counts: bool = True,
+    cause: Exception | None = None,
+) -> None:
+    """Record a failed try, and say so in the log once.
+
+    Raises: RefusedError, or PostponedError if the release will be tried again.
+    """
+    record = slots.note_failure(release, ending, reason, software, counts=counts)
+    if record.final:
+        msg = f"release {release} is refused: {describe_failure(record)}"
+        logger.error("%s", msg)
+        raise RefusedError(msg) from cause
+    msg = f"release {release} could not be tried: {describe_failure(record)}"
+    logger.warning("%s", msg)
+    raise PostponedError(msg) from cause
 
 
 def this_software(device_class: str = "") -> str:

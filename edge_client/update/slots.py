@@ -26,72 +26,30 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_client.contract.documents import Document
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.names import RELEASE_FILE, check_name
 from edge_client.contract.times import utc_now
 from edge_client.disk import SCRATCH_PATTERNS, disk_errors, sync_folder
+from edge_client.update.endings import Ending
+from edge_client.update.failures import FailureRecord, Failures
 from edge_client.update.integrity import ACTIVATED_FILE, find_served, note_activation
 from edge_client.update.sealed_file import SealedFile
+from edge_client.update.slots_document import (
+    ProbationRecord,
+    SlotsDocument,
+    check_releases,
+    failure_fields,
+    releases_in,
+    without_releases,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 SLOTS_LIMIT_BYTES = 1 << 20
-# A channel points to one release at a time: enough for a bad month.
-REFUSALS_KEPT = 50
-# Characters; reasons are for people.
-REASON_LIMIT = 2000
-
-
-class ProbationRecord(Document, frozen=True, kw_only=True):
-    """Record of a probation, or of shadow mode, that survives a restart.
-
-    Attributes:
-        release: Release on probation or in shadow mode.
-        crashes: Crashes of the daemon in a row; see `serving.probation.STOPPED`.
-        power_cuts: Restarts of the whole machine.
-        boot: Boot in which it was written; see `machine.boot_id`.
-        seconds: Duration of shadow mode before the last requested stop.
-        latency_ms: Median latency of the release before; None if it classified too few frames.
-        unsure_share: Share of unsure predictions of the release before; None likewise.
-    """
-
-    release: str
-    crashes: int = 0
-    power_cuts: int = 0
-    boot: str = ""
-    seconds: float = 0.0
-    latency_ms: float | None = None
-    unsure_share: float | None = None
-
-
-class SlotsDocument(Document, frozen=True, kw_only=True):
-    """`slots.json`.
-
-    Attributes:
-        current: Serving release.
-        previous: Release kept for a rollback.
-        refused: Reasons by release that failed on this device; not tried again.
-        refused_by: Software that refused them: another runtime may be able to run them.
-        probation: Record of the current release's probation; None if it is over.
-        shadow: Release in shadow mode and its record; None if there is none.
-        serving_since: When the current release was activated, UTC, ISO 8601; empty if unknown, as in a
-            document that version 0.1 wrote.
-        digests: Hex SHA-256 of `release.json` by release, as it was verified when the release was activated.
-    """
-
-    current: str | None = None
-    previous: str | None = None
-    refused: dict[str, str] = {}
-    refused_by: str = ""
-    probation: ProbationRecord | None = None
-    shadow: ProbationRecord | None = None
-    serving_since: str = ""
-    digests: dict[str, str] = {}
 
 
 class Slots:
@@ -110,7 +68,7 @@ class Slots:
         self._slots_dir = state_dir / "slots"
         self._incoming_dir = state_dir / "incoming"
         paths = (state_dir / "slots.json", state_dir / "slots.copy.json")
-        self._file = SealedFile(SlotsDocument, paths, SLOTS_LIMIT_BYTES, _check_names)
+        self._file = SealedFile(SlotsDocument, paths, SLOTS_LIMIT_BYTES, check_releases)
         self._unread = False
         self._document = self._load()
 
@@ -133,6 +91,16 @@ class Slots:
     def refused(self) -> dict[str, str]:
         """Reasons by refused release."""
         return dict(self._document.refused)
+
+    @property
+    def failures(self) -> Failures:
+        """Releases that failed on this device."""
+        return Failures(self._document.refused, self._document.failures)
+
+    @property
+    def trying(self) -> str:
+        """Release whose self-test neither passed nor failed yet; empty if there is none."""
+        return self._document.trying
 
     def reload(self) -> None:
         """Read what another process wrote, the child of an update check.
@@ -254,6 +222,8 @@ class Slots:
             stays = self.probation is not None or (serving is not None and serving == self.previous)
             proven = self.previous if stays else None
             previous = proven if proven not in {None, release} else self.current
+            # A release on probation may still fail: the tries before count then.
+            passed = failure_fields(self.failures.without({release})) if probation is None else {}
             digests = {**self._document.digests, **self._digest_now(release)}
             self._write_first(
                 current=release,
@@ -262,6 +232,8 @@ class Slots:
                 shadow=None,
                 serving_since=self._now(),
                 digests=digests,
+                trying="",
+                **passed,
             )
         return before
 
@@ -304,7 +276,8 @@ class Slots:
         Raises: DeviceError.
         """
         if probation != self._document.probation:
-            self._write(probation=probation)
+            passed = failure_fields(self.failures.without({self.current})) if probation is None else {}
+            self._write(probation=probation, **passed)
 
     def keep_shadow(self, shadow: ProbationRecord | None) -> None:
         """Record which release is in shadow mode, or that none is.
@@ -312,44 +285,85 @@ class Slots:
         Raises: DeviceError.
         """
         if shadow != self._document.shadow:
-            self._write(shadow=shadow)
+            self._write(shadow=shadow, trying="")
 
-    def roll_back(self, reason: str, by: str) -> None:
-        """Refuse the current release and let the previous one serve, in one durable step.
+    def roll_back(self, reason: str, by: str, ending: Ending = Ending.WORSE) -> None:
+        """Let the previous release serve and record why the current one failed, in one durable step.
 
         Args:
             reason: Why, for people.
-            by: Software that refused it, see `forget_refusals_of_others`.
+            by: Software that it failed with, see `forget_failures_of_others`.
+            ending: How it failed.
         Raises: DeviceError.
         """
         if self.current is not None and self.previous is not None:
-            refused = self._with_refusal(self.current, reason)
-            self._write_current(self.previous, previous=None, probation=None, refused=refused, refused_by=by)
+            after = self.failures.after(self.current, ending, reason, self._now())
+            failed = failure_fields(after)
+            self._write_current(self.previous, previous=None, probation=None, refused_by=by, **failed)
 
-    def refuse(self, release: str, reason: str, by: str) -> None:
-        """Record that `release` failed here, and end its shadow mode.
+    def keep_trying(self, release: str) -> None:
+        """Record that the self-test of a release begins, which may take the machine down; "" if it ended.
+
+        Raises: DeviceError.
+        """
+        if release != self._document.trying:
+            self._write_first(trying=release)
+
+    def note_failure(
+        self, release: str, ending: Ending, reason: str, by: str, *, counts: bool = True
+    ) -> FailureRecord:
+        """Record that a try of `release` failed, and end its shadow mode.
 
         Args:
             release: Its id.
+            ending: How the try ended.
             reason: Why, for people.
-            by: Software that refused it, see `forget_refusals_of_others`.
+            by: Software that it failed with, see `forget_failures_of_others`.
+            counts: See `failures.add_failure`.
+        Returns: The record; it says whether the release is refused.
         Raises: DeviceError.
         """
         shadow = self.shadow if self.shadow is None or self.shadow.release != release else None
-        self._write(refused=self._with_refusal(release, reason), refused_by=by, shadow=shadow)
+        after = self.failures.after(release, ending, reason, self._now(), counts=counts)
+        self._write(refused_by=by, shadow=shadow, trying="", **failure_fields(after))
+        return after.records[release]
 
-    def _with_refusal(self, release: str, reason: str) -> dict[str, str]:
-        refused = {known: why for known, why in self._document.refused.items() if known != release}
-        refused[release] = reason[:REASON_LIMIT]
-        return dict(list(refused.items())[-REFUSALS_KEPT:])
-
-    def forget_refusals_of_others(self, by: str) -> None:
-        """Forget the refusals of other software: this one may be able to run those releases.
+    def forget_failures(self, releases: Collection[str] | None = None) -> None:
+        """Forget that tries of some releases failed, of all by default.
 
         Raises: DeviceError.
         """
-        if self._document.refused and self._document.refused_by != by:
-            self._write(refused={}, refused_by=by)
+        known = self.failures
+        after = Failures({}, {}) if releases is None else known.without(releases)
+        if after != known:
+            self._write(**failure_fields(after))
+
+    def lift_failures(self, release: str, retry_since: str) -> None:
+        """Forget the refusals that count no more, and the failed tries of releases that nobody waits for.
+
+        Args:
+            release: The channel's release.
+            retry_since: The channel's.
+        Raises: DeviceError.
+        """
+        known = self.failures
+        if retry_since > self._document.retry_since:
+            logger.info("refusals before %s are forgotten, as the signed channel says", retry_since)
+            self._write(retry_since=retry_since, **failure_fields(Failures({}, {})))
+        else:
+            self.forget_failures({*known.outdated(self._now()), *known.waiting() - {release}})
+
+    def is_postponed(self, release: str) -> bool:
+        """Return whether a release that failed waits for its next try."""
+        return self.failures.is_postponed(release, self._now())
+
+    def forget_failures_of_others(self, by: str) -> None:
+        """Forget the failures of other software: this one may be able to run those releases.
+
+        Raises: DeviceError.
+        """
+        if self._document.refused_by != by and self.failures != Failures({}, {}):
+            self._write(refused_by=by, **failure_fields(Failures({}, {})))
 
     def clean_slots(self) -> None:
         """Remove the slots that are not kept, once a release is current; never fails.
@@ -395,8 +409,8 @@ class Slots:
 
     def _on_disk(self, document: SlotsDocument) -> SlotsDocument:
         """Return the document without releases whose folder is gone; the previous one takes the place."""
-        gone = {release for release in _names(document) if _is_missing(self.folder(release))}
-        return _without(document, gone) if gone else document
+        gone = {release for release in releases_in(document) if _is_missing(self.folder(release))}
+        return without_releases(document, gone) if gone else document
 
     def _adopt(self, document: SlotsDocument, why: str) -> SlotsDocument:
         """Let the release that was activated last serve, of those that are as they were signed.
@@ -412,7 +426,8 @@ class Slots:
         )
 
     def _write_current(self, release: str | None, **changes: object) -> None:
-        self._write(current=release, serving_since=self._now() if release is not None else "", **changes)
+        since = self._now() if release is not None else ""
+        self._write(current=release, serving_since=since, trying="", **changes)
 
     def _write(self, **changes: object) -> None:
         self._write_first(**changes)
@@ -428,7 +443,7 @@ class Slots:
             msg = f"{self._state_dir}: slots.json can be read again; what was to be changed is tried again"
             raise DeviceError(msg)
         document = msgspec.structs.replace(self._document, **changes)
-        kept = _names(document)
+        kept = releases_in(document)
         digests = {release: digest for release, digest in document.digests.items() if release in kept}
         document = msgspec.structs.replace(document, digests=digests)
         self._file.write(document)
@@ -445,30 +460,6 @@ class PatientSlots(Slots):
             logger.error("%s", e)  # noqa: TRY400 - one line, no traceback
             self._unread = True
             return self._adopt(SlotsDocument(), "cannot be read now")
-
-
-def _check_names(document: SlotsDocument) -> None:
-    """Raise InputError if a release's id is not safe as a folder's name."""
-    for release in _names(document):
-        check_name(release, "release id")
-
-
-def _names(document: SlotsDocument) -> set[str]:
-    shadow = document.shadow.release if document.shadow is not None else None
-    return {release for release in (document.current, document.previous, shadow) if release is not None}
-
-
-def _without(document: SlotsDocument, gone: set[str]) -> SlotsDocument:
-    current, previous = document.current, document.previous
-    left = [release for release in (current, previous) if release is not None and release not in gone]
-    shadow = document.shadow if document.shadow is None or document.shadow.release not in gone else None
-    return msgspec.structs.replace(
-        document,
-        current=left[0] if left else None,
-        previous=left[1] if len(left) > 1 else None,
-        shadow=shadow,
-        serving_since=document.serving_since if left[:1] == [current] else "",
-    )
 
 
 def _is_missing(path: Path) -> bool:

@@ -51,10 +51,12 @@ class Trigger:
     Attributes:
         announcement: The newest announcement; None if none came.
         requested: Whether the channel's release was requested (`edge-client update`, Home Assistant).
+        forgiving: Whether all refusals are to be forgotten (`edge-client update --retry`).
     """
 
     announcement: ReceivedAnnouncement | None = None
     requested: bool = False
+    forgiving: bool = False
 
 
 class UpdateTriggers:
@@ -73,10 +75,11 @@ class UpdateTriggers:
             self._trigger = dataclasses.replace(self._trigger, announcement=announcement)
             self._changed.notify_all()
 
-    def request(self) -> None:
-        """Request the channel's release, whichever it is."""
+    def request(self, *, forgiving: bool = False) -> None:
+        """Request the channel's release, whichever it is; see `Trigger`."""
         with self._changed:
-            self._trigger = dataclasses.replace(self._trigger, requested=True)
+            forgiving = forgiving or self._trigger.forgiving
+            self._trigger = dataclasses.replace(self._trigger, requested=True, forgiving=forgiving)
             self._changed.notify_all()
 
     def wake(self) -> None:

@@ -127,9 +127,11 @@ class TufRepository:
         self.add({release_target(release, name): data for name, data in files.items()})
         self.point(channel, release, share_percent)
 
-    def point(self, channel: str, release: str, share_percent: float = 100.0) -> None:
+    def point(self, channel: str, release: str, share_percent: float = 100.0, retry_since: str = "") -> None:
         """Move a channel."""
-        document = ChannelDocument(channel=channel, release=release, share_percent=share_percent)
+        document = ChannelDocument(
+            channel=channel, release=release, share_percent=share_percent, retry_since=retry_since
+        )
         self.add({channel_target(channel): encode_document(document)})
         self.sign()
 

@@ -352,7 +352,7 @@ def _document_seeds() -> tuple[bytes, ...]:
         release.ChannelDocument(channel="stable", release=document.release, withdrawn=("a",)),
         _ANNOUNCEMENT,
         messages.DeviceStatus(device="a", channel="stable", state="serving"),
-        Verdict(cases=3, failure=None),
+        Verdict(cases=3, failure=None, ending=""),
     ]
     return tuple(bytes([DOCUMENTS.index(type(one))]) + encode_document(one) for one in known)
 

@@ -10,7 +10,8 @@ import pytest
 from edge_client.contract.documents import Document, decode_document, encode_document
 from edge_client.contract.messages import Announcement, DeviceStatus, InboxRecord, Result
 from edge_client.offline.handover import BundleResult
-from edge_client.update.slots import ProbationRecord, Slots, SlotsDocument
+from edge_client.update.slots import Slots
+from edge_client.update.slots_document import ProbationRecord, SlotsDocument
 
 PROBATION = {
     "schema": 1,

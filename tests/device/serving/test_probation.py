@@ -16,7 +16,7 @@ from edge_client.serving.probation import (
     find_loop,
 )
 from edge_client.settings.serving import LEAST_FRAMES, ProbationSettings
-from edge_client.update.slots import ProbationRecord
+from edge_client.update.slots_document import ProbationRecord
 
 SETTINGS = ProbationSettings(frames=60)
 BEFORE = ProbationRecord(release="a", latency_ms=10.0, unsure_share=0.1)

@@ -19,7 +19,7 @@ from edge_client.serving.holder import ClassifierHolder
 from edge_client.update import check as updater
 from edge_client.update.check import ReleaseUpdater
 from edge_client.update.decision import Decision, decide
-from edge_client.update.refusals import RefusedError
+from edge_client.update.refusals import PostponedError, RefusedError
 from edge_client.update.slots import Slots
 from tests.device.conftest import PassedSelfTest
 from tests.fakes.tiny_model import plain_picture, tiny_model
@@ -307,7 +307,7 @@ def test_a_model_that_crashes_the_runtime_kills_the_child_only(
     (crasher / "sitecustomize.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setenv("PYTHONPATH", str(crasher))
     repository.publish_tiny(1)
-    with pytest.raises(RefusedError, match="crashed the runtime"):
+    with pytest.raises(PostponedError, match="crashed the runtime"):
         device.check()
     device.assert_serves(serving)
 
@@ -468,6 +468,6 @@ def test_a_self_test_that_never_ends_is_ended(device, repository, serving, monke
     (tmp_path / "sitecustomize.py").write_text("import threading; threading.Event().wait()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     repository.publish_tiny(1)
-    with pytest.raises(RefusedError, match="self_test_timeout_s"):
+    with pytest.raises(PostponedError, match="self_test_timeout_s"):
         device.check_with(dataclasses.replace(device.settings, self_test_timeout_s=0.5))
     device.assert_serves(serving)

@@ -18,10 +18,12 @@ from edge_client.contract.errors import TransportError
 from edge_client.contract.names import MODEL_FILE, patch_file, release_target
 from edge_client.serving.activation import open_best_slot
 from edge_client.update import check as updater
+from edge_client.update import endings
 from edge_client.update.decision import Decision
 from edge_client.update.refusals import RefusedError
 from edge_client.update.selftest import SelfTestError
-from edge_client.update.slots import ProbationRecord, Slots
+from edge_client.update.slots import Slots
+from edge_client.update.slots_document import ProbationRecord
 from tests.device.conftest import DeviceUnderTest, PassedSelfTest
 from tests.fakes.patches import zstd_patch
 from tests.fakes.power_cut import Cut, run_until
@@ -51,7 +53,7 @@ class QuickSelfTest(PassedSelfTest):
     def run(self, folder: Path) -> int:
         if folder.name == BAD:
             msg = "its answers are wrong"
-            raise SelfTestError(msg)
+            raise SelfTestError(msg, endings.Ending.WRONG_ANSWERS)
         return super().run(folder)
 
 
@@ -101,7 +103,7 @@ class Device(DeviceUnderTest):
     def refuse_shadow(self) -> None:
         self.start()
         if self.slots.shadow is not None:
-            self.slots.refuse(B, "it disagreed", "this software")
+            self.slots.note_failure(B, endings.Ending.WORSE, "it disagreed", "this software")
             self.slots.clean_slots()
 
 

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from edge_client.contract.documents import encode_document
-from edge_client.contract.errors import DeviceError
 from edge_client.inference.classifier import classifier_from_release
+from edge_client.update.endings import Blame, Ending
 from edge_client.update.selftest import SelfTestError, find_failure
 from tests.fakes.self_test import run_self_test
 from tests.fakes.tiny_model import tiny_model
@@ -97,7 +97,8 @@ def test_a_device_that_was_busy_for_a_moment_refuses_no_release(tmp_path):
     slow = Timed(tmp_path / "r", 90.0, 40.04)
     failure = find_failure(slow, tmp_path / "r", document, 33.0)  # type: ignore[arg-type]
     assert failure is not None
-    assert "40.0 ms a picture at best, 33 ms are allowed" in failure
+    assert failure.ending is Ending.TOO_SLOW
+    assert "40.0 ms a picture at best, 33 ms are allowed" in failure.reason
     assert find_failure(slow, tmp_path / "r", document) is None  # type: ignore[arg-type]
 
 
@@ -143,9 +144,9 @@ def test_talk_of_the_runtime_does_not_hide_the_verdict(tmp_path, monkeypatch):
 def test_no_interpreter_to_start_is_no_fault_of_the_release(tmp_path, monkeypatch):
     write_release(tmp_path / "r")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
-    with pytest.raises(DeviceError, match="cannot be started") as caught:
+    with pytest.raises(SelfTestError, match="cannot be started") as caught:
         run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)
-    assert not isinstance(caught.value, SelfTestError)
+    assert caught.value.ending.blame is Blame.ENDLESS
 
 
 def test_the_child_dies_with_its_parent(tmp_path):

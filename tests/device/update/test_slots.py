@@ -12,7 +12,10 @@ import pytest
 
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.update import sealed_file
-from edge_client.update.slots import REFUSALS_KEPT, PatientSlots, ProbationRecord, Slots
+from edge_client.update.endings import Ending
+from edge_client.update.failures import REFUSALS_KEPT
+from edge_client.update.slots import PatientSlots, Slots
+from edge_client.update.slots_document import ProbationRecord
 from tests.fakes.bad_disk import bits_of, fail_to_read, flip
 from tests.fakes.tiny_release import tiny_release, write_release
 
@@ -136,7 +139,7 @@ def test_every_file_is_on_disk_before_the_slot_gets_its_name(slots, monkeypatch)
 def test_a_broken_slots_file_costs_nothing(slots, tmp_path, content, lost, caplog):
     put_signed(slots, A)
     put_signed(slots, B)
-    slots.refuse("r", "wrong answers", "this")
+    slots.note_failure("r", Ending.WORSE, "wrong answers", "this")
     os.utime(slots.folder(B), (1, 1))
     for name in lost:
         (tmp_path / name).write_bytes(content)
@@ -224,35 +227,35 @@ def test_a_field_of_a_newer_version_breaks_no_checksum(slots, tmp_path):
     (tmp_path / "slots.copy.json").unlink()
     (tmp_path / "activated").unlink()
     slots = Slots(tmp_path)
-    slots.refuse("r", "no", "this")
+    slots.note_failure("r", Ending.WORSE, "no", "this")
     assert (state(Slots(tmp_path)), Slots(tmp_path).refused) == ((A, None), {"r": "no"})
 
 
 def test_a_disk_that_cannot_be_read_now_is_waited_for(slots, tmp_path, monkeypatch):
     put_signed(slots, A)
     put_signed(slots, B)
-    slots.refuse("r", "wrong answers", "this")
+    slots.note_failure("r", Ending.WORSE, "wrong answers", "this")
     before = (tmp_path / "slots.json").read_bytes()
     with monkeypatch.context() as patch:
         fail_to_read(patch, *FILES)
         patient = PatientSlots(tmp_path)
         assert state(patient) == (B, A), "what served last serves"
         with pytest.raises(DeviceError, match="Input/output error"):
-            patient.refuse("s", "no", "this")
+            patient.note_failure("s", Ending.WORSE, "no", "this")
         patient.clean_slots()
         with pytest.raises(DeviceError, match="Input/output error"):
             Slots(tmp_path)
     assert (tmp_path / "slots.json").read_bytes() == before
     with pytest.raises(DeviceError, match="can be read again"):
-        patient.refuse("s", "no", "this")
-    patient.refuse("s", "no", "this")
+        patient.note_failure("s", Ending.WORSE, "no", "this")
+    patient.note_failure("s", Ending.WORSE, "no", "this")
     assert Slots(tmp_path).refused == {"r": "wrong answers", "s": "no"}
 
 
 def test_no_bit_of_slots_json_costs_a_release(slots, tmp_path, faults):
     put_signed(slots, A)
     put_signed(slots, B)
-    slots.refuse("r", "wrong answers", "this")
+    slots.note_failure("r", Ending.WORSE, "wrong answers", "this")
     slots.keep_probation(ProbationRecord(release=B))
     for name in FILES:
         file = tmp_path / name
@@ -289,8 +292,8 @@ def test_leftovers_of_kills_are_swept(slots, tmp_path):
 def test_refusals_are_remembered_with_their_reason_and_bounded(slots, tmp_path):
     put(slots, "a")
     for number in range(REFUSALS_KEPT + 5):
-        slots.refuse(f"r{number}", "x" * 5000, "this")
-    slots.refuse("r10", "again", "this")
+        slots.note_failure(f"r{number}", Ending.WORSE, "x" * 5000, "this")
+    slots.note_failure("r10", Ending.WORSE, "again", "this")
     again = Slots(tmp_path)
     assert len(again.refused) == REFUSALS_KEPT
     assert again.refused["r10"] == "again"
@@ -299,10 +302,10 @@ def test_refusals_are_remembered_with_their_reason_and_bounded(slots, tmp_path):
 
 
 def test_refusals_of_other_software_are_forgotten(slots, tmp_path):
-    slots.refuse("a", "no", "old runtime")
-    slots.forget_refusals_of_others("old runtime")
+    slots.note_failure("a", Ending.WORSE, "no", "old runtime")
+    slots.forget_failures_of_others("old runtime")
     assert Slots(tmp_path).refused == {"a": "no"}
-    slots.forget_refusals_of_others("new runtime")
+    slots.forget_failures_of_others("new runtime")
     assert Slots(tmp_path).refused == {}
 
 

@@ -1,0 +1,61 @@
+"""Children of a device that fail once, by a module that Python runs at each start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Python imports it before anything else, in every process whose PYTHONPATH has its folder. It stands for the
+# kernel and the disk, which a test cannot make fail for one process: the signals and errors are real.
+_SITECUSTOMIZE = """
+import errno, os, pathlib, signal, sys, threading
+HERE = pathlib.Path(__file__).parent
+def fail_to_read(path):
+    raise OSError(errno.EIO, "Input/output error", str(path))
+def refuse_threads(*_):
+    raise RuntimeError("can't start new thread")
+def run_out(*_):
+    raise MemoryError
+try:
+    if any("edge_client.update.selftest" in word for word in sys.orig_argv):
+        fault = (HERE / "fault").read_text()
+        (HERE / "fault").unlink()
+        if fault.isdigit():
+            os.kill(os.getpid(), int(fault))
+            threading.Event().wait()  # stopped, if it comes back
+        elif fault == "EIO":
+            pathlib.Path.read_bytes = fail_to_read
+        elif fault == "thread":
+            import edge_client.inference.classifier as classifier
+            classifier.Classifier.classify = refuse_threads
+        elif fault == "memory":
+            import edge_client.inference.classifier as classifier
+            classifier.Classifier.classify = run_out
+        elif fault == "runtime":
+            sys.modules["ai_edge_litert"] = sys.modules["tflite_runtime"] = None
+        elif fault == "ends":
+            os._exit(1)
+except FileNotFoundError:
+    pass
+"""
+
+
+class FaultyChild:
+    """Makes the next self-test fail; those after it run as they are."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write the module; the test puts `folder` on PYTHONPATH."""
+        folder.mkdir()
+        self.folder = folder
+        (folder / "sitecustomize.py").write_text(_SITECUSTOMIZE)
+
+    def fail_next(self, fault: str | int) -> None:
+        """Let the next self-test fail: by a signal's number, EIO, thread, memory, runtime or ends."""
+        (self.folder / "fault").write_text(str(int(fault) if isinstance(fault, int) else fault))
+
+    @property
+    def happened(self) -> bool:
+        """Whether the next self-test has run."""
+        return not (self.folder / "fault").exists()
