@@ -67,4 +67,4 @@ def check_affordable(image: Image.Image, data: bytes, pixels: int, name: str) ->
         f"{name}: {image.format} {image.mode}, decoding {pixels} pixels takes {need // 1_000_000} MB of "
         f"memory, and {free // 1_000_000} MB are free; scale it down, or save it as a JPEG, which takes least"
     )
-    raise InputError(msg)
+    raise InputError(msg) from MemoryError(need)  # of this machine: no fault of a release's picture

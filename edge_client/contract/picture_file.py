@@ -59,7 +59,7 @@ def _read(descriptor: int, path: Path) -> bytes:
                 f"{path}: {found.st_size // 1_000_000} MB, and {free // 1_000_000} MB of memory are free; "
                 "scale it down, or save it as a JPEG"
             )
-            raise InputError(msg)
+            raise InputError(msg) from MemoryError(found.st_size)
     parts = []
     left = found.st_size
     while left > 0 and (part := os.read(descriptor, left)):
