@@ -13,24 +13,28 @@ import re
 import stat
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.file_urls import FILE_SCHEME, folder_of_url
+from edge_client.contract.picture_file import MAX_FILE_BYTES
 from luigi_tasks.dataset.archive import Archive, unpack_archive
 from luigi_tasks.dataset.file_names import has_picture_suffix, is_foreign, is_hidden
 from luigi_tasks.dataset.left_out import FOREIGN, UNREADABLE
 from luigi_tasks.dataset.listing import Listing
 from luigi_tasks.dataset.presets import DIGITS_FOLDER, FLOWERS, write_digits
 from luigi_tasks.dataset.records import Entry, LeftOut
-from luigi_tasks.storage.s3_store import open_client, s3_errors, split_url
+from luigi_tasks.storage.s3_store import open_client, read_body, s3_errors, split_url
+from luigi_tasks.storage.store import TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from luigi_tasks.settings.values import DatasetSettings, StoreSettings
 
+SHOWN_CHARACTERS = 200
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 CONNECTIONS = 10  # the size of boto3's connection pool
 
 
@@ -98,6 +102,8 @@ def _checked_sha256(settings: DatasetSettings) -> str:
 class FolderSource:
     """A local folder.
 
+    Links to files and folders are followed, as people make datasets of them, where the listing found one.
+
     It is read by as many threads as there are cores: decoding, not reading, takes the time.
 
     Args:
@@ -111,6 +117,9 @@ class FolderSource:
         self.url = str(folder)
         self.threads = os.cpu_count() or 1
         self._version = version
+        self._lock = threading.Lock()
+        # Paths of the last listing, and whether a link leads there.
+        self._listed: dict[str, bool] | None = None
 
     def listing(self) -> Listing:
         """List with one scandir a folder: 100,000 pictures take well under a second."""
@@ -123,7 +132,9 @@ class FolderSource:
         except OSError as e:
             msg = f"{e.filename}: {e.strerror}; repair or remove it, or let this user read it"
             raise InputError(msg) from e
-        return found.listing()
+        listing = found.listing()
+        self._listed = {one.path: one.path in found.through_links for one in listing.pictures}
+        return listing
 
     def _scan(self, folder: str, prefix: str, found: _Found, linked: set[str]) -> None:
         """Add what lies in a folder.
@@ -146,6 +157,8 @@ class FolderSource:
                     self._follow(one, path, found, linked)
                 elif found.wants(one.name, prefix):
                     self._add(one, path, found)
+                    if one.is_symlink() or len(linked) > 1:
+                        found.through_links.add(path)
 
     def _follow(self, link: os.DirEntry[str], path: str, found: _Found, linked: set[str]) -> None:
         """Follow a link to a folder, unless it leads into what is listed anyway, perhaps without end."""
@@ -168,9 +181,16 @@ class FolderSource:
         found.add(path, status.st_size, self._version or str(status.st_mtime_ns))
 
     def read(self, path: str) -> bytes:
-        """Read one picture."""
+        """Read one picture that the listing has: a regular file, through links only where it had them."""
+        through_link = self._find_listed(path)
         try:
-            return (self.folder / path).read_bytes()
+            descriptor = self._open(path, through_link=through_link)
+            with os.fdopen(descriptor, "rb") as file:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    msg = f"{path}: not a file any more; remove it"
+                    raise DamagedFileError(msg)
+                return read_within(file, status.st_size, path)
         except FileNotFoundError as e:
             msg = f"{self.folder / path}: {e.strerror}; it was there when the pictures were listed. Run again"
             raise InputError(msg) from e
@@ -180,6 +200,55 @@ class FolderSource:
                 raise DamagedFileError(msg) from e
             msg = f"{self.folder / path}: {e.strerror}; repair or remove it, or let this user read it"
             raise InputError(msg) from e
+
+    def _find_listed(self, path: str) -> bool:
+        """Return whether a link leads to a picture of the listing.
+
+        Raises: InputError if the listing has no such path: whatever names it, it is not opened.
+        """
+        with self._lock:
+            listed = self._listed
+            if listed is None:
+                self.listing()
+                listed = self._listed or {}
+        if path not in listed:
+            raise not_listed(self.url, path)
+        return listed[path]
+
+    def _open(self, path: str, *, through_link: bool) -> int:
+        """Open a file: without waiting for the writer of a pipe, nor through a link that was not listed."""
+        if through_link:
+            return os.open(self.folder / path, _READ)
+        *folders, name = path.split("/")
+        at = os.open(self.folder, _READ | os.O_DIRECTORY)
+        try:
+            for folder in folders:
+                below = os.open(folder, _READ | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+                os.close(at)
+                at = below
+            return os.open(name, _READ | os.O_NOFOLLOW, dir_fd=at)
+        finally:
+            os.close(at)
+
+
+def not_listed(url: str, path: str) -> InputError:
+    """Return the error about a path that the listing of the run does not have."""
+    return InputError(
+        f"{url}: {path[:SHOWN_CHARACTERS]!r} is not in the listing of the pictures, so it is not read; "
+        "run again"
+    )
+
+
+def read_within(file: BinaryIO, size_bytes: int, path: str) -> bytes:
+    """Read a picture file of a possible size.
+
+    Raises: DamagedFileError.
+    """
+    data = file.read(MAX_FILE_BYTES + 1) if size_bytes <= MAX_FILE_BYTES else b""
+    if max(len(data), size_bytes) > MAX_FILE_BYTES:
+        msg = f"{path}: {max(len(data), size_bytes)} bytes, at most {MAX_FILE_BYTES} are read; scale it down"
+        raise DamagedFileError(msg)
+    return data
 
 
 class BucketSource:
@@ -192,6 +261,8 @@ class BucketSource:
         self._settings = store
         self._clients: dict[int, Any] = {}
         self._lock = threading.Lock()
+        self._listing_lock = threading.Lock()
+        self._listed: frozenset[str] | None = None
 
     def listing(self) -> Listing:
         """List with one request a thousand pictures."""
@@ -199,20 +270,29 @@ class BucketSource:
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self.prefix
             )
-            return list_objects(
+            listing = list_objects(
                 (found["Key"][len(self.prefix) :], found["Size"], found["ETag"].strip('"'))
                 for page in pages
                 for found in page.get("Contents", ())
             )
+        self._listed = frozenset(one.path for one in listing.pictures)
+        return listing
 
     def read(self, path: str) -> bytes:
-        """Read one picture."""
+        """Read one picture that the listing has."""
         from botocore.exceptions import ClientError  # noqa: PLC0415 - 0.1 s that local folders do not need
 
+        with self._listing_lock:
+            if self._listed is None:
+                self.listing()
+        if path not in (self._listed or ()):
+            raise not_listed(self.url, path)
         with s3_errors(f"{self.url.rstrip('/')}/{path}"):
             try:
                 answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path)
-                return bytes(answer["Body"].read())
+                return read_body(answer, MAX_FILE_BYTES, path)
+            except TooLargeError as e:
+                raise DamagedFileError(str(e)) from e
             except ClientError as e:
                 if e.response["Error"]["Code"] not in {"NoSuchKey", "404"}:
                     raise
@@ -258,6 +338,7 @@ class _Found:
         self._pictures: list[Entry] = []
         self._left_out: list[LeftOut] = []
         self._folders: list[str] = []
+        self.through_links: set[str] = set()
 
     def wants(self, name: str, prefix: str) -> bool:
         """Whether a file may be a picture by its name; what evidently is none is left out."""

@@ -27,7 +27,6 @@ from luigi_tasks.evidence.statement import (
     verify_statement,
 )
 from luigi_tasks.logs import LUIGI_LOGGER
-from luigi_tasks.storage.documents import DOCUMENT_LIMIT_BYTES
 from luigi_tasks.storage.store import TooLargeError, read_existing
 
 if TYPE_CHECKING:
@@ -244,7 +243,7 @@ class Ledger:
     def _compare_record(self, key: str, sha256: str) -> str:
         """Read a record, and keep it if it is the one that was signed; return what is wrong with it."""
         try:
-            found = self.store.get(key, limit_bytes=DOCUMENT_LIMIT_BYTES)
+            found = self.store.get(key)  # within the limit of its kind
         except TooLargeError as e:
             return str(e)
         if found is None:

@@ -118,6 +118,7 @@ def test_a_picture_that_changed_since_the_snapshot_is_named(tmp_path):
 def test_a_picture_that_vanished_since_the_snapshot_is_named(tmp_path):
     tree = {f"a/{number}.png": picture_bytes(number) for number in range(5)}
     source = FolderSource(write_tree(tmp_path, tree))
+    source.listing()
     (tmp_path / "a" / "3.png").unlink()
     with pytest.raises(InputError, match=r"a/3\.png: No such file"):
         load_pixels(source, pictures_of(tree), 8, 8, ignore_progress)

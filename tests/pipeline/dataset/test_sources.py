@@ -224,6 +224,52 @@ def test_a_link_to_a_class_and_to_a_picture_is_followed(tmp_path):
     source = FolderSource(folder)
     assert paths(source) == ["roses/1.png", "tulips/1.png", "tulips/2.png"]
     assert source.listing().pictures[2].size == 3
+    assert [source.read(one) for one in paths(source)] == [b"one", b"x", b"two"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/dev/zero", "../secret.png", "a/../../secret.png", "a/./1.png", "a/2.png", "b/1.png", "", "a"]
+)
+def test_a_path_that_the_listing_does_not_have_is_never_opened(place, path, tmp_path):
+    """Paths of `pictures.json`, which other machines wrote."""
+    write_tree(tmp_path, {"secret.png": b"secret"})
+    place.put({"a/1.png": b"1"})
+    with pytest.raises(InputError, match="not in the listing of the pictures, so it is not read"):
+        place.source.read(path)
+    assert place.source.read("a/1.png") == b"1"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: os.mkfifo(folder / "a/1.png"),
+        lambda folder: (folder / "a/1.png").symlink_to(folder.parent / "secret.png"),
+        lambda folder: (folder / "a/1.png").symlink_to("/dev/zero"),
+        lambda folder: (folder / "a/1.png").mkdir(),
+        lambda folder: os.truncate(os.open(folder / "a/1.png", os.O_CREAT | os.O_RDWR), 1 << 40),
+    ],
+    ids=["pipe", "link out of the folder", "link to a device", "folder", "a terabyte"],
+)
+def test_what_took_a_pictures_place_since_the_listing_is_an_error_at_once(tmp_path, change):
+    write_tree(tmp_path, {"secret.png": b"secret"})
+    folder = write_tree(tmp_path / "pictures", {"a/1.png": b"1"})
+    source = FolderSource(folder)
+    source.listing()
+    (folder / "a/1.png").unlink()
+    change(folder)
+    with pytest.raises(InputError, match=r"a/1\.png"):
+        source.read("a/1.png")
+
+
+def test_a_class_folder_that_became_a_link_is_not_followed(tmp_path):
+    write_tree(tmp_path / "elsewhere", {"1.png": b"secret"})
+    folder = write_tree(tmp_path / "pictures", {"a/1.png": b"1"})
+    source = FolderSource(folder)
+    source.listing()
+    (folder / "a").rename(folder / "old")
+    (folder / "a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"a/1\.png: (Not a directory|Too many levels)"):
+        source.read("a/1.png")
 
 
 @pytest.mark.parametrize(
