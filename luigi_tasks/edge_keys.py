@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import EdgeError, InputError
-from luigi_tasks.release.keys import ROOT_ROLE, ROOT_YEARS, Rotation, make_keys, rotate_keys
+from luigi_tasks.release.key_files import (
+    PASSPHRASE_VARIABLE,
+    ROOT_PASSPHRASE_VARIABLE,
+    Passphrases,
+    check_passphrase,
+    read_passphrase,
+)
+from luigi_tasks.release.keys import (
+    ROOT_ROLE,
+    ROOT_YEARS,
+    Rotation,
+    check_vacant,
+    make_keys,
+    rotate_keys,
+)
 from luigi_tasks.release.signing import PIPELINE_ROLES
 
 if TYPE_CHECKING:
@@ -30,13 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _make(options: argparse.Namespace) -> str:
-    make_keys(options.folder, root_keys=options.root_keys, threshold=options.threshold)
     folder = options.folder
+    check_vacant(folder)
+    make_keys(
+        folder,
+        root_keys=options.root_keys,
+        threshold=options.threshold,
+        root_passphrase=_new_root_passphrase(options),
+        passphrase=_pipeline_passphrase(options),
+    )
     return (
         f"{folder}/root/       take OFFLINE now (a USB stick in a safe); needed only to replace other keys\n"
         f"{folder}/pipeline/   the machine that runs luigi: [trust] keys in luigi.cfg; readable by it alone\n"
-        f"{folder}/device/     root.json is public: every device gets it ([trust] root in device.toml), "
-        "the pipeline too ([trust] root in luigi.cfg)\n"
+        f"{folder}/device/     root.json is public: every device gets it ([trust] root in device.toml; "
+        "install -m 644), the pipeline too ([trust] root in luigi.cfg)\n"
         "Whoever holds pipeline/ can publish models to the fleet. Whoever holds root/ owns the fleet.\n"
     )
 
@@ -47,7 +69,13 @@ def _rotate(options: argparse.Namespace) -> str:
         raise InputError("--root-keys and --threshold need --root: they apply to new root keys")
     roles = (*online, *((ROOT_ROLE,) if options.root else ())) or PIPELINE_ROLES
     rotation = Rotation(roles, options.root_keys, options.threshold, options.stolen, options.years)
-    version = rotate_keys(options.folder, rotation)
+    version = rotate_keys(
+        options.folder,
+        rotation,
+        _root_passphrases(options),
+        root_passphrase=_given_root_passphrase(options) if options.root else None,
+        passphrase=_pipeline_passphrase(options),
+    )
     ends = (
         "Content that only the old keys signed is disowned: the next run publishes from its own work.\n"
         if options.stolen
@@ -57,7 +85,7 @@ def _rotate(options: argparse.Namespace) -> str:
 
 
 def _renew(options: argparse.Namespace) -> str:
-    version = rotate_keys(options.folder, Rotation(years=options.years))
+    version = rotate_keys(options.folder, Rotation(years=options.years), _root_passphrases(options))
     return f"The same keys, for {options.years} years more.\n" + _explain_root(options.folder, version)
 
 
@@ -76,10 +104,58 @@ def _publish(options: argparse.Namespace) -> str:
     return f"{settings.store.url}: the newest root is there, and everything is signed by its keys\n"
 
 
+def _new_root_passphrase(options: argparse.Namespace) -> str | None:
+    """Return the passphrase of new root keys; None if they shall be plain.
+
+    Raises: InputError if nothing says which, and nobody can be asked.
+    """
+    if options.no_root_passphrase:
+        return None
+    if (given := _given_root_passphrase(options)) is not None:
+        return given
+    if not sys.stdin.isatty():
+        msg = (
+            "root keys are encrypted: give --root-passphrase-file FILE, whose first line is the passphrase, "
+            "or --no-root-passphrase for plain ones"
+        )
+        raise InputError(msg)
+    return _ask_twice("the root keys")
+
+
+def _ask_twice(keys: str) -> str:
+    passphrase = check_passphrase(getpass.getpass(f"Passphrase for {keys}: "))
+    if getpass.getpass("The same again: ") != passphrase:
+        raise InputError("the two passphrases differ; nothing was made")
+    return passphrase
+
+
+def _given_root_passphrase(options: argparse.Namespace) -> str | None:
+    given = read_passphrase(options.root_passphrase_file, ROOT_PASSPHRASE_VARIABLE)
+    return None if given is None else check_passphrase(given)
+
+
+def _pipeline_passphrase(options: argparse.Namespace) -> str | None:
+    if options.passphrase_file == "-":  # noqa: S105 - no passphrase
+        return _ask_twice("the pipeline's keys")
+    given = read_passphrase(options.passphrase_file, PASSPHRASE_VARIABLE)
+    return None if given is None else check_passphrase(given)
+
+
+def _root_passphrases(options: argparse.Namespace) -> Passphrases:
+    """Return the given passphrase of the root keys, and a prompt where somebody is there to answer it."""
+    given = read_passphrase(options.root_passphrase_file, ROOT_PASSPHRASE_VARIABLE)
+    return Passphrases(
+        known=() if given is None else (given,),
+        ask=(lambda path: getpass.getpass(f"Passphrase of {path}: ")) if sys.stdin.isatty() else None,
+        way_out=f"give --root-passphrase-file FILE ({ROOT_PASSPHRASE_VARIABLE}), or use a terminal",
+    )
+
+
 def _explain_root(folder: Path, version: int) -> str:
     return (
-        f"{folder}/device/     copy all of it to where [trust] root in luigi.cfg points: {version}.root.json "
-        "is the new root, root.json is the same for new devices. The others follow by themselves\n"
+        f"{folder}/device/     copy its *.json to where [trust] root in luigi.cfg points: "
+        f"{version}.root.json is the new root, root.json is the same for new devices. The others follow "
+        "by themselves\n"
         f"{folder}/pipeline/   copy to the machine that runs luigi, and remove the old keys there\n"
         f"{folder}/root/       take OFFLINE again, in place of what was there\n"
         f"{folder}/retired/    the old keys, where any were replaced; destroy them once devices follow\n"
@@ -109,6 +185,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     rotate.add_argument("--root-keys", type=int, help="with --root: number of root keys (default: as now)")
     rotate.add_argument("--threshold", type=int, help="with --root: how many must sign (default: as now)")
+    make_secret = make.add_mutually_exclusive_group()
+    make_secret.add_argument(
+        "--no-root-passphrase", action="store_true", help="write plain root keys, for automation"
+    )
     renew = commands.add_parser("renew", help="sign the same root for more years; needs the root keys")
     renew.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
     publish = commands.add_parser(
@@ -122,6 +202,21 @@ def _parser() -> argparse.ArgumentParser:
         "remembers counts before what the bucket shows; a channel whose files are gone goes back to what the "
         "bucket has, never to a withdrawn release",
     )
+    for command in (make_secret, rotate, renew):
+        command.add_argument(
+            "--root-passphrase-file",
+            default="",
+            help="file whose first line is the passphrase of the root keys; default: the file that "
+            f"{ROOT_PASSPHRASE_VARIABLE} names, else a prompt",
+        )
+    for command in (make, rotate):
+        command.add_argument(
+            "--passphrase-file",
+            default="",
+            help="encrypt the pipeline's new keys with the first line of this file ([trust] passphrase_file "
+            f"names it where luigi runs), - asks; default: the file that {PASSPHRASE_VARIABLE} names, else "
+            "plain keys",
+        )
     for command in (rotate, renew):
         command.add_argument(
             "--years", type=int, default=ROOT_YEARS, help=f"lifetime of the root (default {ROOT_YEARS})"

@@ -18,6 +18,14 @@ from typing import TYPE_CHECKING
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.times import current_time
 from edge_client.disk import disk_errors, sync_folder, write_durably
+from luigi_tasks.release.key_files import (
+    NotAKeyError,
+    Passphrases,
+    is_encrypted,
+    open_key,
+    read_keyid,
+    write_key,
+)
 from luigi_tasks.release.signing import (
     DISOWNS_FIELD,
     PIPELINE_ROLES,
@@ -30,7 +38,7 @@ from luigi_tasks.release.signing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from securesystemslib.signer import CryptoSigner, Key
@@ -59,7 +67,15 @@ class Rotation:
     years: int = ROOT_YEARS
 
 
-def make_keys(folder: Path, *, root_keys: int = 1, threshold: int = 1, years: int = ROOT_YEARS) -> None:
+def make_keys(
+    folder: Path,
+    *,
+    root_keys: int = 1,
+    threshold: int = 1,
+    years: int = ROOT_YEARS,
+    root_passphrase: str | None = None,
+    passphrase: str | None = None,
+) -> None:
     """Write a new set of keys and the root document that names them.
 
     Args:
@@ -67,27 +83,44 @@ def make_keys(folder: Path, *, root_keys: int = 1, threshold: int = 1, years: in
         root_keys: Number of root keys.
         threshold: Number of root keys that must sign a new root.
         years: Lifetime of the root document.
+        root_passphrase: Encrypts the root keys; None: they are plain.
+        passphrase: Encrypts the pipeline's keys; None: they are plain.
     Raises: InputError if `folder` has keys already: devices could never follow new ones.
     """
     from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
 
-    if any(folder.rglob("*.pem")) or _root_path(folder).exists():
-        msg = f"{folder}: holds keys already; choose another folder"
-        raise InputError(msg)
+    check_vacant(folder)
     _check_threshold(threshold, root_keys)
     root = Root(consistent_snapshot=True, expires=_in_years(years))
     files = {folder / "root" / f"root-{number}.pem": ROOT_ROLE for number in range(1, root_keys + 1)}
     files |= {folder / "pipeline" / f"{role}.pem": role for role in PIPELINE_ROLES}
-    signers = _write_keys(files)
+    signers = _write_keys(files, root_passphrase, passphrase)
     for path, signer in signers.items():
         _name_key(root, signer.public_key, files[path])
     root.roles[ROOT_ROLE].threshold = threshold
     metadata = Metadata(root)
     _sign(metadata, [signer for path, signer in signers.items() if files[path] == ROOT_ROLE])
-    write_durably(_root_path(folder), metadata.to_bytes())
+    _write_root(_root_path(folder), metadata.to_bytes())
 
 
-def rotate_keys(folder: Path, rotation: Rotation) -> int:
+def check_vacant(folder: Path) -> None:
+    """Refuse a folder that has keys already: devices could never follow new ones.
+
+    Raises: InputError.
+    """
+    if any(folder.rglob("*.pem")) or _root_path(folder).exists():
+        msg = f"{folder}: holds keys already; choose another folder"
+        raise InputError(msg)
+
+
+def rotate_keys(
+    folder: Path,
+    rotation: Rotation,
+    passphrases: Passphrases | None = None,
+    *,
+    root_passphrase: str | None = None,
+    passphrase: str | None = None,
+) -> int:
     """Write a new root with new keys; the old keys move to `retired/`.
 
     Interrupted at any moment, it leaves a working set of keys: the old one or the new one.
@@ -95,20 +128,31 @@ def rotate_keys(folder: Path, rotation: Rotation) -> int:
     Args:
         folder: Folder that `make_keys` wrote; in `root/`, as many keys as the threshold requires.
         rotation: The changes.
+        passphrases: Of the root keys in the folder.
+        root_passphrase: Encrypts new root keys; None: that of the old ones, if they are encrypted.
+        passphrase: Encrypts new keys of the pipeline; None: they are plain.
     Returns: The new root's version.
-    Raises: SettingsError if root keys are missing; InputError; TrustError if the roots are damaged.
+    Raises: SettingsError if root keys or passphrases are missing; InputError; TrustError if the roots are
+        damaged.
     """
     finish_rotation(folder)
-    old = load_root(_root_path(folder))
-    signers = _open_root_signers(folder, old)
-    new, new_signers = _build_root(folder, old, rotation)
+    old, passphrases = load_root(_root_path(folder)), passphrases or Passphrases()
+    signers = _open_root_signers(folder, old, passphrases)
+    if passphrase is None and any(role != ROOT_ROLE for role in rotation.roles):
+        _check_plain(folder)
+    if root_passphrase is None and any(map(is_encrypted, _root_key_files(folder))):
+        root_passphrase = passphrases.known[-1]
+    files = _new_root_files(folder, old.signed, rotation)
+    new_keys = _write_keys(files, root_passphrase, passphrase)
+    new = _build_root(old, rotation, {path: (files[path], one.public_key) for path, one in new_keys.items()})
+    new_signers = [one for path, one in new_keys.items() if files[path] == ROOT_ROLE]
     _sign(new, [*signers, *new_signers])
     path, version = _root_path(folder), new.signed.version
     check_successor(old, new, f"new root {version}")
     if not (before := root_file(path, version - 1)).exists():
         with disk_errors(path):
-            write_durably(before, path.read_bytes())
-    write_durably(root_file(path, version), new.to_bytes())
+            _write_root(before, path.read_bytes())
+    _write_root(root_file(path, version), new.to_bytes())
     finish_rotation(folder)
     return version
 
@@ -122,17 +166,43 @@ def finish_rotation(folder: Path) -> None:
     newest = load_roots(path)[-1]
     if newest.signed.version > load_root(path).signed.version:
         with disk_errors(path):
-            write_durably(path, root_file(path, newest.signed.version).read_bytes())
+            _write_root(path, root_file(path, newest.signed.version).read_bytes())
     retired = folder / "retired" / f"{_today()}-before-root-{newest.signed.version}"
-    for key, signer in _read_keys(folder).items():
-        if signer.public_key.keyid not in newest.signed.keys:
+    for key, keyid in _read_keyids(_key_files(folder)).items():
+        if keyid not in newest.signed.keys:
             _move(key, retired / key.parent.name / key.name)
 
 
+def _check_plain(folder: Path) -> None:
+    """Refuse to replace encrypted keys of the pipeline by plain ones without a word.
+
+    Raises: SettingsError.
+    """
+    for path in sorted((folder / "pipeline").glob("*.pem")):
+        if is_encrypted(path):
+            msg = f"{path}: encrypted; give a passphrase for the new keys too: --passphrase-file FILE"
+            raise SettingsError(msg)
+
+
+def _new_root_files(folder: Path, old: Root, rotation: Rotation) -> dict[Path, str]:
+    """Return the files of the new keys, with their roles.
+
+    Raises: InputError for a threshold that cannot be met.
+    """
+    files: dict[Path, str] = {}
+    for role in rotation.roles:
+        count = len(_keyids(old, role)) or 1
+        if role == ROOT_ROLE:
+            count = rotation.root_keys or count
+            _check_threshold(rotation.threshold or old.roles[role].threshold, count)
+        files |= _new_files(folder, role, old.version + 1, count)
+    return files
+
+
 def _build_root(
-    folder: Path, old: Metadata[Root], rotation: Rotation
-) -> tuple[Metadata[Root], list[CryptoSigner]]:
-    """Write the new keys; return the next root, unsigned, and its new root keys."""
+    old: Metadata[Root], rotation: Rotation, keys: Mapping[Path, tuple[str, Key]]
+) -> Metadata[Root]:
+    """Return the next root, unsigned, with new keys and their roles."""
     from tuf.api.metadata import Metadata  # noqa: PLC0415
 
     root = copy.deepcopy(old.signed)
@@ -141,20 +211,13 @@ def _build_root(
     root.unrecognized_fields.pop(DISOWNS_FIELD, None)
     if rotation.stolen:
         root.unrecognized_fields[DISOWNS_FIELD] = True
-    files: dict[Path, str] = {}
     for role in rotation.roles:
-        count = len(_keyids(root, role)) or 1
-        if role == ROOT_ROLE:
-            count = rotation.root_keys or count
-            threshold = rotation.threshold or root.roles[role].threshold
-            _check_threshold(threshold, count)
-            root.roles[role].threshold = threshold
         _revoke_keys(root, role)
-        files |= _new_files(folder, role, root.version, count)
-    signers = _write_keys(files)
-    for path, signer in signers.items():
-        _name_key(root, signer.public_key, files[path])
-    return Metadata(root), [signer for path, signer in signers.items() if files[path] == ROOT_ROLE]
+    if ROOT_ROLE in rotation.roles:
+        root.roles[ROOT_ROLE].threshold = rotation.threshold or old.signed.roles[ROOT_ROLE].threshold
+    for role, key in keys.values():
+        _name_key(root, key, role)
+    return Metadata(root)
 
 
 def _keyids(root: Root, role: str) -> list[str]:
@@ -189,16 +252,16 @@ def _new_files(folder: Path, role: str, version: int, count: int) -> dict[Path, 
     return {place / f"{role}-v{version}{number}.pem": role for number in numbers}
 
 
-def _open_root_signers(folder: Path, root: Metadata[Root]) -> list[CryptoSigner]:
+def _open_root_signers(folder: Path, root: Metadata[Root], passphrases: Passphrases) -> list[CryptoSigner]:
     """Return the root keys in the folder.
 
-    Raises: SettingsError if there are too few to sign a root.
+    Raises: SettingsError if there are too few to sign a root, or a passphrase is missing or wrong.
     """
     role = root.signed.roles[ROOT_ROLE]
     found = [
-        signer
-        for path, signer in _read_keys(folder).items()
-        if path.parent.name == "root" and signer.public_key.keyid in role.keyids
+        open_key(path, passphrases)
+        for path, keyid in _read_keyids(_root_key_files(folder), passphrases).items()
+        if keyid in role.keyids
     ]
     if len(found) < role.threshold:
         msg = (
@@ -211,22 +274,23 @@ def _open_root_signers(folder: Path, root: Metadata[Root]) -> list[CryptoSigner]
     return found
 
 
-def _read_keys(folder: Path) -> dict[Path, CryptoSigner]:
-    """Return the private keys in `root/` and `pipeline/` by file; other files are skipped."""
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
-    from securesystemslib.signer import CryptoSigner  # noqa: PLC0415
-
-    keys = {}
-    for path in _key_files(folder):
+def _read_keyids(files: Iterable[Path], passphrases: Passphrases | None = None) -> dict[Path, str]:
+    """Return the ids of private keys by file; other files are skipped."""
+    keyids = {}
+    for path in files:
         try:
-            keys[path] = CryptoSigner(load_pem_private_key(path.read_bytes(), None))
-        except (OSError, ValueError, TypeError) as e:
-            sys.stderr.write(f"edge-keys: {path} is left as it is: not a readable key ({e})\n")
-    return keys
+            keyids[path] = read_keyid(path, passphrases)
+        except NotAKeyError as e:
+            sys.stderr.write(f"edge-keys: {path} is left as it is: {e}\n")
+    return keyids
+
+
+def _root_key_files(folder: Path) -> list[Path]:
+    return sorted((folder / "root").glob("root-*.pem"))
 
 
 def _key_files(folder: Path) -> Iterator[Path]:
-    yield from sorted((folder / "root").glob("root-*.pem"))
+    yield from _root_key_files(folder)
     for role in PIPELINE_ROLES:
         yield from sorted((folder / "pipeline").glob(f"{role}*.pem"))
 
@@ -247,16 +311,21 @@ def _sign(metadata: Metadata[Root], signers: Sequence[CryptoSigner]) -> None:
         metadata.sign(signer, append=True)
 
 
-def _write_keys(files: Mapping[Path, str]) -> dict[Path, CryptoSigner]:
+def _write_keys(
+    files: Mapping[Path, str], root_passphrase: str | None, passphrase: str | None
+) -> dict[Path, CryptoSigner]:
     """Generate a key for each file."""
     from securesystemslib.signer import CryptoSigner  # noqa: PLC0415
 
     signers = {path: CryptoSigner.generate_ed25519() for path in files}
     for path, signer in signers.items():
-        # write_durably's temporary file, and so the result, is readable by its owner alone.
-        write_durably(path, signer.private_bytes)
-        path.parent.chmod(0o700)
+        write_key(path, signer, root_passphrase if files[path] == ROOT_ROLE else passphrase)
     return signers
+
+
+def _write_root(path: Path, data: bytes) -> None:
+    """Write a root document, which is public: anybody may read it, whatever the umask."""
+    write_durably(path, data, mode=0o644)
 
 
 def _check_threshold(threshold: int, root_keys: int) -> None:

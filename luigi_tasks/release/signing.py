@@ -3,7 +3,7 @@
 A root is replaced by a newer one that it signed. `[trust] root` is the initial trusted root; earlier and
 later versions are next to it as `N.root.json`, as `edge-keys` writes them.
 
-Keys are securesystemslib signers: a folder of PKCS#8 PEM files here, or a URI for a KMS or HSM.
+Keys are securesystemslib signers: a folder of PKCS#8 PEM files (`key_files.py`), or a URI for a KMS or HSM.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import SettingsError, TrustError
+from luigi_tasks.release.key_files import PASSPHRASE_VARIABLE, Passphrases, open_key, read_passphrase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -166,17 +167,18 @@ def open_signers(root: Root, settings: TrustSettings, role: str) -> list[Signer]
 def _open(
     root: Root, settings: TrustSettings, role: str, keyids: Sequence[str], threshold: int
 ) -> list[Signer]:
-    from securesystemslib.signer import Signer  # noqa: PLC0415
-
     signers: list[Signer] = []
     faults: list[str] = []
-    for uri in _key_uris(settings.keys, role, threshold):
+    passphrases = Passphrases(way_out=f"[trust] passphrase_file, or {PASSPHRASE_VARIABLE}, names its file")
+    if (passphrase := read_passphrase(settings.passphrase_file, PASSPHRASE_VARIABLE)) is not None:
+        passphrases.known = (passphrase,)
+    for place in _key_places(settings.keys, role, threshold):
         for keyid in keyids:
             try:
-                signers.append(Signer.from_priv_key_uri(uri, root.keys[keyid]))
+                signers.append(_open_signer(place, passphrases, root.keys[keyid]))
                 break
-            except (OSError, ValueError, TypeError) as e:
-                faults.append(f"{uri}: {e}")
+            except (SettingsError, OSError, ValueError, TypeError) as e:
+                faults.append(str(e) if isinstance(e, SettingsError) else f"{place}: {e}")
     if len(signers) < threshold:
         msg = (
             f"{len(signers)} of {threshold} keys for role {role} can sign: "
@@ -187,9 +189,18 @@ def _open(
     return signers
 
 
-def _key_uris(keys: str, role: str, threshold: int) -> list[str]:
+def _open_signer(place: str | Path, passphrases: Passphrases, key: Key) -> Signer:
+    from securesystemslib.signer import Signer  # noqa: PLC0415
+
+    if isinstance(place, Path):
+        return open_key(place, passphrases, key)
+    return Signer.from_priv_key_uri(place, key)
+
+
+def _key_places(keys: str, role: str, threshold: int) -> Sequence[str | Path]:
+    """Return the files that may hold a role's keys, or the URI of one elsewhere."""
     if ROLE_MARK in keys:
         return [keys.replace(ROLE_MARK, role)]
     folder = Path(keys).expanduser().absolute()
     paths = sorted(folder.glob(f"{role}.pem")) + sorted(folder.glob(f"{role}-*.pem"))
-    return [f"file2:{path}" for path in paths or [folder / f"{role}.pem"]][: max(threshold, 1) * 8]
+    return [*(paths or [folder / f"{role}.pem"])][: max(threshold, 1) * 8]
