@@ -47,17 +47,18 @@ EDGE_CLIENT = {
     "owner": "__init__ contract",
     "releases": "contract disk",
     "state_folder": "contract settings disk machine",
+    "last_picture": "contract disk",
     "inference": "contract settings disk releases",
     "reporting": "__init__ contract settings disk",
-    "sources": "contract settings disk machine",
+    "sources": "contract settings disk machine last_picture",
     "sinks": "contract settings disk inference",
     "repository": "__init__ contract settings disk",
     "inbox": "contract settings disk children inference repository",
     "update": "__init__ contract settings disk machine children releases inference reporting repository",
     "serving": "contract settings disk machine releases inference update",
     "offline": "contract settings disk releases state_folder repository update serving",
-    "daemon": "contract settings disk children state_folder inference reporting sources sinks inbox update "
-    "serving offline",
+    "daemon": "contract settings disk children state_folder last_picture inference reporting sources sinks "
+    "inbox update serving offline",
     "commands": "__init__ contract settings disk machine releases state_folder inference reporting sources "
     "sinks inbox repository update serving offline",
     "cli": "__init__ contract settings machine owner state_folder reporting repository offline daemon "

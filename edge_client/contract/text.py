@@ -6,6 +6,8 @@ round.
 
 from __future__ import annotations
 
+import os
+
 # Enough of a text to know it by.
 _EXCERPT_CHARACTERS = 200
 
@@ -21,3 +23,11 @@ def excerpt(text: str) -> str:
     """Return the start of a text on one line, for tables and pages: what is not printable is a space."""
     start = text[:_EXCERPT_CHARACTERS] + ("…" if len(text) > _EXCERPT_CHARACTERS else "")
     return "".join(one if one.isprintable() else " " for one in start).strip()
+
+
+def text_of(path: str | os.PathLike[str]) -> str:
+    r"""Return a path or file name as valid text: bytes that are no UTF-8 become escapes such as `\xfc`.
+
+    A file name may be any bytes; Python keeps such bytes as surrogates, which no JSON can hold.
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -106,6 +106,7 @@ class ChannelFollower:
         may_serve: threading.Event,
         publish_status: Callable[[bytes], bool],
         live_fields: Callable[[], dict[str, Any]] = dict,
+        died_at_picture: bool = False,
         chance: random.Random | None = None,
     ) -> None:
         """Load the release on the disk; touch no network.
@@ -116,6 +117,7 @@ class ChannelFollower:
             may_serve: To be set once a release serves.
             publish_status: Sends one retained payload; False if it could not go out now.
             live_fields: More status fields that are read at the time of sending.
+            died_at_picture: Whether the last run died of a picture, which is no release's fault.
             chance: Spreads update checks over time; None: seeded by the system.
         Raises: SettingsError, DeviceError.
         """
@@ -126,7 +128,9 @@ class ChannelFollower:
         self._chance = chance or random.Random()  # noqa: S311 - no secret
         self._software = self._find_software()
         self._check = UpdateCheck()
-        self._serving = Serving(settings, self._software, on_verdict=self._on_verdict)
+        self._serving = Serving(
+            settings, self._software, on_verdict=self._on_verdict, died_at_picture=died_at_picture
+        )
         self._source_fault: str | None = None
         self._failing = False
         self._running_update: RunningUpdate | None = None

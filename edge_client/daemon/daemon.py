@@ -28,6 +28,7 @@ from edge_client.contract.names import (
 )
 from edge_client.daemon.channel import ChannelFollower
 from edge_client.inbox.selection import INBOX_DIR, is_needed
+from edge_client.last_picture import LastPicture
 from edge_client.reporting.broker import BrokerConnection
 from edge_client.reporting.discovery import DISCOVERY_FILE, Discovery
 from edge_client.reporting.homeassistant import INSTALL, discovery_messages
@@ -38,7 +39,7 @@ from edge_client.sinks.delivery import Delivery, Receipt
 from edge_client.sinks.kept import UNSENT_FOLDER, KeptResults
 from edge_client.sinks.opening import open_sinks
 from edge_client.sinks.outbox import Outbox
-from edge_client.sources.driver import SILENT_S, DriverWatch
+from edge_client.sources.driver import SLOW_PICTURE_S, DriverWatch
 from edge_client.sources.driver import STUCK_S as DRIVER_STUCK_S
 from edge_client.sources.opening import open_source
 from edge_client.state_folder import (
@@ -67,8 +68,8 @@ SOURCE_RETRY_S = (1.0, 60.0)
 STOP_S, STATUS_S = 4.0, 1.0
 # No frame takes so long: the runtime hangs.
 STUCK_S = 60.0
-# Interval of checks of the driver where no watchdog sets the pace.
-WATCH_S = 10.0
+# Interval of checks of source, driver and threads.
+WATCH_S = 2.0
 # Names of threads, before their channel's.
 _UPDATES, _STATUS = "updates of ", "status of "
 
@@ -148,6 +149,7 @@ class Daemon:
         self._source_fault: str | None = None
         self._source: Source | None = None
         self._driver = DriverWatch()
+        self._last_picture = LastPicture(settings.device.state_dir)
         self._inbox = self._open_inbox()
         self._followers = {
             one.device.channel: ChannelFollower(
@@ -156,6 +158,7 @@ class Daemon:
                 may_serve=self._may_serve,
                 publish_status=functools.partial(self._publish_status, self._extra(one.device.channel)),
                 live_fields=self._live_fields if one is settings else dict,
+                died_at_picture=bool(self._last_picture.died_at),
             )
             for one in of_channels(settings)
         }
@@ -227,6 +230,7 @@ class Daemon:
             self._metrics.stop()
         if self._inbox:
             self._inbox.close()
+        self._last_picture.close(hangs=self._driver.waiting_s() > SLOW_PICTURE_S)
 
     def hang_up(self) -> None:
         """Install the releases of all channels now, and open the files of results anew: logrotate asks so.
@@ -290,7 +294,15 @@ class Daemon:
         """Status fields of the device, not of one channel, that are read at the time of sending."""
         kept = self._inbox.live_fields() if self._inbox is not None and self._settings.inbox.keeps else {}
         duplicate = self._broker.suspected_duplicate_id if self._broker else None
-        faults = (self._settings.broker.exposure, duplicate, self._metrics_fault, *self._delivery.warnings())
+        died_at = self._last_picture.died_at
+        picture = f"{died_at}: the last run died of this picture; it is set aside" if died_at else None
+        faults = (
+            self._settings.broker.exposure,
+            duplicate,
+            self._metrics_fault,
+            picture,
+            *self._delivery.warnings(),
+        )
         warnings = [warning for warning in faults if warning is not None]
         return {"warning": "; ".join(warnings) or None, "sinks": self._delivery.metrics(), **kept}
 
@@ -361,9 +373,9 @@ class Daemon:
 
     def _say_alive(self) -> None:
         """Feed systemd's watchdog while the threads live and nothing hangs."""
-        while not self._stop.wait(self._systemd.interval_s or WATCH_S):
-            if self._driver.waiting_s() > SILENT_S:
-                self._show_source_fault(f"the camera's driver has not answered for over {SILENT_S:g} s")
+        while not self._stop.wait(min(self._systemd.interval_s or WATCH_S, WATCH_S)):
+            if fault := self._driver.fault():
+                self._show_source_fault(fault)
             if not self._is_sound():
                 logger.error("the daemon is stuck: systemd's watchdog is not fed any more")
                 return
@@ -416,12 +428,15 @@ class Daemon:
     def _classify_all(self) -> None:
         if self._source is None:
             self._source = open_source(
-                self._settings.source, self._driver
+                self._settings.source, self._driver, self._last_picture
             )  # kept: it records which frames it has delivered
         for frame in self._source.frames(self._stop):
             self._classifying_since = time.monotonic()
             try:
                 self._serve(frame)
+            except Exception:
+                # Whatever one frame does, the next ones do not wait for it. Its file stays where it is.
+                logger.exception("%s: the frame could not be served", frame.source)
             finally:
                 self._classifying_since = None
 

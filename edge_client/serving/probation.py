@@ -27,13 +27,16 @@ CRASHES, POWER_CUTS = 3, 10
 STOPPED = -1
 
 
-def count_restart(record: ProbationRecord, boot: str) -> ProbationRecord:
+def count_restart(record: ProbationRecord, boot: str, *, blameless: bool = False) -> ProbationRecord:
     """Count a restart after a crash or power loss.
 
     Args:
         record: Record that the last run of the daemon left.
         boot: Id of this boot.
+        blameless: Whether the last run is known to have died of something else than its release.
     """
+    if blameless:
+        return msgspec.structs.replace(record, crashes=max(record.crashes, 0), boot=boot)
     if record.crashes != STOPPED and record.boot and boot and record.boot != boot:
         return msgspec.structs.replace(record, power_cuts=record.power_cuts + 1, boot=boot)
     return msgspec.structs.replace(record, crashes=record.crashes + 1, boot=boot)

@@ -60,6 +60,8 @@ class Serving:
         software: str,
         on_verdict: Callable[[bool], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        died_at_picture: bool = False,
     ) -> None:
         """Load the release on the disk.
 
@@ -69,8 +71,11 @@ class Serving:
             on_verdict: Called by the thread that calls `predict` and `compare`, when `settle` has work; gets
                 whether the verdict is urgent, because frames fail or are predicted badly.
             clock: Monotonic seconds.
+            died_at_picture: Whether the last run died while it decoded a picture: such an end does not count
+                against a release.
         Raises: DeviceError.
         """
+        self._died_at_picture = died_at_picture
         self._settings = settings
         self._software = software
         self._on_verdict = on_verdict
@@ -405,7 +410,7 @@ class Serving:
         known = self._slots.shadow
         if known is None or known.release != release:
             known = ProbationRecord(release=release, crashes=STOPPED)
-        record = count_restart(known, self._boot)
+        record = count_restart(known, self._boot, blameless=self._died_at_picture)
         with refusing(self._slots, release, self._software, ending=Ending.UNUSABLE):
             if loop := find_loop(record):
                 msg = f"{loop} while it ran in shadow mode"
@@ -474,7 +479,7 @@ class Serving:
             return None
 
     def _count_start(self, record: ProbationRecord) -> Probation | None:
-        record = count_restart(record, self._boot)
+        record = count_restart(record, self._boot, blameless=self._died_at_picture)
         if (loop := find_loop(record)) and self._slots.previous is not None:
             reason = f"{loop} during its probation"
             logger.error("release %s is rolled back: %s", record.release, reason)

@@ -2,7 +2,11 @@
 
 A file is read once it is complete: it has not changed for `settle_s`. A file that was moved in is old already
 and is read at once; a file that is still being written is not. A file that cannot be decoded is tried again a
-few seconds later, because some writers pause, and is then given up.
+few seconds later, because some writers pause, and is then given up. A file that the daemon died at is set
+aside.
+
+Whoever may write into the folder may put anything there, at any moment: names are looked at without following
+links, and what is opened is used only if it is a regular file.
 """
 
 from __future__ import annotations
@@ -13,10 +17,12 @@ import functools
 import logging
 import os
 import time
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError, InputError
-from edge_client.contract.preprocessing import decode_picture
+from edge_client.contract.text import text_of
+from edge_client.sources.decoding import PictureDecoder
 from edge_client.sources.driver import SILENT_S
 from edge_client.sources.files import is_picture_name
 from edge_client.sources.source import Frame, Pace
@@ -68,6 +74,7 @@ class WatchedFolder:
         settle_s: float = 0.5,
         pace: Pace | None = None,
         gone_s: float = SILENT_S,
+        decoder: PictureDecoder | None = None,
     ) -> None:
         """Prepare to watch; see `SourceSettings` for `after` and `settle_s`.
 
@@ -77,12 +84,15 @@ class WatchedFolder:
             settle_s: Seconds without a change after which a file is complete.
             pace: Limit on the frame rate.
             gone_s: Seconds for which the folder may be unreadable before `frames` raises.
+            decoder: Reads and decodes the files.
         """
         self._folder = folder
         self._after = after
         self._settle_s = settle_s
         self._pace = pace or Pace()
         self._gone_s = gone_s
+        self._decoder = decoder or PictureDecoder()
+        self._warned_of_link = False
         self._known: dict[str, _Known] = {}
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
@@ -130,19 +140,46 @@ class WatchedFolder:
                 if not is_picture_name(entry.name):
                     continue
                 with contextlib.suppress(FileNotFoundError):  # removed during the scan
-                    if entry.is_file():
-                        seen[entry.name] = self._remember(entry.name, entry.stat(), now, wall)
+                    if entry.is_file(follow_symlinks=False):
+                        found = entry.stat(follow_symlinks=False)
+                        seen[entry.name] = self._remember(entry.name, found, now, wall)
+                    elif entry.is_symlink():
+                        self._warn_of_link(entry.name)
         self._known = seen  # without the files that are gone
         ready = [name for name, file in seen.items() if self._is_ready(file, now)]
         return sorted(ready, key=lambda name: (seen[name].signature[2], name))
 
     def _remember(self, name: str, stat: os.stat_result, now: float, wall: float) -> _Known:
-        signature = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        signature = _signature(stat)
         known = self._known.get(name)
         if known is not None and known.signature == signature:
             return known
         # A file that changed since the last scan is being written, whatever its mtime.
-        return _Known(signature, now, old=known is None and wall - stat.st_mtime >= self._settle_s)
+        file = _Known(signature, now, old=known is None and wall - stat.st_mtime >= self._settle_s)
+        if self._decoder.is_given_up(self._folder / name, stat):
+            self._set_aside(name, file)
+        return file
+
+    def _set_aside(self, name: str, file: _Known) -> None:
+        """Move a file that an earlier run died at to `broken/`, or leave it there unread."""
+        file.done = True
+        path = self._folder / name
+        if self._after == "keep":
+            logger.warning("%s: an earlier run died while it decoded this picture; skipped", text_of(path))
+        elif self._move(name, BROKEN_FOLDER):
+            logger.warning(
+                "%s: an earlier run died while it decoded this picture; moved to %s/",
+                text_of(path),
+                BROKEN_FOLDER,
+            )
+            self._decoder.forget(path)
+
+    def _warn_of_link(self, name: str) -> None:
+        if not self._warned_of_link:
+            logger.warning(
+                "%s: a link, which is not followed; move the file here", text_of(self._folder / name)
+            )
+        self._warned_of_link = True
 
     def _is_ready(self, file: _Known, now: float) -> bool:
         if file.done:
@@ -156,51 +193,101 @@ class WatchedFolder:
         for name in names:
             if not self._pace.wait(stop):
                 return
-            path, file = self._folder / name, self._known[name]
+            file = self._known[name]
             try:
-                pixels = decode_picture(path)
+                pixels = self._decoder.decode_file(self._folder / name)
             except InputError as e:
-                self._on_undecodable(path, file, e)
+                self._on_undecodable(name, file, e)
                 continue
             file.done = True
-            yield Frame(name, pixels, functools.partial(self._dispose, path, DONE_FOLDER))
+            yield Frame(text_of(name), pixels, functools.partial(self._dispose, name, file, DONE_FOLDER))
 
-    def _on_undecodable(self, path: Path, file: _Known, error: InputError) -> None:
-        if not path.exists():
+    def _on_undecodable(self, name: str, file: _Known, error: InputError) -> None:
+        if not os.path.lexists(self._folder / name):
             return  # removed by its owner
         if not file.failed:
             file.failed = True
             return
         file.done = True
         logger.warning("%s", error)  # and go on with the other files
-        self._dispose(path, BROKEN_FOLDER)
+        self._dispose(name, file, BROKEN_FOLDER)
 
-    def _dispose(self, path: Path, folder: str) -> None:
-        """Keep, move or delete a file after use.
+    def _dispose(self, name: str, file: _Known, folder: str) -> None:
+        """Keep, move or delete a file after use; one that was replaced meanwhile stays, and is read next.
 
         A failure is only logged: the file stays marked as done, so it is not read again.
         """
+        if self._after == "keep":
+            return
         try:
+            if _signature(os.lstat(self._folder / name)) != file.signature:
+                return
             if self._after == "delete":
-                path.unlink(missing_ok=True)
-            elif self._after == "move":
-                target = self._folder / folder
-                target.mkdir(exist_ok=True)
-                path.replace(_free_name(target / path.name))
+                (self._folder / name).unlink()
+            else:
+                self._move_within(name, folder)
         except FileNotFoundError:
             pass  # removed by its owner
         except OSError as e:
             logger.warning(
                 "%s: cannot be removed after use: %s; it is classified again after a restart",
-                path,
+                text_of(self._folder / name),
                 e.strerror or e,
             )
 
+    def _move(self, name: str, folder: str) -> bool:
+        """Move a file to a subfolder; return whether that was possible."""
+        try:
+            self._move_within(name, folder)
+        except OSError as e:
+            logger.warning(
+                "%s: cannot be moved to %s/: %s", text_of(self._folder / name), folder, e.strerror or e
+            )
+            return False
+        return True
 
-def _free_name(path: Path) -> Path:
-    """Return `path`, or a numbered sibling if that name exists: cameras restart their numbers."""
-    number, free = 1, path
-    while free.exists():
-        free = path.with_stem(f"{path.stem}-{number}")
-        number += 1
-    return free
+    def _move_within(self, name: str, folder: str) -> None:
+        """Move a file to a subfolder, which must be no link: it may lead anywhere.
+
+        Raises: OSError.
+        """
+        (self._folder / folder).mkdir(exist_ok=True)
+        target = os.open(self._folder / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.rename(self._folder / name, _free_name(name, target), dst_dir_fd=target)
+        finally:
+            os.close(target)
+
+
+def _signature(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _free_name(name: str, folder: int) -> str:
+    """Return `name`, or a numbered one if the folder has it: cameras restart their numbers.
+
+    Doubles the number until one is free, then searches between it and the last taken one: a folder that has
+    10,000 of a name is asked 27 times.
+    """
+    path = PurePath(name)
+
+    def numbered(number: int) -> str:
+        return f"{path.stem}-{number}{path.suffix}"
+
+    if not _exists(name, folder):
+        return name
+    taken, free = 0, 1
+    while _exists(numbered(free), folder):
+        taken, free = free, free * 2
+    while free - taken > 1:
+        middle = (taken + free) // 2
+        taken, free = (middle, free) if _exists(numbered(middle), folder) else (taken, middle)
+    return numbered(free)
+
+
+def _exists(name: str, folder: int) -> bool:
+    try:
+        os.lstat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True

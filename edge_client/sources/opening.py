@@ -10,22 +10,26 @@ from edge_client.settings.frames import read_region
 from edge_client.sources.source import Pace, Source
 
 if TYPE_CHECKING:
+    from edge_client.last_picture import LastPicture
     from edge_client.settings.frames import SourceSettings
     from edge_client.sources.driver import DriverWatch
 
 
-def open_source(settings: SourceSettings, driver: DriverWatch | None = None) -> Source:
+def open_source(
+    settings: SourceSettings, driver: DriverWatch | None = None, note: LastPicture | None = None
+) -> Source:
     """Build the source that the settings select.
 
     Args:
         settings: Section [source].
-        driver: Watches a camera's driver, which may hang; None: not watched.
+        driver: Watches a camera's driver, a disk and a decoder, which may hang; None: not watched.
+        note: Learns which picture is being decoded; None: no note is kept.
     Raises: SettingsError with all faults; DeviceError if an extra is not installed.
     """
     faults = settings.faults()
     if faults:
         raise SettingsError("; ".join(f"[source] {fault}" for fault in faults))
-    source = _open(settings, Pace(settings.frames_per_second), driver)
+    source = _open(settings, Pace(settings.frames_per_second), driver, note)
     region = read_region(settings.region)
     if region is None and settings.min_change_percent == 0:
         return source
@@ -39,22 +43,32 @@ def open_source(settings: SourceSettings, driver: DriverWatch | None = None) -> 
     )
 
 
-def _open(settings: SourceSettings, pace: Pace, driver: DriverWatch | None) -> Source:
+def _open(
+    settings: SourceSettings, pace: Pace, driver: DriverWatch | None, note: LastPicture | None
+) -> Source:
     # Imported for the chosen kind only: a Pi with a camera module needs no OpenCV.
+    if settings.kind in {"folder", "files", "pipe"}:
+        from edge_client.sources.decoding import PictureDecoder  # noqa: PLC0415
+
+        decoder = PictureDecoder(driver, note)
     if settings.kind == "folder":
         from edge_client.sources.folder import WatchedFolder  # noqa: PLC0415
 
         return WatchedFolder(
-            Path(settings.path).expanduser(), after=settings.after, settle_s=settings.settle_s, pace=pace
+            Path(settings.path).expanduser(),
+            after=settings.after,
+            settle_s=settings.settle_s,
+            pace=pace,
+            decoder=decoder,
         )
     if settings.kind == "files":
         from edge_client.sources.files import ImageFiles, find_pictures  # noqa: PLC0415
 
-        return ImageFiles(find_pictures(settings.path), pace=pace)
+        return ImageFiles(find_pictures(settings.path), pace=pace, decoder=decoder)
     if settings.kind == "pipe":
         from edge_client.sources.pipe import PicturePipe  # noqa: PLC0415
 
-        return PicturePipe(settings.path, pace=pace)
+        return PicturePipe(settings.path, pace=pace, decoder=decoder)
     if settings.kind == "video":
         from edge_client.sources.video import VideoSource  # noqa: PLC0415
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import select
 import sys
 from io import FileIO
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError, InputError
-from edge_client.contract.preprocessing import decode_picture
+from edge_client.contract.text import text_of
+from edge_client.sources.decoding import PictureDecoder
 from edge_client.sources.source import Frame, Pace
 
 if TYPE_CHECKING:
@@ -32,31 +34,35 @@ STANDARD_INPUT = "-"
 LARGEST_PICTURE_BYTES = 32 << 20
 _CHUNK_BYTES = 1 << 16
 _STOP_CHECK_S = 0.2
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_START = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n")
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 class PicturePipe:
     """Pictures in the order of arrival; a named pipe waits for the next writer."""
 
-    def __init__(self, path: str, *, pace: Pace | None = None) -> None:
+    def __init__(self, path: str, *, pace: Pace | None = None, decoder: PictureDecoder | None = None) -> None:
         """Prepare to read.
 
         Args:
             path: A named pipe, or `-` for standard input.
             pace: Limit on the frame rate; pictures that come too early are dropped.
+            decoder: Decodes the pictures.
         """
         self._path = path
         self._pace = pace or Pace()
+        self._decoder = decoder or PictureDecoder()
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """See `Source.frames`; standard input ends, a named pipe does not."""
-        name = "stdin" if self._path == STANDARD_INPUT else Path(self._path).name
+        name = "stdin" if self._path == STANDARD_INPUT else text_of(Path(self._path).name)
         for number, data in enumerate(self._pictures(stop), 1):
             if self._pace.left_s() > 0:
                 continue
             self._pace.count()
             try:
-                pixels = decode_picture(data, source=f"{name}: picture {number}")
+                pixels = self._decoder.decode_bytes(data, f"{name}: picture {number}")
             except InputError as e:
                 logger.warning("%s", e)
                 continue
@@ -95,73 +101,94 @@ class PicturePipe:
 
 
 class PictureSplitter:
-    """Splits a byte stream into complete pictures, and skips all other bytes."""
+    """Splits a byte stream into complete pictures, and skips all other bytes.
+
+    Each byte is looked at a fixed number of times, whatever the pieces: the search for a picture's end goes
+    on where the last piece ended.
+    """
 
     def __init__(self) -> None:
         self._data = bytearray()
+        self._end: _PngEnd | _JpegEnd | None = None  # None: at no picture
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Append bytes; yield the pictures that are complete."""
         self._data += chunk
-        while True:
-            self._skip_to_start()
-            end = _find_end(self._data)
-            if end is None:
-                if len(self._data) > LARGEST_PICTURE_BYTES:
-                    logger.warning("a picture of over %d bytes is dropped", LARGEST_PICTURE_BYTES)
-                    del self._data[:1]
-                    continue
+        while (picture := self._end or self._skip_to_start()) is not None:
+            end = picture.find(self._data)
+            if end is None and len(self._data) <= LARGEST_PICTURE_BYTES:
+                self._end = picture
                 return
-            yield bytes(self._data[:end])
-            del self._data[:end]
+            if end is None:
+                logger.warning("a picture of over %d bytes is dropped", LARGEST_PICTURE_BYTES)
+                self._data.clear()
+            else:
+                yield bytes(self._data[:end])
+                del self._data[:end]
+            self._end = None
 
-    def _skip_to_start(self) -> None:
-        starts = [at for at in (self._data.find(_JPEG), self._data.find(_PNG)) if at >= 0]
+    def _skip_to_start(self) -> _PngEnd | _JpegEnd | None:
+        """Drop what is before the next picture; return the search for its end, None without a picture."""
+        found = _START.search(self._data)
         # The last bytes may be the beginning of a start mark.
-        del self._data[: min(starts, default=max(len(self._data) - len(_PNG) + 1, 0))]
+        del self._data[: found.start() if found else max(len(self._data) - len(_PNG) + 1, 0)]
+        if found is None:
+            return None
+        return _PngEnd() if self._data.startswith(_PNG) else _JpegEnd()
 
 
-def _find_end(data: bytearray) -> int | None:
-    """Return the end offset of the picture at the beginning; None if it is incomplete."""
-    if data.startswith(_PNG):
-        return _png_end(data)
-    return _jpeg_end(data) if data.startswith(_JPEG) else None
+class _PngEnd:
+    """Search for the end of a PNG, from chunk to chunk."""
+
+    def __init__(self) -> None:
+        self._at = len(_PNG)
+
+    def find(self, data: bytearray) -> int | None:
+        """Return the offset behind the picture at the beginning; None if more bytes are needed."""
+        while self._at + 12 <= len(data):
+            at = self._at
+            end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+            if data[at + 4 : at + 8] == b"IEND":
+                return end if end <= len(data) else None
+            self._at = end
+        return None
 
 
-def _png_end(data: bytearray) -> int | None:
-    at = len(_PNG)
-    while at + 12 <= len(data):
-        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if kind == b"IEND":
-            return end if end <= len(data) else None
-        at = end
-    return None
+class _JpegEnd:
+    """Search for the end of a JPEG, from marker to marker."""
 
+    def __init__(self) -> None:
+        self._at = 2
+        self._in_scan = False
 
-def _jpeg_end(data: bytearray) -> int | None:
-    at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
-            return at  # damaged: the decoder reports it
-        marker = data[at + 1]
-        if marker == 0xD9:
-            return at + 2
-        if marker == 0xFF:
-            at += 1  # fill byte
-            continue
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xDA:
-            found = _after_scan(data, at)
-            if found is None:
+    def find(self, data: bytearray) -> int | None:
+        """As `_PngEnd.find`. A damaged picture ends at the damage: the decoder reports it."""
+        while self._at + 4 <= len(data):
+            if self._in_scan and not self._leave_scan(data):
                 return None
-            at = found
-    return at + 2 if data[at : at + 2] == b"\xff\xd9" else None
+            at = self._at
+            marker = data[at + 1 : at + 2]
+            if data[at] != 0xFF:
+                return at
+            if marker == b"\xd9":
+                return at + 2
+            if marker == b"\xd8":  # the next picture begins: this one was cut off
+                return at
+            if marker == b"\xff":
+                self._at += 1  # fill byte
+                continue
+            if at + 4 > len(data):
+                return None
+            self._at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            self._in_scan = marker == b"\xda"
+        return self._at + 2 if data[self._at : self._at + 2] == b"\xff\xd9" else None
 
-
-def _after_scan(data: bytearray, at: int) -> int | None:
-    """Return the offset of the next marker; in compressed data 0xFF is followed by 0 or a restart marker."""
-    while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
-        if data[at + 1] not in (0x00, 0xFF) and not 0xD0 <= data[at + 1] <= 0xD7:
-            return at
-        at += 1 if data[at + 1] == 0xFF else 2
-    return None
+    def _leave_scan(self, data: bytearray) -> bool:
+        """Go on to the marker behind the compressed data, where 0xFF is followed by 0 or a restart marker."""
+        found = _END_OF_SCAN.search(data, self._at)
+        if found is None:
+            self._at = max(len(data) - data.endswith(b"\xff"), self._at)
+            return False
+        self._at = found.end() - 2
+        self._in_scan = False
+        return True

@@ -1,0 +1,63 @@
+"""Decodes the pictures of a source, watched, and noted for the case that the process dies of one."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from edge_client.contract.picture_file import read_picture
+from edge_client.contract.preprocessing import decode_picture
+from edge_client.contract.text import text_of
+from edge_client.sources.driver import DriverWatch
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edge_client.last_picture import LastPicture
+
+
+class PictureDecoder:
+    """Reads and decodes pictures for one source."""
+
+    def __init__(self, watch: DriverWatch | None = None, note: LastPicture | None = None) -> None:
+        """Prepare.
+
+        Args:
+            watch: Learns how long each picture takes.
+            note: Learns which picture is being decoded; None: no note is kept.
+        """
+        self._watch = watch or DriverWatch()
+        self._note = note
+
+    def decode_file(self, path: Path, *, follow_link: bool = False) -> NDArray[np.uint8]:
+        """Return the pixels of a picture file, (H, W, 3) uint8 RGB.
+
+        Raises: InputError if it is no regular file, or as `decode_picture`.
+        """
+        name = text_of(path)
+        with self._watch.reading(name), self._noted(path):
+            return decode_picture(read_picture(path, follow_link=follow_link), source=name)
+
+    def decode_bytes(self, data: bytes, name: str) -> NDArray[np.uint8]:
+        """Return the pixels of a picture that came without a file, (H, W, 3) uint8 RGB.
+
+        Raises: InputError as `decode_picture`.
+        """
+        with self._watch.reading(name), self._noted(name):
+            return decode_picture(data, source=name)
+
+    def is_given_up(self, path: Path, found: os.stat_result) -> bool:
+        """Whether an earlier run died while it decoded this file."""
+        return self._note is not None and self._note.is_given_up(path, found)
+
+    def forget(self, path: Path) -> None:
+        """Forget a file that was given up and is moved away."""
+        if self._note is not None:
+            self._note.forget(path)
+
+    def _noted(self, picture: Path | str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._note is None else self._note.decoding(picture)
