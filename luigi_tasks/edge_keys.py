@@ -1,4 +1,4 @@
-"""`edge-keys`: make, rotate, renew and publish signing keys."""
+"""`edge-keys`: make, rotate, renew and publish signing keys; verify what they signed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import EdgeError, InputError
+from edge_client.contract.errors import EdgeError, InputError, TrustError
 from luigi_tasks.release.key_files import (
     PASSPHRASE_VARIABLE,
     ROOT_PASSPHRASE_VARIABLE,
@@ -34,9 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `edge-keys`; exit code 0, or 1 with one paragraph on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        text = {"make": _make, "rotate": _rotate, "renew": _renew, "publish": _publish}[options.command](
-            options
-        )
+        commands = {"make": _make, "rotate": _rotate, "renew": _renew, "publish": _publish, "verify": _verify}
+        text = commands[options.command](options)
     except EdgeError as e:
         sys.stderr.write(f"edge-keys: {e}\n")
         return 1
@@ -151,6 +150,25 @@ def _root_passphrases(options: argparse.Namespace) -> Passphrases:
     )
 
 
+def _verify(options: argparse.Namespace) -> str:
+    """Write what made a release; a broken link is an error after it."""
+    from luigi_tasks.release.verify import verify_release  # noqa: PLC0415 - the other commands need none of it
+    from luigi_tasks.settings.sections import load_settings  # noqa: PLC0415 - imports luigi
+    from luigi_tasks.workspace import open_workspace  # noqa: PLC0415 - as above
+
+    store = {"url": options.store} if options.store else {}
+    trust = {"root": Path(options.root)} if options.root else {}
+    workspace = open_workspace(load_settings(store=store, trust=trust))
+    proof = verify_release(workspace.repository.load(), options.release)
+    text = proof.to_json() if options.json else proof.in_words()
+    if proof.faults:
+        sys.stdout.write(text)
+        msg = f"release {options.release}: not proven: {'; '.join(proof.faults)}"
+        raise TrustError(msg)
+    ends = "Signed by the keys of the root; every step stands on the one before, down to the pictures.\n"
+    return text if options.json else text + ends
+
+
 def _explain_root(folder: Path, version: int) -> str:
     return (
         f"{folder}/device/     copy its *.json to where [trust] root in luigi.cfg points: "
@@ -217,6 +235,13 @@ def _parser() -> argparse.ArgumentParser:
             f"names it where luigi runs), - asks; default: the file that {PASSPHRASE_VARIABLE} names, else "
             "plain keys",
         )
+    verify = commands.add_parser(
+        "verify", help="show what made a release, and verify each step; needs the root, and no private key"
+    )
+    verify.add_argument("release", help="release id")
+    verify.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    verify.add_argument("--root", help="root.json (default: [trust] root)")
+    verify.add_argument("--store", help="s3:// or file:// address (default: [store] url)")
     for command in (rotate, renew):
         command.add_argument(
             "--years", type=int, default=ROOT_YEARS, help=f"lifetime of the root (default {ROOT_YEARS})"

@@ -122,6 +122,8 @@ class PipelineTask(luigi.Task):
         """Target at the task's address."""
         ledger = self.workspace.ledger
         epoch, known = self.__dict__.get("_target", (0, None))
+        if known is not None and known.ledger is not ledger:  # Luigi keeps tasks from one build to the next
+            known = None
         if known is not None and self.keeps_target and epoch == ledger.epoch:
             return cast("DocumentTarget", known)
         key = self.address()

@@ -222,6 +222,21 @@ def verify_statement(data: bytes, keys: Mapping[str, Key], address: str, step: s
         step: The step that makes such records.
     Raises: TrustError with the reason in one sentence.
     """
+    statement, keyid = open_statement(data, keys)
+    if statement.address != address:
+        msg = f"its statement is that of {statement.address[:200]}"
+        raise TrustError(msg)
+    if statement.step != step:
+        msg = f"its statement is of step {statement.step[:80]}, {step} was expected"
+        raise TrustError(msg)
+    return statement, keyid
+
+
+def open_statement(data: bytes, keys: Mapping[str, Key]) -> tuple[Statement, str]:
+    """Return a statement that one of the keys signed, and the key's id; whatever its address.
+
+    Raises: TrustError with the reason in one sentence.
+    """
     from securesystemslib.dsse import Envelope  # noqa: PLC0415 - as above
     from securesystemslib.exceptions import Error  # noqa: PLC0415 - as above
 
@@ -239,14 +254,7 @@ def verify_statement(data: bytes, keys: Mapping[str, Key], address: str, step: s
         named = ", ".join(one.keyid[:12] for one in outer.signatures) or "nobody"
         msg = f"its statement is not signed by a trusted work key (signed by {named})"
         raise TrustError(msg) from e
-    statement = _decode(envelope.payload, envelope.payload_type)
-    if statement.address != address:
-        msg = f"its statement is that of {statement.address[:200]}"
-        raise TrustError(msg)
-    if statement.step != step:
-        msg = f"its statement is of step {statement.step[:80]}, {step} was expected"
-        raise TrustError(msg)
-    return statement, next(iter(signed_by))
+    return _decode(envelope.payload, envelope.payload_type), next(iter(signed_by))
 
 
 def _decode(payload: bytes, payload_type: str) -> Statement:
