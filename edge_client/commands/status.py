@@ -114,8 +114,9 @@ def _describe_shadow(shadow: Comparison | None) -> str:
 def _describe_drift(drift: Drift | None) -> str:
     if drift is None:
         return "-"
+    alarm = f"ALARM since {drift.since}, less sure than where it was proven; " if drift.alarm else ""
     return (
-        f"labels {drift.labels:.2f}, confidence {drift.confidence:.2f} over {drift.answers} frames "
+        f"{alarm}labels {drift.labels:.2f}, confidence {drift.confidence:.2f} over {drift.answers} frames "
         "(below 0.1 stable, above 0.25 a shift)"
     )
 

@@ -119,11 +119,18 @@ class Drift(Document, frozen=True, kw_only=True):
         answers: Number of last predictions that were compared.
         labels: Index of the distribution of predicted labels.
         confidence: Index of the distribution of confidence.
+        shift: Chance that a prediction here is less sure than one of the hold-out, minus 0.5, at the last
+            test; None before, or without an alarm ([drift]).
+        alarm: Whether the release is less sure here than where it was proven, see `serving/drift_alarm.py`.
+        since: When the alarm was raised, UTC, ISO 8601; None without one.
     """
 
     answers: int
     labels: float
     confidence: float
+    shift: float | None = None
+    alarm: bool = False
+    since: str | None = None
 
 
 class SureMetrics(Document, frozen=True, kw_only=True):

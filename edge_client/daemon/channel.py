@@ -201,6 +201,10 @@ class ChannelFollower:
         self._check.cancel()
         self.triggers.close()
 
+    def keep_drift(self) -> None:
+        """Keep the watch of drift for a restart now and then; not in the thread of the frames."""
+        self._serving.keep_drift()
+
     def close(self) -> None:
         """Record that the daemon ends on request; once `follow` has ended, or was never started."""
         self._serving.close()

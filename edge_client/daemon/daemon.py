@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from edge_client.inbox.selection import ChannelAnswer
     from edge_client.inbox.service import Inbox
     from edge_client.reporting.metrics import MetricsServer
-    from edge_client.reporting.status import StatusBoard
     from edge_client.settings.file import Settings
     from edge_client.sinks.delivery import Counter
     from edge_client.sources.source import Frame, Source
@@ -195,7 +194,7 @@ class Daemon:
         yield "watchdog", self._say_alive
         for name, follower in self._followers.items():
             yield f"{_UPDATES}{name}", follower.follow
-            yield f"{_STATUS}{name}", functools.partial(self._send_status, follower.board)
+            yield f"{_STATUS}{name}", functools.partial(self._send_status, follower)
 
     def start(self) -> None:
         """Start all threads."""
@@ -353,11 +352,12 @@ class Daemon:
         if self._outbox:
             self._outbox.acknowledged(number)
 
-    def _send_status(self, board: StatusBoard) -> None:
+    def _send_status(self, follower: ChannelFollower) -> None:
         going = True
         while going:
             try:
-                going = board.step()
+                going = follower.board.step()
+                follower.keep_drift()
                 if self._broker and going:
                     self._broker.revive()
                     self._discovery.settle()

@@ -1,4 +1,4 @@
-"""Home Assistant's MQTT discovery: label, confidence, latency, and the release with an update button.
+"""Home Assistant's MQTT discovery: label, confidence, latency, drift, and the release with an update button.
 
 Source: Home Assistant's MQTT integration, discovery messages `<prefix>/<component>/<id>/config`.
 """
@@ -86,10 +86,18 @@ def _sensors(results: str, status: str) -> dict[str, tuple[str, dict[str, Any]]]
         "json_attributes_topic": results,
         "json_attributes_template": _ATTRIBUTES,
     }
+    drift = {
+        "name": "Drift",
+        "state_topic": status,
+        "value_template": "{{ 'ON' if value_json.drift and value_json.drift.alarm else 'OFF' }}",
+        "device_class": "problem",
+        "entity_category": "diagnostic",
+    }
     return {
         "label": ("sensor", label),
         "confidence": ("sensor", confidence),
         "latency": ("sensor", latency),
+        "drift": ("binary_sensor", drift),
     }
 
 

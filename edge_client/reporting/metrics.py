@@ -64,6 +64,8 @@ _HELP = {
     "shadow_agreement": "Share of frames on which the shadow release agrees with the serving one.",
     "drift_labels": "Population stability index of the predicted labels.",
     "drift_confidence": "Population stability index of the confidence.",
+    "drift_shift": "By how much the confidence is below that on the hold-out, -0.5 to 0.5.",
+    "drift_alarm": "1 while the release is less sure here than where it was proven.",
     "predictions_total": "Predictions since start by label: `unknown` where the release was not sure, empty "
     f"beyond the first {LABELS_COUNTED} labels.",
     "sure_share": "Share of the last predictions that the serving release was sure of.",
@@ -282,6 +284,8 @@ def _describe(status: DeviceStatus) -> Iterator[tuple[str, float, dict[str, str]
         values["shadow_agreement"] = status.shadow.agreement
     if (drift := status.drift) is not None:
         values |= {"drift_labels": drift.labels, "drift_confidence": drift.confidence}
+        values |= {"drift_alarm": int(drift.alarm)}
+        values |= {} if drift.shift is None else {"drift_shift": drift.shift}
     if (sure := status.sure) is not None:
         values |= {"sure_coverage": sure.coverage}
         values |= {} if sure.share is None else {"sure_share": sure.share}

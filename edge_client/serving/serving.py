@@ -17,13 +17,11 @@ import msgspec
 
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.machine import boot_id
-from edge_client.releases import read_release
 from edge_client.serving import activation
-from edge_client.serving.drift import DriftWatch
 from edge_client.serving.holder import ClassifierHolder
 from edge_client.serving.probation import STOPPED, Probation, RecentPredictions, count_restart, find_loop
 from edge_client.serving.shadow import Shadow, ShadowRelease
-from edge_client.serving.sureness import SureWatch
+from edge_client.serving.watches import Watches
 from edge_client.update.decision import Decision
 from edge_client.update.endings import Ending
 from edge_client.update.refusals import RefusedError, refusing
@@ -36,15 +34,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge_client.contract.release import ReleaseDocument
     from edge_client.inference.classifier import Classifier, Prediction
     from edge_client.settings.file import Settings
     from edge_client.update.decision import UpdateOutcome
 
 logger = logging.getLogger(__name__)
-
-# Characters of a release's evidence in the status, which must stay below STATUS_LIMIT_BYTES.
-EVIDENCE_LIMIT = 1000
 
 
 class Serving:
@@ -83,9 +77,7 @@ class Serving:
         self._boot = boot_id()
         self._shadow: ShadowRelease | None = None
         self._compare_after = float("-inf")
-        self._drift: DriftWatch | None = None
-        self._sure: SureWatch | None = None
-        self._document: ReleaseDocument | None = None
+        self._watches = Watches(settings, clock())
         self.rolled_back: dict[str, Any] = {}
         self._slots = PatientSlots(settings.device.state_dir)
         self._recent = RecentPredictions(settings.probation.unsure_below)
@@ -162,13 +154,10 @@ class Serving:
 
     def live_fields(self) -> dict[str, Any]:
         """Return the status fields that are read at the time of sending."""
-        shadow, drift, sure, document = self._shadow, self._drift, self._sure, self._document
-        serves = document is not None and document.release == self.release
+        shadow = self._shadow
         return {
             "shadow": shadow.comparison.metrics() if shadow is not None else None,
-            "drift": drift.metrics() if drift is not None else None,
-            "sure": sure.metrics() if sure is not None and serves else None,
-            "evidence": document.evidence[:EVIDENCE_LIMIT] if document is not None and serves else "",
+            **self._watches.live_fields(self.release),
         }
 
     def reload(self) -> None:
@@ -225,9 +214,14 @@ class Serving:
             self._slots.clean_slots()
         self._watch_predictions(self.release)
 
+    def keep_drift(self) -> None:
+        """Keep the watch of drift for a restart now and then; not in the thread of the frames."""
+        self._watches.keep(self._clock())
+
     def close(self) -> None:
         """Record that the daemon ends on request, and not because of a release."""
         self.end_try()
+        self._watches.keep(self._clock(), every_s=0.0)
         with contextlib.suppress(DeviceError):
             if record := self._slots.probation:
                 self._slots.keep_probation(msgspec.structs.replace(record, crashes=STOPPED))
@@ -258,12 +252,7 @@ class Serving:
                 self._on_verdict(False)
             raise
         self._recent.add(prediction.latency_ms, prediction.confidence)
-        drift = self._drift
-        if drift is not None and drift.release == classifier.release:
-            drift.add(prediction.index, prediction.confidence)
-        sure = self._sure
-        if sure is not None and sure.release == classifier.release:
-            sure.add(sure=prediction.sure)
+        self._watches.add(classifier.release, prediction, self._clock())
         if watched is not None and watched.predicted(
             prediction.latency_ms, prediction.confidence, self._clock()
         ):
@@ -380,16 +369,7 @@ class Serving:
 
     def _watch_predictions(self, release: str | None) -> None:
         """Compare a release's predictions with what its document promises of them."""
-        self._drift = self._sure = self._document = None
-        if release is None:
-            return
-        with contextlib.suppress(EdgeError):  # a release that cannot be read does not serve either
-            self._document = document = read_release(self._slots.folder(release))
-            hold_out = document.hold_out
-            if hold_out is not None and len(hold_out.labels) == len(document.labels) and hold_out.confidence:
-                self._drift = DriftWatch(document.release, hold_out)
-            if document.operating_point is not None:
-                self._sure = SureWatch(document.release, document.operating_point)
+        self._watches.begin(None if release is None else self._slots.folder(release))
 
     # Shadow
 

@@ -22,7 +22,7 @@ from edge_client.settings.reporting import (
     StatusSettings,
 )
 from edge_client.settings.results import ActionSettings, SinkSettings
-from edge_client.settings.serving import ProbationSettings, ShadowSettings
+from edge_client.settings.serving import DriftSettings, ProbationSettings, ShadowSettings
 from edge_client.settings.update import (
     CheckSettings,
     DeviceSettings,
@@ -50,6 +50,7 @@ class Settings(CheckSettings):
     broker: BrokerSettings
     probation: ProbationSettings
     shadow: ShadowSettings
+    drift: DriftSettings
     status: StatusSettings
     source: SourceSettings
     sinks: SinkSettings
@@ -67,6 +68,7 @@ SECTIONS: dict[str, type[Section]] = {
     "update": UpdateSettings,
     "probation": ProbationSettings,
     "shadow": ShadowSettings,
+    "drift": DriftSettings,
     "status": StatusSettings,
     "source": SourceSettings,
     "sinks": SinkSettings,

@@ -1,4 +1,4 @@
-"""Settings of probation and of the shadow comparison."""
+"""Settings of probation, of the shadow comparison and of the alarm of drift."""
 
 from __future__ import annotations
 
@@ -58,4 +58,31 @@ class ShadowSettings(Section):
         return failed(
             (is_not_negative(self.seconds), "seconds: 0 or more"),
             (0 <= self.min_agreement_percent <= 100, "min_agreement_percent: 0 to 100"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DriftSettings(Section):
+    """Section [drift].
+
+    Attributes:
+        alarm: Raise an alarm when the release is less sure of this camera's pictures than of the hold-out's.
+        false_alarm_percent: Chance of an alarm in 1,000 predictions of pictures like the hold-out's.
+        least_shift_points: Smallest shift for an alarm, in percentage points: by how much fewer than half of
+            the camera's predictions are surer than one of the hold-out.
+        every_s: Seconds between two predictions of a stream (video, picamera, pipe) that count for the alarm,
+            because successive frames show the same; each picture of a folder counts.
+    """
+
+    alarm: bool = True
+    false_alarm_percent: float = 0.1
+    least_shift_points: float = 10.0
+    every_s: float = 10.0
+
+    def faults(self) -> tuple[str, ...]:
+        """See `Section.faults`."""
+        return failed(
+            (0.001 <= self.false_alarm_percent <= 10, "false_alarm_percent: 0.001 to 10"),
+            (0 <= self.least_shift_points <= 50, "least_shift_points: 0 to 50"),
+            (is_not_negative(self.every_s), "every_s: 0 or more"),
         )

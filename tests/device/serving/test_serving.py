@@ -11,7 +11,8 @@ from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import SureMetrics
 from edge_client.contract.release import OperatingPoint
 from edge_client.serving.probation import FAILURES, STOPPED
-from edge_client.serving.serving import EVIDENCE_LIMIT, Serving
+from edge_client.serving.serving import Serving
+from edge_client.serving.watches import EVIDENCE_LIMIT
 from edge_client.settings.file import load_settings
 from edge_client.settings.serving import LEAST_FRAMES
 from edge_client.update.slots import Slots
