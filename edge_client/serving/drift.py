@@ -15,7 +15,7 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from edge_client.contract.documents import Document, decode_document, encode_document
+from edge_client.contract.documents import Document, decode_document, encode_compact
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.messages import Drift
 from edge_client.disk import write_durably
@@ -164,7 +164,7 @@ def read_record(file: Path) -> DriftRecord | None:
 def keep_record(file: Path, record: DriftRecord) -> None:
     """Write a record; where the disk does not take it, a restart begins anew."""
     try:
-        write_durably(file, encode_document(record))
+        write_durably(file, encode_compact(record))
     except DeviceError as e:
         logger.warning("%s; drift would be watched anew after a restart", e)
 

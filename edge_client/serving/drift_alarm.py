@@ -4,8 +4,8 @@ A one-sided rank test of counts, by ridits (Bross, "How to use ridit analysis", 
 a bin of confidence is the share of the hold-out's predictions below it, and half of those in it. The mean
 ridit of the camera's last predictions is the chance that one of them is surer than one of the hold-out: 0.5
 if nothing changed. `shift` is 0.5 minus that. Predictions of one camera are not independent, so the error of
-the mean comes from the means of 20 batches of successive predictions (Student's t), and is never below that
-of independent ones.
+the mean comes from the means of batches of 50 successive ones (Student's t, 8 to 20 batches), and is never
+below that of independent ones: scenes of up to about 50 predictions raise no false alarm.
 
 There is an alarm if the shift is at least `least_shift_points`, and significant. Tests are made after each
 fifth of a window; each may be wrong in a fifth of `false_alarm_percent`, the rate for a window of predictions
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WINDOW, TESTED_EVERY = 1000, 200
-_BATCHES = 20
+WINDOW, TESTED_EVERY, BATCH = 1000, 200, 50
+LEAST_PREDICTIONS = 400
 
 
 class DriftAlarm:
@@ -49,8 +49,7 @@ class DriftAlarm:
         self._settings = settings
         self._pictures = max(sum(hold_out), 1)
         self._ridits, self._variance = _ridits(hold_out)
-        looks = WINDOW // TESTED_EVERY
-        self._limit = student_quantile(settings.false_alarm_percent / 100 / looks, _BATCHES - 1)
+        self._chance = settings.false_alarm_percent / 100 / (WINDOW // TESTED_EVERY)
         self.bins: collections.deque[int] = collections.deque(maxlen=WINDOW)
         self.fresh = 0
         self.since: str | None = None
@@ -62,7 +61,8 @@ class DriftAlarm:
         self.fresh += 1
         if self.fresh >= TESTED_EVERY:
             self.fresh = 0
-            self._test()
+            if len(self.bins) >= LEAST_PREDICTIONS:
+                self._test()
 
     def resume(self, bins: Sequence[int], fresh: int, since: str | None, shift: float | None) -> None:
         """Go on where an earlier run ended."""
@@ -73,7 +73,8 @@ class DriftAlarm:
         shift, error = self._estimate()
         self.shift = round(shift, 4)
         least = self._settings.least_shift_points / 100
-        if self.since is None and shift >= least and shift > self._limit * error:
+        limit = student_quantile(self._chance, len(self.bins) // BATCH - 1)
+        if self.since is None and shift >= least and shift > limit * error:
             self.since = utc_now()
             logger.warning(
                 "drift: release %s is less sure here than where it was proven: by %.0f points over the last "
@@ -89,10 +90,10 @@ class DriftAlarm:
     def _estimate(self) -> tuple[float, float]:
         """Return the shift and its standard error."""
         values = [self._ridits[one] for one in self.bins]
-        size = len(values) // _BATCHES
-        means = [statistics.fmean(values[i * size : (i + 1) * size]) for i in range(_BATCHES)]
+        starts = range(0, len(values) - BATCH + 1, BATCH)
+        means = [statistics.fmean(values[start : start + BATCH]) for start in starts]
         independent = self._variance / len(values)
-        found = max(statistics.variance(means) / _BATCHES, independent)
+        found = max(statistics.variance(means) / len(means), independent)
         return 0.5 - statistics.fmean(values), math.sqrt(found + self._variance / self._pictures)
 
 
@@ -109,7 +110,7 @@ def _ridits(counts: Sequence[int]) -> tuple[list[float], float]:
 def student_quantile(chance: float, freedom: int) -> float:
     """Return the value that Student's t exceeds with a small chance.
 
-    Source: Abramowitz and Stegun, 26.7.5, with three terms: within 1% from 10 degrees of freedom on.
+    Source: Abramowitz and Stegun, 26.7.5, with three terms: within 1% from 7 degrees of freedom on.
     """
     x = statistics.NormalDist().inv_cdf(1 - chance)
     terms = (

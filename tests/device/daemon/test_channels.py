@@ -145,17 +145,26 @@ def test_a_release_for_another_class_of_devices_is_refused(daemon, watcher, repo
     watcher.wait_release(everybody)
 
 
-def test_drift_is_part_of_the_status(daemon, watcher, repository):
+def test_drift_is_part_of_the_status_and_survives_a_restart(daemon, watcher, repository):
     hold_out = HoldOut(labels=(100, 100, 100), confidence=(0,) * 9 + (300,))
     release = repository.publish_tiny(0, hold_out=hold_out).release
     daemon.start()
     watcher.wait_release(release)
-    for _ in range(210):
-        daemon.drop("red")
-    status = watcher.wait_status(lambda s: s.drift is not None, "drift")
-    assert status.drift.answers >= 200
-    assert status.drift.labels > 0.25  # the camera sees red alone
-    assert status.drift.confidence < 0.1
+    for label in ["red"] * 199 + ["grey"] * 201:
+        daemon.drop(label)
+    status = watcher.wait_status(lambda s: s.drift is not None and s.drift.alarm, "the alarm")
+    assert status.drift.labels > 0.25  # the camera sees red, which the release is sure of, and grey
+    assert status.drift.shift > 0.2
+    assert daemon.terminate() == 0
+    assert daemon.log.count("drift: release") == 1
+    answers = json.loads((daemon.state_dir / "drift.json").read_bytes())["answers"]
+
+    watcher.status = None
+    daemon.start()
+    again = watcher.wait_status(lambda s: s.drift is not None, "drift, without a new picture")
+    assert (again.drift.answers, again.drift.alarm) == (len(answers), True)
+    assert again.drift.since == status.drift.since
+    assert f"ALARM since {again.drift.since}" in daemon.ask("status").stdout
 
 
 def test_unsure_frames_are_kept_and_counted_in_the_status(daemon, watcher, repository):

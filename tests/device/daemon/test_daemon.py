@@ -433,7 +433,7 @@ def test_home_assistant_finds_the_device_and_metrics_are_served(daemon, watcher,
         release = repository.publish_tiny(0).release
         daemon.start()
         watcher.wait_release(release)
-        wait_until(lambda: len(told) == 4, "four entities")
+        wait_until(lambda: len(told) == 5, "five entities")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             assert f'release="{release}"' in answer.read().decode()
         # Readers that never finish keep neither the daemon nor its farewell.
@@ -447,7 +447,7 @@ def test_home_assistant_finds_the_device_and_metrics_are_served(daemon, watcher,
         del daemon.settings["homeassistant"]
         daemon.start()
         wait_until(lambda: set(told.values()) == {b""}, "the entities to be removed")
-        assert len(told) == 4
+        assert len(told) == 5
     finally:
         client.disconnect()
         client.loop_stop()

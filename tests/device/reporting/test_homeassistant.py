@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from edge_client.contract.messages import DeviceStatus
+from edge_client.contract.messages import DeviceStatus, Drift
 from edge_client.contract.names import command_topic, online_topic, results_topic, status_topic
 from edge_client.reporting.homeassistant import INSTALL, discovery_messages
 from tests.fakes.results import example_result
@@ -44,7 +44,20 @@ def test_topics_are_those_of_the_device():
     assert topics == {results_topic("f.1", "pi-1"), status_topic("f.1", "pi-1")}
     assert {config["availability_topic"] for config in MESSAGES.values()} == {online_topic("f.1", "pi-1")}
     assert all(topic.startswith("homeassistant/") and "." not in topic for topic in MESSAGES)
-    assert len({config["unique_id"] for config in MESSAGES.values()}) == len(MESSAGES) == 4
+    assert len({config["unique_id"] for config in MESSAGES.values()}) == len(MESSAGES) == 5
+
+
+@pytest.mark.parametrize(
+    ("drift", "shown"),
+    [
+        (None, "OFF"),
+        (Drift(answers=500, labels=0.1, confidence=0.1), "OFF"),
+        (Drift(answers=500, labels=0.1, confidence=0.4, shift=0.3, alarm=True), "ON"),
+    ],
+)
+def test_the_alarm_of_drift_is_a_problem(drift, shown):
+    assert rendered("drift", status(drift=drift)) == shown
+    assert rendered_json("drift", {"drift": {"answers": 500, "labels": 0.1, "confidence": 0.4}}) == "OFF"
 
 
 def test_sensors_show_the_answer():
@@ -110,6 +123,7 @@ def test_an_extra_channel_has_entities_of_its_own():
         "doors Label",
         "doors Confidence",
         "doors Latency",
+        "doors Drift",
         "doors Model",
     }
     devices = [config["device"]["identifiers"] for config in (*extra.values(), *MESSAGES.values())]

@@ -26,6 +26,7 @@ from edge_client.contract.messages import (
     DeviceStatus,
     Drift,
     InboxMetrics,
+    SinkMetrics,
     SureMetrics,
     UpdateMetrics,
 )
@@ -199,6 +200,30 @@ def test_shadow_drift_and_inbox_are_exported():
     assert value(text, "inbox_uploaded_total") == 4
 
 
+def test_results_of_each_sink_and_the_alarm_of_drift_are_exported():
+    counted = msgspec.structs.replace(
+        STATUS,
+        drift=Drift(answers=500, labels=0.3, confidence=0.05, shift=0.25, alarm=True),
+        sinks={
+            "mqtt": SinkMetrics(written=7, unsent=5, kept=3, dropped=2),
+            "action": SinkMetrics(dropped=1),
+        },
+    )
+    lines = render([counted]).splitlines()
+    same = 'channel="stable",device="pi-1"'
+    assert f"edge_client_drift_alarm{{{same}}} 1.0" in lines
+    assert f"edge_client_drift_shift{{{same}}} 0.25" in lines
+    for name, value_ in (
+        ("results_written_total", 7.0),
+        ("results_unsent", 5.0),
+        ("results_kept", 3.0),
+        ("results_dropped_total", 2.0),
+    ):
+        assert f'edge_client_{name}{{{same},sink="mqtt"}} {value_}' in lines
+    assert f'edge_client_results_dropped_total{{{same},sink="action"}} 1.0' in lines
+    assert sum(line.startswith("# TYPE edge_client_results_dropped_total") for line in lines) == 1
+
+
 def test_metric_names_do_not_change():
     watched = msgspec.structs.replace(
         STATUS,
@@ -210,7 +235,7 @@ def test_metric_names_do_not_change():
     gauges = {
         *("info", "release_info", "serving", "up_to_date", "probation", "error", "latency_seconds"),
         *("update_bytes", "update_seconds", "shadow_agreement", "drift_labels", "drift_confidence"),
-        "inbox_waiting",
+        *("drift_alarm", "inbox_waiting"),
     }
     assert names == {f"edge_client_{name}" for name in gauges | {"frames_total", "inbox_uploaded_total"}}
 
