@@ -53,7 +53,7 @@ EDGE_CLIENT = {
     "sources": "contract settings disk machine last_picture",
     "sinks": "contract settings disk inference",
     "repository": "__init__ contract settings disk",
-    "inbox": "contract settings disk children inference repository",
+    "inbox": "contract settings disk machine children inference repository",
     "update": "__init__ contract settings disk machine children releases inference reporting repository",
     "serving": "contract settings disk machine releases inference update",
     "offline": "contract settings disk releases state_folder repository update serving",

@@ -23,6 +23,7 @@ from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import InboxRecord
 from edge_client.disk import disk_errors, write_durably
+from edge_client.inbox.ages import FrameClock, read_clocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_client.contract.messages import Result
+    from edge_client.inbox.ages import Reading
     from edge_client.settings.frames import InboxSettings
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class FrameKeeper:
         *,
         min_free_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        clocks: Callable[[], Reading] = read_clocks,
     ) -> None:
         """Start the thread.
 
@@ -61,11 +64,13 @@ class FrameKeeper:
             folder: Folder of the frames.
             min_free_bytes: Free space to leave on the disk.
             clock: Returns monotonic seconds.
+            clocks: Returns what the age of frames depends on.
         """
         self._settings = settings
         self._folder = folder
         self._min_free_bytes = min_free_bytes
         self._clock = clock
+        self._ages = FrameClock(folder, clocks)
         self._next = clock() + _rest_s(folder, self._interval_s)
         self._failing = False
         self._kept = 0
@@ -117,6 +122,8 @@ class FrameKeeper:
                 self._try(self._tidy)
                 continue
             if queued is None:
+                if self._kept:
+                    self._ages.save()
                 return
             self._try(functools.partial(self._keep, *queued))
 
@@ -161,6 +168,7 @@ class FrameKeeper:
         try:
             write_durably(self._folder / record.picture, picture)
             write_durably(path, encode_document(record))
+            self._ages.mark(path)
         except DeviceError:
             forget(path)  # a picture without a record is not counted against the limits
             raise
@@ -168,16 +176,31 @@ class FrameKeeper:
 
     def _make_room(self, size_bytes: int) -> None:
         """Delete old frames, then the oldest until `size_bytes` more fit into the limit."""
-        oldest = time.time() - self._settings.keep_days * _DAY_S
-        kept = [(path, *_age_and_size(path)) for path in kept_records(self._folder)]
-        total = size_bytes + sum(size for _, _, size in kept)
+        records = kept_records(self._folder)
+        if not records and not size_bytes:
+            self._kept = 0
+            return
+        oldest_s = self._ages.now_s() - self._settings.keep_days * _DAY_S
+        # By age, then by name: names begin with a time that may have been wrong.
+        kept = sorted((*self._written_and_size(path), path) for path in records)
+        total = size_bytes + sum(size for _, size, _ in kept)
         left = len(kept)
-        for path, written, size in kept:
-            if written < oldest or total > self._settings.max_bytes:
+        for written_s, size, path in kept:
+            if written_s < oldest_s or total > self._settings.max_bytes:
                 forget(path)
                 total -= size
                 left -= 1
         self._kept = left
+
+    def _written_and_size(self, record: Path) -> tuple[float, int]:
+        """Return when a frame was kept, see `FrameClock`, and the size of both files, in bytes."""
+        try:
+            size_bytes = record.stat().st_size + record.with_suffix(".jpg").stat().st_size
+            return self._ages.written_s(record), size_bytes
+        except FileNotFoundError:
+            return float("-inf"), 0  # deleted meanwhile, or incomplete
+        except OSError:
+            return float("inf"), 0  # the disk fails: it may heal
 
     def _check_free(self, size_bytes: int) -> None:
         """Raise DeviceError unless a file of `size_bytes` leaves enough free space."""
@@ -216,15 +239,6 @@ def to_jpeg(pixels: NDArray[np.uint8], longest_side: int) -> bytes:
     data = io.BytesIO()
     image.save(data, "JPEG", quality=_JPEG_QUALITY)
     return data.getvalue()
-
-
-def _age_and_size(record: Path) -> tuple[float, int]:
-    """Return the time of writing (seconds since 1970) and the size of both files, in bytes."""
-    try:
-        stat = record.stat()
-        return stat.st_mtime, stat.st_size + record.with_suffix(".jpg").stat().st_size
-    except OSError:
-        return 0.0, 0
 
 
 def _rest_s(folder: Path, interval_s: float) -> float:

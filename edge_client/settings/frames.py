@@ -109,7 +109,7 @@ class InboxSettings(Section):
         disagreements: Keep frames for which the shadow release predicts another label than the serving one.
         per_hour: Limit on kept frames per hour, evenly spread.
         max_bytes: Limit on the size of all kept frames; the oldest are deleted first.
-        keep_days: Older frames are deleted.
+        keep_days: Older frames are deleted, see `inbox/ages.py`.
         longest_side: Frames are scaled down so that their longer side has at most so many pixels.
         never_labels: Labels, separated by commas; a frame that may show one of them is never kept.
         upload: Upload kept frames to the store.

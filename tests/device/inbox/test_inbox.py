@@ -10,6 +10,7 @@ import io
 import os
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from edge_client.contract.messages import InboxRecord, Result
 from edge_client.disk import write_durably
 from edge_client.inbox import keeper as keeper_module
 from edge_client.inbox import service
+from edge_client.inbox.ages import CLOCK_FILE, Reading
 from edge_client.inbox.keeper import FrameKeeper, forget, kept_records
 from edge_client.inbox.selection import DISAGREEMENT, INBOX_DIR, UNSURE, ChannelAnswer, is_needed, why_keep
 from edge_client.inbox.service import Inbox
@@ -31,6 +33,10 @@ from edge_client.inference.classifier import Prediction
 from edge_client.settings.file import load_settings
 from edge_client.settings.frames import InboxSettings
 from tests.fakes.results import example_result
+from tests.fault_table import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (480, 640, 3), np.uint8)
 KEEPS = InboxSettings(unsure_below=0.6, disagreements=True, per_hour=3600.0)
@@ -240,44 +246,142 @@ def test_the_oldest_frames_are_deleted_at_the_size_limit(keep, folder):
     assert len(list(folder.iterdir())) == 6
 
 
-def test_old_frames_are_deleted(keep, folder):
-    keep(2)
-    long_ago = time.time() - 15 * 86400
-    os.utime(kept_records(folder)[0], (long_ago, long_ago))
-    [_, record] = keep(1)
-    assert len(kept_records(folder)) == 2
-    assert record.at[17:19] == "01"
+DAY_S = 86400.0
 
 
-def of_1970(folder, name: str = "20200101T000000-aaaaaaaaaaaa") -> None:
-    folder.mkdir(exist_ok=True)
+class Clocks:
+    """The clocks of a machine, which tests move."""
+
+    def __init__(self) -> None:
+        self.now = Reading("boot-1", 100.0, time.time())
+
+    def __call__(self) -> Reading:
+        return self.now
+
+    def run(self, seconds: float) -> None:
+        """Time passes."""
+        boot, since_boot_s, wall_s = self.now
+        self.now = Reading(boot, since_boot_s + seconds, wall_s + seconds)
+
+    def set(self, seconds: float) -> None:
+        """Somebody sets the clock."""
+        self.now = self.now._replace(wall_s=self.now.wall_s + seconds)
+
+    def boot(self, off_s: float = 30.0) -> None:
+        self.now = Reading(f"{self.now.boot}'", 10.0, self.now.wall_s + off_s)
+
+
+@pytest.fixture
+def tidy(folder):
+    """Run a keeper for a moment, as a daemon does at its start; returns how many frames are left."""
+
+    def tidy_(clocks: Clocks, settings: InboxSettings = KEEPS) -> int:
+        keeper = FrameKeeper(settings, folder, clocks=clocks)
+        keeper.close()
+        assert keeper.kept == len(kept_records(folder))
+        return keeper.kept
+
+    return tidy_
+
+
+def live(clocks: Clocks, tidy: Callable[[Clocks], int], days: int) -> int:
+    """Run for some days, with a restart each day."""
+    left = 0
+    for _ in range(days):
+        clocks.run(DAY_S)
+        left = tidy(clocks)
+    return left
+
+
+def test_frames_are_deleted_after_days_of_running_also_once_the_inbox_is_off(keep, tidy, folder):
+    clocks = Clocks()
+    keep(2, clocks=clocks)
+    assert live(clocks, tidy, 13) == 2
+    keep(3, clocks=clocks)  # the first two once more, and another
+    assert live(clocks, tidy, 2) == 3
+    assert live(clocks, tidy, 11) == 3
+    assert live(clocks, tidy, 1) == 3
+    off = InboxSettings()
+    clocks.run(DAY_S / 2)
+    assert is_needed(off, folder)
+    assert tidy(clocks, off) == 0
+    assert not is_needed(off, folder)
+    assert is_needed(KEEPS, folder)
+
+
+WRONG_CLOCKS = {
+    "ten years ahead for a moment": [("set", 3650 * DAY_S), ("run", 60.0), ("set", -3650 * DAY_S)],
+    "ten years ahead, and a restart": [("set", 3650 * DAY_S), ("boot", 30.0), ("run", 60.0)],
+    "21 days behind for a minute": [("boot", -21 * DAY_S), ("run", 60.0), ("set", 21 * DAY_S)],
+    "behind and ahead at each of many starts": [("boot", -300 * DAY_S), ("boot", 300 * DAY_S)] * 3,
+    "in 1970": [("set", -56 * 365 * DAY_S), ("boot", 30.0), ("run", 60.0)],
+    "all clocks of a machine that slept for a year": [("run", 365 * DAY_S)],
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CLOCKS)
+def test_a_wrong_clock_deletes_no_frame(keep, tidy, name, faults):
+    clocks = Clocks()
+    keep(8, clocks=clocks)
+    with faults.injected(Kind.STATE, "clock of a device that keeps frames", name):
+        for act, seconds in WRONG_CLOCKS[name]:
+            getattr(clocks, act)(seconds)
+            assert tidy(clocks) == 8
+        keep(1, clocks=clocks)
+        assert tidy(clocks) == 8, "the first one was kept once more"
+        assert live(clocks, tidy, 15) == 0, "they go after days of running"
+
+
+def test_frames_kept_while_the_clock_was_wrong_go_with_the_others(keep, tidy, folder):
+    clocks = Clocks()
+    clocks.set(-21 * DAY_S)
+    keep(4, clocks=clocks)
+    clocks.set(21 * DAY_S)
+    assert tidy(clocks) == 4
+    assert live(clocks, tidy, 13) == 4
+    assert live(clocks, tidy, 2) == 0
+
+
+FAR_AWAY = b'{"frames_s": 1e300, "boot": "", "since_boot_s": 0, "wall_s": 0}'
+
+
+@pytest.mark.parametrize(
+    ("date", "stored"),
+    [(0.0, None), (15 * DAY_S, None), (4e9, b"torn"), (4e9, FAR_AWAY)],
+    ids=["1970", "1970 too", "2096, torn", "2096, far away"],
+)
+def test_frames_of_unknown_age_count_from_now_on(tidy, folder, date, stored):
+    """Frames of an older version, of another device's disk; a file that a power cut tore."""
+    folder.mkdir()
     for suffix in (".json", ".jpg"):
-        path = folder / (name + suffix)
+        path = folder / f"20200101T000000-aaaaaaaaaaaa{suffix}"
         path.write_text("{}")
-        os.utime(path, (0, 0))
+        os.utime(path, (date, date))
+    if stored is not None:
+        (folder.parent / CLOCK_FILE).write_bytes(stored)
+    clocks = Clocks()
+    assert tidy(clocks) == 1
+    assert live(clocks, tidy, 13) == 1
+    assert live(clocks, tidy, 2) == 0
 
 
-def test_old_frames_are_deleted_without_new_ones(folder, monkeypatch):
+def test_the_oldest_frames_go_first_whatever_their_names_say(keep, folder):
+    one = keep(1)[0]
+    size = sum((folder / name).stat().st_size for name in (one.picture, one.picture[:-3] + "json"))
+    for suffix in (".jpg", ".json"):
+        (folder / one.picture).with_suffix(suffix).rename(folder / f"20990101T000000-aaaaaaaaaaaa{suffix}")
+    records = keep(2, dataclasses.replace(KEEPS, max_bytes=2 * size + size // 2))
+    assert [record.at[17:19] for record in records] == ["00", "01"]
+
+
+def test_frames_are_deleted_without_new_ones(keep, folder, monkeypatch):
     monkeypatch.setattr(keeper_module, "_TIDY_S", 0.05)
-    of_1970(folder)
-    keeper = FrameKeeper(KEEPS, folder)
-    wait_until(lambda: list(folder.iterdir()) == [], "the start to tidy up")
-    of_1970(folder, "20990101T000000-aaaaaaaaaaaa")
+    clocks = Clocks()
+    keep(1, clocks=clocks)
+    keeper = FrameKeeper(dataclasses.replace(KEEPS, keep_days=0.5), folder, clocks=clocks)
+    clocks.run(0.6 * DAY_S)
     wait_until(lambda: list(folder.iterdir()) == [], "the next hour")
     keeper.close()
-
-
-def test_old_frames_are_deleted_once_the_inbox_is_off(settings, folder):
-    assert not is_needed(settings.inbox, folder)
-    of_1970(folder)
-    assert is_needed(settings.inbox, folder)
-    inbox = Inbox(settings)
-    wait_until(lambda: list(folder.iterdir()) == [], "the old frames to go")
-    inbox.consider(PIXELS, [answer(DOUBT, OTHER)])
-    inbox.close()
-    assert list(folder.iterdir()) == []
-    assert not is_needed(settings.inbox, folder)
-    assert is_needed(KEEPS, folder)
 
 
 def test_a_disk_error_does_not_end_the_thread(folder, monkeypatch, caplog):
@@ -554,7 +658,7 @@ def keeping(settings):
 
 
 def test_the_status_counts_frames_without_reading_the_disk(keeping, folder, monkeypatch):
-    of_1970(folder)
+    folder.mkdir()
     for suffix in (".json", ".jpg"):
         (folder / f"20261124T110000-b{suffix}").write_text("{}")
     inbox = keeping()
