@@ -76,7 +76,8 @@ def _rotate(options: argparse.Namespace) -> str:
         passphrase=_pipeline_passphrase(options),
     )
     ends = (
-        "Content that only the old keys signed is disowned: the next run publishes from its own work.\n"
+        "Content that only the old keys signed is disowned: this machine publishes again what it "
+        "remembers to have published, and the next Deploy computes everything in work/ again.\n"
         if options.stolen
         else ""
     )
