@@ -27,8 +27,9 @@ from edge_client.inbox.selection import ChannelAnswer
 from edge_client.inference.runtime import runtime_name
 from edge_client.offline.handover import BUNDLE_FILE, BundleResult, close_bundle, of_bundle
 from edge_client.reporting.status import STATUS_FILE, StatusBoard
+from edge_client.serving.probation import LastEnd
 from edge_client.serving.serving import Serving
-from edge_client.update.check_process import CheckCancelledError, UpdateCheck, error_kind
+from edge_client.update.check_process import CheckCancelledError, CheckEndedError, UpdateCheck, error_kind
 from edge_client.update.decision import Decision, UpdateOutcome
 from edge_client.update.endings import Retry
 from edge_client.update.refusals import PostponedError, RefusedError, this_software
@@ -106,7 +107,7 @@ class ChannelFollower:
         may_serve: threading.Event,
         publish_status: Callable[[bytes], bool],
         live_fields: Callable[[], dict[str, Any]] = dict,
-        died_at_picture: bool = False,
+        last_end: LastEnd = LastEnd.UNKNOWN,
         chance: random.Random | None = None,
     ) -> None:
         """Load the release on the disk; touch no network.
@@ -117,7 +118,7 @@ class ChannelFollower:
             may_serve: To be set once a release serves.
             publish_status: Sends one retained payload; False if it could not go out now.
             live_fields: More status fields that are read at the time of sending.
-            died_at_picture: Whether the last run died of a picture, which is no release's fault.
+            last_end: How the last run of the daemon ended, if nobody requested it.
             chance: Spreads update checks over time; None: seeded by the system.
         Raises: SettingsError, DeviceError.
         """
@@ -128,9 +129,7 @@ class ChannelFollower:
         self._chance = chance or random.Random()  # noqa: S311 - no secret
         self._software = self._find_software()
         self._check = UpdateCheck()
-        self._serving = Serving(
-            settings, self._software, on_verdict=self._on_verdict, died_at_picture=died_at_picture
-        )
+        self._serving = Serving(settings, self._software, on_verdict=self._on_verdict, last_end=last_end)
         self._source_fault: str | None = None
         self._failing = False
         self._running_update: RunningUpdate | None = None
@@ -316,8 +315,8 @@ class ChannelFollower:
             result = self._run_check(awaited.release if awaited else None, requested=requested, retry=retry)
             requested, retry = False, Retry.DUE if result.settled else retry
             schedule.note_check(time.monotonic(), settled=result.settled, signed=result.signed)
-            if (at := self._serving.retry_at) is not None:
-                schedule.request(time.monotonic() + max(seconds_until(at), SHORTEST_INTERVAL_S))
+            if (at := self._serving.retry_at) is not None and (wait_s := seconds_until(at)) > 0:
+                schedule.request(time.monotonic() + wait_s)
 
     def _reopen_in(self, now: float) -> float:
         """Return the seconds until a release that cannot serve is tried again."""
@@ -431,7 +430,8 @@ class ChannelFollower:
         except EdgeError as e:
             logger.warning("no update: %s", e)
             self.show_releases(last_error=str(e))
-            return CheckResult(str(e), error_kind(e), settled=not isinstance(e, TransportError))
+            settled = not isinstance(e, (TransportError, CheckEndedError))
+            return CheckResult(str(e), error_kind(e), settled=settled)
         except Exception as e:
             # The serving release is not touched before everything is verified: safe to go on.
             logger.exception("no update")

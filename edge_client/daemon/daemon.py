@@ -27,12 +27,14 @@ from edge_client.contract.names import (
     status_topic,
 )
 from edge_client.daemon.channel import ChannelFollower
+from edge_client.daemon.crash_report import crash_report
 from edge_client.inbox.selection import INBOX_DIR, is_needed
 from edge_client.last_picture import LastPicture
 from edge_client.reporting.broker import BrokerConnection
 from edge_client.reporting.discovery import DISCOVERY_FILE, Discovery
 from edge_client.reporting.homeassistant import INSTALL, discovery_messages
 from edge_client.reporting.systemd import SystemdNotifier
+from edge_client.serving.probation import LastEnd
 from edge_client.settings.file import of_channels
 from edge_client.settings.update import read_root
 from edge_client.sinks.delivery import Delivery, Receipt
@@ -79,8 +81,13 @@ def run(settings: Settings) -> int:
     Raises: SettingsError, DeviceError if it cannot start.
     """
     hide_from_others()
-    with hold_state(settings.device.state_dir) as lock, end_requests() as (wait_for_end, request_end):
-        daemon = Daemon(settings, on_end=request_end)
+    state_dir = settings.device.state_dir
+    with (
+        hold_state(state_dir) as lock,
+        crash_report(state_dir) as last_end,
+        end_requests() as (wait_for_end, request_end),
+    ):
+        daemon = Daemon(settings, on_end=request_end, last_end=last_end)
         daemon.start()
         actions: dict[int, Callable[[], None]] = {
             signal.SIGHUP: daemon.hang_up,
@@ -128,12 +135,15 @@ def end_requests() -> Iterator[tuple[Callable[[Mapping[int, Callable[[], None]]]
 class Daemon:
     """The daemon of one device: source, channels, sinks and inbox."""
 
-    def __init__(self, settings: Settings, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, on_end: Callable[[], None], last_end: LastEnd = LastEnd.UNKNOWN
+    ) -> None:
         """Load the releases on the disk; touch no network.
 
         Args:
             settings: Settings of the device.
             on_end: Called when a finite source has no more frames.
+            last_end: How the last run of the daemon ended, if nobody requested it.
         Raises: SettingsError, DeviceError.
         """
         self._settings = settings
@@ -157,7 +167,7 @@ class Daemon:
                 may_serve=self._may_serve,
                 publish_status=functools.partial(self._publish_status, self._extra(one.device.channel)),
                 live_fields=self._live_fields if one is settings else dict,
-                died_at_picture=bool(self._last_picture.died_at),
+                last_end=LastEnd.PICTURE if self._last_picture.died_at else last_end,
             )
             for one in of_channels(settings)
         }

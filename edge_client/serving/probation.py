@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import enum
 import statistics
 
 import msgspec
 
 from edge_client.settings.serving import LEAST_FRAMES, ProbationSettings
+from edge_client.update.endings import Ending
 from edge_client.update.slots_document import ProbationRecord
 
 # Predictions of the serving release that the next release is compared with.
@@ -21,34 +23,55 @@ RECENT_FRAMES = 200
 FAILURES, FAILED_SHARE = 5, 0.05
 # Noise of timers and other processes.
 LATENCY_GRACE_MS = 2.0
-# Crashes of the daemon in one probation; more power cuts, since a plug that is pulled proves little.
-CRASHES, POWER_CUTS = 3, 10
+# Crashes inside a release's model that refuse it.
+MODEL_CRASHES = 2
+# Ends of the daemon for an unknown reason, in a row, and power cuts. Both prove little: whoever kills a
+# process or pulls a plug says nothing. But a release under which nothing works must end, as one that takes
+# all memory.
+ENDS, POWER_CUTS = 10, 10
 # Recorded by a requested stop: the next start adds one.
 STOPPED = -1
 
 
-def count_restart(record: ProbationRecord, boot: str, *, blameless: bool = False) -> ProbationRecord:
-    """Count a restart after a crash or power loss.
+class LastEnd(enum.Enum):
+    """How the last run of the daemon ended, as far as this start can tell."""
+
+    UNKNOWN = "killed, by whomever, or the power went"
+    PICTURE = "it died at a picture that it was decoding"
+    SERVING_MODEL = "it crashed inside the model of the serving release"
+    SHADOW_MODEL = "it crashed inside the model of the release in shadow mode"
+    COUNTED = "this start has counted it already"
+
+
+def count_restart(
+    record: ProbationRecord, boot: str, end: LastEnd = LastEnd.UNKNOWN, own: LastEnd = LastEnd.SERVING_MODEL
+) -> ProbationRecord:
+    """Count a restart.
 
     Args:
         record: Record that the last run of the daemon left.
         boot: Id of this boot.
-        blameless: Whether the last run is known to have died of something else than its release.
+        end: How that run ended.
+        own: The end that is this release's fault. The model of another one, or a picture, is not.
     """
-    if blameless:
+    if end is own:
+        return msgspec.structs.replace(record, model_crashes=record.model_crashes + 1, boot=boot)
+    if end is not LastEnd.UNKNOWN:
         return msgspec.structs.replace(record, crashes=max(record.crashes, 0), boot=boot)
     if record.crashes != STOPPED and record.boot and boot and record.boot != boot:
         return msgspec.structs.replace(record, power_cuts=record.power_cuts + 1, boot=boot)
     return msgspec.structs.replace(record, crashes=record.crashes + 1, boot=boot)
 
 
-def find_loop(record: ProbationRecord) -> str:
-    """Return the reason if the daemon crashed too often under a release, else ""."""
-    if record.crashes >= CRASHES:
-        return f"the daemon crashed {record.crashes} times in a row"
+def find_loop(record: ProbationRecord) -> tuple[Ending, str] | None:
+    """Return how a release failed if the daemon ended too often under it, and the reason; else None."""
+    if record.model_crashes >= MODEL_CRASHES:
+        return Ending.CRASHED_SERVING, f"the daemon crashed inside its model {record.model_crashes} times"
+    if record.crashes >= ENDS:
+        return Ending.DAEMON_ENDED, f"the daemon ended {record.crashes} times in a row without a request"
     if record.power_cuts >= POWER_CUTS:
-        return f"the machine lost power or rebooted {record.power_cuts} times"
-    return ""
+        return Ending.DAEMON_ENDED, f"the machine lost power or rebooted {record.power_cuts} times"
+    return None
 
 
 class RecentPredictions:

@@ -19,12 +19,19 @@ from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.machine import boot_id
 from edge_client.serving import activation
 from edge_client.serving.holder import ClassifierHolder
-from edge_client.serving.probation import STOPPED, Probation, RecentPredictions, count_restart, find_loop
+from edge_client.serving.probation import (
+    STOPPED,
+    LastEnd,
+    Probation,
+    RecentPredictions,
+    count_restart,
+    find_loop,
+)
 from edge_client.serving.shadow import Shadow, ShadowRelease
 from edge_client.serving.watches import Watches
 from edge_client.update.decision import Decision
-from edge_client.update.endings import Ending
-from edge_client.update.refusals import RefusedError, refusing
+from edge_client.update.endings import Blame, Ending
+from edge_client.update.refusals import RefusedError, fail_try, refusing
 from edge_client.update.slots import PatientSlots
 from edge_client.update.slots_document import ProbationRecord
 
@@ -55,7 +62,7 @@ class Serving:
         on_verdict: Callable[[bool], None],
         clock: Callable[[], float] = time.monotonic,
         *,
-        died_at_picture: bool = False,
+        last_end: LastEnd = LastEnd.UNKNOWN,
     ) -> None:
         """Load the release on the disk.
 
@@ -65,11 +72,10 @@ class Serving:
             on_verdict: Called by the thread that calls `predict` and `compare`, when `settle` has work; gets
                 whether the verdict is urgent, because frames fail or are predicted badly.
             clock: Monotonic seconds.
-            died_at_picture: Whether the last run died while it decoded a picture: such an end does not count
-                against a release.
+            last_end: How the last run of the daemon ended, if nobody requested it.
         Raises: DeviceError.
         """
-        self._died_at_picture = died_at_picture
+        self._last_end = self._last_shadow_end = last_end
         self._settings = settings
         self._software = software
         self._on_verdict = on_verdict
@@ -145,7 +151,8 @@ class Serving:
     @property
     def retry_at(self) -> str | None:
         """When a release whose try failed is tried again, UTC, ISO 8601; None if none is."""
-        return self._slots.failures.retry_at
+        in_use = {self._slots.current, self._slots.shadow.release if self._slots.shadow else None}
+        return self._slots.failures.without(in_use).retry_at
 
     def end_try(self) -> None:
         """Record that a self-test did not end by itself, which is no failure; never fails."""
@@ -390,11 +397,12 @@ class Serving:
         known = self._slots.shadow
         if known is None or known.release != release:
             known = ProbationRecord(release=release, crashes=STOPPED)
-        record = count_restart(known, self._boot, blameless=self._died_at_picture)
-        with refusing(self._slots, release, self._software, ending=Ending.UNUSABLE):
-            if loop := find_loop(record):
-                msg = f"{loop} while it ran in shadow mode"
-                raise InputError(msg)
+        record = count_restart(known, self._boot, self._last_shadow_end, LastEnd.SHADOW_MODEL)
+        self._last_shadow_end = LastEnd.COUNTED
+        if loop := find_loop(record):
+            ending, reason = loop
+            fail_try(self._slots, release, ending, f"{reason} while it ran in shadow mode", self._software)
+        with refusing(self._slots, release, self._software):
             self._slots.keep_shadow(record)
             classifier = activation.open_slot(self._slots.folder(release), self._settings.device.threads)
         comparison = Shadow(
@@ -459,12 +467,13 @@ class Serving:
             return None
 
     def _count_start(self, record: ProbationRecord) -> Probation | None:
-        record = count_restart(record, self._boot, blameless=self._died_at_picture)
+        record = count_restart(record, self._boot, self._last_end)
+        self._last_end = LastEnd.COUNTED
         if (loop := find_loop(record)) and self._slots.previous is not None:
-            reason = f"{loop} during its probation"
+            reason = f"{loop[1]} during its probation"
             logger.error("release %s is rolled back: %s", record.release, reason)
-            self._slots.roll_back(f"rolled back: {reason}", self._software)
-            self.rolled_back = _rolled_back_fields(record.release, reason)
+            self._slots.roll_back(f"rolled back: {reason}", self._software, loop[0])
+            self.rolled_back = _rolled_back_fields(record.release, reason, loop[0])
             return None
         self._slots.keep_probation(record)
         return self._watch(record)
@@ -497,6 +506,7 @@ class Serving:
         return _rolled_back_fields(broken, reason)
 
 
-def _rolled_back_fields(release: str, reason: str) -> dict[str, Any]:
+def _rolled_back_fields(release: str, reason: str, ending: Ending = Ending.WORSE) -> dict[str, Any]:
     why = f"release {release} was rolled back: {reason}"
-    return {"last_error": why, "refused": release, "why": why}
+    refused = release if ending.blame is Blame.PROOF else None
+    return {"last_error": why, "refused": refused, "why": why}

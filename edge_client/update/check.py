@@ -136,7 +136,9 @@ class ReleaseUpdater:
 
     def _decide(self, channel: ChannelDocument, *, interrupted: bool) -> Decision:
         shadow = self._slots.shadow
-        waits = self._retry is Retry.DUE and not interrupted and self._slots.is_postponed(channel.release)
+        record = self._slots.failures.records.get(channel.release)
+        hurried = interrupted or (record is not None and record.is_hurried(self._retry))
+        waits = not hurried and self._slots.is_postponed(channel.release)
         return decide(
             channel,
             self._device_id,
@@ -157,6 +159,7 @@ class ReleaseUpdater:
         slot = self._slots.folder(release)
         if slot.is_dir() and self._is_whole(repository, release, slot):
             logger.info("release %s is on the disk already", release)
+            self._slots.keep_trying(release)  # it may end the daemon when that loads it, and no self-test did
             self._slots.drop_staged()
         else:
             self._fetch(repository, release)

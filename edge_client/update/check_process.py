@@ -115,6 +115,10 @@ class CheckCancelledError(EdgeError):
     """The update check was cancelled by this process; it may be repeated at once."""
 
 
+class CheckEndedError(DeviceError):
+    """The child of an update check ended without a report, as where memory runs out; it may be repeated."""
+
+
 class UpdateCheck:
     """Runs update checks in a child process, one at a time; another thread may cancel the running one.
 
@@ -273,8 +277,8 @@ def _read_report(returncode: int, output: bytes) -> UpdateOutcome:
         )
     except InputError as e:
         end = describe_exit(returncode, "it crashed") or f"code {returncode}"
-        msg = f"the update check ended without a report: {end}; see the log"
-        raise DeviceError(msg) from e
+        msg = f"the update check ended without a report: {end}; it is tried again, see the log"
+        raise CheckEndedError(msg) from e
     if report.error:
         raise build_error(report.error, report.message)
     return UpdateOutcome(

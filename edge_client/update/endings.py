@@ -42,6 +42,7 @@ class Ending(enum.Enum):
     TOO_SLOW = Blame.PROOF, "too slow at its best for [device] latency_budget_ms"
     UNUSABLE = Blame.PROOF, "its document or model cannot be used by this software"
     WORSE = Blame.PROOF, "worse than the release before on live frames"
+    CRASHED_SERVING = Blame.PROOF, "the runtime crashed in it twice on live frames, and the daemon with it"
     CRASHED = Blame.TWICE, "the runtime crashed by itself: SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP"
     KILLED = Blame.LIMITED, "another signal ended it, as SIGKILL does when memory runs out"
     TIMED_OUT = Blame.LIMITED, "no verdict in time: stopped, a busy machine, or a model that hangs"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edge_client.contract.documents import Document
 from edge_client.contract.times import parse_time
-from edge_client.update.endings import Blame, Ending
+from edge_client.update.endings import Blame, Ending, Retry
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -49,6 +49,15 @@ class FailureRecord(Document, frozen=True, kw_only=True):
     at: str = ""
     crashed_at: str = ""
     final: bool = False
+
+    def is_hurried(self, retry: Retry) -> bool:
+        """Whether the next try is made at once, though it is not due.
+
+        A restart does not hurry a release under which the daemon restarts all the time.
+        """
+        if retry is Retry.RESTART:
+            return self.ending != Ending.DAEMON_ENDED.name.lower()
+        return retry is not Retry.DUE
 
 
 def add_failure(

@@ -16,7 +16,8 @@ class ProbationRecord(Document, frozen=True, kw_only=True):
 
     Attributes:
         release: Release on probation or in shadow mode.
-        crashes: Crashes of the daemon in a row; see `serving.probation.STOPPED`.
+        crashes: Ends of the daemon in a row, for an unknown reason; see `serving.probation.STOPPED`.
+        model_crashes: Crashes of the daemon inside this release's model.
         power_cuts: Restarts of the whole machine.
         boot: Boot in which it was written; see `machine.boot_id`.
         seconds: Duration of shadow mode before the last requested stop.
@@ -26,6 +27,7 @@ class ProbationRecord(Document, frozen=True, kw_only=True):
 
     release: str
     crashes: int = 0
+    model_crashes: int = 0
     power_cuts: int = 0
     boot: str = ""
     seconds: float = 0.0

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 # Python imports it before anything else, in every process whose PYTHONPATH has its folder. It stands for the
 # kernel and the disk, which a test cannot make fail for one process: the signals and errors are real.
 _SITECUSTOMIZE = """
-import errno, os, pathlib, signal, sys, threading
+import ctypes, errno, os, pathlib, signal, sys, threading
 HERE = pathlib.Path(__file__).parent
 def fail_to_read(path):
     raise OSError(errno.EIO, "Input/output error", str(path))
@@ -18,8 +18,22 @@ def refuse_threads(*_):
     raise RuntimeError("can't start new thread")
 def run_out(*_):
     raise MemoryError
+def crash_in_model():
+    import importlib
+    interpreter = importlib.import_module("ai_edge_litert.interpreter").Interpreter
+    invoke = interpreter.invoke
+    def run(self):
+        if (HERE / "crash").exists() and threading.current_thread().name == "frames":
+            (HERE / "crash").unlink()
+            ctypes.string_at(0)
+        return invoke(self)
+    interpreter.invoke = run
 try:
-    if any("edge_client.update.selftest" in word for word in sys.orig_argv):
+    if "run" in sys.orig_argv and (HERE / "models_crash").exists():
+        crash_in_model()
+    # The child of an update check has the command of the self-test among its arguments.
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1] if "-m" in sys.orig_argv else ""
+    if module == "edge_client.update.selftest":
         fault = (HERE / "fault").read_text()
         (HERE / "fault").unlink()
         if fault.isdigit():
@@ -54,6 +68,14 @@ class FaultyChild:
     def fail_next(self, fault: str | int) -> None:
         """Let the next self-test fail: by a signal's number, EIO, thread, memory, runtime or ends."""
         (self.folder / "fault").write_text(str(int(fault) if isinstance(fault, int) else fault))
+
+    def let_models_crash(self) -> None:
+        """Let a daemon that starts from now on crash inside its model when `crash_next` says so."""
+        (self.folder / "models_crash").touch()
+
+    def crash_next(self) -> None:
+        """Let the runtime of the daemon crash at the next frame, inside the model."""
+        (self.folder / "crash").touch()
 
     @property
     def happened(self) -> bool:

@@ -122,25 +122,6 @@ def test_a_release_that_does_well_passes_its_probation(daemon, watcher, reposito
     assert (status.release, status.previous, status.last_error) == (release, serving, None)
 
 
-def test_a_release_on_probation_that_crashes_the_daemon_is_rolled_back(daemon, watcher, repository, serving):
-    release = repository.publish_tiny(1).release
-    watcher.announce(release)
-    watcher.wait_release(release)
-    # Stopped by a person: no crash, however often.
-    for _ in range(3):
-        daemon.terminate()
-        daemon.start()
-        assert_answers(daemon, watcher, release)
-    for _ in range(2):
-        daemon.terminate(signal.SIGKILL)
-        daemon.start()
-        assert_answers(daemon, watcher, release)
-    daemon.terminate(signal.SIGKILL)
-    daemon.start()
-    assert_answers(daemon, watcher, serving)
-    assert "crashed 3 times in a row" in daemon.log
-
-
 def test_going_back_is_followed(daemon, watcher, repository, serving):
     release = repository.publish_tiny(1).release
     watcher.announce(release)

@@ -10,12 +10,14 @@ import pytest
 from edge_client.serving.probation import (
     FAILURES,
     STOPPED,
+    LastEnd,
     Probation,
     RecentPredictions,
     count_restart,
     find_loop,
 )
 from edge_client.settings.serving import LEAST_FRAMES, ProbationSettings
+from edge_client.update.endings import Blame, Ending
 from edge_client.update.slots_document import ProbationRecord
 
 SETTINGS = ProbationSettings(frames=60)
@@ -119,14 +121,48 @@ def starts(*boots: str, clean: bool = False) -> ProbationRecord:
     return record
 
 
-def test_crashes_are_counted_within_a_boot():
-    assert not find_loop(starts("1", "1"))
-    assert "crashed 3 times in a row" in find_loop(starts("1", "1", "1"))
+def loop_of(record: ProbationRecord) -> tuple[Ending, str]:
+    loop = find_loop(record)
+    assert loop is not None
+    return loop
+
+
+def test_no_refusal_for_ends_of_the_daemon_that_nobody_explains():
+    """Another program's lack of memory, a person, the watchdog of a source that hung: SIGKILL is mute."""
+    assert not find_loop(starts(*"1" * 9))
+    ending, reason = loop_of(starts(*"1" * 10))
+    assert ending.blame is Blame.LIMITED  # the release before serves, and this one is tried again later
+    assert "ended 10 times in a row" in reason
+
+
+def crashes(*ends: LastEnd, own: LastEnd = LastEnd.SERVING_MODEL) -> ProbationRecord:
+    record = ProbationRecord(release="b", boot="1")
+    for end in ends:
+        record = count_restart(record, "1", end, own)
+    return record
+
+
+def test_a_refusal_takes_two_crashes_inside_the_model_whatever_comes_between():
+    model, shadow = LastEnd.SERVING_MODEL, LastEnd.SHADOW_MODEL
+    assert not find_loop(crashes(model))
+    assert loop_of(crashes(model, model))[0].blame is Blame.PROOF
+    assert loop_of(crashes(model, LastEnd.UNKNOWN, LastEnd.PICTURE, model))[0].blame is Blame.PROOF
+    stopped = count_restart(msgspec.structs.replace(crashes(model), crashes=STOPPED), "1", model)
+    assert find_loop(stopped)
+    assert loop_of(crashes(shadow, shadow, own=shadow))[0].blame is Blame.PROOF
+    assert not find_loop(crashes(*[shadow] * 20))
+    assert not find_loop(crashes(*[model] * 20, own=shadow))
+
+
+def test_no_refusal_for_a_picture():
+    assert not find_loop(crashes(*[LastEnd.PICTURE] * 50))
 
 
 def test_a_power_cut_is_no_crash_until_there_are_too_many():
     assert not find_loop(starts(*"23456789"))
-    assert "lost power or rebooted 10 times" in find_loop(starts(*"23456789ab"))
+    ending, reason = loop_of(starts(*"23456789ab"))
+    assert ending.blame is Blame.LIMITED
+    assert "lost power or rebooted 10 times" in reason
 
 
 def test_requested_stops_are_not_counted():
@@ -135,4 +171,4 @@ def test_requested_stops_are_not_counted():
 
 
 def test_where_boots_are_unknown_every_restart_counts():
-    assert find_loop(starts("", "", ""))
+    assert find_loop(starts(*[""] * 10))

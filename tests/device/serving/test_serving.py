@@ -224,11 +224,11 @@ def test_a_release_rolled_back_at_a_start_is_in_the_status(one):
     first = one.install(0)
     second = one.install(1)
     record = one.serving._slots.probation
-    one.serving._slots.keep_probation(msgspec.structs.replace(record, crashes=2))
+    one.serving._slots.keep_probation(msgspec.structs.replace(record, model_crashes=2))
     one.start()
     assert one.serving.release == first
     assert one.serving.rolled_back["refused"] == second
-    assert "crashed 3 times in a row" in one.serving.rolled_back["last_error"]
+    assert "crashed inside its model 2 times" in one.serving.rolled_back["last_error"]
 
 
 def test_a_requested_stop_is_no_crash(one):

@@ -1,0 +1,92 @@
+"""Report of a crash of the daemon, which its next start reads: was it inside a model, and of which release?
+
+Python's fault handler writes the stacks of all threads into a file when the process crashes by a signal. A
+process that is killed (SIGKILL, power) writes nothing, and that costs a release nothing. The file is opened
+once and stays empty as long as all is well: no frame pays for it. Which channel's model it was is not in it.
+Where several are followed, it counts for each release that is on probation then; it takes two crashes within
+the few minutes of both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import re
+from typing import TYPE_CHECKING
+
+from edge_client.serving.probation import LastEnd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+CRASH_FILE = "crash.txt"
+_LIMIT_BYTES = 1 << 20
+_FRAME = re.compile(r'^  File "(?P<file>.*)", line \d+ in (?P<function>\S+)$')
+# Module and function in which the runtime runs a model.
+_IN_MODEL = {("classifier.py", "_infer"), ("runtime.py", "load_interpreter")}
+# Who called it. A release that is being activated has no record yet: `slots.json` says that it was tried.
+_CALLERS = {
+    ("serving.py", "predict"): LastEnd.SERVING_MODEL,
+    ("activation.py", "open_best_slot"): LastEnd.SERVING_MODEL,
+    ("serving.py", "compare"): LastEnd.SHADOW_MODEL,
+    ("serving.py", "_begin_shadow"): LastEnd.SHADOW_MODEL,
+}
+
+
+@contextlib.contextmanager
+def crash_report(state_dir: Path) -> Iterator[LastEnd]:
+    """Read the report of the last run, and let a crash within the block write one; never fails.
+
+    Yields: How the last run ended, as far as the report tells.
+    """
+    path = state_dir / CRASH_FILE
+    end = LastEnd.UNKNOWN
+    with contextlib.suppress(OSError):
+        with path.open("rb") as file:
+            report = file.read(_LIMIT_BYTES).decode(errors="replace")
+        if report:
+            end = find_end(report)
+            logger.error("the last run crashed: %s", describe(report, end))
+    with contextlib.ExitStack() as stack:
+        try:
+            output = stack.enter_context(path.open("wb"))
+        except OSError:
+            logger.warning("%s: cannot be written: a crash of a model would not be known as one", path)
+        else:
+            faulthandler.enable(output, all_threads=True)
+            stack.callback(faulthandler.disable)
+        yield end
+
+
+def find_end(report: str) -> LastEnd:
+    """Return how a run ended that left this report.
+
+    The thread that crashed comes first. It has no Python stack if it is one of the runtime's own; all stacks
+    count then, and where the watchdog aborts a daemon that hangs.
+    """
+    threads = report.split("\n\n")
+    crashed = [thread for thread in threads if thread.startswith("Current thread")]
+    aborted = "Aborted" in threads[0]
+    for thread in threads if aborted or not crashed else crashed:
+        frames = _frames(thread)
+        if _IN_MODEL.intersection(frames):
+            return next((_CALLERS[frame] for frame in frames if frame in _CALLERS), LastEnd.UNKNOWN)
+    return LastEnd.UNKNOWN
+
+
+def describe(report: str, end: LastEnd) -> str:
+    """Return a crash in one line, for the log."""
+    where = _frames(report)[:1]
+    place = f", in {where[0][1]} of {where[0][0]}" if where else ""
+    inside = f"; {end.value}" if end is not LastEnd.UNKNOWN else ""
+    return f"{report.splitlines()[0][:200]}{place}{inside}"
+
+
+def _frames(thread: str) -> list[tuple[str, str]]:
+    """Return file name and function of each frame, the innermost first."""
+    found = (_FRAME.match(line) for line in thread.splitlines())
+    return [(frame["file"].rpartition("/")[2], frame["function"]) for frame in found if frame]
