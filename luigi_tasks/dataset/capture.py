@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import io
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
+
+from edge_client.contract.structure import check_structure, is_heavy_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +42,14 @@ def find_capture(data: bytes, path: str) -> tuple[int, str]:
 
 def _from_exif(data: bytes) -> tuple[int, str]:
     try:
-        exif = _load_exif(data)
+        block = _find_exif(data)
+        if block[2:3] == b"+" or is_heavy_directory(block):  # BigTIFF: no camera writes one
+            return 0, ""
+        exif = Image.Exif()
+        exif.load(block)
+        place = exif.get(_IFD)
+        if not isinstance(place, int) or is_heavy_directory(_beginning_at(place, block)):
+            return 0, ""
         details = exif.get_ifd(_IFD)
         camera = "/".join(
             _text(tags, tag) for tags, tag in ((exif, _MAKE), (exif, _MODEL), (details, _SERIAL))
@@ -52,14 +61,25 @@ def _from_exif(data: bytes) -> tuple[int, str]:
         return 0, ""
 
 
-def _load_exif(data: bytes) -> Image.Exif:
+def _find_exif(data: bytes) -> bytes:
+    """Return the EXIF block of a file: a whole TIFF, and of others at most as much as a JPEG can have."""
     if data.startswith(_JPEG) and (start := data.find(_EXIF)) >= 0:
         # To open the file would parse all segments again, which takes as long as to decode a small one.
-        exif = Image.Exif()
-        exif.load(data[start : start + _SEGMENT_BYTES])
-        return exif
+        return data[start : start + _SEGMENT_BYTES]
+    if data[:2] in {b"II", b"MM"}:
+        return data
+    if check_structure(data, "the picture"):  # much metadata: it costs more than it tells
+        return b""
     with Image.open(io.BytesIO(data)) as image:
-        return image.getexif()
+        block = image.info.get("exif")
+    return block[:_SEGMENT_BYTES] if isinstance(block, bytes) else b""
+
+
+def _beginning_at(place: int, block: bytes) -> bytes:
+    """Return an EXIF block whose first directory is the one at `place`."""
+    start = block.removeprefix(_EXIF)
+    order: Literal["little", "big"] = "little" if start.startswith(b"II") else "big"
+    return start[:4] + place.to_bytes(4, order) + start[8:]
 
 
 def _text(tags: Mapping[int, object], tag: int) -> str:

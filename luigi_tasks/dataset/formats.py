@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import io
 import re
+import sys
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
+from edge_client.contract.decoding_cost import decoding_bytes
 from edge_client.contract.errors import InputError
 from edge_client.contract.preprocessing import FORMATS, decode_fitted
+from edge_client.contract.structure import check_structure
+from luigi_tasks.dataset.decoding_memory import TOGETHER_BYTES, DecodingMemory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +29,10 @@ _PICTURE_START = re.compile(
 )
 # Item of a HEIF file (ISO/IEC 14496-12, 8.11.6): version 2 or 3, flags, number, protection; texts follow.
 _HEIF_ITEM = re.compile(rb"infe(?:\x02.{3}.{4}|\x03.{3}.{6})", re.DOTALL)
+
+_ALONE = sys.maxsize  # no other large picture is decoded meanwhile
+# Of this process: its threads decode at once, for whichever task.
+_MEMORY = DecodingMemory(TOGETHER_BYTES)
 
 
 def is_picture(data: bytes) -> bool:
@@ -36,7 +48,36 @@ def decode_file(data: bytes, height: int, width: int, source: str) -> NDArray[np
     """
     if data[4:8] == b"ftyp":
         data = _without_exif(data, source)
-    return decode_fitted(data, height, width, source=source, formats=_formats())
+    with _MEMORY.take(read_header(data, source, _formats()).decoding_bytes):
+        return decode_fitted(data, height, width, source=source, formats=_formats())
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What is known of a picture before it is decoded.
+
+    Attributes:
+        pixels: Width times height; 0 where that is not known.
+        decoding_bytes: Memory that decoding it takes.
+    """
+
+    pixels: int
+    decoding_bytes: int
+
+
+def read_header(data: bytes, source: str, formats: tuple[str, ...] = FORMATS) -> Header:
+    """Return the size of a picture without decoding it.
+
+    Raises: InputError if its structure would keep a decoder busy.
+    """
+    if check_structure(data, source):
+        return Header(0, _ALONE)  # its metadata is left out later, and so not read here
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            pixels = image.width * image.height
+            return Header(pixels, decoding_bytes(image, data, pixels))
+    except Exception:  # noqa: BLE001 - whoever decodes it says what is wrong with it
+        return Header(0, _ALONE)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,12 +14,16 @@ from edge_client.disk import disk_errors, sync_folder, write_durably
 from luigi_tasks.dataset.layout import Layout
 from luigi_tasks.dataset.presets import PRESETS
 from luigi_tasks.dataset.sources import FolderSource, list_objects
+from luigi_tasks.labelling.leftovers import without_leftovers
 from luigi_tasks.storage.opening import open_store
 
 if TYPE_CHECKING:
     from luigi_tasks.dataset.listing import Listing
     from luigi_tasks.settings.values import DatasetSettings, StoreSettings
     from luigi_tasks.storage.store import Store
+
+# Names of frames in the dataset, see `intake.py`.
+HALF_WRITTEN = r"inbox-[0-9a-f]{16}[^/]*\.jpg"
 
 
 class ClassFolders(Protocol):
@@ -43,6 +48,9 @@ class ClassFolders(Protocol):
 
         Raises: DeviceError; TransportError; SettingsError.
         """
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Give a block in which pictures are written; what a killed one left is removed first."""
 
 
 def open_class_folders(settings: DatasetSettings, store: StoreSettings) -> ClassFolders:
@@ -95,6 +103,13 @@ class LocalFolders:
             place.chmod(place.parent.stat().st_mode & 0o666)
             sync_folder(place.parent.parent)  # the class folder itself may be new
 
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Remove hidden copies of frames, unless another run is writing."""
+        return without_leftovers(self.folder, self._picture_folders, HALF_WRITTEN)
+
+    def _picture_folders(self) -> list[Path]:
+        return [self.folder / one for one in FolderSource(self.folder).listing().folders]
+
     def _place(self, path: str) -> Path:
         if self._layout is None:
             self.contents()
@@ -124,6 +139,10 @@ class BucketFolders:
     def write(self, path: str, data: bytes) -> None:
         """Write a picture; the store returns when it is durable."""
         self._store.put(self._key(path), data, content_type="image/jpeg")
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Do nothing: an object appears whole, or not at all."""
+        return contextlib.nullcontext()
 
     def _key(self, path: str) -> str:
         if self._layout is None:

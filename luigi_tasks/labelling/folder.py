@@ -20,6 +20,7 @@ from edge_client.contract.text import excerpt
 from edge_client.disk import disk_errors, write_durably
 from luigi_tasks.cells import guard_formula
 from luigi_tasks.labelling.inbox import FrameName, Skip, list_inbox, read_frame, skip
+from luigi_tasks.labelling.leftovers import without_leftovers
 from luigi_tasks.labelling.records import LabellingRecord, SkippedObject
 from luigi_tasks.pages import render_template
 from luigi_tasks.storage.documents import content_key
@@ -41,6 +42,7 @@ DISCARD = "-"
 # Four at a time: a hostile picture of 50 megapixels takes 150 MB while it is decoded.
 THREADS = 4
 
+NAMES = r"(?:[0-9a-f]{64}\.jpg|labels\.csv|index\.html|listing\.json)"
 _PICTURE = re.compile(rf"{PICTURES}/([0-9a-f]{{64}})\.jpg")
 
 
@@ -126,7 +128,9 @@ def fill_folder(
     kept = _read_filled_in(folder / LABELS_CSV)
     listing = list_inbox(store)
     chosen = listing.names[:most]
-    cards, skipped = _copy_frames(store, chosen, folder / PICTURES, labels, kept, progress)
+    pictures = folder / PICTURES
+    with without_leftovers(folder, lambda: [folder, pictures], NAMES):
+        cards, skipped = _copy_frames(store, chosen, pictures, labels, kept, progress)
     record = LabellingRecord(
         digest=folder_digest(listing, labels, most),
         pictures=len(cards),

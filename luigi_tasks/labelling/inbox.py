@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
     from luigi_tasks.storage.store import ListedObject, Store
 
-# 50 megapixels, the most that is decoded, are about 20 MB of good JPEG.
-PICTURE_LIMIT_BYTES = 32 << 20
+# A device scales frames down to `[inbox] longest_side`, by default 640 pixels: about 100 kB. With 4000 pixels
+# they are some MB. The limits bound what a thousand frames of a device that lies can cost.
+PICTURE_LIMIT_BYTES = 8 << 20
+FRAME_LIMIT_PIXELS = 16_000_000
+FRAME_SCANS_AT_MOST = 20  # devices write one, other programs up to 12
+CHECKED_SIDE = 32  # the whole picture is decoded, and then only looked at
 PICTURE_SUFFIX, RECORD_SUFFIX = ".jpg", ".json"
 # Frames are JPEG only: no other decoder has to process a device's bytes, and every browser shows it.
 JPEG_START = b"\xff\xd8\xff"
@@ -163,12 +167,19 @@ def check_picture(data: bytes) -> None:
 
     Raises: InputError.
     """
-    from edge_client.contract.preprocessing import decode_picture  # noqa: PLC0415 - NumPy and Pillow
+    from edge_client.contract.structure import count_scans  # noqa: PLC0415 - as below
+    from luigi_tasks.dataset.formats import decode_file, read_header  # noqa: PLC0415 - NumPy and Pillow
 
     if not data.startswith(JPEG_START):
         msg = "it is not a JPEG file"
         raise InputError(msg)
-    decode_picture(data, source="the picture")
+    if count_scans(data, FRAME_SCANS_AT_MOST + 1) > FRAME_SCANS_AT_MOST:
+        msg = f"a JPEG in more than {FRAME_SCANS_AT_MOST} scans; devices write one"
+        raise InputError(msg)
+    if read_header(data, "the picture").pixels > FRAME_LIMIT_PIXELS:
+        msg = f"more than {FRAME_LIMIT_PIXELS} pixels; let [inbox] longest_side be lower"
+        raise InputError(msg)
+    decode_file(data, CHECKED_SIDE, CHECKED_SIDE, "the picture")
 
 
 def remove_frame(store: Store, name: FrameName) -> None:

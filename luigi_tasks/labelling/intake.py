@@ -103,7 +103,8 @@ def move_labelled(
     def apply(move: Move) -> str:
         return _apply(store, folders, move)
 
-    faults = in_threads(apply, moves, "moving frames", progress, threads=THREADS)
+    with folders.writing():
+        faults = in_threads(apply, moves, "moving frames", progress, threads=THREADS)
     done = [move for move, fault in zip(moves, faults, strict=True) if not fault]
     fresh = {move.path: move.folder for move in done if move.path}
     counts = collections.Counter(fresh.values())

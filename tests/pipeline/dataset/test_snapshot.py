@@ -8,7 +8,6 @@ import io
 import struct
 import unicodedata
 import zlib
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,6 +16,7 @@ from PIL import Image
 
 from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import InputError
+from luigi_tasks.dataset import sources
 from luigi_tasks.dataset.records import HOLDOUT, TRAIN, ReadPicture, Snapshot, SnapshotSummary
 from luigi_tasks.dataset.sources import BucketSource, FolderSource
 from luigi_tasks.dataset.splits import ShardSplit, choose_splits, find_moved, is_learned_from
@@ -311,14 +311,14 @@ def test_a_truncated_picture_without_a_suffix_counts(tmp_path):
 
 
 def test_a_picture_on_a_bad_sector_is_left_out(tmp_path, monkeypatch):
-    read = Path.read_bytes
+    read = sources.read_within
 
-    def read_disk(path):
-        if path.name == "bad.png":
-            raise OSError(errno.EIO, "Input/output error", str(path))
-        return read(path)
+    def read_disk(file, size_bytes, path):
+        if path == "b/bad.png":
+            raise OSError(errno.EIO, "Input/output error", path)
+        return read(file, size_bytes, path)
 
-    monkeypatch.setattr(Path, "read_bytes", read_disk)
+    monkeypatch.setattr(sources, "read_within", read_disk)
     tree = class_folders({"a": 20, "b": 20}) | {"b/bad.png": picture_bytes(7)}
     snapshot = snap(tmp_path / "p", tree)
     assert reasons(snapshot) == {"b/bad.png": "unreadable"}

@@ -41,7 +41,7 @@ def run(model: bytes):
 
 @pytest.fixture
 def short_wait(monkeypatch):
-    monkeypatch.setattr(model_process, "ANSWER_LIMIT_S", 2.0)
+    monkeypatch.setattr(model_process, "ANSWER_LIMIT_S", 1.0)
 
 
 def test_answers_are_those_of_the_same_file_in_this_process(monkeypatch):
@@ -80,7 +80,7 @@ def test_a_backbone_that_crashes_the_runtime_is_an_error_each_time():
 
 @pytest.mark.usefixtures("short_wait")
 def test_a_model_that_never_answers_is_ended():
-    with pytest.raises(InputError, match="no answer within 2 s, and was ended"):
+    with pytest.raises(InputError, match="no answer within 1 s, and was ended"):
         run(endless_model())
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from PIL import Image
 
 from edge_client.contract.documents import encode_document
 from edge_client.contract.messages import INBOX_RECORD_LIMIT_BYTES
@@ -21,6 +23,7 @@ from tests.fakes.inbox import (
     record_of,
     sha256,
 )
+from tests.fakes.scans import with_scans
 
 if TYPE_CHECKING:
     from luigi_tasks.storage.store import Store
@@ -45,6 +48,12 @@ def patched(**changes) -> bytes:
     return json.dumps({**json.loads(frame()["cam1/x.json"]), **changes}).encode()
 
 
+def large_jpeg(side: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (side, side)).save(file, "JPEG")
+    return file.getvalue()
+
+
 BOMB = b"\xff\xd8\xff\xc0\x00\x11\x08\xff\xff\xff\xff\x03\x01\x11\x00\x02\x11\x00\x03\x11\x00"
 LONG = "x" * 62 + ".jpg"
 
@@ -65,6 +74,9 @@ ATTACKS = [
     Attack("picture of nothing", frame(b""), "not a JPEG"),
     Attack("half a picture", frame(jpeg(7)[:300]), "picture"),
     Attack("decompression bomb", frame(BOMB), "picture"),
+    Attack("thousands of scans", frame(with_scans(3000)), "more than 20 scans"),
+    Attack("more pixels than a camera has", frame(large_jpeg(5000)), "more than 16000000 pixels"),
+    Attack("larger than a frame", frame(jpeg(7) + bytes(8 << 20)), "at most 8388608"),
     Attack("another format", frame(picture_bytes(7)), "not a JPEG"),
     Attack("no record", {"cam1/x.jpg": jpeg(7)}, "its record x.json is missing"),
     Attack("record alone", {"cam1/x.json": b"{}"}, "no picture of this name", "cam1/x.json"),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from edge_client.disk import write_durably
 from luigi_tasks.labelling import folder as labelling
+from luigi_tasks.labelling.class_folders import BucketFolders, LocalFolders
 from luigi_tasks.labelling.inbox import list_inbox
+from luigi_tasks.settings.values import StoreSettings
+from luigi_tasks.storage.folder_store import FolderStore
 from tests.fakes.inbox import (
     LABELS,
     StoreAround,
@@ -20,10 +26,12 @@ from tests.fakes.inbox import (
     jpeg,
     list_into,
     read_csv,
+    sha256,
     take,
 )
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Callable
 
     from luigi_tasks.labelling.class_folders import ClassFolders
@@ -89,6 +97,9 @@ class DyingFolders:
         if self._after:
             self._fuse.burn()
 
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        return self._folders.writing()
+
 
 @pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
 def test_taking_that_was_killed_at_any_write_is_finished_by_the_next_run(
@@ -124,6 +135,62 @@ def test_taking_that_was_killed_at_any_write_is_finished_by_the_next_run(
             break
         calls += 1
     assert survived == 8  # two writes, and two removals of each of three frames
+
+
+def folder_store(folder: Path) -> FolderStore:
+    return FolderStore(StoreSettings(folder.as_uri(), "", "", "when_required", conditional_writes=True))
+
+
+def files_of(dataset: ClassFolders) -> list[str]:
+    """Every file of a dataset, also hidden ones."""
+    if isinstance(dataset, BucketFolders):
+        return [one.key for one in dataset._store.list_folder("")]
+    return [str(path.relative_to(dataset.url)) for path in Path(dataset.url).rglob("*") if path.is_file()]
+
+
+def killed_at_its_next_sync(act: Callable[[], object]) -> None:
+    """Run a function in a process that is killed (SIGKILL) between writing a file and renaming it."""
+    child = os.fork()
+    if child == 0:
+        os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
+        act()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def test_hidden_copies_of_a_killed_run_are_removed_by_the_next_but_never_those_of_a_running_one(
+    dataset, tmp_path
+):
+    store = folder_store(tmp_path / "store")
+    name = hand_in(store, "cam1", "a.jpg", jpeg(1))
+    list_into(store, tmp_path / "to")
+    path = fill_in(tmp_path / "to", {str(name): "cat"})
+    before = files_of(dataset)
+    killed_at_its_next_sync(lambda: take(store, dataset, path))
+    left = sorted({*files_of(dataset)} - {*before})
+    is_local = isinstance(dataset, LocalFolders)
+    assert len([one for one in left if one.startswith("cat/.inbox-")]) == is_local, "in a bucket, none appear"
+    own = Path(dataset.url, "cat", ".notes.jpg.12345678")
+    if is_local:
+        own.write_bytes(b"a person's")
+        with dataset.writing():
+            copy = Path(dataset.url, "cat", ".inbox-0123456789abcdef.jpg.abcdefgh")
+            copy.write_bytes(b"of the running one")
+            take(store, dataset, path)
+            assert copy.exists()
+    take(store, dataset, path)
+    hidden = [one for one in files_of(dataset) if "/." in f"/{one}"]
+    assert hidden == (["cat/.notes.jpg.12345678"] if is_local else [])
+    assert from_inbox(dataset) == {home("cat", jpeg(1)): jpeg(1)}
+
+
+def test_hidden_copies_of_a_killed_listing_are_removed_by_the_next(tmp_path):
+    store = folder_store(tmp_path / "store")
+    hand_in(store, "cam1", "a.jpg", jpeg(1))
+    killed_at_its_next_sync(lambda: list_into(store, tmp_path / "to"))
+    assert [path.name[:2] for path in (tmp_path / "to/pictures").iterdir()] == ["." + sha256(jpeg(1))[0]]
+    list_into(store, tmp_path / "to")
+    assert [path.name for path in (tmp_path / "to/pictures").iterdir()] == [f"{sha256(jpeg(1))}.jpg"]
 
 
 def test_listing_that_was_killed_is_done_again(store, tmp_path, monkeypatch):
