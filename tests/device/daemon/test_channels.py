@@ -150,7 +150,7 @@ def test_drift_is_part_of_the_status_and_survives_a_restart(daemon, watcher, rep
     release = repository.publish_tiny(0, hold_out=hold_out).release
     daemon.start()
     watcher.wait_release(release)
-    for label in ["red"] * 199 + ["grey"] * 201:
+    for label in ["red", "grey"] * 205:
         daemon.drop(label)
     status = watcher.wait_status(lambda s: s.drift is not None and s.drift.alarm, "the alarm")
     assert status.drift.labels > 0.25  # the camera sees red, which the release is sure of, and grey
