@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import pytest
 from local_services import wait_until
 
 from tests.fakes.device_daemon import DEVICE, LIMIT_S, assert_answers
+from tests.fault_table import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,3 +149,28 @@ def test_a_damaged_release_on_a_read_only_disk_gives_way_to_the_one_before(
     disk.make_read_only()
     daemon.start()
     assert_answers(daemon, watcher, serving)
+
+
+def test_results_are_counted_while_the_disk_of_their_file_is_full_and_written_again_afterwards(
+    daemon, watcher, disk, repository, faults
+):
+    path = disk.folder / "results.jsonl"
+    daemon.settings["sinks"]["json_lines"] = str(path)
+    release = repository.publish_tiny(0).release
+    daemon.start()
+    watcher.wait_release(release)
+    with faults.injected(Kind.RESULTS, "file of JSON lines", "the disk is full"):
+        assert_answers(daemon, watcher, release)
+        disk.fill()
+        # The last page of the file itself may have room left.
+        for _ in range(30):
+            assert_answers(daemon, watcher, release)
+        status = watcher.wait_status(lambda s: s.sinks["json_lines"].dropped > 0, "dropped results")
+        assert f"{path}: No space left on device; results are dropped meanwhile" in status.warning
+        disk.make_room()
+        assert_answers(daemon, watcher, release)
+        status = watcher.wait_status(lambda s: s.warning is None, "the end of the fault")
+        counted = status.sinks["json_lines"]
+        assert counted.written + counted.dropped == 32
+        lines = [json.loads(line)["source"] for line in path.read_text().splitlines()]
+        assert len(lines) == counted.written

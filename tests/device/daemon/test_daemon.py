@@ -30,6 +30,7 @@ from edge_client.contract.release import OperatingPoint
 from tests.fakes.device_daemon import DEVICE, LIMIT_S, Watcher, answer_all, assert_answers
 from tests.fakes.tiny_model import tiny_model
 from tests.fakes.tiny_release import tiny_release
+from tests.fault_table import Kind
 
 pytestmark = pytest.mark.slow
 
@@ -398,7 +399,9 @@ def test_the_update_command_needs_a_daemon(daemon):
 
 
 @pytest.mark.runtime
-def test_home_assistant_finds_the_device_and_metrics_are_served(daemon, watcher, repository, mqtt_broker):
+def test_home_assistant_finds_the_device_and_metrics_are_served(
+    daemon, watcher, repository, mqtt_broker, faults
+):
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -419,6 +422,7 @@ def test_home_assistant_finds_the_device_and_metrics_are_served(daemon, watcher,
             assert f'release="{release}"' in answer.read().decode()
         # Readers that never finish keep neither the daemon nor its farewell.
         with contextlib.ExitStack() as slow:
+            slow.enter_context(faults.injected(Kind.RESULTS, "metrics", "readers that never finish; SIGTERM"))
             for _ in range(20):
                 reader = slow.enter_context(socket.create_connection(("127.0.0.1", port)))
                 reader.sendall(b"GET /metr")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 from local_services import MqttBroker, wait_until
 
+from edge_client.reporting.status import STATUS_FILE, read_status
+from edge_client.state_folder import daemon_runs, refresh_status
 from tests.fakes.device_daemon import DaemonUnderTest, Watcher
+from tests.fault_table import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-PICTURES = 300
+PICTURES = 100
 
 
 @pytest.fixture
@@ -31,14 +37,25 @@ def device(tmp_path, repository, own_broker, fleet) -> Iterator[DaemonUnderTest]
         daemon.process.wait()
 
 
-def counts(device: DaemonUnderTest) -> dict[str, int]:
-    """The counts of the sink `mqtt`, as `edge-client status` shows them."""
-    sinks = json.loads(device.ask("status", "--json").stdout)["sinks"]
-    return {name: sinks["mqtt"][name] for name in ("written", "unsent", "kept", "dropped")}
+def counts(device: DaemonUnderTest, sink: str = "mqtt") -> dict[str, int]:
+    """The counts of a sink that `edge-client status` shows; empty while a daemon does not refresh them."""
+    file = device.state_dir / STATUS_FILE
+    if daemon_runs(device.state_dir) and not refresh_status(device.state_dir, [file]):
+        return {}
+    shown = read_status(device.state_dir).sinks[sink]
+    return {"written": shown.written, "unsent": shown.unsent, "kept": shown.kept, "dropped": shown.dropped}
+
+
+def runs(device: DaemonUnderTest) -> bool:
+    return daemon_runs(device.state_dir)
+
+
+def pictures(device: DaemonUnderTest) -> set[str]:
+    return {path.name for path in device.camera.iterdir()}
 
 
 def test_results_of_an_outage_and_a_restart_arrive_once_in_order_and_no_picture_goes_before(
-    device, own_broker, repository, fleet
+    device, own_broker, repository, fleet, faults
 ):
     release = repository.publish_tiny(0).release
     watcher = Watcher(own_broker, fleet)
@@ -46,26 +63,63 @@ def test_results_of_an_outage_and_a_restart_arrive_once_in_order_and_no_picture_
     watcher.wait_release(release)
     first = device.drop("blue")
     watcher.wait(lambda w: [one.source for one in w.results] == [first], "the first result")
-    wait_until(lambda: not list(device.camera.iterdir()), "the picture to go")
+    wait_until(lambda: not pictures(device), "the picture to go")
     watcher.close()
 
     own_broker.stop()
-    names = [device.drop("red") for _ in range(PICTURES)]
-    wait_until(lambda: counts(device)["unsent"] == PICTURES, "the results")
-    assert {path.name for path in device.camera.iterdir()} == set(names)  # in memory alone
-    assert device.terminate() == 0
-    assert f"{PICTURES} results are not sent; they are kept for the next start" in device.log
-    assert not list(device.camera.iterdir())
-    assert counts(device) == {"written": 1, "unsent": PICTURES, "kept": PICTURES, "dropped": 0}
-    assert [path.stat().st_mode & 0o777 for path in (device.state_dir / "unsent").iterdir()] == [0o600]
+    with faults.injected(Kind.RESULTS, "broker away", "the daemon is killed: the pictures are there again"):
+        names = [device.drop("red") for _ in range(PICTURES)]
+        wait_until(lambda: counts(device).get("unsent") == PICTURES, "the results")
+        assert pictures(device) == set(names)  # their results are in memory alone
+        device.process.kill()
+        device.process.wait()
+        device.start()
+        wait_until(lambda: runs(device) and counts(device).get("unsent") == PICTURES, "the results once more")
+    with faults.injected(Kind.RESULTS, "broker away", "SIGTERM, start"):
+        assert device.terminate() == 0
+        assert f"{PICTURES} results are not sent; they are kept for the next start" in device.log
+        assert not pictures(device)
+        assert counts(device) == {"written": 0, "unsent": PICTURES, "kept": PICTURES, "dropped": 0}
+        assert [path.stat().st_mode & 0o777 for path in (device.state_dir / "unsent").iterdir()] == [0o600]
+        own_broker.start()
+        watcher = Watcher(own_broker, fleet)
+        device.start()
+        watcher.wait(lambda w: len(w.results) >= PICTURES, "the results")
+        last = device.drop("blue")
+        watcher.wait(lambda w: w.results[-1].source == last, "a new result")
+        assert [one.source for one in watcher.results] == [*names, last]
+        wait_until(lambda: not list((device.state_dir / "unsent").iterdir()), "the kept results to go")
+        watcher.close()
+        assert device.terminate() == 0
 
-    own_broker.start()
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "moved": lambda path: path.rename(path.with_name("moved.jsonl")),
+    "removed": lambda path: path.unlink(),
+    "truncated": lambda path: os.truncate(path, 0),
+    "replaced": lambda path: (path.with_name("new").write_bytes(b""), path.with_name("new").replace(path)),
+    "its folder removed": lambda path: shutil.rmtree(path.parent),
+}
+
+
+def test_the_file_of_results_may_be_moved_removed_truncated_and_replaced(
+    device, own_broker, repository, fleet, faults
+):
+    path = device.folder / "results" / "results.jsonl"
+    device.settings["sinks"] = {"mqtt": False, "json_lines": str(path)}
+    release = repository.publish_tiny(0).release
     watcher = Watcher(own_broker, fleet)
     device.start()
-    watcher.wait(lambda w: len(w.results) >= PICTURES, "the results")
-    last = device.drop("blue")
-    watcher.wait(lambda w: w.results[-1].source == last, "a new result")
-    assert [one.source for one in watcher.results] == [*names, last]
-    wait_until(lambda: not list((device.state_dir / "unsent").iterdir()), "the kept results to go")
+    watcher.wait_release(release)
+    for fault, change in CHANGES.items():
+        with faults.injected(Kind.RESULTS, "file of JSON lines", fault):
+            device.drop("red")
+            wait_until(lambda: not pictures(device), "the picture before")
+            change(path)
+            names = [device.drop("red") for _ in range(5)]
+            wait_until(lambda: not pictures(device), "the pictures to go")
+            lines = [json.loads(line)["source"] for line in path.read_text().splitlines()]
+            assert lines == names, fault
     watcher.close()
+    assert counts(device, "json_lines") == {"written": 30, "unsent": 0, "kept": 0, "dropped": 0}
     assert device.terminate() == 0

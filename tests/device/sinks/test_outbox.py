@@ -17,6 +17,7 @@ from edge_client.sinks.kept import KeptResults
 from edge_client.sinks.mqtt import MqttSink
 from edge_client.sinks.outbox import Outbox
 from tests.fakes.results import example_result
+from tests.fault_table import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,26 +211,27 @@ def test_a_disk_that_takes_nothing_costs_no_result_that_the_memory_holds(start, 
     assert "1 results are lost: they are neither sent nor kept on the disk" in caplog.messages
 
 
-def test_any_flipped_bit_costs_its_own_result_at_most(start, folder):
+def test_any_flipped_bit_costs_its_own_result_at_most(start, folder, faults):
     device = start()
     device.classify(1, 5)
     device.sink.close()
     [path] = files(folder)
     content = path.read_bytes()
     lines = content.splitlines(keepends=True)
-    for bit in range(0, len(content) * 8, 97):
+    for bit in faults.sample(range(len(content) * 8), by_default=100):
         broken = bytearray(content)
         broken[bit // 8] ^= 1 << bit % 8
         for old in files(folder):
             old.unlink()
         path.write_bytes(broken)
-        reader = KeptResults(folder, 20_000_000)
-        found = reader.take()
-        assert found is not None
-        _, payloads, damaged = found
-        assert damaged >= 1
-        assert len(payloads) >= len(lines) - 2  # a lost line break takes two
-        assert all(any(payload in line for line in lines) for payload in payloads)
+        with faults.injected(Kind.RESULTS, "results kept on the disk", "one bit flipped"):
+            reader = KeptResults(folder, 20_000_000)
+            found = reader.take()
+            assert found is not None
+            _, payloads, damaged = found
+            assert damaged >= 1
+            assert len(payloads) >= len(lines) - 2  # a lost line break takes two
+            assert all(any(payload in line for line in lines) for payload in payloads)
 
 
 def test_sending_never_waits_for_an_acknowledgement_that_waits_for_sending(start):
