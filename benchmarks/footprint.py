@@ -54,7 +54,7 @@ def measure(bench: DeviceBench, weights: Path, seconds: float) -> dict[str, floa
     frames.mkdir()
     picture = bench.write_picture()
     for number in range(round(seconds) + 30):
-        (frames / f"{number:06}.jpg").symlink_to(picture)
+        (frames / f"{number:06}.jpg").hardlink_to(picture)
     results = bench.folder / "results.jsonl"
     settings = bench.write_settings(
         source={"kind": "files", "path": str(frames), "frames_per_second": 1},

@@ -62,7 +62,7 @@ def measure(bench: DeviceBench, weights: Path, updates: int) -> dict[str, float]
     frames.mkdir()
     picture = bench.write_picture()
     for number in range(FRAMES):
-        (frames / f"{number:06}.jpg").symlink_to(picture)
+        (frames / f"{number:06}.jpg").hardlink_to(picture)
     log = bench.folder / "results.jsonl"
     settings = bench.write_settings(
         source={"kind": "files", "path": str(frames), "frames_per_second": FRAMES_PER_SECOND},
