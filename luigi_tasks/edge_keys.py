@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import EdgeError, InputError, TrustError
+from edge_client.contract.errors import EdgeError, InputError, TransportError, TrustError
+from edge_client.contract.times import utc_now
 from luigi_tasks.release.key_files import (
     PASSPHRASE_VARIABLE,
     ROOT_PASSPHRASE_VARIABLE,
@@ -28,6 +29,8 @@ from luigi_tasks.release.signing import PIPELINE_ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from luigi_tasks.workspace import Workspace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,13 +98,33 @@ def _publish(options: argparse.Namespace) -> str:
     from luigi_tasks.workspace import open_workspace  # noqa: PLC0415 - as above
 
     settings = load_settings()
+    workspace, url = open_workspace(settings), settings.store.url
+    text = ""
     if options.force:
-        changes = steps.sign_again(open_workspace(settings))
-        done = f"{settings.store.url}: everything is signed again, above all versions known\n"
-        return done + "".join(f"{one}\n" for one in changes)
-    if not steps.renew_signatures(open_workspace(settings)):
-        return f"{settings.store.url}: nothing to do; the newest root is there, and signatures are fresh\n"
-    return f"{settings.store.url}: the newest root is there, and everything is signed by its keys\n"
+        changes = "".join(f"{one}\n" for one in workspace.repository.force())
+        text = f"{url}: everything is signed again, above all versions known\n{changes}"
+    if options.retry:
+        return text + _allow_retry(workspace, options.retry)
+    if not options.force and not steps.renew_signatures(workspace):
+        return f"{url}: nothing to do; the newest root is there, and signatures are fresh\n"
+    return text or f"{url}: the newest root is there, and everything is signed by its keys\n"
+
+
+def _allow_retry(workspace: Workspace, release: str) -> str:
+    """Let devices that refused a release try it again, and tell those that listen."""
+    from luigi_tasks import steps  # noqa: PLC0415 - as above
+    from luigi_tasks.release.channel import allow_retry  # noqa: PLC0415
+
+    channel = workspace.settings.release.channel
+    workspace.repository.publish(
+        {}, lambda pointer: allow_retry(pointer, channel, release, at=utc_now()), channel
+    )
+    done = f"channel {channel}: devices that refused release {release} try it again"
+    try:
+        steps.announce(workspace)
+    except TransportError as e:
+        return f"{done} at their next check of the store; it could not be announced: {e}\n"
+    return f"{done}\n"
 
 
 def _new_root_passphrase(options: argparse.Namespace) -> str | None:
@@ -220,6 +243,12 @@ def _parser() -> argparse.ArgumentParser:
         help="sign everything again in any case: after the bucket was restored or damaged. What this machine "
         "remembers counts before what the bucket shows; a channel whose files are gone goes back to what the "
         "bucket has, never to a withdrawn release",
+    )
+    publish.add_argument(
+        "--retry",
+        metavar="RELEASE",
+        default="",
+        help="let devices that refused the release which [release] channel points to try it again, once",
     )
     for command in (make_secret, rotate, renew):
         command.add_argument(

@@ -493,11 +493,3 @@ def renew_signatures(workspace: Workspace) -> bool:
         return False
     workspace.repository.renew()
     return True
-
-
-def sign_again(workspace: Workspace) -> list[str]:
-    """Sign what is published again, above all versions known; return what changed for the channels, in words.
-
-    Raises: SettingsError without keys; TrustError if there is nothing trusted to sign; TransportError.
-    """
-    return workspace.repository.force()

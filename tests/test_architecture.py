@@ -293,6 +293,7 @@ def test_each_outside_party_has_one_room():
             "luigi_tasks/release/repository.py",
             "luigi_tasks/release/published.py",
             "luigi_tasks/release/recovery.py",
+            "luigi_tasks/release/root_chain.py",
             "luigi_tasks/release/writer.py",
             "luigi_tasks/release/signing.py",
             "luigi_tasks/release/keys.py",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from edge_client.contract.errors import InputError
 from edge_client.contract.release import ChannelDocument
+from edge_client.contract.times import parse_time
 
 if TYPE_CHECKING:
     from luigi_tasks.release.published import RepositoryState
@@ -38,6 +42,7 @@ def point_channel(
         share_percent=share_percent,
         withdrawn=pointer.withdrawn if pointer is not None else (),
         moved_at=at,
+        retry_since=pointer.retry_since if pointer is not None else "",
     )
 
 
@@ -59,4 +64,25 @@ def roll_channel_back(
         share_percent=100.0,
         withdrawn=tuple(dict.fromkeys(withdrawn)),
         moved_at=at,
+        retry_since=pointer.retry_since,
     )
+
+
+def allow_retry(pointer: ChannelDocument | None, channel: str, release: str, *, at: str) -> ChannelDocument:
+    """Return the pointer that lets devices which refused its release try it again.
+
+    Args:
+        pointer: The channel's pointer.
+        channel: Its name.
+        release: The release that a person wants to be tried again.
+        at: UTC, ISO 8601, as `utc_now` gives it.
+    Raises: InputError if the channel does not point to the release: nothing else would be tried.
+    """
+    if pointer is None or pointer.release != release:
+        points = "nothing" if pointer is None else pointer.release
+        msg = f"channel {channel}: points to {points}; devices try only what it points to, so give that"
+        raise InputError(msg)
+    if at <= pointer.retry_since:  # this machine's clock is behind that of the one before
+        later = parse_time(pointer.retry_since) + datetime.timedelta(milliseconds=1)
+        at = later.isoformat(timespec="milliseconds")
+    return msgspec.structs.replace(pointer, retry_since=at)

@@ -18,7 +18,6 @@ stolen.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import hashlib
 import logging
 from typing import TYPE_CHECKING
@@ -44,7 +43,6 @@ from luigi_tasks.release.published import (
     RepositoryState,
     object_key,
     releases_in_order,
-    root_key,
 )
 from luigi_tasks.release.recovery import (
     describe_versions,
@@ -58,11 +56,13 @@ from luigi_tasks.release.recovery import (
     recover,
     restore_own,
 )
-from luigi_tasks.release.signing import check_successor, load_roots, trusted_roots
+from luigi_tasks.release.root_chain import METADATA_LIMIT_BYTES, RootChain, distrust
+from luigi_tasks.release.signing import trusted_roots
 from luigi_tasks.release.writer import MetadataWriter, compact
 from luigi_tasks.storage.store import StoreConflictError
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Callable, Mapping, Sequence
 
     from tuf.api.metadata import Metadata, Root, TargetFile
@@ -73,11 +73,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-METADATA_LIMIT_BYTES = 32 << 20
-MAX_ROOT_ROTATIONS = 256
 PUBLISH_ATTEMPTS = 5
-# Renewing the root needs a person and the root keys from a safe: time to plan that.
-ROOT_NOTICE = datetime.timedelta(days=180)
 
 
 class ReleaseRepository:
@@ -93,6 +89,7 @@ class ReleaseRepository:
         self.settings = settings
         self.now = now
         self.memory = PublisherMemory(settings.memory_folder, store.url(""))
+        self.chain = RootChain(store, settings, now)
         self.writer = MetadataWriter(store, settings, now)
         self._latest: RepositoryState | None = None
         self._roots: list[Metadata[Root]] = []
@@ -106,7 +103,7 @@ class ReleaseRepository:
         return self._roots or self._read_roots()
 
     def _read_roots(self) -> list[Metadata[Root]]:
-        self._roots = self._walk_roots(load_roots(self.settings.root))
+        self._roots = self.chain.read()
         return self._roots
 
     def load(self) -> RepositoryState:
@@ -213,7 +210,7 @@ class ReleaseRepository:
                 trusted[-1].signed.version,
             )
             return Published(stamp=stamp, restarts_history=True)
-        self._check_roots(roots)
+        self.chain.check(roots)
         raise faults[0]
 
     def _signed_timestamp(self, root: Metadata[Root], stamp: StoredObject) -> bool:
@@ -295,7 +292,7 @@ class ReleaseRepository:
         try:
             published = Published() if stamp is None else self._read_published(roots, stamp)
         except TrustError:
-            self._check_roots(roots)
+            self.chain.check(roots)
             if recall(roots, known) is None and not known.own_channels:
                 raise
             published = Published(stamp=stamp)
@@ -310,7 +307,7 @@ class ReleaseRepository:
         """
         pointers = {} if pointer is None else {channel_target(pointer.channel): encode_document(pointer)}
         self._upload({**state.contents, **pointers})
-        self.publish_roots(state.roots)
+        self.chain.publish(state.roots)
         signed = {**state.files, **self._sign_files({**files, **pointers})}
         if state.published.is_recovered:
             self._drop_gone(state, signed, pointers)
@@ -383,70 +380,6 @@ class ReleaseRepository:
         for path, data in files.items():
             self.store.put(object_key(path, hashlib.sha256(data).hexdigest()), data)
 
-    def _walk_roots(self, roots: list[Metadata[Root]]) -> list[Metadata[Root]]:
-        """Follow the roots in the bucket, each signed by the one before it."""
-        from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
-        from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
-
-        for _ in range(MAX_ROOT_ROTATIONS):
-            key = root_key(roots[-1].signed.version + 1)
-            found = self.store.get(key, limit_bytes=METADATA_LIMIT_BYTES)
-            if found is None:
-                return roots
-            try:
-                newer = Metadata[Root].from_bytes(found.data)
-                check_successor(roots[-1], newer, self.store.url(key))
-            except (RepositoryError, TrustError) as e:
-                raise self._distrust(key, e) from e
-            roots = [*roots, newer]
-        msg = f"{self.store.url(METADATA_FOLDER)}: over {MAX_ROOT_ROTATIONS} root rotations; refused"
-        raise TrustError(msg)
-
-    def publish_roots(self, roots: Sequence[Metadata[Root]]) -> None:
-        """Write the roots that are missing in the bucket, the oldest first: devices follow them one by one.
-
-        Raises: TrustError if the bucket has another root signed by our keys, which some devices may follow.
-        """
-        for root in self._check_roots(roots):
-            key = root_key(root.signed.version)
-            self.store.put(key, root.to_bytes(), content_type="application/json")
-        left = roots[-1].signed.expires - self.now()
-        if left < ROOT_NOTICE:
-            logger.warning(
-                "%s: the root expires in %d days, and then no device installs a release any more: "
-                "run `edge-keys renew` with the root keys, then Deploy",
-                self.settings.root,
-                left.days,
-            )
-
-    def _check_roots(self, roots: Sequence[Metadata[Root]]) -> list[Metadata[Root]]:
-        """Return the roots that are missing or damaged in the bucket; raises as `publish_roots`."""
-        lacking = []
-        for before, root in zip([None, *roots], roots, strict=False):
-            key = root_key(root.signed.version)
-            found = self.store.get(key, limit_bytes=METADATA_LIMIT_BYTES)
-            if found is None or not self._is_root(found.data, before, root, key):
-                lacking.append(root)
-        return lacking
-
-    def _is_root(self, data: bytes, before: Metadata[Root] | None, root: Metadata[Root], key: str) -> bool:
-        """Whether `data` is this root; False if no device would follow it."""
-        from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
-        from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
-
-        try:
-            found = Metadata[Root].from_bytes(data)
-            if found.signed == root.signed:
-                return True
-            (before or root).verify_delegate(Root.type, found)
-        except RepositoryError:
-            return False
-        msg = (
-            f"{self.store.url(key)}: another root of this version, signed by the same keys: two people "
-            f"rotated keys. Decide which one counts, and put it next to [trust] root ({self.settings.root})"
-        )
-        raise TrustError(msg)
-
     def _read(self, root: Metadata[Root], kind: type, version: int) -> Metadata:  # type: ignore[type-arg]
         key = f"{METADATA_FOLDER}/{version}.{kind.type}.json"  # type: ignore[attr-defined]
         found = self.store.get(key, limit_bytes=METADATA_LIMIT_BYTES)
@@ -469,11 +402,7 @@ class ReleaseRepository:
         return metadata
 
     def _distrust(self, key: str, reason: Exception) -> TrustError:
-        return TrustError(
-            f"{self.store.url(key)}: not signed by our keys ({reason}). It was changed in the bucket, or "
-            f"[trust] root ({self.settings.root}) belongs to another repository, or the other roots of its "
-            "folder are not next to it. Nothing was published"
-        )
+        return distrust(self.store, self.settings, key, reason)
 
 
 def _move(

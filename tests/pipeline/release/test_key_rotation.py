@@ -572,13 +572,23 @@ def test_the_command_publishes_at_once(tmp_path, store_settings, object_store, m
         assert "signed by its keys" in ask(pipeline)
         assert store.exists("metadata/2.root.json")
         assert "nothing to do" in ask(pipeline)
+        before = store.read(TIMESTAMP_KEY)
+        publish(ReleaseRepository(store, trust_settings(pipeline.keys)), "r2")
+        store.put(TIMESTAMP_KEY, before)
+        said = ask(pipeline, "--force", "--retry", "r2")
+        assert "above all versions known" in said
+        assert "devices that refused release r2 try it again" in said
+        pointer = ReleaseRepository(store, trust_settings(pipeline.keys)).load().channel("stable")
+        assert pointer is not None
+        assert pointer.retry_since
+        assert "points to r2" in ask(pipeline, "--retry", "r1")
         (pipeline.keys / "device/root.json").unlink()
         assert "edge-keys make" in ask(pipeline)
 
 
-def ask(pipeline: PipelineUnderTest) -> str:
+def ask(pipeline: PipelineUnderTest, *options: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "luigi_tasks.edge_keys", "publish"],
+        [sys.executable, "-m", "luigi_tasks.edge_keys", "publish", *options],
         env=pipeline.environment(),
         cwd=REPOSITORY,
         capture_output=True,
