@@ -43,13 +43,14 @@ EDGE_CLIENT = {
     "settings": "contract",
     "disk": "contract",
     "machine": "contract",
+    "rate_limit": "",
     "children": "__init__",
     "owner": "__init__ contract",
     "releases": "contract disk",
     "state_folder": "contract settings disk machine",
     "last_picture": "contract disk",
     "inference": "contract settings disk releases",
-    "reporting": "__init__ contract settings disk",
+    "reporting": "__init__ contract settings disk rate_limit",
     "sources": "contract settings disk machine last_picture",
     "sinks": "contract settings disk inference",
     "repository": "__init__ contract settings disk",
@@ -57,8 +58,8 @@ EDGE_CLIENT = {
     "update": "__init__ contract settings disk machine children releases inference reporting repository",
     "serving": "contract settings disk machine releases inference update",
     "offline": "contract settings disk releases state_folder repository update serving",
-    "daemon": "contract settings disk children state_folder last_picture inference reporting sources sinks "
-    "inbox update serving offline",
+    "daemon": "contract settings disk children rate_limit state_folder last_picture inference reporting "
+    "sources sinks inbox update serving offline",
     "commands": "__init__ contract settings disk machine releases state_folder inference reporting sources "
     "sinks inbox repository update serving offline",
     "cli": "__init__ contract settings machine owner state_folder reporting repository offline daemon "

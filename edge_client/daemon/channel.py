@@ -13,7 +13,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from edge_client.contract.errors import DeviceError, EdgeError, InputError, TransportError
+from edge_client.contract.errors import DeviceError, EdgeError, TransportError
 from edge_client.contract.messages import DeviceStatus, Result, UpdateMetrics
 from edge_client.contract.names import announcement_topic
 from edge_client.contract.times import seconds_until, utc_now
@@ -26,6 +26,7 @@ from edge_client.daemon.explanations import (
 from edge_client.inbox.selection import ChannelAnswer
 from edge_client.inference.runtime import runtime_name
 from edge_client.offline.handover import BUNDLE_FILE, BundleResult, close_bundle, of_bundle
+from edge_client.rate_limit import RateLimit
 from edge_client.reporting.status import STATUS_FILE, StatusBoard
 from edge_client.serving.probation import LastEnd
 from edge_client.serving.serving import Serving
@@ -43,11 +44,13 @@ if TYPE_CHECKING:
     from edge_client.inference.classifier import Prediction
     from edge_client.settings.file import Settings
     from edge_client.sources.source import Frame
-    from edge_client.update.triggers import ReceivedAnnouncement
+    from edge_client.update.triggers import Trigger
 
 logger = logging.getLogger(__name__)
 
 SETTLE_RETRY_S = 10.0
+# Malformed announcements that reach log and status: so many at once, then one in each interval.
+MALFORMED_AT_ONCE, MALFORMED_INTERVAL_S = 10, 60.0
 # Value of the status field `decision` until an update check has decided.
 UNDECIDED = ""
 # A release in shadow mode is judged at least so often, also where no frames come.
@@ -125,7 +128,8 @@ class ChannelFollower:
         self._settings = settings
         self._stop = stop
         self._may_serve = may_serve
-        self.triggers = UpdateTriggers()
+        self.triggers = UpdateTriggers(self._read_announcement)
+        self._malformed_told = RateLimit(MALFORMED_AT_ONCE, MALFORMED_INTERVAL_S)
         self._chance = chance or random.Random()  # noqa: S311 - no secret
         self._software = self._find_software()
         self._check = UpdateCheck()
@@ -305,7 +309,7 @@ class ChannelFollower:
             now = time.monotonic()
             if requested:
                 schedule.request(now)
-            if trigger.announcement and not self._on_announcement(trigger.announcement, schedule, now):
+            if self._is_noise(trigger, schedule, now):
                 # A flood of announcements must not keep this device busy.
                 self._stop.wait(min(schedule.due_in(now), SHORTEST_INTERVAL_S))
             if schedule.due_in(time.monotonic()) > 0:
@@ -337,26 +341,23 @@ class ChannelFollower:
             self._may_serve.set()
         self.show_releases(last_error=self._serving.fault or None, runtime=_runtime())
 
-    def _on_announcement(self, received: ReceivedAnnouncement, schedule: CheckSchedule, now: float) -> bool:
-        """Pass an announcement to the schedule; return whether it is news."""
-        announced = self._read_announcement(received.payload)
-        return announced is not None and schedule.note_announcement(
-            received, announced, self._serving.newest, now
-        )
+    def _is_noise(self, trigger: Trigger, schedule: CheckSchedule, now: float) -> bool:
+        """Pass announcements to the schedule; return whether some came, and none is news."""
+        newest = self._serving.newest
+        news = [schedule.note_announcement(one, newest, now) for one in trigger.announcements]
+        if trigger.malformed and self._malformed_told.allows():
+            logger.warning("%s", trigger.malformed)
+            # Without the text, which anybody may write: each new one would wear out the card.
+            topic = announcement_topic(self._settings.device.fleet, self._settings.device.channel)
+            text = f"the last message on {topic} was not a valid announcement; see the log"
+            self.board.change(last_error=text)
+        return bool(trigger.malformed or news) and not any(news)
 
-    def _read_announcement(self, payload: bytes) -> str | None:
-        """Return the release of an announcement; None, with the reason in the status, if it is malformed."""
+    def _read_announcement(self, payload: bytes) -> str:
+        """Return the release of an announcement; raises InputError if it is malformed."""
         device = self._settings.device
         topic = announcement_topic(device.fleet, device.channel)
-        try:
-            return read_announcement(payload, topic=topic, channel=device.channel)
-        except InputError as e:
-            logger.warning("%s", e)
-            # Without the text, which anybody may write: each new one would wear out the card.
-            self.board.change(
-                last_error=f"the last message on {topic} was not a valid announcement; see the log"
-            )
-            return None
+        return read_announcement(payload, topic=topic, channel=device.channel)
 
     def _settle(self) -> bool:
         """Carry out a verdict: of a probation, or of shadow mode; return whether it voided a decision."""

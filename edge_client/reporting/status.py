@@ -1,7 +1,8 @@
 """Status of the device: one document, retained on the broker and stored for `edge-client status`.
 
 Changes of state are published at once, frame counts and latency at most once in an interval. The file is
-written at changes of state only: writing wears out an SD card.
+written at changes of state only, and not more often than `KEPT_AT_ONCE` and `KEEP_INTERVAL_S` allow: writing
+wears out an SD card, and whoever may write to the broker can make the state change.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from edge_client.contract.messages import STATUS_LIMIT_BYTES, DeviceStatus
 from edge_client.contract.text import one_line
 from edge_client.contract.times import utc_now
 from edge_client.disk import write_durably
+from edge_client.rate_limit import RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 STATUS_FILE = "status.json"
 LATENCIES_KEPT = 100
+# Writes of the file: so many at once, as for an update, then one in each interval.
+KEPT_AT_ONCE, KEEP_INTERVAL_S = 10, 120.0
 # Longest error text; the whole document must stay below STATUS_LIMIT_BYTES.
 TEXT_LIMIT = 4000
 
@@ -65,7 +69,8 @@ class StatusBoard:
         self._counted = False
         self._changed = True
         self._unsent = True
-        self._closed = False
+        self._closed = self._asked = False
+        self._writes = RateLimit(KEPT_AT_ONCE, KEEP_INTERVAL_S)
 
     @property
     def status(self) -> DeviceStatus:
@@ -105,9 +110,9 @@ class StatusBoard:
             self._wake.notify_all()
 
     def keep(self) -> None:
-        """Let the thread that calls `step` store the current status."""
+        """Let the thread that calls `step` store the current status, for a person who asks."""
         with self._wake:
-            self._changed = self._unsent = True
+            self._asked = self._unsent = True
             self._wake.notify_all()
 
     def close(self) -> None:
@@ -120,10 +125,12 @@ class StatusBoard:
         """Wait for a change, at most one interval, and publish it; False once closed."""
         with self._wake:
             self._wake.wait_for(lambda: self._unsent or self._closed, self._interval_s)
-            closed, keep = self._closed, self._changed or self._closed
+            closed = self._closed
+            keep = closed or self._asked or (self._changed and self._writes.allows())
             send = self._unsent or self._counted
             counted = self._with_counts()
-            self._changed = self._unsent = self._counted = False
+            self._changed = self._changed and not keep  # kept back: after an interval it is tried again
+            self._asked = self._unsent = self._counted = False
         sent = False
         try:
             payload = encode_document(self._with_live_fields(counted))

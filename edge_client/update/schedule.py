@@ -1,8 +1,9 @@
 """When a device checks the store: a pure decision, with the clock and chance passed in.
 
 Announcements are trusted for nothing. They bring the next update check forward, never put it off, and each
-false one makes the device wait longer before it follows another. An announcement that was checked is not
-news when the broker delivers it again, as it does at each subscribe (mosquitto#739).
+false one makes the device wait longer before it follows another, up to `LONGEST_INTERVAL_S`: so long a true
+one may wait among false ones that never say the same. An announcement that was checked is not news when it
+comes again, from whomever; the broker delivers it at each subscribe (mosquitto#739).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 RETRY_DELAYS_S = (2.0, 5.0, 15.0, 60.0, 300.0)
 POLL_JITTER = 0.1
 # Between two checks; the longest applies after several false announcements in a row.
-SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S = 1.0, 64.0
+SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S = 1.0, 16.0
+# Announcements that were checked: so many are known, and for so long.
+SETTLED_KEPT, SETTLED_S = 64, 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +55,8 @@ class CheckSchedule:
         self._next = now + (uniform(0, settings.spread_s) if serves else 0)
         self._checked_at = float("-inf")
         self._failures = self._false_announcements = 0
-        self._settled = b""
+        self._settled: dict[bytes, float] = {}
+        self._last_false = b""
         self.awaited: Awaited | None = None
 
     def due_in(self, now: float) -> float:
@@ -65,24 +69,21 @@ class CheckSchedule:
         """Make a check due now, because the channel's release was requested."""
         self._next = min(self._next, now)
 
-    def note_announcement(
-        self, announcement: ReceivedAnnouncement, release: str, newest: str | None, now: float
-    ) -> bool:
+    def note_announcement(self, announcement: ReceivedAnnouncement, newest: str | None, now: float) -> bool:
         """Bring the next check forward if an announcement is news; return whether it is.
 
         Args:
             announcement: As received.
-            release: Release that it names.
             newest: Release that was installed last.
             now: Current time.
         """
-        if release == newest:
+        if announcement.release == newest:
             self.awaited = None  # whatever was announced before, the channel is back at this release
             return False
-        if announcement.payload == self._settled:
+        if now - self._settled.get(announcement.payload, float("-inf")) < SETTLED_S:
             return False
         if self.awaited is None or self.awaited.payload != announcement.payload:
-            self.awaited = Awaited(release, announcement.arrived, announcement.payload)
+            self.awaited = Awaited(announcement.release, announcement.arrived, announcement.payload)
             self._failures = 0
         self._next = min(self._next, now + self._uniform(0, self._settings.spread_s))
         return True
@@ -98,13 +99,25 @@ class CheckSchedule:
         self._checked_at = now
         self._failures = 0 if settled else self._failures + 1
         if self.awaited is not None and signed is not None:
-            false = signed != self.awaited.release
-            self._false_announcements = self._false_announcements + 1 if false else 0
+            self._count_false(self.awaited, signed)
         if self.awaited is not None and (settled or self._failures >= len(RETRY_DELAYS_S)):
             if signed is not None:
-                self._settled = self.awaited.payload
+                self._settle(self.awaited.payload, now)
             self.awaited = None  # anybody may announce anything: from now on the signed channel counts
         self._next = now + self._delay_s()
+
+    def _count_false(self, awaited: Awaited, signed: str) -> None:
+        """Count a false announcement once, however often the store is asked because of it."""
+        if signed == awaited.release:
+            self._false_announcements, self._last_false = 0, b""
+        elif awaited.payload != self._last_false:
+            self._false_announcements, self._last_false = self._false_announcements + 1, awaited.payload
+
+    def _settle(self, payload: bytes, now: float) -> None:
+        self._settled.pop(payload, None)
+        self._settled[payload] = now
+        if len(self._settled) > SETTLED_KEPT:
+            del self._settled[next(iter(self._settled))]
 
     def _delay_s(self) -> float:
         """Seconds until the next check, spread so that a fleet does not come at once."""

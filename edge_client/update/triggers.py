@@ -18,6 +18,9 @@ from edge_client.contract.names import check_name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# Different announcements between two looks of the thread that checks.
+ANNOUNCEMENTS_KEPT = 16
+
 
 def read_announcement(payload: bytes, *, topic: str, channel: str) -> str:
     """Return the release id of an announcement, safe in a log line and in a path.
@@ -38,10 +41,11 @@ def read_announcement(payload: bytes, *, topic: str, channel: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ReceivedAnnouncement:
-    """An announcement and when it arrived (monotonic seconds)."""
+    """A well-formed announcement, and when it arrived (monotonic seconds)."""
 
     payload: bytes
     arrived: float
+    release: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,20 +53,38 @@ class Trigger:
     """What asks for an update check since the last `UpdateTriggers.wait`.
 
     Attributes:
-        announcement: The newest announcement; None if none came.
+        announcements: The newest announcements, each content once, in the order of their arrival.
+        malformed: What is wrong with the newest malformed one; empty if there was none.
         requested: Whether the channel's release was requested (`edge-client update`, Home Assistant).
         forgiving: Whether all refusals are to be forgotten (`edge-client update --retry`).
     """
 
-    announcement: ReceivedAnnouncement | None = None
+    announcements: tuple[ReceivedAnnouncement, ...] = ()
+    malformed: str = ""
     requested: bool = False
     forgiving: bool = False
 
 
 class UpdateTriggers:
-    """Passes announcements and requests from any thread to the one that checks; keeps the newest only."""
+    """Passes announcements and requests from any thread to the one that checks.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    A malformed announcement, or one that says what another said, never takes the place of a well-formed one.
+    Where more different ones come than are kept, the newest stay: each makes the device look at what is
+    signed.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[bytes], str] = lambda payload: payload.decode(errors="replace"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin without a trigger.
+
+        Args:
+            read: Returns the release that an announcement names; raises InputError.
+            clock: Monotonic seconds.
+        """
+        self._read = read
         self._clock = clock
         self._changed = threading.Condition()
         self._trigger = Trigger()
@@ -70,9 +92,17 @@ class UpdateTriggers:
 
     def announce(self, payload: bytes) -> None:
         """Pass on an announcement; never waits, never raises."""
-        announcement = ReceivedAnnouncement(payload, self._clock())
+        try:
+            announcement = ReceivedAnnouncement(payload, self._clock(), self._read(payload))
+        except InputError as e:
+            with self._changed:
+                self._trigger = dataclasses.replace(self._trigger, malformed=str(e))
+                self._changed.notify_all()
+            return
         with self._changed:
-            self._trigger = dataclasses.replace(self._trigger, announcement=announcement)
+            others = tuple(one for one in self._trigger.announcements if one.payload != payload)
+            kept = (*others, announcement)[-ANNOUNCEMENTS_KEPT:]
+            self._trigger = dataclasses.replace(self._trigger, announcements=kept)
             self._changed.notify_all()
 
     def request(self, *, forgiving: bool = False) -> None:

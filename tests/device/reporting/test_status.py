@@ -9,7 +9,8 @@ import pytest
 from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import STATUS_LIMIT_BYTES, DeviceStatus
-from edge_client.reporting.status import StatusBoard, read_status
+from edge_client.reporting import status as status_module
+from edge_client.reporting.status import KEPT_AT_ONCE, StatusBoard, read_status
 
 
 class Board:
@@ -49,6 +50,22 @@ def test_a_change_is_published_at_once(tmp_path):
     assert (board.sent[-1].state, board.sent[-1].release) == ("serving", "r")
     assert board.sent[-1].changed_at
     assert read_status(tmp_path).release == "r"
+
+
+def test_no_flood_of_changes_wears_out_the_card(board, monkeypatch):
+    writes: list[bytes] = []
+    monkeypatch.setattr(status_module, "write_durably", lambda _file, payload: writes.append(payload))
+    for number in range(200):
+        board.board.change(last_error=f"junk {number}")
+        board.board.step()
+    assert (len(board.sent), len(writes)) == (200, KEPT_AT_ONCE)
+    board.board.keep()  # a person asks
+    board.board.step()
+    assert b"junk 199" in writes[-1]
+    board.board.change(last_error=None)
+    board.board.close()
+    board.board.step()
+    assert len(writes) == KEPT_AT_ONCE + 2
 
 
 def test_nothing_new_sends_nothing(board):

@@ -7,7 +7,13 @@ import dataclasses
 import pytest
 
 from edge_client.settings.update import UpdateSettings
-from edge_client.update.schedule import LONGEST_INTERVAL_S, RETRY_DELAYS_S, CheckSchedule
+from edge_client.update.schedule import (
+    LONGEST_INTERVAL_S,
+    RETRY_DELAYS_S,
+    SETTLED_KEPT,
+    SETTLED_S,
+    CheckSchedule,
+)
 from edge_client.update.triggers import ReceivedAnnouncement
 
 POLL_S = 3600.0
@@ -31,7 +37,8 @@ def checked(schedule: CheckSchedule, now: float, signed: str | None = "a", *, se
 
 
 def announce(schedule: CheckSchedule, release: str, now: float, text: bytes = b"") -> bool:
-    return schedule.note_announcement(ReceivedAnnouncement(text or release.encode(), now), release, "a", now)
+    received = ReceivedAnnouncement(text or release.encode(), now, release)
+    return schedule.note_announcement(received, "a", now)
 
 
 def test_the_first_check_is_at_the_start_and_the_next_at_the_poll():
@@ -120,6 +127,26 @@ def test_false_announcements_make_the_next_ones_wait_longer_until_a_true_one():
     checked(schedule, now, signed="b")
     announce(schedule, "c", now)
     assert schedule.due_in(now) == 1.0
+
+
+def test_a_lie_that_is_repeated_costs_one_look_and_no_patience():
+    schedule = begun()
+    announce(schedule, "lie", 0.0)
+    for now in (1.0, 3.5, 9.0, 30.0, 100.0):  # the store may lag behind an announcement
+        checked(schedule, now, settled=False)
+    assert not announce(schedule, "lie", 101.0)
+    assert announce(schedule, "b", 101.0)
+    assert schedule.due_in(101.0) <= 2.0
+
+
+def test_what_was_checked_is_known_for_an_hour_and_only_so_many():
+    schedule = begun()
+    for number in range(SETTLED_KEPT + 1):
+        announce(schedule, f"lie-{number}", 0.0)
+        checked(schedule, 1.0)
+    assert announce(schedule, "lie-0", 2.0)
+    assert not announce(schedule, f"lie-{SETTLED_KEPT}", 2.0)
+    assert announce(schedule, f"lie-{SETTLED_KEPT}", 1.0 + SETTLED_S)
 
 
 def test_a_request_waits_only_for_the_shortest_interval():

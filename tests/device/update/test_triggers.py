@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import InputError
 from edge_client.contract.messages import Announcement
-from edge_client.update.triggers import Trigger, UpdateTriggers, read_announcement
+from edge_client.update.triggers import ANNOUNCEMENTS_KEPT, Trigger, UpdateTriggers, read_announcement
 
 TOPIC = "edge/f/channels/stable"
 
@@ -49,25 +49,37 @@ def test_any_names_are_read_or_refused_in_one_printable_line(channel, release):
     assert str(read_or_refuse(encode_document(announcement))).isprintable()
 
 
-def test_only_the_newest_announcement_waits():
+def test_each_content_waits_once_and_only_the_newest_ones():
     triggers = UpdateTriggers()
     for number in range(1000):
-        triggers.announce(str(number).encode())
-    trigger = triggers.wait(0)
-    assert trigger.announcement is not None
-    assert trigger.announcement.payload == b"999"
+        triggers.announce(b"0")
+        triggers.announce(str(number % 100).encode())
+    waiting = triggers.wait(0).announcements
+    assert len(waiting) == ANNOUNCEMENTS_KEPT
+    assert {one.payload for one in waiting} == {b"0", *(str(number).encode() for number in range(85, 100))}
     assert triggers.wait(0) == Trigger()
+
+
+def test_junk_takes_the_place_of_no_announcement():
+    triggers = UpdateTriggers(read)
+    true = encode_document(Announcement(channel="stable", release="feedbeef", announced_at="now"))
+    triggers.announce(true)
+    for number in range(1000):
+        triggers.announce(b"junk %d" % number)
+    trigger = triggers.wait(0)
+    assert [one.release for one in trigger.announcements] == ["feedbeef"]
+    assert "not a valid Announcement" in trigger.malformed
 
 
 def test_a_request_is_not_lost_among_announcements():
     triggers = UpdateTriggers()
     triggers.announce(b"1")
+    triggers.request(forgiving=True)
     triggers.request()
     triggers.announce(b"2")
     trigger = triggers.wait(0)
-    assert trigger.requested
-    assert trigger.announcement is not None
-    assert trigger.announcement.payload == b"2"
+    assert (trigger.requested, trigger.forgiving) == (True, True)
+    assert [one.payload for one in trigger.announcements] == [b"1", b"2"]
     assert triggers.wait(0) == Trigger()
 
 
