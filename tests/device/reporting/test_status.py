@@ -8,7 +8,7 @@ import pytest
 
 from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import DeviceError
-from edge_client.contract.messages import STATUS_LIMIT_BYTES, DeviceStatus
+from edge_client.contract.messages import STATUS_LIMIT_BYTES, DeviceStatus, InboxMetrics, SinkMetrics
 from edge_client.reporting import status as status_module
 from edge_client.reporting.status import KEPT_AT_ONCE, StatusBoard, read_status
 
@@ -131,3 +131,20 @@ def test_an_unreadable_status_names_the_remedy(tmp_path, content, message):
         (tmp_path / "status.json").write_bytes(content)
     with pytest.raises(DeviceError, match=message):
         read_status(tmp_path)
+
+
+def test_texts_from_outside_are_one_printable_line(board):
+    hostile = "store says \x1b[2J\nERROR edge_client.fake: gone\u202e\x9b\u2028" + "\u202e" * 10_000
+    board.board._live_fields = lambda: {
+        "warning": hostile,
+        "inbox": InboxMetrics(waiting=1, error=hostile),
+        "sinks": {"mqtt": SinkMetrics(error=hostile)},
+    }
+    board.board.change(last_error=hostile, why=hostile)
+    board.board.step()
+    told = board.sent[-1]
+    for text in (told.warning, told.last_error, told.why, told.inbox.error, told.sinks["mqtt"].error):
+        assert text is not None
+        assert text.isprintable()
+        assert text.startswith(r"store says \x1b[2J\nERROR edge_client.fake: gone\u202e\x9b\u2028")
+    assert read_status(board.folder) == told
