@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import edge_client
 from edge_client.contract.errors import DeviceError
+from edge_client.permissions import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -46,35 +47,11 @@ def act_as_owner(state_dir: Path, *, apart_from: Collection[Path] = ()) -> None:
         _give_back(state_dir, owner, apart_from)
         _become(owner, state_dir)
     elif user not in {_ROOT, owner.st_uid} and not os.access(state_dir, os.W_OK | os.X_OK):
-        msg = f"{state_dir} belongs to {user_name(owner.st_uid)}; run `{_as_user(owner.st_uid)}`"
+        msg = (
+            f"{state_dir} belongs to {user_name(owner.st_uid)}; run `{_as_user(owner.st_uid)}`, or give it "
+            f"to this user: `sudo chown -R {user_name(user)} {shlex.quote(str(state_dir))}`"
+        )
         raise DeviceError(msg)
-
-
-def user_name(uid: int) -> str:
-    """Return the name of a user, or the number where there is no name."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
-
-
-def way_to_read(path: Path, *, secret: bool = False) -> str | None:
-    """Return the command that lets this process read a file; None if it can, or the file is not there.
-
-    Args:
-        path: The file.
-        secret: Whether other users of this machine must not read the file.
-    """
-    if (locked := next((one for one in reversed(path.parents) if _is_locked(one)), None)) is not None:
-        return f"sudo chmod a+x {shlex.quote(str(locked))}"
-    if os.access(path, os.R_OK) or not path.exists():
-        return None
-    name, quoted = user_name(os.geteuid()).removeprefix("user "), shlex.quote(str(path))
-    return f"sudo chown {name} {quoted}" if secret else f"sudo chmod a+r {quoted}"
-
-
-def _is_locked(folder: Path) -> bool:
-    return folder.is_dir() and not os.access(folder, os.X_OK)
 
 
 def _become(owner: os.stat_result, state_dir: Path) -> None:
@@ -119,10 +96,9 @@ def _check_installation(uid: int, state_dir: Path) -> None:
 
 def _as_user(uid: int) -> str:
     """Return this command line, run by another user."""
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        name = f"'#{uid}'"  # as sudo(8) takes numbers
+    name = user_name(uid)
+    if name.isdecimal():
+        name = f"'#{name}'"  # as sudo(8) takes numbers
     program = sys.argv[0]
     if program.endswith(".py"):
         program = f"{sys.executable} -m edge_client.cli"

@@ -40,12 +40,13 @@ print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules}})))
 EDGE_CLIENT = {
     "__init__": "",
     "contract": "",
-    "settings": "contract",
+    "settings": "contract permissions",
     "disk": "contract",
     "machine": "contract",
     "rate_limit": "",
     "children": "__init__",
-    "owner": "__init__ contract",
+    "permissions": "",
+    "owner": "__init__ contract permissions",
     "releases": "contract disk",
     "state_folder": "contract settings disk machine",
     "last_picture": "contract disk",
@@ -60,8 +61,8 @@ EDGE_CLIENT = {
     "offline": "contract settings disk releases state_folder repository update serving",
     "daemon": "contract settings disk children rate_limit state_folder last_picture inference reporting "
     "sources sinks inbox update serving offline",
-    "commands": "__init__ contract settings disk machine releases state_folder inference reporting sources "
-    "sinks inbox repository update serving offline",
+    "commands": "__init__ contract settings disk machine permissions releases state_folder inference "
+    "reporting sources sinks inbox repository update serving offline",
     "cli": "__init__ contract settings machine owner state_folder reporting repository offline daemon "
     "commands",
 }

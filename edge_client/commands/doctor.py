@@ -20,6 +20,7 @@ from edge_client.contract.names import inbox_key, probe_topic
 from edge_client.contract.times import current_time
 from edge_client.disk import disk_errors
 from edge_client.inference.runtime import runtime_name
+from edge_client.permissions import user_name, way_to_read
 from edge_client.releases import read_release
 from edge_client.settings.file import of_channels
 from edge_client.settings.results import ACT
@@ -64,6 +65,7 @@ def examine(
         ("runtime", runtime_name),
         ("clock", lambda: _check_clock(clock())),
         ("state folder", lambda: _check_state(settings)),
+        ("files", lambda: _check_files(settings)),
         ("root of trust", lambda: _check_root(settings)),
         ("store", lambda: _check_store(settings)),
         ("broker", lambda: _check_broker(settings)),
@@ -119,6 +121,24 @@ def _check_state(settings: Settings) -> str:
         )
         raise DeviceError(msg)
     return f"{folder}: {found}, {free // 1_000_000} MB free"
+
+
+def _check_files(settings: Settings) -> str:
+    """Check that this user may read the settings' files. Raises: DeviceError with the commands that help."""
+    store, broker, user = settings.store, settings.broker, user_name(os.geteuid())
+    public = [str(settings.file), str(settings.trust.root), store.ca_file, broker.ca_file]
+    public.append(broker.certificate_file)
+    secret = [store.access_key_file, broker.password_file, broker.key_file]
+    told = [
+        f"{file}: run `{command}`"
+        for files in (public, secret)
+        for file in files
+        if file and (command := way_to_read(Path(file), secret=files is secret)) is not None
+    ]
+    if told:
+        msg = f"{user} may not read {'; '.join(told)}"
+        raise DeviceError(msg)
+    return f"{user} may read all that the settings name"
 
 
 def _probe(folder: Path) -> str:

@@ -186,6 +186,11 @@ class ChannelFollower:
         """Whether a release serves."""
         return self._serving.serves
 
+    @property
+    def has_release(self) -> bool:
+        """Whether a release serves, or is on the disk and may serve once this machine can run it."""
+        return self.serves or bool(self._serving.fault)
+
     def describe(self) -> str:
         """Return the serving release and the channel, for the log."""
         serving = f"serving release {self._serving.release}" if self.serves else "waiting for a first release"

@@ -171,7 +171,7 @@ class Daemon:
             )
             for one in of_channels(settings)
         }
-        if not all(follower.serves for follower in self._followers.values()):
+        if not any(follower.has_release for follower in self._followers.values()):
             read_root(settings.trust)  # without a release and without a root, waiting is useless
         try:
             self._open_rest()
@@ -307,6 +307,7 @@ class Daemon:
         picture = f"{died_at}: the last run died of this picture; it is set aside" if died_at else None
         faults = (
             self._settings.broker.exposure,
+            self._broker.fault if self._broker else None,
             duplicate,
             self._metrics_fault,
             picture,
@@ -316,10 +317,9 @@ class Daemon:
         return {"warning": "; ".join(warnings) or None, "sinks": self._delivery.metrics(), **kept}
 
     def _serve_metrics(self) -> tuple[MetricsServer | None, tuple[Counter, ...]]:
-        """Serve metrics if the settings name a port; without the extra, only the metrics are missing.
+        """Serve metrics if the settings name a port; without extra or port, only the metrics are missing.
 
         Returns: The server, and what counts results for it.
-        Raises: SettingsError if the port cannot be listened at.
         """
         if not self._settings.metrics.port:
             return None, ()
@@ -333,7 +333,13 @@ class Daemon:
 
         boards = [follower.board for follower in self._followers.values()]
         counter = PredictionCounter()
-        server = serve(self._settings.metrics, lambda: [board.status for board in boards], counter)
+        try:
+            server = serve(self._settings.metrics, lambda: [board.status for board in boards], counter)
+        except SettingsError as e:
+            # Another program may have the port for now: the camera serves without metrics.
+            logger.error("%s; no metrics until the next start", e)  # noqa: TRY400 - one line, no traceback
+            self._metrics_fault = str(e)
+            return None, ()
         return server, (counter,)
 
     def _extra(self, channel: str) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
-from edge_client.contract.errors import SettingsError, TransportError
+from edge_client.contract.errors import EdgeError, SettingsError, TransportError
 from edge_client.settings.reporting import read_password
 
 if TYPE_CHECKING:
@@ -79,7 +79,6 @@ class BrokerConnection:
                 command would run at every connect.
             on_acknowledged: Called in paho's thread with the number of each message that the broker has, see
                 `send`. Must take no lock that is held while sending: paho holds its own.
-        Raises: SettingsError if password, CA or certificate cannot be read.
         """
         self._settings = settings
         self._client_id = client_id
@@ -90,6 +89,13 @@ class BrokerConnection:
         self._on_acknowledged = on_acknowledged
         self._drops: deque[float] = deque(maxlen=_TAKEOVERS)
         self._client = self._open_client()
+        self._fault: str | None = None
+        self._started = False
+
+    @property
+    def fault(self) -> str | None:
+        """Why password, CA or certificate cannot be read; None if they can."""
+        return self._fault
 
     @property
     def address(self) -> str:
@@ -114,13 +120,26 @@ class BrokerConnection:
         )
 
     def start(self) -> None:
-        """Connect in the background, and reconnect whenever the connection is lost."""
+        """Connect in the background, and reconnect whenever the connection is lost.
+
+        Where password, CA or certificate cannot be read, `revive` tries again: the camera serves meanwhile.
+        """
+        try:
+            add_credentials(self._client, self._settings)
+        except EdgeError as e:
+            if str(e) != self._fault:
+                logger.error("%s; trying again", e)  # noqa: TRY400 - one line, no traceback
+            self._fault = str(e)
+            return
+        self._fault, self._started = None, True
         self._client.connect_async(self._settings.host, self._settings.port, self._settings.keepalive_s)
         self._client.loop_start()
 
     def revive(self) -> None:
         """Start paho's thread again if a malformed packet or a bug ended it; to be called periodically."""
-        if self._client.loop_start() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+        if not self._started:
+            self.start()
+        elif self._client.loop_start() == MQTTErrorCode.MQTT_ERR_SUCCESS:
             logger.warning("the MQTT thread had ended; started again")
             self._client.connect_async(self._settings.host, self._settings.port, self._settings.keepalive_s)
 
@@ -156,7 +175,7 @@ class BrokerConnection:
         leaving.join(max(deadline - time.monotonic(), 0))
 
     def _open_client(self) -> paho.Client:
-        client = open_client(self._settings, self._client_id)
+        client = make_client(self._client_id)
         client.suppress_exceptions = True  # last resort to keep the thread alive
         client.enable_logger(logging.getLogger(f"{__name__}.paho"))
         client.max_queued_messages_set(MAX_QUEUED_MESSAGES)
@@ -265,15 +284,30 @@ def _logged(callback: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def open_client(settings: BrokerSettings, client_id: str) -> paho.Client:
-    """Build a client with credentials, not connected yet.
-
-    Raises: SettingsError if password, CA or certificate cannot be read.
-    """
+def make_client(client_id: str) -> paho.Client:
+    """Build a client without credentials, not connected yet."""
     client = paho.Client(
         CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv311, clean_session=True
     )
     client.connect_timeout = CONNECT_TIMEOUT_S
+    return client
+
+
+def open_client(settings: BrokerSettings, client_id: str) -> paho.Client:
+    """Build a client with credentials, not connected yet.
+
+    Raises: SettingsError if password, CA or certificate cannot be used; DeviceError if they cannot be read.
+    """
+    client = make_client(client_id)
+    add_credentials(client, settings)
+    return client
+
+
+def add_credentials(client: paho.Client, settings: BrokerSettings) -> None:
+    """Give a client its password and certificates, once.
+
+    Raises: SettingsError if they cannot be used; DeviceError if they cannot be read.
+    """
     if settings.username:
         client.username_pw_set(settings.username, read_password(settings))
     if settings.tls:
@@ -286,7 +320,6 @@ def open_client(settings: BrokerSettings, client_id: str) -> paho.Client:
         except (OSError, ssl.SSLError, ValueError) as e:
             msg = f"[broker] ca_file, certificate_file or key_file: {e}"
             raise SettingsError(msg) from e
-    return client
 
 
 def try_connection(settings: BrokerSettings, client_id: str) -> None:

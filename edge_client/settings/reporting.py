@@ -8,6 +8,7 @@ from pathlib import Path
 from edge_client.contract.errors import SettingsError
 from edge_client.contract.hosts import is_this_machine
 from edge_client.settings.checks import Section, bad_names, failed, is_positive
+from edge_client.settings.update import unreadable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +115,16 @@ class MetricsSettings(Section):
 def read_password(broker: BrokerSettings) -> str | None:
     """Return the broker's password; None without a password file.
 
-    Raises: SettingsError if it cannot be read.
+    Raises: SettingsError if it is not there or has no text; DeviceError if it cannot be read.
     """
     if not broker.password_file:
         return None
     try:
         return Path(broker.password_file).read_text(encoding="utf-8").splitlines()[0]
-    except (OSError, IndexError, UnicodeDecodeError) as e:
+    except OSError as e:
+        what = f"[broker] password_file {broker.password_file}"
+        way_out = "its first line is the password"
+        raise unreadable(e, Path(broker.password_file), what, way_out, secret=True) from e
+    except (IndexError, UnicodeDecodeError) as e:
         msg = f"[broker] password_file {broker.password_file}: {e}; its first line is the password"
         raise SettingsError(msg) from e

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_client.contract.errors import SettingsError
+from edge_client.contract.errors import DeviceError, SettingsError
+from edge_client.permissions import way_to_read
 from edge_client.settings.checks import (
     Section,
     bad_names,
@@ -26,6 +27,7 @@ from edge_client.settings.checks import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from edge_client.contract.errors import EdgeError
 
 BUNDLE_SCHEME = "bundle:"
 
@@ -199,7 +201,7 @@ def read_credentials(
 ) -> StoreCredentials | None:
     """Return the store's keys: from the file, else from AWS_* variables, else None (a public store).
 
-    Raises: SettingsError if the file cannot be read or lacks a key.
+    Raises: SettingsError if the file is not there or lacks a key; DeviceError if it cannot be read.
     """
     if store.access_key_file:
         return _credentials_from_file(Path(store.access_key_file))
@@ -212,19 +214,36 @@ def read_credentials(
 def read_root(trust: TrustSettings) -> bytes:
     """Return the provisioned root metadata, not judged yet.
 
-    Raises: SettingsError if it cannot be read.
+    Raises: SettingsError if it is not there; DeviceError if it cannot be read.
     """
     try:
         return trust.root.read_bytes()
     except OSError as e:
-        msg = (
-            f"[trust] root {trust.root}: {e.strerror or e}; copy device/root.json, which `edge-keys make` "
-            "wrote, to this device"
-        )
-        raise SettingsError(msg) from e
+        way_out = "copy device/root.json, which `edge-keys make` wrote, to this device"
+        raise unreadable(e, trust.root, f"[trust] root {trust.root}", way_out) from e
 
 
-def read_toml(file: Path, way_out: str) -> dict[str, Any]:
+def unreadable(error: OSError, file: Path, what: str, way_out: str, *, secret: bool = False) -> EdgeError:
+    """Return the error for a file of the settings that cannot be read.
+
+    A file that is not there is a faulty setting. Permissions and disks may be mended while the daemon waits.
+    """
+    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+        return SettingsError(f"{what}: {error.strerror}; {way_out}")
+    command = way_to_read(file, secret=secret) if isinstance(error, PermissionError) else None
+    mend = f"run `{command}`" if command else "check the disk"
+    return DeviceError(f"{what}: {error.strerror or error}; {mend}")
+
+
+def read_toml(file: Path, way_out: str, *, secret: bool = False) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        file: The file.
+        way_out: What to do if it is not there.
+        secret: Whether other users of this machine must not read it.
+    Raises: SettingsError if it is not there, or not TOML; DeviceError if it cannot be read.
+    """
     # Imported here: the child of an update check gets its settings from the daemon.
     if sys.version_info >= (3, 11):
         import tomllib  # noqa: PLC0415
@@ -234,15 +253,14 @@ def read_toml(file: Path, way_out: str) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as e:
-        msg = f"{file}: {e.strerror or e}; {way_out}"
-        raise SettingsError(msg) from e
+        raise unreadable(e, file, str(file), way_out, secret=secret) from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         msg = f"{file}: not TOML: {e}; strings need quotes"
         raise SettingsError(msg) from e
 
 
 def _credentials_from_file(path: Path) -> StoreCredentials:
-    table = read_toml(path, "[store] access_key_file names it")
+    table = read_toml(path, "[store] access_key_file names it", secret=True)
     unknown = set(table) - {field.name for field in dataclasses.fields(StoreCredentials)}
     valid = all(isinstance(value, str) for value in table.values())
     if unknown or not valid or not (table.get("access_key_id") and table.get("secret_access_key")):

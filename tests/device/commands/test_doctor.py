@@ -142,7 +142,7 @@ def test_an_exception_in_one_check_does_not_stop_the_others(settings_file, monke
 
 def test_the_command_prints_all_checks_and_its_exit_code_counts_faults(settings_file, repository, capsys):
     assert main(["doctor", "--config", str(settings_file)]) == 0
-    assert capsys.readouterr().out.count("ok  ") == 9
+    assert capsys.readouterr().out.count("ok  ") == 10
     repository.stop()
     assert main(["doctor", "--json", "--config", str(settings_file)]) == 5
     checks = json.loads(capsys.readouterr().out)["checks"]

@@ -12,10 +12,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from local_services import wait_until
 
 from edge_client.offline.export import export_bundle
 from edge_client.settings.file import load_settings
-from tests.fakes.device_daemon import REPOSITORY, DaemonUnderTest, assert_answers
+from tests.fakes.device_daemon import LIMIT_S, REPOSITORY, DaemonUnderTest, assert_answers
 from tests.fault_table import Kind
 
 pytestmark = [
@@ -195,5 +196,27 @@ def test_another_user_is_told_whose_command_it_is(service, repository, tmp_path)
         extra_groups=[],
     )
     assert done.returncode == 5
-    assert f"belongs to user {SERVICE}; run `sudo -u '#{SERVICE}' " in done.stderr
+    assert f"belongs to {SERVICE}; run `sudo -u '#{SERVICE}' " in done.stderr
     assert f"import --config {service.folder}/device.toml {service.folder}/first.tar`" in done.stderr
+
+
+def test_files_that_the_service_may_not_read_are_named_with_the_command(service, repository, watcher, faults):
+    release = repository.publish_tiny(0).release
+    root, password = service.folder / "root.json", service.folder / "password"
+    password.write_text("secret")
+    service.settings["broker"] |= {"username": "camera-1", "password_file": str(password)}
+    for file in (root, password):
+        file.chmod(0o600)
+    with faults.injected(Kind.STATE, "files that the service may not read", "root.json, a password"):
+        service.start()
+        assert service.process.wait(LIMIT_S) == 5, "the unit starts it again"
+        checked = service.ask("doctor").stdout
+        for command in (f"sudo chmod a+r {root}", f"sudo chown {SERVICE} {password}"):
+            assert f"run `{command}`" in checked
+        root.chmod(0o644)
+        service.start()
+        wait_until(lambda: "password_file" in service.log, "the password to be missed")
+        wait_until(lambda: release in service.ask("status").stdout, "the release, without a broker")
+        os.chown(password, SERVICE, SERVICE)
+        watcher.wait_release(release)
+        assert_answers(service, watcher, release)
