@@ -155,7 +155,10 @@ class StoredCheckpoint:
     def load(self) -> bytes | None:
         """Return what was saved last, or None."""
         key = self._folder + CHECKPOINT_FILE
-        return self._ledger.load(key) if self._ledger.find(key) is not None else None
+        try:
+            return self._ledger.load(key) if self._ledger.find(key) is not None else None
+        except EvidenceError:  # the training begins anew
+            return None
 
     def save(self, data: bytes) -> None:
         """Replace the checkpoint; empty data means that it is not needed any more."""

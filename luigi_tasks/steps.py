@@ -428,17 +428,9 @@ def publish_release(
     from luigi_tasks.evidence.release import Evidence  # noqa: PLC0415 - only where something is published
     from luigi_tasks.release.publication import publish  # noqa: PLC0415 - as above
 
-    load = workspace.pixel_loader(progress)
-    publish(
-        workspace.repository,
-        candidate,
-        evaluated,
-        snapshot.split(HOLDOUT),
-        load,
-        workspace.settings,
-        evidence or Evidence(workspace.ledger),
-        progress,
-    )
+    evidence, load = evidence or Evidence(workspace.ledger), workspace.pixel_loader(progress)
+    holdout, repository = snapshot.split(HOLDOUT), workspace.repository
+    publish(repository, candidate, evaluated, holdout, load, workspace.settings, evidence, progress)
 
 
 def current_release(workspace: Workspace) -> str | None:

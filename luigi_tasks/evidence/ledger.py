@@ -121,6 +121,10 @@ class Ledger:
         """Whether results are signed."""
         return self._trust is not None
 
+    def was_named(self, key: str) -> bool:
+        """Whether the log names a record as absent already."""
+        return key in self._named
+
     def begin(self) -> None:
         """Begin a step: forget what was seen, since other machines may have changed it, and note the time."""
         self._known.clear()
@@ -204,12 +208,9 @@ class Ledger:
 
     def give_up(self, key: str, reason: str) -> str:
         """Mark a step as not done, with a warning; return the warning."""
-        message = f"{self.store.url(key)}: {reason}; it counts as absent and is computed again"
-        if message not in self._named:
-            self._named.add(message)
-            logger.warning("%s", message)
+        self._tell(key, reason)
         self.withdraw(key)
-        return message
+        return f"{self.store.url(key)}: {reason}; run again"
 
     def withdraw(self, key: str) -> None:
         """Mark a step as not done."""
@@ -222,7 +223,7 @@ class Ledger:
 
     def _look(self, key: str) -> Entry | None:
         reason = ""
-        for number in range(TRIES):
+        for number in range(1 if key in self._named else TRIES):
             if number:
                 time.sleep(PAUSE_S)
             try:
@@ -269,11 +270,9 @@ class Ledger:
 
     def _tell_unsigned(self, key: str) -> None:
         """Name a record that nobody signed: the first one of a run in a warning, the others as news."""
-        if key in self._named:
+        if key in self._named or not self.store.exists(key):
             return
         self._named.add(key)
-        if not self.store.exists(key):
-            return
         level = logging.INFO if self._knows_unsigned else logging.WARNING
         self._knows_unsigned = True
         logger.log(
@@ -284,10 +283,9 @@ class Ledger:
         )
 
     def _tell(self, key: str, reason: str) -> None:
-        message = f"{self.store.url(key)}: {reason}; it counts as absent and is computed again"
-        if message not in self._named:
-            self._named.add(message)
-            logger.warning("%s", message)
+        if key not in self._named:
+            self._named.add(key)
+            logger.warning("%s: %s; it counts as absent and is computed again", self.store.url(key), reason)
 
     # Writing
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from edge_client.contract.errors import TrustError
+from edge_client.contract.names import LABELS_FILE, MODEL_FILE
 from luigi_tasks.evidence.chain import Chain, walk_chain
 from luigi_tasks.evidence.ledger import EvidenceError
 from luigi_tasks.evidence.statement import PUBLICATION_STEP
@@ -33,7 +35,8 @@ class Evidence:
 
     Args:
         ledger: Signs.
-        tops: Keys of the candidate and of its evaluation; none where a program made both in its memory.
+        tops: Keys of the candidate and of its evaluation, in this order; none where a program made both in
+            its memory.
     Raises: EvidenceError if the chain is broken; what stands on the broken link is given up then.
     """
 
@@ -44,13 +47,20 @@ class Evidence:
 
     def _trace(self, tops: Sequence[str]) -> Chain:
         chain = walk_chain(self._ledger.find, tops)
-        if not chain.faults:
+        faults, stale = list(chain.faults), list(chain.stale)
+        for key in tops[1:]:
+            entry = chain.entries.get(key)
+            if entry is not None and entry.statement is not None and tops[0] not in entry.statement.inputs:
+                faults.append(f"{key}: an evaluation of another candidate")
+                stale.append(key)
+        if not faults:
             return chain
-        for one in chain.faults:
-            logger.warning("Evidence: %s; what stands on it is computed again", one)
-        for key in chain.stale:
+        for one in faults:
+            if not self._ledger.was_named(one.partition(": ")[0]):
+                logger.warning("Evidence: %s; what stands on it is computed again", one)
+        for key in stale:
             self._ledger.withdraw(key)
-        msg = f"the evidence is broken: {'; '.join(chain.faults)}"
+        msg = f"the evidence is broken: {'; '.join(faults)}"
         raise EvidenceError(msg)
 
     def write(self, release: str, files: Mapping[str, str]) -> bytes:
@@ -59,8 +69,14 @@ class Evidence:
         Args:
             release: The release's id.
             files: Hex SHA-256 of each of its files by name.
-        Raises: SettingsError if nothing can be signed.
+        Raises: SettingsError if nothing can be signed; TrustError if the model is not the proven candidate's.
         """
+        for key in self._tops[:1]:
+            proven = self._chain.entries[key].files
+            for name in (MODEL_FILE, LABELS_FILE):
+                if proven.get(name) != files.get(name):
+                    msg = f"release {release}: {name} is not the one that {key} was signed with; run again"
+                    raise TrustError(msg)
         inputs = {key: self._chain.entries[key].sha256 for key in self._tops}
         _, envelope, _ = self._ledger.sign(PUBLICATION_STEP, release_address(release), files, inputs)
         lines = [*(one.envelope for one in self._chain.entries.values()), envelope]

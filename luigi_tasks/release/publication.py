@@ -14,6 +14,7 @@ from luigi_tasks.release.channel import point_channel
 from luigi_tasks.release.contents import build_release
 from luigi_tasks.release.history import self_test_pictures
 from luigi_tasks.release.patches import make_patches
+from luigi_tasks.release.published import NOT_FOR_DEVICES, object_key
 from luigi_tasks.release.self_test import make_self_test
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from luigi_tasks.gate.records import Evaluated
     from luigi_tasks.progress import Progress
     from luigi_tasks.quantization.records import Candidate
+    from luigi_tasks.release.published import RepositoryState
     from luigi_tasks.release.repository import ReleaseRepository
     from luigi_tasks.settings.values import PipelineSettings
 
@@ -79,6 +81,14 @@ def publish(
         ),
         rules.channel,
     )
+    _empty_old_reports(repository, state)
+
+
+def _empty_old_reports(repository: ReleaseRepository, state: RepositoryState) -> None:
+    """Empty reports and evaluations that an earlier version published, since old metadata names them."""
+    for path, file in state.files.items():
+        if path.rpartition("/")[2] in NOT_FOR_DEVICES:
+            repository.store.put(object_key(path, file.hashes["sha256"]), b"")
 
 
 def _check_verdict(release: str, evaluated: Evaluated) -> None:

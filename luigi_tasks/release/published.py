@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 
 TIMESTAMP_KEY = f"{METADATA_FOLDER}/timestamp.json"
+# Files that earlier versions published; they show pictures and file names of the hold-out.
+NOT_FOR_DEVICES = ("report.html", "evaluation.json")
 # Field of a signed release document: when it was signed first.
 ADDED = "added"
 

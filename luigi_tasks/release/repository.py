@@ -38,6 +38,7 @@ from edge_client.contract.times import current_time
 from luigi_tasks.release.memory import PublisherMemory, forget_channels, remember, remember_own
 from luigi_tasks.release.published import (
     ADDED,
+    NOT_FOR_DEVICES,
     TIMESTAMP_KEY,
     Published,
     RepositoryState,
@@ -373,7 +374,8 @@ class ReleaseRepository:
         for path in list(targets):
             folder, _, rest = path.partition("/")
             release, _, name = rest.partition("/")
-            if folder == "releases" and (release in old or (is_patch(name) and release not in named)):
+            unnamed = is_patch(name) and release not in named
+            if folder == "releases" and (release in old or unnamed or name in NOT_FOR_DEVICES):
                 del targets[path]
 
     def _upload(self, files: Mapping[str, bytes]) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FIRST = {**plain("red", "red", 20), **plain("blue", "blue", 20)}
+# Steps that nothing slow stands on.
+CHEAP = {"TrainModel", "QuantizeModel", "EvaluateModel"}
 SECOND = FIRST | plain("red", "red", 8, start=20)
 
 
@@ -171,7 +173,8 @@ def inject(work: Work, attacker: Attacker, case: Case) -> None:
 
 
 def test_evidence_a_link_that_is_forged_dropped_moved_or_replayed_is_made_again(work, faults):
-    for number, case in enumerate(faults.sample(cases(work), by_default=6)):
+    possible = [one for one in cases(work) if faults.every or step_of(one.key) in CHEAP]
+    for number, case in enumerate(faults.sample(possible, by_default=4)):
         with faults.injected(Kind.EVIDENCE, step_of(case.key), case.fault):
             attacker = work.attacked(number)
             inject(work, attacker, case)
@@ -267,8 +270,9 @@ def test_evidence_is_not_what_a_device_downloads(work):
 def test_evidence_of_an_earlier_version_is_asked_for_with_one_warning(work):
     """Its results have no statements."""
     attacker = work.attacked(4000)
-    for path in attacker.store.rglob("*.intoto.json"):
-        path.unlink()
+    for key in work.keys:
+        if step_of(key) in CHEAP:  # the others are the same, but take seconds
+            attacker.drop(key)
     assert work.build(Deploy)
     work.published()
     assert len([one for one in work.site.messages if "no statement of this pipeline" in one]) == 1

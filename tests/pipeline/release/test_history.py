@@ -27,6 +27,7 @@ from luigi_tasks.quantization.records import (
     CandidateRecord,
     QuantizationRecord,
 )
+from luigi_tasks.release import repository
 from luigi_tasks.release.history import load_champion
 from luigi_tasks.release.published import object_key
 from luigi_tasks.workspace import open_workspace
@@ -263,6 +264,46 @@ def test_a_verdict_that_does_not_stand_is_found_by_measuring_once_more(settings)
             run.workspace, run.candidate, dataclasses.replace(found, record=record), run.snapshot
         )
     assert run.published().channel("stable") is None
+
+
+@pytest.mark.parametrize("differing", [1, 2])
+def test_evidence_is_what_the_file_answers_to_the_process_that_signs(settings, differing):
+    """A close call may go the other way on another processor; two of twelve answers may not."""
+    run = Run(settings, bias=0)
+    found = run.judge()
+    scores = found.scores.copy()
+    scores[:differing] = np.roll(scores[:differing], 1, axis=1)
+    evaluated = dataclasses.replace(found, scores=scores)
+    if differing == 1:
+        steps.publish_release(run.workspace, run.candidate, evaluated, run.snapshot)
+        assert run.published().channel("stable").release == run.release
+        return
+    with pytest.raises(InputError, match="2 of 12 answers on the hold-out are not those of the evaluation"):
+        steps.publish_release(run.workspace, run.candidate, evaluated, run.snapshot)
+    assert run.published().channel("stable") is None
+
+
+def test_evidence_is_of_the_bytes_that_are_signed(settings):
+    run = Run(settings, bias=0)
+    other = Candidate(run.candidate.record, tiny_model(2))
+    with pytest.raises(InputError, match=r"not the file that candidate\.json names"):
+        steps.publish_release(run.workspace, other, run.judge(), run.snapshot)
+    assert run.published().channel("stable") is None
+
+
+def test_reports_that_an_earlier_version_published_are_taken_back(settings, monkeypatch):
+    """They show pictures and file names of the hold-out to whoever has a device's key."""
+    run = Run(settings, bias=0)
+    run.publish()
+    path = release_target(run.release, "report.html")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(repository, "NOT_FOR_DEVICES", ())
+        run.workspace.repository.publish({path: b"<p>pictures"})
+    place = object_key(path, run.published().files[path].hashes["sha256"])
+    assert run.workspace.store.read(place) == b"<p>pictures"
+    run.publish()
+    assert path not in run.published().files
+    assert run.workspace.store.read(place) == b"", "older metadata names it still"
 
 
 def test_champion_that_was_changed_in_the_bucket_is_not_measured(settings):
