@@ -18,6 +18,25 @@ def refuse_threads(*_):
     raise RuntimeError("can't start new thread")
 def run_out(*_):
     raise MemoryError
+def tell(*_):
+    import json, socket
+    from edge_client.contract.errors import InputError
+    status = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+    try:
+        socket.create_connection(("127.0.0.1", int(os.environ["PYTHON_TEST_PORT"])), 1.0)
+        network = "reached"
+    except OSError as e:
+        network = errno.errorcode[e.errno]
+    try:
+        (HERE / "written").write_text("x")
+        file = "written"
+    except OSError as e:
+        file = errno.errorcode[e.errno]
+    raise InputError(json.dumps({
+        "environment": dict(os.environ), "folder": os.getcwd(), "network": network, "file": file,
+        "privileges": status["NoNewPrivs"].strip(), "capabilities": int(status["CapEff"], 16),
+        "descriptors": sorted(map(int, os.listdir("/proc/self/fd"))),
+    }))
 def crash_in_model():
     import importlib
     interpreter = importlib.import_module("ai_edge_litert.interpreter").Interpreter
@@ -51,6 +70,9 @@ try:
             sys.modules["ai_edge_litert"] = sys.modules["tflite_runtime"] = None
         elif fault == "ends":
             os._exit(1)
+        elif fault == "tell":
+            import edge_client.inference.classifier as classifier
+            classifier.Classifier.classify = tell
 except FileNotFoundError:
     pass
 """
@@ -66,7 +88,10 @@ class FaultyChild:
         (folder / "sitecustomize.py").write_text(_SITECUSTOMIZE)
 
     def fail_next(self, fault: str | int) -> None:
-        """Let the next self-test fail: by a signal's number, EIO, thread, memory, runtime or ends."""
+        """Let the next self-test fail: by a signal's number, EIO, thread, memory, runtime or ends.
+
+        With `tell` its failure says what the child may do, as JSON.
+        """
         (self.folder / "fault").write_text(str(int(fault) if isinstance(fault, int) else fault))
 
     def let_models_crash(self) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import select
+import shutil
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +20,7 @@ from edge_client.contract.documents import encode_document
 from edge_client.inference.classifier import classifier_from_release
 from edge_client.update.endings import Blame, Ending
 from edge_client.update.selftest import SelfTestError, find_failure
+from tests.fakes.faulty_child import FaultyChild
 from tests.fakes.self_test import run_self_test
 from tests.fakes.tiny_model import tiny_model
 from tests.fakes.tiny_release import write_release
@@ -208,3 +212,26 @@ def test_a_child_that_the_kernel_killed_points_to_the_memory(tmp_path, monkeypat
     write_release(tmp_path / "r")
     with pytest.raises(SelfTestError, match=r"SIGKILL.*memory"):
         run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)
+
+
+def test_the_child_has_no_secrets_no_network_and_no_file_to_write(tmp_path, monkeypatch):
+    write_release(tmp_path / "r")
+    faulty = FaultyChild(tmp_path / "faulty")
+    monkeypatch.setenv("PYTHONPATH", str(faulty.folder))
+    for name in ("AWS_SECRET_ACCESS_KEY", "MQTT_PASSWORD", "GITHUB_TOKEN"):
+        monkeypatch.setenv(name, "secret")
+    with socket.create_server(("127.0.0.1", 0)) as server, (tmp_path / "open").open("w") as stray:
+        os.set_inheritable(stray.fileno(), True)
+        monkeypatch.setenv("PYTHON_TEST_PORT", str(server.getsockname()[1]))
+        faulty.fail_next("tell")
+        with pytest.raises(SelfTestError) as caught:
+            run_self_test(tmp_path / "r", timeout_s=TIMEOUT_S)
+    told = json.loads(str(caught.value).removeprefix("self-test: "))
+    assert "secret" not in told["environment"].values()
+    assert (told["folder"], told["file"], told["privileges"]) == ("/", "EFBIG", "1")
+    assert told["capabilities"] in {0, 1 << 2}  # root's, to read the files of the daemon's user
+    assert len(told["descriptors"]) == 4  # standard streams, and the folder that it lists
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-Un", "true"], check=False).returncode:
+        pytest.skip("this kernel allows no network namespace to a user")
+    assert told["network"] in {"ENETUNREACH", "EADDRNOTAVAIL"}
