@@ -118,12 +118,14 @@ class LastPicture:
             return ""
         path = Path(os.fsdecode(name))
         shown = text_of(path)
-        with contextlib.suppress(OSError, ValueError):
+        try:
             found = path.lstat()
+        except (OSError, ValueError):
+            logger.error("%s: the last run died while it decoded this picture, which is gone", shown)  # noqa: TRY400
+        else:
             self._files.pop(shown, None)
             self._files[shown] = GivenUpFile(path=shown, size_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
-            self._keep_files()
-        logger.error("%s: the last run died while it decoded this picture; it is not decoded again", shown)
+            self._keep_files()  # the source says what becomes of it
         self._write(_NOTHING)
         return shown
 
@@ -164,12 +166,16 @@ class LastPicture:
             logger.warning("%s: cannot be written: %s", self._file, e)
 
 
-def _open_note(state_dir: Path, in_memory: Path) -> tuple[Path, int | None]:
-    """Open the note of this state folder; without a place for it, pictures are decoded without one."""
+def places_of_note(state_dir: Path, in_memory: Path = _IN_MEMORY) -> list[Path]:
+    """Return the files that may hold the note of this user's daemon on a state folder, the best one first."""
     name = hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:24]
     places = [in_memory / f"edge-client-{os.geteuid()}-{name}", state_dir / "picture"]
-    if any(mark.exists() for mark in _CONTAINER_MARKS):
-        places.reverse()
+    return places[::-1] if any(mark.exists() for mark in _CONTAINER_MARKS) else places
+
+
+def _open_note(state_dir: Path, in_memory: Path) -> tuple[Path, int | None]:
+    """Open the note of this state folder; without a place for it, pictures are decoded without one."""
+    places = places_of_note(state_dir, in_memory)
     for place in places:
         try:
             descriptor = os.open(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
-from edge_client.contract.free_memory import free_memory_bytes
+from edge_client.contract.free_memory import free_memory_bytes, return_freed_memory
 from edge_client.contract.structure import is_buffered_jpeg
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def check_affordable(image: Image.Image, data: bytes, pixels: int, name: str) ->
     need = decoding_bytes(image, data, pixels)
     if need <= _FREELY_BYTES:
         return
+    return_freed_memory()
     free = free_memory_bytes()
     if free is None or need + _SPARED_BYTES <= free * _USABLE_SHARE:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,15 @@ def free_memory_bytes(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | Non
         cgroups: Mount point of the control groups, see cgroups(7).
     """
     return min((*_of_machine(proc), *_of_groups(proc, cgroups), *_of_process(proc)), default=None)
+
+
+def return_freed_memory() -> None:
+    """Return to the system what the C library keeps of freed memory, after a large picture hundreds of MB.
+
+    Takes some milliseconds. Source: malloc_trim(3); without glibc nothing happens.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _of_machine(proc: Path) -> Iterator[int]:

@@ -455,6 +455,7 @@ class Daemon:
                 logger.exception("%s: the frame could not be served", frame.source)
             finally:
                 self._classifying_since = None
+            del frame  # a large picture is not kept while the next one is decoded
 
     def _serve(self, frame: Frame) -> None:
         """Let all channels answer a frame; comparing and keeping it come after publishing the results."""

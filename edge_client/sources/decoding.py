@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from edge_client.contract.free_memory import return_freed_memory
 from edge_client.contract.picture_file import read_picture
 from edge_client.contract.preprocessing import decode_picture
 from edge_client.contract.text import text_of
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_client.last_picture import LastPicture
+
+
+# Pixels of a picture that leaves much freed memory behind: 8 megapixels.
+_LARGE_BYTES = 24_000_000
 
 
 class PictureDecoder:
@@ -40,7 +45,7 @@ class PictureDecoder:
         """
         name = text_of(path)
         with self._watch.reading(name), self._noted(path):
-            return decode_picture(read_picture(path, follow_link=follow_link), source=name)
+            return _tidied(decode_picture(read_picture(path, follow_link=follow_link), source=name))
 
     def decode_bytes(self, data: bytes, name: str) -> NDArray[np.uint8]:
         """Return the pixels of a picture that came without a file, (H, W, 3) uint8 RGB.
@@ -48,7 +53,7 @@ class PictureDecoder:
         Raises: InputError as `decode_picture`.
         """
         with self._watch.reading(name), self._noted(name):
-            return decode_picture(data, source=name)
+            return _tidied(decode_picture(data, source=name))
 
     def is_given_up(self, path: Path, found: os.stat_result) -> bool:
         """Whether an earlier run died while it decoded this file."""
@@ -61,3 +66,10 @@ class PictureDecoder:
 
     def _noted(self, picture: Path | str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self._note is None else self._note.decoding(picture)
+
+
+def _tidied(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the pixels; what decoding a large picture took is free for other processes again."""
+    if pixels.nbytes > _LARGE_BYTES:
+        return_freed_memory()
+    return pixels

@@ -73,13 +73,16 @@ class ImageFiles:
                     "%s: an earlier run died while it decoded this picture; skipped", text_of(path)
                 )
                 continue
-            try:
-                pixels = self._decoder.decode_file(path)
-            except InputError as e:
-                logger.warning("%s", e)  # and go on with the other pictures
-                continue
-            if not self._pace.wait(stop):
-                return
+            yield from self._read_one(path, stop)
+
+    def _read_one(self, path: Path, stop: threading.Event) -> Iterator[Frame]:
+        """Yield the frame of one file; its pixels are not kept while the next file is decoded."""
+        try:
+            pixels = self._decoder.decode_file(path)
+        except InputError as e:
+            logger.warning("%s", e)  # and go on with the other pictures
+            return
+        if self._pace.wait(stop):
             yield Frame(text_of(path.name), pixels)
 
     def _is_given_up(self, path: Path) -> bool:

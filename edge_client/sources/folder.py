@@ -193,14 +193,17 @@ class WatchedFolder:
         for name in names:
             if not self._pace.wait(stop):
                 return
-            file = self._known[name]
-            try:
-                pixels = self._decoder.decode_file(self._folder / name)
-            except InputError as e:
-                self._on_undecodable(name, file, e)
-                continue
-            file.done = True
-            yield Frame(text_of(name), pixels, functools.partial(self._dispose, name, file, DONE_FOLDER))
+            yield from self._read_one(name, self._known[name])
+
+    def _read_one(self, name: str, file: _Known) -> Iterator[Frame]:
+        """Yield the frame of one file; its pixels are not kept while the next file is decoded."""
+        try:
+            pixels = self._decoder.decode_file(self._folder / name)
+        except InputError as e:
+            self._on_undecodable(name, file, e)
+            return
+        file.done = True
+        yield Frame(text_of(name), pixels, functools.partial(self._dispose, name, file, DONE_FOLDER))
 
     def _on_undecodable(self, name: str, file: _Known, error: InputError) -> None:
         if not os.path.lexists(self._folder / name):

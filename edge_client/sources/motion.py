@@ -56,6 +56,7 @@ class MotionFilter:
                 yield cut
             else:
                 frame.done()
+            del frame, cut  # a large picture is not kept while the next one is decoded
 
     def _has_changed(self, pixels: NDArray[np.uint8]) -> bool:
         if self._min_share == 0:

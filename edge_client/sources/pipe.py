@@ -61,12 +61,16 @@ class PicturePipe:
             if self._pace.left_s() > 0:
                 continue
             self._pace.count()
-            try:
-                pixels = self._decoder.decode_bytes(data, f"{name}: picture {number}")
-            except InputError as e:
-                logger.warning("%s", e)
-                continue
-            yield Frame(f"{name}-{number}", pixels)
+            yield from self._read_one(data, name, number)
+
+    def _read_one(self, data: bytes, name: str, number: int) -> Iterator[Frame]:
+        """Yield the frame of one picture; its pixels are not kept while the next one is decoded."""
+        try:
+            pixels = self._decoder.decode_bytes(data, f"{name}: picture {number}")
+        except InputError as e:
+            logger.warning("%s", e)
+            return
+        yield Frame(f"{name}-{number}", pixels)
 
     def _pictures(self, stop: threading.Event) -> Iterator[bytes]:
         splitter = PictureSplitter()

@@ -110,6 +110,7 @@ class DaemonUnderTest:
             "sinks": {"mqtt": True},
         }
         self.process: subprocess.Popen[bytes] | None = None
+        self.before: list[str] = []  # words before the command, such as those of a memory group
         self._numbers = itertools.count()
 
     @property
@@ -126,7 +127,11 @@ class DaemonUnderTest:
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                self.command("run"), stdout=log, stderr=log, cwd=REPOSITORY, stdin=subprocess.DEVNULL
+                [*self.before, *self.command("run")],
+                stdout=log,
+                stderr=log,
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
             )
 
     def ask(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:

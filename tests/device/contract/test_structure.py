@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from edge_client.contract import structure
 from edge_client.contract.errors import InputError
 from edge_client.contract.preprocessing import decode_picture
 from edge_client.contract.structure import MAX_SCANS, check_structure, count_scans
@@ -150,6 +151,7 @@ def test_costly_metadata_is_left_out_and_the_picture_decoded(kind: str) -> None:
 def test_scans_are_counted_whatever_the_bytes(parts: list[bytes]) -> None:
     data = b"\xff\xd8" + b"".join(parts)
     assert 0 <= count_scans(data, 1000) <= data.count(b"\xff\xda")
+    assert structure._count_start_marks(data) == data.count(b"\xff\xda")
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)

@@ -6,14 +6,18 @@ import os
 import shutil
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from edge_client.contract.errors import DeviceError
+from edge_client.last_picture import LastPicture
 from edge_client.settings.frames import SourceSettings
-from edge_client.sources import folder
+from edge_client.sources import decoding, folder
+from edge_client.sources.decoding import PictureDecoder
+from edge_client.sources.driver import SLOW_PICTURE_S, DriverWatch
 from edge_client.sources.folder import WatchedFolder
 from edge_client.sources.opening import open_source
 from tests.device.sources.reader import BLUE, GREEN, RED, Reader, listing, put, until
@@ -241,3 +245,162 @@ def test_settings_reach_the_folder(tmp_path: Path) -> None:
     with Reader(open_source(SourceSettings(path=str(tmp_path), after="delete"))) as reader:
         assert reader.names(1) == ["a.png"]
     assert listing(tmp_path) == []
+
+
+def test_any_bytes_are_a_file_name(tmp_path: Path) -> None:
+    """An FTP camera in latin-1: results have a valid text, and the true file is moved."""
+    for number in range(2):
+        put(tmp_path / os.fsdecode(b"K\xfcche-%d.png" % number), RED, age_s=100 - number)
+    put(tmp_path / "good.png", RED)
+    put(tmp_path / "two\nlines.png", RED)
+    with Reader(WatchedFolder(tmp_path, after="move")) as reader:
+        names = reader.names(4)
+    assert sorted(names) == ["K\\xfcche-0.png", "K\\xfcche-1.png", "good.png", "two\nlines.png"]
+    moved = sorted(os.fsencode(path.name) for path in (tmp_path / "done").iterdir())
+    assert moved[:2] == [b"K\xfcche-0.png", b"K\xfcche-1.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["done"]
+
+
+def test_links_are_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    outside, camera = tmp_path / "outside", tmp_path / "camera"
+    outside.mkdir()
+    camera.mkdir()
+    put(outside / "secret.png", RED)
+    (camera / "a.png").symlink_to(outside / "secret.png")
+    (camera / "b.png").symlink_to(camera / "c.png")
+    put(camera / "c.png", GREEN)
+    with Reader(WatchedFolder(camera, after="delete")) as reader:
+        assert reader.names(1) == ["c.png"]
+        time.sleep(0.3)
+        assert len(reader.frames) == 1
+    assert (outside / "secret.png").exists()
+    assert [record.getMessage()[-46:] for record in caplog.records] == [
+        ".png: a link, which is not followed; move the file here"[-46:]
+    ]
+
+
+def test_moved_files_do_not_leave_through_a_link(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    outside, camera = tmp_path / "outside", tmp_path / "camera"
+    outside.mkdir()
+    camera.mkdir()
+    (camera / "done").symlink_to(outside)
+    put(camera / "a.png", RED)
+    with Reader(WatchedFolder(camera, after="move")) as reader:
+        reader.names(1)
+    assert list(outside.iterdir()) == []
+    assert (camera / "a.png").exists()
+    assert "a.png: cannot be removed after use" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "folder"])
+def test_what_takes_the_place_of_a_listed_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    for n in range(3):
+        put(tmp_path / f"{n}.png", RED, age_s=100 - n)
+    outside = put(tmp_path / "outside.part", RED)
+    stop = threading.Event()
+    frames = WatchedFolder(tmp_path).frames(stop)
+    assert next(frames).source == "0.png"
+    (tmp_path / "1.png").unlink()  # listed already
+    if kind == "fifo":
+        os.mkfifo(tmp_path / "1.png")
+    elif kind == "link":
+        (tmp_path / "1.png").symlink_to(outside)
+    else:
+        (tmp_path / "1.png").mkdir()
+    assert next(frames).source == "2.png"
+    stop.set()
+    assert list(frames) == []
+
+
+def test_picture_that_replaced_the_classified_one_is_not_deleted(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", RED)
+    with Reader(WatchedFolder(tmp_path, after="delete"), finish=False) as reader:
+        reader.names(1)
+        put(tmp_path / "a.png", GREEN, age_s=30)
+        reader.frames[0].done()
+        assert reader.names(2) == ["a.png", "a.png"]
+        reader.frames[1].done()
+    assert listing(tmp_path) == []
+
+
+def test_a_free_name_is_found_in_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = tmp_path / "done"
+    done.mkdir()
+    for name in ["a.png", *(f"a-{n}.png" for n in range(1, 600))]:
+        (done / name).touch()
+    asked, exists = [], folder._exists
+
+    def ask(name: str, at: int) -> bool:
+        asked.append(name)
+        return exists(name, at)
+
+    monkeypatch.setattr(folder, "_exists", ask)
+    put(tmp_path / "a.png", RED)
+    with Reader(WatchedFolder(tmp_path, after="move")) as reader:
+        reader.names(1)
+    assert (done / "a-600.png").exists()
+    assert len(asked) < 25
+
+
+def test_pixels_of_a_picture_are_gone_when_the_next_is_decoded(tmp_path: Path) -> None:
+    for n in range(2):
+        put(tmp_path / f"{n}.png", RED, age_s=100 - n)
+    frames = WatchedFolder(tmp_path).frames(threading.Event())
+    first = weakref.ref(next(frames).pixels)
+    assert next(frames).source == "1.png"
+    assert first() is None
+
+
+@pytest.mark.parametrize(
+    ("after", "left"),
+    [("keep", ["a.png", "b.png"]), ("move", ["broken/a.png", "done/b.png"]), ("delete", ["broken/a.png"])],
+)
+def test_picture_that_the_last_run_died_at_is_set_aside(
+    tmp_path: Path, after: str, left: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    camera, state = tmp_path / "camera", tmp_path / "state"
+    camera.mkdir()
+    state.mkdir()
+    put(camera / "a.png", RED, age_s=100)
+    put(camera / "b.png", GREEN)
+    killed = LastPicture(state, tmp_path).decoding(camera / "a.png")
+    killed.__enter__()  # and never left: what is noted stays, as in a process that is killed
+    for start in range(2):
+        note = LastPicture(state, tmp_path)
+        assert note.died_at == (str(camera / "a.png") if start == 0 else "")
+        with Reader(WatchedFolder(camera, after=after, decoder=PictureDecoder(None, note))) as reader:
+            if start == 0 or after == "keep":
+                assert reader.names(1) == ["b.png"]
+            until(lambda: listing(camera) == left)
+        note.close()
+    assert "a.png: an earlier run died while it decoded this picture" in caplog.text
+    put(camera / "a.png", BLUE, age_s=30)  # another picture of this name
+    note = LastPicture(state, tmp_path)
+    with Reader(WatchedFolder(camera, decoder=PictureDecoder(None, note))) as reader:
+        until(lambda: "a.png" in [frame.source for frame in reader.frames])
+
+
+def test_picture_that_is_being_read_too_long_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that does not answer, or a decoder that does not return."""
+    begun, over = threading.Event(), threading.Event()
+
+    def read(_path: Path, **_options: object) -> bytes:
+        begun.set()
+        over.wait(10)
+        return RED
+
+    monkeypatch.setattr(decoding, "read_picture", read)
+    now = [0.0]
+    watch = DriverWatch(lambda: now[0])
+    put(tmp_path / "slow.png", RED)
+    with Reader(WatchedFolder(tmp_path, decoder=PictureDecoder(watch))) as reader:
+        assert begun.wait(10)
+        assert watch.fault() == ""
+        now[0] = SLOW_PICTURE_S + 1
+        assert watch.fault() == f"{tmp_path / 'slow.png'}: reading and decoding it has taken over 15 s"
+        assert watch.waiting_s() == SLOW_PICTURE_S + 1
+        over.set()
+        reader.names(1)
+        assert watch.fault() == ""

@@ -155,3 +155,37 @@ def test_a_path_that_is_not_a_pipe_is_refused(tmp_path):
         source = open_source(SourceSettings(kind="pipe", path=str(tmp_path / name)))
         with pytest.raises(DeviceError, match="mkfifo"):
             next(source.frames(threading.Event()))
+
+
+@pytest.mark.parametrize("kind", ["one long scan", "segments", "fill bytes", "chunks"])
+def test_the_search_for_a_pictures_end_goes_on_where_it_stopped(kind):
+    """However many pieces a stream comes in: no byte is searched again and again."""
+    body = {
+        "one long scan": b"\xff\xd8\xff\xda\0\2" + b"\xff\0a" * 40_000,
+        "segments": b"\xff\xd8" + b"\xff\xfe\0\2" * 30_000,
+        "fill bytes": b"\xff\xd8\xff\xda\0\2" + b"\xff" * 120_000,
+        "chunks": b"\x89PNG\r\n\x1a\n" + (bytes(4) + b"IDAT" + bytes(4)) * 10_000,
+    }[kind]
+    steps = 0
+
+    def count(_frame, event, _argument):
+        nonlocal steps
+        steps += event == "line"
+        return count
+
+    splitter = PictureSplitter()
+    sys.settrace(count)
+    try:
+        found = [one for at in range(0, len(body), 1000) for one in splitter.feed(body[at : at + 1000])]
+    finally:
+        sys.settrace(None)
+    assert found == []
+    assert steps < 30 * len(body)
+    assert splitter._end is not None
+    assert splitter._end._at > len(body) - 20  # the next piece is searched from here
+
+
+def test_a_picture_that_was_cut_off_costs_no_other():
+    cut = noisy(quality=90)[:2000]
+    found = list(PictureSplitter().feed(cut + PICTURES[0] + PICTURES[1]))
+    assert found == [cut, PICTURES[0], PICTURES[1]]
