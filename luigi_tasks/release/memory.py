@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 MEMORY_LIMIT_BYTES = 128 << 20
 ROLES = ("timestamp", "snapshot", "targets")
+VERSION_DIGITS = 4300  # more are no integer for Python, nor in JSON
 
 
 class OwnFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +55,7 @@ class Remembered(Document, frozen=True, kw_only=True):
 
     Attributes:
         store: Address of the store.
-        versions: Newest version of each of `ROLES`.
+        versions: Newest version of each of `ROLES`, as decimal text: a thief of a key chooses any number.
         metadata: The signed metadata of these versions, as JSON.
         channels: Content of the channels' pointers, as `metadata` signs it, by target path.
         own_files: Files among them that this machine published, by target path.
@@ -64,7 +65,7 @@ class Remembered(Document, frozen=True, kw_only=True):
     """
 
     store: str = ""
-    versions: dict[str, int] = {}
+    versions: dict[str, str] = {}
     metadata: dict[str, str] = {}
     channels: dict[str, str] = {}
     own_files: dict[str, OwnFile] = {}
@@ -74,7 +75,8 @@ class Remembered(Document, frozen=True, kw_only=True):
 
     def version(self, role: str) -> int:
         """Return the newest version of a role's metadata; 0: none is known."""
-        return self.versions.get(role, 0)
+        version = self.versions.get(role, "0")
+        return int(version) if version.isdecimal() and len(version) <= VERSION_DIGITS else 0
 
     def withdrawn_from(self, channel: str) -> tuple[str, ...]:
         """Return the releases withdrawn from a channel, as far as they are known without its pointer."""
@@ -117,7 +119,8 @@ class PublisherMemory:
                 known = self.load()
                 changed = change(known)
                 if changed != known:
-                    write_durably(self.path, encode_document(changed))
+                    # Nothing in it is secret, and another user of this machine may be the next to publish.
+                    write_durably(self.path, encode_document(changed), mode=0o644)
         except DeviceError as e:
             if not self._is_reported:
                 self._is_reported = True
@@ -141,11 +144,20 @@ class PublisherMemory:
             _count_as_lost(str(e))
             return None
 
+    def _make_folder(self) -> None:
+        """Make the folder; root makes it for the owner of the folder that it lies in."""
+        if self.folder.is_dir():
+            return
+        self.folder.mkdir(mode=0o755, parents=True)
+        if os.geteuid() == 0:
+            owner = self.folder.parent.stat()
+            os.chown(self.folder, owner.st_uid, owner.st_gid)
+
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         with disk_errors(self.folder):
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._make_folder()
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -170,7 +182,8 @@ def remember(
         versions: Its versions.
         channels: Content of the channels' pointers by target path.
     """
-    return msgspec.structs.replace(known, metadata=metadata, versions=versions, channels=channels)
+    texts = {role: str(version) for role, version in versions.items()}
+    return msgspec.structs.replace(known, metadata=metadata, versions=texts, channels=channels)
 
 
 def remember_own(

@@ -18,10 +18,9 @@ from edge_client.contract.names import RELEASE_FILE, channel_target, is_patch, r
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from luigi_tasks.release.memory import ROLES, OwnFile, Remembered
 from luigi_tasks.release.published import ADDED, Published, RepositoryState, object_key
-from luigi_tasks.release.signing import trusted_roots
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping
 
     from tuf.api.metadata import Metadata, Root, TargetFile
 
@@ -42,12 +41,12 @@ def is_channel(path: str) -> bool:
     return path.startswith("channels/")
 
 
-def recall(roots: Sequence[Metadata[Root]], known: Remembered) -> Published | None:
-    """Return the remembered metadata, verified; None if there is none or its keys do not count now."""
+def recall(roots: Iterable[Metadata[Root]], known: Remembered) -> Published | None:
+    """Return the remembered metadata, verified; None if there is none that the keys of these roots signed."""
     from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
     from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp  # noqa: PLC0415
 
-    for root in trusted_roots(roots) if known.metadata.keys() >= {*ROLES} else ():
+    for root in roots if known.metadata.keys() >= {*ROLES} else ():
         try:
             timestamp = Metadata[Timestamp].from_bytes(known.metadata["timestamp"].encode())
             snapshot = Metadata[Snapshot].from_bytes(known.metadata["snapshot"].encode())

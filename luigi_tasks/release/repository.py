@@ -35,7 +35,7 @@ from edge_client.contract.names import (
 )
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from edge_client.contract.times import current_time
-from luigi_tasks.release.memory import PublisherMemory, forget_channels, remember, remember_own
+from luigi_tasks.release.memory import ROLES, PublisherMemory, forget_channels, remember, remember_own
 from luigi_tasks.release.published import (
     ADDED,
     NOT_FOR_DEVICES,
@@ -136,14 +136,27 @@ class ReleaseRepository:
         """Return the state, or what is remembered where the bucket is older or lost a channel."""
         known, published = shown.known, shown.published
         state = shown
-        if is_behind(published, known) and (remembered := recall(shown.roots, known)) is not None:
+        if is_behind(published, known) and (remembered := self._recall(shown.roots, known)) is not None:
             state = recover(shown, remembered)
             self._report(f"older than what this machine published: {describe_versions(published, known)}")
-        elif published.targets is not None and published.versions != known.versions:
+        elif published.targets is not None and any(
+            published.version(role) != known.version(role) for role in ROLES
+        ):
             self._merge(shown)
         if any(channel_target(name) not in state.files for name in known.own_channels):
             state = self._restore_own(state)
         return state
+
+    def _recall(self, roots: Sequence[Metadata[Root]], known: Remembered) -> Published | None:
+        """Return the remembered metadata; None if it does not count after a theft, or is damaged."""
+        remembered = recall(trusted_roots(roots), known)
+        if remembered is None and recall(roots, known) is None:
+            logger.error(
+                "%s: damaged: no key of ours signed the metadata in it. It counts as lost: the bucket's word "
+                "counts, also where it is older",
+                self.memory.path,
+            )
+        return remembered
 
     def _restore_own(self, state: RepositoryState) -> RepositoryState:
         """Return the state with the channels that this machine moved and that are gone."""
@@ -294,7 +307,7 @@ class ReleaseRepository:
             published = Published() if stamp is None else self._read_published(roots, stamp)
         except TrustError:
             self.chain.check(roots)
-            if recall(roots, known) is None and not known.own_channels:
+            if recall(trusted_roots(roots), known) is None and not known.own_channels:
                 raise
             published = Published(stamp=stamp)
         return RepositoryState(self.store, roots, published, known)

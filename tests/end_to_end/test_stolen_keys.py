@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
-from pipeline_under_test import PipelineUnderTest
+from pipeline_under_test import REPOSITORY, PipelineUnderTest
 
+from edge_client.contract.errors import TrustError
 from edge_client.repository.http_fetcher import StoreFetcher
 from edge_client.repository.trusted import TrustedRepository
 from edge_client.settings.update import StoreCredentials, StoreSettings
@@ -35,6 +38,19 @@ def test_after_a_theft_the_next_deploy_believes_no_work_of_before_and_the_fleet_
         assert "channels that this machine moved: stable" in run.stderr
         steps = re.findall(r"(\w+) took [\d.]+ s$", run.stderr, re.MULTILINE)
         assert {"ReadShard", "TrainModel", "QuantizeModel"} <= {*steps}  # the thief had the work key too
+        assert device() == release
+        client, place = pipeline.store.client(), {"Bucket": pipeline.store.bucket}
+        place["Key"] = f"{pipeline.name}/metadata/timestamp.json"
+        older = client.get_object(**place)["Body"].read()
+        command = [sys.executable, "-m", "luigi_tasks.edge_keys", "publish", "--force"]
+        subprocess.run(command, env=pipeline.environment(), cwd=REPOSITORY, check=True)
+        assert device() == release
+        client.put_object(**place, Body=older)  # by a thief of the bucket, or from a backup
+        with pytest.raises(TrustError, match="older than what this device has seen"):
+            device()
+        run = pipeline.luigi("Deploy")  # it has nothing new: what this machine remembers is signed again
+        assert run.returncode == 0, run.stderr
+        assert "Somebody put back an older copy" in run.stderr
         assert device() == release
         assert "took" not in pipeline.luigi("Deploy").stderr
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import os
 import shutil
+import stat
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -260,13 +262,14 @@ def test_machines_remember_what_the_others_published(fleet):
     assert (fleet.device(), fleet.device("canary")) == ("r3", "c1")
 
 
-def test_an_old_targets_under_a_newer_timestamp_is_noticed(fleet, caplog):
+@pytest.mark.parametrize("ahead", [10**12, 10**40])
+def test_an_old_targets_under_a_newer_timestamp_is_noticed(fleet, caplog, ahead):
     """A thief of the timestamp key: a version far ahead over an old snapshot."""
     fleet.publish("r1")
     before = fleet.machine().load().published
     fleet.publish("r2")
     stamp = before.timestamp
-    stamp.signed.version += 10**12
+    stamp.signed.version += ahead
     (fleet.bucket / TIMESTAMP_KEY).write_bytes(
         fleet.machine().writer.sign(fleet.machine().load().root, stamp)
     )
@@ -279,21 +282,22 @@ def test_an_old_targets_under_a_newer_timestamp_is_noticed(fleet, caplog):
 def test_a_memory_that_was_damaged_is_named_and_made_anew(fleet, caplog):
     fleet.publish("r1")
     [path] = (fleet.keys / "device/memory").glob("published-*.json")
-    path.write_text('{"versions": {"timestamp": "many"}}')
+    path.write_text('{"versions": {"timestamp": 5}}')
     assert fleet.machine().load().channel("stable").release == "r1"
     assert f"{path}: not a valid Remembered" in caplog.text
-    assert PublisherMemory(path.parent, fleet.machine().store.url("")).load().versions["timestamp"] > 1
+    assert PublisherMemory(path.parent, fleet.machine().store.url("")).load().version("timestamp") > 1
 
 
-def test_a_forged_memory_is_not_believed(fleet):
+def test_a_forged_memory_is_not_believed(fleet, caplog):
     """Only metadata that the roots' keys signed counts."""
     fleet.publish("r1")
     memory = fleet.machine().memory
-    versions = dict.fromkeys(("timestamp", "snapshot", "targets"), 2**60)
+    versions = dict.fromkeys(("timestamp", "snapshot", "targets"), str(2**60))
     signed = memory.load().metadata
     forged = {role: text.replace('"version":', '"version":9') for role, text in signed.items()}
     memory.change(lambda known: Remembered(**{**as_dict(known), "versions": versions, "metadata": forged}))
     assert fleet.machine().load().channel("stable").release == "r1"
+    assert f"{memory.path}: damaged" in caplog.text
     fleet.publish("r2")
     assert fleet.device() == "r2"
 
@@ -301,6 +305,15 @@ def test_a_forged_memory_is_not_believed(fleet):
 def as_dict(known):
     """Its fields."""
     return {name: getattr(known, name) for name in known.__struct_fields__}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_root_leaves_a_memory_that_the_pipelines_user_can_write(fleet):
+    """Who runs `edge-keys publish` with sudo once must not blind the pipeline for ever."""
+    os.chown(fleet.keys / "device", 1234, 1234)
+    fleet.publish("r1")
+    [path] = (fleet.keys / "device/memory").iterdir()
+    assert (path.parent.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (1234, 0o644)
 
 
 def test_a_disk_that_takes_no_memory_is_said_once_and_publishes(fleet, tmp_path, caplog):
