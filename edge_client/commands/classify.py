@@ -12,7 +12,7 @@ import numpy as np
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.names import RELEASE_FILE
 from edge_client.contract.preprocessing import decode_picture
-from edge_client.contract.text import one_line
+from edge_client.contract.text import one_line, printable_json
 from edge_client.inference.classifier import Classifier, Prediction
 from edge_client.inference.runtime import load_interpreter
 from edge_client.releases import read_release
@@ -141,7 +141,7 @@ def _as_json(picture: Path, prediction: Prediction, top: int) -> str:
         "top": {label: round(score, 6) for label, score in prediction.top(top).items()},
         "latency_ms": round(prediction.latency_ms, 3),
     }
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    return printable_json(json.dumps(record, ensure_ascii=False)) + "\n"
 
 
 def _as_text(picture: Path, prediction: Prediction, top: int) -> str:

@@ -6,6 +6,7 @@ round.
 
 from __future__ import annotations
 
+import json
 import os
 
 # Enough of a text to know it by.
@@ -17,6 +18,13 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def printable_json(document: str) -> str:
+    """Return a JSON document with what is not printable as escapes: the same value, safe on a terminal."""
+    if document.isprintable():
+        return document
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in document)
 
 
 def excerpt(text: str) -> str:

@@ -117,7 +117,10 @@ class ActionSink:
     def metrics(self) -> SinkMetrics:
         """See `Sink.metrics`."""
         return SinkMetrics(
-            written=self._written, unsent=self._waiting.qsize(), dropped=self._dropped, error=self._error
+            written=self._written,
+            unsent=sum(one is not None for one in list(self._waiting.queue)),
+            dropped=self._dropped,
+            error=self._error,
         )
 
     def reopen(self) -> None:
@@ -140,10 +143,12 @@ class ActionSink:
         if self._waiting.full():
             dropped = self._waiting.get_nowait()
             self._dropped += 1
+            if self._error is None:
+                logger.warning("%s is dropped: too many commands wait ([action])", dropped and dropped[0][0])
             self._error = f"{MAX_WAITING} commands wait; the oldest are dropped ([action])"
-            logger.warning("%s is dropped: too many commands wait ([action])", dropped and dropped[0][0])
-        else:
+        elif self._error is not None:
             self._error = None
+            logger.warning("commands are run again; %d were dropped since the start", self._dropped)
         self._waiting.put_nowait(command)
 
     def _run(self) -> None:

@@ -37,6 +37,7 @@ WINDOW = 100
 # A disk that takes nothing is tried again after this time.
 DISK_RETRY_S = 60.0
 _LONGEST_WAIT_S = 10.0
+_WERE_DROPPED = "%d results were dropped, because too many waited for the broker"
 # Limits on `close`: for the broker to take the rest, and for the disk to keep it.
 FLUSH_S, KEEP_S = 1.5, 1.5
 
@@ -120,7 +121,7 @@ class Outbox:
         if starts:
             logger.warning("%d results wait for the broker; newer ones are dropped", self._unsent)
         if ended:
-            logger.warning("%d results were dropped, because too many waited for the broker", ended)
+            logger.warning(_WERE_DROPPED, ended)
         self._wake.set()
 
     def acknowledged(self, number: int) -> None:
@@ -278,6 +279,10 @@ class Outbox:
             self._memory.clear()
         if lost:
             logger.error("%d results are lost: they are neither sent nor kept on the disk", lost)
+        if self._dropped_now:
+            logger.warning(
+                "%d results were dropped, because too many waited for the broker", self._dropped_now
+            )
         if waiting := self._kept.results:
             logger.warning("%d results are not sent; they are kept for the next start", waiting)
 

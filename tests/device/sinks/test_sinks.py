@@ -9,6 +9,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from edge_client.contract.errors import SettingsError
@@ -248,6 +249,14 @@ def test_standard_output_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
     line = capsys.readouterr().out
     assert line.endswith("\n")
     assert json.loads(line)["frame"] == 7
+
+
+def test_a_terminal_is_not_steered_by_a_file_name(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[2J\x9b\u202e\u2028\x7f\U000e0001.jpg"
+    StandardOutput().write(msgspec.structs.replace(result(7), source=name))
+    line = capsys.readouterr().out
+    assert line[:-1].isprintable()
+    assert json.loads(line)["source"] == name
 
 
 def test_closed_standard_output_does_not_stop_inference(
