@@ -5,19 +5,39 @@ from __future__ import annotations
 import logging
 
 from edge_client.contract.errors import EdgeError
+from edge_client.contract.text import one_line
 
 LUIGI_LOGGER = "luigi-interface"
 
 
 class _OneParagraph(logging.Filter):
-    """Logs an `EdgeError` as its message: it names the way out, and a traceback would hide it."""
+    """Logs an `EdgeError` as its message: it names the way out, and a traceback would hide it.
+
+    Values in a message are names of files, reasons and answers of servers: none of them can begin a line of
+    its own, or command the terminal.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(_safe(one) for one in record.args)
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, EdgeError):
-            record.msg = f"{record.getMessage()}: {type(error).__name__}: {error}"
+            record.msg = f"{record.getMessage()}: {type(error).__name__}: {one_line(str(error))}"
             record.args, record.exc_info = (), None
         return True
+
+
+def _safe(value: object) -> object:
+    return value if isinstance(value, (int, float)) else one_line(str(value))
+
+
+def for_page(message: str) -> str:
+    """Return a message for luigid's page, which takes it for HTML: on one line, and without a tag."""
+    return (
+        one_line(message)
+        .replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
+        .replace(">", "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}")
+    )
 
 
 def log_errors_as_messages() -> None:

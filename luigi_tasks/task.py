@@ -23,7 +23,7 @@ from typing_extensions import Self
 from edge_client.contract.errors import SettingsError, TransportError
 from luigi_tasks import addresses
 from luigi_tasks.evidence.ledger import EvidenceError
-from luigi_tasks.logs import LUIGI_LOGGER, log_errors_as_messages
+from luigi_tasks.logs import LUIGI_LOGGER, for_page, log_errors_as_messages
 from luigi_tasks.progress import TaskProgress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.targets import DocumentTarget, PendingTarget
@@ -192,7 +192,7 @@ class PipelineTask(luigi.Task):
     def tell(self, message: str) -> None:
         """Show a message on luigid's page, where Luigi runs the task."""
         if self.set_status_message is not None:
-            self.set_status_message(message)
+            self.set_status_message(for_page(message))
 
 
 def make_again(task: luigi.Task) -> None:

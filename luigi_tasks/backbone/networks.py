@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import SettingsError, TransportError
+from luigi_tasks.backbone.imagenet import fetch_imagenet, imagenet_file
 from luigi_tasks.backbone.tensorflow_runtime import running_tensorflow, start_tensorflow
 from luigi_tasks.backbone.weights import IMAGENET, NO_WEIGHTS, weights_path
 
@@ -119,6 +120,8 @@ def _open_base(keras: Any, model: ModelSettings) -> Any:  # noqa: ANN401
     if weights is not None and model.weights != IMAGENET:
         weights = str(weights_path(model))
     try:
+        if weights == IMAGENET and (known := imagenet_file(model)) is not None:
+            weights = str(fetch_imagenet(keras, *known))
         return makers[model.architecture](
             input_shape=(model.input_size, model.input_size, 3),
             alpha=model.alpha,
@@ -127,24 +130,23 @@ def _open_base(keras: Any, model: ModelSettings) -> Any:  # noqa: ANN401
             **options,
         )
     except (ValueError, OSError, KeyError) as e:
-        raise _explain(model, weights, e) from e
+        raise _explain(model, e) from e
     except Exception as e:
         # Keras raises a bare Exception for a failed download.
         if DOWNLOAD_FAILED not in str(e):
             raise
-        raise _explain(model, weights, e) from e
+        raise _explain(model, e) from e
 
 
-def _explain(model: ModelSettings, weights: str | None, error: Exception) -> SettingsError | TransportError:
+def _explain(model: ModelSettings, error: Exception) -> SettingsError | TransportError:
     """Turn an error of Keras into one that names the way out.
 
     Args:
         model: The network that was to be built.
-        weights: Weights as given to Keras: None, `imagenet` or a path.
         error: Error that Keras raised.
     """
     name = architecture_name(model)
-    if weights not in {None, IMAGENET}:
+    if model.weights not in {NO_WEIGHTS, IMAGENET}:
         return SettingsError(
             f"[model] weights {model.weights}: do not fit {name} without its top ({error}); "
             "set [model] architecture and alpha to what the file was made for"

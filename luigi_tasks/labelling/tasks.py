@@ -14,7 +14,7 @@ import luigi
 
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.names import INBOX_FOLDER
-from luigi_tasks.logs import LUIGI_LOGGER, log_errors_as_messages
+from luigi_tasks.logs import LUIGI_LOGGER, for_page, log_errors_as_messages
 from luigi_tasks.progress import TaskProgress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.opening import open_store
@@ -54,7 +54,7 @@ class LabellingTask(luigi.Task):
         """Do the step, with its progress on luigid's page."""
         with TaskProgress(self) as progress:
             message = self.work(progress)
-        self.set_status_message(message)  # type: ignore[misc]
+        self.set_status_message(for_page(message))  # type: ignore[misc]
         logger.info("%s: %s", self.task_family, message)
 
     def work(self, progress: Progress) -> str:

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from local_services import free_ports
 
-from edge_client.contract.errors import InputError, SettingsError, TransportError
+from edge_client.contract.errors import InputError, SettingsError, TransportError, TrustError
 from edge_client.contract.release import Normalization
 from edge_client.inference.classifier import Classifier
 from luigi_tasks.backbone.converters import float_converter
 from luigi_tasks.backbone.extractor import QuantizationParameters, quantization_of
+from luigi_tasks.backbone.imagenet import imagenet_file
 from luigi_tasks.backbone.networks import STANDARD_SUFFIX, architecture_name, build_backbone, standardize
+from luigi_tasks.backbone.tensorflow_runtime import start_tensorflow
 from luigi_tasks.backbone.weights import load_tuned, pack_weights, weights_digest
 from luigi_tasks.dataset.records import Picture, Snapshot
 from luigi_tasks.dataset.splits import ShardSplit
@@ -398,6 +400,24 @@ def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch, tmp_pat
     monkeypatch.setenv("HOME", str(tmp_path))
     model = ModelSettings("mobilenet_v2", 0.35, 96, 2, "imagenet")
     with pytest.raises(TransportError, match=r"could not download.*mobilenet_v2_0\.35_96.*give the path"):
+        build_backbone(model, seed=1)
+
+
+def test_imagenet_weights_that_changed_since_they_were_downloaded_are_refused(monkeypatch, tmp_path):
+    """Keras has no digest for those of MobileNet V1 and V2."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = dataclasses.replace(SCRATCH, weights="imagenet")
+    known = imagenet_file(model)
+    assert known is not None
+    cached = tmp_path / ".keras/models" / known[0]
+    cached.parent.mkdir(parents=True)
+    _, keras = start_tensorflow(1)
+    keras.applications.MobileNet((32, 32, 3), 0.25, include_top=False, weights=None).save_weights(str(cached))
+    build_backbone(model, seed=1)
+    note = cached.with_name(cached.name + ".sha256")
+    assert note.read_text().split() == [hashlib.sha256(cached.read_bytes()).hexdigest(), cached.name]
+    cached.write_bytes(cached.read_bytes() + b"x")
+    with pytest.raises(TrustError, match=r"not the ImageNet weights that were downloaded first.*remove"):
         build_backbone(model, seed=1)
 
 
