@@ -54,6 +54,12 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn an OSError inside the block into a DeviceError that names `path`."""
     try:
         yield
+    except PermissionError as e:
+        msg = (
+            f"{path}: {e.strerror or e}; another user owns it or its folder: `sudo edge-client doctor` gives "
+            "files of the state folder that root made back, else `chown` it"
+        )
+        raise DeviceError(msg) from e
     except OSError as e:
         msg = f"{path}: {e.strerror or e}; check free space (df) and that the disk is writable"
         raise DeviceError(msg) from e

@@ -83,7 +83,9 @@ class _Recorder(Fetcher):
 
 
 def _write(path: Path, objects: dict[str, bytes]) -> None:
-    with path.open("wb") as file:
+    path.unlink(missing_ok=True)
+    # Never through a link: the folder may be one where others write, as /tmp is.
+    with path.open("xb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for name in sorted(objects, key=lambda name: (name.startswith(TARGETS_FOLDER), name)):
                 member = tarfile.TarInfo(name)

@@ -311,11 +311,16 @@ def test_a_source_that_comes_later_is_opened_then(daemon, watcher, repository, s
     assert_answers(daemon, watcher, serving)
 
 
-def test_one_state_folder_serves_one_daemon(daemon, watcher, serving):
-    second = daemon.ask("run")
-    assert second.returncode == 5
-    assert "another edge-client" in second.stderr
-    assert "Traceback" not in second.stderr
+@pytest.mark.parametrize("lock", ["there", "removed"])
+def test_one_state_folder_serves_one_daemon(daemon, watcher, serving, lock, faults):
+    with faults.injected(Kind.STATE, "second daemon on one state folder, lock file", lock):
+        if lock == "removed":
+            (daemon.state_dir / "lock").unlink()
+        second = daemon.ask("run")
+        assert second.returncode == 5
+        assert "another edge-client" in second.stderr
+        assert "Traceback" not in second.stderr
+        assert_answers(daemon, watcher, serving)
 
 
 def test_without_a_root_of_trust_a_new_device_ends_with_an_error(daemon):

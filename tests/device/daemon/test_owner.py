@@ -154,8 +154,8 @@ def taken_by_root(service, *names: str) -> None:
 def test_what_root_once_made_in_the_state_folder_heals(service, repository, watcher, tmp_path, faults):
     release = repository.publish_tiny(0).release
     assert service.ask("import", str(stick(service, tmp_path / "first.tar"))).returncode == 0
-    taken_by_root(service, "lock", "status.json")
-    with faults.injected(Kind.STATE, "files that root once made", "lock and status.json, by itself"):
+    taken_by_root(service, "lock", "status.json", "slots.json")
+    with faults.injected(Kind.STATE, "files that root once made", "lock, status.json, slots.json, by itself"):
         service.start()
         watcher.wait_release(release)
         assert service.ask("update").returncode == 0, "the daemon can be reached"
@@ -165,7 +165,7 @@ def test_what_root_once_made_in_the_state_folder_heals(service, repository, watc
         shadow.write_text("root:*:")
         (service.state_dir / "hard").hardlink_to(shadow)
         (service.state_dir / "soft").symlink_to(shadow)
-        taken_by_root(service, "slots.json", "metadata/timestamp.json")
+        taken_by_root(service, "slots.json", "slots.copy.json", "metadata/timestamp.json")
         os.chown(service.state_dir / "metadata", 0, 0)
         assert "ok   state folder" in service.ask("doctor").stdout
         assert shadow.stat().st_uid == 0
