@@ -169,7 +169,7 @@ class ChannelFollower:
     def _find_software(self) -> str:
         """Return what decides whether a release can run here; empty while there is no runtime."""
         try:
-            return this_software(self._settings.device.device_class)
+            return this_software(self._settings.device, self._settings.update)
         except DeviceError as e:
             logger.error("%s", e)  # noqa: TRY400 - one line, no traceback
             return ""

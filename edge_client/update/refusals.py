@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edge_client import __version__
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.release import ReleaseDocument
+from edge_client.settings.update import UpdateSettings
 from edge_client.update.endings import Ending, find_ending
 from edge_client.update.failures import describe_failure
 from edge_client.update.selftest import SelfTestError
@@ -16,6 +17,7 @@ from edge_client.update.selftest import SelfTestError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edge_client.settings.update import DeviceSettings
     from edge_client.update.slots import Slots
 
 logger = logging.getLogger(__name__)
@@ -79,8 +81,8 @@ def fail_try(
     raise PostponedError(msg) from cause
 
 
-def this_software(device_class: str = "") -> str:
-    """Return client, runtime and device class: what decides whether a release can run here.
+def this_software(device: DeviceSettings | None = None, update: UpdateSettings | None = None) -> str:
+    """Return client, runtime, device class and limits: what decides whether a release can run here.
 
     The schema too: it tells a client that reads a release from one that refused it.
     """
@@ -88,4 +90,10 @@ def this_software(device_class: str = "") -> str:
 
     schema = ReleaseDocument.newest_schema
     name = f"edge-client {__version__}, release schema {schema}, {runtime_name()}"
-    return f"{name}, class {device_class}" if device_class else name
+    if device is not None and device.device_class:
+        name += f", class {device.device_class}"
+    if device is not None and device.latency_budget_ms:
+        name += f", {device.latency_budget_ms:g} ms"
+    if update is not None and update.max_release_bytes != UpdateSettings.max_release_bytes:
+        name += f", {update.max_release_bytes} bytes"
+    return name

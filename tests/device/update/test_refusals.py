@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from edge_client.contract.times import parse_time
+from edge_client.settings.update import DeviceSettings, UpdateSettings
 from edge_client.update import check as updater
 from edge_client.update.decision import Decision
 from edge_client.update.endings import Blame, Ending, Retry, find_ending
@@ -22,7 +23,7 @@ from edge_client.update.failures import (
     is_due,
     next_try,
 )
-from edge_client.update.refusals import PostponedError, RefusedError
+from edge_client.update.refusals import PostponedError, RefusedError, this_software
 from edge_client.update.selftest import SelfTestError
 from edge_client.update.slots import Slots
 from tests.device.conftest import PassedSelfTest
@@ -314,3 +315,10 @@ def test_a_memory_limit_that_a_model_hits_is_no_refusal_at_once(tried, repositor
 
 def test_refusal_blame_is_known_for_each_ending():
     assert {ending.blame for ending in Ending} == set(Blame)
+
+
+def test_a_refusal_ends_with_the_limit_that_it_names():
+    device = DeviceSettings(latency_budget_ms=20.0)
+    raised = this_software(dataclasses.replace(device, latency_budget_ms=40.0))
+    assert len({this_software(), this_software(device), raised}) == 3
+    assert this_software(None, UpdateSettings(max_release_bytes=1)) != this_software(None, UpdateSettings())
