@@ -139,7 +139,12 @@ def _act_as_owner(settings: Settings) -> None:
 def _run(options: argparse.Namespace) -> int:
     configure_logs(logging.DEBUG if options.verbose else logging.INFO)
     settings = _settings_of_owner(options)
-    from edge_client.daemon.daemon import run  # noqa: PLC0415 - the other commands start faster
+    try:
+        from edge_client.daemon.daemon import run  # noqa: PLC0415 - the other commands start faster
+    except Exception as e:
+        # Half an upgrade of NumPy or Pillow raises whatever it likes; systemd starts this again.
+        msg = f"cannot start: {type(e).__name__}: {e}; mend the installation (pip install --force-reinstall)"
+        raise DeviceError(msg) from e
 
     return run(settings)
 

@@ -23,6 +23,7 @@ from edge_client.daemon.explanations import (
     explain_shadow,
     explain_unrecorded,
 )
+from edge_client.daemon.reopening import Reopening
 from edge_client.inbox.selection import ChannelAnswer
 from edge_client.inference.runtime import runtime_name
 from edge_client.offline.handover import BUNDLE_FILE, BundleResult, close_bundle, of_bundle
@@ -55,8 +56,6 @@ MALFORMED_AT_ONCE, MALFORMED_INTERVAL_S = 10, 60.0
 UNDECIDED = ""
 # A release in shadow mode is judged at least so often, also where no frames come.
 LONGEST_WAIT_S = 600.0
-# Between tries to open a release that cannot serve now; the last one again and again.
-REOPEN_S = (1.0, 3.0, 10.0, 30.0, 60.0, 120.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +110,7 @@ class ChannelFollower:
         publish_status: Callable[[bytes], bool],
         live_fields: Callable[[], dict[str, Any]] = dict,
         last_end: LastEnd = LastEnd.UNKNOWN,
+        on_renewal: Callable[[], None] = lambda: None,
         chance: random.Random | None = None,
     ) -> None:
         """Load the release on the disk; touch no network.
@@ -122,11 +122,13 @@ class ChannelFollower:
             publish_status: Sends one retained payload; False if it could not go out now.
             live_fields: More status fields that are read at the time of sending.
             last_end: How the last run of the daemon ended, if nobody requested it.
+            on_renewal: Called if a new process can serve what this one cannot.
             chance: Spreads update checks over time; None: seeded by the system.
         Raises: SettingsError, DeviceError.
         """
         self._settings = settings
         self._stop = stop
+        self._on_renewal = on_renewal
         self._may_serve = may_serve
         self.triggers = UpdateTriggers(self._read_announcement)
         self._malformed_told = RateLimit(MALFORMED_AT_ONCE, MALFORMED_INTERVAL_S)
@@ -139,7 +141,7 @@ class ChannelFollower:
         self._running_update: RunningUpdate | None = None
         self._update_started = float("-inf")
         self._settle_after = float("inf")
-        self._reopen_after, self._reopened = time.monotonic() + REOPEN_S[0], 0
+        self._reopening = Reopening(time.monotonic())
         if self.serves:
             self._may_serve.set()
         self.board = StatusBoard(
@@ -298,13 +300,11 @@ class ChannelFollower:
         )
         requested, retry = False, Retry.RESTART
         while True:
-            now = time.monotonic()
-            wait_s = min(schedule.due_in(now), self._settle_after - now, self._reopen_in(now), LONGEST_WAIT_S)
-            trigger = self.triggers.wait(wait_s)
+            trigger = self.triggers.wait(self._wait_s(schedule, time.monotonic()))
             if self._stop.is_set():
                 return
-            if self._reopen_in(time.monotonic()) <= 0:
-                self._reopen()
+            if self._serving.fault:
+                self._reopen_if_due(requested=trigger.requested)
             if self._settle():
                 schedule.request(time.monotonic())
             self._import_bundle()
@@ -327,16 +327,25 @@ class ChannelFollower:
             if (at := self._serving.retry_at) is not None and (wait_s := seconds_until(at)) > 0:
                 schedule.request(time.monotonic() + wait_s)
 
-    def _reopen_in(self, now: float) -> float:
-        """Return the seconds until a release that cannot serve is tried again."""
-        return self._reopen_after - now if self._serving.fault else float("inf")
+    def _wait_s(self, schedule: CheckSchedule, now: float) -> float:
+        reopen_in = self._reopening.due_in(now) if self._serving.fault else LONGEST_WAIT_S
+        return min(schedule.due_in(now), self._settle_after - now, reopen_in, LONGEST_WAIT_S)
 
-    def _reopen(self) -> None:
-        """Try again to open the release that cannot serve."""
+    def _reopen_if_due(self, *, requested: bool) -> None:
+        """Try again to open the release that cannot serve.
+
+        What a process has imported stays as it was, also after NumPy or the runtime were mended: if a new
+        process can serve the release, this one is replaced by a new one.
+        """
+        if requested:
+            self._reopening.request(time.monotonic())
+        if self._reopening.due_in(time.monotonic()) > 0:
+            return
         changed = self._serving.reopen()
-        delay_s = REOPEN_S[min(self._reopened, len(REOPEN_S) - 1)]
-        self._reopened = 0 if changed else self._reopened + 1
-        self._reopen_after = time.monotonic() + delay_s
+        if not self.serves and self._reopening.needs_probe() and self._serving.opens_elsewhere():
+            logger.warning("another process can serve what this one cannot: starting anew")
+            self._on_renewal()
+        self._reopening.note_try(time.monotonic(), changed=changed)
         if changed:
             self._show_reopened()
 

@@ -13,12 +13,13 @@ import functools
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from edge_client.children import hide_from_others
-from edge_client.contract.errors import EdgeError, SettingsError
+from edge_client.contract.errors import DeviceError, EdgeError, SettingsError
 from edge_client.contract.names import (
     announcement_topic,
     command_topic,
@@ -82,13 +83,23 @@ def run(settings: Settings) -> int:
     """
     hide_from_others()
     state_dir = settings.device.state_dir
+    renewal = threading.Event()
     with (
         hold_state(state_dir) as lock,
         crash_report(state_dir) as last_end,
         end_requests() as (wait_for_end, request_end),
     ):
-        daemon = Daemon(settings, on_end=request_end, last_end=last_end)
-        daemon.start()
+
+        def renew() -> None:
+            renewal.set()
+            request_end()
+
+        try:
+            daemon = Daemon(settings, on_end=request_end, last_end=last_end, on_renewal=renew)
+            daemon.start()
+        except RuntimeError as e:
+            msg = f"cannot start: {e}; where the machine has no more threads, end programs or free memory"
+            raise DeviceError(msg) from e
         actions: dict[int, Callable[[], None]] = {
             signal.SIGHUP: daemon.hang_up,
             signal.SIGUSR1: daemon.keep_status,
@@ -96,8 +107,14 @@ def run(settings: Settings) -> int:
         }
         with lock.accepting_signals():
             reason = wait_for_end(actions)
-        logger.info("%s: stopping", reason)
+        renewed = renewal.is_set()
+        logger.info("%s: stopping", "new process" if renewed else reason)
+        if not renewed:
+            daemon.say_stopping()
         daemon.stop()
+    if renewed:
+        # The same process id: for systemd the service goes on.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this program
     return 0
 
 
@@ -136,7 +153,11 @@ class Daemon:
     """The daemon of one device: source, channels, sinks and inbox."""
 
     def __init__(
-        self, settings: Settings, on_end: Callable[[], None], last_end: LastEnd = LastEnd.UNKNOWN
+        self,
+        settings: Settings,
+        on_end: Callable[[], None],
+        last_end: LastEnd = LastEnd.UNKNOWN,
+        on_renewal: Callable[[], None] = lambda: None,
     ) -> None:
         """Load the releases on the disk; touch no network.
 
@@ -144,6 +165,7 @@ class Daemon:
             settings: Settings of the device.
             on_end: Called when a finite source has no more frames.
             last_end: How the last run of the daemon ended, if nobody requested it.
+            on_renewal: Called if a new process can serve a release that this one cannot.
         Raises: SettingsError, DeviceError.
         """
         self._settings = settings
@@ -168,6 +190,7 @@ class Daemon:
                 publish_status=functools.partial(self._publish_status, self._extra(one.device.channel)),
                 live_fields=self._live_fields if one is settings else dict,
                 last_end=LastEnd.PICTURE if self._last_picture.died_at else last_end,
+                on_renewal=on_renewal,
             )
             for one in of_channels(settings)
         }
@@ -213,13 +236,21 @@ class Daemon:
             logger.info("%s: %s", self._settings.device.id, follower.describe())
         if self._broker:
             self._broker.start()
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError:  # no more threads: no crash of a release
+            for follower in self._followers.values():
+                follower.close()
+            raise
         self._systemd.ready()
+
+    def say_stopping(self) -> None:
+        """Tell systemd that this process ends."""
+        self._systemd.stopping()
 
     def stop(self) -> None:
         """End all threads; a running update is abandoned, which is as safe as a power cut."""
-        self._systemd.stopping()
         self._stop.set()
         self._may_serve.set()
         for follower in self._followers.values():

@@ -253,7 +253,7 @@ def _check_promises(folder: Path, classifier: Classifier, document: ReleaseDocum
 def _read_model(path: Path, sha256: str) -> bytes:
     model = _read(path)
     if hashlib.sha256(model).hexdigest() != sha256:
-        msg = f"{path}: changed since it was signed; delete the folder to download the release again"
+        msg = f"{path}: changed since it was signed; the next update check replaces it"
         raise DeviceError(msg)
     return model
 

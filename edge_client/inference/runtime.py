@@ -87,11 +87,11 @@ def _find_runtime() -> tuple[str, Any]:
     """Return distribution name and module of the first runtime that can be imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its "Created XNNPACK delegate" is no news
     reasons: list[str] = []
-    first: ImportError | None = None
+    first: Exception | None = None
     for distribution, module in _RUNTIMES:
         try:
             return distribution, importlib.import_module(module)
-        except ImportError as e:
+        except Exception as e:  # noqa: BLE001 - half an upgrade raises whatever it likes
             reasons.append(f"{distribution}: {_one_line(e)}")
             first = first or e
     msg = (

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError, EdgeError
 from edge_client.update.decision import Decision
+from edge_client.update.endings import Blame, Ending, find_ending
 from edge_client.update.integrity import check_slot
-from edge_client.update.refusals import refusing
+from edge_client.update.refusals import PostponedError, fail_try, refusing
+from edge_client.update.selftest import SelfTest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +29,27 @@ if TYPE_CHECKING:
     from edge_client.update.slots_document import ProbationRecord
 
 logger = logging.getLogger(__name__)
+
+
+def open_installed(slots: Slots, release: str, software: str, threads: int) -> Classifier:
+    """Load a release that passed its self-test in another process.
+
+    What fails here, the daemon's memory or a runtime that was replaced under it, is no reason to refuse the
+    release: it stays in its slot, and is tried again after some minutes.
+
+    Raises: RefusedError; PostponedError.
+    """
+    try:
+        with refusing(slots, release, software):
+            return open_slot(slots.folder(release), threads)
+    except PostponedError:
+        raise
+    except DeviceError as e:
+        ending = find_ending(e, Ending.NO_PROCESS)
+        if ending.blame is not Blame.ENDLESS:
+            ending = Ending.NO_PROCESS
+        fail_try(slots, release, ending, str(e), software, cause=e)
+        raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +95,7 @@ def install(
     if outcome.decision is not Decision.INSTALL:
         return False
     release = outcome.release
-    with refusing(slots, release, software):
-        new = loaded or open_slot(slots.folder(release), threads)
+    new = loaded or open_installed(slots, release, software, threads)
     serving = holder.current.release if holder.current is not None else None
     before = slots.activate(release, probation, serving)
     try:
@@ -120,6 +142,23 @@ def _describe(faults: list[str], serving: str | None) -> str:
         return ""
     meanwhile = f"release {serving} serves meanwhile, and " if serving else ""
     return f"{'; '.join(faults)}; {meanwhile}it stays on the disk and is tried again"
+
+
+def opens_elsewhere(slots: Slots, threads: int, verified: Mapping[str, str], timeout_s: float) -> bool:
+    """Return whether a new process can serve the current or the previous release: tries their self-tests."""
+    for release in (slots.current, slots.previous):
+        if release is None:
+            continue
+        slot = slots.folder(release)
+        try:
+            check_slot(slot, recorded=slots.digest(release), verified=verified.get(release))
+            with SelfTest(timeout_s=timeout_s, threads=threads) as test:
+                test.run(slot)
+        except EdgeError as e:
+            logger.info("release %s: in another process: %s", release, e)
+            continue
+        return True
+    return False
 
 
 def open_slot(folder: Path, threads: int) -> Classifier:

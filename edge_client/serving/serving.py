@@ -31,7 +31,7 @@ from edge_client.serving.shadow import Shadow, ShadowRelease
 from edge_client.serving.watches import Watches
 from edge_client.update.decision import Decision
 from edge_client.update.endings import Blame, Ending
-from edge_client.update.refusals import RefusedError, fail_try, refusing
+from edge_client.update.refusals import PostponedError, RefusedError, fail_try, refusing
 from edge_client.update.slots import PatientSlots
 from edge_client.update.slots_document import ProbationRecord
 
@@ -92,6 +92,8 @@ class Serving:
         self._verified: dict[str, str] = {}
         self._fault = ""
         self._open()
+        if self.serves:
+            self._slots.clean_slots()
         self._slots.clean_leftovers()
 
     @property
@@ -191,10 +193,15 @@ class Serving:
             return False
         with contextlib.suppress(DeviceError):
             self._slots.reload()  # the disk may have been unreadable before
-        if serving is None and self._slots.current is None:
+        if serving is None and self._slots.current is None and not self._slots.fault:
             return False
         self._open()
         return self._holder.current is not serving
+
+    def opens_elsewhere(self) -> bool:
+        """Return whether a new process can serve a release of the disk."""
+        update, threads = self._settings.update, self._settings.device.threads
+        return activation.opens_elsewhere(self._slots, threads, self._verified, update.self_test_timeout_s)
 
     def _is_signed(self, classifier: Classifier) -> bool:
         signed = self._verified.get(classifier.release or "")
@@ -205,9 +212,10 @@ class Serving:
         before, record = self._holder.current, self._slots.probation
         self._probation = self._resume_probation()
         opened = activation.open_best_slot(self._slots, self._settings.device.threads, self._verified, before)
-        if opened.fault and opened.fault != self._fault:
-            logger.error("%s", opened.fault)
-        self._fault = opened.fault
+        fault = opened.fault or self._slots.fault
+        if fault and fault != self._fault:
+            logger.error("%s", fault)
+        self._fault = fault
         if record is not None and opened.fault and self._slots.probation is not None:
             # The daemon did not die of it: no crash of the release.
             with contextlib.suppress(DeviceError):
@@ -218,7 +226,6 @@ class Serving:
             self._recent = RecentPredictions(self._settings.probation.unsure_below)
         if new is not None and new.release is not None:
             self._slots.secure(new.release, new.document_sha256)
-            self._slots.clean_slots()
         self._watch_predictions(self.release)
 
     def keep_drift(self) -> None:
@@ -404,7 +411,7 @@ class Serving:
             fail_try(self._slots, release, ending, f"{reason} while it ran in shadow mode", self._software)
         with refusing(self._slots, release, self._software):
             self._slots.keep_shadow(record)
-            classifier = activation.open_slot(self._slots.folder(release), self._settings.device.threads)
+            classifier = self._open_shadow(release, known)
         comparison = Shadow(
             release,
             self._settings.shadow,
@@ -416,6 +423,14 @@ class Serving:
         self._shadow = ShadowRelease(classifier, comparison, outcome)
         logger.info("release %s runs in shadow mode, compared with %s", release, self._slots.current)
         self._slots.clean_slots()
+
+    def _open_shadow(self, release: str, before: ProbationRecord) -> Classifier:
+        try:
+            threads = self._settings.device.threads
+            return activation.open_installed(self._slots, release, self._software, threads)
+        except PostponedError:
+            self._slots.keep_shadow(before)  # the daemon did not die of it
+            raise
 
     def _settle_shadow(
         self, shadow: ShadowRelease, before_swap: Callable[[UpdateOutcome], None]

@@ -81,8 +81,8 @@ def _check(test: subprocess.Popen[bytes] | None, order_in: BinaryIO, report_out:
     order: CheckOrder = pickle.load(order_in)  # noqa: S301
     os.environ.update(order.secrets)
     configure_logs()
-    updater = _build_updater(order, test, on_install, on_signed)
-    report_out.write(encode_document(_report(updater)))
+    report = _report(lambda: _build_updater(order, test, on_install, on_signed))
+    report_out.write(encode_document(report))
     report_out.flush()
     return 0
 
@@ -117,12 +117,12 @@ def _build_updater(
     )
 
 
-def _report(updater: ReleaseUpdater) -> Report:
+def _report(build_updater: Callable[[], ReleaseUpdater]) -> Report:
     from edge_client.contract.errors import EdgeError  # noqa: PLC0415 - as above
     from edge_client.update.check_process import Report, error_kind  # noqa: PLC0415 - as above
 
     try:
-        outcome = updater.check()
+        outcome = build_updater().check()
     except EdgeError as e:
         return Report(decision="", release="", bytes_pulled=0, reason="", error=error_kind(e), message=str(e))
     return Report(

@@ -48,6 +48,7 @@ class SealedFile(Generic[DocumentT]):
         self._first, self._second = paths
         self._limit_bytes = limit_bytes
         self._check = check
+        self._told: dict[Path, str] = {}
 
     def read(self) -> DocumentT | None:
         """Return the document; None if both copies are missing or damaged.
@@ -62,9 +63,9 @@ class SealedFile(Generic[DocumentT]):
                 continue
             except OSError as e:
                 unreadable = e
-                logger.warning("%s: %s", path, e.strerror or e)
+                self._tell(path, f"{path}: {e.strerror or e}")
             except InputError as e:
-                logger.warning("%s", e)
+                self._tell(path, str(e))
         if unreadable is None:
             return None
         msg = (
@@ -72,6 +73,12 @@ class SealedFile(Generic[DocumentT]):
             "check the disk and who owns [device] state_dir"
         )
         raise DeviceError(msg) from unreadable
+
+    def _tell(self, path: Path, fault: str) -> None:
+        """Log why a copy is not used, once."""
+        if self._told.get(path) != fault:
+            logger.warning("%s", fault)
+        self._told[path] = fault
 
     def write(self, document: DocumentT) -> None:
         """Replace the first copy.

@@ -451,15 +451,30 @@ class Slots:
 
 
 class PatientSlots(Slots):
-    """Slots of a device that serves also while its disk cannot be read: `slots.json` is read later then."""
+    """Slots of a device that serves also while its disk cannot be read: `slots.json` is read later then.
+
+    Attributes:
+        fault: Why `slots.json` cannot be read now, for people; empty if it was read.
+    """
+
+    fault = ""
 
     def _load(self) -> SlotsDocument:
         try:
             return super()._load()
         except DeviceError as e:
-            logger.error("%s", e)  # noqa: TRY400 - one line, no traceback
-            self._unread = True
+            self.fault, self._unread = str(e), True
             return self._adopt(SlotsDocument(), "cannot be read now")
+
+    def reload(self) -> None:
+        """See `Slots.reload`; while `slots.json` cannot be read, the slots may be readable again."""
+        try:
+            super().reload()
+        except DeviceError:
+            if self._unread and self.current is None:
+                self._document = self._adopt(SlotsDocument(), "cannot be read now")
+            raise
+        self.fault = ""
 
 
 def _is_missing(path: Path) -> bool:

@@ -20,7 +20,7 @@ from tests.fakes.tiny_model import plain_picture
 from tests.fakes.tuf_repository import TufRepository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import Self
 
@@ -63,7 +63,11 @@ class DeviceUnderTest:
             self.root, self.store.base_url, self.state_dir / "metadata", open_fetcher(self.store)
         )
 
-    def updater(self, settings: UpdateSettings | None = None) -> ReleaseUpdater:
+    def updater(
+        self,
+        settings: UpdateSettings | None = None,
+        on_signed: Callable[[str, str], None] = lambda _release, _digest: None,
+    ) -> ReleaseUpdater:
         return ReleaseUpdater(
             self.device_id,
             "stable",
@@ -71,6 +75,7 @@ class DeviceUnderTest:
             self.slots,
             self.open,
             on_install=self.installed.append,
+            on_signed=on_signed,
         )
 
     def check(self) -> UpdateOutcome:
