@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import io
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import pytest
 
@@ -35,11 +36,21 @@ def bits_of(data: bytes, faults: Faults, some: int = SOME, most: int = 1 << 30) 
 
 def fail_to_read(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Let reading files of these names fail with EIO, as a card with a bad contact does."""
+    _fail(monkeypatch, lambda path: path.name in names)
+
+
+def fail_to_read_below(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let reading all files in a folder fail with EIO."""
+    _fail(monkeypatch, lambda path: folder in path.parents)
+
+
+def _fail(monkeypatch: pytest.MonkeyPatch, is_bad: Callable[[Path], bool]) -> None:
     real = io.open
 
     def tired(file: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
-        if "r" in mode and not isinstance(file, int) and Path(file).name in names:
+        if "r" in mode and not isinstance(file, int) and is_bad(Path(file)):
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
         return real(file, mode, *rest, **more)
 
     monkeypatch.setattr(io, "open", tired)
+    monkeypatch.setattr(builtins, "open", tired)

@@ -8,19 +8,26 @@ that can be, else after the next start.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
+import random
 import shutil
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from local_services import wait_until
 
+from edge_client.contract.documents import encode_document
+from tests.fakes.bad_disk import flip
 from tests.fakes.device_daemon import LIMIT_S, DaemonUnderTest, Watcher, assert_answers
 from tests.fakes.tiny_release import tiny_release
+from tests.fakes.tuf_repository import TufRepository
 from tests.fault_table import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -145,6 +152,16 @@ CAUSES = {
 }
 
 
+# Tried in every run of the tests, the others with --every-fault.
+USUAL = {
+    "no runtime",
+    "a runtime that does not fit NumPy",
+    "out of memory",
+    "EIO on all of the state",
+    "another preprocessing (package downgrade)",
+}
+
+
 class BadMachine:
     """A daemon on a machine that fails while the file `bad` is there."""
 
@@ -165,32 +182,39 @@ class BadMachine:
 
 
 @pytest.fixture(scope="module")
-def two_releases(tmp_path_factory, mqtt_broker) -> Path:
-    """State folder of a device that took two releases, the second one after the first."""
-    from tests.fakes.tuf_repository import TufRepository  # noqa: PLC0415
-
-    folder = tmp_path_factory.mktemp("two-releases")
+def published() -> Iterator[TufRepository]:
     with TufRepository() as repository:
-        daemon = DaemonUnderTest(folder, repository, mqtt_broker, "fleet-of-two")
-        watcher = Watcher(mqtt_broker, "fleet-of-two")
-        repository.publish_tiny(0)
-        daemon.start()
-        watcher.wait_release(A)
-        repository.publish_tiny(1)
-        watcher.announce(B)
-        watcher.wait_release(B)
-        assert daemon.terminate() == 0
-        watcher.close()
+        yield repository
+
+
+@pytest.fixture(scope="module")
+def two_releases(published, tmp_path_factory, mqtt_broker) -> Path:
+    """State folder of a device that took two releases, the second one after the first."""
+    daemon = DaemonUnderTest(tmp_path_factory.mktemp("two"), published, mqtt_broker, "fleet-of-two")
+    watcher = Watcher(mqtt_broker, "fleet-of-two")
+    published.publish_tiny(0)
+    daemon.start()
+    watcher.wait_release(A)
+    published.publish_tiny(1)
+    watcher.announce(B)
+    watcher.wait_release(B)
+    assert daemon.terminate() == 0
+    watcher.close()
+    (daemon.state_dir / "status.json").unlink()
+    published.stop()
     return daemon.state_dir
 
 
 @pytest.fixture
-def offline(daemon, repository, two_releases):
-    """A daemon with these releases, whose store does not answer any more."""
+def offline(two_releases, published, tmp_path, mqtt_broker, fleet) -> Iterator[DaemonUnderTest]:
+    """A daemon with these releases, whose store does not answer."""
+    daemon = DaemonUnderTest(tmp_path, published, mqtt_broker, fleet)
     shutil.copytree(two_releases, daemon.state_dir)
-    (daemon.state_dir / "status.json").unlink()
-    repository.stop()
-    return daemon
+    yield daemon
+    published.stop()
+    if daemon.process is not None and daemon.process.poll() is None:
+        daemon.process.kill()
+        daemon.process.wait()
 
 
 def on_disk(state_dir: Path) -> dict[str, bytes]:
@@ -207,6 +231,8 @@ def on_disk(state_dir: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", CAUSES)
 def test_bad_start_costs_no_release(offline, watcher, tmp_path, monkeypatch, name, faults):
+    if name not in USUAL and not faults.every:
+        pytest.skip("a part of the causes by default; --every-fault tries all")
     cause, machine = CAUSES[name], BadMachine(offline, tmp_path)
     before = on_disk(offline.state_dir)
     with faults.injected(Kind.BAD_STARTS, "two releases, no network", name):
@@ -231,3 +257,52 @@ def test_bad_start_costs_no_release(offline, watcher, tmp_path, monkeypatch, nam
         assert status.previous == A
     assert offline.terminate() == 0
     assert "Traceback" not in offline.log
+
+
+def flip_some_bit(folder: Path, chance: random.Random) -> Path:
+    """Flip one bit of one file; return the file."""
+    file = chance.choice(sorted(path for path in folder.rglob("*") if path.stat().st_size and path.is_file()))
+    data = file.read_bytes()
+    file.write_bytes(flip(data, chance.randrange(8 * len(data))))
+    return file
+
+
+def test_bad_start_after_a_flipped_bit_serves_and_is_mended(offline, watcher, published, faults):
+    """Whatever bit flips, the daemon serves without a network; `test_integrity.py` has thousands of them."""
+    chance = random.Random(11)
+    for _ in range(60 if faults.every else 1):
+        file = flip_some_bit(offline.state_dir, chance)
+        with faults.injected(Kind.BIT_FLIPS, "the real daemon", file.name):
+            offline.start()
+            watcher.wait_status(lambda s: s.state == "serving" and s.release in {A, B}, f"{file} flipped")
+            assert_answers(offline, watcher, watcher.status.release)
+            published.start()
+            assert offline.ask("update").returncode == 0
+            watcher.wait_status(lambda s: s.release == B and s.decision == "serves", f"{file} mended")
+            assert_answers(offline, watcher, B)
+            assert offline.terminate() == 0
+            published.stop()
+            watcher.status = None
+
+
+def test_a_self_made_release_stops_serving_when_the_signatures_are_verified(offline, watcher, published):
+    """Somebody edited the card: the slot, and the digests of slots.json; the network is away."""
+    document, files = tiny_release(3)
+    for name, data in files.items():
+        (offline.state_dir / "slots" / B / name).write_bytes(data)
+    forged = encode_document(msgspec.structs.replace(document, release=B))
+    (offline.state_dir / "slots" / B / "release.json").write_bytes(forged)
+    content = json.loads((offline.state_dir / "slots.json").read_bytes())
+    del content["checksum"]
+    content["digests"][B] = hashlib.sha256(forged).hexdigest()
+    for name in ("slots.json", "slots.copy.json"):
+        (offline.state_dir / name).write_text(json.dumps(content))
+    offline.start()
+    status = watcher.wait_status(lambda s: s.release == A and s.state == "serving", "the signed one")
+    assert "not what was signed" in (status.warning or "")
+    assert_answers(offline, watcher, A)
+    published.start()
+    assert offline.ask("update").returncode == 0
+    watcher.wait_release(B)
+    assert_answers(offline, watcher, B)
+    watcher.wait_status(lambda s: s.warning is None, "no warning any more")

@@ -13,6 +13,7 @@ from edge_client.contract.names import COMPRESSED_MODEL_FILE, MODEL_FILE, patch_
 from edge_client.update import check as updater
 from edge_client.update.patches import unpack
 from tests.device.conftest import PassedSelfTest
+from tests.fakes.bad_disk import fail_to_read_below
 from tests.fakes.patches import zstd_patch
 from tests.fakes.tiny_release import tiny_release
 from tests.fakes.tuf_repository import object_path
@@ -113,6 +114,23 @@ def test_a_damaged_base_costs_the_whole_model(serving, repository):
     publish(repository, patch=zstd_patch(MODEL_B, MODEL_A))
     (serving.slots.folder(A.release) / MODEL_FILE).write_bytes(MODEL_A[::-1])
     assert update(serving, repository) == [f".from-{A.release}.zst", ""]
+
+
+@pytest.mark.parametrize("fault", ["EIO", "deleted", "truncated", "a folder"])
+def test_a_base_that_cannot_be_read_costs_the_patch_only(serving, repository, monkeypatch, fault):
+    publish(repository, patch=zstd_patch(MODEL_B, MODEL_A), compressed=zstd_patch(MODEL_B))
+    base = serving.slots.folder(A.release) / MODEL_FILE
+    if fault == "truncated":
+        base.write_bytes(MODEL_A[:100])
+    elif fault != "EIO":
+        base.unlink()
+    if fault == "a folder":
+        base.mkdir()
+    with monkeypatch.context() as patch:
+        if fault == "EIO":
+            fail_to_read_below(patch, base.parent)
+        read = update(serving, repository)
+    assert read == ([f".from-{A.release}.zst"] if fault == "truncated" else []) + [".zst"]
 
 
 def test_a_device_without_zstandard_reads_the_model(serving, repository, monkeypatch):
