@@ -75,6 +75,7 @@ TABLE = {
     Ending.TOO_SLOW: (1, None),
     Ending.UNUSABLE: (1, None),
     Ending.WORSE: (1, None),
+    Ending.CRASHED_SERVING: (1, None),
     Ending.CRASHED: (2, None),
     Ending.KILLED: (4, REFUSED_S),
     Ending.TIMED_OUT: (4, REFUSED_S),
