@@ -129,7 +129,7 @@ class Demo:
         )
         say(f"  luigid's page: [bold]{self.scheduler.url}[/]")
         make_keys(work / "keys")
-        say("  signing keys made: the root apart, the pipeline's three, and root.json for the device")
+        say("  signing keys made: the root apart, the pipeline's four, and root.json for the device")
         self.pictures = work / "pictures"
         self.camera = work / "camera"
         self.camera.mkdir()

@@ -135,10 +135,10 @@ class ReleaseRepository:
     def _compare(self, shown: RepositoryState) -> RepositoryState:
         """Return the state, or what is remembered where the bucket is older or lost a channel."""
         known, published = shown.known, shown.published
-        state = shown
-        if is_behind(published, known) and (remembered := self._recall(shown.roots, known)) is not None:
+        state, fault = shown, self._find_fault(shown)
+        if fault and (remembered := self._recall(shown.roots, known)) is not None:
             state = recover(shown, remembered)
-            self._report(f"older than what this machine published: {describe_versions(published, known)}")
+            self._report(fault)
         elif published.targets is not None and any(
             published.version(role) != known.version(role) for role in ROLES
         ):
@@ -146,6 +146,20 @@ class ReleaseRepository:
         if any(channel_target(name) not in state.files for name in known.own_channels):
             state = self._restore_own(state)
         return state
+
+    def _find_fault(self, shown: RepositoryState) -> str:
+        """Return in words why what the bucket shows does not count, if anything is wrong with it.
+
+        Nobody signs with keys that were replaced, once their successors signed: a thief of retired keys does.
+        """
+        known, published = shown.known, shown.published
+        if is_behind(published, known):
+            return f"older than what this machine published: {describe_versions(published, known)}"
+        if 0 < published.root_version < shown.root.signed.version:
+            remembered = recall(trusted_roots(shown.roots), known)
+            if remembered is not None and remembered.root_version > published.root_version:
+                return f"signed by the keys of root version {published.root_version}, which were replaced"
+        return ""
 
     def _recall(self, roots: Sequence[Metadata[Root]], known: Remembered) -> Published | None:
         """Return the remembered metadata; None if it does not count after a theft, or is damaged."""

@@ -396,6 +396,25 @@ def test_a_routine_rotation_keeps_the_memory(old_bucket):
     assert old_bucket.device() == "r8"
 
 
+def test_what_retired_keys_sign_later_is_not_signed_again(fleet, tmp_path, caplog):
+    """Replaced in routine, stolen afterwards: in a version far ahead, so that nothing looks older."""
+    fleet.publish("r1")
+    shutil.copytree(fleet.keys, tmp_path / "thief/keys")
+    rotate_keys(fleet.keys, Rotation(ONLINE_ROLES))
+    fleet.publish("r2")
+    honest, fleet.keys = fleet.keys, tmp_path / "thief/keys"
+    (fleet.bucket / "metadata/2.root.json").unlink()
+    (fleet.bucket / TIMESTAMP_KEY).unlink()
+    shutil.rmtree(fleet.keys / "device/memory")
+    fleet.publish("evil", seconds=3600)
+    fleet.keys = honest
+    assert fleet.machine().load().channel("stable").release == "r2"
+    assert "signed by the keys of root version 1, which were replaced" in caplog.text
+    fleet.publish("r3")
+    assert fleet.device() == "r3"
+    assert "evil" not in fleet.machine().load().releases()
+
+
 # Conditional writes
 
 
