@@ -131,14 +131,19 @@ def _settings_of_owner(options: argparse.Namespace) -> Settings:
     return settings
 
 
-def _act_as_owner(settings: Settings) -> None:
+def _act_as_owner(settings: Settings, *, serving_user: int | None = None) -> None:
+    from edge_client.state_folder import user_of_daemon  # noqa: PLC0415
+
+    state_dir = settings.device.state_dir
     pictures = [Path(settings.source.path)] if settings.source.kind in {"folder", "files"} else []
-    act_as_owner(settings.device.state_dir, apart_from=pictures)
+    served_by = user_of_daemon(state_dir) if serving_user is None else serving_user
+    act_as_owner(state_dir, apart_from=pictures, serving_user=served_by)
 
 
 def _run(options: argparse.Namespace) -> int:
     configure_logs(logging.DEBUG if options.verbose else logging.INFO)
-    settings = _settings_of_owner(options)
+    settings = _settings(options)
+    _act_as_owner(settings, serving_user=os.geteuid())
     try:
         from edge_client.daemon.daemon import run  # noqa: PLC0415 - the other commands start faster
     except Exception as e:

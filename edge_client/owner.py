@@ -30,12 +30,15 @@ logger = logging.getLogger(__name__)
 _ROOT = 0
 
 
-def act_as_owner(state_dir: Path, *, apart_from: Collection[Path] = ()) -> None:
+def act_as_owner(
+    state_dir: Path, *, apart_from: Collection[Path] = (), serving_user: int | None = None
+) -> None:
     """Become the owner of the state folder, where root runs this; refuse users who could only do harm.
 
     Args:
         state_dir: State folder; nothing happens where it is not there yet, or belongs to root.
         apart_from: Folders below it whose content is somebody else's.
+        serving_user: User of the daemon that runs there, or is about to.
     Raises: DeviceError with the command to run instead.
     """
     try:
@@ -43,6 +46,9 @@ def act_as_owner(state_dir: Path, *, apart_from: Collection[Path] = ()) -> None:
     except OSError:
         return  # the command itself makes it, or names the fault
     user = os.geteuid()
+    if user == serving_user == _ROOT and user_name(owner.st_uid).isdecimal():
+        # In a container, root serves on a folder of a user that only the machine around it knows.
+        return
     if user == _ROOT != owner.st_uid:
         _give_back(state_dir, owner, apart_from)
         _become(owner, state_dir)

@@ -212,6 +212,15 @@ def running_process(state_dir: Path) -> int | None:
             return None
 
 
+def user_of_daemon(state_dir: Path) -> int | None:
+    """Return the user of the daemon that holds the state folder; None if it does not name itself."""
+    process = running_process(state_dir)
+    try:
+        return None if process is None else Path(f"/proc/{process}").stat().st_uid
+    except OSError:
+        return None
+
+
 def signal_daemon(state_dir: Path, number: signal.Signals = signal.SIGHUP) -> None:
     """Tell the daemon to install the channels' releases now.
 

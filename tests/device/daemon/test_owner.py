@@ -57,6 +57,7 @@ class ServiceUnderTest(DaemonUnderTest):
 
     def __init__(self, folder: Path, *parts: object) -> None:
         super().__init__(folder, *parts)  # type: ignore[arg-type]
+        self.user = SERVICE
         self.state_dir.mkdir()
         for path in (self.state_dir, self.camera):
             os.chown(path, SERVICE, SERVICE)
@@ -73,8 +74,8 @@ class ServiceUnderTest(DaemonUnderTest):
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env=environment_for_others()[1],
-                user=SERVICE,
-                group=SERVICE,
+                user=self.user,
+                group=self.user,
                 extra_groups=[],
                 umask=0o027,
             )
@@ -177,6 +178,16 @@ def test_what_root_once_made_in_the_state_folder_heals(service, repository, watc
         watcher.wait_release(release)
         assert_answers(service, watcher, release)
         repository.start()
+
+
+def test_root_that_serves_on_a_folder_of_a_user_without_a_name_stays_root(service, repository, watcher):
+    """As in a container with a folder of the machine around it, whose user may not open the camera."""
+    release = repository.publish_tiny(0).release
+    service.user = 0
+    service.start()
+    watcher.wait_release(release)
+    assert Path(f"/proc/{service.process.pid}").stat().st_uid == 0
+    assert service.ask("update").returncode == 0
 
 
 def test_another_user_is_told_whose_command_it_is(service, repository, tmp_path):
