@@ -211,8 +211,13 @@ class Daemon:
         self._metrics, counters = self._serve_metrics()
         if exposure := settings.broker.exposure:
             logger.warning("%s", exposure)
+        kept = KeptResults(settings.device.state_dir / UNSENT_FOLDER, settings.sinks.unsent_max_bytes)
         if self._broker and settings.sinks.mqtt:
-            self._outbox = self._open_outbox(self._broker)
+            self._outbox = self._open_outbox(self._broker, kept)
+        elif kept.results:
+            logger.warning(
+                "%d results wait for a broker; none is set ([broker] host, [sinks] mqtt)", kept.results
+            )
         self._delivery = Delivery(
             open_sinks(settings.sinks, outbox=self._outbox, action=settings.action), counters
         )
@@ -314,10 +319,10 @@ class Daemon:
             on_acknowledged=self._on_acknowledged,
         )
 
-    def _open_outbox(self, broker: BrokerConnection) -> Outbox:
+    def _open_outbox(self, broker: BrokerConnection, kept: KeptResults) -> Outbox:
         device = self._settings.device
         return Outbox(
-            KeptResults(device.state_dir / UNSENT_FOLDER, self._settings.sinks.unsent_max_bytes),
+            kept,
             send=broker.send,
             connected=lambda: broker.connected,
             topic_of=lambda channel: results_topic(device.fleet, device.id, self._extra(channel)),

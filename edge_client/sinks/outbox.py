@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import logging
 import threading
 import time
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 # In memory, beyond which results are dropped if the disk takes none either: about 1 MB.
 MAX_WAITING, MAX_WAITING_BYTES = 2_000, 4_000_000
 # So many are moved to the disk at once, when twice as many wait: one durable write wears out a card less.
-KEPT_AT_ONCE = 500
+KEPT_AT_ONCE, KEPT_AT_ONCE_BYTES = 500, 1_000_000
 # Sent and not acknowledged. paho has 20 of them on the wire.
 WINDOW = 100
 # A disk that takes nothing is tried again after this time.
@@ -157,6 +158,11 @@ class Outbox:
     def _unsent(self) -> int:
         return len(self._sent) + len(self._next) + self._kept.results + len(self._memory)
 
+    @property
+    def _crowded(self) -> bool:
+        """Whether the oldest results in memory are to move to the disk."""
+        return len(self._memory) >= 2 * KEPT_AT_ONCE or self._memory_bytes >= 2 * KEPT_AT_ONCE_BYTES
+
     # The thread
 
     def _run(self) -> None:
@@ -175,7 +181,7 @@ class Outbox:
         try:
             self._note_acknowledged()
             self._send_next()
-            while len(self._memory) >= 2 * KEPT_AT_ONCE and time.monotonic() >= self._disk_after:
+            while self._crowded and time.monotonic() >= self._disk_after:
                 self._keep_oldest()
         except Exception:
             # The results stay where they are; the next one tries again.
@@ -250,7 +256,12 @@ class Outbox:
 
     def _keep_oldest(self) -> None:
         """Move the oldest results from the memory to the disk."""
-        oldest = [self._memory[i] for i in range(KEPT_AT_ONCE)]
+        oldest, size = [], 0
+        for one in itertools.islice(list(self._memory), KEPT_AT_ONCE):
+            oldest.append(one)
+            size += len(one.payload)
+            if size >= KEPT_AT_ONCE_BYTES:
+                break
         if not self._on_disk(lambda: self._kept.append([one.payload for one in oldest])):
             self._disk_after = time.monotonic() + DISK_RETRY_S
             return

@@ -143,6 +143,23 @@ def test_three_thousand_results_wait_for_the_broker(start, folder):
     wait_until(lambda: not files(folder), "the files to be removed")
 
 
+def test_long_results_go_to_the_disk_before_the_memory_is_full_of_them(start, folder):
+    device = start()
+    names = {f"a class with a long name, number {number}": 0.001 for number in range(1000)}
+    for frame in range(1, 121):  # of 50 kB each
+        device.sink.write(
+            example_result(frame=frame, channel="stable", top=names),
+            None,
+            functools.partial(device.safe.append, frame),
+        )
+        wait_until(lambda: not device.outbox._crowded, "the results to go to the disk")
+    device.wait(unsent=120, dropped=0)
+    assert max(path.stat().st_size for path in files(folder)) < 2_000_000
+    device.link.come()
+    device.wait(written=120, unsent=0)
+    assert device.link.frames == list(range(1, 121))
+
+
 def test_what_neither_memory_nor_disk_holds_is_counted_and_told(start, caplog):
     device = start(max_bytes=0)
     device.classify(1, outboxes.MAX_WAITING)
