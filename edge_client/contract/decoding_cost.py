@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PILLOW_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 _RGB_BYTES = 3
 # Of all that the format's decoder holds at its peak, where that is more than picture and RGB together.
-_DECODER_BYTES = {"WEBP": 17, "AVIF": 24, "HEIF": 24}
+_DECODER_BYTES = {"WEBP": 17, "AVIF": 13, "HEIF": 24}
 # libjpeg holds the coefficients of a picture in several scans, of 2 bytes, one for each sample.
 _COEFFICIENT_BYTES = 2
 # A picture below this costs what a camera's frame costs, and is not compared with what is free.

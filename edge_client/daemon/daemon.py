@@ -42,7 +42,7 @@ from edge_client.sinks.delivery import Delivery, Receipt
 from edge_client.sinks.kept import UNSENT_FOLDER, KeptResults
 from edge_client.sinks.opening import open_sinks
 from edge_client.sinks.outbox import Outbox
-from edge_client.sources.driver import SLOW_PICTURE_S, DriverWatch
+from edge_client.sources.driver import SLOW_READING_S, DriverWatch
 from edge_client.sources.driver import STUCK_S as DRIVER_STUCK_S
 from edge_client.sources.opening import open_source
 from edge_client.state_folder import (
@@ -275,7 +275,7 @@ class Daemon:
             self._metrics.stop()
         if self._inbox:
             self._inbox.close()
-        self._last_picture.close(hangs=self._driver.waiting_s() > SLOW_PICTURE_S)
+        self._last_picture.close(hangs=self._driver.waiting_s() > SLOW_READING_S)
 
     def hang_up(self) -> None:
         """Install the releases of all channels now, and open the files of results anew: logrotate asks so.

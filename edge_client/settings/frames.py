@@ -37,7 +37,8 @@ class SourceSettings(Section):
             camera's number; empty means 0.
         after: What happens to a file of a watched folder once its result is written. `keep` leaves it (it
             is classified again after a restart), `move` moves it to the subfolder `done/`, `delete` deletes
-            it. A file that cannot be decoded is left, moved to `broken/`, or deleted, respectively.
+            it. A file that cannot be decoded is left, moved to `broken/`, or deleted, respectively; one that
+            the daemon died at is left, or moved to `broken/`.
         settle_s: A file of a watched folder is read once it has not changed for so long, in seconds.
         frames_per_second: Limit on the frame rate; 0: no limit.
         width: Camera frames, pixels.

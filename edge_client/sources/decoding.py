@@ -55,6 +55,10 @@ class PictureDecoder:
         with self._watch.reading(name), self._noted(name):
             return _tidied(decode_picture(data, source=name))
 
+    def watching(self, path: Path) -> contextlib.AbstractContextManager[None]:
+        """Watch the block, which waits for the disk that a path is on: a network share may not answer."""
+        return self._watch.reading(text_of(path))
+
     def is_given_up(self, path: Path, found: os.stat_result) -> bool:
         """Whether an earlier run died while it decoded this file."""
         return self._note is not None and self._note.is_given_up(path, found)

@@ -15,7 +15,7 @@ SILENT_S = 60.0
 # No driver call takes so long: OpenCV gives up after 30 s (FFmpeg) or 10 s (V4L2).
 STUCK_S = 120.0
 # The largest picture that is accepted takes a Pi Zero 2 this long to read and decode.
-SLOW_PICTURE_S = 15.0
+SLOW_READING_S = 15.0
 
 
 class DriverWatch:
@@ -34,9 +34,9 @@ class DriverWatch:
         self._since.pop(threading.get_ident(), None)
 
     @contextlib.contextmanager
-    def reading(self, picture: str) -> Iterator[None]:
-        """Watch the block, which reads and decodes a picture."""
-        self._since[threading.get_ident()] = (self._clock(), picture)
+    def reading(self, name: str) -> Iterator[None]:
+        """Watch the block, which reads a picture or folder of this name."""
+        self._since[threading.get_ident()] = (self._clock(), name)
         try:
             yield
         finally:
@@ -49,13 +49,10 @@ class DriverWatch:
 
     def fault(self) -> str:
         """Return what has not answered for too long, and for how long; "" if nothing hangs."""
-        for since, picture in list(self._since.values()):
-            limit_s = SLOW_PICTURE_S if picture else SILENT_S
-            if self._clock() - since > limit_s:
-                what = (
-                    f"{picture}: reading and decoding it has taken"
-                    if picture
-                    else "the camera's driver has not answered for"
-                )
-                return f"{what} over {limit_s:g} s"
+        for since, name in list(self._since.values()):
+            waited_s = self._clock() - since
+            if name and waited_s > SLOW_READING_S:
+                return f"{name}: reading it takes over {SLOW_READING_S:g} s; check the disk, or remove it"
+            if not name and waited_s > SILENT_S:
+                return f"the camera's driver has not answered for over {SILENT_S:g} s"
         return ""

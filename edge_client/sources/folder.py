@@ -97,12 +97,14 @@ class WatchedFolder:
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """See `Source.frames`; ends only with `stop`."""
-        self._check()
+        with self._decoder.watching(self._folder):
+            self._check()
         gone_at: float | None = None
         while not stop.is_set():
             started = time.monotonic()
             try:
-                ready = self._scan(started)
+                with self._decoder.watching(self._folder):
+                    ready = self._scan(started)
                 gone_at = None
             except OSError as e:
                 # A USB stick that was pulled out may come back: wait for it, with one warning.
@@ -223,12 +225,8 @@ class WatchedFolder:
         if self._after == "keep":
             return
         try:
-            if _signature(os.lstat(self._folder / name)) != file.signature:
-                return
-            if self._after == "delete":
-                (self._folder / name).unlink()
-            else:
-                self._move_within(name, folder)
+            with self._decoder.watching(self._folder / name):
+                self._dispose_of(name, file, folder)
         except FileNotFoundError:
             pass  # removed by its owner
         except OSError as e:
@@ -237,6 +235,18 @@ class WatchedFolder:
                 text_of(self._folder / name),
                 e.strerror or e,
             )
+
+    def _dispose_of(self, name: str, file: _Known, folder: str) -> None:
+        """Move or delete a file, unless it was replaced.
+
+        Raises: OSError.
+        """
+        if _signature(os.lstat(self._folder / name)) != file.signature:
+            return
+        if self._after == "delete":
+            (self._folder / name).unlink()
+        else:
+            self._move_within(name, folder)
 
     def _move(self, name: str, folder: str) -> bool:
         """Move a file to a subfolder; return whether that was possible."""

@@ -28,11 +28,14 @@ from edge_client.contract.errors import DeviceError, EdgeError, InputError, Tran
 from edge_client.contract.messages import Announcement
 from edge_client.contract.names import LABELS_FILE, MODEL_FILE, RELEASE_FILE, release_target
 from edge_client.contract.preprocessing import decode_picture, fit_pixels
+from edge_client.contract.structure import check_structure, count_scans, is_heavy_directory
 from edge_client.inference.classifier import classifier_from_release
+from edge_client.last_picture import GIVEN_UP_FILE, GivenUpFile, GivenUpFiles, LastPicture
 from edge_client.releases import needed_files, read_release
 from edge_client.repository.bundle_fetcher import BundleFetcher
 from edge_client.repository.fetcher import Fetcher, absent
 from edge_client.repository.trusted import TrustedRepository
+from edge_client.sources.pipe import PictureSplitter
 from edge_client.update.patches import unpack
 from edge_client.update.selftest import SelfTestError, Verdict
 from edge_client.update.triggers import read_announcement
@@ -194,6 +197,28 @@ def _decode_picture(data: bytes, _folder: Path) -> None:
     pixels = decode_picture(data)
     assert pixels.dtype == np.uint8
     assert fit_pixels(pixels, 8, 8).shape == (8, 8, 3)
+
+
+def _check_structure(data: bytes, _folder: Path) -> None:
+    """What counts the scans says the same as a plain look at the bytes, at most."""
+    assert check_structure(data, "fuzz") in {True, False}
+    assert count_scans(data, 1000) <= data.count(b"\xff\xda")
+    is_heavy_directory(data)
+
+
+def _split_pictures(data: bytes, _folder: Path) -> None:
+    """A stream in pieces of any size, which the first byte chooses, holds the same pictures as the whole."""
+    size = 1 + (data[0] if data else 0)
+    splitter, stream = PictureSplitter(), data[1:]
+    found = [one for at in range(0, len(stream), size) for one in splitter.feed(stream[at : at + size])]
+    assert found == list(PictureSplitter().feed(stream))
+    assert all(one in stream for one in found)
+
+
+def _read_given_up(data: bytes, folder: Path) -> None:
+    """Whatever the file says, the daemon starts."""
+    (folder / GIVEN_UP_FILE).write_bytes(data)
+    LastPicture(folder, folder).close()
 
 
 def _try_model(data: bytes, folder: Path) -> None:
@@ -366,6 +391,7 @@ _PATCHES = tuple(
 _POINT = release.OperatingPoint(precision=0.95, thresholds=(0.5, None, 1.0), coverage=0.8)
 _DECLARED = (InputError, TrustError, TransportError)
 
+_GIVEN_UP = GivenUpFile(path="/camera/door.png", size_bytes=7, mtime_ns=1)
 TARGETS = {
     "announcement": Target(_read_announcement, (InputError,), (encode_document(_ANNOUNCEMENT),)),
     "document": Target(_read_document, (InputError,), _document_seeds()),
@@ -381,6 +407,9 @@ TARGETS = {
     "metadata": Target(_read_forged, _DECLARED, _metadata_seeds()),
     "signed": Target(_read_signed, _DECLARED, _signed_seeds()),
     "picture": Target(_decode_picture, (InputError,), _pictures()),
+    "structure": Target(_check_structure, (InputError,), _pictures()),
+    "pipe": Target(_split_pictures, (), tuple(b"\x10" + one * 2 for one in _pictures()[:2])),
+    "given up": Target(_read_given_up, (), (encode_document(GivenUpFiles(files=(_GIVEN_UP,))),)),
     "model": Target(_try_model, (SelfTestError,), _MODELS),
 }
 assert issubclass(SelfTestError, DeviceError)

@@ -75,6 +75,42 @@ def test_the_largest_picture_of_each_format_ends_no_daemon(small_daemon, watcher
     assert "MB are free; scale it down, or save it as a JPEG" in small_daemon.log
 
 
+HANGING_DISK = """
+import os, time
+real_open = os.open
+def open_or_hang(path, *arguments, **options):
+    if str(path).endswith("slow.png"):
+        time.sleep(1000)
+    return real_open(path, *arguments, **options)
+os.open = open_or_hang
+"""
+
+
+def test_a_read_that_hangs_is_named_and_given_up_at_the_next_start(
+    daemon, watcher, repository, faults, monkeypatch
+):
+    """As on a network share that does not answer, or in a decoder that does not return."""
+    if not faults.every:
+        pytest.skip("waits 15 s until a read counts as hanging: --every-fault")
+    release = repository.publish_tiny(0).release
+    (daemon.folder / "sitecustomize.py").write_text(HANGING_DISK)
+    monkeypatch.setenv("PYTHONPATH", str(daemon.folder))
+    daemon.settings["source"]["after"] = "move"
+    daemon.start()
+    watcher.wait_release(release)
+    assert_answers(daemon, watcher, release)
+    with faults.injected(Kind.PICTURES, "the daemon", "a read or a decoder that hangs"):
+        put(daemon, "slow.png", png(0, 8))
+        until(lambda: "slow.png: reading it takes over 15 s" in daemon.log, 40)
+        watcher.wait_status(lambda s: "slow.png" in (s.last_error or ""), "the name in the status")
+        assert daemon.terminate() == 0
+        monkeypatch.delenv("PYTHONPATH")
+        watcher.status = None
+        daemon.start()
+        assert_answers(daemon, watcher, release)
+        assert "broken/slow.png" in listing(daemon.camera)
+
+
 def wait_until_decoding(daemon: DaemonUnderTest, name: str) -> None:
     """Wait until the daemon has noted that it decodes this picture."""
     note = places_of_note(daemon.state_dir)[0]

@@ -51,3 +51,14 @@ def test_files_source_ends_by_itself(tmp_path: Path) -> None:
     put(tmp_path / "a.png", RED)
     source = open_source(SourceSettings(kind="files", path=str(tmp_path / "*.png")))
     assert [frame.source for frame in source.frames(threading.Event())] == ["a.png"]
+
+
+def test_links_in_a_folder_are_left_out(tmp_path: Path) -> None:
+    camera = tmp_path / "camera"
+    camera.mkdir()
+    for path in (tmp_path / "secret.png", camera / "a.png"):
+        path.write_bytes(RED)
+    (camera / "b.png").symlink_to(tmp_path / "secret.png")
+    assert find_pictures(str(camera)) == (camera / "a.png",)
+    assert find_pictures(str(camera / "*.png")) == (camera / "a.png",)
+    assert find_pictures(str(camera / "b.png")) == (tmp_path / "secret.png",)  # named by the owner
