@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import hashlib
-import os
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luigi_tasks.inference.model_process import ModelFile, ModelProcess
+from luigi_tasks.inference.model_process import ModelFile, open_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from luigi_tasks.inference.model_process import ModelProcess
     from luigi_tasks.progress import Progress
-
-OPEN_AT_MOST = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,61 +33,37 @@ class QuantizationParameters:
 class Extractor:
     """One TFLite variant of a backbone, open in a child process.
 
-    Args:
-        backbone: (1, H, W, 3) to (1, ...): float in [-1, 1] to float, or uint8 pixels to int8.
-    Raises: InputError if the file is no backbone, or crashes the runtime; DeviceError if the runtime cannot
-        run it.
-
     Attributes:
+        process: The child.
         quantized: Whether features are int8, else float32.
         quantization: Scale and zero point of int8 features; 1 and 0 where they are float.
     """
 
-    def __init__(self, backbone: bytes) -> None:
-        remedy = "remove its folder below work/backbones in the store, and run again to convert it"
-        self._process = ModelProcess(ModelFile(backbone, "a converted backbone", remedy))
-        loaded = self._process.loaded
+    def __init__(self, process: ModelProcess) -> None:
+        """Raises: as `open_extractor`."""
+        self.process = process
+        loaded = process.loaded
         self.quantized = loaded.dtype == "int8"
         self.quantization = QuantizationParameters(loaded.scale, loaded.zero_point)
 
     def __call__(self, pixels: NDArray[np.uint8], progress: Progress, what: str) -> NDArray[Any]:
         """Return (N, ...) features of (N, H, W, 3) RGB pictures: int8 as the file gives them, or float32.
 
-        Raises: as the constructor.
+        Raises: as `open_extractor`.
         """
-        return self._process.run(pixels, progress, what)
-
-    def close(self) -> None:
-        """End the child."""
-        self._process.close()
+        return self.process.run(pixels, progress, what)
 
 
-class _OpenExtractors:
-    """Extractors that are open in this process, by the SHA-256 of their file; the last ones used stay.
+def open_extractor(backbone: bytes) -> Extractor:
+    """Open a backbone, in the child that has it open already where there is one.
 
-    A worker needs the same two for each of its shards, and opening one takes as long as many pictures.
+    Args:
+        backbone: (1, H, W, 3) to (1, ...): float in [-1, 1] to float, or uint8 pixels to int8.
+    Raises: InputError if the file is no backbone, or crashes the runtime, or does not answer; DeviceError if
+        the runtime cannot run it.
     """
-
-    def __init__(self) -> None:
-        self._by_sha256: collections.OrderedDict[str, Extractor] = collections.OrderedDict()
-        self._lock = threading.Lock()
-        # `luigi --workers 2` forks: two processes must not talk to one child, nor wait for a lost lock.
-        os.register_at_fork(after_in_child=self._forget)
-
-    def _forget(self) -> None:
-        self._by_sha256, self._lock = collections.OrderedDict(), threading.Lock()
-
-    def open(self, backbone: bytes) -> Extractor:
-        sha256 = hashlib.sha256(backbone).hexdigest()
-        with self._lock:
-            extractor = self._by_sha256.pop(sha256, None) or Extractor(backbone)
-            self._by_sha256[sha256] = extractor
-            while len(self._by_sha256) > OPEN_AT_MOST:
-                self._by_sha256.popitem(last=False)[1].close()
-        return extractor
-
-
-open_extractor = _OpenExtractors().open
+    remedy = "remove its folder below work/backbones in the store, and run again to convert it"
+    return Extractor(open_model(ModelFile(backbone, "a converted backbone", remedy)))
 
 
 def quantization_of(backbone: bytes) -> QuantizationParameters:

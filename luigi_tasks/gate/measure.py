@@ -13,7 +13,7 @@ from edge_client.contract.errors import InputError
 from edge_client.contract.release import CONFIDENCE_BINS, HoldOut
 from luigi_tasks.gate.records import ClassMetrics, Measurement, Mistake
 from luigi_tasks.gate.statistics import effective_size, wilson_interval
-from luigi_tasks.inference.model_process import ModelProcess
+from luigi_tasks.inference.model_process import open_model
 from luigi_tasks.training.strangers import LEAST_KNOWN
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from luigi_tasks.dataset.pixels import PixelRows
     from luigi_tasks.dataset.records import Picture
-    from luigi_tasks.inference.model_process import ModelFile
+    from luigi_tasks.inference.model_process import ModelFile, ModelProcess
     from luigi_tasks.progress import Progress
 
 MISTAKES_AT_MOST = 24
@@ -64,10 +64,9 @@ def measure(
     Raises: InputError if the file is no classifier with these labels, or crashes the runtime, or does not
         answer; DeviceError if the runtime cannot run it.
     """
-    with ModelProcess(file) as process:
-        answers = _answer_all(process, pixels, progress, f"measuring the {what}")
-        latencies = _time_alone(process, pixels)
-        runtime = process.loaded.runtime
+    process = open_model(file)
+    answers = _answer_all(process, pixels, progress, f"measuring the {what}")
+    latencies = _time_alone(process, pixels)
     best = answers.scores.argmax(1) if len(answers.scores) else np.zeros(0, int)
     measurement = summarize(
         labels,
@@ -75,7 +74,7 @@ def measure(
         [file.labels[int(index)] for index in best],
         [float(row[index]) for row, index in zip(answers.scores, best, strict=True)],
         latencies,
-        runtime,
+        process.loaded.runtime,
     )
     if answers.known is None or not len(answers.known):
         return measurement, answers
@@ -103,8 +102,7 @@ def classify_all(file: ModelFile, pixels: PixelRows, progress: Progress, what: s
 
     Raises: as `measure`.
     """
-    with ModelProcess(file) as process:
-        scores = _answer_all(process, pixels, progress, what).scores
+    scores = _answer_all(open_model(file), pixels, progress, what).scores
     return [file.labels[int(row.argmax())] for row in scores]
 
 

@@ -16,12 +16,13 @@ import resource
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
 
-from edge_client.children import die_with_parent, prefer_as_oom_victim
+from edge_client.children import confine, die_with_parent, prefer_as_oom_victim
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.inference.classifier import Classifier
 from edge_client.inference.runtime import runtime_name
@@ -124,8 +125,22 @@ class Child:
             self._load(
                 request, Scores(lambda: Classifier(model, labels, normalization=request.normalization))
             )
+        elif request.act is Act.PARSE:
+            self._parse(request, memory[: request.model_bytes])
         else:
             self._run(request, memory)
+
+    def _parse(self, request: Request, model: bytes) -> None:
+        """Read the file as the pipeline does to write a head into it, with little memory."""
+        from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415 - 0.1 s, seldom needed
+
+        most = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        resource.setrlimit(resource.RLIMIT_DATA, (min(most, _data_bytes() + request.memory_bytes), most))
+        try:
+            schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        self._reply(Reply(number=request.number))
 
     def _load(self, request: Request, model: OpenModel) -> None:
         self._model = model
@@ -173,9 +188,15 @@ class Child:
         self._channel.send(msgspec.json.encode(reply))
 
 
+def _data_bytes() -> int:
+    """Return the bytes that count against RLIMIT_DATA now, see proc(5)."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
+
+
 def main(arguments: list[str]) -> int:
     """Serve until the pipeline is gone."""
     die_with_parent()
+    confine()
     prefer_as_oom_victim()
     data_bytes = int(arguments[1])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected here

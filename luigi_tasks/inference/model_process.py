@@ -1,8 +1,8 @@
 """A TFLite file in a child process: a crash, a hang or a lack of memory there is an error here.
 
 The pipeline holds signing keys and reads files of a bucket; one of 3,000 mutated TFLite files crashes LiteRT,
-another never answers. The child has neither keys nor credentials in its environment, and ends with this
-process.
+another never answers. The child has neither credentials nor paths of keys in its environment, and where the
+kernel allows it no network; it ends with this process.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ import sys
 import tempfile
 import threading
 import weakref
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-import edge_client
-from edge_client.children import describe_exit
+from edge_client.children import FOLDER, bare_environment, describe_exit, python_command
 from edge_client.contract.errors import DeviceError, InputError
+from edge_client.contract.text import one_line
 from luigi_tasks.inference.protocol import MESSAGE_LIMIT_BYTES, Act, Loaded, Reply, Request, answers_at
 
 if TYPE_CHECKING:
@@ -48,10 +47,11 @@ ANSWER_LIMIT_S = 60.0
 # Pictures in shared memory at once, in each of two requests: while one is answered, the next is made.
 BLOCK_BYTES = 32 << 20
 BLOCK_PICTURES = 1000
+OPEN_AT_MOST = 4
 # Share of this machine's memory that a model may take.
 MEMORY_SHARE = 0.5
-# All that a child gets of this environment: no credentials, no paths of keys.
-KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
+# For the Python objects of a parsed file: those of a backbone take 10 MB above its size.
+PARSING_BYTES = 1 << 30
 ERRORS_SHOWN = 300
 
 
@@ -113,6 +113,16 @@ class ModelProcess:
         with self._failing_as_errors():
             return self._running().loaded
 
+    def check_parsing(self) -> None:
+        """Let the child read the file's FlatBuffers in Python, before this process does.
+
+        A file of a megabyte can name the same megabyte a thousand times.
+
+        Raises: as `loaded`.
+        """
+        with self._failing_as_errors():
+            self._running().parse()
+
     def run(self, pixels: PixelRows | NDArray[np.uint8], progress: Progress, what: str) -> NDArray[Any]:
         """Return the (N, ...) answers to (N, H, W, 3) RGB pictures, see `Loaded`.
 
@@ -154,6 +164,42 @@ class ModelProcess:
             except BaseException:
                 self.close()
                 raise
+
+
+class _OpenModels:
+    """Models that are open in children of this process; those used last stay.
+
+    A worker needs the same two backbones for each of its shards, and the gate measures a candidate twice; to
+    start a child takes as long as a hundred pictures. No child ever opens a second file: what took it over
+    would answer for that one too.
+    """
+
+    def __init__(self) -> None:
+        self._by_file: collections.OrderedDict[tuple[object, ...], ModelProcess] = collections.OrderedDict()
+        self._lock = threading.Lock()
+        # `luigi --workers 2` forks: two processes must not talk to one child, nor wait for a lost lock.
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._by_file, self._lock = collections.OrderedDict(), threading.Lock()
+
+    def open(self, file: ModelFile) -> ModelProcess:
+        key = (hashlib.sha256(file.content).digest(), len(file.labels), file.normalization)
+        with self._lock:
+            process = self._by_file.pop(key, None) or ModelProcess(file)
+            process.file = file  # another name, perhaps
+            self._by_file[key] = process
+            while len(self._by_file) > OPEN_AT_MOST:
+                self._by_file.popitem(last=False)[1].close()
+        return process
+
+
+_open_models = _OpenModels()
+
+
+def open_model(file: ModelFile) -> ModelProcess:
+    """Return the process of a file, which stays open for later; the child starts at first use."""
+    return _open_models.open(file)
 
 
 @dataclasses.dataclass
@@ -212,6 +258,21 @@ class _Child:
         """End the process."""
         self._finalizer()
         self._errors.close()
+
+    def parse(self) -> None:
+        """Let the child parse the file in Python."""
+        content = self._file.content
+        self._number += 1
+        request = Request(
+            act=Act.PARSE,
+            number=self._number,
+            size_bytes=max(len(content), 1),
+            model_bytes=len(content),
+            memory_bytes=PARSING_BYTES,
+        )
+        self._send(request, np.frombuffer(content, np.uint8))
+        if self._receive().number != self._number:
+            self._fail("answered what was not asked")
 
     def begin(self, act: Act, start: int, pixels: NDArray[np.uint8]) -> _Block:
         """Give the child pictures; it answers them while this process goes on."""
@@ -320,23 +381,15 @@ class _Child:
 def _start(channel: socket.socket, errors: BinaryIO) -> subprocess.Popen[bytes]:
     memory = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE)
     return subprocess.Popen(
-        [sys.executable, "-m", "luigi_tasks.inference.child", str(channel.fileno()), str(memory)],
+        [*python_command("luigi_tasks.inference.child"), str(channel.fileno()), str(memory)],
         stdin=subprocess.DEVNULL,
         stdout=errors,
         stderr=errors,
-        cwd="/",  # `-m` puts the working directory first on the path
-        env=_environment(),
+        cwd=FOLDER,
+        # The child has a thread for each core; those of numerical libraries would only take memory.
+        env={**bare_environment(), "TF_CPP_MIN_LOG_LEVEL": "2"},
         pass_fds=[channel.fileno()],
     )
-
-
-def _environment() -> dict[str, str]:
-    package_root = str(Path(edge_client.__file__).resolve().parents[1])
-    own = [str(Path(one).resolve()) for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
-    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    # The child has a thread for each core; those of numerical libraries would only take memory.
-    quiet = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    return {**kept, **quiet, "PYTHONPATH": os.pathsep.join([package_root, *own])}
 
 
 def _end(process: subprocess.Popen[bytes], channel: socket.socket, owner: int) -> None:
@@ -344,8 +397,3 @@ def _end(process: subprocess.Popen[bytes], channel: socket.socket, owner: int) -
     if os.getpid() == owner:  # a forked worker that forgets the child leaves it to its owner
         process.kill()
         process.wait()
-
-
-def one_line(text: str) -> str:
-    """Return text without line breaks, control and direction characters."""
-    return " ".join("".join(one if one.isprintable() else " " for one in text).split())

@@ -23,6 +23,7 @@ class Act(enum.Enum):
     LOAD_CLASSIFIER = "load_classifier"
     RUN = "run"
     RUN_ALONE = "run_alone"
+    PARSE = "parse"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +37,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         pictures: How many.
         outputs: Number of the classifier's labels.
         normalization: Of the classifier.
+        memory_bytes: What parsing may take.
     """
 
     act: Act
@@ -45,6 +47,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     pictures: int = 0
     outputs: int = 0
     normalization: Normalization | None = None
+    memory_bytes: int = 0
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

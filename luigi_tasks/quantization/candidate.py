@@ -10,6 +10,7 @@ import msgspec
 
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.contract.release import Normalization, Preprocessing, release_id
+from luigi_tasks.backbone.extractor import open_extractor
 from luigi_tasks.backbone.networks import architecture_name
 from luigi_tasks.provenance import package_versions
 from luigi_tasks.quantization.compose import Dense, compose_classifier
@@ -82,6 +83,7 @@ def _without_known(head: TrainedHead) -> TrainedHead:
 
 
 def _compose(backbone: Backbone, head: TrainedHead, labels: Sequence[str], model: ModelSettings) -> bytes:
+    open_extractor(backbone.files[head.scheme]).process.check_parsing()  # it may have been read from a store
     layers = [
         Dense(layer.weights, layer.bias, low, high)
         for layer, (low, high) in zip(head.layers, head.ranges, strict=True)

@@ -52,6 +52,44 @@ def endless_model(labels: int = 3) -> bytes:
     return bytes(builder.Output())
 
 
+def expanding_model(count: int) -> bytes:
+    """Return `tiny_model()` with so many entries of metadata that share one name of a megabyte."""
+    import flatbuffers  # noqa: PLC0415 - as above
+    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415 - as above
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(tiny_model(), 0))
+    builder = flatbuffers.Builder(1 << 21)
+    name = builder.CreateString("x" * (1 << 20))
+    entries = []
+    for _ in range(count):
+        schema.MetadataStart(builder)
+        schema.MetadataAddName(builder, name)
+        entries.append(schema.MetadataEnd(builder))
+    lists = [
+        (schema.ModelAddMetadata, entries),
+        *(
+            (add, [one.Pack(builder) for one in parts])
+            for add, parts in (
+                (schema.ModelAddOperatorCodes, model.operatorCodes),
+                (schema.ModelAddSubgraphs, model.subgraphs),
+                (schema.ModelAddBuffers, model.buffers),
+            )
+        ),
+    ]
+    vectors = []
+    for add, offsets in lists:
+        builder.StartVector(4, len(offsets), 4)
+        for one in reversed(offsets):
+            builder.PrependUOffsetTRelative(one)
+        vectors.append((add, builder.EndVector()))
+    schema.ModelStart(builder)
+    schema.ModelAddVersion(builder, 3)
+    for add, vector in vectors:
+        add(builder, vector)
+    builder.Finish(schema.ModelEnd(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
 def _code(schema: Any, builtin: int) -> Any:
     code = schema.OperatorCodeT()
     code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), 1

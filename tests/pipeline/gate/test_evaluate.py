@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edge_client.contract.documents import decode_document, encode_document
+from edge_client.contract.errors import InputError
 from edge_client.contract.preprocessing import PREPROCESSING_ID, decode_picture
 from edge_client.contract.release import CONFIDENCE_BINS, Normalization, Preprocessing, release_id
 from edge_client.inference.classifier import Classifier
@@ -26,6 +27,7 @@ from luigi_tasks.inference.model_process import BLOCK_PICTURES, ModelFile
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization.records import Candidate, CandidateRecord, QuantizationRecord
 from luigi_tasks.release.self_test import choose_self_test, make_self_test
+from tests.fakes.bad_models import crashing_model
 from tests.fakes.gate_facts import LIMITS
 from tests.fakes.heads import head_with
 from tests.fakes.tiny_model import COLOURS, tiny_labels, tiny_model
@@ -279,6 +281,23 @@ def test_first_candidate_has_nothing_to_meet():
     assert found.verdict.passed
     assert (found.champion, found.champion_release) == (None, None)
     assert "Nothing is deployed" in found.champion_note
+
+
+@pytest.mark.parametrize("attacked", ["candidate", "champion"])
+def test_a_file_that_crashes_the_runtime_is_an_error_that_names_it(attacked):
+    """The review ended luigi by SIGSEGV with such a candidate; a deployed one may meet another runtime."""
+    album, words = Album(*GOOD), tiny_labels()
+    deployed = champion()
+    made = Candidate(describe(tiny_model(), words), tiny_model())
+    if attacked == "champion":
+        deployed = dataclasses.replace(deployed, model=crashing_model())
+    else:
+        made = dataclasses.replace(made, model=crashing_model())
+    heads = [head_with(right_scores(album, words))]
+    with pytest.raises(InputError, match="SIGSEGV") as error:
+        evaluate_candidate(made, heads, deployed, album.pictures, album.load, LIMITS, ignore_progress, "now")
+    name = "the candidate" if attacked == "candidate" else f"the deployed release {deployed.document.release}"
+    assert str(error.value).startswith(name)
 
 
 def test_a_file_that_lost_what_its_float_network_knew_is_refused():

@@ -19,7 +19,7 @@ from luigi_tasks.inference import model_process
 from luigi_tasks.inference.features import FeatureExtractor
 from luigi_tasks.inference.model_process import ModelFile, ModelProcess
 from luigi_tasks.progress import ignore_progress
-from tests.fakes.bad_models import crashing_model, endless_model
+from tests.fakes.bad_models import crashing_model, endless_model, expanding_model
 from tests.fakes.tiny_model import tiny_labels, tiny_model
 
 PICTURES = np.random.default_rng(3).integers(0, 256, (70, 32, 32, 3), np.uint8)
@@ -94,6 +94,15 @@ def test_a_model_that_needs_more_memory_than_it_may_have_is_an_error(monkeypatch
     monkeypatch.setattr(model_process, "MEMORY_SHARE", 0.0)
     with pytest.raises((InputError, DeviceError), match="work/candidates/7c"):
         run(tiny_model())
+
+
+def test_a_file_is_parsed_in_the_child_before_the_pipeline_parses_it(monkeypatch):
+    open_extractor(tiny_model(kind="uint8")).process.check_parsing()
+    monkeypatch.setattr(model_process, "PARSING_BYTES", 50 << 20)
+    with ModelProcess(file_of(expanding_model(100))) as process:
+        assert process.loaded.runtime, "the runtime takes it"
+        with pytest.raises(DeviceError, match=r"work/candidates/7c.*out of memory"):
+            process.check_parsing()
 
 
 def test_the_child_has_no_credentials_and_no_paths_of_keys(monkeypatch):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from luigi_tasks import addresses
-from luigi_tasks.backbone.extractor import OPEN_AT_MOST, QuantizationParameters, open_extractor
+from luigi_tasks.backbone.extractor import QuantizationParameters, open_extractor
 from luigi_tasks.dataset.records import Picture, Snapshot
 from luigi_tasks.dataset.splits import is_learned_from
+from luigi_tasks.inference.model_process import OPEN_AT_MOST
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.settings.values import FLOAT_SHARE, Portions
@@ -155,12 +156,12 @@ def test_a_picture_that_was_moved_to_training_is_found_as_itself():
 
 def test_a_backbone_is_opened_once_and_found_by_its_content():
     backbones = [tiny_model(size=size, kind="float32") for size in range(8, 9 + OPEN_AT_MOST)]
-    first = open_extractor(backbones[0])
-    assert open_extractor(bytes(bytearray(backbones[0]))) is first
+    first = open_extractor(backbones[0]).process
+    assert open_extractor(bytes(bytearray(backbones[0]))).process is first
     for one in backbones[1:]:
         open_extractor(one)
-    assert open_extractor(backbones[-1]) is open_extractor(backbones[-1])
-    assert open_extractor(backbones[0]) is not first, "the least recently used was not closed"
+    assert open_extractor(backbones[-1]).process is open_extractor(backbones[-1]).process
+    assert open_extractor(backbones[0]).process is not first, "the least recently used was not closed"
 
 
 # --- copies --------------------------------------------------------------------------------------
