@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 MAX_WAITING, MAX_WAITING_BYTES = 2_000, 4_000_000
 # So many are moved to the disk at once, when twice as many wait: one durable write wears out a card less.
 KEPT_AT_ONCE, KEPT_AT_ONCE_BYTES = 500, 1_000_000
+# While the broker is away, results do not wait in memory for longer, where a power cut would lose them.
+KEPT_AFTER_S = 900.0
 # Sent and not acknowledged. paho has 20 of them on the wire.
 WINDOW = 100
 # A disk that takes nothing is tried again after this time.
@@ -94,6 +96,7 @@ class Outbox:
         self._written = self._dropped = self._dropped_now = 0
         self._error: str | None = None
         self._disk_after = float("-inf")
+        self._kept_at = time.monotonic()
         self._ending = False
         self._wake = threading.Event()
         if waiting := kept.results:
@@ -181,8 +184,7 @@ class Outbox:
         try:
             self._note_acknowledged()
             self._send_next()
-            while self._crowded and time.monotonic() >= self._disk_after:
-                self._keep_oldest()
+            self._keep_what_waits()
         except Exception:
             # The results stay where they are; the next one tries again.
             logger.exception("results could not be sent")
@@ -253,6 +255,16 @@ class Outbox:
             logger.warning("%d results that were kept on the disk are damaged, and dropped", damaged)
         if not self._left[number]:
             self._on_disk(lambda: self._kept.remove(number))
+
+    def _keep_what_waits(self) -> None:
+        """Move results to the disk if there are many, or the broker has been away for long."""
+        now = time.monotonic()
+        if self._connected() or not self._memory:
+            self._kept_at = now
+        overdue = now - self._kept_at >= KEPT_AFTER_S
+        while self._memory and (overdue or self._crowded) and time.monotonic() >= self._disk_after:
+            self._keep_oldest()
+            self._kept_at = now
 
     def _keep_oldest(self) -> None:
         """Move the oldest results from the memory to the disk."""

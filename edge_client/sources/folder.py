@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import logging
 import os
+import threading
 import time
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -28,7 +29,6 @@ from edge_client.sources.files import is_picture_name
 from edge_client.sources.source import Frame, Pace
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -94,6 +94,7 @@ class WatchedFolder:
         self._decoder = decoder or PictureDecoder()
         self._warned_of_link = False
         self._known: dict[str, _Known] = {}
+        self._moving = threading.Lock()  # a result may be safe in another thread than that of the frames
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """See `Source.frames`; ends only with `stop`."""
@@ -267,7 +268,8 @@ class WatchedFolder:
         (self._folder / folder).mkdir(exist_ok=True)
         target = os.open(self._folder / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.rename(self._folder / name, _free_name(name, target), dst_dir_fd=target)
+            with self._moving:
+                os.rename(self._folder / name, _free_name(name, target), dst_dir_fd=target)
         finally:
             os.close(target)
 

@@ -143,6 +143,17 @@ def test_three_thousand_results_wait_for_the_broker(start, folder):
     wait_until(lambda: not files(folder), "the files to be removed")
 
 
+def test_few_results_do_not_wait_in_memory_for_long(start, folder, monkeypatch):
+    device = start()
+    monkeypatch.setattr(outboxes, "KEPT_AFTER_S", 0.0)  # a quarter of an hour has passed
+    device.classify(1, 3)
+    device.wait(kept=3)
+    wait_until(lambda: device.safe == [1, 2, 3], "their pictures to be released")
+    device.link.come()
+    device.wait(written=3, unsent=0, kept=0)
+    assert device.link.frames == [1, 2, 3]
+
+
 def test_long_results_go_to_the_disk_before_the_memory_is_full_of_them(start, folder):
     device = start()
     names = {f"a class with a long name, number {number}": 0.001 for number in range(1000)}
