@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -187,6 +189,22 @@ def test_a_file_that_is_no_bundle_is_named(orchard, tmp_path, data):
         import_bundle(orchard, path)
     with pytest.raises(InputError, match="none"):
         BundleFetcher(tmp_path / "none")
+
+
+def test_a_pipe_and_a_folder_are_no_bundles_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(InputError, match="not a valid bundle"):
+            BundleFetcher(path)
+
+
+def test_a_bundle_that_does_not_fit_on_the_disk_is_not_copied(orchard, tmp_path):
+    path = tmp_path / "stick.tar"
+    with path.open("wb") as file:
+        file.truncate(shutil.disk_usage(tmp_path).total)
+    with path.open("rb") as file, pytest.raises(DeviceError, match="free some space"):
+        handover.hand_over(file, orchard.device.state_dir)
+    assert not list(orchard.device.state_dir.glob("*bundle*"))
 
 
 def header(kind: bytes = b"0", size: bytes = b"%011o\0" % 0) -> bytes:
