@@ -32,9 +32,9 @@ def way_to_read(path: Path, *, secret: bool = False) -> str | None:
     import shlex  # noqa: PLC0415
 
     for folder in reversed(path.parents):
-        if folder.is_dir() and not os.access(folder, os.X_OK, effective_ids=True):
+        if folder.is_dir() and not os.access(folder, os.X_OK):
             return f"sudo chmod a+x {shlex.quote(str(folder))}"
-    if not path.exists() or os.access(path, os.R_OK, effective_ids=True):
+    if not path.exists() or os.access(path, os.R_OK):
         return None
     quoted = shlex.quote(str(path))
     return f"sudo chown {user_name(os.geteuid())} {quoted}" if secret else f"sudo chmod a+r {quoted}"

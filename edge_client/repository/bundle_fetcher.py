@@ -128,7 +128,8 @@ def _list_members(file: BinaryIO) -> dict[str, _Member]:
                 return members
             tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header that it read
             # A sparse file holds gigabytes in a few bytes; `export` writes none.
-            if member.isreg() and not member.issparse() and member.name.startswith(_FOLDERS):
+            regular = member.isreg() and not member.issparse() and member.size >= 0
+            if regular and member.name.startswith(_FOLDERS):
                 members[member.name] = _Member(member.offset_data, member.size)
     msg = f"over {_MOST_MEMBERS} files; no bundle of `edge-client export` has so many"
     raise tarfile.ReadError(msg)
