@@ -402,7 +402,7 @@ class ChannelFollower:
             return {"decision": _name(Decision.SERVES), "offered": None}
         # It neither serves nor is compared: a rollback ended its shadow mode, or could not be recorded.
         ended = self._serving.shadow_release != latest
-        if ended and status.decision in {_name(Decision.INSTALL), _name(Decision.SERVES)}:
+        if ended and status.decision in {_name(Decision.INSTALL), _name(Decision.SERVES), UNDECIDED}:
             return {"decision": UNDECIDED, "offered": None}
         return {}
 

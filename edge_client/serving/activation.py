@@ -11,11 +11,11 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import DeviceError, EdgeError
+from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.update.decision import Decision
 from edge_client.update.endings import Blame, Ending, find_ending
 from edge_client.update.integrity import check_slot
-from edge_client.update.refusals import PostponedError, fail_try, refusing
+from edge_client.update.refusals import fail_try
 from edge_client.update.selftest import SelfTest
 
 if TYPE_CHECKING:
@@ -37,14 +37,11 @@ def open_installed(slots: Slots, release: str, software: str, threads: int) -> C
     What fails here, the daemon's memory or a runtime that was replaced under it, is no reason to refuse the
     release: it stays in its slot, and is tried again after some minutes.
 
-    Raises: RefusedError; PostponedError.
+    Raises: PostponedError.
     """
     try:
-        with refusing(slots, release, software):
-            return open_slot(slots.folder(release), threads)
-    except PostponedError:
-        raise
-    except DeviceError as e:
+        return open_slot(slots.folder(release), threads)
+    except (DeviceError, InputError) as e:
         ending = find_ending(e, Ending.NO_PROCESS)
         if ending.blame is not Blame.ENDLESS:
             ending = Ending.NO_PROCESS

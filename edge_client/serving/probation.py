@@ -115,10 +115,18 @@ class RecentPredictions:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProbationVerdict:
-    """Verdict of a probation; `breach` is why the release is rolled back, empty if it passed."""
+class Breach:
+    """How a release is worse than it may be, and what that says of it."""
 
-    breach: str = ""
+    ending: Ending
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbationVerdict:
+    """Verdict of a probation; `breach` is why the release is rolled back, None if it passed."""
+
+    breach: Breach | None = None
 
 
 class Probation:
@@ -163,28 +171,29 @@ class Probation:
             self.verdict = ProbationVerdict(breach)
         return self.verdict is not None
 
-    def _compare(self) -> str:
+    def _compare(self) -> Breach | None:
         before = self._record
         if len(self._recent) < LEAST_FRAMES:
-            return ""
+            return None
         if slow := find_slow(self._recent, self._budget_ms):
             return slow
         if before.latency_ms is None or before.unsure_share is None:
-            return ""
+            return None
         return find_breach(before.latency_ms, before.unsure_share, self._recent, self._settings)
 
 
-def find_slow(now: RecentPredictions, budget_ms: float) -> str:
-    """Return the reason if a release exceeds the latency budget, else ""."""
+def find_slow(now: RecentPredictions, budget_ms: float) -> Breach | None:
+    """Return the breach if a release exceeds the latency budget, else None."""
     if budget_ms and now.latency_ms > budget_ms:
-        return f"{now.latency_ms:.1f} ms a frame ([device] latency_budget_ms is {budget_ms:g})"
-    return ""
+        reason = f"{now.latency_ms:.1f} ms a frame ([device] latency_budget_ms is {budget_ms:g})"
+        return Breach(Ending.SLOWER, reason)
+    return None
 
 
 def find_breach(
     latency_ms: float, unsure_share: float, now: RecentPredictions, limits: ProbationSettings
-) -> str:
-    """Return how a release is worse than the one before; "" if it is not.
+) -> Breach | None:
+    """Return how a release is worse than the one before; None if it is not.
 
     Args:
         latency_ms: Median latency of the release before.
@@ -193,21 +202,23 @@ def find_breach(
         limits: How much worse a release may be.
     """
     if now.latency_ms > latency_ms * limits.max_slowdown + LATENCY_GRACE_MS:
-        return (
+        return Breach(
+            Ending.SLOWER,
             f"{now.latency_ms:.1f} ms a frame, the release before took {latency_ms:.1f} ms "
-            "([probation] max_slowdown)"
+            "([probation] max_slowdown)",
         )
     if (now.unsure_share - unsure_share) * 100 > limits.max_unsure_points:
-        return (
+        return Breach(
+            Ending.WORSE,
             f"unsure of {now.unsure_share:.0%} of the frames, the release before of {unsure_share:.0%} "
-            "([probation] max_unsure_points)"
+            "([probation] max_unsure_points)",
         )
-    return ""
+    return None
 
 
-def find_failure(failed: int, predicted: int, reason: str) -> str:
-    """Return the reason if too many frames failed, else ""."""
+def find_failure(failed: int, predicted: int, reason: str) -> Breach | None:
+    """Return the breach if too many frames failed, else None."""
     frames = failed + predicted
     if failed >= FAILURES and failed / frames > FAILED_SHARE:
-        return f"{failed} of {frames} frames failed: {reason}"
-    return ""
+        return Breach(Ending.FRAMES_FAILED, f"{failed} of {frames} frames failed: {reason}")
+    return None

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_client.contract.errors import DeviceError, EdgeError, InputError
+from edge_client.contract.errors import DeviceError, EdgeError
 from edge_client.machine import boot_id
 from edge_client.serving import activation
 from edge_client.serving.holder import ClassifierHolder
 from edge_client.serving.probation import (
     STOPPED,
+    Breach,
     LastEnd,
     Probation,
     RecentPredictions,
@@ -30,7 +31,6 @@ from edge_client.serving.probation import (
 from edge_client.serving.shadow import Shadow, ShadowRelease
 from edge_client.serving.watches import Watches
 from edge_client.update.decision import Decision
-from edge_client.update.endings import Blame, Ending
 from edge_client.update.refusals import PostponedError, RefusedError, fail_try, refusing
 from edge_client.update.slots import PatientSlots
 from edge_client.update.slots_document import ProbationRecord
@@ -284,7 +284,7 @@ class Serving:
         Returns: Prediction of the shadow release.
         """
         shadow, started = self._shadow, self._clock()
-        if shadow is None or shadow.comparison.breach is not None or started < self._compare_after:
+        if shadow is None or shadow.comparison.over or started < self._compare_after:
             return None
         try:
             new = shadow.classifier.classify(pixels)
@@ -332,7 +332,7 @@ class Serving:
             return self._settle_probation(self._probation)
         if self._shadow is not None:
             self._shadow.comparison.give_up_waiting(self._clock())
-            if self._shadow.comparison.breach is not None:
+            if self._shadow.comparison.over:
                 return self._settle_shadow(self._shadow, before_swap)
         return None
 
@@ -437,14 +437,13 @@ class Serving:
     ) -> dict[str, Any]:
         metrics = shadow.comparison.metrics()
         try:
-            with refusing(self._slots, metrics.release, self._software, ending=Ending.WORSE):
-                if shadow.comparison.breach:
-                    msg = f"in shadow mode it {shadow.comparison.breach}"
-                    raise InputError(msg)
-        except RefusedError as e:
+            if breach := shadow.comparison.breach:
+                reason = f"in shadow mode: {breach.reason}"
+                fail_try(self._slots, metrics.release, breach.ending, reason, self._software)
+        except (RefusedError, PostponedError) as e:
             self._shadow = None
             self._slots.clean_slots()
-            return {"last_error": str(e), "refused": metrics.release, "why": str(e)}
+            return self._failed_fields(metrics.release, str(e))
         agreed = (
             f"agreed with the release before on {metrics.agreement or 0:.0%} of {metrics.frames} frames, at "
             f"{metrics.latency_ms} ms a frame instead of {metrics.latency_before_ms} ms"
@@ -488,7 +487,7 @@ class Serving:
             reason = f"{loop[1]} during its probation"
             logger.error("release %s is rolled back: %s", record.release, reason)
             self._slots.roll_back(f"rolled back: {reason}", self._software, loop[0])
-            self.rolled_back = _rolled_back_fields(record.release, reason, loop[0])
+            self.rolled_back = self._failed_fields(record.release, _rolled_back(record.release, reason))
             return None
         self._slots.keep_probation(record)
         return self._watch(record)
@@ -504,24 +503,27 @@ class Serving:
         self._probation = None
         return changes
 
-    def _roll_back(self, broken: str, breach: str) -> dict[str, Any]:
+    def _roll_back(self, broken: str, breach: Breach) -> dict[str, Any]:
         """Let the previous release serve again, also if the disk refuses to record that.
 
         Raises: DeviceError or InputError if it cannot be loaded or recorded.
         """
-        reason = f"{breach} during its probation"
+        reason = f"{breach.reason} during its probation"
         logger.error("release %s is rolled back: %s", broken, reason)
         folder = self._slots.folder(self._slots.previous or "")
         self._holder.swap(activation.open_slot(folder, self._settings.device.threads))
         self._recent = RecentPredictions(self._settings.probation.unsure_below)
-        self._slots.roll_back(f"rolled back: {reason}", self._software)
+        self._slots.roll_back(f"rolled back: {reason}", self._software, breach.ending)
         self.drop_shadow()  # it was compared with another release; the next check starts the comparison again
         self._watch_predictions(self.release)
         self._slots.clean_slots()
-        return _rolled_back_fields(broken, reason)
+        return self._failed_fields(broken, _rolled_back(broken, reason))
+
+    def _failed_fields(self, release: str, why: str) -> dict[str, Any]:
+        """Return the status fields after a release has failed; it may be tried again."""
+        refused = release if release in self._slots.refused else None
+        return {"last_error": why, "refused": refused, "why": why}
 
 
-def _rolled_back_fields(release: str, reason: str, ending: Ending = Ending.WORSE) -> dict[str, Any]:
-    why = f"release {release} was rolled back: {reason}"
-    refused = release if ending.blame is Blame.PROOF else None
-    return {"last_error": why, "refused": refused, "why": why}
+def _rolled_back(release: str, reason: str) -> str:
+    return f"release {release} was rolled back: {reason}"

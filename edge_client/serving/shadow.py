@@ -10,9 +10,10 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from edge_client.contract.messages import Comparison
-from edge_client.serving.probation import RecentPredictions, find_breach, find_failure, find_slow
+from edge_client.serving.probation import Breach, RecentPredictions, find_breach, find_failure, find_slow
 from edge_client.settings.serving import LEAST_FRAMES, ShadowSettings
 from edge_client.settings.serving import ProbationSettings as Limits
+from edge_client.update.endings import Ending
 
 if TYPE_CHECKING:
     from edge_client.inference.classifier import Classifier, Prediction
@@ -23,7 +24,13 @@ LONGEST, LEAST_WAIT_S = 4, 3600.0
 
 
 class Shadow:
-    """Comparison of two releases; one thread reports every frame to it."""
+    """Comparison of two releases; one thread reports every frame to it.
+
+    Attributes:
+        release: The new release.
+        over: Whether there is a verdict.
+        breach: Why the new release must not serve, once there is a verdict; None if it may.
+    """
 
     def __init__(
         self,
@@ -53,7 +60,8 @@ class Shadow:
         self._before = RecentPredictions(limits.unsure_below)
         self._new = RecentPredictions(limits.unsure_below)
         self._frames = self._agreed = self._failed = self._serving_failures = 0
-        self.breach: str | None = None
+        self.breach: Breach | None = None
+        self.over = False
 
     def compare(self, before: Prediction, new: Prediction, now: float) -> bool:
         """Add the predictions for a frame at `now` (monotonic seconds); return whether there is a verdict."""
@@ -63,16 +71,16 @@ class Shadow:
         self._agreed += before.label == new.label
         self._frames += 1
         over = now - self._started >= self._settings.seconds and self._frames >= LEAST_FRAMES
-        if self.breach is None and over:
-            self.breach = self._judge()
-        return self.breach is not None
+        if not self.over and over:
+            self._end(self._judge())
+        return self.over
 
     def failed(self, reason: str) -> bool:
         """Add a frame that the new release failed on; return whether there is a verdict."""
         self._failed += 1
-        if self.breach is None:
-            self.breach = find_failure(self._failed, self._frames, reason) or None
-        return self.breach is not None
+        if not self.over and (breach := find_failure(self._failed, self._frames, reason)):
+            self._end(breach)
+        return self.over
 
     def serving_failed(self) -> bool:
         """Add a frame that the serving release failed on; return whether there is a verdict.
@@ -81,9 +89,9 @@ class Shadow:
         """
         self._serving_failures += 1
         fails_mostly = self._serving_failures >= LEAST_FRAMES and self._serving_failures > self._frames
-        if self.breach is None and fails_mostly:
-            self.breach = ""
-        return self.breach is not None
+        if not self.over and fails_mostly:
+            self._end(None)
+        return self.over
 
     def seconds(self, now: float) -> float:
         """Return the duration so far."""
@@ -91,8 +99,8 @@ class Shadow:
 
     def give_up_waiting(self, now: float) -> None:
         """Pass a release that saw few frames for so long that more are unlikely."""
-        if self.breach is None and self.seconds(now) > LONGEST * self._settings.seconds + LEAST_WAIT_S:
-            self.breach = ""
+        if not self.over and self.seconds(now) > LONGEST * self._settings.seconds + LEAST_WAIT_S:
+            self._end(None)
 
     def metrics(self) -> Comparison:
         """Return the comparison so far, for the status."""
@@ -105,12 +113,16 @@ class Shadow:
             seconds_left=round(max(self._started + self._settings.seconds - self._now, 0.0), 1),
         )
 
-    def _judge(self) -> str:
+    def _end(self, breach: Breach | None) -> None:
+        self.breach, self.over = breach, True
+
+    def _judge(self) -> Breach | None:
         agreement = self._agreed / self._frames * 100
         if agreement < self._settings.min_agreement_percent:
-            return (
+            return Breach(
+                Ending.WORSE,
                 f"agreed with the serving release on {agreement:.0f}% of {self._frames} frames "
-                "([shadow] min_agreement_percent)"
+                "([shadow] min_agreement_percent)",
             )
         if slow := find_slow(self._new, self._budget_ms):
             return slow

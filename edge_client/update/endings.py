@@ -5,8 +5,8 @@ of the release, of this machine, or of nobody:
 
     PROOF    Wrong answers, too slow at its best, worse than the release before, or a document or model that
              this software cannot use. It would end so again: refused for good.
-    TWICE    The runtime crashed by itself. A loose memory module does that once, a model does it again:
-             refused for good if it happens once more, after `failures.A_WHILE_S`.
+    TWICE    The runtime crashed or failed by itself. A loose memory module does that once, a model does it
+             again: refused for good if it happens once more, after `failures.A_WHILE_S`.
     LIMITED  Killed, stopped, out of memory, or the whole machine went down. It passes, unless the model is
              the cause, as one that takes all memory is: tried again after each of `failures.RETRY_WAITS_S`,
              then refused for `failures.REFUSED_S`.
@@ -41,9 +41,11 @@ class Ending(enum.Enum):
     WRONG_ANSWERS = Blame.PROOF, "its answers differ from the signed ones"
     TOO_SLOW = Blame.PROOF, "too slow at its best for [device] latency_budget_ms"
     UNUSABLE = Blame.PROOF, "its document or model cannot be used by this software"
-    WORSE = Blame.PROOF, "worse than the release before on live frames"
+    WORSE = Blame.PROOF, "its answers are worse than those of the release before on live frames"
     CRASHED_SERVING = Blame.PROOF, "the runtime crashed in it twice on live frames, and the daemon with it"
     CRASHED = Blame.TWICE, "the runtime crashed by itself: SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP"
+    FRAMES_FAILED = Blame.TWICE, "the runtime failed on too many live frames"
+    SLOWER = Blame.LIMITED, "slower than allowed on live frames, as on a machine that was busy meanwhile"
     KILLED = Blame.LIMITED, "another signal ended it, as SIGKILL does when memory runs out"
     TIMED_OUT = Blame.LIMITED, "no verdict in time: stopped, a busy machine, or a model that hangs"
     OUT_OF_MEMORY = Blame.LIMITED, "the machine's memory, or [update] self_test_memory_bytes"

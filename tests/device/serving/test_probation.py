@@ -34,7 +34,7 @@ def predict(probation: Probation, count: int, *, latency_ms: float = 10.0, confi
 
 def breach(probation: Probation) -> str:
     assert probation.verdict is not None
-    return probation.verdict.breach
+    return probation.verdict.breach.reason if probation.verdict.breach is not None else ""
 
 
 def test_enough_good_answers_pass():
@@ -65,6 +65,18 @@ def test_what_is_within_the_limits_passes(better):
     probation = watch()
     assert predict(probation, 60, **better)
     assert breach(probation) == ""
+
+
+def test_no_refusal_at_once_for_what_a_busy_machine_does_too():
+    slow, unsure = watch(), watch()
+    predict(slow, LEAST_FRAMES, latency_ms=100.0)
+    predict(unsure, LEAST_FRAMES, confidence=0.1)
+    assert slow.verdict is not None
+    assert slow.verdict.breach is not None
+    assert slow.verdict.breach.ending.blame is Blame.LIMITED
+    assert unsure.verdict is not None
+    assert unsure.verdict.breach is not None
+    assert unsure.verdict.breach.ending.blame is Blame.PROOF
 
 
 def test_failing_frames_roll_back():

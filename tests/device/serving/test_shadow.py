@@ -36,7 +36,7 @@ def test_nothing_is_decided_before_the_time_is_over():
     shadow = begin()
     assert not compare(shadow, 1000, now=159.9)
     assert compare(shadow, 1)
-    assert shadow.breach == ""
+    assert (shadow.over, shadow.breach) == (True, None)
 
 
 def test_nothing_is_decided_on_a_few_frames_however_long_it_takes():
@@ -63,7 +63,7 @@ def test_agreement_at_the_limit_is_enough():
     shadow = begin()
     compare(shadow, 4, dataclasses.replace(BEFORE, label="rotten"), now=110.0)
     assert compare(shadow, 16)
-    assert shadow.breach == ""
+    assert (shadow.over, shadow.breach) == (True, None)
 
 
 def test_failing_frames_refuse_it_at_once():
@@ -100,7 +100,7 @@ def test_a_serving_release_that_fails_all_the_time_keeps_no_other_waiting():
     shadow = begin()
     assert not any(shadow.serving_failed() for _ in range(LEAST_FRAMES - 1))
     assert shadow.serving_failed()
-    assert shadow.breach == ""
+    assert (shadow.over, shadow.breach) == (True, None)
 
 
 def test_a_few_failures_of_the_serving_release_decide_nothing():
@@ -112,9 +112,9 @@ def test_a_few_failures_of_the_serving_release_decide_nothing():
 def test_without_frames_shadow_mode_ends():
     shadow = begin()
     shadow.give_up_waiting(100.0 + 4 * 60 + 3599)
-    assert shadow.breach is None
+    assert not shadow.over
     shadow.give_up_waiting(100.0 + 4 * 60 + 3601)
-    assert shadow.breach == ""
+    assert (shadow.over, shadow.breach) == (True, None)
 
 
 def test_a_budget_holds_whatever_the_serving_release_takes():

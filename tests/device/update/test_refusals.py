@@ -77,6 +77,8 @@ TABLE = {
     Ending.WORSE: (1, None),
     Ending.CRASHED_SERVING: (1, None),
     Ending.CRASHED: (2, None),
+    Ending.FRAMES_FAILED: (2, None),
+    Ending.SLOWER: (4, REFUSED_S),
     Ending.KILLED: (4, REFUSED_S),
     Ending.TIMED_OUT: (4, REFUSED_S),
     Ending.OUT_OF_MEMORY: (4, REFUSED_S),
