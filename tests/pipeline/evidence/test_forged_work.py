@@ -8,20 +8,26 @@ import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 import luigi
+import msgspec
 import pytest
 from luigi.task_register import Register
 
+from edge_client.contract.documents import encode_document
 from edge_client.contract.names import release_target
 from edge_client.releases import needed_files
 from luigi_tasks import provenance, steps, task
 from luigi_tasks.edge_keys import main as edge_keys
 from luigi_tasks.evidence.chain import walk_chain
+from luigi_tasks.evidence.ledger import File
 from luigi_tasks.evidence.release import EVIDENCE_FILE
 from luigi_tasks.evidence.statement import statement_key, step_of
+from luigi_tasks.inference import model_process
 from luigi_tasks.pipeline import ConvertBackbone, Deploy, EvaluateModel, QuantizeModel, TrainModel
+from luigi_tasks.quantization.records import CandidateRecord
 from luigi_tasks.release.verify import verify_release
 from luigi_tasks.workspace import open_workspace
 from tests.fakes.attacker import Attacker
+from tests.fakes.bad_models import crashing_model, endless_model
 from tests.fakes.datasets import write_tree
 from tests.fakes.site import Site, plain
 from tests.fault_table import Kind
@@ -277,3 +283,34 @@ def test_evidence_of_an_earlier_version_is_asked_for_with_one_warning(work):
     work.published()
     assert len([one for one in work.site.messages if "no statement of this pipeline" in one]) == 1
     assert len(work.site.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "said"), [(crashing_model, "SIGSEGV"), (endless_model, "no answer within 2 s")]
+)
+def test_a_signed_candidate_that_crashes_or_hangs_the_runtime_ends_no_run(work, monkeypatch, model, said):
+    """A worker whose key was stolen, or whose memory is bad: the machine with the keys survives it."""
+    monkeypatch.setattr(model_process, "ANSWER_LIMIT_S", 2.0)
+    work.attacked(5000 + len(said))
+    key, content = work.key(QuantizeModel), model()
+    ledger = open_workspace(work.site.load_settings()).ledger
+    folder = key.removesuffix("candidate.json")
+    record = msgspec.structs.replace(
+        msgspec.json.decode(ledger.load(key), type=CandidateRecord),
+        model_sha256=hashlib.sha256(content).hexdigest(),
+        labels=("a", "b", "c"),
+    )
+    statement = ledger.entry(key).statement
+    assert statement is not None
+    ledger.save(
+        File("candidate.json", encode_document(record)),
+        folder,
+        [File("model.tflite", content), File("labels.txt", b"a\nb\nc\n")],
+        [one for one in work.keys if one in statement.inputs],
+        replace=True,
+    )
+    assert not work.build(Deploy)
+    messages = "\n".join(work.site.messages)
+    assert f"the candidate {record.release}" in messages
+    assert said in messages
+    assert work.site.released is not None, "the release before still stands"
