@@ -6,17 +6,19 @@ import contextlib
 import functools
 import logging
 import queue
+import random
 import socket
 import ssl
+import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_client.contract.errors import SettingsError, TransportError
 from edge_client.contract.hosts import is_this_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from paho.mqtt.client import Client, MQTTMessageInfo
 
@@ -26,6 +28,17 @@ logger = logging.getLogger("luigi-interface")
 
 # Brokers send a retained message right behind the SUBACK: none within this time means that none is retained.
 RETAINED_WAIT_S = 1.0
+
+
+# A broker that ties client ids to user names (configs/mosquitto.conf) ends a connection for another one of the
+# same name: two machines of the pipeline may announce at once.
+_ATTEMPTS, _PAUSE_S = 6, 0.5
+
+T = TypeVar("T")
+
+
+class _ConnectionLostError(TransportError):
+    """The broker ended a connection that it had accepted; doing the same again may succeed."""
 
 
 class BrokerClient:
@@ -55,28 +68,40 @@ class BrokerClient:
 
         Raises: TransportError if the broker cannot be reached or does not take the message; SettingsError.
         """
-        with self._connected() as (client, _):
-            information = client.publish(topic, payload, qos=1, retain=True)
-            self._wait_published(information, topic)
+
+        def publish() -> None:
+            with self._connected() as (client, _):
+                information = client.publish(topic, payload, qos=1, retain=True)
+                self._wait_published(information, topic)
+
+        _repeat(publish)
 
     def read_retained(self, topic: str) -> bytes | None:
         """Return the retained message of a topic; None if the broker keeps none.
 
         Raises: TransportError if the broker cannot be reached; SettingsError.
         """
-        with self._connected() as (client, messages):
-            client.subscribe(topic, qos=1)
-            try:
-                return messages.get(timeout=self._retained_wait_s)
-            except queue.Empty:
-                return None
+
+        def read() -> bytes | None:
+            with self._connected() as (client, messages):
+                client.subscribe(topic, qos=1)
+                try:
+                    message = messages.get(timeout=self._retained_wait_s)
+                except queue.Empty:
+                    return None
+                if message is None:
+                    msg = f"{self.address}: the connection was lost; the next run continues here"
+                    raise _ConnectionLostError(msg)
+                return message
+
+        return _repeat(read)
 
     def _wait_published(self, information: MQTTMessageInfo, topic: str) -> None:
         try:
             information.wait_for_publish(self._settings.timeout_s)
         except (RuntimeError, ValueError) as e:
             msg = f"{self.address}: could not publish to {topic}: {e}; the next run announces it"
-            raise TransportError(msg) from e
+            raise _ConnectionLostError(msg) from e
         if not information.is_published():
             msg = (
                 f"{self.address}: no acknowledgement for {topic} within {self._settings.timeout_s} s; "
@@ -85,10 +110,10 @@ class BrokerClient:
             raise TransportError(msg)
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[tuple[Client, queue.Queue[bytes]]]:
-        """Yield a connected client, and the queue of the messages that it receives."""
+    def _connected(self) -> Iterator[tuple[Client, queue.Queue[bytes | None]]]:
+        """Yield a connected client, and the queue of what it receives: messages, None for a lost connection."""
         answers: queue.Queue[str] = queue.Queue()
-        messages: queue.Queue[bytes] = queue.Queue()
+        messages: queue.Queue[bytes | None] = queue.Queue()
         client = _make_client(answers, messages)
         self._authenticate(client)
         if self._settings.password_file and not self._settings.tls:
@@ -134,12 +159,24 @@ class BrokerClient:
                 raise SettingsError(msg) from e
 
 
-def _make_client(answers: queue.Queue[str], messages: queue.Queue[bytes]) -> Client:
+def _repeat(act: Callable[[], T]) -> T:
+    """Do what may be done again until the broker lets it finish, a few times.
+
+    Raises: TransportError.
+    """
+    for attempt in range(1, _ATTEMPTS):
+        with contextlib.suppress(_ConnectionLostError):
+            return act()
+        time.sleep(random.uniform(0, _PAUSE_S * attempt))  # noqa: S311 - no secret
+    return act()
+
+
+def _make_client(answers: queue.Queue[str], messages: queue.Queue[bytes | None]) -> Client:
     """Return a client that is not connected yet.
 
     Args:
         answers: Gets the reason of a refused connection, "" for an accepted one.
-        messages: Gets the content of each message.
+        messages: Gets the content of each message, and None where the connection is lost.
     """
     from paho.mqtt import client as mqtt  # noqa: PLC0415 - most runs announce nothing
     from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
@@ -152,6 +189,7 @@ def _make_client(answers: queue.Queue[str], messages: queue.Queue[bytes]) -> Cli
     # Callbacks only hand over: an exception in one would end paho's thread without a message.
     client.on_connect = lambda _c, _u, _f, reason, _p: answers.put(str(reason) if reason.is_failure else "")
     client.on_message = lambda _c, _u, message: messages.put(bytes(message.payload))
+    client.on_disconnect = lambda *_: messages.put(None)
     client.on_subscribe = lambda subscriber, *_: _acknowledge_at_once(subscriber)
     return client
 

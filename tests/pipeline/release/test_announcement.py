@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import uuid
 
 import pytest
@@ -93,3 +94,29 @@ def test_a_password_that_goes_out_in_the_clear_is_warned_of_once(mqtt_broker, tm
     assert [message for message in caplog.messages if "in the clear" in message] == [
         f"[broker] tls = false: the password goes to 0.0.0.0:{mqtt_broker.port} in the clear; set tls = true"
     ]
+
+
+class OneConnectionForEachName(MqttBroker):
+    """Mosquitto that ends a connection for another one of the same user, as with configs/mosquitto.conf."""
+
+    def command(self) -> list[str]:
+        *command, file = super().command()
+        with open(file, "a") as configuration:  # noqa: PTH123
+            configuration.write("use_username_as_clientid true\n")
+        return [*command, file]
+
+
+def test_machines_of_one_name_that_announce_at_once_all_succeed(tmp_path):
+    if MqttBroker().mosquitto is None:
+        pytest.skip("no mosquitto: the embedded broker lets each name have any number of connections")
+    with OneConnectionForEachName(tmp_path) as broker:
+        settings = settings_for(broker, username="pipeline")
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            done = [
+                pool.submit(announce, BrokerClient(settings, retained_wait_s=0.5), f"channel-{number}", "r1")
+                for number in range(3)
+            ]
+        for one in done:
+            one.result()
+        for number in range(3):
+            assert announced_release(BrokerClient(settings), f"channel-{number}") == "r1"
