@@ -30,8 +30,8 @@ logger = logging.getLogger("luigi-interface")
 RETAINED_WAIT_S = 1.0
 
 
-# A broker that ties client ids to user names (configs/mosquitto.conf) ends a connection for another one of the
-# same name: two machines of the pipeline may announce at once.
+# A broker that ties client ids to user names (configs/mosquitto.conf) ends a connection for another one of that
+# name: two machines of the pipeline may announce at once.
 _ATTEMPTS, _PAUSE_S = 6, 0.5
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class BrokerClient:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[tuple[Client, queue.Queue[bytes | None]]]:
-        """Yield a connected client, and the queue of what it receives: messages, None for a lost connection."""
+        """Yield a connected client, and the queue of its messages, with None for a lost connection."""
         answers: queue.Queue[str] = queue.Queue()
         messages: queue.Queue[bytes | None] = queue.Queue()
         client = _make_client(answers, messages)
