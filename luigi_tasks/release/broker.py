@@ -30,8 +30,8 @@ logger = logging.getLogger("luigi-interface")
 RETAINED_WAIT_S = 1.0
 
 
-# A broker that ties client ids to user names (configs/mosquitto.conf) ends a connection for another one of that
-# name: two machines of the pipeline may announce at once.
+# A broker that ties client ids to user names (configs/mosquitto.conf) ends one for the next of that name:
+# two machines of the pipeline may announce at once.
 _ATTEMPTS, _PAUSE_S = 6, 0.5
 
 T = TypeVar("T")
