@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import EdgeError, SettingsError
+from edge_client.contract.text import one_line
 from luigi_tasks.training.cluster import parse_cluster
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_place(workspace.settings.training.cluster, options.index)
         tune(workspace, options.index)
     except EdgeError as e:
-        parser.exit(2, f"edge-tune: {e}\n")
+        parser.exit(2, f"edge-tune: {one_line(str(e))}\n")
     return 0
 
 

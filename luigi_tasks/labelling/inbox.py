@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PICTURE_LIMIT_BYTES = 8 << 20
 FRAME_LIMIT_PIXELS = 16_000_000
 FRAME_SCANS_AT_MOST = 20  # devices write one, other programs up to 12
+SCANNED_PIXELS_AT_MOST = 64_000_000  # each scan passes over the whole picture: together 0.1 s
 CHECKED_SIDE = 32  # the whole picture is decoded, and then only looked at
 PICTURE_SUFFIX, RECORD_SUFFIX = ".jpg", ".json"
 # Frames are JPEG only: no other decoder has to process a device's bytes, and every browser shows it.
@@ -173,11 +174,16 @@ def check_picture(data: bytes) -> None:
     if not data.startswith(JPEG_START):
         msg = "it is not a JPEG file"
         raise InputError(msg)
-    if count_scans(data, FRAME_SCANS_AT_MOST + 1) > FRAME_SCANS_AT_MOST:
+    scans = count_scans(data, FRAME_SCANS_AT_MOST + 1)
+    if scans > FRAME_SCANS_AT_MOST:
         msg = f"a JPEG in more than {FRAME_SCANS_AT_MOST} scans; devices write one"
         raise InputError(msg)
-    if read_header(data, "the picture").pixels > FRAME_LIMIT_PIXELS:
+    pixels = read_header(data, "the picture").pixels
+    if pixels > FRAME_LIMIT_PIXELS:
         msg = f"more than {FRAME_LIMIT_PIXELS} pixels; let [inbox] longest_side be lower"
+        raise InputError(msg)
+    if scans * pixels > SCANNED_PIXELS_AT_MOST:
+        msg = f"a JPEG of {pixels} pixels in {scans} scans takes long to decode; devices write one scan"
         raise InputError(msg)
     decode_file(data, CHECKED_SIDE, CHECKED_SIDE, "the picture")
 

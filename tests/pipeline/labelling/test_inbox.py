@@ -75,6 +75,7 @@ ATTACKS = [
     Attack("half a picture", frame(jpeg(7)[:300]), "picture"),
     Attack("decompression bomb", frame(BOMB), "picture"),
     Attack("thousands of scans", frame(with_scans(3000)), "more than 20 scans"),
+    Attack("some scans of many pixels", frame(with_scans(15, 3000)), "9000000 pixels in 15 scans"),
     Attack("more pixels than a camera has", frame(large_jpeg(5000)), "more than 16000000 pixels"),
     Attack("larger than a frame", frame(jpeg(7) + bytes(8 << 20)), "at most 8388608"),
     Attack("another format", frame(picture_bytes(7)), "not a JPEG"),
