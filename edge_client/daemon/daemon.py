@@ -7,7 +7,6 @@ serves before any network is touched.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
@@ -29,6 +28,7 @@ from edge_client.contract.names import (
 )
 from edge_client.daemon.channel import ChannelFollower
 from edge_client.daemon.crash_report import crash_report
+from edge_client.daemon.signals import end_requests
 from edge_client.inbox.selection import INBOX_DIR, is_needed
 from edge_client.last_picture import LastPicture
 from edge_client.reporting.broker import BrokerConnection
@@ -53,7 +53,7 @@ from edge_client.state_folder import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from edge_client.inbox.selection import ChannelAnswer
     from edge_client.inbox.service import Inbox
@@ -116,37 +116,6 @@ def run(settings: Settings) -> int:
         # The same process id: for systemd the service goes on.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this program
     return 0
-
-
-@contextlib.contextmanager
-def end_requests() -> Iterator[tuple[Callable[[Mapping[int, Callable[[], None]]], str], Callable[[], None]]]:
-    """Turn signals into bytes of a pipe: a handler that took a lock could wait for ever.
-
-    Yields: A function that waits for the end and returns its reason, running the given actions for other
-        signals until then; a function that requests the end.
-    """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, BUNDLE_SIGNAL)
-    signal.set_wakeup_fd(writer)
-    handlers = {number: signal.signal(number, lambda _number, _frame: None) for number in signals}
-
-    def wait(others: Mapping[int, Callable[[], None]]) -> str:
-        while (number := os.read(reader, 1)[0]) in others:
-            others[number]()
-        return signal.Signals(number).name if number else "end of the source"
-
-    def request() -> None:
-        os.write(writer, b"\0")
-
-    try:
-        yield wait, request
-    finally:
-        signal.set_wakeup_fd(-1)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        os.close(reader)
-        os.close(writer)
 
 
 class Daemon:

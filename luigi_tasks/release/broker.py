@@ -30,7 +30,7 @@ logger = logging.getLogger("luigi-interface")
 RETAINED_WAIT_S = 1.0
 
 
-# A broker that ties client ids to user names (configs/mosquitto.conf) ends one for the next of that name:
+# Where a broker ties client ids to user names (configs/mosquitto.conf), a second connection ends the first:
 # two machines of the pipeline may announce at once.
 _ATTEMPTS, _PAUSE_S = 6, 0.5
 
