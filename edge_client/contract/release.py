@@ -212,8 +212,34 @@ def release_id(
     changes, and a device installs what is not the release that it has. Without these two the id is the same
     as before they existed.
     """
-    digest = hashlib.sha256()
-    parts = [model, "\n".join(labels).encode(), repr(preprocessing).encode()]
+    model_digest = hashlib.sha256(model).digest()
+    return _release_id(model_digest, labels, preprocessing, device_class, operating_point)
+
+
+def is_named_after_content(document: ReleaseDocument) -> bool:
+    """Return whether the release id is the one of the content, if the model has the document's digest.
+
+    A signed channel names the id; so a document of that name makes the predictions that were signed,
+    whatever else of it was changed.
+    """
+    try:
+        model = bytes.fromhex(document.model_sha256)
+    except ValueError:
+        return False
+    return document.release == _release_id(
+        model, document.labels, document.preprocessing, document.device_class, document.operating_point
+    )
+
+
+def _release_id(
+    model_digest: bytes,
+    labels: tuple[str, ...],
+    preprocessing: Preprocessing,
+    device_class: str,
+    operating_point: OperatingPoint | None,
+) -> str:
+    digest = hashlib.sha256(model_digest)
+    parts = ["\n".join(labels).encode(), repr(preprocessing).encode()]
     if device_class:
         parts.append(device_class.encode())
     if operating_point is not None:

@@ -343,7 +343,7 @@ class ChannelFollower:
             return
         changed = self._serving.reopen()
         if not self.serves and self._reopening.needs_probe() and self._serving.opens_elsewhere():
-            logger.warning("another process can serve what this one cannot: starting anew")
+            logger.warning("another process can serve what this one cannot: a new one is due")
             self._on_renewal()
         self._reopening.note_try(time.monotonic(), changed=changed)
         if changed:

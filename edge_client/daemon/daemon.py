@@ -72,6 +72,9 @@ STOP_S, STATUS_S = 4.0, 1.0
 STUCK_S = 60.0
 # Interval of checks of source, driver and threads.
 WATCH_S = 2.0
+# Between two renewals of the process: other channels of this device may serve meanwhile.
+RENEWAL_S = 600.0
+_RENEWED_AT = "EDGE_CLIENT_RENEWED_AT"
 # Names of threads, before their channel's.
 _UPDATES, _STATUS = "updates of ", "status of "
 
@@ -91,8 +94,9 @@ def run(settings: Settings) -> int:
     ):
 
         def renew() -> None:
-            renewal.set()
-            request_end()
+            if time.monotonic() - float(os.environ.get(_RENEWED_AT, "-inf")) > RENEWAL_S:
+                renewal.set()
+                request_end()
 
         try:
             daemon = Daemon(settings, on_end=request_end, last_end=last_end, on_renewal=renew)
@@ -114,6 +118,7 @@ def run(settings: Settings) -> int:
         daemon.stop()
     if renewed:
         # The same process id: for systemd the service goes on.
+        os.environ[_RENEWED_AT] = str(time.monotonic())
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this program
     return 0
 

@@ -14,6 +14,7 @@ from edge_client.contract import names
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.names import KNOWN_OUTPUT
 from edge_client.contract.preprocessing import PREPROCESSING_ID, fit_pixels, input_table
+from edge_client.contract.release import is_named_after_content
 from edge_client.disk import disk_errors
 from edge_client.inference.runtime import load_interpreter
 from edge_client.releases import read_release_and_digest
@@ -86,6 +87,7 @@ class Classifier:
 
     Attributes:
         document_sha256: Hex digest of the release document that it was loaded by; empty without one.
+        is_named_after_content: Whether the release id is the digest of all that decides about predictions.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Classifier:
         self.labels = tuple(labels)
         self.release = release
         self.document_sha256 = ""
+        self.is_named_after_content = False
         self._operating_point = operating_point
         self._interpreter = load_interpreter(model, threads)
         source = _only(self._interpreter.get_input_details(), "input")
@@ -229,6 +232,7 @@ def classifier_from_release(folder: Path, threads: int = 1) -> Classifier:
         operating_point=document.operating_point,
     )
     classifier.document_sha256 = digest
+    classifier.is_named_after_content = is_named_after_content(document)
     _check_promises(folder, classifier, document)
     return classifier
 

@@ -122,7 +122,7 @@ def open_best_slot(
         if release is None:
             continue
         signed = verified.get(release)
-        if serving is not None and serving.release == release and signed in {None, serving.document_sha256}:
+        if serving is not None and serving.release == release and is_signed(serving, signed):
             return Opened(serving, _describe(faults, release))
         try:
             check_slot(slots.folder(release), recorded=slots.digest(release), verified=signed)
@@ -132,6 +132,11 @@ def open_best_slot(
             continue
         return Opened(classifier, _describe(faults, release))
     return Opened(None, _describe(faults, None))
+
+
+def is_signed(classifier: Classifier, verified: str | None) -> bool:
+    """Return whether a loaded release is what was signed, as far as that is known."""
+    return classifier.is_named_after_content or verified in {None, classifier.document_sha256}
 
 
 def _describe(faults: list[str], serving: str | None) -> str:

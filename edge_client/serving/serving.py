@@ -204,8 +204,7 @@ class Serving:
         return activation.opens_elsewhere(self._slots, threads, self._verified, update.self_test_timeout_s)
 
     def _is_signed(self, classifier: Classifier) -> bool:
-        signed = self._verified.get(classifier.release or "")
-        return signed in {None, classifier.document_sha256}
+        return activation.is_signed(classifier, self._verified.get(classifier.release or ""))
 
     def _open(self) -> None:
         """Open the best release on the disk; a start of which the release dies is counted."""

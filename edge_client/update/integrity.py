@@ -5,10 +5,10 @@ stored. The daemon compares with it at each start, and the child of each update 
 verifies its signatures again (`repository/remembered.py`). Expiry does not matter: a device that was off for
 months serves.
 
-A damaged metadata file must not end serving. So any of three is enough for a slot to be loaded: the digest
-in the metadata, the digest in `slots.json` of what was verified when the release was activated, or the
-release id, which is a digest of everything that decides about predictions. The other files follow from
-`release.json`: it has the model's digest and the labels.
+A damaged metadata file must not end serving. So any of three is enough for a slot to be loaded: the release
+id, which the signed channel names, and which is a digest of everything that decides about predictions; the
+digest in the metadata; or the digest in `slots.json` of what was verified when the release was activated.
+The other files follow from `release.json`: it has the model's digest and the labels.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge_client.contract.documents import decode_document
-from edge_client.contract.errors import DeviceError, EdgeError
+from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.names import METADATA_FOLDER, MODEL_FILE, RELEASE_FILE, release_target
-from edge_client.contract.release import RELEASE_LIMIT_BYTES, ReleaseDocument, release_id
+from edge_client.contract.release import RELEASE_LIMIT_BYTES, ReleaseDocument, is_named_after_content
 from edge_client.disk import disk_errors, write_durably
 
 if TYPE_CHECKING:
@@ -55,19 +55,18 @@ def check_slot(slot: Path, *, recorded: str | None, verified: str | None) -> Non
     Args:
         slot: Folder of the release, `<state_dir>/slots/<release>`.
         recorded: Digest in `slots.json`; None if there is none.
-        verified: Digest whose signature an update check of this process verified; None if unknown. It alone
-            counts then.
+        verified: Digest whose signature an update check of this process verified; None if unknown. It counts
+            in place of the other two.
     Raises: NotAsSignedError; DeviceError if the file cannot be read.
     """
     path = slot / RELEASE_FILE
     with disk_errors(path):
         data = path.read_bytes()
+    if _is_named_after_content(slot, data):
+        return
     digest = hashlib.sha256(data).hexdigest()
-    if verified is not None:
-        fits = digest == verified
-    else:
-        fits = digest in {recorded, _remembered_digest(slot)} or _is_named_after(slot, data)
-    if not fits:
+    known = {recorded, _remembered_digest(slot)} if verified is None else {verified}
+    if digest not in known:
         msg = f"{path}: is not what was signed; the next update check replaces it"
         raise NotAsSignedError(msg)
 
@@ -120,9 +119,8 @@ def _is_signed(slot: Path) -> bool:
     """Return whether all that decides about predictions is as it was signed."""
     with contextlib.suppress(OSError):
         data = (slot / RELEASE_FILE).read_bytes()
-        if _is_named_after(slot, data):
-            return True
-        if hashlib.sha256(data).hexdigest() == _remembered_digest(slot):
+        is_known = hashlib.sha256(data).hexdigest() == _remembered_digest(slot)
+        if is_known or _is_named_after_content(slot, data):
             model = hashlib.sha256((slot / MODEL_FILE).read_bytes()).hexdigest()
             return f'"{model}"'.encode() in data
     return False
@@ -139,13 +137,12 @@ def _remembered_digest(slot: Path) -> str | None:
     return None
 
 
-def _is_named_after(slot: Path, document: bytes) -> bool:
-    """Return whether a slot's name is the release id of what is in it."""
-    with contextlib.suppress(EdgeError, OSError):
+def _is_named_after_content(slot: Path, document: bytes) -> bool:
+    """Return whether a slot's name is the release id of its document, if the model is the document's."""
+    try:
         read = decode_document(
             ReleaseDocument, document, source=RELEASE_FILE, limit_bytes=RELEASE_LIMIT_BYTES
         )
-        model = (slot / MODEL_FILE).read_bytes()
-        named = release_id(model, read.labels, read.preprocessing, read.device_class, read.operating_point)
-        return slot.name == named == read.release
-    return False
+    except InputError:
+        return False
+    return slot.name == read.release and is_named_after_content(read)

@@ -99,7 +99,11 @@ class SealedFile(Generic[DocumentT]):
 
     def _unseal(self, data: bytes, source: str) -> DocumentT:
         document = decode_document(self._kind, data, source=source, limit_bytes=self._limit_bytes)
-        content: dict[str, Any] = msgspec.json.decode(data)
+        try:
+            content: dict[str, Any] = msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as e:  # in a field that the document does not have
+            msg = f"{source}: not valid JSON: {e}"
+            raise InputError(msg) from e
         checksum = content.pop(CHECKSUM_FIELD, None)
         if checksum is not None and checksum != _checksum(content):
             msg = f"{source}: its checksum is wrong: the file is damaged"

@@ -133,7 +133,8 @@ def test_every_file_is_on_disk_before_the_slot_gets_its_name(slots, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"schema": 9}', b'{"current": "../../etc"}', b"\0" * 512]
+    "content",
+    [b"", b"{", b"[]", b'{"\xf6nknown": 1}', b'{"schema": 9}', b'{"current": "../../etc"}', b"\0" * 512],
 )
 @pytest.mark.parametrize("lost", [("slots.json",), ("slots.copy.json",), FILES])
 def test_a_broken_slots_file_costs_nothing(slots, tmp_path, content, lost, caplog):
