@@ -120,7 +120,7 @@ class ActionSink:
             written=self._written,
             unsent=sum(one is not None for one in list(self._waiting.queue)),
             dropped=self._dropped,
-            error=self._error,
+            error=self._error if self._waiting.full() else None,
         )
 
     def reopen(self) -> None:

@@ -40,7 +40,6 @@ WINDOW = 100
 # A disk that takes nothing is tried again after this time.
 DISK_RETRY_S = 60.0
 _LONGEST_WAIT_S = 10.0
-_WERE_DROPPED = "%d results were dropped, because too many waited for the broker"
 # Limits on `close`: for the broker to take the rest, and for the disk to keep it.
 FLUSH_S, KEEP_S = 1.5, 1.5
 
@@ -114,18 +113,15 @@ class Outbox:
         """
         with self._changing:
             full = len(self._memory) >= MAX_WAITING or self._memory_bytes >= MAX_WAITING_BYTES
-            ended, starts = 0, full and not self._dropped_now
+            starts = full and not self._dropped_now
             if full:
                 self._dropped += 1
                 self._dropped_now += 1
             else:
-                ended, self._dropped_now = self._dropped_now, 0
                 self._memory.append(_Waiting(channel, payload, safe))
                 self._memory_bytes += len(payload)
         if starts:
             logger.warning("%d results wait for the broker; newer ones are dropped", self._unsent)
-        if ended:
-            logger.warning(_WERE_DROPPED, ended)
         self._wake.set()
 
     def acknowledged(self, number: int) -> None:
@@ -185,6 +181,7 @@ class Outbox:
             self._note_acknowledged()
             self._send_next()
             self._keep_what_waits()
+            self._note_room()
         except Exception:
             # The results stay where they are; the next one tries again.
             logger.exception("results could not be sent")
@@ -255,6 +252,15 @@ class Outbox:
             logger.warning("%d results that were kept on the disk are damaged, and dropped", damaged)
         if not self._left[number]:
             self._on_disk(lambda: self._kept.remove(number))
+
+    def _note_room(self) -> None:
+        """Tell how many results were dropped, once there is room again."""
+        with self._changing:
+            full = len(self._memory) > MAX_WAITING // 2 or self._memory_bytes > MAX_WAITING_BYTES // 2
+            if full or not self._dropped_now:
+                return
+            dropped, self._dropped_now = self._dropped_now, 0
+        logger.warning("%d results were dropped, because too many waited for the broker", dropped)
 
     def _keep_what_waits(self) -> None:
         """Move results to the disk if there are many, or the broker has been away for long."""

@@ -79,7 +79,7 @@ class Device:
             result = example_result(frame=frame, channel="stable")
             self.sink.write(result, None, functools.partial(self.safe.append, frame))
 
-    def wait(self, **counts: int) -> None:
+    def wait(self, **counts: int | None) -> None:
         def reached() -> bool:
             now = self.sink.metrics()
             return all(getattr(now, name) == value for name, value in counts.items())
@@ -181,7 +181,7 @@ def test_what_neither_memory_nor_disk_holds_is_counted_and_told(start, caplog):
     device.link.come()
     device.wait(unsent=0)
     device.classify(9001, 9001)
-    device.wait(written=outboxes.MAX_WAITING + 1)
+    device.wait(written=outboxes.MAX_WAITING + 1, error=None)
     told = [message for message in caplog.messages if "dropped" in message]
     assert told == [
         "2000 results wait for the broker; newer ones are dropped",
