@@ -268,6 +268,8 @@ class Outbox:
         if self._connected() or not self._memory:
             self._kept_at = now
         overdue = now - self._kept_at >= KEPT_AFTER_S
+        if not (overdue or self._crowded):
+            self._error = None  # whatever the disk refused was sent instead
         while self._memory and (overdue or self._crowded) and time.monotonic() >= self._disk_after:
             self._keep_oldest()
             self._kept_at = now
