@@ -20,6 +20,7 @@ import luigi
 
 from edge_client.contract.errors import InputError, TransportError
 from luigi_tasks import addresses, artifacts, steps
+from luigi_tasks.evidence.ledger import EvidenceError
 from luigi_tasks.evidence.release import Evidence
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization import schemes
@@ -209,7 +210,8 @@ class BackboneFeatures(SchemeTask):
         try:
             return artifacts.load_features(self.own_target(), self.workspace.cache)
         except (InputError, TransportError) as e:
-            logger.warning("%s: %s; computing the features again", self.task_id, e)
+            if not isinstance(e, EvidenceError):  # it was named already
+                logger.warning("%s: %s; computing the features again", self.task_id, e)
             self.work(ignore_progress)
             return artifacts.load_features(self.own_target(), self.workspace.cache)
 

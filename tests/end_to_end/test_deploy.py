@@ -130,12 +130,19 @@ def announced(pipeline, channel: str) -> str | None:
 
 
 def test_a_release_is_one_signed_unit_and_announced(pipeline, monkeypatch):
+    from luigi_tasks.release.verify import verify_release  # noqa: PLC0415
+
     state = state_of(pipeline, monkeypatch)
     release = state.channel("stable").release
     names = {path.split("/")[2] for path in state.files if path.startswith(f"releases/{release}/")}
     files = {"model.tflite", "labels.txt", "release.json", "evidence.intoto.jsonl"}
     assert names >= {*files, "selftest-1.png", "selftest-5.png"}
     assert not names & {"evaluation.json", "report.html"}, "with pictures and file names of the hold-out"
+    proof = verify_release(state, release)
+    assert proof.faults == ()
+    made = [one.step for one in proof.steps]
+    assert made[0] == "DatasetSnapshot"
+    assert made[-3:] == ["QuantizeModel", "EvaluateModel", "PublishRelease"]
     document = state.release(release)
     assert document.labels == tuple("0123456789")
     assert document.operators
