@@ -9,6 +9,7 @@ import pytest
 from tests.fakes.device_daemon import assert_answers
 from tests.fakes.faulty_child import FaultyChild
 from tests.fakes.tiny_model import tiny_model
+from tests.fault_table import Kind
 
 
 @pytest.fixture
@@ -44,14 +45,15 @@ def test_no_refusal_for_a_self_test_that_was_killed_once(faulty, daemon, watcher
 
 
 @pytest.mark.slow
-def test_no_refusal_for_a_daemon_that_is_killed_in_a_probation(daemon, watcher, repository, serving):
+def test_no_refusal_for_a_daemon_that_is_killed_in_a_probation(daemon, watcher, repository, serving, faults):
     release = repository.publish_tiny(1).release
     watcher.announce(release)
     watcher.wait_release(release)
     for _ in range(4):
-        daemon.terminate(signal.SIGKILL)
-        daemon.start()
-        assert_answers(daemon, watcher, release)
+        with faults.injected(Kind.REFUSALS, "daemon on probation", "SIGKILL"):
+            daemon.terminate(signal.SIGKILL)
+            daemon.start()
+            assert_answers(daemon, watcher, release)
 
 
 @pytest.mark.runtime

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from edge_client import children
 from edge_client.contract.times import parse_time
 from edge_client.settings.update import DeviceSettings, UpdateSettings
 from edge_client.update import check as updater
@@ -28,7 +29,9 @@ from edge_client.update.selftest import SelfTestError
 from edge_client.update.slots import Slots
 from tests.device.conftest import PassedSelfTest
 from tests.fakes.faulty_child import FaultyChild
+from tests.fakes.memory_group import memory_group
 from tests.fakes.tiny_model import tiny_model
+from tests.fault_table import Kind
 
 START = "2026-01-01T00:00:00.000+00:00"
 
@@ -210,7 +213,7 @@ PASSING = {
 }
 
 
-def test_no_refusal_for_a_fault_that_passes(tried, repository, faulty, clock, caplog):
+def test_no_refusal_for_a_fault_that_passes(tried, repository, faulty, clock, caplog, faults):
     """Each real fault once, for one release; it is downloaded once, and serves at the first good try."""
     release = repository.publish_tiny(1).release
     for fault, ending in PASSING.items():
@@ -233,6 +236,27 @@ def test_no_refusal_for_a_fault_that_passes(tried, repository, faulty, clock, ca
     tried.assert_serves(release)
     assert tried.slots.failures == Failures({}, {})
     assert not any("model" in path for path in repository.requests[asked:])
+    for fault in PASSING:
+        name = fault.name if isinstance(fault, signal.Signals) else fault
+        faults.record("self-test", name, kind=Kind.REFUSALS)
+
+
+def test_no_refusal_where_the_kernel_ran_out_of_memory(tried, repository, monkeypatch, faults):
+    """A real memory group: the kernel kills the child that tries the release, for what others took."""
+    release = repository.publish_tiny(1).release
+    started = children.start
+
+    def start_within(command: list[str]):
+        return started([*words, *command])
+
+    with faults.injected(Kind.REFUSALS, "self-test in a memory group of 15 MB", "out of memory"):
+        with memory_group(15_000_000) as words, monkeypatch.context() as patch:
+            patch.setattr("edge_client.update.selftest.start", start_within)
+            with pytest.raises(PostponedError, match="SIGKILL"):
+                tried.check()
+        assert tried.slots.failures.records[release].ending == "killed"
+        check(tried, Retry.REQUESTED)
+        assert tried.slots.folder(release).is_dir()
 
 
 def fail_by(fault: str):
