@@ -312,12 +312,15 @@ class Serving:
             before_swap: Called right before the first frame can see the release.
         Raises: RefusedError; DeviceError, with the old release serving.
         """
-        if self._comes_into_shadow(outcome):
-            self._begin_shadow(outcome)
-        else:
+        try:
+            if self._comes_into_shadow(outcome):
+                self._begin_shadow(outcome)
+                return
             self._shadow = None
             if not self._activate(outcome, before_swap):
                 self.drop_shadow()
+        finally:
+            self.end_try()  # the daemon lives: no release has ended it
 
     def settle(self, before_swap: Callable[[UpdateOutcome], None]) -> dict[str, Any] | None:
         """Carry out the verdicts that were reached.

@@ -159,7 +159,10 @@ class ReleaseUpdater:
         slot = self._slots.folder(release)
         if slot.is_dir() and self._is_whole(repository, release, slot):
             logger.info("release %s is on the disk already", release)
-            self._slots.keep_trying(release)  # it may end the daemon when that loads it, and no self-test did
+            if self._slots.shadow is None or self._slots.shadow.release != release:
+                self._slots.keep_trying(
+                    release
+                )  # no self-test is run, and it may end the daemon that loads it
             self._slots.drop_staged()
         else:
             self._fetch(repository, release)

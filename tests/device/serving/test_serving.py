@@ -143,6 +143,18 @@ def test_shadow_mode_continues_after_a_restart(one, clock):
     assert one.serving.release == second
 
 
+def test_no_refusal_of_a_shadow_release_by_the_checks_meanwhile(one):
+    one.install(0)
+    one.start(seconds=60.0)
+    second = one.install(1)
+    for _ in range(6):
+        before = (one.settings.device.state_dir / "slots.json").stat().st_ino
+        one.check()
+        assert one.serving.shadow_release == second
+        assert (one.settings.device.state_dir / "slots.json").stat().st_ino == before, "nothing to write"
+    assert one.serving._slots.failures.records == {}
+
+
 def test_comparing_takes_half_of_the_time_at_most(one, clock):
     one.install(0)
     one.start(seconds=60.0)
