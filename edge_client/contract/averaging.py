@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # Largest block whose sum of 8-bit values fits into 16 bits.
 _SMALL_BLOCK = 257
-# Larger pictures are averaged a few rows of blocks at a time, whose sums take this much memory.
-_SUMS_BYTES = 4_000_000
+# Where the sums of all blocks take more memory, blocks are averaged a few rows at a time, with so much.
+_SUMS_BYTES, _STRIP_SUMS_BYTES = 4_000_000, 1_000_000
 # Sizes whose buffers are kept: one fits frames to the model, one compares frames for motion.
 _KEPT = 2
 _buffers = threading.local()
@@ -32,9 +32,10 @@ def average_blocks(pixels: NDArray[np.uint8], rows: int, columns: int) -> NDArra
         columns: Width of a block, at most W.
     Returns: (H // rows, W // columns, 3) uint8.
     """
-    rows_at_once = max(_SUMS_BYTES // (pixels.shape[1] * 3 * np.dtype(_sum_type(rows, columns)).itemsize), 1)
+    row_bytes = pixels.shape[1] * 3 * np.dtype(_sum_type(rows, columns)).itemsize
     high = pixels.shape[0] // rows
-    if high > rows_at_once:
+    if high > 1 and high * row_bytes > _SUMS_BYTES:
+        rows_at_once = max(_STRIP_SUMS_BYTES // row_bytes, 1)
         top = (pixels.shape[0] - high * rows) // 2
         starts = range(0, high, rows_at_once)
         strips = (pixels[top + at * rows : top + min(at + rows_at_once, high) * rows] for at in starts)

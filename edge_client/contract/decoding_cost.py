@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 # Of the decoded picture, as Pillow holds it, by mode; others take 4.
 _PILLOW_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 _RGB_BYTES = 3
+# Of the pixels and one copy of them, such as a region cut out of a frame.
+_USED_BYTES = 6
 # Of all that the format's decoder holds at its peak, where that is more than picture and RGB together.
 _DECODER_BYTES = {"WEBP": 17, "AVIF": 13, "HEIF": 24}
+# Tags of a TIFF, and what libjpeg holds within libtiff.
+_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _ROWS_PER_STRIP = 258, 277, 278
+_JPEG_STRIP_BYTES = 12
 # libjpeg holds the coefficients of a picture in several scans, of 2 bytes, one for each sample.
 _COEFFICIENT_BYTES = 2
 # A picture below this costs what a camera's frame costs, and is not compared with what is free.
@@ -39,11 +44,26 @@ def decoding_bytes(image: Image.Image, data: bytes, pixels: int) -> int:
     """
     decoded = image.width * image.height
     held = _PILLOW_BYTES.get(image.mode, 4) + _RGB_BYTES
-    need = decoded * max(held, _DECODER_BYTES.get(image.format or "", 0))
+    need = decoded * max(held, _USED_BYTES, _DECODER_BYTES.get(image.format or "", 0))
+    if image.format == "TIFF":
+        need = max(need, decoded * _PILLOW_BYTES.get(image.mode, 4) + int(decoded * _strip_bytes(image)))
     if image.format in {"JPEG", "MPO"} and pixels * 8 > _FREELY_BYTES and is_buffered_jpeg(data):
         coefficients = int(pixels * _samples_per_pixel(image) * _COEFFICIENT_BYTES)
         need = max(need, coefficients + decoded * _PILLOW_BYTES.get(image.mode, 4))
     return need
+
+
+def _strip_bytes(image: Image.Image) -> float:
+    """Return the bytes of libtiff's buffers per pixel of a TIFF: a strip, which may be the whole picture."""
+    compression = str(image.info.get("compression", "raw"))
+    if compression == "raw":
+        return 0
+    if "jpeg" in compression:  # a strip may be a progressive JPEG
+        return _JPEG_STRIP_BYTES
+    tags = getattr(image, "tag_v2", {})
+    rows, bits = tags.get(_ROWS_PER_STRIP, image.height), tags.get(_BITS_PER_SAMPLE, (8,))
+    samples = max(len(bits), int(tags.get(_SAMPLES_PER_PIXEL, 1)))
+    return float(min(rows / image.height, 1) * samples * max(bits) / 8)
 
 
 def _samples_per_pixel(image: Image.Image) -> float:

@@ -42,6 +42,8 @@ __all__ = ["PREPROCESSING_ID", "decode_fitted", "decode_picture", "fit_pixels", 
 
 # More than any supported camera gives. What a picture within this costs is compared with the free memory.
 MAX_PIXELS = 50_000_000
+# As in a JPEG.
+MAX_SIDE = 65_535
 # A larger JPEG is decoded at half its size, unless its shorter side would be as low as a large model's input.
 DRAFT_PIXELS, _DRAFT_SIDE = 16_000_000, 1024
 # Pictures above the second number are converted to RGB in strips of so many pixels.
@@ -238,6 +240,9 @@ def _read_orientation(image: Image.Image) -> int:
 def _check_size(image: Image.Image, name: str) -> None:
     if image.width < 1 or image.height < 1:
         msg = f"{name}: {image.width}x{image.height} pixels, an empty picture; remove it"
+        raise InputError(msg)
+    if max(image.size) > MAX_SIDE:  # rows of megabytes, of which other code makes several copies
+        msg = f"{name}: {image.width}x{image.height} pixels, at most {MAX_SIDE} on a side; cut it into parts"
         raise InputError(msg)
     if image.width * image.height > MAX_PIXELS:
         msg = (

@@ -29,8 +29,8 @@ MAX_CHUNKS = 50_000
 # Entries of a TIFF or EXIF directory, and values of one entry that are no bytes: cameras write under 100, and
 # a picture has at most one strip per row.
 MAX_ENTRIES, MAX_VALUES = 1_000, 65_536
-# Pillow decodes run lengths of a BMP in Python, at 1 us for each 2 bytes.
-MAX_RLE_BYTES = 4_000_000
+# Pillow decodes run lengths of a BMP in Python, at 1 us for each 2 bytes; a Pi Zero takes ten times as long.
+MAX_RLE_BYTES = 1_000_000
 # Pillow joins a GIF's comment from pieces of 255 bytes, in a time that grows with its square.
 MAX_EXTENSION_BYTES = 200_000
 # More metadata than this is left out: Pillow joins and parses it in Python, which costs time and memory.
@@ -49,6 +49,11 @@ _COMPRESSED_CHUNKS = frozenset({b"iCCP", b"zTXt", b"iTXt"})
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _BYTE_TYPES = frozenset({1, 2, 6, 7})
 _STRIP_BYTES, _TILE_BYTES = 279, 325
+_SIZE_TAGS, _TILE_SIZE_TAGS = (256, 257), (322, 323)
+# Tags that say what decoding takes: sizes, samples, compression, strips and tiles.
+_LAYOUT_TAGS = frozenset({256, 257, 258, 259, 273, 277, 278, 279, 322, 323, 324, 325})
+# Tiles of a small picture may be larger than the picture; programs write 256 x 256, at most 2000 x 2000.
+_FREE_TILED_PIXELS = 4_000_000
 
 
 def check_structure(data: bytes, name: str) -> bool:
@@ -190,14 +195,42 @@ def _check_tiff(data: bytes, name: str) -> None:
         raise _error(name, "a big-endian BigTIFF", "save it as TIFF")
     if is_heavy_directory(data):
         raise _error(name, "a TIFF whose directory describes more than the file holds", "save it again")
+    found: dict[int, tuple[int, ...]] = {}
     for tag, kind, count, place in _entries(data):
-        if tag in {_STRIP_BYTES, _TILE_BYTES} and (letter := {3: "H", 4: "I", 16: "Q"}.get(kind)):
-            values = data[place : place + count * _TYPE_BYTES[kind]]
-            order = "<" if data.startswith(b"II") else ">"
-            whole = len(values) // _TYPE_BYTES[kind]
-            total = sum(struct.unpack_from(f"{order}{whole}{letter}", values))
-            if whole > 1 and total > 2 * len(data) + 1024:
-                raise _error(name, "a TIFF whose strips are longer than the file", "save it again")
+        if tag in _LAYOUT_TAGS and tag in found:  # Pillow and libtiff may believe different ones
+            raise _error(name, f"a TIFF with two entries of tag {tag}", "save it again")
+        if tag in _LAYOUT_TAGS:
+            found[tag] = _values(data, kind, count, place)
+    for tag in (_STRIP_BYTES, _TILE_BYTES):
+        if len(found.get(tag, ())) > 1 and sum(found[tag]) > 2 * len(data) + 1024:
+            raise _error(name, "a TIFF whose strips are longer than the file", "save it again")
+    if _tiled_pixels(found) > max(4 * _area(found), _FREE_TILED_PIXELS):
+        raise _error(name, "a TIFF whose tiles are larger than the picture", "save it again")
+
+
+def _values(data: bytes, kind: int, count: int, place: int) -> tuple[int, ...]:
+    """Return the whole numbers of a TIFF entry; nothing for other types."""
+    letter = {3: "H", 4: "I", 16: "Q"}.get(kind)
+    if letter is None:
+        return ()
+    values = data[place : place + count * _TYPE_BYTES[kind]]
+    order = "<" if data.startswith(b"II") else ">"
+    return struct.unpack_from(f"{order}{len(values) // _TYPE_BYTES[kind]}{letter}", values)
+
+
+def _area(found: dict[int, tuple[int, ...]]) -> int:
+    """Return the pixels of a TIFF."""
+    width, height = (max(found.get(tag, ()), default=0) for tag in _SIZE_TAGS)
+    return width * height
+
+
+def _tiled_pixels(found: dict[int, tuple[int, ...]]) -> int:
+    """Return the pixels of all tiles that cover a TIFF; 0 without tiles."""
+    pixels = 1
+    for size_tag, tile_tag in zip(_SIZE_TAGS, _TILE_SIZE_TAGS, strict=True):
+        size, tile = (max(found.get(tag, ()), default=0) for tag in (size_tag, tile_tag))
+        pixels *= -(-size // tile) * tile if tile else 0
+    return pixels
 
 
 def _entries(block: bytes) -> Iterator[tuple[int, int, int, int]]:

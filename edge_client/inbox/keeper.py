@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from edge_client.contract.documents import encode_document
+from edge_client.contract.averaging import average_blocks
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import InboxRecord
 from edge_client.disk import disk_errors, write_durably
@@ -234,6 +235,9 @@ def sweep(folder: Path) -> None:
 
 def to_jpeg(pixels: NDArray[np.uint8], longest_side: int) -> bytes:
     """Encode (H, W, 3) uint8 RGB as JPEG, scaled down to `longest_side` pixels where it is larger."""
+    tile = min(max(pixels.shape) // (2 * longest_side), *pixels.shape[:2])
+    if tile > 1:  # Pillow's copy of a large frame takes more memory than the frame
+        pixels = average_blocks(pixels, tile, tile)
     image = Image.fromarray(pixels)
     image.thumbnail((longest_side, longest_side))
     data = io.BytesIO()

@@ -76,5 +76,6 @@ def test_large_pictures_are_averaged_in_strips_with_the_same_result(
 ) -> None:
     pixels = np.random.default_rng(5).integers(0, 256, (height, width, 3), np.uint8)
     whole = average_blocks(pixels, rows, columns)
-    monkeypatch.setattr(averaging, "_SUMS_BYTES", 100_000)
+    monkeypatch.setattr(averaging, "_SUMS_BYTES", 50_000)
+    monkeypatch.setattr(averaging, "_STRIP_SUMS_BYTES", 20_000)
     np.testing.assert_array_equal(average_blocks(pixels, rows, columns), whole)

@@ -471,3 +471,8 @@ def test_decode_fitted_equals_decode_and_fit(size):
         Image.fromarray(pixels).save(file, "PNG")
         wanted = fit_pixels(decode_picture(file.getvalue()), *size)
         assert np.array_equal(decode_fitted(file.getvalue(), *size), wanted)
+
+
+def test_picture_of_absurd_width_is_refused() -> None:
+    with pytest.raises(InputError, match="50000000x1 pixels, at most 65535 on a side"):
+        decode_picture(bomb(50_000_000, 1))

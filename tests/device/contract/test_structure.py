@@ -68,6 +68,16 @@ def tiff(strips: int, strip_bytes: int, *, order: str = "<") -> bytes:
     return head + body + struct.pack(f"{order}H", len(rows)) + b"".join(rows) + bytes(4)
 
 
+def tiff_with_tiles(side: int, tile: int, *, twice: bool = False) -> bytes:
+    """A deflated TIFF in tiles, whose first one is there."""
+    body = zlib.compress(bytes(3 * 64 * 64), 9)
+    entries = [(256, side), (257, side), (258, 8), (259, 8), (262, 1), (277, 1), (322, tile), (323, tile)]
+    entries += [(322, 16)] * twice + [(324, 8), (325, len(body))]
+    rows = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries]
+    head = b"II*\0" + struct.pack("<I", 8 + len(body))
+    return head + body + struct.pack("<H", len(rows)) + b"".join(rows) + bytes(4)
+
+
 def run_length_bmp(size_bytes: int) -> bytes:
     header = struct.pack("<IiiHHIIiiII", 40, 5000, 5000, 1, 8, 1, size_bytes, 0, 0, 256, 0)
     body = header + bytes(1024) + b"\1\5" * (size_bytes // 2)
@@ -91,6 +101,8 @@ REFUSED = {
     "a TIFF whose directory": directory(5000, 50_000) + bytes(50_000),
     "a TIFF whose strips": tiff(5000, 100_000),
     "a TIFF whose strips ": tiff(5000, 100_000, order=">"),
+    "a TIFF whose tiles are larger than the picture": tiff_with_tiles(64, 20_000),
+    "a TIFF with two entries of tag 322": tiff_with_tiles(64, 64, twice=True),
     "a big-endian BigTIFF": b"MM\0+" + tiff(1, 100, order=">")[4:],
     "a run-length BMP": run_length_bmp(5_000_000),
     "a GIF with over": gif_with_comment(1_000_000),
@@ -116,6 +128,7 @@ def test_scans_of_a_large_picture_are_limited_by_their_time() -> None:
         jpeg() + b"\xff\xda" * 500,  # a film after the picture, as phones write it
         jpeg()[:2] + segment(0xE2, b"\xff\xda" * 500) + jpeg()[2:],
         png(chunk(b"tEXt", b"a\0b") * 150),
+        tiff_with_tiles(64, 64),
     ],
 )
 def test_what_programs_write_is_decoded(data: bytes) -> None:
