@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from edge_client.contract.documents import encode_document
 from edge_client.contract.averaging import average_blocks
+from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import InboxRecord
 from edge_client.disk import disk_errors, write_durably

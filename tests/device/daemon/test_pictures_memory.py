@@ -35,8 +35,9 @@ ANSWERED = {"phone-48-megapixels.jpg", "cmyk.jpg", "grey.jpg", "progressive.jpg"
 
 @pytest.fixture
 def small_daemon(daemon, watcher, repository) -> Iterator[DaemonUnderTest]:
-    """A daemon in the group that serves release 0."""
-    daemon.settings["source"]["after"] = "move"
+    """A daemon in the group that serves release 0; region and inbox make copies of each frame."""
+    daemon.settings["source"] |= {"after": "move", "region": "0, 0, 1, 0.9"}
+    daemon.settings["inbox"] = {"unsure_below": 1.0, "per_hour": 1e6}
     release = repository.publish_tiny(0).release
     with memory_group(LIMIT_BYTES) as before:
         daemon.before = before
