@@ -183,7 +183,7 @@ def _verify(options: argparse.Namespace) -> str:
     store = {"url": options.store} if options.store else {}
     trust = {"root": Path(options.root)} if options.root else {}
     workspace = open_workspace(load_settings(store=store, trust=trust))
-    proof = verify_release(workspace.repository.load(), options.release)
+    proof = verify_release(workspace.repository.look(), options.release)
     text = proof.to_json() if options.json else proof.in_words()
     if proof.faults:
         sys.stdout.write(text)

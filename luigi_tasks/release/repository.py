@@ -127,6 +127,15 @@ class ReleaseRepository:
         self._latest = self._compare(RepositoryState(self.store, roots, published, known))
         return self._latest
 
+    def look(self) -> RepositoryState:
+        """Read and verify what the bucket shows, as anybody with the root can: nothing is remembered.
+
+        Raises: As `load`.
+        """
+        roots, stamp = self._read_roots(), self.store.get(TIMESTAMP_KEY, limit_bytes=METADATA_LIMIT_BYTES)
+        published = Published() if stamp is None else self._read_published(roots, stamp)
+        return RepositoryState(self.store, roots, published)
+
     def _read_bucket(self) -> tuple[list[Metadata[Root]], Remembered, StoredObject | None]:
         """Return the roots, this machine's memory and the newest timestamp; the memory is read first."""
         roots, known = self._read_roots(), self.memory.load()
@@ -143,6 +152,8 @@ class ReleaseRepository:
             published.version(role) != known.version(role) for role in ROLES
         ):
             self._merge(shown)
+        elif published.stamp is None and not known.versions:
+            self._warn_of_move()
         if any(channel_target(name) not in state.files for name in known.own_channels):
             state = self._restore_own(state)
         return state
@@ -198,6 +209,15 @@ class ReleaseRepository:
             self.store.url(TIMESTAMP_KEY),
             what,
         )
+
+    def _warn_of_move(self) -> None:
+        if others := [one.store for one in self.memory.others()]:
+            logger.warning(
+                "%s: nothing is published here, but this machine published in %s. If the fleet moves, copy "
+                "that bucket first: its releases, channels and withdrawn releases are not here",
+                self.store.url(""),
+                ", ".join(others),
+            )
 
     def _merge(self, state: RepositoryState) -> None:
         """Remember what another machine published."""

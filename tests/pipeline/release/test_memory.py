@@ -225,11 +225,15 @@ def test_force_writes_again_what_was_damaged(old_bucket, damage):
         old_bucket.machine().force()
 
 
-def test_a_bucket_that_moves_is_followed(old_bucket, tmp_path):
+def test_a_bucket_that_moves_is_followed(old_bucket, tmp_path, caplog):
     """To another account: first an empty bucket, then a copy of the old one is put over it."""
     fleet, old = old_bucket, old_bucket.bucket
     fleet.bucket = tmp_path / "elsewhere"
     fleet.publish("r9")
+    assert (
+        f"this machine published in {old.as_uri()}/. If the fleet moves, copy that bucket first"
+        in caplog.text
+    )
     assert fleet.device() == "r9"
     shutil.copytree(old, fleet.bucket, dirs_exist_ok=True)
     assert fleet.machine().load().channel("stable").release == "r9"
@@ -277,6 +281,14 @@ def test_an_old_targets_under_a_newer_timestamp_is_noticed(fleet, caplog, ahead)
     assert "snapshot" in caplog.text
     fleet.publish("r3")
     assert fleet.device() == "r3"
+
+
+def test_who_only_looks_leaves_no_trace(fleet, caplog):
+    """`edge-keys verify`, by anybody who has the root."""
+    fleet.publish("r1", machine="a")
+    assert fleet.machine().look().channel("stable").release == "r1"
+    assert not (fleet.keys / "device/memory").exists()
+    assert not caplog.records
 
 
 def test_a_memory_that_was_damaged_is_named_and_made_anew(fleet, caplog):
