@@ -124,6 +124,13 @@ class Kind(enum.Enum):
         "jumps, hostile bundles. Survived: the device serves and follows its channel, nothing outside of\n"
         "its folder is touched, and no frame kept for labelling is deleted.",
     )
+    BUCKETS = KindText(
+        "Buckets that went back",
+        Outcome.SERVED,
+        "Somebody puts back what the bucket had before (all of it, or one object), or removes metadata,\n"
+        "while two machines with memories of their own publish. Survived: once each of them has run again,\n"
+        "a device follows both channels to what was published last.",
+    )
     EVIDENCE = KindText(
         "Evidence",
         Outcome.NOT_SIGNED,

@@ -12,6 +12,8 @@ from edge_client.contract.release import ChannelDocument
 from edge_client.contract.times import parse_time
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from luigi_tasks.release.published import RepositoryState
 
 
@@ -86,3 +88,28 @@ def allow_retry(pointer: ChannelDocument | None, channel: str, release: str, *, 
         later = parse_time(pointer.retry_since) + datetime.timedelta(milliseconds=1)
         at = later.isoformat(timespec="milliseconds")
     return msgspec.structs.replace(pointer, retry_since=at)
+
+
+def move_pointer(
+    state: RepositoryState, move: Callable[[ChannelDocument | None], ChannelDocument], channel: str
+) -> ChannelDocument:
+    """Return a channel's new pointer, later than the one before.
+
+    A channel that lost its pointer keeps what was withdrawn from it.
+    """
+    before = state.channel(channel)
+    pointer = move(before)
+    if before is not None:
+        return msgspec.structs.replace(pointer, moved_at=_later(pointer.moved_at, before.moved_at))
+    withdrawn = tuple(one for one in state.withdrawn(channel) if one != pointer.release)
+    return msgspec.structs.replace(pointer, withdrawn=withdrawn)
+
+
+def _later(moved_at: str, before: str) -> str:
+    """Return the time of a move, later than the one before also where this machine's clock is behind.
+
+    So a pointer that is older than another was there before it.
+    """
+    if not before or moved_at > before:
+        return moved_at
+    return (parse_time(before) + datetime.timedelta(milliseconds=1)).isoformat(timespec="milliseconds")

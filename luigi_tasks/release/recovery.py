@@ -67,6 +67,26 @@ def recover(state: RepositoryState, remembered: Published) -> RepositoryState:
     return _with(state, published, {path: text.encode() for path, text in state.known.channels.items()})
 
 
+def went_back(shown: RepositoryState) -> dict[str, bytes]:
+    """Return the remembered pointers, by path, that are newer than those that the bucket shows."""
+    newer = {}
+    for path, text in shown.known.channels.items():
+        known = _decode(path, text.encode())
+        if path in shown.files and _pointer(shown, path).moved_at < known.moved_at:
+            newer[path] = text.encode()
+    return newer
+
+
+def bring_forward(
+    shown: RepositoryState, remembered: Published, pointers: Mapping[str, bytes]
+) -> RepositoryState:
+    """Return what the bucket shows, with remembered pointers and the files of their releases."""
+    files = remembered.targets.signed.targets if remembered.targets is not None else {}
+    releases = {_decode(path, data).release for path, data in pointers.items()}
+    signed = {path: file for path, file in files.items() if path in pointers or _release_of(path) in releases}
+    return _with(shown, _of_files(shown.published, {**shown.files, **signed}), pointers)
+
+
 def restore_own(state: RepositoryState, stored: Collection[str]) -> RepositoryState:
     """Return the state with the channels that this machine moved and that are gone, where their files exist.
 

@@ -22,8 +22,6 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import TransportError, TrustError
 from edge_client.contract.names import (
@@ -35,6 +33,7 @@ from edge_client.contract.names import (
 )
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from edge_client.contract.times import current_time
+from luigi_tasks.release.channel import move_pointer
 from luigi_tasks.release.memory import ROLES, PublisherMemory, forget_channels, remember, remember_own
 from luigi_tasks.release.published import (
     ADDED,
@@ -46,6 +45,7 @@ from luigi_tasks.release.published import (
     releases_in_order,
 )
 from luigi_tasks.release.recovery import (
+    bring_forward,
     describe_versions,
     drop_gone,
     fall_back,
@@ -56,6 +56,7 @@ from luigi_tasks.release.recovery import (
     recall,
     recover,
     restore_own,
+    went_back,
 )
 from luigi_tasks.release.root_chain import METADATA_LIMIT_BYTES, RootChain, distrust
 from luigi_tasks.release.signing import trusted_roots
@@ -151,7 +152,9 @@ class ReleaseRepository:
         elif published.targets is not None and any(
             published.version(role) != known.version(role) for role in ROLES
         ):
-            self._merge(shown)
+            state = self._bring_forward(shown)
+            if state is shown:
+                self._merge(shown)
         elif published.stamp is None and not known.versions:
             self._warn_of_move()
         if any(channel_target(name) not in state.files for name in known.own_channels):
@@ -171,6 +174,18 @@ class ReleaseRepository:
             if remembered is not None and remembered.root_version > published.root_version:
                 return f"signed by the keys of root version {published.root_version}, which were replaced"
         return ""
+
+    def _bring_forward(self, shown: RepositoryState) -> RepositoryState:
+        """Return the state without pointers that are older than remembered, under newer metadata.
+
+        A machine that was away signs so what a thief put back: its own memory is older still.
+        """
+        back = went_back(shown)
+        remembered = self._recall(shown.roots, shown.known) if back else None
+        if remembered is None:
+            return shown
+        self._report(f"signed by another machine over an older copy, of {', '.join(sorted(back))}")
+        return bring_forward(shown, remembered, back)
 
     def _recall(self, roots: Sequence[Metadata[Root]], known: Remembered) -> Published | None:
         """Return the remembered metadata; None if it does not count after a theft, or is damaged."""
@@ -297,7 +312,7 @@ class ReleaseRepository:
         self._upload(files)
         for _ in range(PUBLISH_ATTEMPTS):
             state = self.load()
-            pointer = None if move is None else _move(state, move, channel)
+            pointer = None if move is None else move_pointer(state, move, channel)
             self._latest = None  # writing changes the state, whether it succeeds or not
             try:
                 self._write(state, files, pointer)
@@ -452,18 +467,6 @@ class ReleaseRepository:
 
     def _distrust(self, key: str, reason: Exception) -> TrustError:
         return distrust(self.store, self.settings, key, reason)
-
-
-def _move(
-    state: RepositoryState, move: Callable[[ChannelDocument | None], ChannelDocument], channel: str
-) -> ChannelDocument:
-    """Return a channel's new pointer; one that lost its pointer keeps what was withdrawn from it."""
-    before = state.channel(channel)
-    pointer = move(before)
-    if before is not None:
-        return pointer
-    withdrawn = tuple(one for one in state.withdrawn(channel) if one != pointer.release)
-    return msgspec.structs.replace(pointer, withdrawn=withdrawn)
 
 
 def _read_channels(state: RepositoryState) -> dict[str, str]:

@@ -6,8 +6,6 @@ The pipeline's own repository publishes into a folder; a device's real TUF clien
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import json
 import os
 import shutil
 import stat
@@ -17,9 +15,7 @@ import msgspec
 import pytest
 
 from edge_client.contract.errors import SettingsError, TrustError
-from edge_client.repository.folder_fetcher import FolderFetcher
-from edge_client.repository.trusted import TrustedRepository
-from luigi_tasks.release.channel import point_channel, roll_channel_back
+from luigi_tasks.release.channel import point_channel
 from luigi_tasks.release.keys import Rotation, rotate_keys
 from luigi_tasks.release.memory import PublisherMemory, Remembered
 from luigi_tasks.release.published import TIMESTAMP_KEY
@@ -28,73 +24,16 @@ from luigi_tasks.release.signing import ONLINE_ROLES, PIPELINE_ROLES
 from luigi_tasks.settings.values import StoreSettings
 from luigi_tasks.storage.folder_store import FolderStore
 from luigi_tasks.targets import ChannelTarget, FreshSignaturesTarget
+from tests.fakes.folder_fleet import WHEN, FolderFleet
 from tests.fakes.trust import trust_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-WHEN = "2026-11-27T09:00:00Z"
-
-
-class Fleet:
-    """A bucket (a folder), machines that publish into it, and a device that follows it."""
-
-    def __init__(self, folder: Path, keys: Path) -> None:
-        self.bucket, self.keys, self._backup, self._state = (
-            folder / "bucket",
-            keys,
-            folder / "backup",
-            folder / "device-state",
-        )
-        self._root = (keys / "device/root.json").read_bytes()
-        self.now = datetime.datetime.now(datetime.timezone.utc)
-
-    def machine(self, name: str = "", bucket: Path | None = None) -> ReleaseRepository:
-        """A process on a machine of the pipeline; machines with a name have a memory of their own."""
-        settings = trust_settings(self.keys)
-        if name:
-            settings = dataclasses.replace(settings, memory_dir=str(self.keys.parent / f"memory-{name}"))
-        store = StoreSettings((bucket or self.bucket).as_uri(), "", "", "when_required", True)
-        return ReleaseRepository(FolderStore(store), settings, lambda: self.now)
-
-    def publish(self, release: str, channel: str = "stable", machine: str = "", seconds: int = 60) -> None:
-        """Publish a release; time passes."""
-        self.now += datetime.timedelta(seconds=seconds)
-        files = {
-            f"releases/{release}/release.json": json.dumps({"release": release}).encode(),
-            f"releases/{release}/model.tflite": f"model {release}".encode(),
-        }
-        self.machine(machine).publish(
-            files,
-            lambda pointer: point_channel(pointer, channel, release, share_percent=100.0, at=WHEN),
-            channel,
-        )
-
-    def roll_back(self, release: str) -> None:
-        """Withdraw what stable points to."""
-        self.machine().publish({}, lambda one: roll_channel_back(one, "stable", release, at=WHEN), "stable")
-
-    def back_up(self) -> None:
-        """Copy the whole bucket."""
-        shutil.rmtree(self._backup, ignore_errors=True)
-        shutil.copytree(self.bucket, self._backup)
-
-    def restore(self, only: str = "") -> None:
-        """Make the bucket, or a folder of it, what it was."""
-        shutil.rmtree(self.bucket / only)
-        shutil.copytree(self._backup / only, self.bucket / only)
-
-    def device(self, channel: str = "stable", bucket: Path | None = None) -> str:
-        """What a device with a memory finds."""
-        url = (bucket or self.bucket).as_uri()
-        with TrustedRepository(self._root, url, self._state, FolderFetcher(url)) as trusted:
-            trusted.refresh()
-            return trusted.channel(channel).release
-
 
 @pytest.fixture
 def fleet(tmp_path, keys):
-    return Fleet(tmp_path, keys)
+    return FolderFleet(tmp_path, keys)
 
 
 @pytest.fixture
@@ -266,6 +205,37 @@ def test_machines_remember_what_the_others_published(fleet):
     assert (fleet.device(), fleet.device("canary")) == ("r3", "c1")
 
 
+def test_a_machine_that_was_away_cannot_take_a_channel_back_in_silence(fleet, caplog):
+    """What a thief puts back is newer than all that it remembers, so it signs that; the other notices."""
+    fleet.publish("bad", machine="a")
+    fleet.publish("c1", channel="canary", machine="b")
+    fleet.back_up()
+    fleet.publish("good", machine="a")
+    assert fleet.device() == "good"
+    fleet.restore("metadata")
+    fleet.publish("c2", channel="canary", machine="b")
+    assert fleet.device() == "bad"
+    assert not FreshSignaturesTarget(fleet.machine("a")).exists()
+    assert "over an older copy, of channels/stable.json" in caplog.text
+    fleet.machine("a").renew()
+    assert (fleet.device(), fleet.device("canary")) == ("good", "c2")
+    assert FreshSignaturesTarget(fleet.machine("a")).exists()
+    assert FreshSignaturesTarget(fleet.machine("b")).exists()
+
+
+def test_a_move_is_later_than_the_one_before_also_where_a_clock_is_behind(fleet):
+    """Or one machine would take back what another with a slower clock moved."""
+    fleet.at = WHEN
+    fleet.publish("r1", machine="a")
+    fleet.at = "2026-11-27T08:00:00.000+00:00"
+    fleet.publish("r2", machine="b")
+    fleet.machine("b").publish({}, lambda one: msgspec.structs.replace(one, share_percent=5.0), "stable")
+    pointer = fleet.machine("a").load().channel("stable")
+    assert (pointer.release, pointer.share_percent) == ("r2", 5.0)
+    assert pointer.moved_at == "2026-11-27T09:00:00.002+00:00"
+    assert FreshSignaturesTarget(fleet.machine("a")).exists()
+
+
 @pytest.mark.parametrize("ahead", [10**12, 10**40])
 def test_an_old_targets_under_a_newer_timestamp_is_noticed(fleet, caplog, ahead):
     """A thief of the timestamp key: a version far ahead over an old snapshot."""
@@ -347,7 +317,7 @@ def pointing_to(release: str):
 # After a theft of the keys
 
 
-def thief_publishes(fleet: Fleet, tmp_path: Path) -> None:
+def thief_publishes(fleet: FolderFleet, tmp_path: Path) -> None:
     """With all keys, from a machine of his own: an evil release, and a good one withdrawn."""
     honest, fleet.keys = fleet.keys, tmp_path / "thief/keys"
     shutil.copytree(honest, fleet.keys)

@@ -1,0 +1,64 @@
+"""Thieves and backups in any order, between the runs of two machines."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+from edge_client.contract.errors import EdgeError, TrustError
+from tests.fakes.folder_fleet import FolderFleet
+from tests.fault_table import Kind
+
+EVENTS = 8
+CHANNELS = ("stable", "canary")
+
+
+def test_a_device_follows_whatever_was_put_back_or_removed(tmp_path, keys, faults):
+    for seed in faults.sample(range(500), by_default=5):
+        with faults.injected(Kind.BUCKETS, "two machines publish", "put back, removed"):
+            (tmp_path / str(seed)).mkdir()
+            run(FolderFleet(tmp_path / str(seed), keys), random.Random(seed))
+
+
+def run(fleet: FolderFleet, chance: random.Random) -> None:
+    """Publish and attack by chance; then each machine runs, and the device has what was published last."""
+    published = {}
+    for channel in CHANNELS:
+        published[channel] = f"{channel}-0"
+        fleet.publish(published[channel], channel, chance.choice("ab"))
+    for machine in "ab":
+        run_with_nothing_new(fleet, machine)
+    backups = [fleet.metadata()]
+    for number in range(1, EVENTS):
+        event = chance.choice(("publish", "publish", "put back", "put back one", "remove", "look"))
+        if event == "publish":
+            channel, machine = chance.choice(CHANNELS), chance.choice("ab")
+            published[channel] = f"{channel}-{number}"
+            run_with_nothing_new(fleet, machine)
+            fleet.publish(published[channel], channel, machine)
+            backups.append(fleet.metadata())
+        elif event == "put back":
+            fleet.put_back(chance.choice(backups))
+        elif event == "put back one":
+            older = chance.choice(backups)
+            name = chance.choice(sorted(older))
+            fleet.put_back({**fleet.metadata(), name: older[name]})
+        elif event == "remove":
+            fleet.put_back(dict(list(fleet.metadata().items())[: chance.randrange(3)]))
+        else:
+            with contextlib.suppress(EdgeError):
+                fleet.device(chance.choice(CHANNELS))
+    for machine in "aba":
+        run_with_nothing_new(fleet, machine)
+    assert {channel: fleet.device(channel) for channel in CHANNELS} == published
+
+
+def run_with_nothing_new(fleet: FolderFleet, name: str) -> None:
+    """What a Deploy does, and a person after its error."""
+    fleet.pass_time()
+    machine = fleet.machine(name)
+    try:
+        if machine.needs_renewal():
+            machine.renew()
+    except TrustError:
+        machine.force()
