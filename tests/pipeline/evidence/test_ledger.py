@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -142,7 +143,12 @@ def _move_another_here(folder: Path, signer: CryptoSigner) -> None:
         (folder / KEY).with_name(name).write_bytes((folder / OTHER).with_name(name).read_bytes())
 
 
+def _write_gigabytes(folder: Path, signer: CryptoSigner) -> None:
+    os.truncate(folder / KEY, 1 << 30)
+
+
 FORGERIES = {
+    "a record of a gigabyte": (_write_gigabytes, "it was not read"),
     "another record": (_alter_record, "not the record that was signed"),
     "no record": (_remove_record, "the record is gone"),
     "no statement": (_remove_statement, "no statement of this pipeline"),
@@ -174,12 +180,17 @@ def test_evidence_that_does_not_fit_makes_a_result_absent_with_one_warning(
     assert Machine(machine.folder, signer).document().read("head.npz") == b"made again"
 
 
-@pytest.mark.parametrize("fault", ["gone", "damaged"])
+@pytest.mark.parametrize("fault", ["gone", "damaged", "endless"])
 def test_evidence_of_a_file_that_is_damaged_is_given_up_for_all_machines(
     machine, reader, signer, caplog, fault
 ):
     path = (machine.folder / KEY).with_name("head.npz")
-    path.unlink() if fault == "gone" else path.write_bytes(b"Layers")
+    if fault == "gone":
+        path.unlink()
+    elif fault == "damaged":
+        path.write_bytes(b"Layers")
+    else:
+        os.truncate(path, 3 << 30)
     assert reader.document().exists(), "no file is read to see whether a step is done"
     with pytest.raises(EvidenceError, match=r"head\.npz is (gone|not the file)"):
         reader.document().read("head.npz")
