@@ -216,8 +216,11 @@ def user_of_daemon(state_dir: Path) -> int | None:
     """Return the user of the daemon that holds the state folder; None if it does not name itself."""
     process = running_process(state_dir)
     try:
-        return None if process is None else Path(f"/proc/{process}").stat().st_uid
-    except OSError:
+        # Not the owner of the folder in /proc: that of a process without core dumps is root.
+        status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
+        users = next(line.split() for line in status.splitlines() if line.startswith("Uid:"))
+        return int(users[2])  # proc(5): real, effective, saved, file system
+    except (OSError, StopIteration):
         return None
 
 
