@@ -25,6 +25,7 @@ from luigi_tasks.storage.folder_store import FolderStore
 from luigi_tasks.training.records import Lineage
 from luigi_tasks.workspace import open_workspace
 from tests.fakes.trust import trust_settings
+from tests.fault_table import Kind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,22 +163,23 @@ FORGERIES = {
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_evidence_that_does_not_fit_makes_a_result_absent_with_one_warning(
-    machine, reader, signer, caplog, forgery
+    machine, reader, signer, caplog, faults, forgery
 ):
     forge, reason = FORGERIES[forgery]
-    forge(machine.folder, signer)
-    caplog.clear()
-    for _ in range(2):
-        reader.ledger.begin()
-        assert not reader.document().exists()
-        assert reader.document().find(Lineage) is None
-    with pytest.raises(EvidenceError):
-        reader.document().read("head.npz")
-    [said] = warnings(caplog)
-    assert f"{KEY}: " in said
-    assert reason in said
-    reader.save(file=b"made again")
-    assert Machine(machine.folder, signer).document().read("head.npz") == b"made again"
+    with faults.injected(Kind.EVIDENCE, "any record", forgery):
+        forge(machine.folder, signer)
+        caplog.clear()
+        for _ in range(2):
+            reader.ledger.begin()
+            assert not reader.document().exists()
+            assert reader.document().find(Lineage) is None
+        with pytest.raises(EvidenceError):
+            reader.document().read("head.npz")
+        [said] = warnings(caplog)
+        assert f"{KEY}: " in said
+        assert reason in said
+        reader.save(file=b"made again")
+        assert Machine(machine.folder, signer).document().read("head.npz") == b"made again"
 
 
 @pytest.mark.parametrize("fault", ["gone", "damaged", "endless"])
@@ -254,13 +256,14 @@ def test_evidence_needs_the_work_key_before_anything_is_computed(tmp_path):
         open_workspace(settings).ledger.check_signer()
 
 
-def test_evidence_lets_no_forged_checkpoint_be_resumed(machine, reader, caplog):
+def test_evidence_lets_no_forged_checkpoint_be_resumed(machine, reader, caplog, faults):
     target = machine.document("work/tuned/t/tuned.json")
     artifacts.StoredCheckpoint(target).save(b"epoch 3")
     resumed = artifacts.StoredCheckpoint(reader.document("work/tuned/t/tuned.json"))
     assert resumed.load() == b"epoch 3"
-    (machine.folder / "work/tuned/t/checkpoint.npz").write_bytes(b"epoch 9")
-    assert resumed.load() is None
+    with faults.injected(Kind.EVIDENCE, "checkpoint", "altered"):
+        (machine.folder / "work/tuned/t/checkpoint.npz").write_bytes(b"epoch 9")
+        assert resumed.load() is None
     artifacts.StoredCheckpoint(target).save(b"epoch 4")
     assert resumed.load() == b"epoch 4"
     artifacts.StoredCheckpoint(target).save(b"")
@@ -269,7 +272,7 @@ def test_evidence_lets_no_forged_checkpoint_be_resumed(machine, reader, caplog):
     assert len(warnings(caplog)) == 1
 
 
-def test_evidence_lets_nobody_choose_the_start_of_a_training(tmp_path, machine, signer):
+def test_evidence_lets_nobody_choose_the_start_of_a_training(machine, signer, faults):
     """The lineage of a release names the weights that the next training goes on from."""
     tuned = machine.document("work/tuned/t/tuned.json")
     tuned.put("weights.npz", b"honest")
@@ -284,10 +287,12 @@ def test_evidence_lets_nobody_choose_the_start_of_a_training(tmp_path, machine, 
         return artifacts.find_parent(workspace)
 
     assert start() == ("r1", b"honest")
-    (machine.folder / "work/tuned/t/weights.npz").write_bytes(b"chosen")
-    assert start() is None
-    (machine.folder / "work/lineage/r1.json").write_bytes(b'{"tuned": "work/tuned/evil/"}')
-    assert start() is None
+    with faults.injected(Kind.EVIDENCE, "start of a training", "weights altered"):
+        (machine.folder / "work/tuned/t/weights.npz").write_bytes(b"chosen")
+        assert start() is None
+    with faults.injected(Kind.EVIDENCE, "start of a training", "lineage altered"):
+        (machine.folder / "work/lineage/r1.json").write_bytes(b'{"tuned": "work/tuned/evil/"}')
+        assert start() is None
 
 
 def test_evidence_lets_no_plan_or_inventory_be_put_in(machine, reader):
