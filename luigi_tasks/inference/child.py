@@ -113,7 +113,7 @@ class Child:
             if not data:
                 return
             request = msgspec.json.decode(data, type=Request)
-            memory = mmap.mmap(descriptors[0], request.size_bytes)
+            memory = mmap.mmap(descriptors[0], request.size_bytes, mmap.MAP_SHARED | mmap.MAP_POPULATE)
             os.close(descriptors[0])
             self._attempt(request, functools.partial(self._act, request, memory))
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import fcntl
+import errno
 import hashlib
-import mmap
 import os
 import socket
 import subprocess
@@ -217,7 +216,7 @@ class _Block:
     number: int
     start: int
     count: int
-    memory: mmap.mmap
+    memory: BinaryIO
     left: int
 
 
@@ -270,9 +269,9 @@ class _Child:
             model_bytes=len(content),
             memory_bytes=PARSING_BYTES,
         )
-        self._send(request, np.frombuffer(content, np.uint8))
-        if self._receive().number != self._number:
-            self._fail("answered what was not asked")
+        with self._send(request, np.frombuffer(content, np.uint8)):
+            if self._receive().number != self._number:
+                self._fail("answered what was not asked")
 
     def begin(self, act: Act, start: int, pixels: NDArray[np.uint8]) -> _Block:
         """Give the child pictures; it answers them while this process goes on."""
@@ -298,9 +297,11 @@ class _Child:
             done = sum(one.count - one.left for one in self._blocks.values())
             progress(what, block.start + done, len(answers))
         del self._blocks[block.number]
-        rows = np.frombuffer(block.memory, self.loaded.dtype, offset=answers_at(self.loaded, block.count))
-        size = block.count * int(np.prod(self.loaded.answer))
-        answers[block.start : block.start + block.count] = rows[:size].reshape(-1, *self.loaded.answer)
+        with block.memory as memory:
+            memory.seek(answers_at(self.loaded, block.count))
+            rows = answers[block.start : block.start + block.count]
+            if _read(memory, rows) < rows.nbytes:
+                self._fail("took its answers away")
 
     @property
     def _answer_bytes(self) -> int:
@@ -316,29 +317,31 @@ class _Child:
             outputs=len(file.labels),
             normalization=file.normalization,
         )
-        self._send(request, np.frombuffer(file.content, np.uint8))
-        loaded = self._receive().loaded
+        with self._send(request, np.frombuffer(file.content, np.uint8)):
+            loaded = self._receive().loaded
         if loaded is None or np.dtype(loaded.dtype).itemsize * np.prod(loaded.answer) > BLOCK_BYTES:
             self._fail("has answers of an impossible size")
         return loaded
 
-    def _send(self, request: Request, content: NDArray[np.uint8]) -> mmap.mmap:
-        """Send a request with shared memory that begins with `content`; return the memory."""
-        descriptor = os.memfd_create("edge-fleet-pictures", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    def _send(self, request: Request, content: NDArray[np.uint8]) -> BinaryIO:
+        """Send a request with shared memory that begins with `content`; return the memory as a file.
+
+        It is written and read as a file: to map it here too would cost a page fault for each 4 kB.
+        """
+        descriptor = os.memfd_create("edge-fleet-pictures", os.MFD_CLOEXEC)
+        memory = os.fdopen(descriptor, "r+b", buffering=0)
         try:
             os.ftruncate(descriptor, request.size_bytes)
-            # Where the child could shrink it, reading the answers would end this process.
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-            memory = mmap.mmap(descriptor, request.size_bytes)
-            np.frombuffer(memory, np.uint8)[: len(content)] = content
+            _write(memory, np.ascontiguousarray(content))
             self._channel.settimeout(ANSWER_LIMIT_S)
             socket.send_fds(self._channel, [msgspec.json.encode(request)], [descriptor])
         except TimeoutError:
             self._fail_silent()
-        except OSError:  # the channel is closed: the child has ended
-            self._fail_ended()
-        finally:
-            os.close(descriptor)
+        except OSError as e:
+            if e.errno in {errno.ENOSPC, errno.ENOMEM}:
+                msg = f"{self._file.full_name}: no memory for its pictures: {e.strerror}; free some"
+                raise DeviceError(msg) from e
+            self._fail_ended()  # the channel is closed
         return memory
 
     def _receive(self) -> Reply:
@@ -390,6 +393,21 @@ def _start(channel: socket.socket, errors: BinaryIO) -> subprocess.Popen[bytes]:
         env={**bare_environment(), "TF_CPP_MIN_LOG_LEVEL": "2"},
         pass_fds=[channel.fileno()],
     )
+
+
+def _write(file: BinaryIO, array: NDArray[Any]) -> None:
+    """Write all bytes: one call writes 2 GB at most."""
+    data = array.reshape(-1).view(np.uint8).data
+    while len(data):
+        data = data[file.write(data) :]
+
+
+def _read(file: BinaryIO, array: NDArray[Any]) -> int:
+    """Fill a contiguous array; return how many bytes there were."""
+    data, done = array.reshape(-1).view(np.uint8).data, 0
+    while done < len(data) and (count := file.readinto(data[done:])):  # type: ignore[attr-defined]
+        done += count
+    return done
 
 
 def _end(process: subprocess.Popen[bytes], channel: socket.socket, owner: int) -> None:

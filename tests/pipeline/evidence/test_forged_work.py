@@ -288,10 +288,13 @@ def test_evidence_of_an_earlier_version_is_asked_for_with_one_warning(work):
 @pytest.mark.parametrize(
     ("model", "said"), [(crashing_model, "SIGSEGV"), (endless_model, "no answer within 2 s")]
 )
-def test_a_signed_candidate_that_crashes_or_hangs_the_runtime_ends_no_run(work, monkeypatch, model, said):
+def test_a_signed_candidate_that_crashes_or_hangs_the_runtime_ends_no_run(
+    work, monkeypatch, faults, model, said
+):
     """A worker whose key was stolen, or whose memory is bad: the machine with the keys survives it."""
     monkeypatch.setattr(model_process, "ANSWER_LIMIT_S", 2.0)
     work.attacked(5000 + len(said))
+    before = work.site.released
     key, content = work.key(QuantizeModel), model()
     ledger = open_workspace(work.site.load_settings()).ledger
     folder = key.removesuffix("candidate.json")
@@ -309,8 +312,9 @@ def test_a_signed_candidate_that_crashes_or_hangs_the_runtime_ends_no_run(work, 
         [one for one in work.keys if one in statement.inputs],
         replace=True,
     )
-    assert not work.build(Deploy)
-    messages = "\n".join(work.site.messages)
-    assert f"the candidate {record.release}" in messages
-    assert said in messages
-    assert work.site.released is not None, "the release before still stands"
+    with faults.injected(Kind.EVIDENCE, "candidate", f"signed, {said}"):
+        assert not work.build(Deploy)
+        messages = "\n".join(work.site.messages)
+        assert f"the candidate {record.release}" in messages
+        assert said in messages
+        assert work.site.released == before
