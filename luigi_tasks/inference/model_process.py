@@ -256,7 +256,9 @@ class _Child:
     def end(self) -> None:
         """End the process."""
         self._finalizer()
-        self._errors.close()
+        for file in (self._errors, *(one.memory for one in self._blocks.values())):
+            file.close()
+        self._blocks.clear()
 
     def parse(self) -> None:
         """Let the child parse the file in Python."""
