@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from local_services import MqttBroker, wait_until
 from edge_client.reporting.status import STATUS_FILE, read_status
 from edge_client.state_folder import daemon_runs, refresh_status
 from tests.fakes.device_daemon import DaemonUnderTest, Watcher
+from tests.fakes.rude_proxy import FAULTS, RudeProxy
 from tests.fault_table import Kind
 
 if TYPE_CHECKING:
@@ -123,3 +125,30 @@ def test_the_file_of_results_may_be_moved_removed_truncated_and_replaced(
     watcher.close()
     assert counts(device, "json_lines") == {"written": 30, "unsent": 0, "kept": 0, "dropped": 0}
     assert device.terminate() == 0
+
+
+@pytest.mark.slow
+def test_no_result_is_missing_whatever_the_network_and_the_daemon_do(
+    device, own_broker, repository, fleet, faults
+):
+    release = repository.publish_tiny(0).release
+    watcher = Watcher(own_broker, fleet)
+    with RudeProxy(own_broker.host, own_broker.port) as proxy:
+        device.settings["broker"]["port"] = proxy.port
+        device.start()
+        watcher.wait_release(release)
+        names: list[str] = []
+        cases = [(network, end) for network in FAULTS for end in (signal.SIGTERM, signal.SIGKILL)]
+        for network, end in faults.sample(cases, by_default=2):
+            with faults.injected(Kind.RESULTS, f"network to the broker: {network}", f"{end.name}, start"):
+                proxy.fault = network
+                names.extend(device.drop("red") for _ in range(20))
+                wait_until(lambda: runs(device), "the daemon to handle signals")
+                device.process.send_signal(end)
+                device.process.wait()
+                names.extend(device.drop("blue") for _ in range(20))
+                proxy.fault = None
+                device.start()
+                watcher.wait(lambda w: set(names) <= {one.source for one in w.results}, "all results")
+        wait_until(lambda: not pictures(device), "the pictures to go")
+    watcher.close()
