@@ -25,6 +25,7 @@ _USED_BYTES = 6
 _DECODER_BYTES = {"WEBP": 17, "AVIF": 13, "HEIF": 24}
 # Tags of a TIFF, and what libjpeg holds within libtiff.
 _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _ROWS_PER_STRIP = 258, 277, 278
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _JPEG_STRIP_BYTES = 12
 # libjpeg holds the coefficients of a picture in several scans, of 2 bytes, one for each sample.
 _COEFFICIENT_BYTES = 2
@@ -53,6 +54,14 @@ def decoding_bytes(image: Image.Image, data: bytes, pixels: int) -> int:
     return need
 
 
+def strip_pixels(image: Image.Image) -> int:
+    """Return the pixels of a strip or tile of a TIFF; of the whole picture where nothing is said."""
+    tags = getattr(image, "tag_v2", {})
+    if _TILE_WIDTH in tags:
+        return int(tags[_TILE_WIDTH]) * int(tags.get(_TILE_HEIGHT, image.height))
+    return image.width * min(int(tags.get(_ROWS_PER_STRIP, image.height)), image.height)
+
+
 def _strip_bytes(image: Image.Image) -> float:
     """Return the bytes of libtiff's buffers per pixel of a TIFF: a strip, which may be the whole picture."""
     compression = str(image.info.get("compression", "raw"))
@@ -61,9 +70,9 @@ def _strip_bytes(image: Image.Image) -> float:
     if "jpeg" in compression:  # a strip may be a progressive JPEG
         return _JPEG_STRIP_BYTES
     tags = getattr(image, "tag_v2", {})
-    rows, bits = tags.get(_ROWS_PER_STRIP, image.height), tags.get(_BITS_PER_SAMPLE, (8,))
+    bits = tags.get(_BITS_PER_SAMPLE, (8,))
     samples = max(len(bits), int(tags.get(_SAMPLES_PER_PIXEL, 1)))
-    return float(min(rows / image.height, 1) * samples * max(bits) / 8)
+    return float(strip_pixels(image) / (image.width * image.height) * samples * max(bits) / 8)
 
 
 def _samples_per_pixel(image: Image.Image) -> float:

@@ -24,12 +24,17 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from edge_client.contract.averaging import average_blocks
-from edge_client.contract.decoding_cost import check_affordable
+from edge_client.contract.decoding_cost import check_affordable, strip_pixels
 from edge_client.contract.errors import InputError
 from edge_client.contract.metadata import ORIENTATION, UPRIGHT, find_orientation, without_metadata
 from edge_client.contract.picture_file import read_picture
 from edge_client.contract.release import PREPROCESSING_ID
-from edge_client.contract.structure import check_scans, check_structure, is_heavy_directory
+from edge_client.contract.structure import (
+    check_scans,
+    check_scans_of_tiff,
+    check_structure,
+    is_heavy_directory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,6 +207,8 @@ def _prepare(image: Image.Image, data: bytes, name: str) -> None:
         check_scans(data, pixels, name)
         if pixels > DRAFT_PIXELS and min(image.size) >= 2 * _DRAFT_SIDE:
             image.draft(None, (image.width // 2, image.height // 2))
+    elif image.format == "TIFF" and "jpeg" in str(image.info.get("compression")):
+        check_scans_of_tiff(data, strip_pixels(image), name)
     check_affordable(image, data, pixels, name)
 
 

@@ -88,6 +88,15 @@ def check_scans(data: bytes, pixels: int, name: str) -> None:
         raise _error(name, f"a JPEG of {pixels} pixels in more than {limit} scans", "save it again")
 
 
+def check_scans_of_tiff(data: bytes, strip_pixels: int, name: str) -> None:
+    """Check the same of a TIFF whose strips or tiles, of so many pixels each, are JPEGs.
+
+    Raises: InputError.
+    """
+    if _count_start_marks(data) * strip_pixels > MAX_SCANNED_PIXELS:
+        raise _error(name, "a TIFF of JPEGs in very many scans", "save it again")
+
+
 def _count_start_marks(data: bytes) -> int:
     """Return how often a start of scan stands in the data; `count` takes five times as long."""
     if not 2 < len(data) < _SMALL_BYTES:

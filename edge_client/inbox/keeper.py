@@ -127,6 +127,7 @@ class FrameKeeper:
                     self._ages.save()
                 return
             self._try(functools.partial(self._keep, *queued))
+            del queued  # a large frame is not kept in memory until the next one comes
 
     def _try(self, act: Callable[[], None]) -> None:
         """Call `act`; log a failure, so that the next frame is tried whatever happens."""

@@ -115,6 +115,15 @@ def test_file_that_would_keep_a_decoder_busy_is_refused_by_name(reason: str) -> 
         decode_picture(REFUSED[reason], source="door.jpg")
 
 
+def test_scans_of_a_jpeg_within_a_tiff_are_limited() -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (6000, 6000)).save(out, "TIFF", compression="jpeg", strip_size=6000 * 6000 * 3)
+    data = out.getvalue()
+    assert decode_picture(data).shape == (6000, 6000, 3)
+    with pytest.raises(InputError, match="a TIFF of JPEGs in very many scans"):
+        decode_picture(data + b"\xff\xda" * 30)
+
+
 def test_scans_of_a_large_picture_are_limited_by_their_time() -> None:
     data = with_scans(60, 6000)
     with pytest.raises(InputError, match="36000000 pixels in more than 27 scans"):
