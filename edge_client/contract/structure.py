@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 # A progressive JPEG has about 10 scans, at most some 20 with hand-made scripts.
 MAX_SCANS = 100
-# Each scan passes over the whole picture, at 1 ns a pixel and scan: 50 megapixels may have 20 scans.
-MAX_SCANNED_PIXELS = 1_000_000_000
+# Each scan passes over the whole picture, at 1 ns a pixel, on a Pi Zero at 10: 50 megapixels may have 12
+# scans, which is what libjpeg itself writes and two more. Within a TIFF a scan takes five times as long.
+MAX_SCANNED_PIXELS, MAX_SCANNED_PIXELS_OF_TIFF = 600_000_000, 150_000_000
 # Segments of a JPEG before its first scan: 10 to 30, an ICC profile or extended XMP of megabytes adds 50.
 MAX_SEGMENTS = 2_000
 # Chunks of a PNG: libpng writes pieces of 8 kB, 50 megapixels make at most 25,000.
@@ -93,7 +94,7 @@ def check_scans_of_tiff(data: bytes, strip_pixels: int, name: str) -> None:
 
     Raises: InputError.
     """
-    if _count_start_marks(data) * strip_pixels > MAX_SCANNED_PIXELS:
+    if _count_start_marks(data) * strip_pixels > MAX_SCANNED_PIXELS_OF_TIFF:
         raise _error(name, "a TIFF of JPEGs in very many scans", "save it again")
 
 
