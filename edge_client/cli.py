@@ -148,7 +148,8 @@ def _run(options: argparse.Namespace) -> int:
         from edge_client.daemon.daemon import run  # noqa: PLC0415 - the other commands start faster
     except Exception as e:
         # Half an upgrade of NumPy or Pillow raises whatever it likes; systemd starts this again.
-        msg = f"cannot start: {type(e).__name__}: {e}; mend the installation (pip install --force-reinstall)"
+        way_out = "free memory, or mend the installation (pip install --force-reinstall)"
+        msg = f"cannot start: {type(e).__name__}: {e}; {way_out}"
         raise DeviceError(msg) from e
 
     return run(settings)

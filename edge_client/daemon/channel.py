@@ -7,16 +7,16 @@ in a thread of its own, and so does sending the status. Only `follow` changes wh
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import random
 import time
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import DeviceError, EdgeError, TransportError
-from edge_client.contract.messages import DeviceStatus, Result, UpdateMetrics
+from edge_client.contract.messages import DeviceStatus, Result
 from edge_client.contract.names import announcement_topic
 from edge_client.contract.times import seconds_until, utc_now
+from edge_client.daemon.check_result import CheckResult, RunningUpdate
 from edge_client.daemon.explanations import (
     explain_outcome,
     explain_problem,
@@ -24,8 +24,8 @@ from edge_client.daemon.explanations import (
     explain_unrecorded,
 )
 from edge_client.daemon.reopening import Reopening
+from edge_client.daemon.software import find_runtime, find_software
 from edge_client.inbox.selection import ChannelAnswer
-from edge_client.inference.runtime import runtime_name
 from edge_client.offline.handover import BUNDLE_FILE, BundleResult, close_bundle, of_bundle
 from edge_client.rate_limit import RateLimit
 from edge_client.reporting.status import STATUS_FILE, StatusBoard
@@ -34,7 +34,7 @@ from edge_client.serving.serving import Serving
 from edge_client.update.check_process import CheckCancelledError, CheckEndedError, UpdateCheck, error_kind
 from edge_client.update.decision import Decision, UpdateOutcome
 from edge_client.update.endings import Retry
-from edge_client.update.refusals import PostponedError, RefusedError, this_software
+from edge_client.update.refusals import PostponedError, RefusedError
 from edge_client.update.schedule import SHORTEST_INTERVAL_S, CheckSchedule
 from edge_client.update.triggers import UpdateTriggers, read_announcement
 
@@ -56,46 +56,6 @@ MALFORMED_AT_ONCE, MALFORMED_INTERVAL_S = 10, 60.0
 UNDECIDED = ""
 # A release in shadow mode is judged at least so often, also where no frames come.
 LONGEST_WAIT_S = 600.0
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckResult:
-    """Result of an update check, for the schedule and for `edge-client import`.
-
-    Attributes:
-        message: In a sentence, for people.
-        error: Kind of the error, see `error_kind`; empty without one.
-        settled: Whether checking again soon would not help.
-        signed: Release that the signed channel points to; None if unknown.
-        cancelled: Whether this process cancelled the check.
-    """
-
-    message: str
-    error: str = ""
-    settled: bool = True
-    signed: str | None = None
-    cancelled: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class RunningUpdate:
-    """An update until the first answer of its release.
-
-    Attributes:
-        release: The new release.
-        bytes_pulled: Bytes read from the store.
-        started: Monotonic seconds at which its announcement arrived, or its check started.
-    """
-
-    release: str
-    bytes_pulled: int
-    started: float
-
-    def metrics(self, now: float) -> UpdateMetrics:
-        """Return the cost of the update, with its first answer at `now`."""
-        return UpdateMetrics(
-            release=self.release, bytes_pulled=self.bytes_pulled, seconds=round(now - self.started, 3)
-        )
 
 
 class ChannelFollower:
@@ -133,7 +93,7 @@ class ChannelFollower:
         self.triggers = UpdateTriggers(self._read_announcement)
         self._malformed_told = RateLimit(MALFORMED_AT_ONCE, MALFORMED_INTERVAL_S)
         self._chance = chance or random.Random()  # noqa: S311 - no secret
-        self._software = self._find_software()
+        self._software = find_software(self._settings)
         self._check = UpdateCheck()
         self._serving = Serving(settings, self._software, on_verdict=self._on_verdict, last_end=last_end)
         self._source_fault: str | None = None
@@ -163,18 +123,10 @@ class ChannelFollower:
             device=device.id,
             channel=device.channel,
             state="starting",
-            runtime=_runtime(),
+            runtime=find_runtime(),
             changed_at=utc_now(),
             **changes,
         )
-
-    def _find_software(self) -> str:
-        """Return what decides whether a release can run here; empty while there is no runtime."""
-        try:
-            return this_software(self._settings.device, self._settings.update)
-        except DeviceError as e:
-            logger.error("%s", e)  # noqa: TRY400 - one line, no traceback
-            return ""
 
     def _with_fault(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Add to the live fields why the current release does not serve; `last_error` may be another's."""
@@ -353,7 +305,7 @@ class ChannelFollower:
         if self.serves:
             logger.info("release %s serves", self._serving.release)
             self._may_serve.set()
-        self.show_releases(last_error=self._serving.fault or None, runtime=_runtime())
+        self.show_releases(last_error=self._serving.fault or None, runtime=find_runtime())
 
     def _is_noise(self, trigger: Trigger, schedule: CheckSchedule, now: float) -> bool:
         """Pass announcements to the schedule; return whether some came, and none is news."""
@@ -459,7 +411,7 @@ class ChannelFollower:
         self, settings: Settings, *, expecting: bool, allowed: bool, retry: Retry
     ) -> UpdateOutcome:
         """Check in a child process; a release that it installed serves afterwards, or is in shadow mode."""
-        self._software = self._software or self._find_software()
+        self._software = self._software or find_software(self._settings)
         if not self._software:
             msg = "no update without a TFLite runtime: pip install ai-edge-litert; see `edge-client doctor`"
             raise DeviceError(msg)
@@ -534,14 +486,6 @@ class ChannelFollower:
         if self._serving.shadow_release == outcome.release:
             return _name(Decision.INSTALL)
         return UNDECIDED
-
-
-def _runtime() -> str:
-    """Return the runtime's name and version; empty if there is none now."""
-    try:
-        return runtime_name()
-    except DeviceError:
-        return ""
 
 
 def _name(decision: Decision) -> str:

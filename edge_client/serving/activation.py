@@ -146,6 +146,18 @@ def _describe(faults: list[str], serving: str | None) -> str:
     return f"{'; '.join(faults)}; {meanwhile}it stays on the disk and is tried again"
 
 
+def can_open(slots: Slots, release: str, threads: int, verified: Mapping[str, str]) -> bool:
+    """Return whether a release on the disk can serve now."""
+    slot = slots.folder(release)
+    try:
+        check_slot(slot, recorded=slots.digest(release), verified=verified.get(release))
+        open_slot(slot, threads)
+    except EdgeError as e:
+        logger.warning("release %s cannot serve now: %s", release, e)
+        return False
+    return True
+
+
 def opens_elsewhere(slots: Slots, threads: int, verified: Mapping[str, str], timeout_s: float) -> bool:
     """Return whether a new process can serve the current or the previous release: tries their self-tests."""
     for release in (slots.current, slots.previous):

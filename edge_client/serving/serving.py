@@ -31,6 +31,7 @@ from edge_client.serving.probation import (
 from edge_client.serving.shadow import Shadow, ShadowRelease
 from edge_client.serving.watches import Watches
 from edge_client.update.decision import Decision
+from edge_client.update.endings import Blame, Ending
 from edge_client.update.refusals import PostponedError, RefusedError, fail_try, refusing
 from edge_client.update.slots import PatientSlots
 from edge_client.update.slots_document import ProbationRecord
@@ -485,7 +486,7 @@ class Serving:
     def _count_start(self, record: ProbationRecord) -> Probation | None:
         record = count_restart(record, self._boot, self._last_end)
         self._last_end = LastEnd.COUNTED
-        if (loop := find_loop(record)) and self._slots.previous is not None:
+        if (loop := find_loop(record)) and self._may_go_back(loop[0]):
             reason = f"{loop[1]} during its probation"
             logger.error("release %s is rolled back: %s", record.release, reason)
             self._slots.roll_back(f"rolled back: {reason}", self._software, loop[0])
@@ -493,6 +494,14 @@ class Serving:
             return None
         self._slots.keep_probation(record)
         return self._watch(record)
+
+    def _may_go_back(self, ending: Ending) -> bool:
+        """Return whether the previous release can take over; it need not where the model ends the daemon."""
+        if self._slots.previous is None or ending.blame is not Blame.LIMITED:
+            return self._slots.previous is not None
+        return activation.can_open(
+            self._slots, self._slots.previous, self._settings.device.threads, self._verified
+        )
 
     def _settle_probation(self, probation: Probation) -> dict[str, Any]:
         """Carry out a verdict; it stays where that fails."""

@@ -381,11 +381,6 @@ class Slots:
                 if path.name not in self.kept:
                     _remove(path)
 
-    def clean(self) -> None:
-        """Remove all leftovers but a staged download, at a start; never fails."""
-        self.clean_slots()
-        self.clean_leftovers()
-
     def clean_leftovers(self) -> None:
         """Remove all leftovers but slots and a staged download, at a start; never fails."""
         leftovers: list[Path] = []

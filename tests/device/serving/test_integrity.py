@@ -18,7 +18,8 @@ import pytest
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import TransportError
 from edge_client.contract.names import release_target
-from edge_client.serving.probation import STOPPED
+from edge_client.machine import boot_id
+from edge_client.serving.probation import ENDS, STOPPED
 from edge_client.serving.serving import Serving
 from edge_client.settings.file import load_settings
 from edge_client.update import check as updater
@@ -301,6 +302,18 @@ def test_a_bad_start_is_no_crash_of_a_release_on_probation(camera, monkeypatch):
     serving = camera.start()
     assert_right(serving, B)
     assert serving.on_probation
+
+
+def test_no_release_is_sent_back_for_kills_to_one_that_cannot_serve(camera):
+    record = ProbationRecord(release=B, crashes=ENDS, boot=boot_id())
+    camera.device.slots.keep_probation(record)
+    model = camera.slot(A) / "model.tflite"
+    model.write_bytes(flip(model.read_bytes(), 4000))
+    serving = camera.start()
+    assert_right(serving, B)
+    assert serving.on_probation
+    model.write_bytes(FILES_A["model.tflite"])
+    assert_right(camera.start(), A)
 
 
 def test_a_runtime_that_cannot_load_the_newest_release_is_waited_for(camera, repository, monkeypatch):

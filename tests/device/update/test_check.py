@@ -406,7 +406,8 @@ def test_a_kill_at_any_step_comes_back_with_a_whole_release(
     assert classifier is not None
     assert classifier.release == expected
     assert classifier.classify(plain_picture("blue")).label == "blue"
-    slots.clean()
+    slots.clean_slots()
+    slots.clean_leftovers()
     device.slots, device.holder = slots, ClassifierHolder(classifier)
     device.check()
     device.assert_serves(release)

@@ -177,6 +177,15 @@ def damaged_slot(device: Device, repository: TufRepository) -> None:
     (device.slots.folder(B) / "model.tflite").write_bytes(b"rotten")
 
 
+def damaged_names(device: Device, repository: TufRepository) -> None:
+    """The file of the released version, which has no second copy yet; a bit of it was flipped."""
+    serving_a(device, repository)
+    device.check()
+    (device.state_dir / "slots.copy.json").unlink()
+    file = device.state_dir / "slots.json"
+    file.write_bytes(file.read_bytes().replace(b'"current"', b'"currens"'))
+
+
 def in_probation(device: Device, repository: TufRepository) -> None:
     serving_a(device, repository)
     device.check()
@@ -197,6 +206,7 @@ SCENARIOS = {
     "newer release, all keys changed": Scenario(keys_changed, Device.update, {A, B}, B),
     "release that is refused": Scenario(bad_release, Device.update_to_refuse, {A}, A),
     "start with a damaged slot": Scenario(damaged_slot, Device.update, {A, B}, B),
+    "start with a damaged slots.json": Scenario(damaged_names, Device.update, {A, B}, B),
     "rollback after probation": Scenario(in_probation, Device.end_probation, {A, B}, A),
     "newer release, into shadow mode": Scenario(serving_a, Device.begin_shadow, {A}, A),
     "release in shadow mode serves afterwards": Scenario(b_in_shadow, Device.follow, {A, B}, B),

@@ -69,7 +69,8 @@ def test_activation_keeps_the_previous_and_survives_a_restart(slots, tmp_path):
     assert state(Slots(tmp_path)) == ("b", "a")
     put(slots, "c")
     assert state(Slots(tmp_path)) == ("c", "b")
-    slots.clean()
+    slots.clean_slots()
+    slots.clean_leftovers()
     assert {path.name for path in (tmp_path / "slots").iterdir()} == {"b", "c"}
 
 
@@ -284,7 +285,8 @@ def test_leftovers_of_kills_are_swept(slots, tmp_path):
     (tmp_path / "metadata/root_history/.2.root.json.abc").write_bytes(b"")
     (tmp_path / "metadata/timestamp.json").write_bytes(b"kept")
     slots = Slots(tmp_path)
-    slots.clean()
+    slots.clean_slots()
+    slots.clean_leftovers()
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     slot = {"slots/a/release.json", "slots/a/model.tflite"}
     assert left == {*FILES, "activated", "metadata/timestamp.json", *slot}
