@@ -159,7 +159,8 @@ class PublisherMemory:
             self._make_folder()
             descriptor = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with disk_errors(self.folder):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.documents import decode_document
@@ -23,6 +24,7 @@ from edge_client.contract.release import (
     ReleaseDocument,
 )
 from luigi_tasks.release.memory import ROLES, Remembered
+from luigi_tasks.storage.store import TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from luigi_tasks.settings.values import TrustSettings
     from luigi_tasks.storage.store import Store, StoredObject
 
+
+logger = logging.getLogger(__name__)
 
 TIMESTAMP_KEY = f"{METADATA_FOLDER}/timestamp.json"
 # Files that earlier versions published; they show pictures and file names of the hold-out.
@@ -146,34 +150,47 @@ class RepositoryState:
     def read(self, path: str) -> bytes:
         """Return a signed file's content.
 
-        Raises: TrustError if the bucket has other content under its name.
+        A channel's pointer that is gone from the bucket, or altered there, is read from the memory.
+        Raises: TransportError if it is missing; TrustError if the bucket has other content under its name.
         """
-        from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
-
         signed = self.files[path]
         key = object_key(path, signed.hashes["sha256"])
         if key in self._read:
             return self._read[key]
-        data = self._read_object(key)
-        try:
-            signed.verify_length_and_hashes(data)
-        except RepositoryError as e:
-            msg = f"{self.store.url(key)}: not the signed content ({e}); the object was changed in the bucket"
-            raise TrustError(msg) from e
+        data, fault = self._read_object(key, signed)
+        if fault is not None:
+            data = self.known.channels.get(path, "").encode()
+            if _fault_of(signed, data):
+                raise fault
+            logger.error("%s. It is written again from this machine's memory by the next publication", fault)
+            self.contents[path] = data
+            self.published = dataclasses.replace(self.published, is_recovered=True)
         self._read[key] = data
         return data
 
-    def _read_object(self, key: str) -> bytes:
+    def _read_object(self, key: str, signed: TargetFile) -> tuple[bytes, TransportError | TrustError | None]:
+        """Return an object's content, and what is wrong with it."""
+        url = self.store.url(key)
         try:
-            return self.store.read(key)
-        except TransportError as e:
-            if not self.published.is_recovered:
-                raise
-            msg = (
-                f"{e}. The bucket is older than what this machine published: restore this object, or run "
-                "`edge-keys publish --force`, which points channels to what is there"
+            found = self.store.get(key, limit_bytes=signed.length)
+        except TooLargeError as e:
+            return b"", TrustError(
+                f"{url}: not the signed content ({e}); the object was changed in the bucket"
             )
-            raise TrustError(msg) from e
+        if found is None and not self.published.is_recovered:
+            return b"", TransportError(
+                f"{url}: signed, and missing; was it deleted from the store? Restore it"
+            )
+        if found is None:
+            msg = (
+                f"{url}: missing. The bucket is older than what this machine published: restore this object, "
+                "or run `edge-keys publish --force`, which points channels to what is there"
+            )
+            return b"", TrustError(msg)
+        if reason := _fault_of(signed, found.data):
+            msg = f"{url}: not the signed content ({reason}); the object was changed in the bucket"
+            return b"", TrustError(msg)
+        return found.data, None
 
     def needs_renewal(self, days: TrustSettings, now: datetime.datetime) -> bool:
         """Whether a new root waits, the bucket is older than it was, or signatures are half expired.
@@ -199,6 +216,17 @@ class RepositoryState:
             metadata is not None and metadata.signed.expires - now < datetime.timedelta(days=lifetime) / 2
             for metadata, lifetime in lifetimes
         )
+
+
+def _fault_of(signed: TargetFile, data: bytes) -> str:
+    """Return in words why `data` is not the signed content; empty: it is."""
+    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
+
+    try:
+        signed.verify_length_and_hashes(data)
+    except RepositoryError as e:
+        return str(e)
+    return ""
 
 
 def releases_in_order(targets: Mapping[str, TargetFile]) -> list[str]:

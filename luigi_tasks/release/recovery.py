@@ -7,6 +7,7 @@ read from the bucket by their remembered hashes; a release whose files are gone 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge_client.contract.documents import decode_document, encode_document
+from edge_client.contract.errors import EdgeError
 from edge_client.contract.names import RELEASE_FILE, channel_target, is_patch, release_target
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from luigi_tasks.release.memory import ROLES, OwnFile, Remembered
@@ -72,8 +74,9 @@ def went_back(shown: RepositoryState) -> dict[str, bytes]:
     newer = {}
     for path, text in shown.known.channels.items():
         known = _decode(path, text.encode())
-        if path in shown.files and _pointer(shown, path).moved_at < known.moved_at:
-            newer[path] = text.encode()
+        with contextlib.suppress(EdgeError):  # one that cannot be read is an error where it is needed
+            if path in shown.files and _pointer(shown, path).moved_at < known.moved_at:
+                newer[path] = text.encode()
     return newer
 
 

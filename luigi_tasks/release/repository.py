@@ -369,6 +369,7 @@ class ReleaseRepository:
         Raises: StoreConflictError if another publisher wrote since `state` was read; as `publish`.
         """
         pointers = {} if pointer is None else {channel_target(pointer.channel): encode_document(pointer)}
+        contents = _read_channels(state)  # before the upload: what is altered in the bucket is found here
         self._upload({**state.contents, **pointers})
         self.chain.publish(state.roots)
         signed = {**state.files, **self._sign_files({**files, **pointers})}
@@ -376,7 +377,7 @@ class ReleaseRepository:
             self._drop_gone(state, signed, pointers)
         self._drop_old(signed, state, pointers)
         written = self.writer.write(state, signed)
-        contents = {**_read_channels(state), **{path: data.decode() for path, data in pointers.items()}}
+        contents |= {path: data.decode() for path, data in pointers.items()}
         own = {path: own_file(path, signed[path]) for path in files if path in signed}
         before = None if pointer is None else state.channel(pointer.channel)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from edge_client.contract.errors import SettingsError, TrustError
+from edge_client.contract.errors import SettingsError, TransportError, TrustError
 from luigi_tasks.release.channel import point_channel
 from luigi_tasks.release.keys import Rotation, rotate_keys
 from luigi_tasks.release.memory import PublisherMemory, Remembered
@@ -141,6 +141,23 @@ def test_no_force_points_to_a_withdrawn_release(fleet):
     fleet.publish("next")
     assert fleet.device() == "next"
     assert fleet.machine().load().channel("stable").withdrawn == ("bad",)
+
+
+@pytest.mark.parametrize("damage", [None, b"{}", b"x" * 10**6])
+def test_a_pointer_that_was_removed_or_altered_is_written_again(fleet, damage, caplog):
+    """A thief of the bucket would stop the fleet and each publication with it."""
+    fleet.publish("r1")
+    fleet.publish("c1", channel="canary")
+    for path in (fleet.bucket / "targets/channels").iterdir():
+        path.write_bytes(damage) if damage is not None else path.unlink()
+    with pytest.raises((TrustError, TransportError)):
+        fleet.device()
+    assert fleet.machine().load().channel("stable").release == "r1"
+    state = fleet.machine().load()
+    assert state.channel("canary").release == "c1"
+    assert "written again from this machine's memory" in caplog.text
+    fleet.publish("r2")
+    assert (fleet.device(), fleet.device("canary")) == ("r2", "c1")
 
 
 def test_an_emptied_bucket_is_no_first_run(old_bucket, caplog):

@@ -14,7 +14,7 @@ CHANNELS = ("stable", "canary")
 
 
 def test_a_device_follows_whatever_was_put_back_or_removed(tmp_path, keys, faults):
-    for seed in faults.sample(range(500), by_default=5):
+    for seed in faults.sample(range(500), by_default=3):
         with faults.injected(Kind.BUCKETS, "two machines publish", "put back, removed"):
             (tmp_path / str(seed)).mkdir()
             run(FolderFleet(tmp_path / str(seed), keys), random.Random(seed))
