@@ -367,6 +367,7 @@ def test_the_state_folder_holds_nothing_superfluous_after_kills(daemon, watcher,
         "metadata",
         "lock",
         "incoming",
+        "crash.txt",
     }
     assert len(list((daemon.state_dir / "slots").iterdir())) == 2
 
