@@ -58,8 +58,15 @@ def crash_report(state_dir: Path) -> Iterator[LastEnd]:
             logger.warning("%s: cannot be written: a crash of a model would not be known as one", path)
         else:
             faulthandler.enable(output, all_threads=True)
-            stack.callback(faulthandler.disable)
+            stack.callback(_end, path)
         yield end
+
+
+def _end(path: Path) -> None:
+    """Stop reporting, at an end without a crash."""
+    faulthandler.disable()
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def find_end(report: str) -> LastEnd:
