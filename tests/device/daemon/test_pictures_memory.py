@@ -159,4 +159,4 @@ def test_a_picture_that_ends_the_daemon_is_set_aside_and_held_against_no_release
     daemon.start()
     assert_answers(daemon, watcher, probed)  # also after one more start it is not decoded again
     assert not any(one.source.startswith("door-") for one in watcher.results)
-    assert not watcher.status.warning
+    assert not watcher.wait_status(lambda s: s.state == "serving", "the status").warning
