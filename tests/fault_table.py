@@ -199,9 +199,15 @@ class Faults:
 
 
 class FaultTable:
-    """Rows of all tests of a run, merged."""
+    """Rows of all tests of a run, merged.
 
-    def __init__(self) -> None:
+    Attributes:
+        every: Whether every fault was wanted, or a sample.
+        failed_tests: Fault tests that failed outside of any counted fault.
+    """
+
+    def __init__(self, *, every: bool) -> None:
+        self.every = every
         self._injected: collections.Counter[tuple[str, str, str]] = collections.Counter()
         self._survived: collections.Counter[tuple[str, str, str]] = collections.Counter()
         self._places: collections.Counter[str] = collections.Counter()
@@ -218,12 +224,13 @@ class FaultTable:
 
     @property
     def failed(self) -> bool:
-        """Whether a fault was not survived, or a fault test failed elsewhere."""
-        return bool(self.failed_tests) or self._injected != self._survived
+        """Whether a fault was not survived."""
+        return self._injected != self._survived
 
     def totals(self) -> list[str]:
         """Return one line for each outcome that matters."""
-        lines = [f"faults injected: {self._injected.total()}"]
+        extent = "" if self.every else ", a sample of all"
+        lines = [f"faults injected: {self._injected.total()}{extent}"]
         for outcome, words in _OF_FAILURES.items():
             keys = [key for key in self._injected if Kind[key[0]].value.outcome is outcome]
             injected = sum(self._injected[key] for key in keys)
@@ -307,7 +314,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{_MARK}: injects faults and counts them; set where `faults` is used")
     config.stash[_FAULTS] = Faults(every=config.getoption("--every-fault"))
-    config.stash[_TABLE] = FaultTable()
+    config.stash[_TABLE] = FaultTable(every=config.getoption("--every-fault"))
 
 
 @pytest.fixture(scope="session")
@@ -356,9 +363,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    path = session.config.getoption("--fault-table")
-    if path and not hasattr(session.config, "workerinput"):
-        Path(path).write_text(session.config.stash[_TABLE].markdown(), encoding="utf-8")
+    if hasattr(session.config, "workerinput"):
+        return
+    table = session.config.stash[_TABLE]
+    if path := session.config.getoption("--fault-table"):
+        Path(path).write_text(table.markdown(), encoding="utf-8")
+    if table.failed and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED  # a test may count a failure and pass
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
