@@ -125,8 +125,7 @@ def open_best_slot(
         if serving is not None and serving.release == release and is_signed(serving, signed):
             return Opened(serving, _describe(faults, release))
         try:
-            check_slot(slots.folder(release), recorded=slots.digest(release), verified=signed)
-            classifier = open_slot(slots.folder(release), threads)
+            classifier = open_kept(slots, release, threads, verified)
         except EdgeError as e:
             faults.append(f"release {release} cannot serve now: {e}")
             continue
@@ -146,12 +145,25 @@ def _describe(faults: list[str], serving: str | None) -> str:
     return f"{'; '.join(faults)}; {meanwhile}it stays on the disk and is tried again"
 
 
+def open_kept(slots: Slots, release: str, threads: int, verified: Mapping[str, str]) -> Classifier:
+    """Load a release that has been on the disk for a while, if it still is what was signed.
+
+    Args:
+        slots: Releases on the disk.
+        release: Its id.
+        threads: Threads of the interpreter.
+        verified: As for `open_best_slot`.
+    Raises: DeviceError or InputError.
+    """
+    slot = slots.folder(release)
+    check_slot(slot, recorded=slots.digest(release), verified=verified.get(release))
+    return open_slot(slot, threads)
+
+
 def can_open(slots: Slots, release: str, threads: int, verified: Mapping[str, str]) -> bool:
     """Return whether a release on the disk can serve now."""
-    slot = slots.folder(release)
     try:
-        check_slot(slot, recorded=slots.digest(release), verified=verified.get(release))
-        open_slot(slot, threads)
+        open_kept(slots, release, threads, verified)
     except EdgeError as e:
         logger.warning("release %s cannot serve now: %s", release, e)
         return False

@@ -224,9 +224,9 @@ class Serving:
         if (new := opened.classifier) is not before:
             self._holder = ClassifierHolder(new)
             self._recent = RecentPredictions(self._settings.probation.unsure_below)
+            self._watch_predictions(self.release)
         if new is not None and new.release is not None:
             self._slots.secure(new.release, new.document_sha256)
-        self._watch_predictions(self.release)
 
     def keep_drift(self) -> None:
         """Keep the watch of drift for a restart now and then; not in the thread of the frames."""
@@ -521,8 +521,8 @@ class Serving:
         """
         reason = f"{breach.reason} during its probation"
         logger.error("release %s is rolled back: %s", broken, reason)
-        folder = self._slots.folder(self._slots.previous or "")
-        self._holder.swap(activation.open_slot(folder, self._settings.device.threads))
+        previous, threads = self._slots.previous or "", self._settings.device.threads
+        self._holder.swap(activation.open_kept(self._slots, previous, threads, self._verified))
         self._recent = RecentPredictions(self._settings.probation.unsure_below)
         self._slots.roll_back(f"rolled back: {reason}", self._software, breach.ending)
         self.drop_shadow()  # it was compared with another release; the next check starts the comparison again

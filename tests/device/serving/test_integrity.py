@@ -16,10 +16,10 @@ import msgspec
 import pytest
 
 from edge_client.contract.documents import encode_document
-from edge_client.contract.errors import TransportError
+from edge_client.contract.errors import DeviceError, TransportError
 from edge_client.contract.names import release_target
 from edge_client.machine import boot_id
-from edge_client.serving.probation import ENDS, STOPPED
+from edge_client.serving.probation import ENDS, FAILURES, STOPPED
 from edge_client.serving.serving import Serving
 from edge_client.settings.file import load_settings
 from edge_client.update import check as updater
@@ -34,7 +34,7 @@ from tests.fault_table import Kind
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.runtime
+pytestmark = [pytest.mark.runtime, pytest.mark.timeout(3600)]
 
 (A, FILES_A), (B, FILES_B) = ((document.release, files) for document, files in map(tiny_release, (0, 1)))
 PICTURES = {label: plain_picture(label) for label in ("red", "green", "blue")}
@@ -199,6 +199,24 @@ def test_a_release_that_was_signed_anew_serves_on_while_it_cannot_be_downloaded(
     assert_right(camera.start(), B)
 
 
+def test_no_rollback_goes_to_a_release_that_is_not_what_was_signed(camera):
+    camera.device.slots.keep_probation(ProbationRecord(release=B, crashes=STOPPED))
+    serving = camera.start()
+    forge(camera.slot(A))
+
+    def fail(_pixels):
+        raise DeviceError("broken")
+
+    assert serving._holder.current is not None
+    serving._holder.current.classify = fail
+    for _ in range(FAILURES):
+        with pytest.raises(DeviceError, match="broken"):
+            serving.predict(PICTURES["red"])
+    with pytest.raises(DeviceError, match="not what was signed"):
+        serving.settle(lambda _outcome: None)
+    assert serving.release == B
+
+
 def test_signatures_count_more_than_an_edited_slots_json(camera, repository):
     forge(camera.slot(B))
     digest = hashlib.sha256((camera.slot(B) / "release.json").read_bytes()).hexdigest()
@@ -284,6 +302,9 @@ def test_a_newer_release_keeps_the_one_that_serves_and_not_the_damaged_one(camer
     (camera.slot(B) / "model.tflite").write_bytes(b"rotten")
     serving = camera.start()
     assert_right(serving, A)
+    recent = serving._recent
+    assert not serving.reopen()
+    assert serving._recent is recent, "a try that changes nothing begins no measurement anew"
     newest = repository.publish_tiny(2).release
     camera.look(serving)
     assert_right(serving, newest)

@@ -254,6 +254,7 @@ def test_a_disk_that_cannot_be_read_now_is_waited_for(slots, tmp_path, monkeypat
     assert Slots(tmp_path).refused == {"r": "wrong answers", "s": "no"}
 
 
+@pytest.mark.timeout(3600)
 def test_no_bit_of_slots_json_costs_a_release(slots, tmp_path, faults):
     put_signed(slots, A)
     put_signed(slots, B)
