@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import signal
+
 import pytest
+from local_services import wait_until
 
 from tests.fakes.device_daemon import answer_all, assert_answers
 
@@ -50,6 +54,10 @@ def test_consent_to_a_shadow_release_outlives_a_restart_and_is_for_no_other(daem
     assert status.release == first
 
 
+def serves_again(daemon, starts: int) -> bool:
+    return bool(daemon.log.count("serving release") >= starts)
+
+
 def test_faulty_settings_are_no_fault_of_the_release_on_probation(daemon, watcher, repository, serving):
     release = repository.publish_tiny(1).release
     watcher.announce(release)
@@ -57,9 +65,11 @@ def test_faulty_settings_are_no_fault_of_the_release_on_probation(daemon, watche
     assert daemon.terminate() == 0
     daemon.settings["broker"]["password_file"] = "no-such-file"
     daemon.settings["broker"]["username"] = "camera-1"
-    for _ in range(4):
+    before = daemon.log.count("serving release")
+    for number in range(1, 5):  # the broker is missing, and the daemon ends by SIGKILL each time
         daemon.start()
-        assert daemon.process.wait(20) == 2
+        wait_until(functools.partial(serves_again, daemon, before + number), "the daemon to serve")
+        daemon.terminate(signal.SIGKILL)
     daemon.settings["broker"] |= {"password_file": "", "username": ""}
     daemon.start()
     assert_answers(daemon, watcher, release)
