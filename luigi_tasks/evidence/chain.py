@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 SNAPSHOTS = "work/snapshots/"
 SUMMARY_FILE = "summary.json"
+# From an evaluation down to a snapshot there are seven records.
+DEPTH_AT_MOST = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +38,23 @@ class _Walk:
         self.faults: dict[str, None] = {}
         self.stale: dict[str, None] = {}
         self._seen: dict[str, bool] = {}
+        self._path: list[str] = []
 
     def visit(self, key: str) -> bool:
         """Follow a result down to its snapshot; return whether it stands."""
-        if key in self._seen:
-            return self._seen[key]
-        self._seen[key] = False  # a statement that stands on itself stands on nothing
+        if key in self._path:
+            self.faults[f"{key}: stands on itself"] = None
+            return False
+        if len(self._path) == DEPTH_AT_MOST:
+            self.faults[f"{key}: stands below {DEPTH_AT_MOST} others; no step does"] = None
+            return False
+        if key not in self._seen:
+            self._path.append(key)
+            self._seen[key] = self._stands(key)
+            self._path.pop()
+        return self._seen[key]
+
+    def _stands(self, key: str) -> bool:
         entry = self._find(key)
         if entry is None or entry.statement is None:
             self.faults[f"{key}: missing, or not signed by this pipeline"] = None
@@ -51,7 +64,6 @@ class _Walk:
             self.entries[key] = entry
         else:
             self.stale[key] = None
-        self._seen[key] = stands
         return stands
 
     def _check_inputs(self, key: str, inputs: dict[str, str]) -> bool:

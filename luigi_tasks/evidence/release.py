@@ -12,7 +12,7 @@ from edge_client.contract.errors import TrustError
 from edge_client.contract.names import LABELS_FILE, MODEL_FILE
 from luigi_tasks.evidence.chain import Chain, walk_chain
 from luigi_tasks.evidence.ledger import EvidenceError
-from luigi_tasks.evidence.statement import PUBLICATION_STEP
+from luigi_tasks.evidence.statement import PUBLICATION_STEP, strip_envelope
 from luigi_tasks.logs import LUIGI_LOGGER
 
 if TYPE_CHECKING:
@@ -79,5 +79,5 @@ class Evidence:
                     raise TrustError(msg)
         inputs = {key: self._chain.entries[key].sha256 for key in self._tops}
         _, envelope, _ = self._ledger.sign(PUBLICATION_STEP, release_address(release), files, inputs)
-        lines = [*(one.envelope for one in self._chain.entries.values()), envelope]
-        return b"".join(line + b"\n" for line in lines)
+        chain = (strip_envelope(one.envelope, one.keyid) for one in self._chain.entries.values())
+        return b"".join(line + b"\n" for line in (*chain, envelope))

@@ -28,6 +28,8 @@ BUILDER_URI = "urn:edge-fleet:luigi_tasks"
 STATEMENT_SUFFIX = ".intoto.json"
 # A head on the features of a million pictures has 1,000 inputs: 0.2 MB.
 STATEMENT_LIMIT_BYTES = 16 << 20
+# Of what others wrote, in a message.
+SHOWN_CHARACTERS, SHOWN_KEYS = 200, 3
 
 # Folder of the results -> step that makes them.
 STEPS = {
@@ -212,6 +214,18 @@ def sign_statement(statement: Statement, signer: Signer) -> bytes:
     return msgspec.json.encode(envelope.to_dict(), order="deterministic")
 
 
+def strip_envelope(data: bytes, keyid: str) -> bytes:
+    """Return a verified envelope as `sign_statement` writes it: one line, with the signature of one key.
+
+    Whoever can write the store can add to an envelope what nobody signed: fields, spaces, signatures.
+    """
+    from securesystemslib.dsse import Envelope  # noqa: PLC0415 - as above
+
+    envelope = Envelope.from_dict(msgspec.to_builtins(msgspec.json.decode(data, type=_Envelope)))
+    envelope.signatures = {keyid: envelope.signatures[keyid]}
+    return msgspec.json.encode(envelope.to_dict(), order="deterministic")
+
+
 def verify_statement(data: bytes, keys: Mapping[str, Key], address: str, step: str) -> tuple[Statement, str]:
     """Return a statement that one of the keys signed for this address and step, and the key's id.
 
@@ -248,10 +262,11 @@ def open_statement(data: bytes, keys: Mapping[str, Key]) -> tuple[Statement, str
         envelope = Envelope.from_dict(msgspec.to_builtins(outer))
         signed_by = envelope.verify(list(keys.values()), 1)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, ValueError, TypeError) as e:
-        msg = f"its statement is no signed envelope ({e})"
+        msg = f"its statement is no signed envelope ({str(e)[:SHOWN_CHARACTERS]})"
         raise TrustError(msg) from e
     except Error as e:
-        named = ", ".join(one.keyid[:12] for one in outer.signatures) or "nobody"
+        named = ", ".join(one.keyid[:12] for one in outer.signatures[:SHOWN_KEYS]) or "nobody"
+        named += ", ..." * (len(outer.signatures) > SHOWN_KEYS)
         msg = f"its statement is not signed by a trusted work key (signed by {named})"
         raise TrustError(msg) from e
     return _decode(envelope.payload, envelope.payload_type), next(iter(signed_by))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -18,7 +19,8 @@ from luigi_tasks.evidence import ledger as ledger_module
 from luigi_tasks.evidence.chain import walk_chain
 from luigi_tasks.evidence.ledger import EvidenceError, Ledger, WorkTrust
 from luigi_tasks.evidence.records import StoredDocument
-from luigi_tasks.evidence.statement import statement_key, verify_statement
+from luigi_tasks.evidence.release import Evidence
+from luigi_tasks.evidence.statement import statement_key, step_of, verify_statement
 from luigi_tasks.release.keys import make_keys
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.folder_store import FolderStore
@@ -144,6 +146,20 @@ def _move_another_here(folder: Path, signer: CryptoSigner) -> None:
         (folder / KEY).with_name(name).write_bytes((folder / OTHER).with_name(name).read_bytes())
 
 
+def _name_keys_at_length(folder: Path, signer: CryptoSigner) -> None:
+    signatures = [{"keyid": f"{number:064x}", "sig": ""} for number in range(10_000)]
+    _sign_nothing(folder, signatures)
+
+
+def _name_one_long_key_twice(folder: Path, signer: CryptoSigner) -> None:
+    _sign_nothing(folder, [{"keyid": "a" * 1_000_000, "sig": ""}] * 2)
+
+
+def _sign_nothing(folder: Path, signatures: list[dict[str, str]]) -> None:
+    envelope = {"payload": "e30=", "payloadType": "x", "signatures": signatures}
+    (folder / statement_key(KEY)).write_bytes(msgspec.json.encode(envelope))
+
+
 def _write_gigabytes(folder: Path, signer: CryptoSigner) -> None:
     os.truncate(folder / KEY, 1 << 30)
 
@@ -157,6 +173,8 @@ FORGERIES = {
     "a statement that is none": (_write_no_json, "no signed envelope"),
     "another key": (_sign_with_another_key, "not signed by a trusted work key"),
     "another key under the right id": (_claim_the_key, "not signed by a trusted work key"),
+    "ten thousand keys": (_name_keys_at_length, "not signed by a trusted work key"),
+    "a key of a megabyte": (_name_one_long_key_twice, "no signed envelope"),
     "a result of another place": (_move_another_here, f"is that of {OTHER}"),
 }
 
@@ -178,6 +196,7 @@ def test_evidence_that_does_not_fit_makes_a_result_absent_with_one_warning(
         [said] = warnings(caplog)
         assert f"{KEY}: " in said
         assert reason in said
+        assert len(said) < 1000, "a log is read by people"
         reader.save(file=b"made again")
         assert Machine(machine.folder, signer).document().read("head.npz") == b"made again"
 
@@ -328,6 +347,57 @@ def test_evidence_chain_ends_where_an_input_is_not_what_it_was(machine, signer, 
     [fault] = found.faults
     assert fault.startswith(f"{OTHER}: not the one that {candidate} was made of")
     assert found.stale == (candidate,)
+
+
+def test_evidence_that_stands_on_itself_stands_on_nothing(machine, reader):
+    """Somebody with the work key: the digest of an input is nowhere to be compared with in a circle."""
+    candidate, evaluation = "work/candidates/c/candidate.json", "work/evaluations/e/evaluation.json"
+    machine.save(candidate)
+    machine.save(evaluation)
+    chain = [f"work/heads/{number}/training.json" for number in range(40)]
+    for key in chain:
+        machine.save(key)
+
+    def stand(key: str, on: str) -> None:
+        entry = machine.ledger.entry(key)
+        _, envelope, _ = machine.ledger.sign(step_of(key), key, entry.files, {on: "0" * 64})
+        (machine.folder / statement_key(key)).write_bytes(envelope)
+
+    stand(candidate, candidate)
+    stand(evaluation, candidate)
+    found = walk_chain(reader.ledger.find, [candidate, evaluation])
+    assert found.faults == (f"{candidate}: stands on itself",)
+    assert found.stale == (candidate, evaluation)
+    with pytest.raises(EvidenceError, match="stands on itself"):
+        Evidence(reader.ledger, [candidate, evaluation])
+    assert not reader.document(candidate).exists()
+
+    for key, on in itertools.pairwise(chain):
+        stand(key, on)
+    [fault] = walk_chain(reader.ledger.find, chain[:1]).faults
+    assert fault.startswith(f"{chain[32]}: stands below 32 others")
+
+
+def test_evidence_that_is_published_has_nothing_that_nobody_signed(machine, reader, faults):
+    """An envelope is signed in part: lines, fields and signatures can be added to it in the store."""
+    snapshot, candidate = "work/snapshots/s/summary.json", "work/candidates/c/candidate.json"
+    machine.save(snapshot)
+    document = machine.document(candidate, snapshot)
+    document.put("model.tflite", b"model")
+    document.put("labels.txt", b"labels")
+    document.save(RECORD)
+    honest = [(machine.folder / statement_key(one)).read_bytes() for one in (snapshot, candidate)]
+    with faults.injected(Kind.EVIDENCE, "any record", "statement padded"):
+        for key in (snapshot, candidate):
+            path = machine.folder / statement_key(key)
+            padded = msgspec.json.decode(path.read_bytes())
+            padded["signatures"].insert(0, {"keyid": "f" * 64, "sig": "QUJD", "more": "<script>"})
+            padded |= {"payload": padded["payload"].replace("+", "-").replace("/", "_"), "note": "x" * 1000}
+            path.write_bytes(msgspec.json.format(msgspec.json.encode(padded), indent=1))
+        files = machine.ledger.entry(candidate).files
+        lines = Evidence(reader.ledger, [candidate]).write("r1", files).splitlines()
+    assert lines[:-1] == honest
+    assert len(lines) == 3
 
 
 def test_evidence_of_another_step_is_refused(machine, signer):
