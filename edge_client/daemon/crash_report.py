@@ -5,6 +5,10 @@ process that is killed (SIGKILL, power) writes nothing, and that costs a release
 once and stays empty as long as all is well: no frame pays for it. Which channel's model it was is not in it.
 Where several are followed, it counts for each release that is on probation then; it takes two crashes within
 the few minutes of both.
+
+Two signals say less than they seem to. SIGABRT comes from systemd's watchdog, too, whatever made the daemon
+stop: the stack of a model counts then only if the daemon had noted that the model hangs. SIGBUS is how a
+page that the disk cannot read ends, in whichever code it is needed.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from edge_client.serving.probation import LastEnd
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
 logger = logging.getLogger(__name__)
 
@@ -37,29 +42,53 @@ _CALLERS = {
 }
 
 
-@contextlib.contextmanager
-def crash_report(state_dir: Path) -> Iterator[LastEnd]:
-    """Read the report of the last run, and let a crash within the block write one; never fails.
+# First line of a report once the daemon has found that a model hangs.
+_HANG = "The model hangs.\n"
 
-    Yields: How the last run ended, as far as the report tells.
+
+class CrashReport:
+    """The report of the last run, and the file for that of this one.
+
+    Attributes:
+        last_end: How the last run ended, as far as its report tells.
     """
+
+    def __init__(self, last_end: LastEnd, file: BinaryIO | None) -> None:
+        self.last_end = last_end
+        self._file = file
+
+    def note_hang(self, hangs: bool) -> None:
+        """Note that a model hangs, or no longer does; never fails."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            self._file.truncate(0)
+            self._file.seek(0)
+            if hangs:
+                self._file.write(_HANG.encode())
+
+
+@contextlib.contextmanager
+def crash_report(state_dir: Path) -> Iterator[CrashReport]:
+    """Read the report of the last run, and let a crash within the block write one; never fails."""
     path = state_dir / CRASH_FILE
     end = LastEnd.UNKNOWN
     with contextlib.suppress(OSError):
         with path.open("rb") as file:
             report = file.read(_LIMIT_BYTES).decode(errors="replace")
-        if report:
+        if report.removeprefix(_HANG):
             end = find_end(report)
             logger.error("the last run crashed: %s", describe(report, end))
     with contextlib.ExitStack() as stack:
+        output: BinaryIO | None = None
         try:
-            output = stack.enter_context(path.open("wb"))
+            output = stack.enter_context(path.open("wb", buffering=0))
         except OSError:
             logger.warning("%s: cannot be written: a crash of a model would not be known as one", path)
         else:
             faulthandler.enable(output, all_threads=True)
             stack.callback(_end, path)
-        yield end
+        yield CrashReport(end, output)
 
 
 def _end(path: Path) -> None:
@@ -73,12 +102,15 @@ def find_end(report: str) -> LastEnd:
     """Return how a run ended that left this report.
 
     The thread that crashed comes first. It has no Python stack if it is one of the runtime's own; all stacks
-    count then, and where the watchdog aborts a daemon that hangs.
+    count then, and where a daemon was aborted whose model hangs.
     """
+    hung, report = report.startswith(_HANG), report.removeprefix(_HANG)
     threads = report.split("\n\n")
+    if "Bus error" in threads[0]:
+        return LastEnd.UNKNOWN
     crashed = [thread for thread in threads if thread.startswith("Current thread")]
-    aborted = "Aborted" in threads[0]
-    for thread in threads if aborted or not crashed else crashed:
+    hung = hung and "Aborted" in threads[0]
+    for thread in threads if hung or not crashed else crashed:
         frames = _frames(thread)
         if _IN_MODEL.intersection(frames):
             return next((_CALLERS[frame] for frame in frames if frame in _CALLERS), LastEnd.UNKNOWN)
@@ -87,6 +119,7 @@ def find_end(report: str) -> LastEnd:
 
 def describe(report: str, end: LastEnd) -> str:
     """Return a crash in one line, for the log."""
+    report = report.removeprefix(_HANG)
     where = _frames(report)[:1]
     place = f", in {where[0][1]} of {where[0][0]}" if where else ""
     inside = f"; {end.value}" if end is not LastEnd.UNKNOWN else ""

@@ -29,6 +29,7 @@ from edge_client.contract.names import (
 from edge_client.daemon.channel import ChannelFollower
 from edge_client.daemon.crash_report import crash_report
 from edge_client.daemon.signals import end_requests
+from edge_client.daemon.watchdog import Watchdog
 from edge_client.inbox.selection import INBOX_DIR, is_needed
 from edge_client.last_picture import LastPicture
 from edge_client.reporting.broker import BrokerConnection
@@ -43,7 +44,6 @@ from edge_client.sinks.kept import UNSENT_FOLDER, KeptResults
 from edge_client.sinks.opening import open_sinks
 from edge_client.sinks.outbox import Outbox
 from edge_client.sources.driver import SLOW_READING_S, DriverWatch
-from edge_client.sources.driver import STUCK_S as DRIVER_STUCK_S
 from edge_client.sources.opening import open_source
 from edge_client.state_folder import (
     BUNDLE_SIGNAL,
@@ -68,10 +68,6 @@ SOURCE_RETRY_S = (1.0, 60.0)
 # Of the 15 s that systemd gives (TimeoutStopSec): for frames and updates, then for the last status. The rest
 # is for the sinks (5 s at most) and the broker (3 s).
 STOP_S, STATUS_S = 4.0, 1.0
-# No frame takes so long: the runtime hangs.
-STUCK_S = 60.0
-# Interval of checks of source, driver and threads.
-WATCH_S = 2.0
 # Between two renewals of the process: other channels of this device may serve meanwhile.
 RENEWAL_S = 600.0
 _RENEWED_AT = "EDGE_CLIENT_RENEWED_AT"
@@ -89,7 +85,7 @@ def run(settings: Settings) -> int:
     renewal = threading.Event()
     with (
         hold_state(state_dir) as lock,
-        crash_report(state_dir) as last_end,
+        crash_report(state_dir) as report,
         end_requests() as (wait_for_end, request_end),
     ):
 
@@ -99,7 +95,13 @@ def run(settings: Settings) -> int:
                 request_end()
 
         try:
-            daemon = Daemon(settings, on_end=request_end, last_end=last_end, on_renewal=renew)
+            daemon = Daemon(
+                settings,
+                on_end=request_end,
+                last_end=report.last_end,
+                on_renewal=renew,
+                on_hang=report.note_hang,
+            )
             daemon.start()
         except RuntimeError as e:
             msg = f"cannot start: {e}; where the machine has no more threads, end programs or free memory"
@@ -132,6 +134,7 @@ class Daemon:
         on_end: Callable[[], None],
         last_end: LastEnd = LastEnd.UNKNOWN,
         on_renewal: Callable[[], None] = lambda: None,
+        on_hang: Callable[[bool], None] = lambda _hangs: None,
     ) -> None:
         """Load the releases on the disk; touch no network.
 
@@ -140,10 +143,11 @@ class Daemon:
             on_end: Called when a finite source has no more frames.
             last_end: How the last run of the daemon ended, if nobody requested it.
             on_renewal: Called if a new process can serve a release that this one cannot.
+            on_hang: Told when a model begins to hang, and when it answers again.
         Raises: SettingsError, DeviceError.
         """
         self._settings = settings
-        self._on_end = on_end
+        self._on_end, self._on_hang = on_end, on_hang
         sweep_channels(settings)
         self._stop = threading.Event()
         self._may_serve = threading.Event()
@@ -196,14 +200,19 @@ class Daemon:
             open_sinks(settings.sinks, outbox=self._outbox, action=settings.action), counters
         )
         self._systemd = SystemdNotifier()
-        self._classifying_since: float | None = None
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True) for name, target in self._targets()
         ]
+        self._watchdog = Watchdog(
+            self._systemd,
+            self._driver,
+            lambda: all(one.is_alive() for one in self._threads) and (not self._inbox or self._inbox.alive),
+            self._on_hang,
+        )
 
     def _targets(self) -> Iterator[tuple[str, Callable[[], None]]]:
         yield "frames", self._serve_frames
-        yield "watchdog", self._say_alive
+        yield "watchdog", lambda: self._watchdog.run(self._stop, self._show_source_fault)
         for name, follower in self._followers.items():
             yield f"{_UPDATES}{name}", follower.follow
             yield f"{_STATUS}{name}", functools.partial(self._send_status, follower)
@@ -397,24 +406,6 @@ class Daemon:
             status_topic(device.fleet, device.id, channel), payload
         )
 
-    def _say_alive(self) -> None:
-        """Feed systemd's watchdog while the threads live and nothing hangs."""
-        while not self._stop.wait(min(self._systemd.interval_s or WATCH_S, WATCH_S)):
-            if fault := self._driver.fault():
-                self._show_source_fault(fault)
-            if not self._is_sound():
-                logger.error("the daemon is stuck: systemd's watchdog is not fed any more")
-                return
-            self._systemd.alive()
-
-    def _is_sound(self) -> bool:
-        since = self._classifying_since
-        if since is not None and time.monotonic() - since > STUCK_S:
-            return False
-        if self._driver.waiting_s() > DRIVER_STUCK_S or not (self._inbox is None or self._inbox.alive):
-            return False
-        return all(thread.is_alive() for thread in self._threads)
-
     # Frames
 
     def _serve_frames(self) -> None:
@@ -457,14 +448,14 @@ class Daemon:
                 self._settings.source, self._driver, self._last_picture
             )  # kept: it records which frames it has delivered
         for frame in self._source.frames(self._stop):
-            self._classifying_since = time.monotonic()
+            self._watchdog.classifying_since = time.monotonic()
             try:
                 self._serve(frame)
             except Exception:
                 # Whatever one frame does, the next ones do not wait for it. Its file stays where it is.
                 logger.exception("%s: the frame could not be served", frame.source)
             finally:
-                self._classifying_since = None
+                self._watchdog.classifying_since = None
             del frame  # a large picture is not kept while the next one is decoded
 
     def _serve(self, frame: Frame) -> None:

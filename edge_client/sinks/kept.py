@@ -12,6 +12,7 @@ import logging
 import zlib
 from typing import TYPE_CHECKING
 
+from edge_client.contract.errors import DeviceError
 from edge_client.disk import disk_errors, write_durably
 
 if TYPE_CHECKING:
@@ -51,11 +52,14 @@ class KeptResults:
         self._max_bytes = max_bytes
         self._waiting: list[_File] = []
         self._read: dict[int, _File] = {}
+        self._unreadable: list[_File] = []  # until the next start
+        found: list[Path] = []
         try:
             found = sorted(path for path in folder.glob(f"*{_SUFFIX}") if _is_ours(path))
-            self._waiting = [self._find(path) for path in found]
         except OSError as e:
             logger.warning("%s: %s; the results kept there are not sent", folder, e.strerror or e)
+        for path in found:
+            self._find(path)
 
     @property
     def results(self) -> int:
@@ -67,7 +71,7 @@ class KeptResults:
 
         Raises: DeviceError if the disk does not take them.
         """
-        number = max((*self._read, *(file.number for file in self._waiting)), default=_FIRST_NUMBER) + 1
+        number = max(self._numbers(), default=_FIRST_NUMBER) + 1
         if (file := self._write(number, payloads)) is None:
             return False
         self._waiting.append(file)
@@ -83,8 +87,12 @@ class KeptResults:
             return None
         file = self._waiting.pop(0)
         path = self._path(file.number)
-        with disk_errors(path), path.open("rb") as opened:
-            lines = opened.read(_LARGEST_FILE_BYTES).splitlines()
+        try:
+            with disk_errors(path), path.open("rb") as opened:
+                lines = opened.read(_LARGEST_FILE_BYTES).splitlines()
+        except DeviceError:
+            self._unreadable.append(file)  # no other file may take its name
+            raise
         payloads = [payload for line in lines if (payload := _checked(line)) is not None]
         self._read[file.number] = file
         return file.number, payloads, len(lines) - len(payloads)
@@ -105,7 +113,7 @@ class KeptResults:
         Raises: DeviceError if the disk does not take them.
         """
         replaced = list(self._read)
-        first = min((*replaced, *(file.number for file in self._waiting)), default=_FIRST_NUMBER) - 1
+        first = min(self._numbers(), default=_FIRST_NUMBER) - 1
         if payloads:
             self._read, read = {}, self._read  # their room is free
             file = self._write(first, payloads)
@@ -120,7 +128,7 @@ class KeptResults:
     def _write(self, number: int, payloads: Iterable[bytes]) -> _File | None:
         lines = [b"%08x %b\n" % (zlib.crc32(payload), payload) for payload in payloads]
         file = _File(number, len(lines), sum(map(len, lines)))
-        used = sum(one.size_bytes for one in (*self._waiting, *self._read.values()))
+        used = sum(one.size_bytes for one in (*self._waiting, *self._read.values(), *self._unreadable))
         if used + file.size_bytes > self._max_bytes:
             return None
         with disk_errors(self._folder):
@@ -128,11 +136,20 @@ class KeptResults:
         write_durably(self._path(number), b"".join(lines))
         return file
 
-    def _find(self, path: Path) -> _File:
-        """Return what is known of a file. Raises: OSError."""
-        with path.open("rb") as opened:
-            content = opened.read(_LARGEST_FILE_BYTES)
-        return _File(int(path.stem), content.count(b"\n"), len(content))
+    def _numbers(self) -> list[int]:
+        """Return the numbers of all files that are on the disk."""
+        return [*self._read, *(file.number for file in (*self._waiting, *self._unreadable))]
+
+    def _find(self, path: Path) -> None:
+        """Note a file of the last run."""
+        try:
+            with path.open("rb") as opened:
+                content = opened.read(_LARGEST_FILE_BYTES)
+        except OSError as e:
+            logger.warning("%s: %s; its results are sent after the next start", path, e.strerror or e)
+            self._unreadable.append(_File(int(path.stem), 0, 0))
+        else:
+            self._waiting.append(_File(int(path.stem), content.count(b"\n"), len(content)))
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}{_SUFFIX}"

@@ -30,6 +30,8 @@ DECODE = (
     '  File "/x/edge_client/sources/folder.py", line 9 in frames'
 )
 
+HANG = "The model hangs.\n"
+
 
 def report(*threads: str, current: bool = True, signal: str = "Segmentation fault") -> str:
     """Return what Python's fault handler writes, the thread that crashed first."""
@@ -49,8 +51,14 @@ def report(*threads: str, current: bool = True, signal: str = "Segmentation faul
         (report(PREDICT, MAIN, current=False), LastEnd.SERVING_MODEL),  # in a thread of the runtime's own
         (report(MAIN, PREDICT), LastEnd.UNKNOWN),  # `kill -SEGV` by a person
         (report(DECODE, MAIN), LastEnd.UNKNOWN),
-        (report(MAIN, PREDICT, signal="Aborted"), LastEnd.SERVING_MODEL),  # the watchdog: the model hangs
-        (report(MAIN, DECODE, signal="Aborted"), LastEnd.UNKNOWN),  # the watchdog: the source hangs
+        (report(MAIN, PREDICT, signal="Aborted"), LastEnd.UNKNOWN),  # the watchdog: the machine stood still
+        (HANG + report(MAIN, PREDICT, signal="Aborted"), LastEnd.SERVING_MODEL),  # found to hang before
+        (HANG + report(MAIN, COMPARE, signal="Aborted"), LastEnd.SHADOW_MODEL),
+        (HANG + report(MAIN, DECODE, signal="Aborted"), LastEnd.UNKNOWN),
+        (HANG + report(MAIN, PREDICT), LastEnd.UNKNOWN),
+        (HANG, LastEnd.UNKNOWN),  # and killed
+        (report(PREDICT, MAIN, signal="Aborted"), LastEnd.SERVING_MODEL),  # the runtime itself
+        (report(PREDICT, MAIN, signal="Bus error"), LastEnd.UNKNOWN),  # a page that the disk cannot read
         ("", LastEnd.UNKNOWN),
         ("Fatal", LastEnd.UNKNOWN),
         ("\0" * 4096, LastEnd.UNKNOWN),
@@ -70,14 +78,18 @@ def handler() -> Iterator[None]:
 @pytest.mark.usefixtures("handler")
 def test_a_report_is_read_once_told_in_one_line_and_removed_at_the_end(tmp_path, caplog):
     (tmp_path / CRASH_FILE).write_text(report(PREDICT, MAIN))
-    with crash_report(tmp_path) as end:
-        assert end is LastEnd.SERVING_MODEL
+    with crash_report(tmp_path) as found:
+        assert found.last_end is LastEnd.SERVING_MODEL
         assert (tmp_path / CRASH_FILE).read_text() == ""
     assert not (tmp_path / CRASH_FILE).exists()
     [record] = caplog.records
     assert (
         "Segmentation fault, in invoke of interpreter.py; it crashed inside the model" in record.getMessage()
     )
-    with crash_report(tmp_path) as end:
-        assert end is LastEnd.UNKNOWN
+    with crash_report(tmp_path) as found:
+        assert found.last_end is LastEnd.UNKNOWN
+        found.note_hang(True)
+        assert (tmp_path / CRASH_FILE).read_text() == HANG
+        found.note_hang(False)
+        assert (tmp_path / CRASH_FILE).read_text() == ""
     assert describe("Fatal", LastEnd.UNKNOWN) == "Fatal"

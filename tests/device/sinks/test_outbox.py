@@ -16,6 +16,7 @@ from edge_client.sinks import outbox as outboxes
 from edge_client.sinks.kept import KeptResults
 from edge_client.sinks.mqtt import MqttSink
 from edge_client.sinks.outbox import Outbox
+from tests.fakes.bad_disk import fail_to_read
 from tests.fakes.results import example_result
 from tests.fault_table import Kind
 
@@ -237,6 +238,30 @@ def test_a_disk_that_takes_nothing_costs_no_result_that_the_memory_holds(start, 
     assert device.sink.metrics().dropped == 1
     assert 1501 not in device.safe
     assert "1 results are lost: they are neither sent nor kept on the disk" in caplog.messages
+
+
+def test_a_file_that_cannot_be_read_now_is_kept_and_sent_after_the_next_start(start, folder, monkeypatch):
+    device = start()
+    device.classify(1, 3)
+    device.sink.close()
+    [path] = files(folder)
+    with monkeypatch.context() as broken:
+        fail_to_read(broken, path.name)
+        device = start()  # its size cannot be told either
+        device.classify(4, 5)
+        device.sink.close()
+    with monkeypatch.context() as broken:
+        device = start()
+        fail_to_read(broken, path.name)
+        device.link.come()
+        device.wait(written=2)
+        device.link.there = False
+        device.classify(6, 6)
+        device.sink.close()
+    device = start()
+    device.link.come()
+    device.wait(written=4, unsent=0)
+    assert device.link.frames == [1, 2, 3, 6]
 
 
 def test_any_flipped_bit_costs_its_own_result_at_most(start, folder, faults):
