@@ -221,11 +221,16 @@ class Ledger:
                 time.sleep(PAUSE_S)
             try:
                 sealed = self.store.get(statement_key(key), limit_bytes=STATEMENT_LIMIT_BYTES)
-                if sealed is None or not sealed.data:
-                    self._tell_unsigned(key)
-                    return None
-                statement, keyid = verify_statement(sealed.data, self._keys(), key, step_of(key))
-            except (TrustError, TooLargeError) as e:
+            except TooLargeError as e:
+                self._tell(key, str(e))
+                return None
+            if sealed is None or not sealed.data:
+                self._tell_unsigned(key)
+                return None
+            keys = self._keys()  # a fault of the roots is none of this record
+            try:
+                statement, keyid = verify_statement(sealed.data, keys, key, step_of(key))
+            except TrustError as e:
                 self._tell(key, str(e))
                 return None
             reason = self._compare_record(key, statement.record_sha256)

@@ -53,7 +53,8 @@ class RootChain:
                 newer = Metadata[Root].from_bytes(found.data)
                 check_successor(roots[-1], newer, self.store.url(key))
             except (RepositoryError, TrustError) as e:
-                raise distrust(self.store, self.settings, key, e) from e
+                way_out = ". If nobody rotated keys, somebody else put it there: remove this object"
+                raise distrust(self.store, self.settings, key, e, way_out) from e
             roots = [*roots, newer]
         msg = f"{self.store.url(METADATA_FOLDER)}: over {MAX_ROOT_ROTATIONS} root rotations; refused"
         raise TrustError(msg)
@@ -104,10 +105,12 @@ class RootChain:
         raise TrustError(msg)
 
 
-def distrust(store: Store, settings: TrustSettings, key: str, reason: Exception) -> TrustError:
+def distrust(
+    store: Store, settings: TrustSettings, key: str, reason: Exception, way_out: str = ""
+) -> TrustError:
     """Return the error of an object that our keys did not sign."""
     return TrustError(
         f"{store.url(key)}: not signed by our keys ({reason}). It was changed in the bucket, or "
         f"[trust] root ({settings.root}) belongs to another repository, or the other roots of its folder are "
-        "not next to it. Nothing was published"
+        f"not next to it. Nothing was published{way_out}"
     )

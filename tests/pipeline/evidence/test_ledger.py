@@ -275,6 +275,25 @@ def test_evidence_needs_the_work_key_before_anything_is_computed(tmp_path):
         open_workspace(settings).ledger.check_signer()
 
 
+def test_evidence_is_not_looked_at_under_a_root_that_is_none(tmp_path, caplog, faults):
+    """A root that somebody put into the bucket is named as such: no result is at fault, or made again."""
+    make_keys(tmp_path / "keys")
+    trust = trust_settings(tmp_path / "keys")
+    settings = load_settings(
+        store={"url": (tmp_path / "store").as_uri()}, trust={"root": trust.root, "keys": trust.keys}
+    )
+    StoredDocument(open_workspace(settings).ledger, KEY).save(RECORD)
+    with faults.injected(Kind.EVIDENCE, "root", "put into the bucket"):
+        root = tmp_path / "store/metadata/2.root.json"
+        root.parent.mkdir()
+        root.write_bytes(b'{"signed": {"_type": "root"}}')
+        with pytest.raises(TrustError, match=r"2\.root\.json: not signed by our keys.*remove this object"):
+            StoredDocument(open_workspace(settings).ledger, KEY).exists()
+        assert warnings(caplog) == []
+        root.unlink()
+        assert StoredDocument(open_workspace(settings).ledger, KEY).exists()
+
+
 def test_evidence_lets_no_forged_checkpoint_be_resumed(machine, reader, caplog, faults):
     target = machine.document("work/tuned/t/tuned.json")
     artifacts.StoredCheckpoint(target).save(b"epoch 3")
