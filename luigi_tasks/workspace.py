@@ -90,7 +90,13 @@ class Workspace:
 
             return open_work_signer(self.repository.roots[-1].signed, trust)
 
-        return Ledger(self.store, WorkTrust(functools.cache(keys), functools.cache(signer)), self.settings)
+        def disowned() -> frozenset[str]:
+            from luigi_tasks.release.signing import disowned_work_keys  # noqa: PLC0415 - as above
+
+            return disowned_work_keys(self.repository.roots)
+
+        opened = WorkTrust(functools.cache(keys), functools.cache(signer), functools.cache(disowned))
+        return Ledger(self.store, opened, self.settings)
 
     @functools.cached_property
     def cache(self) -> ContentCache:

@@ -19,6 +19,7 @@ from edge_client.contract.errors import SettingsError, TransportError, TrustErro
 from edge_client.contract.times import utc_now
 from luigi_tasks.evidence.statement import (
     STATEMENT_LIMIT_BYTES,
+    ForeignKeyError,
     Statement,
     make_statement,
     sign_statement,
@@ -31,6 +32,7 @@ from luigi_tasks.storage.store import TooLargeError, read_existing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from securesystemslib.signer import Key, Signer
 
@@ -57,10 +59,12 @@ class WorkTrust:
     Attributes:
         keys: Returns the trusted public keys by id.
         signer: Returns the signer.
+        disowned: Returns the ids of the keys that do not count any more, since they may be stolen.
     """
 
     keys: Callable[[], Mapping[str, Key]]
     signer: Callable[[], Signer]
+    disowned: Callable[[], AbstractSet[str]] = frozenset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +118,7 @@ class Ledger:
         self._last = ("", b"")  # the record that was read last: whoever finds one mostly loads it
         self._named = set[str]()
         self._knows_unsigned = False
+        self._knows_disowned = False
         self._started = utc_now()
 
     def was_named(self, key: str) -> bool:
@@ -222,21 +227,37 @@ class Ledger:
             try:
                 sealed = self.store.get(statement_key(key), limit_bytes=STATEMENT_LIMIT_BYTES)
             except TooLargeError as e:
-                self._tell(key, str(e))
-                return None
+                reason = str(e)
+                break
             if sealed is None or not sealed.data:
-                self._tell_unsigned(key)
+                if key in self._named or not self.store.exists(key):
+                    return None
+                reason = ""
+                if self._knows_unsigned:
+                    break
+                continue  # it may be written just now
+            found = self._verify(key, sealed.data)
+            if found is None:
                 return None
-            keys = self._keys()  # a fault of the roots is none of this record
-            try:
-                statement, keyid = verify_statement(sealed.data, keys, key, step_of(key))
-            except TrustError as e:
-                self._tell(key, str(e))
-                return None
+            statement, keyid = found
             reason = self._compare_record(key, statement.record_sha256)
             if not reason:
                 return Entry(statement.record_sha256, statement.files, statement, sealed.data, keyid)
-        self._tell(key, reason)
+        if reason:
+            self._tell(key, reason)
+        else:
+            self._tell_unsigned(key)
+        return None
+
+    def _verify(self, key: str, data: bytes) -> tuple[Statement, str] | None:
+        """Return the statement of a record, and the id of its key; None, with a warning, if it is none."""
+        keys = self._keys()  # a fault of the roots is none of this record
+        try:
+            return verify_statement(data, keys, key, step_of(key))
+        except ForeignKeyError as e:
+            self._tell_foreign(key, e)
+        except TrustError as e:
+            self._tell(key, str(e))
         return None
 
     def _compare_record(self, key: str, sha256: str) -> str:
@@ -268,8 +289,6 @@ class Ledger:
 
     def _tell_unsigned(self, key: str) -> None:
         """Name a record that nobody signed: the first one of a run in a warning, the others as news."""
-        if key in self._named or not self.store.exists(key):
-            return
         self._named.add(key)
         level = logging.INFO if self._knows_unsigned else logging.WARNING
         self._knows_unsigned = True
@@ -278,6 +297,23 @@ class Ledger:
             "%s: no statement of this pipeline: it was made by an earlier version, or put there by somebody "
             "else. Such results count as absent and are computed again; others are named without a warning",
             self.store.url(key),
+        )
+
+    def _tell_foreign(self, key: str, error: ForeignKeyError) -> None:
+        """Name a record that no trusted key signed; after a theft, all of them are: as unsigned ones."""
+        disowned = self._trust.disowned() if self._trust is not None else frozenset()
+        if key in self._named or not error.keyids & disowned:
+            self._tell(key, str(error))
+            return
+        self._named.add(key)
+        level = logging.INFO if self._knows_disowned else logging.WARNING
+        self._knows_disowned = True
+        logger.log(
+            level,
+            "%s: %s, a key that `edge-keys rotate --stolen` replaced. Such results count as absent and are "
+            "computed again; others are named without a warning",
+            self.store.url(key),
+            error,
         )
 
     def _tell(self, key: str, reason: str) -> None:

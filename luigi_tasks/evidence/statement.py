@@ -49,6 +49,21 @@ STEPS = {
 PUBLICATION_STEP = "PublishRelease"
 
 
+class ForeignKeyError(TrustError):
+    """No trusted key signed a statement.
+
+    Attributes:
+        keyids: Ids of the keys that it says it is signed with.
+    """
+
+    def __init__(self, keyids: frozenset[str]) -> None:
+        shown = [*(one[:12] for one in sorted(keyids)[:SHOWN_KEYS]), *["..."] * (len(keyids) > SHOWN_KEYS)]
+        super().__init__(
+            f"its statement is not signed by a trusted work key (signed by {', '.join(shown) or 'nobody'})"
+        )
+        self.keyids = keyids
+
+
 class _Camel(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of the parts of a statement, whose JSON has the names of the specifications."""
 
@@ -265,10 +280,7 @@ def open_statement(data: bytes, keys: Mapping[str, Key]) -> tuple[Statement, str
         msg = f"its statement is no signed envelope ({str(e)[:SHOWN_CHARACTERS]})"
         raise TrustError(msg) from e
     except Error as e:
-        named = ", ".join(one.keyid[:12] for one in outer.signatures[:SHOWN_KEYS]) or "nobody"
-        named += ", ..." * (len(outer.signatures) > SHOWN_KEYS)
-        msg = f"its statement is not signed by a trusted work key (signed by {named})"
-        raise TrustError(msg) from e
+        raise ForeignKeyError(frozenset(one.keyid for one in outer.signatures)) from e
     return _decode(envelope.payload, envelope.payload_type), next(iter(signed_by))
 
 

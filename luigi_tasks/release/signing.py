@@ -137,6 +137,12 @@ def work_keys(roots: Sequence[Metadata[Root]]) -> dict[str, Key]:
     }
 
 
+def disowned_work_keys(roots: Sequence[Metadata[Root]]) -> frozenset[str]:
+    """Return the ids of the work keys that do not count any more, since a later root disowns them."""
+    named = {keyid for root in roots for keyid in work_keyids(root.signed)}
+    return frozenset(named - work_keys(roots).keys())
+
+
 def open_work_signer(root: Root, settings: TrustSettings) -> Signer:
     """Return the signer of statements about the pipeline's results.
 

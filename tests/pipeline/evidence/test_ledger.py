@@ -236,6 +236,31 @@ def test_evidence_is_read_again_while_another_machine_writes_a_record_that_chang
     assert warnings(caplog) == []
 
 
+def test_evidence_of_a_result_that_is_written_just_now_is_waited_for(machine, reader, caplog, monkeypatch):
+    """Workers share the steps; signing may take a call to a KMS."""
+    place = machine.folder / statement_key(KEY)
+    written = place.read_bytes()
+    place.unlink()
+    monkeypatch.setattr("luigi_tasks.evidence.ledger.time.sleep", lambda _: place.write_bytes(written))
+    assert reader.document().exists()
+    assert warnings(caplog) == []
+
+
+def test_evidence_by_a_stolen_key_is_named_once_as_such(machine, signer, caplog):
+    """After a theft all results are: a site of a million pictures has two thousand of them."""
+    machine.save(OTHER)
+    new = CryptoSigner.generate_ed25519().public_key
+    stolen = frozenset({signer.public_key.keyid})
+    trust = WorkTrust(lambda: {new.keyid: new}, lambda: signer, lambda: stolen)
+    ledger = Ledger(machine.ledger.store, trust)
+    caplog.set_level(logging.INFO, logger="luigi-interface")
+    for key in (KEY, OTHER):
+        assert not StoredDocument(ledger, key).exists()
+        assert f"{key}: its statement is not signed by a trusted work key" in caplog.text
+    [said] = warnings(caplog)
+    assert "edge-keys rotate --stolen" in said
+
+
 def test_evidence_of_results_by_an_earlier_version_is_missed_once(machine, reader, signer, caplog):
     machine.save(OTHER)
     for key in (KEY, OTHER):
