@@ -190,12 +190,20 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _update(options: argparse.Namespace) -> int:
-    from edge_client.state_folder import ask_to_forget_refusals, signal_daemon  # noqa: PLC0415
+    from edge_client.state_folder import (  # noqa: PLC0415
+        ask_to_forget_refusals,
+        signal_daemon,
+        was_asked_to_forget_refusals,
+    )
 
     state_dir = _settings_of_owner(options).device.state_dir
     if options.retry:
         ask_to_forget_refusals(state_dir)
-    signal_daemon(state_dir)
+    try:
+        signal_daemon(state_dir)
+    except DeviceError:
+        was_asked_to_forget_refusals(state_dir)  # else the next request, of whomever, would forget them
+        raise
     sys.stdout.write("update check requested; see the result with `edge-client status`\n")
     return 0
 

@@ -142,8 +142,8 @@ class MetricsServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     request_queue_size = 64  # else a flood lets an honest reader wait for its SYN to be sent again
 
     def __init__(self, host: str, port: int, handler: type[MetricsHandler]) -> None:
-        """Listen. Raises: OSError."""
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        """Listen; with an empty host, on all addresses. Raises: OSError."""
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family, address = found[0][0], found[0][4]
         self._open: dict[socket.socket, float] = {}  # when each connection is cut off, monotonic seconds
         self._changing = threading.Lock()

@@ -7,6 +7,7 @@ of it, so that a power cut repeats the results of a file, and loses none.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import zlib
@@ -60,6 +61,9 @@ class KeptResults:
             logger.warning("%s: %s; the results kept there are not sent", folder, e.strerror or e)
         for path in found:
             self._find(path)
+        with contextlib.suppress(OSError):
+            for leftover in folder.glob(f".*{_SUFFIX}.*"):  # of writes that a kill or a power cut ended
+                leftover.unlink()
 
     @property
     def results(self) -> int:

@@ -36,6 +36,7 @@ _CHUNK_BYTES = 1 << 16
 _STOP_CHECK_S = 0.2
 _PNG = b"\x89PNG\r\n\x1a\n"
 _START = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n")
+_FILL_BYTES = re.compile(rb"\xff+")
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
@@ -178,8 +179,8 @@ class _JpegEnd:
                 return at + 2
             if marker == b"\xd8":  # the next picture begins: this one was cut off
                 return at
-            if marker == b"\xff":
-                self._at += 1  # fill byte
+            if fill := _FILL_BYTES.match(data, at + 1):
+                self._at = fill.end() - 1
                 continue
             if at + 4 > len(data):
                 return None

@@ -402,6 +402,10 @@ def test_the_update_command_needs_a_daemon(daemon):
     told = daemon.ask("update")
     assert told.returncode == 5
     assert "no daemon runs" in told.stderr
+    daemon.state_dir.mkdir()
+    told = daemon.ask("update", "--retry")
+    assert "no daemon runs" in told.stderr
+    assert not list(daemon.state_dir.iterdir())  # nothing that a later request would obey
 
 
 @pytest.mark.runtime

@@ -286,7 +286,7 @@ def test_slow_readers_keep_nobody_from_the_metrics_and_nothing_from_its_end(monk
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 def test_it_is_served_at_ipv6_addresses():
-    for host, ask in (("::1", "[::1]"), ("::", "[::1]"), ("::", "127.0.0.1")):
+    for host, ask in (("::1", "[::1]"), ("::", "[::1]"), ("::", "127.0.0.1"), ("", "127.0.0.1")):
         settings = MetricsSettings(port=free_port(), host=host)
         server = serve(settings, lambda: [STATUS], PredictionCounter())
         try:

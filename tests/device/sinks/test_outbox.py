@@ -264,6 +264,15 @@ def test_a_file_that_cannot_be_read_now_is_kept_and_sent_after_the_next_start(st
     assert device.link.frames == [1, 2, 3, 6]
 
 
+def test_what_a_killed_write_left_is_removed_at_the_next_start(start, folder):
+    folder.mkdir()
+    (folder / ".50000001.jsonl.k2x9").write_bytes(b"x" * 1000)
+    device = start()
+    device.classify(1, 2)
+    device.sink.close()
+    assert [path.name for path in files(folder)] == ["50000001.jsonl"]
+
+
 def test_any_flipped_bit_costs_its_own_result_at_most(start, folder, faults):
     device = start()
     device.classify(1, 5)

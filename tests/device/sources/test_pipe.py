@@ -163,7 +163,7 @@ def test_the_search_for_a_pictures_end_goes_on_where_it_stopped(kind):
     body = {
         "one long scan": b"\xff\xd8\xff\xda\0\2" + b"\xff\0a" * 40_000,
         "segments": b"\xff\xd8" + b"\xff\xfe\0\2" * 30_000,
-        "fill bytes": b"\xff\xd8\xff\xda\0\2" + b"\xff" * 120_000,
+        "fill bytes": b"\xff\xd8" + b"\xff" * 120_000,
         "chunks": b"\x89PNG\r\n\x1a\n" + (bytes(4) + b"IDAT" + bytes(4)) * 10_000,
     }[kind]
     steps = 0
@@ -180,7 +180,7 @@ def test_the_search_for_a_pictures_end_goes_on_where_it_stopped(kind):
     finally:
         sys.settrace(None)
     assert found == []
-    assert steps < 30 * len(body)
+    assert steps < (1 if kind == "fill bytes" else 30) * len(body)
     assert splitter._end is not None
     assert splitter._end._at > len(body) - 20  # the next piece is searched from here
 
