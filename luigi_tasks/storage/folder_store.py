@@ -3,7 +3,9 @@
 An object is a file; its key is the path below the folder. Writes are made in `.staging`, synced and renamed
 into place, so that readers (also a web server or a device on the same folder) find whole files only, and a
 power cut leaves the old or the new content. Names with a dot in front belong to the store itself and to
-file browsers: they are neither keys nor listed.
+file browsers: they are neither keys nor listed. A link is no object, and is not followed but directly below
+the store's folder, where its owner may put a folder elsewhere: devices write further down, and a link of
+theirs would have the whole disk read.
 
 `flock` on `.staging/lock` orders the writers of all processes: shared around a rename; exclusive around
 compare-and-rename, and around a removal, which also removes emptied folders. Network file systems may not
@@ -81,7 +83,7 @@ class FolderStore:
         path = self._path(key)
         with _disk_errors(path):
             try:
-                return stat.S_ISREG(path.stat().st_mode)
+                return stat.S_ISREG(path.lstat().st_mode)
             except _ABSENT:
                 self._check_folder()
                 return False
@@ -110,7 +112,7 @@ class FolderStore:
     def list_folder(self, folder: str) -> tuple[ListedObject, ...]:
         """Return all objects whose keys start with `folder` ("" or ending in /), by key.
 
-        Their ETags are hashes of their contents, so all of them are read.
+        Their ETags are hashes of their contents, so all of them are read that `get` would read.
         """
         key = folder.removesuffix("/")
         start = self._path(key) if key else self.folder
@@ -194,11 +196,15 @@ class FolderStore:
 
     @staticmethod
     def _open(path: Path) -> BinaryIO | None:
-        """Open an object; None if there is none. FIFOs are ignored without blocking."""
+        """Open an object; None if there is none. FIFOs and links are ignored, without blocking."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         except _ABSENT:
             return None
+        except OSError as e:
+            if e.errno == errno.ELOOP:
+                return None
+            raise
         file = os.fdopen(descriptor, "rb") if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
         if file is None:
             os.close(descriptor)
@@ -223,7 +229,7 @@ class FolderStore:
         with found:
             entries = [one for one in found if not one.name.startswith(".")]
         for one in entries:
-            if one.is_dir():
+            if one.is_dir(follow_symlinks=not prefix):
                 yield from self._walk(folder / one.name, f"{prefix}{one.name}/")
             else:
                 yield self._listed(folder / one.name, prefix + one.name)
@@ -231,8 +237,13 @@ class FolderStore:
     def _listed(self, path: Path, key: str) -> ListedObject | None:
         """Return an object of a listing; None if it was deleted since."""
         with _disk_errors(path), contextlib.suppress(*_ABSENT):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_size > limit_of(
+                key
+            ):  # a hole of a terabyte is quick
+                return ListedObject(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
             if (etag := self._etag(path)) is not None:
-                return ListedObject(key, path.stat().st_size, etag)
+                return ListedObject(key, status.st_size, etag)
         return None
 
     @contextlib.contextmanager

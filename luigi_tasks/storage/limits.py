@@ -5,6 +5,8 @@ The limits are far above what the pipeline writes, and are looked at before anyt
 
 from __future__ import annotations
 
+from edge_client.contract.names import INBOX_FOLDER
+
 MIB = 1 << 20
 
 # Of an ending. Weights of the largest networks with their optimizer's state, and scores of a hold-out of
@@ -22,11 +24,15 @@ _LIST_LIMIT_BYTES = 1024 * MIB
 _LIST_FOLDERS = ("work/inventories/", "work/batches/", "work/plans/", "work/features/")
 _LIST_FILES = ("pictures.json", "moved.json", "doubtful.json")
 _OTHER_LIMIT_BYTES = 512 * MIB
+# Frames, which devices write: what is larger is not even hashed for a listing.
+_INBOX_LIMIT_BYTES = 16 * MIB
 
 
 def limit_of(key: str) -> int:
     """Return the most bytes that are read of an object whose reader gives no limit."""
     name = key.rpartition("/")[2]
+    if key.startswith(f"{INBOX_FOLDER}/"):
+        return _INBOX_LIMIT_BYTES
     if name in _LIST_FILES or (key.startswith(_LIST_FOLDERS) and name.endswith(".json")):
         return _LIST_LIMIT_BYTES
     return next((limit for suffix, limit in _BY_SUFFIX.items() if name.endswith(suffix)), _OTHER_LIMIT_BYTES)

@@ -128,6 +128,46 @@ def test_what_other_programs_leave_there_is_no_object(store):
     assert store.get("a/pipe") is None
 
 
+def test_links_are_no_objects(store, tmp_path):
+    """Who may write one folder of the store would have the whole disk read."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/secret.jpg").write_bytes(b"secret")
+    store.put("inbox/camera/1.jpg", b"content")
+    camera = store.folder / "inbox/camera"
+    (camera / "disk").symlink_to(tmp_path / "disk")
+    (camera / "loop").symlink_to(store.folder)
+    (camera / "2.jpg").symlink_to(tmp_path / "disk/secret.jpg")
+    (camera / "3.jpg").symlink_to("3.jpg")
+    for folder in ("", "inbox/"):
+        assert [one.key for one in store.list_folder(folder)] == ["inbox/camera/1.jpg"]
+    for name in ("2.jpg", "3.jpg"):
+        assert store.get(f"inbox/camera/{name}") is None
+        assert not store.exists(f"inbox/camera/{name}")
+    store.put("inbox/camera/2.jpg", b"own")
+    assert store.read("inbox/camera/2.jpg") == b"own"
+    assert (tmp_path / "disk/secret.jpg").read_bytes() == b"secret"
+
+
+def test_a_listing_does_not_read_what_is_too_large_to_be_used(store):
+    """A device makes a hole of a terabyte in no time."""
+    for name, size_bytes in (("1.jpg", 1 << 40), ("2.jpg", 2 << 40)):
+        store.put(f"inbox/camera/{name}", b"")
+        os.truncate(store.folder / "inbox/camera" / name, size_bytes)
+    one, other = store.list_folder("inbox/")
+    assert (one.size_bytes, other.size_bytes) == (1 << 40, 2 << 40)
+    assert one.etag != other.etag
+
+
+def test_a_folder_of_the_store_may_lie_elsewhere(store, tmp_path):
+    (tmp_path / "disk/release").mkdir(parents=True)
+    store.put("work/1", b"")
+    (store.folder / "targets").symlink_to(tmp_path / "disk")
+    store.put("targets/release/2", b"")
+    for folder in ("", "targets/"):
+        assert "targets/release/2" in [one.key for one in store.list_folder(folder)]
+    assert (tmp_path / "disk/release/2").exists()
+
+
 def test_deleting_removes_the_folders_that_it_empties(store):
     store.put("a/b/c/1", b"")
     store.put("a/2", b"")
