@@ -1,9 +1,10 @@
 """Source of a watched folder, into which other programs drop pictures.
 
-A file is read once it is complete: it has not changed for `settle_s`. A file that was moved in is old already
-and is read at once; a file that is still being written is not. A file that cannot be decoded is tried again a
-few seconds later, because some writers pause, and is then given up. A file that the daemon died at is set
-aside.
+A file is read once it is complete: it has not changed for `settle_s`. A file that was moved in is old
+already and is read at once; a file that is still being written is not. A file that cannot be decoded is tried
+again a few seconds later, because some writers pause, and is then given up; one for which the machine lacks
+memory, as during an update, after a minute. One that the disk does not give is never deleted: it may be
+readable later. A file that the daemon died at is set aside.
 
 Whoever may write into the folder may put anything there, at any moment: names are looked at without following
 links, and what is opened is used only if it is a regular file.
@@ -42,6 +43,8 @@ _POLL_S = 0.1
 _LARGEST_SHARE_OF_TIME = 0.1
 # A file that cannot be decoded may be incomplete, because its writer pauses; after so long it is given up.
 _BROKEN_AFTER_S = 5.0
+# Memory may be short for as long as an update check takes.
+_STARVED_AFTER_S = 60.0
 
 
 @dataclasses.dataclass
@@ -53,6 +56,7 @@ class _Known:
         since: Monotonic time at which this signature was first seen.
         old: Whether the mtime was `settle_s` ago at first sight: the file was moved in.
         failed: Whether the file could not be decoded once.
+        starved: Whether that was for lack of memory.
         done: Whether the file was read, or given up.
     """
 
@@ -60,6 +64,7 @@ class _Known:
     since: float
     old: bool
     failed: bool = False
+    starved: bool = False
     done: bool = False
 
 
@@ -189,7 +194,7 @@ class WatchedFolder:
             return False
         stable_s = now - file.since
         if file.failed:
-            return stable_s >= max(_BROKEN_AFTER_S, self._settle_s)
+            return stable_s >= max(_STARVED_AFTER_S if file.starved else _BROKEN_AFTER_S, self._settle_s)
         return file.old or stable_s >= self._settle_s
 
     def _read(self, names: list[str], stop: threading.Event) -> Iterator[Frame]:
@@ -212,22 +217,27 @@ class WatchedFolder:
         if not os.path.lexists(self._folder / name):
             return  # removed by its owner
         if not file.failed:
-            file.failed = True
+            file.failed, file.since = True, time.monotonic()
+            file.starved = isinstance(error.__cause__, MemoryError)
+            if file.starved:
+                logger.warning("%s; tried once more in %g s", error, _STARVED_AFTER_S)
             return
         file.done = True
         logger.warning("%s", error)  # and go on with the other files
-        self._dispose(name, file, BROKEN_FOLDER)
+        unread = isinstance(error.__cause__, OSError) and error.__cause__.errno is not None
+        self._dispose(name, file, BROKEN_FOLDER, spared=unread)
 
-    def _dispose(self, name: str, file: _Known, folder: str) -> None:
+    def _dispose(self, name: str, file: _Known, folder: str, *, spared: bool = False) -> None:
         """Keep, move or delete a file after use; one that was replaced meanwhile stays, and is read next.
 
-        A failure is only logged: the file stays marked as done, so it is not read again.
+        A file that is `spared` is moved in place of being deleted. A failure is only logged: the file stays
+        marked as done, so it is not read again.
         """
         if self._after == "keep":
             return
         try:
             with self._decoder.watching(self._folder / name):
-                self._dispose_of(name, file, folder)
+                self._dispose_of(name, file, folder, delete=self._after == "delete" and not spared)
         except FileNotFoundError:
             pass  # removed by its owner
         except OSError as e:
@@ -237,14 +247,14 @@ class WatchedFolder:
                 e.strerror or e,
             )
 
-    def _dispose_of(self, name: str, file: _Known, folder: str) -> None:
+    def _dispose_of(self, name: str, file: _Known, folder: str, *, delete: bool) -> None:
         """Move or delete a file, unless it was replaced.
 
         Raises: OSError.
         """
         if _signature(os.lstat(self._folder / name)) != file.signature:
             return
-        if self._after == "delete":
+        if delete:
             (self._folder / name).unlink()
         else:
             self._move_within(name, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from edge_client.contract.errors import DeviceError
+from edge_client.contract.errors import DeviceError, InputError
 from edge_client.last_picture import LastPicture
 from edge_client.settings.frames import SourceSettings
 from edge_client.sources import decoding, folder
@@ -26,6 +27,8 @@ from tests.fakes.tiny_release import png
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 
 def test_files_that_are_there_come_oldest_first_then_new_ones(tmp_path: Path) -> None:
@@ -152,6 +155,44 @@ def test_broken_picture_is_logged_once_and_does_not_stop_the_others(
         time.sleep(0.4)  # it would be tried again by now
     (record,) = caplog.records
     assert record.getMessage().startswith(f"{tmp_path / 'bad.jpg'}: not a complete picture")
+
+
+class TiredDecoder(PictureDecoder):
+    """Fails with the first tries, for a reason of the machine."""
+
+    def __init__(self, cause: Exception, times: int) -> None:
+        super().__init__()
+        self._cause, self._times = cause, times
+
+    def decode_file(self, path: Path, *, follow_link: bool = False) -> NDArray[np.uint8]:
+        self._times -= 1
+        if self._times >= 0:
+            msg = f"{path}: not now"
+            raise InputError(msg) from self._cause
+        return super().decode_file(path, follow_link=follow_link)
+
+
+def test_a_picture_for_which_memory_is_short_is_told_and_tried_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(folder, "_BROKEN_AFTER_S", 1000.0)
+    monkeypatch.setattr(folder, "_STARVED_AFTER_S", 0.2)
+    put(tmp_path / "large.png", RED, age_s=100)
+    decoder = TiredDecoder(MemoryError(), 1)
+    with Reader(WatchedFolder(tmp_path, after="delete", decoder=decoder)) as reader:
+        assert reader.names(1) == ["large.png"]
+    (record,) = caplog.records
+    assert record.getMessage().endswith("large.png: not now; tried once more in 0.2 s")
+
+
+def test_a_file_that_the_disk_does_not_give_is_never_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "_BROKEN_AFTER_S", 0.2)
+    put(tmp_path / "a.png", RED, age_s=100)
+    decoder = TiredDecoder(OSError(errno.EIO, "Input/output error"), 2)
+    with Reader(WatchedFolder(tmp_path, after="delete", decoder=decoder)):
+        until(lambda: listing(tmp_path) == ["broken/a.png"])
 
 
 def test_file_that_disappears_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
