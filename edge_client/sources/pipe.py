@@ -168,10 +168,10 @@ class _JpegEnd:
 
     def find(self, data: bytearray) -> int | None:
         """As `_PngEnd.find`. A damaged picture ends at the damage: the decoder reports it."""
-        while self._at + 4 <= len(data):
-            if self._in_scan and not self._leave_scan(data):
-                return None
+        while not self._in_scan or self._leave_scan(data):
             at = self._at
+            if at + 2 > len(data):
+                return None
             marker = data[at + 1 : at + 2]
             if data[at] != 0xFF:
                 return at
@@ -186,7 +186,7 @@ class _JpegEnd:
                 return None
             self._at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
             self._in_scan = marker == b"\xda"
-        return self._at + 2 if data[self._at : self._at + 2] == b"\xff\xd9" else None
+        return None
 
     def _leave_scan(self, data: bytearray) -> bool:
         """Go on to the marker behind the compressed data, where 0xFF is followed by 0 or a restart marker."""

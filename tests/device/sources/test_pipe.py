@@ -69,6 +69,14 @@ def test_pictures_are_found_whatever_the_pieces(size):
     assert found == PICTURES
 
 
+@pytest.mark.parametrize("last", range(1, 9))
+@pytest.mark.parametrize("whole", PICTURES, ids=range(len(PICTURES)))
+def test_a_picture_is_complete_with_its_last_bytes_however_few(whole, last):
+    splitter = PictureSplitter()
+    assert list(splitter.feed(whole[:-last])) == []
+    assert list(splitter.feed(whole[-last:])) == [whole]
+
+
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.one_of(st.sampled_from(PICTURES), st.binary(max_size=50)), max_size=6))
 def test_random_bytes_never_raise_and_pictures_are_parts_of_the_input(parts):
