@@ -303,7 +303,7 @@ class Ledger:
         """Name a record that no trusted key signed; after a theft, all of them are: as unsigned ones."""
         disowned = self._trust.disowned() if self._trust is not None else frozenset()
         if key in self._named or not error.keyids & disowned:
-            self._tell(key, str(error))
+            self._tell(key, f"{error}, or this machine lacks a newer root, which names it")
             return
         self._named.add(key)
         level = logging.INFO if self._knows_disowned else logging.WARNING
