@@ -106,7 +106,12 @@ def install(
 
 
 def open_best_slot(
-    slots: Slots, threads: int, verified: Mapping[str, str] | None = None, serving: Classifier | None = None
+    slots: Slots,
+    threads: int,
+    verified: Mapping[str, str] | None = None,
+    serving: Classifier | None = None,
+    *,
+    probe: Callable[[str], None] = lambda _release: None,
 ) -> Opened:
     """Load the current release, or the previous one for the time being; change nothing on the disk.
 
@@ -115,6 +120,7 @@ def open_best_slot(
         threads: Threads of the interpreter.
         verified: Digest of the release document by release, as far as its signature was verified.
         serving: Loaded release that serves now; it is not loaded a second time.
+        probe: Called before a release is loaded; raises EdgeError if that might end this process.
     """
     verified = verified or {}
     faults: list[str] = []
@@ -125,6 +131,7 @@ def open_best_slot(
         if serving is not None and serving.release == release and is_signed(serving, signed):
             return Opened(serving, _describe(faults, release))
         try:
+            probe(release)
             classifier = open_kept(slots, release, threads, verified)
         except EdgeError as e:
             faults.append(f"release {release} cannot serve now: {e}")
@@ -170,16 +177,26 @@ def can_open(slots: Slots, release: str, threads: int, verified: Mapping[str, st
     return True
 
 
+def try_elsewhere(
+    slots: Slots, release: str, threads: int, verified: Mapping[str, str], timeout_s: float
+) -> None:
+    """Run the self-test of a release on the disk in another process.
+
+    Raises: DeviceError or InputError if it is not what was signed, or cannot serve there.
+    """
+    slot = slots.folder(release)
+    check_slot(slot, recorded=slots.digest(release), verified=verified.get(release))
+    with SelfTest(timeout_s=timeout_s, threads=threads) as test:
+        test.run(slot)
+
+
 def opens_elsewhere(slots: Slots, threads: int, verified: Mapping[str, str], timeout_s: float) -> bool:
     """Return whether a new process can serve the current or the previous release: tries their self-tests."""
     for release in (slots.current, slots.previous):
         if release is None:
             continue
-        slot = slots.folder(release)
         try:
-            check_slot(slot, recorded=slots.digest(release), verified=verified.get(release))
-            with SelfTest(timeout_s=timeout_s, threads=threads) as test:
-                test.run(slot)
+            try_elsewhere(slots, release, threads, verified, timeout_s)
         except EdgeError as e:
             logger.info("release %s: in another process: %s", release, e)
             continue

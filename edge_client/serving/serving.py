@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Longest self-test at a start; systemd waits 90 s for both releases.
+PROBE_S = 30.0
+
 
 class Serving:
     """The releases of one channel; the only owner of its slots in the daemon.
@@ -77,6 +80,8 @@ class Serving:
         Raises: DeviceError.
         """
         self._last_end = self._last_shadow_end = last_end
+        # A release that crashes this process while it is loaded would keep it from every update.
+        self._probe = self._try_elsewhere if last_end is LastEnd.SERVING_MODEL else _trust
         self._settings = settings
         self._software = software
         self._on_verdict = on_verdict
@@ -204,6 +209,12 @@ class Serving:
         update, threads = self._settings.update, self._settings.device.threads
         return activation.opens_elsewhere(self._slots, threads, self._verified, update.self_test_timeout_s)
 
+    def _try_elsewhere(self, release: str) -> None:
+        """Run the self-test of a release in another process. Raises: EdgeError if it fails."""
+        timeout_s = min(self._settings.update.self_test_timeout_s, PROBE_S)
+        threads = self._settings.device.threads
+        activation.try_elsewhere(self._slots, release, threads, self._verified, timeout_s)
+
     def _is_signed(self, classifier: Classifier) -> bool:
         return activation.is_signed(classifier, self._verified.get(classifier.release or ""))
 
@@ -211,7 +222,8 @@ class Serving:
         """Open the best release on the disk; a start of which the release dies is counted."""
         before, record = self._holder.current, self._slots.probation
         self._probation = self._resume_probation()
-        opened = activation.open_best_slot(self._slots, self._settings.device.threads, self._verified, before)
+        threads = self._settings.device.threads
+        opened = activation.open_best_slot(self._slots, threads, self._verified, before, probe=self._probe)
         fault = opened.fault or self._slots.fault
         if fault and fault != self._fault:
             logger.error("%s", fault)
@@ -534,6 +546,10 @@ class Serving:
         """Return the status fields after a release has failed; it may be tried again."""
         refused = release if release in self._slots.refused else None
         return {"last_error": why, "refused": refused, "why": why}
+
+
+def _trust(_release: str) -> None:
+    """Expect no crash."""
 
 
 def _rolled_back(release: str, reason: str) -> str:

@@ -19,10 +19,13 @@ from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError, TransportError
 from edge_client.contract.names import release_target
 from edge_client.machine import boot_id
-from edge_client.serving.probation import ENDS, FAILURES, STOPPED
+from edge_client.serving import activation
+from edge_client.serving.probation import ENDS, FAILURES, STOPPED, LastEnd
 from edge_client.serving.serving import Serving
 from edge_client.settings.file import load_settings
 from edge_client.update import check as updater
+from edge_client.update.endings import Ending
+from edge_client.update.selftest import SelfTestError
 from edge_client.update.slots_document import ProbationRecord
 from tests.device.conftest import DeviceUnderTest, PassedSelfTest
 from tests.fakes.bad_disk import bits_of, fail_to_read, flip
@@ -215,6 +218,30 @@ def test_no_rollback_goes_to_a_release_that_is_not_what_was_signed(camera):
     with pytest.raises(DeviceError, match="not what was signed"):
         serving.settle(lambda _outcome: None)
     assert serving.release == B
+
+
+def test_a_bad_start_by_a_crash_inside_a_model_is_not_repeated(camera, monkeypatch):
+    """A runtime that crashes on the current release would keep the device from every update."""
+    crashes, tried = {B}, []
+
+    class Crashing(PassedSelfTest):
+        def run(self, folder):
+            tried.append(folder.name)
+            if folder.name in crashes:
+                raise SelfTestError("the model crashed the runtime (SIGSEGV)", Ending.CRASHED)
+            return super().run(folder)
+
+    monkeypatch.setattr(activation, "SelfTest", Crashing)
+    camera.start()
+    assert not tried
+    end = LastEnd.SERVING_MODEL
+    serving = Serving(camera.settings, "this software", lambda _urgent: None, last_end=end)
+    assert_right(serving, A)
+    assert "SIGSEGV" in serving.fault
+    assert tried == [B, A]
+    crashes.clear()  # the runtime was mended
+    assert serving.reopen()
+    assert_right(serving, B)
 
 
 def test_signatures_count_more_than_an_edited_slots_json(camera, repository):
