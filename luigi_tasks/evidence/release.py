@@ -60,7 +60,10 @@ class Evidence:
                 logger.warning("Evidence: %s; what stands on it is computed again", one)
         for key in stale:
             self._ledger.withdraw(key)
-        msg = f"the evidence is broken: {'; '.join(faults)}"
+        msg = (
+            f"the evidence is broken: {'; '.join(faults)}. Run again; if it is so each time, find out who "
+            "else writes work/"
+        )
         raise EvidenceError(msg)
 
     def write(self, release: str, files: Mapping[str, str]) -> bytes:

@@ -340,7 +340,9 @@ def _explained(error: OSError, path: Path) -> EdgeError:
     if error.errno == errno.ENAMETOOLONG:
         return InputError(f"{reason}; a file name has at most 255 bytes here")
     if error.errno in {errno.EISDIR, errno.ENOTEMPTY}:
-        return InputError(f"{reason}; a folder store cannot have an object and others below its key")
+        return InputError(
+            f"{reason}; a folder store cannot have an object and others below its key: remove the folder"
+        )
     if error.errno == errno.EXDEV:
         return SettingsError(f"{reason}; all of the store has to be on one disk")
     return TransportError(f"{reason}; run again")
