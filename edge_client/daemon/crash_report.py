@@ -7,8 +7,9 @@ Where several are followed, it counts for each release that is on probation then
 the few minutes of both.
 
 Two signals say less than they seem to. SIGABRT comes from systemd's watchdog, too, whatever made the daemon
-stop: the stack of a model counts then only if the daemon had noted that the model hangs. SIGBUS is how a
-page that the disk cannot read ends, in whichever code it is needed.
+stop: the stack of a model counts then only if the daemon had noted that the model hangs, and the end counts
+against no release if it had noted that the source hangs. SIGBUS is how a page that the disk cannot read ends,
+in whichever code it is needed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
+from edge_client.daemon.watchdog import Hang
 from edge_client.serving.probation import LastEnd
 
 if TYPE_CHECKING:
@@ -42,8 +44,9 @@ _CALLERS = {
 }
 
 
-# First line of a report once the daemon has found that a model hangs.
-_HANG = "The model hangs.\n"
+# First lines of a report once the daemon has found that something hangs.
+_MODEL_HANGS, _SOURCE_HANGS = "The model hangs.\n", "The source hangs.\n"
+_MARKS = {Hang.NONE: "", Hang.MODEL: _MODEL_HANGS, Hang.SOURCE: _SOURCE_HANGS}
 
 
 class CrashReport:
@@ -57,15 +60,14 @@ class CrashReport:
         self.last_end = last_end
         self._file = file
 
-    def note_hang(self, hangs: bool) -> None:
-        """Note that a model hangs, or no longer does; never fails."""
+    def note_hang(self, hang: Hang) -> None:
+        """Note what hangs; never fails."""
         if self._file is None:
             return
         with contextlib.suppress(OSError):
             self._file.truncate(0)
             self._file.seek(0)
-            if hangs:
-                self._file.write(_HANG.encode())
+            self._file.write(_MARKS[hang].encode())
 
 
 @contextlib.contextmanager
@@ -76,7 +78,7 @@ def crash_report(state_dir: Path) -> Iterator[CrashReport]:
     with contextlib.suppress(OSError):
         with path.open("rb") as file:
             report = file.read(_LIMIT_BYTES).decode(errors="replace")
-        if report.removeprefix(_HANG):
+        if _unmarked(report):
             end = find_end(report)
             logger.error("the last run crashed: %s", describe(report, end))
     with contextlib.ExitStack() as stack:
@@ -104,12 +106,14 @@ def find_end(report: str) -> LastEnd:
     The thread that crashed comes first. It has no Python stack if it is one of the runtime's own; all stacks
     count then, and where a daemon was aborted whose model hangs.
     """
-    hung, report = report.startswith(_HANG), report.removeprefix(_HANG)
-    threads = report.split("\n\n")
+    threads = _unmarked(report).split("\n\n")
+    aborted = "Aborted" in threads[0]
+    if aborted and report.startswith(_SOURCE_HANGS):
+        return LastEnd.SOURCE
     if "Bus error" in threads[0]:
         return LastEnd.UNKNOWN
     crashed = [thread for thread in threads if thread.startswith("Current thread")]
-    hung = hung and "Aborted" in threads[0]
+    hung = aborted and report.startswith(_MODEL_HANGS)
     for thread in threads if hung or not crashed else crashed:
         frames = _frames(thread)
         if _IN_MODEL.intersection(frames):
@@ -119,11 +123,16 @@ def find_end(report: str) -> LastEnd:
 
 def describe(report: str, end: LastEnd) -> str:
     """Return a crash in one line, for the log."""
-    report = report.removeprefix(_HANG)
+    report = _unmarked(report)
     where = _frames(report)[:1]
     place = f", in {where[0][1]} of {where[0][0]}" if where else ""
     inside = f"; {end.value}" if end is not LastEnd.UNKNOWN else ""
     return f"{report.splitlines()[0][:200]}{place}{inside}"
+
+
+def _unmarked(report: str) -> str:
+    """Return a report without the note of what hung."""
+    return report.removeprefix(_MODEL_HANGS).removeprefix(_SOURCE_HANGS)
 
 
 def _frames(thread: str) -> list[tuple[str, str]]:

@@ -55,6 +55,7 @@ from edge_client.state_folder import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from edge_client.daemon.watchdog import Hang
     from edge_client.inbox.selection import ChannelAnswer
     from edge_client.inbox.service import Inbox
     from edge_client.reporting.metrics import MetricsServer
@@ -134,7 +135,7 @@ class Daemon:
         on_end: Callable[[], None],
         last_end: LastEnd = LastEnd.UNKNOWN,
         on_renewal: Callable[[], None] = lambda: None,
-        on_hang: Callable[[bool], None] = lambda _hangs: None,
+        on_hang: Callable[[Hang], None] = lambda _hang: None,
     ) -> None:
         """Load the releases on the disk; touch no network.
 
@@ -143,7 +144,7 @@ class Daemon:
             on_end: Called when a finite source has no more frames.
             last_end: How the last run of the daemon ended, if nobody requested it.
             on_renewal: Called if a new process can serve a release that this one cannot.
-            on_hang: Told when a model begins to hang, and when it answers again.
+            on_hang: Told when model or source begin to hang, and when they go on.
         Raises: SettingsError, DeviceError.
         """
         self._settings = settings

@@ -6,6 +6,7 @@ comes before the threads have had a chance to go on.
 
 from __future__ import annotations
 
+import enum
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -28,6 +29,14 @@ WATCH_S = 2.0
 _LOOKS = 2
 
 
+class Hang(enum.Enum):
+    """What hangs, as far as one look tells."""
+
+    NONE = enum.auto()
+    MODEL = enum.auto()
+    SOURCE = enum.auto()
+
+
 class Watchdog:
     """Looks at the daemon's threads.
 
@@ -40,7 +49,7 @@ class Watchdog:
         systemd: SystemdNotifier,
         driver: DriverWatch,
         is_alive: Callable[[], bool],
-        on_hang: Callable[[bool], None],
+        on_hang: Callable[[Hang], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare.
@@ -49,7 +58,7 @@ class Watchdog:
             systemd: Is told that the daemon is alive.
             driver: Calls of a source that may hang.
             is_alive: Returns whether all threads are alive.
-            on_hang: Told when a model begins to hang, and when it answers again.
+            on_hang: Told when something begins to hang, and when it goes on.
             clock: Monotonic seconds.
         """
         self.classifying_since: float | None = None
@@ -58,7 +67,8 @@ class Watchdog:
         self._is_alive = is_alive
         self._on_hang = on_hang
         self._clock = clock
-        self._stuck = self._hanging = 0  # looks in a row
+        self._hang = self._noted = Hang.NONE
+        self._stuck = 0  # looks in a row
 
     def run(self, stop: threading.Event, show_fault: Callable[[str], None]) -> None:
         """Look every few seconds until `stop`; faults of the source go to `show_fault`."""
@@ -70,14 +80,18 @@ class Watchdog:
 
     def look(self) -> bool:
         """Return whether nothing is stuck."""
-        since = self.classifying_since
-        hangs = since is not None and self._clock() - since > STUCK_S
-        stuck = hangs or self._driver.waiting_s() > DRIVER_STUCK_S or not self._is_alive()
-        if self._hanging >= _LOOKS and not hangs:
-            self._on_hang(False)
-        self._hanging, self._stuck = (self._hanging + 1) * hangs, (self._stuck + 1) * stuck
-        if self._hanging == _LOOKS:
-            self._on_hang(True)
+        hang, before = self._find_hang(), self._hang
+        self._hang = hang
+        if hang is before and hang is not self._noted:
+            self._noted = hang
+            self._on_hang(hang)
+        self._stuck = 0 if hang is Hang.NONE and self._is_alive() else self._stuck + 1
         if self._stuck == _LOOKS:
             logger.error("the daemon is stuck: systemd's watchdog is not fed until it goes on")
         return self._stuck < _LOOKS
+
+    def _find_hang(self) -> Hang:
+        since = self.classifying_since
+        if since is not None and self._clock() - since > STUCK_S:
+            return Hang.MODEL
+        return Hang.SOURCE if self._driver.waiting_s() > DRIVER_STUCK_S else Hang.NONE

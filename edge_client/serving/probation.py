@@ -38,6 +38,7 @@ class LastEnd(enum.Enum):
 
     UNKNOWN = "killed, by whomever, or the power went"
     PICTURE = "it died at a picture that it was decoding"
+    SOURCE = "it was aborted while a camera or disk did not answer"
     SERVING_MODEL = "it crashed inside the model of the serving release"
     SHADOW_MODEL = "it crashed inside the model of the release in shadow mode"
     COUNTED = "this start has counted it already"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_client.daemon.crash_report import CRASH_FILE, crash_report, describe, find_end
+from edge_client.daemon.watchdog import Hang
 from edge_client.serving.probation import LastEnd
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ DECODE = (
     '  File "/x/edge_client/sources/folder.py", line 9 in frames'
 )
 
-HANG = "The model hangs.\n"
+HANG, SOURCE_HANG = "The model hangs.\n", "The source hangs.\n"
 
 
 def report(*threads: str, current: bool = True, signal: str = "Segmentation fault") -> str:
@@ -56,6 +57,8 @@ def report(*threads: str, current: bool = True, signal: str = "Segmentation faul
         (HANG + report(MAIN, COMPARE, signal="Aborted"), LastEnd.SHADOW_MODEL),
         (HANG + report(MAIN, DECODE, signal="Aborted"), LastEnd.UNKNOWN),
         (HANG + report(MAIN, PREDICT), LastEnd.UNKNOWN),
+        (SOURCE_HANG + report(MAIN, DECODE, signal="Aborted"), LastEnd.SOURCE),
+        (SOURCE_HANG + report(PREDICT, MAIN), LastEnd.SERVING_MODEL),
         (HANG, LastEnd.UNKNOWN),  # and killed
         (report(PREDICT, MAIN, signal="Aborted"), LastEnd.SERVING_MODEL),  # the runtime itself
         (report(PREDICT, MAIN, signal="Bus error"), LastEnd.UNKNOWN),  # a page that the disk cannot read
@@ -88,8 +91,8 @@ def test_a_report_is_read_once_told_in_one_line_and_removed_at_the_end(tmp_path,
     )
     with crash_report(tmp_path) as found:
         assert found.last_end is LastEnd.UNKNOWN
-        found.note_hang(True)
+        found.note_hang(Hang.MODEL)
         assert (tmp_path / CRASH_FILE).read_text() == HANG
-        found.note_hang(False)
+        found.note_hang(Hang.NONE)
         assert (tmp_path / CRASH_FILE).read_text() == ""
     assert describe("Fatal", LastEnd.UNKNOWN) == "Fatal"

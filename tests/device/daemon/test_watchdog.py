@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_client.daemon.watchdog import STUCK_S, Watchdog
+from edge_client.daemon.watchdog import STUCK_S, Hang, Watchdog
 from edge_client.reporting.systemd import SystemdNotifier
 from edge_client.sources.driver import DriverWatch
 
@@ -10,10 +10,10 @@ from edge_client.sources.driver import DriverWatch
 class Site:
     def __init__(self):
         self.now, self.alive = 1000.0, True
-        self.hangs: list[bool] = []
-        driver = DriverWatch(lambda: self.now)
+        self.hangs: list[Hang] = []
+        self.driver = DriverWatch(lambda: self.now)
         self.watchdog = Watchdog(
-            SystemdNotifier(), driver, lambda: self.alive, self.hangs.append, lambda: self.now
+            SystemdNotifier(), self.driver, lambda: self.alive, self.hangs.append, lambda: self.now
         )
 
     def looks(self, count: int, *, apart_s: float = 2.0) -> list[bool]:
@@ -29,10 +29,19 @@ def test_a_model_that_hangs_is_noted_and_one_that_answers_again_is_fed_for():
     site.watchdog.classifying_since = site.now
     assert site.looks(29) == [True] * 29
     assert site.looks(5) == [True, True, False, False, False]
-    assert site.hangs == [True]
+    assert site.hangs == [Hang.MODEL]
     site.watchdog.classifying_since = None
     assert site.looks(2) == [True, True]
-    assert site.hangs == [True, False]
+    assert site.hangs == [Hang.MODEL, Hang.NONE]
+
+
+def test_a_source_that_hangs_is_noted():
+    site = Site()
+    with site.driver.reading("/camera/1.png"):
+        assert site.looks(3, apart_s=STUCK_S) == [True, True, True]
+        assert site.looks(2, apart_s=STUCK_S) == [False, False]
+    assert site.looks(2) == [True, True]
+    assert site.hangs == [Hang.SOURCE, Hang.NONE]
 
 
 def test_a_machine_that_stood_still_is_no_hang():
