@@ -164,10 +164,10 @@ class Probation:
                 self.verdict = ProbationVerdict(breach)
         return self.verdict is not None
 
-    def failed(self, reason: str) -> bool:
-        """Add a frame that the release failed on; return whether there is a verdict."""
+    def failed(self, reason: str, ending: Ending = Ending.FRAMES_FAILED) -> bool:
+        """Add a frame that the release failed on, and how; return whether there is a verdict."""
         self._failed += 1
-        breach = find_failure(self._failed, self._predicted, reason)
+        breach = find_failure(self._failed, self._predicted, reason, ending)
         if self.verdict is None and breach:
             self.verdict = ProbationVerdict(breach)
         return self.verdict is not None
@@ -217,9 +217,9 @@ def find_breach(
     return None
 
 
-def find_failure(failed: int, predicted: int, reason: str) -> Breach | None:
-    """Return the breach if too many frames failed, else None."""
+def find_failure(failed: int, predicted: int, reason: str, ending: Ending) -> Breach | None:
+    """Return the breach if too many frames failed, the last one with this reason, else None."""
     frames = failed + predicted
     if failed >= FAILURES and failed / frames > FAILED_SHARE:
-        return Breach(Ending.FRAMES_FAILED, f"{failed} of {frames} frames failed: {reason}")
+        return Breach(ending, f"{failed} of {frames} frames failed: {reason}")
     return None

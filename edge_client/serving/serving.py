@@ -31,7 +31,7 @@ from edge_client.serving.probation import (
 from edge_client.serving.shadow import Shadow, ShadowRelease
 from edge_client.serving.watches import Watches
 from edge_client.update.decision import Decision
-from edge_client.update.endings import Blame, Ending
+from edge_client.update.endings import Blame, Ending, find_ending
 from edge_client.update.refusals import PostponedError, RefusedError, fail_try, refusing
 from edge_client.update.slots import PatientSlots
 from edge_client.update.slots_document import ProbationRecord
@@ -272,7 +272,7 @@ class Serving:
         try:
             prediction = classifier.classify(pixels)
         except EdgeError as e:
-            if watched is not None and watched.failed(str(e)):
+            if watched is not None and watched.failed(str(e), find_ending(e, Ending.FRAMES_FAILED)):
                 self._report_verdict(watched)
             if (shadow := self._shadow) is not None and shadow.comparison.serving_failed():
                 self._on_verdict(False)
@@ -301,7 +301,7 @@ class Serving:
         try:
             new = shadow.classifier.classify(pixels)
         except EdgeError as e:
-            if shadow.comparison.failed(str(e)):
+            if shadow.comparison.failed(str(e), find_ending(e, Ending.FRAMES_FAILED)):
                 self._on_verdict(False)
             return None
         now = self._clock()

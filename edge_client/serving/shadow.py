@@ -75,10 +75,10 @@ class Shadow:
             self._end(self._judge())
         return self.over
 
-    def failed(self, reason: str) -> bool:
-        """Add a frame that the new release failed on; return whether there is a verdict."""
+    def failed(self, reason: str, ending: Ending = Ending.FRAMES_FAILED) -> bool:
+        """Add a frame that the new release failed on, and how; return whether there is a verdict."""
         self._failed += 1
-        if not self.over and (breach := find_failure(self._failed, self._frames, reason)):
+        if not self.over and (breach := find_failure(self._failed, self._frames, reason, ending)):
             self._end(breach)
         return self.over
 

@@ -220,6 +220,26 @@ def test_no_rollback_goes_to_a_release_that_is_not_what_was_signed(camera):
     assert serving.release == B
 
 
+def test_no_refusal_for_frames_that_fail_for_lack_of_memory(camera):
+    """However often it happens: the machine lacks it, whatever the runtime raises."""
+    camera.device.slots.keep_probation(ProbationRecord(release=B, crashes=STOPPED))
+    serving = camera.start()
+
+    def fail(_pixels):
+        raise DeviceError("the runtime failed") from RuntimeError("std::bad_alloc")
+
+    assert serving._holder.current is not None
+    serving._holder.current.classify = fail
+    for _ in range(FAILURES):
+        with pytest.raises(DeviceError, match="the runtime failed"):
+            serving.predict(PICTURES["red"])
+    changes = serving.settle(lambda _outcome: None)
+    assert changes is not None
+    assert (serving.release, changes["refused"]) == (A, None)
+    record = serving._slots.failures.records[B]
+    assert record.ending == Ending.OUT_OF_MEMORY.name.lower()
+
+
 def test_a_bad_start_by_a_crash_inside_a_model_is_not_repeated(camera, monkeypatch):
     """A runtime that crashes on the current release would keep the device from every update."""
     crashes, tried = {B}, []
