@@ -42,6 +42,16 @@ class BatchWorker(BatchTask, BatchRun):
         """Whether there is nothing to do: then no job is submitted."""
         return bool(Deploy(pictures=self.pictures).complete())
 
+    def run(self) -> None:
+        """Run the job; that it ended well says only that nothing was left for it.
+
+        Raises: RuntimeError if work is left; else Luigi would find this task undone, and run the job again.
+        """
+        super().run()  # type: ignore[no-untyped-call]
+        if not self.complete():
+            msg = f"{self.task_id}: the job ended and left work undone; see luigid's page, and run again"
+            raise RuntimeError(msg)
+
 
 class BatchWorkers(BatchRun, luigi.WrapperTask):
     """Some jobs; give luigi as many --workers, since each waits for one."""
