@@ -5,7 +5,8 @@ years ahead for a moment; the dates of files then say nothing about their age. S
 their own, in seconds. It goes on with the kernel's time since the boot. Over a reboot it goes on with the
 clock, and stands still where that went back, or ahead by more than a day: a frame is kept longer then,
 never shorter. It is stored beside the frames, and the modification time of a frame's record is set to it.
-Any other modification time means a frame whose age is unknown; it counts from now on.
+Any other modification time means a frame whose age is unknown; it counts from now on. The time begins at the
+clock's, so that version 0.1, which goes by the clock, keeps these frames too.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ class Reading(NamedTuple):
 
 
 class _ClockDocument(Document, frozen=True, kw_only=True):
-    """Time of the frames and the clocks' readings at that time."""
+    """Time of the frames, the clocks' readings at that time, and when the time of the frames began."""
 
     frames_s: float
+    began_s: float = 0.0
     boot: str
     since_boot_s: float
     wall_s: float
@@ -67,10 +69,10 @@ class FrameClock:
     """Time of the frames in one folder. One thread at a time."""
 
     def __init__(self, folder: Path, read: Callable[[], Reading] = read_clocks) -> None:
-        """Go on from the stored time; begin at 0 where there is none, or it is damaged."""
+        """Go on from the stored time; begin at the clock's where there is none, or it is damaged."""
         self._file = folder.with_name(CLOCK_FILE)
         self._read = read
-        self._now_s = 0.0
+        self._began_s = self._now_s = max(read().wall_s, 0.0)
         self._last: Reading | None = None
         with contextlib.suppress(OSError, EdgeError):
             known = decode_document(
@@ -80,9 +82,9 @@ class FrameClock:
                 limit_bytes=_LIMIT_BYTES,
             )
             if 0 <= known.frames_s < _LATEST_S:
-                self._now_s = known.frames_s
+                self._began_s, self._now_s = known.began_s, known.frames_s
                 self._last = Reading(known.boot, known.since_boot_s, known.wall_s)
-        self._saved_s = self._now_s if self._last is not None else -_SAVE_S
+        self._saved_s = self._now_s if self._last is not None else self._now_s - _SAVE_S
 
     def now_s(self) -> float:
         """Return the time of now; it never goes back while this object lives."""
@@ -99,7 +101,7 @@ class FrameClock:
         """Store the time; never fails: without it, frames are kept longer."""
         if self._last is None:
             return
-        document = _ClockDocument(frames_s=self._now_s, **self._last._asdict())
+        document = _ClockDocument(frames_s=self._now_s, began_s=self._began_s, **self._last._asdict())
         with contextlib.suppress(EdgeError):
             write_durably(self._file, encode_document(document))
             self._saved_s = self._now_s
@@ -107,7 +109,7 @@ class FrameClock:
     def written_s(self, record: Path) -> float:
         """Return when a frame was kept; one of unknown age is marked as kept now. Raises: OSError."""
         written_s = record.stat().st_mtime
-        if 0 <= written_s <= self._now_s:
+        if self._began_s <= written_s <= self._now_s:
             return written_s
         self.mark(record)
         return self._now_s

@@ -23,7 +23,7 @@ from edge_client.contract.messages import InboxRecord, Result
 from edge_client.disk import write_durably
 from edge_client.inbox import keeper as keeper_module
 from edge_client.inbox import service
-from edge_client.inbox.ages import CLOCK_FILE, Reading
+from edge_client.inbox.ages import CLOCK_FILE, FrameClock, Reading
 from edge_client.inbox.keeper import FrameKeeper, forget, kept_records
 from edge_client.inbox.selection import DISAGREEMENT, INBOX_DIR, UNSURE, ChannelAnswer, is_needed, why_keep
 from edge_client.inbox.service import Inbox
@@ -720,3 +720,16 @@ def test_a_private_label_that_no_release_has_is_logged_once(keeping, caplog):
 def test_impossible_inbox_settings_are_reported(wrong):
     assert len(InboxSettings(**wrong).faults()) == 1
     assert InboxSettings().faults() == ()
+
+
+def test_kept_frames_have_times_that_version_0_1_keeps_too(tmp_path):
+    """It deletes by the clock what is older than `keep_days`: times since a first start would all be of 1970."""
+    now = Reading("boot-1", 5.0, 1_700_000_000.0)
+    ages = FrameClock(tmp_path / INBOX_DIR, lambda: now)
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    for record in (old, new):
+        record.touch()
+    ages.mark(new)
+    assert new.stat().st_mtime == now.wall_s
+    os.utime(old, (1_000_000_000.0, 1_000_000_000.0))  # of an older version, under whatever clock
+    assert ages.written_s(old) == now.wall_s
