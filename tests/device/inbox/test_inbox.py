@@ -723,7 +723,7 @@ def test_impossible_inbox_settings_are_reported(wrong):
 
 
 def test_kept_frames_have_times_that_version_0_1_keeps_too(tmp_path):
-    """It deletes by the clock what is older than `keep_days`: times since a first start would all be of 1970."""
+    """It deletes by the clock what is older than `keep_days`: no time may be one of 1970."""
     now = Reading("boot-1", 5.0, 1_700_000_000.0)
     ages = FrameClock(tmp_path / INBOX_DIR, lambda: now)
     old, new = tmp_path / "old.json", tmp_path / "new.json"
