@@ -66,8 +66,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SOURCE_RETRY_S = (1.0, 60.0)
-# Of the 15 s that systemd gives (TimeoutStopSec): for frames and updates, then for the last status. The rest
-# is for the sinks (5 s at most) and the broker (3 s).
+# Of the 30 s that systemd gives (TimeoutStopSec): for frames and updates, then for the last status. The rest
+# is for the sinks (5 s at most), the broker (3 s) and the inbox (4 s).
 STOP_S, STATUS_S = 4.0, 1.0
 # Between two renewals of the process: other channels of this device may serve meanwhile.
 RENEWAL_S = 600.0

@@ -46,7 +46,7 @@ LONGEST_RECONNECT_DELAY_S = 60
 CONNECT_TIMEOUT_S = 10.0
 ECHO_S = 5.0
 # Limit on `stop`, and on the part of it that waits for the broker to confirm `offline`. systemd gives the
-# daemon 15 s to end (TimeoutStopSec); the rest is for the other threads.
+# daemon 30 s to end (TimeoutStopSec); the rest is for the other threads.
 STOP_S, OFFLINE_S = 3.0, 2.0
 # More lost connections in this time than a bad radio link causes: another client uses the id.
 _TAKEOVERS, _TAKEOVER_WINDOW_S = 5, 60.0

@@ -18,6 +18,7 @@ import msgspec
 from edge_client.contract.errors import DeviceError, EdgeError
 from edge_client.machine import boot_id
 from edge_client.serving import activation
+from edge_client.serving.held import HeldReleases
 from edge_client.serving.holder import ClassifierHolder
 from edge_client.serving.probation import (
     STOPPED,
@@ -52,7 +53,7 @@ logger = logging.getLogger(__name__)
 PROBE_S = 30.0
 
 
-class Serving:
+class Serving(HeldReleases):
     """The releases of one channel; the only owner of its slots in the daemon.
 
     Attributes:
@@ -87,80 +88,17 @@ class Serving:
         self._on_verdict = on_verdict
         self._clock = clock
         self._boot = boot_id()
-        self._shadow: ShadowRelease | None = None
         self._compare_after = float("-inf")
         self._watches = Watches(settings, clock())
         self.rolled_back: dict[str, Any] = {}
-        self._slots = PatientSlots(settings.device.state_dir)
+        super().__init__(PatientSlots(settings.device.state_dir))
         self._recent = RecentPredictions(settings.probation.unsure_below)
         self._probation: Probation | None = None
-        self._holder = ClassifierHolder()
         self._verified: dict[str, str] = {}
-        self._fault = ""
         self._open()
         if self.serves:
             self._slots.clean_slots()
         self._slots.clean_leftovers()
-
-    @property
-    def serves(self) -> bool:
-        """Whether a release serves."""
-        return self._holder.current is not None
-
-    @property
-    def release(self) -> str | None:
-        """The serving release."""
-        return None if self._holder.current is None else self._holder.current.release
-
-    @property
-    def fault(self) -> str:
-        """Why the current release does not serve, for people; empty if it does, or if there is none."""
-        return self._fault
-
-    @property
-    def serving_since(self) -> str | None:
-        """When the serving release was activated, UTC; None if that is unknown, or no release serves.
-
-        Also unknown after a rollback that the disk could not record: `slots.json` names the broken release.
-        """
-        return self._slots.serving_since if self.serves and self.release == self._slots.current else None
-
-    @property
-    def previous(self) -> str | None:
-        """The release kept for a rollback."""
-        return self._slots.previous
-
-    @property
-    def on_probation(self) -> bool:
-        """Whether the serving release is on probation."""
-        return self._slots.probation is not None
-
-    @property
-    def shadow_release(self) -> str | None:
-        """The release in shadow mode."""
-        return None if self._shadow is None else self._shadow.comparison.release
-
-    @property
-    def newest(self) -> str | None:
-        """The release that was installed last: the one in shadow mode, else the current one."""
-        return self.shadow_release or self._slots.current
-
-    @property
-    def last_refused(self) -> str | None:
-        """The release that was refused last on this device."""
-        return next(reversed(self._slots.refused), None)
-
-    @property
-    def last_postponed(self) -> str | None:
-        """The release whose try failed last, and is repeated."""
-        waiting = self._slots.failures.waiting()
-        return next((one for one in reversed(self._slots.failures.records) if one in waiting), None)
-
-    @property
-    def retry_at(self) -> str | None:
-        """When a release whose try failed is tried again, UTC, ISO 8601; None if none is."""
-        in_use = {self._slots.current, self._slots.shadow.release if self._slots.shadow else None}
-        return self._slots.failures.without(in_use).retry_at
 
     def end_try(self) -> None:
         """Record that a self-test did not end by itself, which is no failure; never fails."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import threading
 from typing import Any
@@ -45,23 +46,27 @@ def test_classifier_that_cannot_run_is_not_served() -> None:
 
 def test_frames_during_swaps_see_one_classifier_or_the_other() -> None:
     holder = ClassifierHolder(tiny(0))
-    done = threading.Event()
+    enough = threading.Event()
 
     def swap_often() -> None:
-        for n in range(1, 60):
+        for n in itertools.count(1):
             holder.swap(tiny(n % 8))
-        done.set()
+            if enough.is_set():
+                return
 
     thread = threading.Thread(target=swap_often)
     thread.start()
-    red, frames, seen = plain_picture("red"), 0, set()
-    while not done.is_set() or frames < 100:
-        serving = holder.current
-        assert serving is not None
-        answer = serving.classify(red)
-        assert answer.label == "red"
-        assert serving.release == f"release-{-answer.index % 8}"
-        seen.add(serving.release)
-        frames += 1
-    thread.join()
-    assert len(seen) > 2
+    red, frames = plain_picture("red"), 0
+    seen: set[str | None] = set()
+    try:
+        while frames < 100 or len(seen) < 3:
+            serving = holder.current
+            assert serving is not None
+            answer = serving.classify(red)
+            assert answer.label == "red"
+            assert serving.release == f"release-{-answer.index % 8}"
+            seen.add(serving.release)
+            frames += 1
+    finally:
+        enough.set()
+        thread.join()
