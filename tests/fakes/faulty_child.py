@@ -38,8 +38,9 @@ def tell(*_):
         "descriptors": sorted(map(int, os.listdir("/proc/self/fd"))),
     }))
 def crash_in_model():
-    import importlib
-    interpreter = importlib.import_module("ai_edge_litert.interpreter").Interpreter
+    import importlib.util
+    runtimes = [one for one in ("ai_edge_litert", "tflite_runtime") if importlib.util.find_spec(one)]
+    interpreter = importlib.import_module(runtimes[0] + ".interpreter").Interpreter
     invoke = interpreter.invoke
     def run(self):
         if (HERE / "crash").exists() and threading.current_thread().name == "frames":
