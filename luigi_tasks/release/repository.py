@@ -18,6 +18,7 @@ stolen.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 from typing import TYPE_CHECKING
@@ -60,7 +61,6 @@ from luigi_tasks.release.recovery import (
 )
 from luigi_tasks.release.root_chain import METADATA_LIMIT_BYTES, RootChain, distrust
 from luigi_tasks.release.signing import trusted_roots
-from luigi_tasks.release.writer import MetadataWriter, compact
 from luigi_tasks.storage.store import StoreConflictError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from tuf.api.metadata import Metadata, Root, TargetFile
 
     from luigi_tasks.release.memory import Remembered
+    from luigi_tasks.release.writer import MetadataWriter
     from luigi_tasks.settings.values import TrustSettings
     from luigi_tasks.storage.store import Store, StoredObject
 
@@ -92,9 +93,15 @@ class ReleaseRepository:
         self.now = now
         self.memory = PublisherMemory(settings.memory_folder, store.url(""))
         self.chain = RootChain(store, settings, now)
-        self.writer = MetadataWriter(store, settings, now)
         self._latest: RepositoryState | None = None
         self._roots: list[Metadata[Root]] = []
+
+    @functools.cached_property
+    def writer(self) -> MetadataWriter:
+        """What signs and uploads metadata."""
+        from luigi_tasks.release.writer import MetadataWriter  # noqa: PLC0415 - a run with nothing to do
+
+        return MetadataWriter(self.store, self.settings, self.now)
 
     @property
     def roots(self) -> list[Metadata[Root]]:
@@ -236,6 +243,8 @@ class ReleaseRepository:
 
     def _merge(self, state: RepositoryState) -> None:
         """Remember what another machine published."""
+        from luigi_tasks.release.writer import compact  # noqa: PLC0415 - a run with nothing to do
+
         published = state.published
         if state.known.versions == {}:
             logger.warning(

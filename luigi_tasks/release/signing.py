@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import SettingsError, TrustError
-from luigi_tasks.release.key_files import PASSPHRASE_VARIABLE, Passphrases, open_key, read_passphrase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from securesystemslib.signer import Key, Signer
     from tuf.api.metadata import Metadata, Root
 
+    from luigi_tasks.release.key_files import Passphrases
     from luigi_tasks.settings.values import TrustSettings
 
 ONLINE_ROLES = ("targets", "snapshot", "timestamp")
@@ -173,6 +173,12 @@ def open_signers(root: Root, settings: TrustSettings, role: str) -> list[Signer]
 def _open(
     root: Root, settings: TrustSettings, role: str, keyids: Sequence[str], threshold: int
 ) -> list[Signer]:
+    from luigi_tasks.release.key_files import (  # noqa: PLC0415 - a run with nothing to sign
+        PASSPHRASE_VARIABLE,
+        Passphrases,
+        read_passphrase,
+    )
+
     signers: list[Signer] = []
     faults: list[str] = []
     passphrases = Passphrases(way_out=f"[trust] passphrase_file, or {PASSPHRASE_VARIABLE}, names its file")
@@ -197,6 +203,8 @@ def _open(
 
 def _open_signer(place: str | Path, passphrases: Passphrases, key: Key) -> Signer:
     from securesystemslib.signer import Signer  # noqa: PLC0415
+
+    from luigi_tasks.release.key_files import open_key  # noqa: PLC0415 - as above
 
     if isinstance(place, Path):
         return open_key(place, passphrases, key)
