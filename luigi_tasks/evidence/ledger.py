@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 # Another machine may be between two writes of the same result; they are milliseconds apart.
 TRIES = 3
 PAUSE_S = 0.3
+# Kinds of results that may be very many in one run.
+UNSIGNED, DISOWNED = "unsigned", "disowned"
 BINARY = "application/octet-stream"
 JSON = "application/json"
 
@@ -117,8 +119,7 @@ class Ledger:
         self._known: dict[str, Entry] = {}
         self._last = ("", b"")  # the record that was read last: whoever finds one mostly loads it
         self._named = set[str]()
-        self._knows_unsigned = False
-        self._knows_disowned = False
+        self._told = set[str]()  # kinds of records that a warning named
         self._started = utc_now()
 
     def was_named(self, key: str) -> bool:
@@ -233,7 +234,7 @@ class Ledger:
                 if key in self._named or not self.store.exists(key):
                     return None
                 reason = ""
-                if self._knows_unsigned:
+                if UNSIGNED in self._told:
                     break
                 continue  # it may be written just now
             found = self._verify(key, sealed.data)
@@ -288,16 +289,11 @@ class Ledger:
         return self._trust.keys() if self._trust is not None else {}
 
     def _tell_unsigned(self, key: str) -> None:
-        """Name a record that nobody signed: the first one of a run in a warning, the others as news."""
-        self._named.add(key)
-        level = logging.INFO if self._knows_unsigned else logging.WARNING
-        self._knows_unsigned = True
-        logger.log(
-            level,
-            "%s: no statement of this pipeline: it was made by an earlier version, or put there by somebody "
-            "else. Such results count as absent and are computed again; others are named without a warning",
-            self.store.url(key),
+        """Name a record that nobody signed."""
+        reason = (
+            "no statement of this pipeline: it was made by an earlier version, or put there by somebody else"
         )
+        self._tell_one_of_many(key, UNSIGNED, reason)
 
     def _tell_foreign(self, key: str, error: ForeignKeyError) -> None:
         """Name a record that no trusted key signed; after a theft, all of them are: as unsigned ones."""
@@ -305,15 +301,19 @@ class Ledger:
         if key in self._named or not error.keyids & disowned:
             self._tell(key, f"{error}, or this machine lacks a newer root, which names it")
             return
+        reason = f"{error}, a key that `edge-keys rotate --stolen` replaced"
+        self._tell_one_of_many(key, DISOWNED, reason)
+
+    def _tell_one_of_many(self, key: str, kind: str, reason: str) -> None:
+        """Name a record: the first one of its kind in a run in a warning, the others as news."""
         self._named.add(key)
-        level = logging.INFO if self._knows_disowned else logging.WARNING
-        self._knows_disowned = True
+        level = logging.INFO if kind in self._told else logging.WARNING
+        self._told.add(kind)
         logger.log(
             level,
-            "%s: %s, a key that `edge-keys rotate --stolen` replaced. Such results count as absent and are "
-            "computed again; others are named without a warning",
+            "%s: %s. Such results count as absent and are computed again; others are named without a warning",
             self.store.url(key),
-            error,
+            reason,
         )
 
     def _tell(self, key: str, reason: str) -> None:
@@ -402,6 +402,6 @@ class Ledger:
             raise SettingsError(msg) from e
 
     def _tell_no_root(self) -> None:
-        if not self._knows_unsigned:
-            self._knows_unsigned = True
+        if UNSIGNED not in self._told:
+            self._told.add(UNSIGNED)
             logger.info("[trust] root does not exist: results stay unsigned, and nothing can be published")
