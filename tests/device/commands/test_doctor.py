@@ -134,7 +134,7 @@ def test_an_exception_in_one_check_does_not_stop_the_others(settings_file, monke
     def broken(_settings):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("edge_client.commands.doctor._check_root", broken)
+    monkeypatch.setattr("edge_client.commands.doctor.check_root", broken)
     assert failures(load_settings(settings_file)) == {
         "root of trust": "unexpected ZeroDivisionError: a bug; please report it"
     }
@@ -179,7 +179,7 @@ def test_a_frame_is_read_from_the_camera(settings_file):
 
 def test_a_hanging_camera_is_named(settings_file, monkeypatch):
     monkeypatch.setattr("edge_client.sources.opening.open_source", lambda _settings: HungCamera())
-    monkeypatch.setattr("edge_client.commands.doctor.CAMERA_S", 0.1)
+    monkeypatch.setattr("edge_client.commands.doctor.camera.CAMERA_S", 0.1)
     assert "no picture within 0.1 s" in failures(with_camera(settings_file, "0"))["source"]
 
 

@@ -1,0 +1,88 @@
+"""`edge-client doctor`: check everything that this device needs, and name the remedy of each fault."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from typing import TYPE_CHECKING
+
+from edge_client.commands.doctor.broker import check_broker
+from edge_client.commands.doctor.camera import check_source
+from edge_client.commands.doctor.inbox import check_inbox
+from edge_client.commands.doctor.machine import check_clock_set, check_files, check_state
+from edge_client.commands.doctor.model import check_release
+from edge_client.commands.doctor.results import check_action, check_json_lines, check_metrics
+from edge_client.commands.doctor.store import check_root, check_store
+from edge_client.contract.errors import EdgeError
+from edge_client.contract.times import current_time
+from edge_client.inference.runtime import runtime_name
+from edge_client.settings.file import of_channels
+
+if TYPE_CHECKING:
+    import datetime
+    from collections.abc import Callable, Iterator, Sequence
+
+    from edge_client.settings.file import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Result of one check.
+
+    Attributes:
+        name: Subject of the check.
+        passed: Whether the check passed.
+        detail: Finding; on a failure also the remedy.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def examine(
+    settings: Settings,
+    clock: Callable[[], datetime.datetime] = current_time,
+) -> tuple[Check, ...]:
+    """Run all checks; writes nothing but a temporary file in the state folder."""
+    checks: Sequence[tuple[str, Callable[[], str]]] = (
+        ("runtime", runtime_name),
+        ("clock", lambda: check_clock_set(clock())),
+        ("state folder", lambda: check_state(settings)),
+        ("files", lambda: check_files(settings)),
+        ("root of trust", lambda: check_root(settings)),
+        ("store", lambda: check_store(settings)),
+        ("broker", lambda: check_broker(settings)),
+        ("source", lambda: check_source(settings)),
+        *(
+            (f"release of {one.device.channel}", functools.partial(check_release, one))
+            for one in of_channels(settings)
+        ),
+        ("inbox", lambda: check_inbox(settings)),
+        *((name, functools.partial(check, settings)) for name, check in _wanted(settings)),
+    )
+    return tuple(_make(name, check) for name, check in checks)
+
+
+def _wanted(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], str]]]:
+    """Yield the checks of optional features that the settings enable."""
+    if settings.sinks.json_lines not in {"", "-"}:
+        yield "json lines", check_json_lines
+    if settings.action.names():
+        yield "action", check_action
+    if settings.metrics.port:
+        yield "metrics", check_metrics
+
+
+def _make(name: str, check: Callable[[], str]) -> Check:
+    try:
+        return Check(name, passed=True, detail=check())
+    except EdgeError as e:
+        return Check(name, passed=False, detail=str(e))
+    except Exception as e:
+        # A bug in one check must not hide the others.
+        logger.debug("%s", name, exc_info=True)
+        return Check(name, passed=False, detail=f"unexpected {type(e).__name__}: {e}; please report it")

@@ -1,0 +1,28 @@
+"""Check the release of each channel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge_client.settings.file import Settings
+
+
+def check_release(settings: Settings) -> str:
+    from edge_client.serving.activation import open_slot  # noqa: PLC0415
+
+    folder = current_slot(settings)
+    if folder is None:
+        return "none yet; `edge-client run` downloads it"
+    open_slot(folder, settings.device.threads)
+    return f"{folder.name} loads and runs"
+
+
+def current_slot(settings: Settings) -> Path | None:
+    """Return the folder of the serving release; None without one."""
+    from edge_client.update.slots import Slots  # noqa: PLC0415
+
+    slots = Slots(settings.device.state_dir)
+    return None if slots.current is None else slots.folder(slots.current)

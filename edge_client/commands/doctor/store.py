@@ -1,0 +1,27 @@
+"""Check the root of trust and the store with the device's channels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_client.settings.file import of_channels
+
+if TYPE_CHECKING:
+    from edge_client.settings.file import Settings
+
+
+def check_root(settings: Settings) -> str:
+    from edge_client.repository.trusted import describe_root  # noqa: PLC0415 - imports python-tuf
+    from edge_client.settings.update import read_root  # noqa: PLC0415
+
+    return describe_root(read_root(settings.trust), str(settings.trust.root))
+
+
+def check_store(settings: Settings) -> str:
+    from edge_client.repository.opening import open_repository  # noqa: PLC0415 - imports python-tuf
+
+    with open_repository(settings, remember=False) as repository:
+        repository.refresh()
+        channels = [repository.channel(one.device.channel) for one in of_channels(settings)]
+    found = ", ".join(f"channel {one.channel} points to release {one.release}" for one in channels)
+    return f"{settings.store.base_url}: {found}"
