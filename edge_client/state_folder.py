@@ -283,7 +283,7 @@ def sweep_channels(settings: Settings) -> None:
     Args:
         settings: Settings of the device, whose state folder this process holds.
     """
-    folder, followed = settings.device.state_dir / CHANNELS_FOLDER, settings.device.further_channels()
+    folder, followed = settings.device.state_dir / CHANNELS_FOLDER, settings.device.more_channels
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             if path.name not in followed and path.is_dir() and not path.is_symlink():

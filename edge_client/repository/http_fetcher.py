@@ -21,7 +21,6 @@ from edge_client.contract.text import one_line
 from edge_client.repository.fetcher import CHUNK_BYTES, Fetcher
 from edge_client.repository.redirects import is_same_origin, may_redirect
 from edge_client.repository.sigv4 import sign_get
-from edge_client.settings.checks import split_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,7 +117,7 @@ class StoreFetcher(Fetcher):
         """Return the address that a redirect leads to. Raises: DownloadError if it must not be followed."""
         try:
             target = urljoin(url, location)
-            allowed = may_redirect(url, target, split_names(self._settings.redirect_hosts))
+            allowed = may_redirect(url, target, self._settings.redirect_hosts)
         except ValueError as e:
             msg = f"{url}: redirects to {one_line(location)}, which is no address"
             raise DownloadError(msg) from e

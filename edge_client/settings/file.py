@@ -7,7 +7,6 @@ The file holds no secrets: it names the files or environment variables that hold
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import typing
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import SettingsError
 from edge_client.settings.frames import InboxSettings, SourceSettings
+from edge_client.settings.readers import read_value
 from edge_client.settings.reporting import (
     BrokerSettings,
     HomeAssistantSettings,
@@ -33,7 +33,7 @@ from edge_client.settings.update import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from edge_client.settings.checks import Section
 
@@ -123,9 +123,9 @@ def of_channels(settings: Settings) -> tuple[Settings, ...]:
     device = settings.device
     further = (
         dataclasses.replace(
-            device, channel=name, more_channels="", state_dir=device.state_dir / CHANNELS_FOLDER / name
+            device, channel=name, more_channels=(), state_dir=device.state_dir / CHANNELS_FOLDER / name
         )
-        for name in device.further_channels()
+        for name in device.more_channels
     )
     return (settings, *(dataclasses.replace(settings, device=one) for one in further))
 
@@ -162,14 +162,14 @@ def _section(name: str, kind: type[Any], table: object, folder: Path, faults: li
     if not isinstance(table, dict):
         faults.append(f"{name}: write it as a section, [{name}]")
         return kind()
-    types = typing.get_type_hints(kind)
+    types = typing.get_type_hints(kind, include_extras=True)
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in types:
             faults.append(f"[{name}] {key}: {_explain_unknown(name, key, types)}")
             continue
         try:
-            values[key] = _READERS[types[key]](value)
+            values[key] = read_value(value, types[key])
         except (TypeError, ValueError) as e:
             faults.append(f"[{name}] {key}: {e}")
             continue
@@ -197,40 +197,3 @@ def _resolve(value: str | Path, folder: Path, kind: type[Any]) -> str | Path:
         return value
     path = Path(os.path.abspath(folder / Path(value).expanduser()))  # noqa: PTH100 - keeps symbolic links
     return path if kind is Path else str(path)
-
-
-def _read_str(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    msg = f"{value!r} is not a text; put it in quotes"
-    raise TypeError(msg)
-
-
-def _read_bool(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    msg = f"{value!r} is neither true nor false"
-    raise TypeError(msg)
-
-
-def _read_int(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    msg = f"{value!r} is not an integer"
-    raise TypeError(msg)
-
-
-def _read_float(value: object) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    msg = f"{value!r} is not a number"
-    raise TypeError(msg)
-
-
-_READERS: dict[Any, Callable[[object], Any]] = {
-    str: _read_str,
-    bool: _read_bool,
-    int: _read_int,
-    float: _read_float,
-    Path: lambda value: Path(_read_str(value)),
-}

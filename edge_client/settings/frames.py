@@ -11,8 +11,8 @@ from edge_client.settings.checks import (
     is_not_negative,
     is_positive,
     is_store_url,
-    split_names,
 )
+from edge_client.settings.readers import Numbers  # noqa: TC001 - read by get_type_hints
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ class SourceSettings(Section):
     frames_per_second: float = 0.0
     width: int = 640
     height: int = 480
-    region: str = ""
+    region: Numbers = ""
     min_change_percent: float = 0.0
     longest_still_s: float = 60.0
 
@@ -112,7 +112,7 @@ class InboxSettings(Section):
         max_bytes: Limit on the size of all kept frames; the oldest are deleted first.
         keep_days: Older frames are deleted, see `inbox/ages.py`.
         longest_side: Frames are scaled down so that their longer side has at most so many pixels.
-        never_labels: Labels, separated by commas; a frame that may show one of them is never kept.
+        never_labels: A frame that may show one of these labels is never kept.
         upload: Upload kept frames to the store.
         upload_s: Time between uploads.
         base_url: Address of the inbox; empty: the store's.
@@ -125,7 +125,7 @@ class InboxSettings(Section):
     max_bytes: int = 50_000_000
     keep_days: float = 14.0
     longest_side: int = 640
-    never_labels: str = ""
+    never_labels: tuple[str, ...] = ()
     upload: bool = False
     upload_s: float = 900.0
     base_url: str = ""
@@ -142,7 +142,7 @@ class InboxSettings(Section):
 
     def private_labels(self) -> frozenset[str]:
         """Return the labels that no kept frame may show."""
-        return frozenset(split_names(self.never_labels))
+        return frozenset(self.never_labels)
 
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import shlex
 
-from edge_client.settings.checks import Section, failed, is_not_negative, is_positive, split_names
+from edge_client.settings.checks import Section, failed, is_not_negative, is_positive
+from edge_client.settings.readers import Command  # noqa: TC001 - read by get_type_hints
 
 # Values of `when_unsure`.
 WAIT, OFF, ACT = "wait", "off", "act"
@@ -50,7 +51,7 @@ class ActionSettings(Section):
     """Section [action].
 
     Attributes:
-        labels: Labels to watch, separated by commas; empty: no action.
+        labels: Labels to watch; empty: no action.
         on_command: Run when a label switches on: program and arguments, without a shell.
         off_command: Run when a label switches off.
         threshold: A label switches on once its score is at least this.
@@ -61,18 +62,14 @@ class ActionSettings(Section):
         timeout_s: A command that takes longer is killed.
     """
 
-    labels: str = ""
-    on_command: str = ""
-    off_command: str = ""
+    labels: tuple[str, ...] = ()
+    on_command: Command = ""
+    off_command: Command = ""
     threshold: float = 0.8
     release_below: float = 0.5
     when_unsure: str = WAIT
     hold_off_s: float = 5.0
     timeout_s: float = 30.0
-
-    def names(self) -> tuple[str, ...]:
-        """Return the labels to watch."""
-        return split_names(self.labels)
 
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""
@@ -91,7 +88,7 @@ class ActionSettings(Section):
             (is_not_negative(self.hold_off_s), f"hold_off_s {self.hold_off_s}: give seconds, 0 or more"),
             (is_positive(self.timeout_s), f"timeout_s {self.timeout_s}: give seconds, above 0"),
             (
-                not self.names() or bool(self.on_command or self.off_command),
+                not self.labels or bool(self.on_command or self.off_command),
                 "labels are watched but no command is set: give on_command or off_command",
             ),
             *_quoting_checks("on_command", self.on_command),

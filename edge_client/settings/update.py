@@ -21,7 +21,6 @@ from edge_client.settings.checks import (
     is_host_pattern,
     is_positive,
     is_store_url,
-    split_names,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class DeviceSettings(Section):
         id: Name of this device; empty: from the board's serial number.
         fleet: Fleet of this device.
         channel: Main channel, whose releases are installed.
-        more_channels: Extra channels, separated by commas, whose releases classify the same frames.
+        more_channels: Extra channels, whose releases classify the same frames.
         device_class: Releases made for another class of devices are refused.
         state_dir: Folder of releases and trusted metadata.
         threads: Threads of the interpreter.
@@ -51,23 +50,19 @@ class DeviceSettings(Section):
     id: str = ""
     fleet: str = "fleet"
     channel: str = "stable"
-    more_channels: str = ""
+    more_channels: tuple[str, ...] = ()
     device_class: str = ""
     state_dir: Path = Path("/var/lib/edge-client")
     threads: int = 2
     top: int = 3
     latency_budget_ms: float = 0.0
 
-    def further_channels(self) -> tuple[str, ...]:
-        """Return the extra channels."""
-        return split_names(self.more_channels)
-
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""
-        channels = (self.channel, *self.further_channels())
+        channels = (self.channel, *self.more_channels)
         names = [("id", self.id)] if self.id else []
         names += [("fleet", self.fleet), ("channel", self.channel)]
-        names += [("more_channels", name) for name in self.further_channels()]
+        names += [("more_channels", name) for name in self.more_channels]
         names += [("device_class", self.device_class)] if self.device_class else []
         return (
             *failed(
@@ -93,7 +88,7 @@ class StoreSettings(Section):
         region: Region of the S3 signatures.
         access_key_file: TOML file with the keys of a private bucket.
         ca_file: CA certificate of an https store.
-        redirect_hosts: Further hosts that the store may redirect to, separated by commas.
+        redirect_hosts: Further hosts that the store may redirect to.
         timeout_s: Longest silence of the store.
         min_bytes_per_s: Slower transfers are aborted.
         max_bytes_per_s: Bandwidth limit; 0: no limit.
@@ -103,7 +98,7 @@ class StoreSettings(Section):
     region: str = "us-east-1"
     access_key_file: str = ""
     ca_file: str = ""
-    redirect_hosts: str = ""
+    redirect_hosts: tuple[str, ...] = ()
     timeout_s: float = 20.0
     min_bytes_per_s: int = 500
     max_bytes_per_s: int = 0
@@ -117,8 +112,11 @@ class StoreSettings(Section):
             ),
             (bool(self.region), "region: give one; any works with most stores other than AWS"),
             (
-                all(map(is_host_pattern, split_names(self.redirect_hosts))),
-                f"redirect_hosts {self.redirect_hosts!r}: give hosts, as in cdn.example.com, *.a.net:8443",
+                all(map(is_host_pattern, self.redirect_hosts)),
+                (
+                    f"redirect_hosts {', '.join(self.redirect_hosts)}: give hosts, as in "
+                    "cdn.example.com, *.a.net:8443"
+                ),
             ),
             (is_positive(self.timeout_s), "timeout_s: above 0"),
             (self.min_bytes_per_s >= 0, "min_bytes_per_s: 0 or more"),

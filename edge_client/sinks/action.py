@@ -78,7 +78,7 @@ class ActionSink:
             raise SettingsError("; ".join(f"[action] {fault}" for fault in faults))
         self._settings = settings
         self._clock = clock
-        self._labels = settings.names()
+        self._labels = settings.labels
         self._switches: dict[tuple[str, str], LabelSwitch] = {}  # by channel and label
         self._commands = {True: shlex.split(settings.on_command), False: shlex.split(settings.off_command)}
         self._waiting: queue.Queue[tuple[list[str], dict[str, str]] | None] = queue.Queue(MAX_WAITING)

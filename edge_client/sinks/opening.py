@@ -41,6 +41,6 @@ def open_sinks(
     elif settings.json_lines:
         path = Path(settings.json_lines).expanduser()
         sinks.append(JsonLines(path, max_bytes=settings.json_lines_max_bytes))
-    if action is not None and action.names():
+    if action is not None and action.labels:
         sinks.append(ActionSink(action))
     return tuple(sinks)

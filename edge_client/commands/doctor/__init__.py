@@ -71,7 +71,7 @@ def _wanted(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], str]
     """Yield the checks of optional features that the settings enable."""
     if settings.sinks.json_lines not in {"", "-"}:
         yield "json lines", check_json_lines
-    if settings.action.names():
+    if settings.action.labels:
         yield "action", check_action
     if settings.metrics.port:
         yield "metrics", check_metrics

@@ -51,7 +51,7 @@ def _check_watched_labels(settings: Settings) -> None:
             continue
         thresholds = zip(document.labels, point.thresholds, strict=True)
         sure = {label for label, threshold in thresholds if threshold is not None}
-        if never := sorted(set(document.labels).intersection(settings.action.names()) - sure):
+        if never := sorted(set(document.labels).intersection(settings.action.labels) - sure):
             msg = (
                 f"[action] labels: release {document.release} is never sure of {', '.join(never)}: no score "
                 f"gives a precision of {point.precision:g}, so nothing switches on; give it more pictures, "

@@ -100,7 +100,9 @@ def listing(folder: Path) -> dict[str, int]:
 
 
 def with_channel(settings: Settings) -> Settings:
-    return dataclasses.replace(settings, device=dataclasses.replace(settings.device, more_channels="doors"))
+    return dataclasses.replace(
+        settings, device=dataclasses.replace(settings.device, more_channels=("doors",))
+    )
 
 
 def test_doctor_creates_nothing_on_a_new_device(settings_file):
@@ -220,14 +222,14 @@ def test_a_folder_store_is_read_and_frames_may_go_there_without_keys(
 def test_a_private_label_that_no_release_has_is_named(settings_file, device):
     settings = load_settings(settings_file)
 
-    def private(labels: str) -> Settings:
+    def private(*labels: str) -> Settings:
         inbox = dataclasses.replace(settings.inbox, unsure_below=0.5, never_labels=labels)
         return dataclasses.replace(settings, inbox=inbox)
 
     assert "inbox" not in failures(private("Red"))  # no release yet that could know it
     device.check()
     assert "inbox" not in failures(private("red"))
-    said = failures(private("red, Red"))["inbox"]
+    said = failures(private("red", "Red"))["inbox"]
     assert "no release here has Red," in said
     assert "there are blue, green, red" in said
 
@@ -260,17 +262,19 @@ def test_a_watched_label_that_no_release_is_ever_sure_of_is_named(settings_file,
     device.check()
     settings = load_settings(settings_file)
     watched = functools.partial(extra, settings, "action", on_command="true")
-    assert watched(labels="red, other")[0]
-    passed, said = watched(labels="red, green")
+    assert watched(labels=("red", "other"))[0]
+    passed, said = watched(labels=("red", "green"))
     assert not passed
     assert "is never sure of green: no score gives a precision of 0.95" in said
-    assert watched(labels="red, green", when_unsure="act")[0]
+    assert watched(labels=("red", "green"), when_unsure="act")[0]
 
 
 def test_a_missing_program_is_named(settings_file):
     settings = load_settings(settings_file)
-    assert extra(settings, "action", labels="red", on_command="true now", off_command="false")[0]
-    passed, said = extra(settings, "action", labels="red", on_command="true", off_command="no-such-siren off")
+    assert extra(settings, "action", labels=("red",), on_command="true now", off_command="false")[0]
+    passed, said = extra(
+        settings, "action", labels=("red",), on_command="true", off_command="no-such-siren off"
+    )
     assert not passed
     assert "no-such-siren: no such program" in said
 

@@ -347,6 +347,6 @@ def test_the_state_of_dropped_channels_is_removed(tmp_path):
     assert {path.name for path in channels.iterdir()} == {"doors", "linked"}
     assert (channels / "doors/slots").is_dir()
     assert elsewhere.is_dir()
-    alone = dataclasses.replace(settings, device=dataclasses.replace(settings.device, more_channels=""))
+    alone = dataclasses.replace(settings, device=dataclasses.replace(settings.device, more_channels=()))
     sweep_channels(alone)
     assert {path.name for path in channels.iterdir()} == {"linked"}

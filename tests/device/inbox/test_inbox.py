@@ -151,7 +151,7 @@ NOT_SURE = dataclasses.replace(SURE, sure=False)
         (NOT_SURE, InboxSettings(unsure_below=0.6), True),
         (NOT_SURE, InboxSettings(disagreements=True), False),
         (NOT_SURE, InboxSettings(), False),
-        (NOT_SURE, InboxSettings(unsure=True, never_labels="rotten"), False),
+        (NOT_SURE, InboxSettings(unsure=True, never_labels=("rotten",)), False),
     ],
 )
 def test_a_frame_that_the_release_is_not_sure_of_is_kept_where_unsure_frames_are_wanted(seen, settings, kept):
@@ -180,13 +180,13 @@ PERSON, HINT, DOG = (
     ],
 )
 def test_a_frame_with_a_private_label_in_any_release_is_not_kept(answers, kept):
-    settings = dataclasses.replace(KEEPS, never_labels="dog, person")
+    settings = dataclasses.replace(KEEPS, never_labels=("dog", "person"))
     assert (why_keep(settings, answers) is not None) == kept
 
 
 def test_the_better_score_of_a_label_listed_twice_counts():
     twice = dataclasses.replace(predicted(a=0.5, b=0.48, c=0.02), labels=("ripe", "person", "person"))
-    assert why_keep(dataclasses.replace(KEEPS, never_labels="person"), [answer(twice)]) is None
+    assert why_keep(dataclasses.replace(KEEPS, never_labels=("person",)), [answer(twice)]) is None
 
 
 def test_nothing_is_kept_by_default():
@@ -694,7 +694,7 @@ def test_an_exception_in_one_upload_does_not_end_the_thread(keeping, keep, monke
 
 
 def test_a_private_label_that_no_release_has_is_logged_once(keeping, caplog):
-    inbox = keeping(never_labels="Ripe, rotten, open")
+    inbox = keeping(never_labels=("Ripe", "rotten", "open"))
     answers = [answer(SURE), answer(predicted(open=0.9, shut=0.1), channel="doors")]
     for seen in (answers, answers, answers[:1], answers):
         inbox.consider(PIXELS, seen)

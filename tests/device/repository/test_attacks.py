@@ -692,7 +692,7 @@ def test_a_session_token_does_not_follow_a_redirect_to_another_host(device, repo
         location = f"Location: http://localhost:{other.port}/x".encode()
         with RawServer(b"HTTP/1.1 302 F\r\n" + location + b"\r\nContent-Length: 0\r\n\r\n") as store:
             settings = dataclasses.replace(
-                device.store, base_url=store.url, redirect_hosts=f"localhost:{other.port}"
+                device.store, base_url=store.url, redirect_hosts=(f"localhost:{other.port}",)
             )
             fetcher = StoreFetcher(settings, credentials)
             with pytest.raises(DownloadHTTPError):

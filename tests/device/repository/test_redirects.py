@@ -8,6 +8,7 @@ import pytest
 
 from edge_client.contract.errors import TransportError
 from edge_client.repository.redirects import may_redirect
+from edge_client.settings.checks import split_names
 from edge_client.settings.update import StoreSettings
 from tests.fakes.raw_server import RawServer
 
@@ -67,8 +68,9 @@ NOT_FOLLOWED = {
 @pytest.mark.parametrize("name", FOLLOWED)
 def test_redirects_to_the_store_itself_and_to_hosts_of_the_settings_are_followed(name):
     store, target, hosts = FOLLOWED[name]
-    assert StoreSettings(base_url=store, redirect_hosts=hosts).faults() == ()
-    assert may_redirect(store, target, hosts.replace(" ", "").split(","))
+    listed = split_names(hosts)
+    assert StoreSettings(base_url=store, redirect_hosts=listed).faults() == ()
+    assert may_redirect(store, target, listed)
 
 
 @pytest.mark.parametrize("name", NOT_FOLLOWED)
@@ -81,7 +83,7 @@ def test_other_redirects_are_not_followed(name):
     "wrong", ["https://cdn.example.com", "a b", "*", "host:99999", "[::1", "a/b", "*.*.de"]
 )
 def test_hosts_that_are_none_are_reported(wrong):
-    assert len(StoreSettings(base_url=STORE, redirect_hosts=wrong).faults()) == 1
+    assert len(StoreSettings(base_url=STORE, redirect_hosts=(wrong,)).faults()) == 1
 
 
 def test_a_store_cannot_make_a_device_ask_its_own_network(device, repository):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from edge_client.contract.errors import SettingsError
 from edge_client.machine import machine_name
 from edge_client.settings.file import RENAMED, SECTIONS, load_settings
+from edge_client.settings.frames import read_region
 from edge_client.settings.reporting import BrokerSettings, read_password
 from edge_client.settings.update import StoreSettings, TrustSettings, read_credentials, read_root
 
@@ -52,10 +54,10 @@ def test_the_example_file_shows_the_defaults():
         for key, value in values.items():
             if (name, key) not in edited:
                 expected = getattr(default, key)
-                assert value == (str(expected) if isinstance(expected, Path) else expected), f"[{name}] {key}"
-                assert type(value) is (str if isinstance(expected, Path) else type(expected)), (
-                    f"[{name}] {key}"
-                )
+                if isinstance(expected, (Path, tuple)):
+                    expected = str(expected) if isinstance(expected, Path) else list(expected)
+                assert value == expected, f"[{name}] {key}"
+                assert type(value) is type(expected), f"[{name}] {key}"
 
 
 def test_every_setting_of_the_example_has_a_comment():
@@ -270,3 +272,55 @@ def test_a_password_that_goes_to_another_machine_in_the_clear_is_warned_of(host,
     assert not exposed or f"the password of camera-1 and all results go to {host} in the clear" in str(
         broker.exposure
     )
+
+
+LISTS = {
+    ("device", "more_channels"): ["doors", "stock"],
+    ("store", "redirect_hosts"): ["cdn.example.com", "*.example.net:8443"],
+    ("action", "labels"): ["cat", "dog"],
+    ("inbox", "never_labels"): ["person", "face"],
+}
+
+
+@pytest.mark.parametrize(("section", "key"), LISTS)
+def test_a_list_is_a_toml_list_or_one_text_with_commas(tmp_path, section, key):
+    sections = {**tomllib.loads(MINIMAL), "action": {"on_command": "true"}}
+
+    def read(value: str) -> object:
+        text = "".join(
+            f"[{name}]\n"
+            + "".join(f'{k} = "{v}"\n' for k, v in sections.get(name, {}).items())
+            + (f"{key} = {value}\n" if name == section else "")
+            for name in SECTIONS
+        )
+        return getattr(getattr(load_settings(write(tmp_path, text)), section), key)
+
+    names = LISTS[section, key]
+    assert read(json.dumps(names)) == read(json.dumps(", ".join(names))) == tuple(names)
+    assert read("[]") == read('""') == ()
+    for wrong in ("[1]", "1", '["a", ""]', "[[]]", "{}"):
+        with pytest.raises(SettingsError, match=rf"\[{section}\] {key}: "):
+            read(wrong)
+
+
+def test_every_list_of_the_settings_is_tried():
+    found = {
+        (name, field.name)
+        for name, kind in SECTIONS.items()
+        for field in dataclasses.fields(kind)
+        if "tuple" in str(field.type)
+    }
+    assert found == LISTS.keys()
+
+
+def test_a_label_with_a_comma_and_a_command_are_lists(tmp_path):
+    text = MINIMAL + (
+        'region = [0.25, 0, 0.75, 1]\n[inbox]\nnever_labels = ["face, near"]\n[action]\n'
+        'labels = ["screw, M3", "nut"]\non_command = ["logger", "a label"]\n'
+        "off_command = \"logger 'a label'\"\n"
+    )
+    settings = load_settings(write(tmp_path, text))
+    assert settings.action.labels == ("screw, M3", "nut")
+    assert settings.inbox.never_labels == ("face, near",)
+    assert settings.action.on_command == settings.action.off_command
+    assert read_region(settings.source.region) == read_region("0.25, 0, 0.75, 1")

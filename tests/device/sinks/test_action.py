@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def settings(**changes: Any) -> ActionSettings:
-    return ActionSettings(**{"labels": "cat", "on_command": "true", "hold_off_s": 0.0, **changes})
+    return ActionSettings(**{"labels": ("cat",), "on_command": "true", "hold_off_s": 0.0, **changes})
 
 
 def result(score: float, label: str = "cat", channel: str = "", *, sure: bool = True) -> Result:
@@ -83,7 +83,7 @@ def test_commands_get_the_switch_in_their_environment_and_quoted_arguments(log):
 
 
 def test_each_label_has_a_state_of_its_own(log):
-    sink = ActionSink(settings(labels="cat, dog", on_command=log.command))
+    sink = ActionSink(settings(labels=("cat", "dog"), on_command=log.command))
     for label in ("cat", "dog", "bird"):
         sink.write(result(0.9, label))
     wait_until(lambda: len(log.lines) == 2, "two commands")
@@ -180,7 +180,7 @@ def test_a_frame_that_the_release_is_not_sure_of_starts_nothing(watched, when_un
 
 
 def test_a_class_named_unknown_is_acted_on_only_where_the_release_is_sure_of_it(watched):
-    one = watched(labels="unknown")
+    one = watched(labels=("unknown",))
     one.sink.write(result(0.9, "unknown", sure=False))
     assert one.seen == []
     one.sink.write(result(0.9, "unknown"))
