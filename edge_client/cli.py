@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client import __version__
+from edge_client.contract.addresses import without_secrets
 from edge_client.contract.errors import (
     DeviceError,
     EdgeError,
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(options))
     except EdgeError as e:
-        sys.stderr.write(f"edge-client: {one_line(str(e))}\n")
+        sys.stderr.write(f"edge-client: {one_line(without_secrets(str(e)))}\n")
         return next((code for kind, code in EXIT_CODES.items() if isinstance(e, kind)), 1)
     except KeyboardInterrupt:
         return _SIGINT_EXIT
@@ -179,6 +180,7 @@ def _status(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from edge_client.commands.doctor import examine  # noqa: PLC0415
 
+    configure_logs(logging.WARNING)
     settings = _settings_of_owner(options)
     checks = examine(settings)
     if options.json:
@@ -211,6 +213,7 @@ def _update(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from edge_client.offline.export import export_bundle  # noqa: PLC0415
 
+    configure_logs(logging.WARNING)
     release = export_bundle(of_channel(_settings(options), options.channel), options.bundle)
     size_bytes = options.bundle.stat().st_size
     sys.stdout.write(f"{options.bundle}: release {release}, {size_bytes} bytes\n")
@@ -221,6 +224,7 @@ def _import(options: argparse.Namespace) -> int:
     from edge_client.offline.importing import import_bundle  # noqa: PLC0415
     from edge_client.repository.bundle_fetcher import open_bundle  # noqa: PLC0415
 
+    configure_logs(logging.WARNING)
     settings = _settings(options)
     # Opened first, as whoever asks: a stick may be mounted for that user alone.
     with open_bundle(options.bundle) as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from edge_client.contract.addresses import shown_address
 from edge_client.contract.errors import SettingsError
 
 FILE_SCHEME = "file"
@@ -32,8 +33,8 @@ def folder_of_url(url: str) -> Path:
         or "\0" in path
     ):
         msg = (
-            f"{url!r}: give file:///folder, with three slashes and the full path of a folder on this machine "
-            "(write ? as %3F, # as %23)"
+            f"{shown_address(url)!r}: give file:///folder, with three slashes and the full path of a folder "
+            "on this machine (write ? as %3F, # as %23)"
         )
         raise SettingsError(msg)
     return Path(path)

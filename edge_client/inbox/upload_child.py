@@ -25,6 +25,7 @@ from edge_client.children import (
     hide_from_others,
     prefer_as_oom_victim,
 )
+from edge_client.contract.addresses import shown_below
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError, EdgeError, SettingsError, TransportError
 from edge_client.contract.file_urls import folder_of_url, is_file_url
@@ -83,12 +84,12 @@ class InboxWriter:
                 preload_content=False,
             )
         except urllib3.exceptions.HTTPError as e:
-            msg = f"{url}: {innermost_reason(e)}; it will be tried again"
+            msg = f"{shown_below(self._base_url, key)}: {innermost_reason(e)}; it will be tried again"
             raise TransportError(msg) from e
         if response.status not in _WRITTEN | {_ALREADY_THERE}:
             msg = (
-                f"{url}: {describe_refusal(response)}; check the device's right to write there "
-                "(configs/iam-device.json), its clock and [inbox] base_url"
+                f"{shown_below(self._base_url, key)}: {describe_refusal(response)}; check the device's right "
+                "to write there (configs/iam-device.json), its clock and [inbox] base_url"
             )
             raise TransportError(msg)
         response.drain_conn()

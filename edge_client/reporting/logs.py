@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from edge_client.contract.addresses import without_secrets
 from edge_client.contract.text import one_line
 
 if TYPE_CHECKING:
@@ -20,12 +21,14 @@ _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (log
 class OneLineFormatter(logging.Formatter):
     """Formatter whose lines only the program begins: a message is one line, a traceback is indented.
 
+    Addresses are shown without their secrets, whoever logs them.
+
     Names of files, answers of servers and messages of the broker stand in both.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - its name there
         """See `logging.Formatter`."""
-        return one_line(super().formatMessage(record))
+        return one_line(without_secrets(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802 - its name and type there
         """See `logging.Formatter`."""
@@ -46,7 +49,7 @@ class JournalFormatter(OneLineFormatter):
 
 
 def _indent(text: str) -> str:
-    return "\n".join(f"  {one_line(line)}" for line in text.split("\n"))
+    return "\n".join(f"  {one_line(line)}" for line in without_secrets(text).split("\n"))
 
 
 def configure_logs(level: int = logging.INFO, environment: Mapping[str, str] = os.environ) -> None:
@@ -57,3 +60,5 @@ def configure_logs(level: int = logging.INFO, environment: Mapping[str, str] = o
     logging.basicConfig(level=level, handlers=[handler])
     # python-tuf logs each refusal a second time, and the expected absence of the next root.
     logging.getLogger("tuf").setLevel(logging.WARNING)
+    # urllib3 logs each path with its query, where a signature may be; the error of a request is ours to log.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)

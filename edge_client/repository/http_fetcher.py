@@ -17,6 +17,7 @@ import urllib3
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
 
 from edge_client import __version__
+from edge_client.contract.addresses import shown_address, shown_below, without_secrets
 from edge_client.contract.text import one_line
 from edge_client.repository.fetcher import CHUNK_BYTES, Fetcher
 from edge_client.repository.redirects import is_same_origin, may_redirect
@@ -95,7 +96,7 @@ class StoreFetcher(Fetcher):
     ) -> urllib3.response.BaseHTTPResponse:
         response = self._follow(url, headers)
         if response.status not in accepted:
-            msg = f"{url}: {describe_refusal(response)}"
+            msg = f"{self._shown(url)}: {describe_refusal(response)}"
             raise DownloadHTTPError(msg, response.status)
         return response
 
@@ -110,7 +111,7 @@ class StoreFetcher(Fetcher):
             at = self._redirected(at, location)
             if not is_same_origin(url, at):
                 sent = self._plain_headers() | headers
-        msg = f"{url}: too many redirects"
+        msg = f"{self._shown(url)}: too many redirects"
         raise DownloadError(msg)
 
     def _redirected(self, url: str, location: str) -> str:
@@ -119,12 +120,12 @@ class StoreFetcher(Fetcher):
             target = urljoin(url, location)
             allowed = may_redirect(url, target, self._settings.redirect_hosts)
         except ValueError as e:
-            msg = f"{url}: redirects to {one_line(location)}, which is no address"
+            msg = f"{self._shown(url)}: redirects to {_shown_target(location)}, which is no address"
             raise DownloadError(msg) from e
         if not allowed:
             msg = (
-                f"{url}: redirects to {one_line(target)}, which is not followed, unless [store] "
-                f"redirect_hosts names {one_line(urlsplit(target).netloc) or 'it'}"
+                f"{self._shown(url)}: redirects to {_shown_target(target)}, which is not followed, unless "
+                f"[store] redirect_hosts names {_host_and_port(target) or 'it'}"
             )
             raise DownloadError(msg)
         return target
@@ -143,7 +144,7 @@ class StoreFetcher(Fetcher):
                 retries=_RETRIES,
             )
         except urllib3.exceptions.HTTPError as e:
-            msg = f"{url}: {innermost_reason(e)}"
+            msg = f"{self._shown(url)}: {innermost_reason(e)}"
             raise DownloadError(msg) from e
 
     def _chunks(self, url: str, response: urllib3.response.BaseHTTPResponse) -> Iterator[bytes]:
@@ -161,10 +162,10 @@ class StoreFetcher(Fetcher):
                 self._keep_to_rate(len(chunk))
                 yield chunk
         except urllib3.exceptions.HTTPError as e:
-            msg = f"{url}: broke off after {received} bytes: {innermost_reason(e)}"
+            msg = f"{self._shown(url)}: broke off after {received} bytes: {innermost_reason(e)}"
             raise DownloadError(msg) from e
         except OSError as e:
-            msg = f"{url}: broke off after {received} bytes: {e}"
+            msg = f"{self._shown(url)}: broke off after {received} bytes: {e}"
             raise DownloadError(msg) from e
         finally:
             response.close()
@@ -174,8 +175,8 @@ class StoreFetcher(Fetcher):
         floor = self._settings.min_bytes_per_s
         if seconds > SPEED_GRACE_S and received < floor * seconds:
             msg = (
-                f"{url}: {received} bytes in {seconds:.0f} s, less than {floor} bytes/s; given up "
-                "([store] min_bytes_per_s)"
+                f"{self._shown(url)}: {received} bytes in {seconds:.0f} s, less than {floor} bytes/s; given "
+                "up ([store] min_bytes_per_s)"
             )
             raise SlowRetrievalError(msg)
 
@@ -184,6 +185,13 @@ class StoreFetcher(Fetcher):
             now = self._clock()
             self._free_at = max(self._free_at, now) + size_bytes / rate
             self._sleep(self._free_at - now)
+
+    def _shown(self, url: str) -> str:
+        """Return an address for messages: which object of the store, without what may be secret."""
+        base_url = self._settings.base_url.rstrip("/")
+        if url.startswith(f"{base_url}/"):
+            return shown_below(base_url, url[len(base_url) + 1 :])
+        return shown_address(url)
 
     def _headers(self, url: str) -> dict[str, str]:
         headers = self._plain_headers()
@@ -194,6 +202,15 @@ class StoreFetcher(Fetcher):
     def _plain_headers(self) -> dict[str, str]:
         # A compressed response could unpack to any size, and signed lengths are those of the plain bytes.
         return {"User-Agent": f"edge-client/{__version__}", "Accept-Encoding": "identity"}
+
+
+def _shown_target(target: str) -> str:
+    """Return what may be shown of where a redirect leads: the store may have signed the address."""
+    return one_line(shown_address(target) if "://" in target else target.partition("?")[0])
+
+
+def _host_and_port(target: str) -> str:
+    return one_line(urlsplit(target).netloc.rpartition("@")[2])
 
 
 def open_pool(settings: StoreSettings) -> urllib3.PoolManager:
@@ -219,4 +236,6 @@ def describe_refusal(response: urllib3.response.BaseHTTPResponse) -> str:
 def innermost_reason(error: BaseException) -> str:
     """Return the innermost reason: urllib3 wraps it in its retries."""
     inner = getattr(error, "reason", None)
-    return innermost_reason(inner) if isinstance(inner, BaseException) else str(error) or type(error).__name__
+    if isinstance(inner, BaseException):
+        return innermost_reason(inner)
+    return without_secrets(str(error)) or type(error).__name__

@@ -21,6 +21,7 @@ from tuf.api.metadata import Metadata, Root
 from tuf.ngclient import Updater, UpdaterConfig
 
 from edge_client import __version__
+from edge_client.contract.addresses import shown_address, shown_below, without_secrets
 from edge_client.contract.documents import decode_document
 from edge_client.contract.errors import TransportError, TrustError
 from edge_client.contract.file_urls import is_file_url
@@ -102,6 +103,7 @@ class TrustedRepository:
         """
         self._root = root
         self._base_url = base_url.rstrip("/")
+        self._shown = shown_address(self._base_url)
         self._memory = metadata_dir
         self._remembers = remember
         self._fetcher = fetcher
@@ -161,14 +163,14 @@ class TrustedRepository:
 
     def _refresh(self) -> None:
         try:
-            with self._verdicts(f"{self._base_url}/{METADATA_FOLDER}"):
+            with self._verdicts(shown_below(self._base_url, METADATA_FOLDER)):
                 self._updater.refresh()
         except TransportError as e:
             cause = e.__cause__
             known = (self._memory / "timestamp.json").exists()
             if isinstance(cause, exceptions.DownloadHTTPError) and cause.status_code == 404 and not known:
                 msg = (
-                    f"{self._base_url}: nothing is published there yet; "
+                    f"{self._shown}: nothing is published there yet; "
                     f"if something is, {self._find_store}correct [store] base_url"
                 )
                 raise NothingPublishedError(msg) from e
@@ -232,7 +234,10 @@ class TrustedRepository:
         # Names of release files never begin with a dot, so this one cannot clash.
         incoming = destination.with_name(f".{destination.name}.incoming")
         url = f"{self._base_url}/{TARGETS_FOLDER}/{target.get_prefixed_paths()[0]}"
-        with self._verdicts(f"{self._base_url}/{TARGETS_FOLDER}/{path}"), disk_errors(destination):
+        with (
+            self._verdicts(shown_below(self._base_url, f"{TARGETS_FOLDER}/{path}")),
+            disk_errors(destination),
+        ):
             download(self._fetcher, url, target, incoming)
             incoming.replace(destination)
         return destination
@@ -246,11 +251,11 @@ class TrustedRepository:
             self._find(path).verify_length_and_hashes(data)
 
     def _find(self, path: str) -> TargetFile:
-        with self._verdicts(f"{self._base_url}/{METADATA_FOLDER}"):
+        with self._verdicts(shown_below(self._base_url, METADATA_FOLDER)):
             target = self._updater.get_targetinfo(path)
         if target is None:
             msg = (
-                f"{self._base_url}: {path} is not among the signed files; publish it, or correct "
+                f"{self._shown}: {path} is not among the signed files; publish it, or correct "
                 "[device] channel"
             )
             raise TrustError(msg)
@@ -300,14 +305,14 @@ class TrustedRepository:
             msg = f"{what}: {explain(e)}. Nothing was changed"
             raise TrustError(msg) from e
         except exceptions.DownloadLengthMismatchError as e:
-            msg = f"{what}: longer than signed or allowed ({e}). Nothing was changed"
+            msg = f"{what}: longer than signed or allowed ({without_secrets(str(e))}). Nothing was changed"
             raise TrustError(msg) from e
         except exceptions.DownloadHTTPError as e:
-            msg = f"{e}; {self._http_way_out(e.status_code)}"
+            msg = f"{without_secrets(str(e))}; {self._http_way_out(e.status_code)}"
             raise TransportError(msg) from e
         except exceptions.DownloadError as e:
             cause = f" ({e.__cause__})" if not str(e).startswith(("http", "file:")) and e.__cause__ else ""
-            msg = f"{e or 'the store is too slow'}{cause}; will be tried again"
+            msg = f"{without_secrets(f'{e}{cause}') or 'the store is too slow'}; will be tried again"
             raise TransportError(msg) from e
         except OSError as e:
             with disk_errors(self._memory):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from edge_client.contract.addresses import shown_address
 from edge_client.settings.checks import (
     Section,
     failed,
@@ -72,7 +73,7 @@ class SourceSettings(Section):
             ),
             (
                 self.kind != "picamera" or (self.path or "0").isdecimal(),
-                f"path {self.path!r}: give the camera's number, or leave it empty",
+                f"path {shown_address(self.path)!r}: give the camera's number, or leave it empty",
             ),
             (is_not_negative(self.settle_s), f"settle_s {self.settle_s}: give seconds, 0 or more"),
             (
@@ -155,7 +156,7 @@ class InboxSettings(Section):
             (is_positive(self.upload_s), "upload_s: above 0"),
             (
                 not self.base_url or is_store_url(self.base_url),
-                f"base_url {self.base_url!r}: give http(s)://host/bucket/prefix, file:///folder, or nothing",
+                f"base_url {shown_address(self.base_url)!r}: give http(s)://…, file:///folder, or nothing",
             ),
         )
 

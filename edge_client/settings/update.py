@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_client.contract.addresses import shown_address
 from edge_client.contract.errors import DeviceError, SettingsError
 from edge_client.permissions import way_to_read
 from edge_client.settings.checks import (
@@ -108,7 +109,7 @@ class StoreSettings(Section):
         return failed(
             (
                 is_store_url(self.base_url),
-                f"base_url {self.base_url!r}: give http(s)://host/bucket/prefix or file:///folder",
+                f"base_url {shown_address(self.base_url)!r}: give http(s)://host/bucket/prefix or file:///folder",
             ),
             (bool(self.region), "region: give one; any works with most stores other than AWS"),
             (

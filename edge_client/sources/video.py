@@ -8,6 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from edge_client.contract.addresses import shown_address
 from edge_client.contract.errors import DeviceError
 from edge_client.sources.driver import SILENT_S, DriverWatch
 from edge_client.sources.newest import NewestFrame
@@ -178,11 +179,8 @@ class VideoSource:
                 return
 
     def _name(self) -> str:
-        """Return the name for results and errors, without the credentials of a URL."""
-        if self._camera is not None:
-            return f"camera-{self._camera}"
-        scheme, separator, rest = self._path.partition("://")
-        return f"{scheme}://{rest.rpartition('@')[2]}" if separator else self._path
+        """Return the name for results and errors, without what may be secret of an address."""
+        return f"camera-{self._camera}" if self._camera is not None else shown_address(self._path)
 
 
 def _import_opencv() -> Any:  # noqa: ANN401 - OpenCV has no types

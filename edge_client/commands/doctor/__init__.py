@@ -14,6 +14,7 @@ from edge_client.commands.doctor.machine import check_clock_set, check_files, ch
 from edge_client.commands.doctor.model import check_release
 from edge_client.commands.doctor.results import check_action, check_json_lines, check_metrics
 from edge_client.commands.doctor.store import check_root, check_store
+from edge_client.contract.addresses import without_secrets
 from edge_client.contract.errors import EdgeError
 from edge_client.contract.times import current_time
 from edge_client.inference.runtime import runtime_name
@@ -81,8 +82,9 @@ def _make(name: str, check: Callable[[], str]) -> Check:
     try:
         return Check(name, passed=True, detail=check())
     except EdgeError as e:
-        return Check(name, passed=False, detail=str(e))
+        return Check(name, passed=False, detail=without_secrets(str(e)))
     except Exception as e:
         # A bug in one check must not hide the others.
         logger.debug("%s", name, exc_info=True)
-        return Check(name, passed=False, detail=f"unexpected {type(e).__name__}: {e}; please report it")
+        what = without_secrets(f"unexpected {type(e).__name__}: {e}")
+        return Check(name, passed=False, detail=f"{what}; please report it")

@@ -6,6 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from edge_client.contract.addresses import shown_address
 from edge_client.contract.errors import DeviceError, EdgeError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def check_source(settings: Settings) -> str:
     from edge_client.state_folder import daemon_runs  # noqa: PLC0415
 
     source = settings.source
-    found = f"{source.kind} {source.path}".strip()
+    found = f"{source.kind} {shown_address(source.path)}".strip()
     opened = open_source(source)
     if source.kind == "folder" and not os.path.isdir(os.path.expanduser(source.path)):  # noqa: PTH111, PTH112
         msg = f"{source.path}: no such folder; create it, or correct [source] path"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.commands.doctor.machine import check_makeable
 from edge_client.commands.doctor.model import current_slot
+from edge_client.contract.addresses import shown_address
 from edge_client.contract.errors import DeviceError, SettingsError
 from edge_client.contract.file_urls import folder_of_url, is_file_url
 from edge_client.contract.names import inbox_key
@@ -29,6 +30,7 @@ def check_inbox(settings: Settings) -> str:
     if not inbox.keeps:
         return "no frames are kept for labelling"
     where = inbox.base_url or settings.store.base_url
+    shown = shown_address(where)
     if inbox.upload and is_file_url(where):
         check_inbox_folder(folder_of_url(where))
         check_makeable(folder_of_url(where) / inbox_key(settings.device.id, "x"))
@@ -37,7 +39,7 @@ def check_inbox(settings: Settings) -> str:
         raise DeviceError(msg)
     _check_private_labels(settings)
     waiting = len(kept_records(settings.device.state_dir / INBOX_DIR))
-    return f"{waiting} frames are kept and {f'uploaded to {where}' if inbox.upload else 'not uploaded'}"
+    return f"{waiting} frames are kept and {f'uploaded to {shown}' if inbox.upload else 'not uploaded'}"
 
 
 def _check_private_labels(settings: Settings) -> None:

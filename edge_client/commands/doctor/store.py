@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edge_client.contract.addresses import shown_address
 from edge_client.settings.file import of_channels
 
 if TYPE_CHECKING:
@@ -24,4 +25,4 @@ def check_store(settings: Settings) -> str:
         repository.refresh()
         channels = [repository.channel(one.device.channel) for one in of_channels(settings)]
     found = ", ".join(f"channel {one.channel} points to release {one.release}" for one in channels)
-    return f"{settings.store.base_url}: {found}"
+    return f"{shown_address(settings.store.base_url)}: {found}"

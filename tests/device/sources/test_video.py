@@ -111,7 +111,7 @@ def test_camera_silent_for_too_long_is_faulty(name: str, later: list[int], camer
     frames = VideoSource(name, first_pause_s=0.01, silent_s=0.5).frames(threading.Event())
     next(frames)
     started = time.monotonic()
-    with pytest.raises(DeviceError, match=r"(camera-0|rtsp://camera/stream): no picture for 0\.5 s"):
+    with pytest.raises(DeviceError, match=r"(camera-0|rtsp://camera): no picture for 0\.5 s"):
         list(frames)
     assert 0.4 < time.monotonic() - started < 5
     until(lambda: fake.released == len(fake.opened))
@@ -195,11 +195,11 @@ def test_stop_ends_the_wait_for_a_lost_camera(camera: Any) -> None:
         reader.names(1)
 
 
-def test_stream_name_hides_the_password(camera: Any) -> None:
+def test_stream_name_hides_the_password_and_the_path_which_may_be_a_token(camera: Any) -> None:
     camera(1, -1)
     source = VideoSource("rtsp://admin:se@cret@10.0.0.7/stream", first_pause_s=3600)
     with Reader(source) as reader:
-        assert reader.names(1) == ["rtsp://10.0.0.7/stream"]
+        assert reader.names(1) == ["rtsp://10.0.0.7"]
 
 
 def test_slow_reader_skips_frames_of_a_camera_instead_of_falling_behind(camera: Any) -> None:
