@@ -56,7 +56,7 @@ class Identity:
     """Identity of a run: the only input of the addresses of its results.
 
     Attributes:
-        pictures: URL of the dataset.
+        pictures: Name of the dataset, see `presets.name_of_pictures`.
         listing: Digest of the list of its pictures.
         settings: The settings of the run.
         weights: Digest of the initial weights, `imagenet` or `none`.

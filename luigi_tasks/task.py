@@ -26,6 +26,7 @@ from luigi_tasks.evidence.ledger import EvidenceError
 from luigi_tasks.logs import LUIGI_LOGGER, for_page, log_errors_as_messages
 from luigi_tasks.progress import TaskProgress
 from luigi_tasks.settings.sections import load_settings
+from luigi_tasks.settings.values import NO_PICTURES
 from luigi_tasks.targets import DocumentTarget, PendingTarget
 from luigi_tasks.workspace import Workspace, open_workspace
 
@@ -69,6 +70,8 @@ class PipelineTask(luigi.Task):
         values = dict(super().get_param_values(params, args, kwargs))  # type: ignore[no-untyped-call]
         if not (values["pictures"] and values["recipe"]):
             settings = _load(values["pictures"], replace_classes=values["replace_classes"])
+            if not settings.dataset.url:
+                raise SettingsError(NO_PICTURES)
             values["pictures"] = settings.dataset.url
             values["recipe"] = values["recipe"] or addresses.recipe(settings)
         # A task without a listing is another one each time: Luigi keeps tasks, and pictures arrive.

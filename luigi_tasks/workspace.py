@@ -17,6 +17,7 @@ from luigi_tasks import addresses
 from luigi_tasks.backbone.weights import weights_digest
 from luigi_tasks.dataset.group_names import group_names_digest
 from luigi_tasks.dataset.listing import Listing, listing_digest
+from luigi_tasks.dataset.presets import name_of_pictures
 from luigi_tasks.dataset.records import Inventory, Plan
 from luigi_tasks.dataset.shards import PictureLog, make_plan
 from luigi_tasks.dataset.sources import PictureSource, open_source
@@ -140,12 +141,17 @@ class Workspace:
         layout = self.listed.find_layout(self.settings.dataset.url)
         return listing_digest(self.listed.pictures, self.listed.empty_classes(layout))
 
+    @property
+    def pictures_name(self) -> str:
+        """Name of the dataset in the keys of its results."""
+        return name_of_pictures(self.settings.dataset.url)
+
     @functools.cached_property
     def identity(self) -> addresses.Identity:
         """Values that determine the addresses of this run's results."""
         settings = self.settings
         return addresses.Identity(
-            settings.dataset.url,
+            self.pictures_name,
             self.listing,
             settings,
             weights_digest(settings.model),
@@ -155,7 +161,7 @@ class Workspace:
     @functools.cached_property
     def log(self) -> PictureLog:
         """Inventories of the dataset that earlier runs saved."""
-        return PictureLog(self.ledger, self.settings.dataset.url)
+        return PictureLog(self.ledger, self.pictures_name)
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -168,7 +174,7 @@ class Workspace:
             # The inventory was deleted from the store: read all pictures again.
         self._is_planned = True
         size = self.settings.dataset.shard_pictures
-        return make_plan(self.log, self.entries, self.settings.dataset.url, size)
+        return make_plan(self.log, self.entries, self.pictures_name, size)
 
     @contextlib.contextmanager
     def keeping(self, pictures: tuple[ReadPicture, ...]) -> Iterator[Callable[[Snapshot], None]]:

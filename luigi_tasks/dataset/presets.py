@@ -1,9 +1,14 @@
-"""Datasets by name: scikit-learn's digits and TensorFlow's flowers."""
+"""Datasets by name: scikit-learn's digits and TensorFlow's flowers.
+
+A preset's address is `preset:digits`: a folder may have any name, also that of a preset.
+"""
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
+from edge_client.contract.errors import SettingsError
 from luigi_tasks.dataset.archive import Archive
 from luigi_tasks.storage.cache import staged_folder
 
@@ -11,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PRESETS = ("digits", "flowers")
+PRESET_SCHEME = "preset"
 
 
 DIGITS_FOLDER = "digits-2"  # raised when the written pictures would change
@@ -27,6 +33,39 @@ FLOWERS = Archive(
     "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz",
     "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c",
 )
+
+
+def is_preset(url: str) -> bool:
+    """Whether an address has the scheme preset:, of a known preset or not."""
+    return url.startswith(f"{PRESET_SCHEME}:")
+
+
+def preset_of(url: str) -> str:
+    """Return the name of the preset that preset:name names.
+
+    Raises: SettingsError that lists the presets.
+    """
+    name = url.removeprefix(f"{PRESET_SCHEME}:")
+    if name not in PRESETS:
+        alike = difflib.get_close_matches(name, PRESETS, 1)
+        known = " and ".join(f"{PRESET_SCHEME}:{one}" for one in PRESETS)
+        hint = f"; did you mean {PRESET_SCHEME}:{alike[0]}?" if alike else ""
+        msg = f"[dataset] url {url!r}: no such preset; there are {known}{hint}"
+        raise SettingsError(msg)
+    return name
+
+
+def name_of_pictures(url: str) -> str:
+    """Return the name of a dataset in the keys of its results.
+
+    That of a preset was its address before a preset had a scheme: results in stores stay valid.
+    """
+    return preset_of(url) if is_preset(url) else url
+
+
+def preset_hint(folder: str) -> str:
+    """Return a hint for the message of a missing folder that is called as a preset is."""
+    return f". The preset is {PRESET_SCHEME}:{folder}" if folder in PRESETS else ""
 
 
 def write_digits(cache_dir: Path) -> Path:

@@ -23,8 +23,16 @@ from luigi_tasks.dataset.archive import Archive, unpack_archive
 from luigi_tasks.dataset.file_names import has_picture_suffix, is_foreign, is_hidden
 from luigi_tasks.dataset.left_out import FOREIGN, UNREADABLE
 from luigi_tasks.dataset.listing import Listing
-from luigi_tasks.dataset.presets import DIGITS_FOLDER, FLOWERS, write_digits
+from luigi_tasks.dataset.presets import (
+    DIGITS_FOLDER,
+    FLOWERS,
+    is_preset,
+    preset_hint,
+    preset_of,
+    write_digits,
+)
 from luigi_tasks.dataset.records import Entry, LeftOut
+from luigi_tasks.settings.values import NO_PICTURES, PICTURES_COME_FROM
 from luigi_tasks.storage.s3_store import open_client, read_body, s3_errors, split_url
 from luigi_tasks.storage.store import TooLargeError
 
@@ -67,10 +75,12 @@ def open_source(settings: DatasetSettings, store: StoreSettings) -> PictureSourc
     Raises: SettingsError for an address of no known kind; InputError; TransportError.
     """
     cache_dir = settings.cache_dir.expanduser()
-    if settings.url == "digits":
-        return FolderSource(write_digits(cache_dir), version=DIGITS_FOLDER)
-    if settings.url == "flowers":
+    if is_preset(settings.url):
+        if preset_of(settings.url) == "digits":
+            return FolderSource(write_digits(cache_dir), version=DIGITS_FOLDER)
         return _open_archive(FLOWERS, cache_dir, settings.max_unpacked_bytes)
+    if not settings.url:
+        raise SettingsError(NO_PICTURES)
     parts = urlsplit(settings.url)
     if parts.scheme == "s3":
         return BucketSource(settings.url, store)
@@ -79,11 +89,8 @@ def open_source(settings: DatasetSettings, store: StoreSettings) -> PictureSourc
         return _open_archive(archive, cache_dir, settings.max_unpacked_bytes)
     if parts.scheme == FILE_SCHEME:
         return FolderSource(folder_of_url(settings.url))
-    if parts.scheme or not settings.url:
-        msg = (
-            f"[dataset] url {settings.url!r}: give a folder, s3://bucket/prefix, an http(s) archive, or a "
-            "preset (digits, flowers)"
-        )
+    if parts.scheme:
+        msg = f"[dataset] url {settings.url!r}: give {PICTURES_COME_FROM}"
         raise SettingsError(msg)
     return FolderSource(Path(settings.url).expanduser())
 
@@ -125,7 +132,7 @@ class FolderSource:
         """List with one scandir a folder: 100,000 pictures take well under a second."""
         if not self.folder.is_dir():
             msg = f"{self.folder}: no such folder; give one that holds one folder of pictures a class"
-            raise InputError(msg)
+            raise InputError(msg + preset_hint(self.folder.name))
         found = _Found()
         try:
             self._scan(str(self.folder), "", found, {os.path.realpath(self.folder)})

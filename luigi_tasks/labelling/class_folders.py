@@ -12,9 +12,10 @@ from edge_client.contract.errors import SettingsError
 from edge_client.contract.file_urls import FILE_SCHEME, folder_of_url
 from edge_client.disk import disk_errors, sync_folder, write_durably
 from luigi_tasks.dataset.layout import Layout
-from luigi_tasks.dataset.presets import PRESETS
+from luigi_tasks.dataset.presets import is_preset
 from luigi_tasks.dataset.sources import FolderSource, list_objects
 from luigi_tasks.labelling.leftovers import without_leftovers
+from luigi_tasks.settings.values import NO_PICTURES
 from luigi_tasks.storage.opening import open_store
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def open_class_folders(settings: DatasetSettings, store: StoreSettings) -> Class
         return BucketFolders(open_store(dataclasses.replace(store, url=settings.url)), settings.url)
     if parts.scheme == FILE_SCHEME:
         return LocalFolders(folder_of_url(settings.url))
-    if parts.scheme or not settings.url or settings.url in PRESETS:
+    if not settings.url:
+        raise SettingsError(NO_PICTURES)
+    if parts.scheme or is_preset(settings.url):
         msg = (
             f"[dataset] url {settings.url!r}: an archive or a preset never changes, so no labelled pictures "
             "can be added; copy its class folders to a local folder or an s3:// prefix of your own, let "

@@ -51,9 +51,9 @@ class dataset(luigi.Config):  # noqa: N801 - the class name is the section's nam
     """Section [dataset]."""
 
     url = luigi.Parameter(
-        default="digits",
+        default="",
         description="folder, s3://bucket/prefix, http(s) zip or tar archive, one folder a class; "
-        "or a preset: digits, flowers",
+        "or a preset: preset:digits, preset:flowers; empty: --pictures names them",
     )
     sha256 = luigi.Parameter(default="", description="hex digest of an http(s) archive; required for one")
     cache_dir = luigi.Parameter(

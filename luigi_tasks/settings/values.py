@@ -5,6 +5,16 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+PICTURES_COME_FROM = (
+    "a folder that holds one folder of pictures a class, s3://bucket/prefix, an http(s) archive, or a preset "
+    "(preset:digits, preset:flowers)"
+)
+NO_PICTURES = (
+    "[dataset] url is empty, and nothing else names pictures: give --pictures or [dataset] url, "
+    f"{PICTURES_COME_FROM}"
+)
+
+
 ARCHITECTURES = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
 
 

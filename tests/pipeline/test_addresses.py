@@ -18,6 +18,7 @@ import pytest
 
 from luigi_tasks import addresses
 from luigi_tasks.backbone.records import BackboneRecord
+from luigi_tasks.dataset.presets import name_of_pictures
 from luigi_tasks.dataset.records import SnapshotSummary
 from luigi_tasks.settings.sections import load_settings
 
@@ -316,6 +317,11 @@ def test_keys_of_the_first_release_are_still_valid(case, monkeypatch):
     # Its default is another one since.
     settings = case.settings | {"training": {"finetune_rate": "0.001", **case.settings.get("training", {})}}
     assert keys_of(identity_of(settings), case.train_pictures) == case.keys
+
+
+def test_the_name_of_a_preset_in_keys_is_that_of_before_it_had_a_scheme():
+    assert [name_of_pictures(one) for one in ("preset:digits", "preset:flowers")] == ["digits", "flowers"]
+    assert name_of_pictures("s3://bucket/orchard") == "s3://bucket/orchard"
 
 
 def test_a_result_is_pending_while_what_decides_it_does_not_exist():

@@ -33,7 +33,7 @@ def report_progress(what: str, done: int, total: int) -> None:
 
 
 def train() -> str:
-    settings: PipelineSettings = load_settings("digits", store={"url": "file:///srv/edge-models"})
+    settings: PipelineSettings = load_settings("preset:digits", store={"url": "file:///srv/edge-models"})
     workspace: Workspace = open_workspace(settings)
     snapshot: Snapshot = steps.take_snapshot(workspace, progress=report_progress)
     tuned: TunedBackbone = steps.tune_backbone(workspace, snapshot, progress=report_progress)

@@ -352,7 +352,7 @@ def test_a_folder_is_found_by_path_home_and_file_address(tmp_path, store_setting
 @pytest.mark.parametrize(
     ("url", "sha256", "message"),
     [
-        ("", "", "give a folder, s3://bucket/prefix, an http"),
+        ("", "", "give --pictures or"),
         ("ftp://host/x.zip", "", "'ftp://host/x.zip': give a folder"),
         ("file://host/x", "", "give file:///folder"),
         ("s3:///prefix", "", "give s3://bucket"),
@@ -473,7 +473,7 @@ def test_an_archive_has_the_same_listing_on_every_machine_and_another_archive_ha
 def test_the_digits_are_written_once_and_listed_the_same_everywhere(tmp_path, store_settings):
     listings = []
     for cache in ("one", "two"):
-        source = open_source(dataset_settings(tmp_path / cache, "digits"), store_settings)
+        source = open_source(dataset_settings(tmp_path / cache, "preset:digits"), store_settings)
         listings.append(source.listing().pictures)
         assert [path.name for path in (tmp_path / cache).iterdir()] == ["digits-2"]
     assert listings[0] == listings[1]
@@ -484,6 +484,35 @@ def test_the_digits_are_written_once_and_listed_the_same_everywhere(tmp_path, st
     before = (tmp_path / "one" / "digits-2").stat().st_mtime_ns
     write_digits(tmp_path / "one")
     assert (tmp_path / "one" / "digits-2").stat().st_mtime_ns == before
+
+
+def test_a_folder_that_is_called_as_a_preset_is_a_folder(tmp_path, store_settings, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tree(tmp_path / "digits", {"a/1.png": b"x", "b/1.png": b"y"})
+    source = open_source(dataset_settings(tmp_path / "cache", "digits"), store_settings)
+    assert [one.path for one in source.listing().pictures] == ["a/1.png", "b/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("url", "way_out"),
+    [
+        ("", r"\[dataset\] url is empty.*give --pictures or \[dataset\] url"),
+        ("digits", "digits: no such folder; .*The preset is preset:digits"),
+        ("flowers", "flowers: no such folder; .*The preset is preset:flowers"),
+        (
+            "preset:digit",
+            "no such preset; there are preset:digits and preset:flowers; did you mean preset:digits",
+        ),
+        ("preset:", "no such preset; there are preset:digits and preset:flowers$"),
+        ("presets:digits", "give a folder .*preset:digits"),
+    ],
+)
+def test_pictures_that_are_not_named_right_are_one_paragraph(
+    tmp_path, store_settings, monkeypatch, url, way_out
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((InputError, SettingsError), match=way_out):
+        open_source(dataset_settings(tmp_path / "cache", url), store_settings).listing()
 
 
 def test_digits_that_fail_half_way_leave_nothing(tmp_path, monkeypatch):

@@ -48,7 +48,7 @@ def files_below(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "url",
-    ["s3://no-such-bucket/pictures", "https://no-such-host.example/a.zip", "flowers", "digits", "/no/such"],
+    ["s3://no-such-bucket/a", "https://no-such-host.example/a.zip", "preset:flowers", "preset:digits", "/no"],
 )
 @pytest.mark.parametrize("kind", [Deploy, DatasetSnapshot, TrainModel, EvaluateModel])
 def test_making_a_task_reads_nothing(pictures, tmp_path, monkeypatch, kind, url):
@@ -62,6 +62,11 @@ def test_making_a_task_reads_nothing(pictures, tmp_path, monkeypatch, kind, url)
     assert made.pictures == url
     assert made.task_id
     assert not (tmp_path / "cache").exists(), "nothing was unpacked"
+
+
+def test_a_run_without_pictures_is_refused_with_the_way_out(pictures):
+    with pytest.raises(SettingsError, match=r"give --pictures or \[dataset\] url, a folder"):
+        Deploy()
 
 
 def test_looking_at_a_task_writes_nothing(pictures, store):
