@@ -77,7 +77,7 @@ class FreshSignaturesTarget(PublishedTarget):
 
 
 class AnnouncementTarget(PublishedTarget):
-    """Exists when the broker retains the announcement of what the channel points to."""
+    """Exists when the broker, if there is one, retains the announcement of what the channel points to."""
 
     def __init__(self, load: Callable[[], RepositoryState], client: BrokerClient, channel: str) -> None:
         super().__init__(load)
@@ -86,10 +86,10 @@ class AnnouncementTarget(PublishedTarget):
 
     def exists(self) -> bool:
         """Whether a device that connects now receives the announcement of the current release."""
-        from luigi_tasks.release.announcement import announced_release  # noqa: PLC0415 - seldom asked for
+        from luigi_tasks.release.announcement import is_announced  # noqa: PLC0415 - seldom asked for
 
         pointer = self.load().channel(self.channel)
-        return pointer is not None and announced_release(self.client, self.channel) == pointer.release
+        return pointer is not None and is_announced(self.client, self.channel, pointer.release)
 
 
 def channel_target(

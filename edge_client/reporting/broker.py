@@ -24,11 +24,14 @@ from typing import TYPE_CHECKING
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
-from edge_client.contract.errors import EdgeError, SettingsError, TransportError
+from edge_client.contract.broker_tls import open_tls_context
+from edge_client.contract.errors import EdgeError, TransportError
 from edge_client.settings.reporting import read_password
+from edge_client.settings.update import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
     from typing import Any
 
     from paho.mqtt.reasoncodes import ReasonCode
@@ -311,15 +314,12 @@ def add_credentials(client: paho.Client, settings: BrokerSettings) -> None:
     if settings.username:
         client.username_pw_set(settings.username, read_password(settings))
     if settings.tls:
-        try:
-            client.tls_set(
-                ca_certs=settings.ca_file or None,
-                certfile=settings.certificate_file or None,
-                keyfile=settings.key_file or None,
-            )
-        except (OSError, ssl.SSLError, ValueError) as e:
-            msg = f"[broker] ca_file, certificate_file or key_file: {e}"
-            raise SettingsError(msg) from e
+        client.tls_set_context(open_tls_context(settings, _unreadable))
+
+
+def _unreadable(error: OSError, file: Path, what: str) -> EdgeError:
+    way_out = "copy it there, or correct the setting"
+    return unreadable(error, file, what, way_out, secret="key_file" in what)
 
 
 def try_connection(settings: BrokerSettings, client_id: str) -> None:

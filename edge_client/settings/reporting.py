@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from edge_client.contract.broker_tls import broker_doubt, find_broker_faults
 from edge_client.contract.errors import SettingsError
 from edge_client.contract.hosts import is_this_machine
 from edge_client.settings.checks import Section, bad_names, failed, is_positive
@@ -23,7 +24,8 @@ class BrokerSettings(Section):
         tls: MQTT over TLS.
         ca_file: CA certificate; empty: the system's.
         certificate_file: This device's client certificate, for brokers that require one.
-        key_file: Private key of the client certificate.
+        key_file: Private key of the client certificate, without a passphrase.
+        alpn: Names of the protocol that TLS offers (ALPN), with commas; empty: none.
         keepalive_s: MQTT keep-alive; the broker publishes the last will after 1.5 times as long a silence.
     """
 
@@ -35,6 +37,7 @@ class BrokerSettings(Section):
     ca_file: str = ""
     certificate_file: str = ""
     key_file: str = ""
+    alpn: str = ""
     keepalive_s: int = 30
 
     @property
@@ -47,19 +50,16 @@ class BrokerSettings(Section):
             f"{self.host} in the clear; set tls = true"
         )
 
+    @property
+    def doubt(self) -> str | None:
+        """Warning of settings that hardly any broker fits; None without one."""
+        return broker_doubt(self)
+
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""
-        return failed(
-            (1 <= self.port <= 65535, "port: 1 to 65535"),
-            (5 <= self.keepalive_s <= 3600, "keepalive_s: 5 to 3600"),
-            (
-                bool(self.certificate_file) == bool(self.key_file),
-                "certificate_file and key_file: give both or none",
-            ),
-            (
-                self.tls or not (self.ca_file or self.certificate_file),
-                "ca_file and certificate_file need tls = true",
-            ),
+        return (
+            *find_broker_faults(self),
+            *failed((5 <= self.keepalive_s <= 3600, "keepalive_s: 5 to 3600")),
         )
 
 

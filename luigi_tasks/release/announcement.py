@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
+import time
 from typing import TYPE_CHECKING
 
 from edge_client.contract.documents import decode_document, encode_document
@@ -13,6 +16,22 @@ from edge_client.contract.times import utc_now
 
 if TYPE_CHECKING:
     from luigi_tasks.release.broker import BrokerClient
+
+logger = logging.getLogger("luigi-interface")
+
+# A managed broker of many machines may need a moment until all of them have a message that one has taken.
+_READ_BACKS, _PAUSE_S = 3, 0.5
+
+
+def is_announced(broker: BrokerClient, channel: str, release: str) -> bool:
+    """Whether a device that connects now receives the announcement of a release; true without a broker.
+
+    Raises: TransportError if the broker cannot be reached; SettingsError.
+    """
+    if not broker.is_set:
+        _tell_of_none()
+        return True
+    return announced_release(broker, channel) == release
 
 
 def announced_release(broker: BrokerClient, channel: str) -> str | None:
@@ -33,16 +52,27 @@ def announced_release(broker: BrokerClient, channel: str) -> str | None:
 
 
 def announce(broker: BrokerClient, channel: str, release: str) -> None:
-    """Publish the retained announcement and read it back.
+    """Publish the retained announcement and read it back; do nothing without a broker.
 
     Raises: TransportError if the broker does not take it or does not retain it; SettingsError.
     """
+    if not broker.is_set:
+        _tell_of_none()
+        return
     topic = announcement_topic(broker.fleet, channel)
     message = Announcement(channel=channel, release=release, announced_at=utc_now())
     broker.publish_retained(topic, encode_document(message))
-    if announced_release(broker, channel) != release:
-        msg = (
-            f"{broker.address}: topic {topic} does not hold the announcement of {release} after it was "
-            "accepted; allow retained messages and writing in the broker's ACL"
-        )
-        raise TransportError(msg)
+    for attempt in range(_READ_BACKS):
+        time.sleep(_PAUSE_S * attempt)
+        if announced_release(broker, channel) == release:
+            return
+    msg = (
+        f"{broker.address}: topic {topic} does not hold the announcement of {release} after it was "
+        "accepted; allow retained messages and writing in the broker's ACL or policy"
+    )
+    raise TransportError(msg)
+
+
+@functools.cache
+def _tell_of_none() -> None:
+    logger.info("[broker] host is empty: nothing is announced, and devices find releases by polling")

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import logging
 import queue
 import random
 import socket
-import ssl
 import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edge_client.contract.broker_tls import (
+    broker_doubt,
+    explain_connect_failure,
+    explain_early_end,
+    open_tls_context,
+)
 from edge_client.contract.errors import SettingsError, TransportError
 from edge_client.contract.hosts import is_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from paho.mqtt.client import Client, MQTTMessageInfo
+    from paho.mqtt.client import Client
+    from paho.mqtt.reasoncodes import ReasonCode
 
+    from edge_client.contract.errors import EdgeError
     from luigi_tasks.settings.values import BrokerSettings
 
 logger = logging.getLogger("luigi-interface")
 
 # Brokers send a retained message right behind the SUBACK: none within this time means that none is retained.
 RETAINED_WAIT_S = 1.0
+# The first byte of a SUBACK's answer from which on it is a refusal (MQTT 3.1.1, section 3.9.3).
+_REFUSED = 0x80
 
 
 # Where a broker ties client ids to user names (configs/mosquitto.conf), a second connection ends the first:
@@ -41,6 +51,10 @@ class _ConnectionLostError(TransportError):
     """The broker ended a connection that it had accepted; doing the same again may succeed."""
 
 
+class _Lost(Exception):  # noqa: N818 - no error yet: who uses the connection says what it means
+    """The connection ended."""
+
+
 class BrokerClient:
     """Client that publishes retained messages and reads them back.
 
@@ -52,6 +66,12 @@ class BrokerClient:
     def __init__(self, settings: BrokerSettings, *, retained_wait_s: float = RETAINED_WAIT_S) -> None:
         self._settings = settings
         self._retained_wait_s = retained_wait_s
+        self._client_id = f"pipeline-{uuid.uuid4().hex[:12]}"
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a broker: without one nothing is announced."""
+        return bool(self._settings.host)
 
     @property
     def address(self) -> str:
@@ -70,9 +90,19 @@ class BrokerClient:
         """
 
         def publish() -> None:
-            with self._connected() as (client, _):
-                information = client.publish(topic, payload, qos=1, retain=True)
-                self._wait_published(information, topic)
+            with self._connected() as connection:
+                try:
+                    connection.publish(topic, payload)
+                except _Lost:
+                    right = f"iot:Publish and iot:RetainPublish on topic/{topic}"
+                    raise self._denied("sending a retained message on", topic, right) from None
+                except TimeoutError:
+                    msg = (
+                        f"{self.address}: no acknowledgement for {topic} within {self._settings.timeout_s} "
+                        "s; "
+                        "the next run announces it"
+                    )
+                    raise TransportError(msg) from None
 
         _repeat(publish)
 
@@ -83,62 +113,74 @@ class BrokerClient:
         """
 
         def read() -> bytes | None:
-            with self._connected() as (client, messages):
-                client.subscribe(topic, qos=1)
+            with self._connected() as connection:
                 try:
-                    message = messages.get(timeout=self._retained_wait_s)
-                except queue.Empty:
-                    return None
-                if message is None:
-                    msg = f"{self.address}: the connection was lost; the next run continues here"
-                    raise _ConnectionLostError(msg)
-                return message
+                    is_allowed = connection.subscribe(topic)
+                    message = connection.message(self._retained_wait_s) if is_allowed else None
+                except _Lost:
+                    rights = f"iot:Subscribe on topicfilter/{topic}, iot:Receive on topic/{topic}"
+                    raise self._denied("subscribing", topic, rights) from None
+                except TimeoutError:
+                    msg = (
+                        f"{self.address}: no answer to the subscription of {topic}; the next run continues "
+                        "here"
+                    )
+                    raise TransportError(msg) from None
+            if not is_allowed:
+                msg = (
+                    f"MQTT broker {self.address}: does not let {self._settings.username or self._client_id} "
+                    "read "
+                    f"{topic}; allow it in the broker's ACL or policy"
+                )
+                raise SettingsError(msg)
+            return message
 
         return _repeat(read)
 
-    def _wait_published(self, information: MQTTMessageInfo, topic: str) -> None:
-        try:
-            information.wait_for_publish(self._settings.timeout_s)
-        except (RuntimeError, ValueError) as e:
-            msg = f"{self.address}: could not publish to {topic}: {e}; the next run announces it"
-            raise _ConnectionLostError(msg) from e
-        if not information.is_published():
-            msg = (
-                f"{self.address}: no acknowledgement for {topic} within {self._settings.timeout_s} s; "
-                "the next run announces it"
-            )
-            raise TransportError(msg)
+    def _denied(self, act: str, topic: str, rights: str) -> _ConnectionLostError:
+        msg = (
+            f"MQTT broker {self.address}: it ended the connection right after {act} {topic}, again and "
+            "again: brokers do "
+            f"that where a policy or an ACL forbids it. Allow it there (AWS IoT Core: {rights}), or keep "
+            "other "
+            "clients from connecting under the same name. The next run continues here"
+        )
+        return _ConnectionLostError(msg)
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[tuple[Client, queue.Queue[bytes | None]]]:
-        """Yield a connected client, and the queue of its messages, with None for a lost connection."""
-        answers: queue.Queue[str] = queue.Queue()
-        messages: queue.Queue[bytes | None] = queue.Queue()
-        client = _make_client(answers, messages)
+    def _connected(self) -> Iterator[_Connection]:
+        client = _make_client(self._client_id)
         self._authenticate(client)
-        if self._settings.password_file and not self._settings.tls:
-            _warn_of_exposure(self.address, self._settings.host)
+        self._warn()
+        connection = _Connection(client, self._settings.timeout_s)
         try:
+            client.connect_timeout = self._settings.timeout_s
             client.connect(self._settings.host, self._settings.port, keepalive=30)
-        except (OSError, ssl.SSLError) as e:
+        except (OSError, ValueError) as e:
             msg = (
-                f"MQTT broker {self.address}: {e}; start it or correct [broker] host and port. "
-                "Nothing is lost: the next run continues here"
+                f"{explain_connect_failure(e, self._settings)}. Nothing is lost: the next run continues here"
             )
             raise TransportError(msg) from e
         client.loop_start()
         try:
-            self._check_accepted(answers)
-            yield client, messages
+            self._check_accepted(connection)
+            yield connection
         finally:
             client.disconnect()
             client.loop_stop()
 
-    def _check_accepted(self, answers: queue.Queue[str]) -> None:
+    def _check_accepted(self, connection: _Connection) -> None:
         try:
-            refusal = answers.get(timeout=self._settings.timeout_s)
-        except queue.Empty:
-            msg = f"MQTT broker {self.address}: no answer within {self._settings.timeout_s} s"
+            refusal = connection.answer()
+        except _Lost:
+            msg = f"{explain_early_end(self._settings, self._client_id)}. The next run continues here"
+            raise TransportError(msg) from None
+        except TimeoutError:
+            doubt = broker_doubt(self._settings)
+            msg = (
+                f"MQTT broker {self.address}: no answer within {self._settings.timeout_s} s; "
+                f"{doubt or 'correct [broker] host, port and tls'}"
+            )
             raise TransportError(msg) from None
         if refusal:
             msg = (
@@ -152,11 +194,80 @@ class BrokerClient:
         if s.username:
             client.username_pw_set(s.username, _read_password(s.password_file))
         if s.tls:
+            client.tls_set_context(open_tls_context(s, _unreadable))
+
+    def _warn(self) -> None:
+        s = self._settings
+        if s.password_file and s.username and not s.tls and not is_this_machine(s.host):
+            _warn_once(
+                f"[broker] tls = false: the password goes to {self.address} in the clear; set tls = true"
+            )
+        if doubt := broker_doubt(s):
+            _warn_once(doubt)
+
+
+class _Connection:
+    """What happens on one connection, in order; paho's thread only hands it over.
+
+    Args:
+        client: Not connected yet.
+        timeout_s: Limit on each answer.
+    """
+
+    def __init__(self, client: Client, timeout_s: float) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+        self._events: queue.Queue[tuple[str, Any]] = queue.Queue()
+        self._messages: collections.deque[bytes] = collections.deque()
+        put = self._events.put
+        # An exception in a callback would end paho's thread without a message.
+        client.on_connect = lambda _c, _u, _f, reason, _p: put(("connect", reason))
+        client.on_message = lambda _c, _u, message: put(("message", bytes(message.payload)))
+        client.on_disconnect = lambda *_: put(("lost", None))
+        client.on_publish = lambda _c, _u, number, *_: put(("publish", number))
+        client.on_subscribe = self._subscribed
+
+    def answer(self) -> str:
+        """Return the reason of a refused connection; empty for an accepted one."""
+        reason = self._wait("connect")
+        return str(reason) if reason.is_failure else ""
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Publish a retained message, and wait until the broker has it."""
+        self._client.publish(topic, payload, qos=1, retain=True)
+        self._wait("publish")
+
+    def subscribe(self, topic: str) -> bool:
+        """Subscribe a topic; return whether the broker allows it."""
+        self._client.subscribe(topic, qos=1)
+        return all(reason.value < _REFUSED for reason in self._wait("subscribe"))
+
+    def message(self, wait_s: float) -> bytes | None:
+        """Return the first message that was received; None if there is none within so many seconds."""
+        if not self._messages:
+            with contextlib.suppress(TimeoutError):
+                return bytes(self._wait("message", wait_s))
+        return self._messages.popleft() if self._messages else None
+
+    def _subscribed(
+        self, client: Client, _userdata: object, _number: int, reasons: list[ReasonCode], _properties: object
+    ) -> None:
+        _acknowledge_at_once(client)
+        self._events.put(("subscribe", reasons))
+
+    def _wait(self, wanted: str, timeout_s: float | None = None) -> Any:  # noqa: ANN401 - as its kind has it
+        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        while True:
             try:
-                client.tls_set(ca_certs=s.ca_file or None)
-            except (OSError, ssl.SSLError) as e:
-                msg = f"[broker] ca_file {s.ca_file}: {e}"
-                raise SettingsError(msg) from e
+                kind, value = self._events.get(timeout=max(deadline - time.monotonic(), 0))
+            except queue.Empty:
+                raise TimeoutError from None
+            if kind == wanted:
+                return value
+            if kind == "message":
+                self._messages.append(value)
+            elif kind == "lost":
+                raise _Lost
 
 
 def _repeat(act: Callable[[], T]) -> T:
@@ -171,27 +282,17 @@ def _repeat(act: Callable[[], T]) -> T:
     return act()
 
 
-def _make_client(answers: queue.Queue[str], messages: queue.Queue[bytes | None]) -> Client:
-    """Return a client that is not connected yet.
-
-    Args:
-        answers: Gets the reason of a refused connection, "" for an accepted one.
-        messages: Gets the content of each message, and None where the connection is lost.
-    """
+def _make_client(client_id: str) -> Client:
+    """Return a client that is not connected yet."""
     from paho.mqtt import client as mqtt  # noqa: PLC0415 - most runs announce nothing
     from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
 
-    client = mqtt.Client(
+    return mqtt.Client(
         CallbackAPIVersion.VERSION2,
-        client_id=f"pipeline-{uuid.uuid4().hex[:12]}",
+        client_id=client_id,
         protocol=mqtt.MQTTv311,
+        reconnect_on_failure=False,
     )
-    # Callbacks only hand over: an exception in one would end paho's thread without a message.
-    client.on_connect = lambda _c, _u, _f, reason, _p: answers.put(str(reason) if reason.is_failure else "")
-    client.on_message = lambda _c, _u, message: messages.put(bytes(message.payload))
-    client.on_disconnect = lambda *_: messages.put(None)
-    client.on_subscribe = lambda subscriber, *_: _acknowledge_at_once(subscriber)
-    return client
 
 
 def _acknowledge_at_once(client: Any) -> None:  # noqa: ANN401 - paho's socket type is narrower
@@ -202,17 +303,21 @@ def _acknowledge_at_once(client: Any) -> None:  # noqa: ANN401 - paho's socket t
 
 
 @functools.cache
-def _warn_of_exposure(address: str, host: str) -> None:
-    """Warn, once, that the password can be read on the way."""
-    if not is_this_machine(host):
-        logger.warning("[broker] tls = false: the password goes to %s in the clear; set tls = true", address)
+def _warn_once(text: str) -> None:
+    logger.warning("%s", text)
+
+
+def _unreadable(error: OSError, _file: Path, what: str) -> EdgeError:
+    return SettingsError(
+        f"{what}: cannot be read ({error.strerror or error}); correct the path, or its owner"
+    )
 
 
 def _read_password(path: str) -> str | None:
     if not path:
         return None
     try:
-        return Path(path).expanduser().read_text().splitlines()[0]
-    except (OSError, IndexError) as e:
+        return Path(path).expanduser().read_text(encoding="utf-8").splitlines()[0]
+    except (OSError, IndexError, UnicodeDecodeError) as e:
         msg = f"[broker] password_file {path}: cannot be read ({e}); its first line is the password"
         raise SettingsError(msg) from e

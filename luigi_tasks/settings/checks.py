@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from edge_client.contract.broker_tls import find_broker_faults
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.file_urls import folder_of_url, is_file_url
 from edge_client.contract.names import check_name
@@ -66,6 +67,7 @@ def find_faults(settings: PipelineSettings) -> list[str]:
         *_find_group_faults(settings.dataset.group),
         *_find_impossible(settings),
         *_find_store_faults(settings.store.url),
+        *(f"[broker] {fault}" for fault in find_broker_faults(settings.broker)),
         *_find_unsafe_names(settings),
     ]
 

@@ -295,7 +295,9 @@ class trust(luigi.Config):  # noqa: N801
 class broker(luigi.Config):  # noqa: N801
     """Section [broker]."""
 
-    host = luigi.Parameter(default="127.0.0.1", description="MQTT broker")
+    host = luigi.Parameter(
+        default="127.0.0.1", description="MQTT broker; empty: none, nothing is announced and devices poll"
+    )
     port = luigi.IntParameter(default=1883, description="port of the broker (TLS: usually 8883)")
     fleet = luigi.Parameter(
         default="fleet", description="name of the fleet: first part of all topics after edge/"
@@ -306,6 +308,18 @@ class broker(luigi.Config):  # noqa: N801
         default=False, parsing=luigi.BoolParameter.EXPLICIT_PARSING, description="MQTT over TLS"
     )
     ca_file = luigi.Parameter(default="", description="CA certificate; empty: the system's")
+    certificate_file = luigi.Parameter(
+        default="",
+        description="the pipeline's client certificate, for brokers that require one (AWS IoT Core)",
+    )
+    key_file = luigi.Parameter(
+        default="", description="private key of the client certificate, without a passphrase"
+    )
+    alpn = luigi.Parameter(
+        default="",
+        description="names that TLS offers for the protocol, with commas: x-amzn-mqtt-ca for AWS IoT Core on "
+        "port 443; empty: none",
+    )
     timeout_s = luigi.FloatParameter(
         default=10.0, description="time limit of connecting, publishing and reading back"
     )

@@ -201,6 +201,9 @@ class BrokerSettings:
     tls: bool
     ca_file: str
     timeout_s: float
+    certificate_file: str = ""
+    key_file: str = ""
+    alpn: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import uuid
 
 import pytest
@@ -11,7 +12,8 @@ from paho.mqtt import publish
 
 from edge_client.contract.errors import SettingsError, TransportError
 from edge_client.contract.names import announcement_topic
-from luigi_tasks.release.announcement import announce, announced_release
+from luigi_tasks.release import announcement
+from luigi_tasks.release.announcement import announce, announced_release, is_announced
 from luigi_tasks.release.broker import BrokerClient
 from luigi_tasks.settings.values import BrokerSettings
 
@@ -120,3 +122,14 @@ def test_machines_of_one_name_that_announce_at_once_all_succeed(tmp_path):
             one.result()
         for number in range(3):
             assert announced_release(BrokerClient(settings), f"channel-{number}") == "r1"
+
+
+def test_without_a_broker_nothing_is_announced_and_one_line_says_so(mqtt_broker, caplog):
+    caplog.set_level(logging.INFO, "luigi-interface")
+    announcement._tell_of_none.cache_clear()
+    client = BrokerClient(settings_for(mqtt_broker, host=""))
+    announce(client, "stable", "r1")
+    assert is_announced(client, "stable", "r1")
+    assert [message for message in caplog.messages if "broker" in message] == [
+        "[broker] host is empty: nothing is announced, and devices find releases by polling"
+    ]

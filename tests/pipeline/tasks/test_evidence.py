@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import luigi
 import pytest
 
-from luigi_tasks import task
+from luigi_tasks import roll_back, task
 from luigi_tasks.pipeline import Deploy
+from luigi_tasks.roll_back import RollBack
 from tests.fakes.site import Site, noise, plain
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -17,7 +19,8 @@ FEW, ENOUGH = 16, 60
 @pytest.fixture
 def site(tmp_path, small_weights, mqtt_broker, monkeypatch):
     site = Site(tmp_path, small_weights, (mqtt_broker.host, mqtt_broker.port))
-    monkeypatch.setattr(task, "load_settings", site.load_settings)
+    for module in (task, roll_back):
+        monkeypatch.setattr(module, "load_settings", site.load_settings)
     with site.listening():
         yield site
 
@@ -46,11 +49,14 @@ def test_a_release_is_published_held_and_refused_by_its_evidence(site):
     assert (site.released, site.verdict.outcome) == (first, "thin")
     assert Deploy(pictures=str(site.pictures)).complete()
 
-    # Enough pictures.
+    # Enough pictures; and without a broker nothing is announced, but all else goes on.
+    broker, site.broker = site.broker, ("", 1883)
     assert site.deploy({**plain("red", "red", ENOUGH), **plain("blue", "blue", ENOUGH)}) == ""
     second = site.released
     assert second not in {None, first}
     assert site.document.evidence == ""
+
+    site.broker = broker
 
     # All classes replaced: refused, unless that is meant.
     other = {**plain("rose", "red", ENOUGH), **plain("iris", "blue", ENOUGH)}
@@ -58,3 +64,8 @@ def test_a_release_is_published_held_and_refused_by_its_evidence(site):
     assert site.released == second
     assert site.deploy(other, replace_classes=True) == ""
     assert site.document.labels == ("iris", "rose")
+
+    # A rollback needs no broker either.
+    site.broker = ("", 1883)
+    assert luigi.build([RollBack(to=second)], local_scheduler=True, log_level="WARNING")
+    assert site.released == second

@@ -1,0 +1,289 @@
+"""TLS to an MQTT broker: settings that contradict each other, the context, and what its failures mean.
+
+Shared by device and pipeline, whose settings have the same names in `[broker]`. A failure is one sentence
+with the way out: OpenSSL names neither the file nor the setting.
+"""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from edge_client.contract.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_client.contract.errors import EdgeError
+
+TLS_PORT, HTTPS_PORT = 8883, 443
+# ALPN name by which AWS IoT Core knows MQTT with a client certificate on port 443, where HTTPS is the usual
+# guest.
+AWS_ALPN = "x-amzn-mqtt-ca"
+# No broker's certificate is older; a clock before is the one of a board without a battery.
+_OLDEST_CLOCK = datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc)
+
+
+class BrokerAddress(Protocol):
+    """What both sides' `[broker]` have in common."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def username(self) -> str: ...
+    @property
+    def password_file(self) -> str: ...
+    @property
+    def tls(self) -> bool: ...
+    @property
+    def ca_file(self) -> str: ...
+    @property
+    def certificate_file(self) -> str: ...
+    @property
+    def key_file(self) -> str: ...
+    @property
+    def alpn(self) -> str: ...
+
+
+def is_aws_endpoint(host: str) -> bool:
+    """Whether a host is an endpoint of AWS IoT Core."""
+    name = host.lower().rstrip(".")
+    return ".iot." in name and name.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
+def find_broker_faults(broker: BrokerAddress) -> tuple[str, ...]:
+    """Return one sentence for each contradiction with which no connection can come about."""
+    if not broker.host:
+        return ()
+    aws, on_https = is_aws_endpoint(broker.host), broker.port == HTTPS_PORT
+    plain, is_aws = not broker.tls, aws and broker.tls
+    faults = {
+        "port: 1 to 65535": not 1 <= broker.port <= 65535,
+        f"host {broker.host!r}: give the name alone; port has the port, tls = true means TLS, and WebSockets "
+        "(ws, wss) are not spoken: use port 8883, or 443 with alpn": "/" in broker.host
+        or broker.host.count(":") == 1,
+        "certificate_file and key_file: give both or none": bool(broker.certificate_file)
+        != bool(broker.key_file),
+        "ca_file, certificate_file and alpn need tls = true": plain
+        and bool(broker.ca_file or broker.certificate_file or broker.alpn),
+        f"host {broker.host}: AWS IoT Core speaks TLS alone; set tls = true, port = {TLS_PORT}, "
+        "certificate_file and key_file": aws and plain,
+        f"host {broker.host}: AWS IoT Core knows a client by its certificate; give certificate_file and "
+        "key_file": is_aws and not (broker.certificate_file or broker.username),
+        f'port = {HTTPS_PORT} of AWS IoT Core: set alpn = "{AWS_ALPN}", or port = {TLS_PORT}': is_aws
+        and on_https
+        and not broker.alpn,
+    }
+    return tuple(message for message, holds in faults.items() if holds)
+
+
+def broker_doubt(broker: BrokerAddress) -> str | None:
+    """Warning of settings that hardly any broker fits; None without one."""
+    if broker.host and not broker.tls and broker.port in {TLS_PORT, HTTPS_PORT}:
+        return (
+            f"[broker] port = {broker.port} is a port of TLS, and tls = false; set tls = true, or port = 1883"
+        )
+    if broker.password_file and not broker.username:
+        return "[broker] password_file without username: the password is not sent; give username"
+    return None
+
+
+def open_tls_context(
+    broker: BrokerAddress, on_unreadable: Callable[[OSError, Path, str], EdgeError]
+) -> ssl.SSLContext:
+    """Return the context for a connection to the broker.
+
+    Args:
+        broker: Settings.
+        on_unreadable: Returns the error for (error, file, name of its setting).
+    Raises: SettingsError that names the file which does not do; what `on_unreadable` returns.
+    """
+
+    def read(setting: str) -> bytes:
+        file = Path(getattr(broker, setting)).expanduser()
+        try:
+            return file.read_bytes()
+        except OSError as e:
+            raise on_unreadable(e, file, f"[broker] {setting} {file}") from e
+
+    # Not create_default_context: its strict checks, from Python 3.13 on, refuse CAs made by common recipes.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if broker.ca_file:
+        _load_authority(context, broker.ca_file, read("ca_file"))
+    else:
+        context.load_default_certs()
+    if broker.certificate_file:
+        _check_pem(broker.certificate_file, "certificate_file", read("certificate_file"), is_key=False)
+        _check_pem(broker.key_file, "key_file", read("key_file"), is_key=True)
+        _load_pair(context, broker)
+    if broker.alpn:
+        try:
+            context.set_alpn_protocols([one for part in broker.alpn.split(",") if (one := part.strip())])
+        except (ssl.SSLError, ValueError, NotImplementedError) as e:
+            msg = f"[broker] alpn {broker.alpn!r}: no list of names of up to 255 ASCII characters ({e})"
+            raise SettingsError(msg) from e
+    return context
+
+
+def explain_connect_failure(error: Exception, broker: BrokerAddress) -> str:
+    """Return what a failed connection means, with the way out.
+
+    Args:
+        error: What `connect` raised.
+        broker: Settings.
+    """
+    address = f"MQTT broker {broker.host}:{broker.port}"
+    return f"{address}: {_first_line(error)}; {_meaning(error, broker)}"
+
+
+def explain_early_end(broker: BrokerAddress, client_id: str, *, will_topic: str = "") -> str:
+    """Return what it may mean that a broker ends a connection before it has answered CONNECT."""
+    address = f"MQTT broker {broker.host}:{broker.port}"
+    if doubt := broker_doubt(broker):
+        return f"{address}: ended the connection without an answer; {doubt}"
+    if not broker.tls:
+        return (
+            f"{address}: ended the connection without an answer; it may want TLS: correct [broker] host, "
+            "port and tls"
+        )
+    if not broker.certificate_file:
+        return (
+            f"{address}: ended the connection without an answer: it may want a client certificate ([broker] "
+            f"certificate_file, key_file), or not let {broker.username or 'an anonymous client'} connect as "
+            f"{client_id}"
+        )
+    will = (
+        f", and iot:Publish and iot:RetainPublish of the last will's topic {will_topic}" if will_topic else ""
+    )
+    return (
+        f"{address}: ended the connection without an answer: its policy does not let a client connect as "
+        f"{client_id} (AWS IoT Core: iot:Connect on client/{client_id}{will}; an active certificate with a "
+        "policy, "
+        "attached to the thing), or it does not take the certificate. Mend policy or certificate there, or "
+        "correct [broker] certificate_file, host, port and alpn"
+    )
+
+
+def _load_authority(context: ssl.SSLContext, file: str, data: bytes) -> None:
+    try:
+        context.load_verify_locations(cadata=data.decode("ascii"))
+    except (ssl.SSLError, ValueError) as e:
+        msg = (
+            f"[broker] ca_file {file}: no PEM certificate ({_first_line(e)}); give the file of the CA's "
+            "certificate, or leave ca_file empty for the system's CAs"
+        )
+        raise SettingsError(msg) from e
+
+
+def _check_pem(file: str, setting: str, data: bytes, *, is_key: bool) -> None:
+    """Raise SettingsError if a file is none of PEM, or holds what the other one should."""
+    key, certificate = b"PRIVATE KEY-----", b"BEGIN CERTIFICATE"
+    wanted, other = (key, certificate) if is_key else (certificate, key)
+    what = "private key" if is_key else "certificate"
+    if b"ENCRYPTED" in data and is_key:
+        msg = (
+            f"[broker] key_file {file}: the key is encrypted, and nobody is there to type its passphrase; "
+            "write "
+            "it without one: openssl pkey -in KEY -out NEW, readable by this user alone"
+        )
+        raise SettingsError(msg)
+    if wanted not in data:
+        hint = "certificate_file and key_file are exchanged" if other in data else "give the one in PEM"
+        msg = f"[broker] {setting} {file}: holds no {what} in PEM; {hint}"
+        raise SettingsError(msg)
+
+
+def _load_pair(context: ssl.SSLContext, broker: BrokerAddress) -> None:
+    certificate, key = (str(Path(one).expanduser()) for one in (broker.certificate_file, broker.key_file))
+    try:
+        # Without a password OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(certificate, key, password=lambda: "")
+    except (ssl.SSLError, ValueError, OSError) as e:
+        reason = getattr(e, "reason", None) or ""
+        if "MISMATCH" in reason:
+            msg = (
+                f"[broker] key_file {broker.key_file} is not the key of certificate_file "
+                f"{broker.certificate_file}; give the two that were made together"
+            )
+        else:
+            msg = (
+                f"[broker] certificate_file {broker.certificate_file} or key_file {broker.key_file}: damaged "
+                f"({_first_line(e)}); copy both again"
+            )
+        raise SettingsError(msg) from e
+
+
+def _meaning(error: Exception, broker: BrokerAddress) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _unverified(error, broker)
+    if isinstance(error, ssl.SSLError):
+        return _refused_by_tls(error, broker)
+    if isinstance(error, socket.gaierror):
+        return "no such host, or no network or DNS now; correct [broker] host"
+    if isinstance(error, TimeoutError):
+        port = f'; where port {TLS_PORT} is blocked, use port 443 with alpn = "{AWS_ALPN}" (AWS IoT Core)'
+        return (
+            "a firewall in between, or nothing there; correct [broker] host and "
+            f"port{port if broker.tls else ''}"
+        )
+    if isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)):
+        return broker_doubt(broker) or "it ended the connection; correct [broker] host, port and tls"
+    return broker_doubt(broker) or "start it, or correct [broker] host, port and tls"
+
+
+def _unverified(error: ssl.SSLCertVerificationError, broker: BrokerAddress) -> str:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    shown = now.isoformat(timespec="minutes")
+    if now < _OLDEST_CLOCK or error.verify_code == 9:  # X509_V_ERR_CERT_NOT_YET_VALID
+        return f"the clock of this machine says {shown}: set it (timedatectl), and the certificate is valid"
+    if error.verify_code == 10:  # X509_V_ERR_CERT_HAS_EXPIRED
+        return (
+            "the broker's certificate, or that of its CA, has expired: renew it there, or set this "
+            "machine's "
+            f"clock, which says {shown}"
+        )
+    if error.verify_code in {62, 64} or "match" in str(
+        error.verify_message
+    ):  # of a host name, of an IP address
+        return f"its certificate is for another name than {broker.host}: give that name as [broker] host"
+    if broker.ca_file:
+        return (
+            f"its certificate is not signed by the CA in [broker] ca_file {broker.ca_file}: name the CA's "
+            "that "
+            "signed it (for a self-signed one, that certificate itself), or leave ca_file empty for a "
+            "public CA"
+        )
+    way = "name the certificate of its CA in [broker] ca_file (a self-signed one is its own)"
+    if is_aws_endpoint(broker.host) and "-ats." not in broker.host:
+        way = (
+            "use the endpoint with -ats in its name (aws iot describe-endpoint --endpoint-type iot:Data-ATS)"
+        )
+    return f"no CA of this system vouches for it: {way}"
+
+
+def _refused_by_tls(error: ssl.SSLError, broker: BrokerAddress) -> str:
+    reason = (error.reason or "").upper()
+    if "CERTIFICATE_REQUIRED" in reason or ("HANDSHAKE_FAILURE" in reason and not broker.certificate_file):
+        return "it wants a client certificate; give [broker] certificate_file and key_file"
+    if "ALERT" in reason and any(one in reason for one in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")):
+        return (
+            "it does not take the client certificate in [broker] certificate_file "
+            f"{broker.certificate_file}: "
+            "expired, revoked, not active, or of a CA that the broker does not know"
+        )
+    if "APPLICATION_PROTOCOL" in reason:
+        return (
+            f"it does not know [broker] alpn {broker.alpn!r}; leave it empty, or give the one of its manual"
+        )
+    if any(one in reason for one in ("WRONG_VERSION", "RECORD_LAYER", "EOF", "PACKET_LENGTH")):
+        return "what answers there does not speak TLS, or ended it; correct [broker] host, port and tls"
+    return "correct [broker] host, port and tls"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
