@@ -13,10 +13,13 @@ import numpy as np
 from edge_client.contract import names
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.names import KNOWN_OUTPUT
-from edge_client.contract.preprocessing import PREPROCESSING_ID, fit_pixels, input_table
+from edge_client.contract.preprocessing import PREPROCESSING_ID, fit_pixels
 from edge_client.contract.release import is_named_after_content
 from edge_client.disk import disk_errors
+from edge_client.inference.graph import read_graph
+from edge_client.inference.picture_input import BYTE_TYPES, PictureInput
 from edge_client.inference.runtime import load_interpreter
+from edge_client.inference.score_output import ScoreOutput, find_scoring, real_numbers, real_values
 from edge_client.releases import read_release_and_digest
 
 if TYPE_CHECKING:
@@ -26,12 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_client.contract.release import Normalization, OperatingPoint, ReleaseDocument
-
-_BYTE_TYPES = (np.dtype(np.uint8), np.dtype(np.int8))
-
-# A softmax behind a DEQUANTIZE sums to 1 only within the rounding of its 8 bits.
-_LARGEST_SUM_OF_SCORES = 1.05
-_ROUNDING = 1e-3
+    from edge_client.inference.runtime import Interpreter
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,15 +78,110 @@ class Prediction:
         return found
 
 
-class Classifier:
-    """A loaded model with its labels and preprocessing.
+class PictureClassifier:
+    """A loaded model, with what its input takes, what its output means, and its labels.
 
     Not thread-safe: it owns one interpreter and its buffers. Use one classifier for each thread.
 
     Attributes:
+        labels: Label of each score.
+        release: Id of what is loaded, for reports; None without one.
         document_sha256: Hex digest of the release document that it was loaded by; empty without one.
         is_named_after_content: Whether the release id is the digest of all that decides about predictions.
     """
+
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        taken: PictureInput,
+        told: ScoreOutput,
+        labels: Sequence[str],
+        *,
+        known: dict[str, Any] | None = None,
+        release: str | None = None,
+        operating_point: OperatingPoint | None = None,
+    ) -> None:
+        """Take a loaded model.
+
+        Args:
+            interpreter: Holds the model, with its tensors allocated.
+            taken: Its input.
+            told: Its output of scores.
+            labels: Label of each score.
+            known: Details of the output that tells strangers, if there is one.
+            release: Id of what is loaded, for reports.
+            operating_point: Which predictions are sure, with one threshold for each label; None: all are.
+        """
+        self.labels = tuple(labels)
+        self.release = release
+        self.document_sha256 = ""
+        self.is_named_after_content = False
+        self._operating_point = operating_point
+        self._interpreter = interpreter
+        self._taken, self._told = taken, told
+        self._known = None if known is None else int(known["index"])
+        self._real_known = None if known is None else real_values(known)
+
+    @property
+    def input_height(self) -> int:
+        """Rows of pixels that the model takes."""
+        return self._taken.height
+
+    @property
+    def input_width(self) -> int:
+        """Columns of pixels that the model takes."""
+        return self._taken.width
+
+    @property
+    def tells_strangers(self) -> bool:
+        """Whether predictions have a `known`."""
+        return self._known is not None
+
+    def classify(self, pixels: NDArray[np.uint8]) -> Prediction:
+        """Classify one picture.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB of any size.
+        Raises: InputError on another shape or type; DeviceError if the runtime fails.
+        """
+        started = time.perf_counter()
+        fitted = fit_pixels(pixels, self.input_height, self.input_width)  # (height, width, 3)
+        scores = self._told.scores(self._infer(self._taken.fill(fitted)))
+        index = int(scores.argmax())
+        confidence, point = float(scores[index]), self._operating_point
+        known = self._read_known()
+        sure = point is None or point.is_sure(index, confidence, known)
+        latency_ms = (time.perf_counter() - started) * 1000
+        return Prediction(self.labels[index], index, confidence, scores, latency_ms, self.labels, sure, known)
+
+    def warm(self) -> None:
+        """Classify a grey picture, so that lazy initialization does not delay the first frame."""
+        grey = np.full((self.input_height, self.input_width, 3), 128, np.uint8)
+        self.classify(grey)
+
+    def _infer(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        try:
+            self._interpreter.set_tensor(self._taken.index, values)
+            self._interpreter.invoke()
+            return self._interpreter.get_tensor(self._told.index)
+        except (ValueError, RuntimeError) as e:
+            msg = f"the TFLite runtime failed on a picture: {e}; see `edge-client doctor`"
+            raise DeviceError(msg) from e
+
+    def _read_known(self) -> float | None:
+        """Return the second output of the last inference; None if the model has none."""
+        if self._known is None:
+            return None
+        raw = self._interpreter.get_tensor(self._known).reshape(-1)
+        known = float(real_numbers(raw, self._real_known)[0])
+        if not math.isfinite(known):
+            msg = f"the model's output `{KNOWN_OUTPUT}` is NaN or infinity; train or convert the model again"
+            raise DeviceError(msg)
+        return min(1.0, max(0.0, known))
+
+
+class Classifier(PictureClassifier):
+    """A model of the kind that this project's releases have."""
 
     def __init__(
         self,
@@ -113,95 +206,20 @@ class Classifier:
         Raises: InputError if the model is not an image classifier or the labels do not fit;
             DeviceError if the runtime cannot run the model.
         """
-        self.labels = tuple(labels)
-        self.release = release
-        self.document_sha256 = ""
-        self.is_named_after_content = False
-        self._operating_point = operating_point
-        self._interpreter = load_interpreter(model, threads)
-        source = _only(self._interpreter.get_input_details(), "input")
-        answer, known = _outputs(self._interpreter.get_output_details())
-        self.input_height, self.input_width = _input_size(source)
-        _check_labels(answer, self.labels)
-        self._input, self._output = int(source["index"]), int(answer["index"])
-        scale, zero_point = source["quantization"]
-        self._table = input_table(np.dtype(source["dtype"]), scale, zero_point, normalization)
-        self._buffer = np.empty((1, self.input_height, self.input_width, 3), self._table.dtype)
-        self._byte_flip = _byte_flip(self._table)
-        self._real_values = _real_values(answer)
-        self._quantized_logits = self._real_values is not None and not _are_scores(self._real_values)
-        self._known = None if known is None else int(known["index"])
-        self._real_known = None if known is None else _real_values(known)
-
-    @property
-    def tells_strangers(self) -> bool:
-        """Whether predictions have a `known`."""
-        return self._known is not None
-
-    def classify(self, pixels: NDArray[np.uint8]) -> Prediction:
-        """Classify one picture.
-
-        Args:
-            pixels: (H, W, 3) uint8 RGB of any size.
-        Raises: InputError on another shape or type; DeviceError if the runtime fails.
-        """
-        started = time.perf_counter()
-        fitted = fit_pixels(pixels, self.input_height, self.input_width)  # (height, width, 3)
-        raw = self._infer(self._to_input(fitted))
-        scores = self._to_scores(raw)
-        index = int(scores.argmax())
-        confidence, point = float(scores[index]), self._operating_point
-        known = self._read_known()
-        sure = point is None or point.is_sure(index, confidence, known)
-        latency_ms = (time.perf_counter() - started) * 1000
-        return Prediction(self.labels[index], index, confidence, scores, latency_ms, self.labels, sure, known)
-
-    def warm(self) -> None:
-        """Classify a grey picture, so that lazy initialization does not delay the first frame."""
-        grey = np.full((self.input_height, self.input_width, 3), 128, np.uint8)
-        self.classify(grey)
-
-    def _to_input(self, fitted: NDArray[np.uint8]) -> NDArray[np.generic]:
-        """Map (height, width, 3) pixels to the (1, height, width, 3) input; the buffer is reused."""
-        if self._byte_flip is None:
-            # "clip" writes straight into `out`; no uint8 is outside a table of 256 anyway.
-            np.take(self._table, fitted, out=self._buffer[0], mode="clip")
-            return self._buffer
-        # The usual 8-bit inputs are the pixel or the pixel minus 128: XOR takes 4 us, a table 120 (224 px).
-        np.bitwise_xor(fitted, self._byte_flip, out=self._buffer.view(np.uint8)[0])
-        return self._buffer
-
-    def _infer(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
-        try:
-            self._interpreter.set_tensor(self._input, values)
-            self._interpreter.invoke()
-            return self._interpreter.get_tensor(self._output).reshape(-1)  # (classes,)
-        except (ValueError, RuntimeError) as e:
-            msg = f"the TFLite runtime failed on a picture: {e}; see `edge-client doctor`"
-            raise DeviceError(msg) from e
-
-    def _read_known(self) -> float | None:
-        """Return the second output of the last inference; None if the model has none."""
-        if self._known is None:
-            return None
-        raw = self._interpreter.get_tensor(self._known).reshape(-1)
-        known = float(raw[0] if self._real_known is None else self._real_known[raw.view(np.uint8)[0]])
-        if not math.isfinite(known):
-            msg = f"the model's output `{KNOWN_OUTPUT}` is NaN or infinity; train or convert the model again"
-            raise DeviceError(msg)
-        return min(1.0, max(0.0, known))
-
-    def _to_scores(self, raw: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Map the (classes,) output to scores in [0, 1]."""
-        if self._real_values is not None:
-            real = self._real_values[raw.view(np.uint8)]
-            return _softmax(real) if self._quantized_logits else real
-        real = raw.astype(np.float32)
-        if not np.isfinite(real).all():
-            msg = "the model answered NaN or infinity; it cannot be used, train or convert the model again"
-            raise DeviceError(msg)
-        scores = _are_scores(real) and real.sum() <= _LARGEST_SUM_OF_SCORES
-        return np.clip(real, 0.0, 1.0) if scores else _softmax(real)
+        interpreter = load_interpreter(model, threads)
+        source = _only(interpreter.get_input_details(), "input")
+        answer, known = _outputs(interpreter.get_output_details())
+        _check_input(source)
+        _check_labels(answer, tuple(labels))
+        super().__init__(
+            interpreter,
+            PictureInput(source, normalization),
+            ScoreOutput(answer, find_scoring(answer, lambda: read_graph(model).endings[0])),
+            labels,
+            known=known,
+            release=release,
+            operating_point=operating_point,
+        )
 
 
 def classifier_from_release(folder: Path, threads: int = 1) -> Classifier:
@@ -303,15 +321,18 @@ def _outputs(details: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, A
     return details[0], known
 
 
-def _input_size(source: dict[str, Any]) -> tuple[int, int]:
+def _check_input(source: dict[str, Any]) -> None:
     shape = tuple(int(n) for n in source["shape"])
     if len(shape) != 4 or shape[0] != 1 or shape[3] != 3 or min(shape) < 1:
         msg = f"model input of shape {shape}: an image classifier takes (1, height, width, 3)"
         raise InputError(msg)
-    if np.dtype(source["dtype"]) in _BYTE_TYPES and not source["quantization"][0] > 0:
-        msg = f"model input of type {np.dtype(source['dtype'])} without quantization; convert it again"
+    dtype = np.dtype(source["dtype"])
+    if dtype != np.float32 and dtype not in BYTE_TYPES:
+        msg = f"model input of type {dtype}: float32, uint8 and int8 are supported"
         raise InputError(msg)
-    return shape[1], shape[2]
+    if dtype in BYTE_TYPES and not source["quantization"][0] > 0:
+        msg = f"model input of type {dtype} without quantization; convert it again"
+        raise InputError(msg)
 
 
 def _check_labels(answer: dict[str, Any], labels: tuple[str, ...]) -> None:
@@ -323,46 +344,3 @@ def _check_labels(answer: dict[str, Any], labels: tuple[str, ...]) -> None:
     if len(labels) != outputs:
         msg = f"{len(labels)} labels for a model with {outputs} outputs: give the labels made with it"
         raise InputError(msg)
-
-
-def _byte_flip(table: NDArray[np.generic]) -> np.uint8 | None:
-    """Return the mask whose XOR equals the 8-bit table; None if the table is no XOR."""
-    if table.dtype not in _BYTE_TYPES:
-        return None
-    flip = table.view(np.uint8)[0]
-    same = np.array_equal(table.view(np.uint8), np.arange(256, dtype=np.uint8) ^ flip)
-    return flip if same else None
-
-
-def _real_values(answer: dict[str, Any]) -> NDArray[np.float32] | None:
-    """Return the real value of each byte of an 8-bit output; None for float32.
-
-    Raises: InputError for another type.
-    Source: TFLite 8-bit quantization specification, real = (q - zero_point) * scale.
-    """
-    dtype = np.dtype(answer["dtype"])
-    if dtype == np.float32:
-        return None
-    if dtype not in _BYTE_TYPES:
-        msg = f"model output of type {dtype}: float32, uint8 and int8 are supported"
-        raise InputError(msg)
-    scale, zero_point = answer["quantization"]
-    if not scale > 0:
-        msg = f"model output of type {dtype} without quantization; convert it again"
-        raise InputError(msg)
-    quantized = np.arange(256, dtype=np.uint8).view(dtype).astype(np.float64)
-    return np.asarray((quantized - zero_point) * scale, np.float32)  # (256,)
-
-
-def _are_scores(values: NDArray[np.float32]) -> bool:
-    """Whether all values lie in [0, 1], unlike logits.
-
-    For an 8-bit output, pass the whole range that its quantization can express: the decision must not
-    change from picture to picture.
-    """
-    return bool(values.min() >= -_ROUNDING and values.max() <= 1 + 1 / 128)
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    powers = np.exp(logits - logits.max())
-    return np.asarray(powers / powers.sum(), np.float32)

@@ -39,7 +39,9 @@ class Interpreter(Protocol):
     def invoke(self) -> None: ...
 
 
-def load_interpreter(model: bytes, threads: int = 1) -> Interpreter:
+def load_interpreter(
+    model: bytes, threads: int = 1, input_shape: tuple[int, ...] | None = None
+) -> Interpreter:
     """Load a model and allocate its tensors.
 
     A corrupt file can crash an old runtime (tflite-runtime 2.14 does not verify the file): load
@@ -48,6 +50,7 @@ def load_interpreter(model: bytes, threads: int = 1) -> Interpreter:
     Args:
         model: Content of a `.tflite` file.
         threads: Threads of the interpreter, at least 1.
+        input_shape: Shape that the first input gets; None: that in the file.
     Raises: DeviceError if no runtime is installed, or with the runtime's reason if it cannot run
         the model.
     """
@@ -57,6 +60,8 @@ def load_interpreter(model: bytes, threads: int = 1) -> Interpreter:
     distribution, module = _find_runtime()
     try:
         interpreter = cast("Interpreter", module.Interpreter(model_content=model, num_threads=threads))
+        if input_shape is not None:
+            interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], input_shape)
         interpreter.allocate_tensors()
     except SystemError as e:
         # How tflite-runtime 2.14, built for NumPy 1, ends under NumPy 2.
