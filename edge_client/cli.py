@@ -29,6 +29,7 @@ from edge_client.machine import machine_name
 from edge_client.owner import act_as_owner
 from edge_client.reporting.logs import configure_logs
 from edge_client.settings.file import DEFAULT_FILE, load_settings, of_channel
+from edge_client.settings.readers import read_float_list, read_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +100,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_classify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="a .tflite image classifier")
-    parser.add_argument("--labels", type=Path, required=True, help="text file, one label a line")
+    parser.add_argument(
+        "--labels", type=Path, help="labels file: lines, CSV or JSON (default: those inside the model)"
+    )
+    parser.add_argument(
+        "--mean",
+        type=_numbers,
+        default=(),
+        help="with --std: input = (pixel - MEAN) / STD; R,G,B or one",
+    )
+    parser.add_argument("--std", type=_numbers, default=(), help="see --mean")
+    parser.add_argument(
+        "--input-size", type=_size, default=(), help="side of the input in pixels, or HEIGHTxWIDTH"
+    )
     parser.add_argument("--top", type=_positive, default=3, help="labels for each picture (default 3)")
     parser.add_argument("--threads", type=_positive, default=1, help="threads (default 1)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -119,6 +132,14 @@ def _positive(text: str) -> int:
         msg = f"{number} is below 1"
         raise argparse.ArgumentTypeError(msg)
     return number
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return read_float_list(text)
+
+
+def _size(text: str) -> tuple[int, ...]:
+    return read_size(text)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -157,12 +178,19 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from edge_client.commands.classify import classify_files  # noqa: PLC0415
+    from edge_client.commands.classify import classify_files, try_first  # noqa: PLC0415
+    from edge_client.settings.own_model import ModelOptions  # noqa: PLC0415
 
+    given = ModelOptions(options.labels, options.mean, options.std, options.input_size)
+    if faults := given.faults():
+        msg = "; ".join(f"--{fault}".replace("_", "-", 1) for fault in faults)
+        raise SettingsError(msg)
+    try_first(options.model, given, options.threads)
     return classify_files(
         options.model,
         options.labels,
         options.pictures,
+        options=given,
         threads=options.threads,
         top=options.top,
         as_json=options.json,

@@ -57,7 +57,7 @@ EDGE_CLIENT = {
     "repository": "__init__ contract settings disk",
     "inbox": "contract settings disk machine children inference repository",
     "update": "__init__ contract settings disk machine children releases inference reporting repository",
-    "serving": "contract settings disk machine releases inference update",
+    "serving": "contract settings disk machine children releases inference update",
     "offline": "contract settings disk releases state_folder repository update serving",
     "daemon": "contract settings disk children rate_limit state_folder last_picture inference reporting "
     "sources sinks inbox update serving offline",

@@ -2,55 +2,52 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-import numpy as np
-
-from edge_client.contract.errors import DeviceError, EdgeError, InputError
-from edge_client.contract.names import RELEASE_FILE
+from edge_client.contract.errors import InputError
 from edge_client.contract.preprocessing import decode_picture
 from edge_client.contract.text import one_line, printable_json
-from edge_client.inference.classifier import Classifier, Prediction
-from edge_client.inference.runtime import load_interpreter
-from edge_client.releases import read_release
+from edge_client.inference.own_model import open_own_model
+from edge_client.serving.model_trial import try_model
+from edge_client.settings.own_model import ModelOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from edge_client.contract.release import OperatingPoint
-
-# Label of the additional first output of many ImageNet models.
-_BACKGROUND = "background"
+    from edge_client.inference.classifier import PictureClassifier, Prediction
 
 
 def classify_files(
     model: Path,
-    labels: Path,
+    labels: Path | None,
     pictures: Sequence[Path],
     *,
     threads: int,
     top: int,
     as_json: bool,
     out: TextIO,
+    options: ModelOptions | None = None,
 ) -> int:
     """Classify picture files and print the predictions; a bad picture does not stop the others.
 
     Args:
-        model: A `.tflite` file. An 8-bit input takes the pixels, a float input [-1, 1].
-        labels: One label a line, with or without a first line `background`.
+        model: A `.tflite` file.
+        labels: Labels file; None: the labels inside the model.
         pictures: Picture files.
         threads: Threads of the interpreter.
         top: Number of labels to print for each picture.
         as_json: One JSON object a line instead of text.
-        out: Receives the predictions; messages about bad pictures go to standard error.
+        out: Receives the predictions; what is assumed of the model, and messages about bad pictures, go to
+            standard error.
+        options: What the model does not say of itself, besides its labels.
     Returns: Exit code: 0, or 1 if a picture could not be classified.
     Raises: InputError or DeviceError if model or labels cannot be used.
     """
-    classifier = load_classifier(model, labels, threads)
+    options = options or ModelOptions(labels)
+    classifier = load_classifier(model, options, threads)
     failed = False
     for picture in pictures:
         try:
@@ -63,72 +60,24 @@ def classify_files(
     return int(failed)
 
 
-def load_classifier(model: Path, labels: Path, threads: int) -> Classifier:
-    """Load and warm a classifier from a model file and a labels file.
+def try_first(model: Path, options: ModelOptions, threads: int) -> None:
+    """Load a model file in another process: a damaged one may crash the runtime.
 
-    The operating point of a `release.json` next to the model decides which predictions are sure.
+    Raises: InputError or DeviceError as `load_classifier`, and if the process crashes or hangs.
+    """
+    try_model(model, options, threads)
 
-    Raises: InputError if a file cannot be read or model and labels do not fit; DeviceError if the runtime
+
+def load_classifier(model: Path, options: ModelOptions, threads: int) -> PictureClassifier:
+    """Load and warm a classifier from a model file; what is assumed of it goes to standard error.
+
+    Raises: InputError if a file cannot be read or model and options do not fit; DeviceError if the runtime
         cannot run the model.
     """
-    content = _read(model, "model")
-    lines = _read_labels(labels)
-    try:
-        outputs = int(np.prod(load_interpreter(content).get_output_details()[0]["shape"]))
-        fitted = _fit_background(lines, outputs)
-        point = _operating_point(model.with_name(RELEASE_FILE), content, fitted)
-        classifier = Classifier(content, fitted, normalization=None, threads=threads, operating_point=point)
-    except DeviceError as e:
-        msg = f"{model}: {e}"
-        raise DeviceError(msg) from e
-    except InputError as e:
-        msg = f"{model} with {labels}: {e}"
-        raise InputError(msg) from e
-    classifier.warm()
-    return classifier
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        msg = f"{path}: the {what} file cannot be read: {e.strerror or e}; check the path"
-        raise InputError(msg) from e
-
-
-def _read_labels(path: Path) -> list[str]:
-    try:
-        text = _read(path, "labels").decode("utf-8-sig")  # some editors begin a file with a byte order mark
-    except UnicodeDecodeError as e:
-        msg = f"{path}: not UTF-8 text: {e}; give a file with one label a line"
-        raise InputError(msg) from e
-    lines = [line.strip() for line in text.split("\n")]
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines
-
-
-def _fit_background(labels: list[str], outputs: int) -> list[str]:
-    """Add or drop the label `background` where that makes the labels fit the outputs."""
-    has_background = bool(labels) and labels[0].casefold() == _BACKGROUND
-    if has_background and len(labels) == outputs + 1:
-        return labels[1:]
-    if not has_background and len(labels) == outputs - 1:
-        return [_BACKGROUND, *labels]
-    return labels
-
-
-def _operating_point(path: Path, model: bytes, labels: list[str]) -> OperatingPoint | None:
-    """Return the operating point in a model's release document; None if it is of another model."""
-    if not path.exists():
-        return None
-    try:
-        document = read_release(path.parent)
-    except EdgeError as e:
-        sys.stderr.write(f"{one_line(str(e))}; without it, every prediction counts as sure\n")
-        return None
-    same = document.model_sha256 == hashlib.sha256(model).hexdigest() and list(document.labels) == labels
-    return document.operating_point if same else None
+    opened = open_own_model(model, options, threads)
+    for note in opened.notes:
+        sys.stderr.write(f"{one_line(f'{model}: {note}')}\n")
+    return opened.classifier
 
 
 def _as_json(picture: Path, prediction: Prediction, top: int) -> str:

@@ -118,9 +118,7 @@ def _read_output(tensor: Table) -> OutputFacts:
     by_kind = (name for kind in (_AXIS_LABELS, _VALUE_LABELS) for found, name in files if found == kind)
     stats = tensor.table(5)
     highest, lowest = ((), ()) if stats is None else (stats.numbers(0, "f"), stats.numbers(1, "f"))
-    return OutputFacts(
-        next(by_kind, ""), lowest[0] if lowest else None, highest[0] if highest else None
-    )
+    return OutputFacts(next(by_kind, ""), lowest[0] if lowest else None, highest[0] if highest else None)
 
 
 def _not_applied(tensor: Table) -> Iterator[str]:

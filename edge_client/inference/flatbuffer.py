@@ -1,4 +1,4 @@
-"""Reader of FlatBuffers tables in a file that nobody vouches for: every offset is checked before it is followed.
+"""Reader of FlatBuffers tables in a file that nobody vouches for: every offset is checked.
 
 The generated readers trust a file: a hostile one lets them read elsewhere, or go on for ever. This one
 raises InputError instead, and reads a limited number of items.

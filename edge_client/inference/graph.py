@@ -26,16 +26,25 @@ _L2_NORMALIZATION, _LOGISTIC, _MUL, _RELU6, _SOFTMAX, _CUSTOM = 11, 14, 18, 21, 
 _SUB, _DIV, _LOG_SOFTMAX, _SUM, _ARG_MAX, _RELU_0_TO_1 = 41, 42, 50, 74, 56, 152
 _BATCH_MATMUL = 126
 _NAMES = {
-    **{0: "ADD", 1: "AVERAGE_POOL_2D", 2: "CONCATENATION", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D"},
-    **{6: "DEQUANTIZE", 9: "FULLY_CONNECTED", 11: "L2_NORMALIZATION", 14: "LOGISTIC", 17: "MAX_POOL_2D"},
-    **{18: "MUL", 19: "RELU", 21: "RELU6", 22: "RESHAPE", 25: "SOFTMAX", 28: "TANH", 39: "TRANSPOSE"},
-    **{40: "MEAN", 41: "SUB", 42: "DIV", 48: "TOPK_V2", 50: "LOG_SOFTMAX", 53: "CAST", 55: "MAXIMUM"},
-    **{56: "ARG_MAX", 57: "MINIMUM", 74: "SUM", 114: "QUANTIZE", 117: "HARD_SWISH", 119: "WHILE"},
-    **{126: "BATCH_MATMUL", 206: "STABLEHLO_COMPOSITE"},
+    0: "ADD",
+    2: "CONCATENATION",
+    18: "MUL",
+    19: "RELU",
+    21: "RELU6",
+    28: "TANH",
+    32: "an operator of its own",
+    41: "SUB",
+    42: "DIV",
+    48: "TOPK_V2",
+    73: "LOG",
+    74: "SUM",
+    119: "WHILE",
+    206: "STABLEHLO_COMPOSITE",
 }
-# Change no value, or average, order and choose values: what they are made of is what comes out. AVERAGE_POOL_2D,
-# DEQUANTIZE, MAX_POOL_2D, RESHAPE, PAD, GATHER, TRANSPOSE, MEAN, SQUEEZE, STRIDED_SLICE, SPLIT, CAST, MAXIMUM,
-# MINIMUM, SLICE, TILE, EXPAND_DIMS, REDUCE_MAX, UNPACK, FAKE_QUANT, SPLIT_V, QUANTIZE, BROADCAST_TO.
+# Change no value, or average, order and choose values: what they are made of is what comes out.
+# AVERAGE_POOL_2D, DEQUANTIZE, MAX_POOL_2D, RESHAPE, PAD, GATHER, TRANSPOSE, MEAN, SQUEEZE, STRIDED_SLICE,
+# SPLIT, CAST, MAXIMUM, MINIMUM, SLICE, TILE, EXPAND_DIMS, REDUCE_MAX, UNPACK, FAKE_QUANT, SPLIT_V, QUANTIZE,
+# BROADCAST_TO.
 _KEEPS = {1, 6, 17, 22, 34, 36, 39, 40, 43, 45, 49, 53, 55, 57, 65, 69, 70, 80, 82, 88, 102, 114, 130}
 # Whose inputs count all: ADD, CONCATENATION, MUL, SUB, PACK, ADD_N.
 _JOINS = {_ADD, _CONCATENATION, _MUL, _SUB, 83, 106}
@@ -62,6 +71,15 @@ class Ending(enum.Enum):
     FEATURES = "features"
     CLASS_NUMBER = "class number"
     UNKNOWN = "unknown"
+
+
+# What an operator makes, whatever it is made of. A softmax of log scores gives the scores back.
+_ENDINGS = {
+    **dict.fromkeys((_SOFTMAX, _LOGISTIC, _RELU_0_TO_1), Ending.SCORES),
+    **dict.fromkeys((*_WEIGHTED, _LOG_SOFTMAX), Ending.LOGITS),
+    _L2_NORMALIZATION: Ending.FEATURES,
+    _ARG_MAX: Ending.CLASS_NUMBER,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,16 +236,12 @@ class _Operators:
         if number is None or left[0] < 0:
             return Ending.UNKNOWN
         builtin = self._builtins[number]
-        if builtin in {_SOFTMAX, _LOGISTIC, _RELU_0_TO_1} or self._divides_by_sum(number, builtin):
+        if builtin in _ENDINGS:
+            return _ENDINGS[builtin]
+        if self._divides_by_sum(number, builtin) or self._is_hard_sigmoid(number, builtin):
             return Ending.SCORES
-        if builtin in _WEIGHTED or builtin == _LOG_SOFTMAX:  # a softmax of log scores gives them back
-            return Ending.LOGITS
-        if builtin in {_L2_NORMALIZATION, _ARG_MAX}:
-            return Ending.FEATURES if builtin == _L2_NORMALIZATION else Ending.CLASS_NUMBER
         if builtin in _KEEPS:
             return self._walk(self._first_operand(number), left)
-        if self._is_hard_sigmoid(number, builtin):
-            return Ending.SCORES
         return self._walk_all(number, left) if builtin in _JOINS else Ending.UNKNOWN
 
     def _walk_all(self, number: int, left: list[int]) -> Ending:

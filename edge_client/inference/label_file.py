@@ -77,7 +77,7 @@ def _written(content: bytes, outputs: int) -> tuple[str, ...]:
         return tuple(numbered)
     if len(filled) == outputs + 1 and filled[0].casefold() in _HEADERS:
         return tuple(filled[1:])
-    # A line without a label stands for an output without one; where the others fit by themselves, for nothing.
+    # A line without a label stands for an output without one; where the others fit by themselves, it is none.
     while lines and not lines[-1]:
         lines.pop()
     exact = len(lines) == outputs and len(filled) != outputs
@@ -89,10 +89,9 @@ def _named(lines: Sequence[str]) -> list[str]:
 
 
 def _decode(content: bytes) -> str:
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"  # Notepad's "Unicode"
-    else:
-        encoding = "utf-8-sig"  # some editors begin a file with a byte order mark
+    # Notepad's "Unicode", or UTF-8 as some editors write it, with a byte order mark.
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if wide else "utf-8-sig"
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as e:

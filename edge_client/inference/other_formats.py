@@ -24,12 +24,14 @@ _MAGIC = (
     (b"BZh", "a bzip2 archive: unpack it and give the .tflite file"),
     (b"\xfd7zXZ", "an xz archive: unpack it and give the .tflite file"),
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself: run `git lfs pull`"),
-    (b"\x80\x02", "a pickle, as PyTorch saves models: convert it with ai-edge-torch and give the .tflite file"),
-    (b"MNNR", "a model of another runtime: give a .tflite file"),
+    (
+        b"\x80\x02",
+        "a pickle, as of PyTorch: convert it with ai-edge-torch and give the .tflite file",
+    ),
 )
 # The same by suffix, where the first bytes tell nothing.
 _SUFFIXES = {
-    ".onnx": "an ONNX model: convert it with onnx2tf, which also makes it channels-last, and give the .tflite file",
+    ".onnx": "an ONNX model: convert it with onnx2tf (to channels last), and give the .tflite file",
     ".pb": f"a TensorFlow graph (.pb): {_CONVERT}",
     ".pbtxt": f"a TensorFlow graph or label map as text: {_CONVERT}",
     ".h5": f"a Keras model: {_CONVERT}",
@@ -55,7 +57,9 @@ def read_model_file(path: Path) -> bytes:
             raise InputError(msg)
         size = path.stat().st_size
         if size > _LARGEST_BYTES:
-            msg = f"{path}: {size} bytes, at most {_LARGEST_BYTES} are loaded; give a .tflite image classifier"
+            msg = (
+                f"{path}: {size} bytes, at most {_LARGEST_BYTES} are loaded; give a .tflite image classifier"
+            )
             raise InputError(msg)
         content = path.read_bytes()
     except OSError as e:
@@ -81,10 +85,12 @@ def _recognize(path: Path, content: bytes) -> str:
         return "an empty file: copy or download the model again"
     if content.startswith(b"PK\x03\x04"):
         return _of_archive(path)
-    for magic, what in _MAGIC:
-        if content.startswith(magic):
-            return what
-    head = content[:512]
+    if found := next((what for magic, what in _MAGIC if content.startswith(magic)), ""):
+        return found
+    return _of_head(path, content[:512])
+
+
+def _of_head(path: Path, head: bytes) -> str:
     if head.lstrip()[:9].lower() in {b"<!doctype", b"<html>"} or head.lstrip()[:5].lower() == b"<html":
         return "a web page, not the file itself: download it by its raw address"
     if head[257:262] == b"ustar":

@@ -16,7 +16,7 @@ from edge_client.contract.names import RELEASE_FILE
 from edge_client.inference.classifier import PictureClassifier
 from edge_client.inference.file_metadata import read_metadata
 from edge_client.inference.graph import read_graph
-from edge_client.inference.model_input import choose_input_shape, choose_normalization, check_input
+from edge_client.inference.model_input import check_input, choose_input_shape, choose_normalization
 from edge_client.inference.model_output import choose_output
 from edge_client.inference.other_formats import IDENTIFIER, read_model_file
 from edge_client.inference.picture_input import PictureInput
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_client.contract.release import OperatingPoint
-    from edge_client.inference.model_options import ModelOptions
+    from edge_client.inference.runtime import Interpreter
+    from edge_client.settings.own_model import ModelOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,3 +98,31 @@ def _open(path: Path, content: bytes, options: ModelOptions, threads: int) -> Ow
     classifier.warm()
     missing = tuple(f"its metadata ask for {one}, which is not applied" for one in metadata.not_applied)
     return OwnModel(classifier, sha256, (*assumed, *doubts, *missing, *problem))
+
+
+def _load(content: bytes, threads: int, shape: tuple[int, ...] | None, given: str) -> Interpreter:
+    """Load a model, with another input size where one is wanted.
+
+    Raises: InputError if it does not work with that size; DeviceError.
+    """
+    if shape is None:
+        return load_interpreter(content, threads)
+    try:
+        return load_interpreter(content, threads, shape)
+    except DeviceError as e:
+        msg = f"its input {given} cannot be made {shape}: {e}; give the size that the model was made for"
+        raise InputError(msg) from e
+
+
+def _operating_point(
+    path: Path, sha256: str, labels: tuple[str, ...]
+) -> tuple[OperatingPoint | None, tuple[str, ...]]:
+    """Return the operating point in a model's release document, None if it is of another; and why not."""
+    if not path.exists():
+        return None, ()
+    try:
+        document = read_release(path.parent)
+    except EdgeError as e:
+        return None, (f"{e}; without it, every prediction counts as sure",)
+    same = document.model_sha256 == sha256 and document.labels == labels
+    return (document.operating_point if same else None), ()

@@ -52,11 +52,11 @@ class PictureInput:
         self._byte_flip = _byte_flip(self._table)
 
     def fill(self, fitted: NDArray[np.uint8]) -> NDArray[np.generic]:
-        """Map (height, width, 3) RGB pixels to the input, (1, height, width, channels); the buffer is reused."""
+        """Map (height, width, 3) RGB to the input, (1, height, width, channels); the buffer is reused."""
         if self._grey:
             fitted = np.asarray(Image.fromarray(fitted).convert("L"))[..., None]  # (height, width, 1)
         if self._byte_flip is not None:
-            # The usual 8-bit inputs are the pixel or the pixel minus 128: XOR takes 4 us, a table 120 (224 px).
+            # The usual 8-bit inputs are the pixel or the pixel minus 128: XOR takes 4 us, a table 120.
             np.bitwise_xor(fitted, self._byte_flip, out=self._buffer.view(np.uint8)[0])
         elif self._table.ndim == 1:
             # "clip" writes straight into `out`; no uint8 is outside a table of 256 anyway.
@@ -84,10 +84,12 @@ def table_of(
 def _table_of_one(source: dict[str, Any], normalization: Normalization | None) -> NDArray[np.generic]:
     dtype, (scale, zero_point) = np.dtype(source["dtype"]), source["quantization"]
     if dtype == np.float16:
-        return input_table(np.dtype(np.float32), scale, zero_point, normalization).astype(np.float16)
+        real = input_table(np.dtype(np.float32), scale, zero_point, normalization)
+        return np.asarray(real, np.float16)
     if dtype == np.int16 and scale > 0:
         real = input_table(np.dtype(np.float32), scale, zero_point, normalization).astype(np.float64)
-        return np.clip(np.floor(real / scale + zero_point + 0.5), -32768, 32767).astype(np.int16)
+        steps = np.floor(real / scale + zero_point + 0.5)
+        return np.asarray(np.clip(steps, -32768, 32767), np.int16)
     return input_table(dtype, scale, zero_point, normalization)
 
 

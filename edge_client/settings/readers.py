@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Command = Annotated[str, "command"]
 # Numbers with commas between.
 Numbers = Annotated[str, "numbers"]
+# Height and width in pixels, or one for both.
+Size = Annotated[tuple[int, ...], "size"]
 
 # TOML 1.0 promises 64 bits.
 _LARGEST_INTEGER = 2**63 - 1
@@ -98,6 +100,29 @@ def _read_list(value: object, wanted: str) -> tuple[str, ...]:
     raise TypeError(msg)
 
 
+def read_float_list(value: object) -> tuple[float, ...]:
+    """Read one number, a list of numbers, or a text of numbers with commas between."""
+    if isinstance(value, str):
+        return tuple(_number(part) for part in split_names(_read_str(value)))
+    return tuple(map(_read_float, value if isinstance(value, list) else [value]))
+
+
+def read_size(value: object) -> tuple[int, ...]:
+    """Read a size in pixels: `224`, `[240, 320]` or `"240x320"`, the height first."""
+    if isinstance(value, str):
+        parts = _read_str(value).lower().replace(",", "x").split("x")
+        value = [int(_number(part)) for part in parts] if value else []
+    return tuple(map(_read_int, value if isinstance(value, list) else [value]))
+
+
+def _number(text: str) -> float:
+    try:
+        return _read_float(float(text))
+    except ValueError as e:
+        msg = f"{text.strip()!r} is not a number; write digits"
+        raise ValueError(msg) from e
+
+
 def _read_numbers(value: object) -> str:
     if not isinstance(value, list):
         return _read_str(value)
@@ -111,6 +136,8 @@ _READERS: dict[Any, Callable[[object], Any]] = {
     float: _read_float,
     Path: lambda value: Path(_read_str(value)),
     tuple[str, ...]: _read_names,
+    tuple[float, ...]: read_float_list,
+    Size: read_size,
     Command: _read_command,
     Numbers: _read_numbers,
 }
