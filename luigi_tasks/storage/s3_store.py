@@ -1,18 +1,18 @@
-"""Store in an S3 bucket: the only module that talks to boto3.
+"""Store in an S3 bucket of any endpoint.
 
-Works against any endpoint. boto3's own retries cover hiccups; what is left is raised as
-`TransportError` (try again) or `SettingsError` (bucket or credentials are wrong).
+boto3's own retries cover hiccups; what is left is raised as `TransportError` (try again) or `SettingsError`
+(bucket, rights or credentials are wrong), see `s3_errors`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from edge_client.contract.errors import SettingsError, TransportError
+from edge_client.contract.errors import TransportError
 from luigi_tasks.storage.limits import limit_of, too_large
+from luigi_tasks.storage.s3_client import open_client, split_url
+from luigi_tasks.storage.s3_errors import ABSENT, error_code, refuse_condition, s3_errors, status_of
 from luigi_tasks.storage.store import (
     ListedObject,
     StoreConflictError,
@@ -22,102 +22,31 @@ from luigi_tasks.storage.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from luigi_tasks.settings.values import StoreSettings
 
-CONNECT_TIMEOUT_S = 5
-READ_TIMEOUT_S = 60
-ATTEMPTS = 4
-
-_ABSENT = {"404", "NoSuchKey", "NotFound"}
-_CONFLICT = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
-_REFUSED = {
-    "403",
-    "AccessDenied",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "InvalidToken",
-    "AuthorizationHeaderMalformed",
-}
-
-
-def open_client(settings: StoreSettings) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
-    """Return a boto3 S3 client; credentials come from boto3's usual chain."""
-    import boto3  # noqa: PLC0415 - 0.2 s that a listing of a local folder need not pay
-    from botocore.config import Config  # noqa: PLC0415
-
-    config = Config(
-        connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        request_checksum_calculation=settings.checksums,
-        response_checksum_validation=settings.checksums,
-        # An endpoint of one's own has no DNS name for each bucket.
-        s3={"addressing_style": "path" if settings.endpoint_url else "auto"},
-        signature_version="s3v4",
-    )
-    # A session of its own: the default one would keep the first credentials that it ever saw.
-    return boto3.session.Session().client(
-        "s3",
-        endpoint_url=settings.endpoint_url or None,
-        region_name=settings.region or None,
-        config=config,
-    )
-
-
-def split_url(url: str) -> tuple[str, str]:
-    """Split s3://bucket/some/prefix into bucket and prefix ("" or ending in /).
-
-    Raises: SettingsError for anything else.
-    """
-    parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc:
-        msg = f"{url!r}: give s3://bucket or s3://bucket/prefix"
-        raise SettingsError(msg)
-    prefix = parts.path.strip("/")
-    return parts.netloc, f"{prefix}/" if prefix else ""
-
-
-@contextlib.contextmanager
-def s3_errors(what: str) -> Iterator[None]:
-    """Turn boto3's exceptions inside the block into ours.
-
-    Args:
-        what: The object or prefix concerned, as an s3:// URL.
-    """
-    from botocore.exceptions import (  # noqa: PLC0415
-        BotoCoreError,
-        ClientError,
-        NoCredentialsError,
-        PartialCredentialsError,
-    )
-
-    try:
-        yield
-    except (NoCredentialsError, PartialCredentialsError) as e:
-        msg = f"{what}: {e}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role"
-        raise SettingsError(msg) from e
-    except BotoCoreError as e:
-        msg = f"{what}: {e}; check [store] endpoint_url and the network, then run again"
-        raise TransportError(msg) from e
-    except ClientError as e:
-        code = str(e.response["Error"]["Code"])
-        if code == "NoSuchBucket":
-            msg = f"{what}: the bucket does not exist; create it or correct the s3:// url"
-            raise SettingsError(msg) from e
-        if code in _CONFLICT:
-            msg = f"{what}: changed by another process meanwhile ({code})"
-            raise StoreConflictError(msg) from e
-        if code in _REFUSED:
-            msg = (
-                f"{what}: the store refused the credentials ({code}); check the access key and "
-                "configs/iam-pipeline.json for the rights that are needed"
-            )
-            raise SettingsError(msg) from e
-        msg = f"{what}: the store answered {code}: {e.response['Error'].get('Message', '')}; run again"
-        raise TransportError(msg) from e
+# What a store without conditional writes answers to one: 501, or 400 with a code of its own.
+_UNKNOWN = frozenset({400, 405, 501})
+# Codes with status 400 that have nothing to do with conditions.
+_OTHER_FAULTS = frozenset(
+    {
+        "AuthorizationHeaderMalformed",
+        "BadDigest",
+        "EntityTooLarge",
+        "ExpiredToken",
+        "IllegalLocationConstraintException",
+        "IncompleteBody",
+        "InvalidBucketName",
+        "InvalidDigest",
+        "InvalidToken",
+        "KeyTooLongError",
+        "MissingContentMD5",
+        "RequestTimeout",
+        "TokenRefreshRequired",
+        "XAmzContentSHA256Mismatch",
+    }
+)
 
 
 def read_body(answer: Mapping[str, Any], limit_bytes: int, url: str) -> bytes:
@@ -185,11 +114,16 @@ class S3Store:
             try:
                 self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)
             except ClientError as e:
-                if str(e.response["Error"]["Code"]) not in _ABSENT:
-                    raise
+                if error_code(e) not in ABSENT:
+                    return self._is_readable(key)
                 self._check_bucket()
                 return False
         self._bucket_seen = True
+        return True
+
+    def _is_readable(self, key: str) -> bool:
+        """Ask again with a GET, whose refusal says why: an answer to HEAD has no body."""
+        self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].close()
         return True
 
     def get(self, key: str, *, limit_bytes: int | None = None) -> StoredObject | None:
@@ -203,7 +137,7 @@ class S3Store:
             try:
                 answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)
             except ClientError as e:
-                if str(e.response["Error"]["Code"]) not in _ABSENT:
+                if error_code(e) not in ABSENT:
                     raise
                 self._check_bucket()
                 return None
@@ -249,19 +183,55 @@ class S3Store:
     def put_if_unchanged(self, key: str, data: bytes, etag: str | None) -> None:
         """Write the object only if it still is the version `etag` (None: only if there is none).
 
-        Raises: StoreConflictError if it is not.
+        Raises: StoreConflictError if it is not; SettingsError if the store refuses conditions as such.
         """
+        try:
+            self._put_if(key, data, etag)
+        except StoreConflictError:
+            if not self._is_still(key, etag):
+                raise
+            try:
+                self._put_if(key, data, etag)  # whoever was faster may have undone it
+            except StoreConflictError as e:
+                if self._conditional and self._is_still(key, etag):
+                    refuse_condition(self.url(key), _header(etag), e.__cause__)
+                raise
+
+    def _put_if(self, key: str, data: bytes, etag: str | None) -> None:
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
         condition: dict[str, str] = {}
         if self._conditional:
             condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
         with s3_errors(self.url(key)):
-            self.client.put_object(
-                Bucket=self.bucket,
-                Key=self.prefix + key,
-                Body=data,
-                ContentType="application/json",
-                **condition,
-            )
+            try:
+                self.client.put_object(
+                    Bucket=self.bucket,
+                    Key=self.prefix + key,
+                    Body=data,
+                    ContentType="application/json",
+                    **condition,
+                )
+            except ClientError as e:
+                if condition and error_code(e) in ABSENT:  # Amazon's answer to If-Match where there is none
+                    msg = f"{self.url(key)}: changed by another process meanwhile (it is gone)"
+                    raise StoreConflictError(msg) from e
+                if condition and status_of(e) in _UNKNOWN and error_code(e) not in _OTHER_FAULTS:
+                    refuse_condition(self.url(key), _header(etag), e)
+                raise
+
+    def _is_still(self, key: str, etag: str | None) -> bool:
+        """Whether the object still is the version that a refused write was to replace."""
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
+        with s3_errors(self.url(key)):
+            try:
+                found = self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ETag"]
+            except ClientError as e:
+                if error_code(e) not in ABSENT:
+                    raise
+                found = None
+        return bool(found == etag)
 
     def presign_url(self, key: str, valid_s: int) -> str:
         """Return an http(s) address that shows the object without credentials for a while."""
@@ -283,7 +253,14 @@ class S3Store:
         try:
             self.client.head_bucket(Bucket=self.bucket)
         except ClientError as e:
-            if str(e.response["Error"]["Code"]) in _ABSENT:
+            if error_code(e) in ABSENT:
                 e.response["Error"]["Code"] = "NoSuchBucket"
-            raise
+                raise
+            if status_of(e) != 403:
+                raise
+            # Without the right to list it, but it told that the object is missing: the bucket is there.
         self._bucket_seen = True
+
+
+def _header(etag: str | None) -> str:
+    return "If-None-Match" if etag is None else "If-Match"

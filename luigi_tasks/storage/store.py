@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
-from edge_client.contract.errors import TransportError
+from edge_client.contract.errors import SettingsError, TransportError
 
 
 class StoreConflictError(TransportError):
@@ -17,6 +17,10 @@ class StoreConflictError(TransportError):
 
 class TooLargeError(TransportError):
     """An object is larger than its reader accepts; it was not read."""
+
+
+class ArchivedError(SettingsError):
+    """An object is archived and cannot be read until somebody restores it."""
 
 
 @dataclasses.dataclass(frozen=True)

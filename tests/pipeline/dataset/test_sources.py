@@ -18,7 +18,7 @@ from luigi_tasks.dataset.file_names import PICTURE_SUFFIXES
 from luigi_tasks.dataset.listing import listing_digest
 from luigi_tasks.dataset.presets import write_digits
 from luigi_tasks.dataset.sources import BucketSource, FolderSource, open_source
-from luigi_tasks.storage.s3_store import open_client
+from luigi_tasks.storage.s3_client import open_client
 from tests.fakes.datasets import (
     ArchiveServer,
     dataset_settings,

@@ -8,7 +8,8 @@ import pytest
 from local_services import free_ports
 
 from edge_client.contract.errors import SettingsError, TransportError
-from luigi_tasks.storage.s3_store import S3Store, split_url
+from luigi_tasks.storage.s3_client import split_url
+from luigi_tasks.storage.s3_store import S3Store
 
 
 def test_wrong_credentials_are_named(store_settings, monkeypatch):

@@ -1,0 +1,148 @@
+"""The user's AWS configuration counts, and the settings of the store before it where they are given."""
+
+from __future__ import annotations
+
+import dataclasses
+from urllib.parse import urlsplit
+
+import pytest
+from local_services import free_ports
+
+from edge_client.contract.errors import SettingsError, TransportError
+from luigi_tasks.settings.values import StoreSettings
+from luigi_tasks.storage.s3_client import open_client
+from luigi_tasks.storage.s3_store import S3Store
+
+NOTHING = StoreSettings("s3://models/fleet", "", "", "", conditional_writes=True)
+CONFIG = """
+[default]
+region = eu-north-1
+[profile minio]
+aws_access_key_id = KEY
+aws_secret_access_key = SECRET
+region = eu-south-1
+endpoint_url = http://127.0.0.1:9
+[profile oss]
+aws_access_key_id = KEY
+aws_secret_access_key = SECRET
+region = cn-hangzhou
+services = oss
+retry_mode = adaptive
+max_attempts = 9
+request_checksum_calculation = when_supported
+s3 =
+  addressing_style = virtual
+[services oss]
+s3 =
+  endpoint_url = https://oss-cn-hangzhou.aliyuncs.com
+"""
+
+
+@pytest.fixture(autouse=True)
+def aws_config(monkeypatch, tmp_path):
+    """A configuration of the user's, and nothing else of AWS in the environment."""
+    for name in ("AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "config").write_text(CONFIG)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "KEY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
+
+
+def address(settings: StoreSettings) -> tuple[str, str]:
+    """Host and path at which an object is asked for."""
+    parts = urlsplit(S3Store(settings).presign_url("a key#?", 60))
+    return parts.netloc, parts.path
+
+
+AT_AWS = ("models.s3.amazonaws.com", "/fleet/a%20key%23%3F")
+PATH_STYLE = "/models/fleet/a%20key%23%3F"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, AT_AWS),
+        ({"addressing_style": "path"}, ("s3.eu-north-1.amazonaws.com", PATH_STYLE)),
+        ({"endpoint_url": "http://minio:9000"}, ("minio:9000", PATH_STYLE)),
+        (
+            {"endpoint_url": "https://oss-cn-beijing.aliyuncs.com", "addressing_style": "virtual"},
+            ("models.oss-cn-beijing.aliyuncs.com", AT_AWS[1]),
+        ),
+        ({"profile": "minio"}, ("127.0.0.1:9", PATH_STYLE)),
+        ({"profile": "oss"}, ("models.oss-cn-hangzhou.aliyuncs.com", AT_AWS[1])),
+        ({"profile": "oss", "addressing_style": "path"}, ("oss-cn-hangzhou.aliyuncs.com", PATH_STYLE)),
+        ({"profile": "oss", "endpoint_url": "http://minio:9000"}, ("models.minio:9000", AT_AWS[1])),
+    ],
+)
+def test_settings_count_before_the_profile_and_the_profile_before_defaults(given, expected):
+    assert address(dataclasses.replace(NOTHING, **given)) == expected
+
+
+def test_the_endpoints_of_the_environment_count(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general:1")
+    assert address(NOTHING) == ("general:1", PATH_STYLE)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://of-s3:2")
+    assert address(NOTHING) == ("of-s3:2", PATH_STYLE)
+    assert address(dataclasses.replace(NOTHING, endpoint_url="http://given:3"))[0] == "given:3"
+
+
+def test_the_region_is_that_of_settings_environment_and_profile_in_this_order(monkeypatch):
+    assert open_client(NOTHING).meta.region_name == "eu-north-1"
+    monkeypatch.setenv("AWS_PROFILE", "oss")
+    assert open_client(NOTHING).meta.region_name == "cn-hangzhou"
+    monkeypatch.setenv("AWS_REGION", "ap-east-1")
+    assert open_client(NOTHING).meta.region_name == "ap-east-1"
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "sa-east-1")  # boto3's own name counts first
+    assert open_client(NOTHING).meta.region_name == "sa-east-1"
+    assert open_client(dataclasses.replace(NOTHING, region="us-west-2")).meta.region_name == "us-west-2"
+
+
+def test_retries_and_checksums_are_those_of_the_user_where_there_are_any():
+    ours = open_client(NOTHING).meta.config
+    assert (ours.retries["mode"], ours.retries["total_max_attempts"]) == ("standard", 4)
+    assert ours.request_checksum_calculation == "when_required"
+    theirs = open_client(dataclasses.replace(NOTHING, profile="oss")).meta.config
+    assert (theirs.retries["mode"], theirs.retries["total_max_attempts"]) == ("adaptive", 9)
+    assert theirs.request_checksum_calculation == "when_supported"
+    assert theirs.response_checksum_validation == "when_required"
+    given = dataclasses.replace(NOTHING, profile="oss", checksums="when_required")
+    assert open_client(given).meta.config.request_checksum_calculation == "when_required"
+
+
+@pytest.mark.parametrize(
+    ("arrange", "says"),
+    [
+        (lambda env: env("AWS_PROFILE", "nobody"), r"nobody.*check AWS_PROFILE, \[store\] profile"),
+        (lambda env: env("AWS_RETRY_MODE", "never"), "never.*~/.aws/config"),
+        (lambda env: env("AWS_ENDPOINT_URL", "minio:9000"), r"minio:9000.*check \[store\] endpoint_url"),
+        (lambda env: env("AWS_REGION", "eu west"), "eu west.*region"),
+    ],
+)
+def test_a_faulty_aws_configuration_is_one_paragraph(monkeypatch, arrange, says):
+    arrange(monkeypatch.setenv)
+    with pytest.raises(SettingsError, match=rf"s3://models/fleet/key: .*{says}"):
+        S3Store(NOTHING).get("key")
+
+
+def test_a_profile_whose_process_gives_no_credentials_is_named(monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    (tmp_path / "config").write_text("[default]\ncredential_process = false\n")
+    with pytest.raises(SettingsError, match=r"no credentials: .*mend the profile"):
+        S3Store(NOTHING).get("key")
+
+
+def test_a_ca_file_that_is_none_is_named(tmp_path, monkeypatch):
+    missing = dataclasses.replace(NOTHING, ca_file=str(tmp_path / "ca.pem"))
+    with pytest.raises(SettingsError, match=r"\[store\] ca_file .*ca.pem: no such file"):
+        S3Store(missing).get("key")
+
+
+def test_a_bucket_without_a_host_of_its_own_is_told_of_the_setting():
+    settings = dataclasses.replace(
+        NOTHING, endpoint_url=f"http://localhost.invalid:{free_ports(1)[0]}", addressing_style="virtual"
+    )
+    with pytest.raises(TransportError, match="addressing_style = path"):
+        S3Store(settings).get("key")
