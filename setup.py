@@ -10,7 +10,7 @@ DEVICE = [
     f"ai-edge-litert>=2.1,<3; {LITERT}",
     f"tflite-runtime==2.14.0; {NO_LITERT}",
     f"numpy>=1.26,<2; {NO_LITERT}",
-    "numpy>=1.26,<3",
+    "numpy>=1.24,<3",  # 1.24 is the system's on Bookworm, which picamera2 is compiled for there
     "msgspec>=0.19,<1",
     "paho-mqtt>=2.1,<3",
     "pillow>=10.3",
@@ -72,7 +72,10 @@ setup(
         "metrics": METRICS,
         "dev": [*DEVELOPMENT, *METRICS],
         "video": ["opencv-python-headless>=4.9"],
-        "picamera": ["picamera2>=0.3.18"],
+        # picamera2 itself comes from the system (apt install python3-picamera2), as libcamera does, and only
+        # an environment with --system-site-packages sees it. On Bookworm it is compiled for NumPy 1, and
+        # breaks under NumPy 2 (picamera2#1088). LiteRT 2.3 runs on both; the last OpenCV for NumPy 1 is 4.11.
+        "picamera": ["numpy<2; python_version < '3.12'"],
     },
     entry_points={
         "console_scripts": [

@@ -14,6 +14,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# The checkout's own modules, which need no more than the standard library.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from installation import service
 from installation import wishes as user
 from installation.environment import Environment, environment_in_use, remove_old_environments, use_environment

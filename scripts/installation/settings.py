@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomllib
 
+from edge_client.contract.addresses import shown_address, without_secrets
 from installation.places import CAMERA_FOLDER, InstallError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Changes = dict[tuple[str, str], Value]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_USER_PART = re.compile(r"(?<=://)[^/@\s\"]*@")
+_TEXT_SETTING = re.compile(r'(?P<before>[+-][# ]*\w+ = ")(?P<value>.*)"')
 _KINDS = ("folder", "files", "pipe", "video", "picamera")
 
 
@@ -65,10 +66,11 @@ def one_setting(settings: Mapping[str, Any], section: str, key: str, default: An
 
 
 def differences(before: str, after: str) -> Iterator[str]:
-    """Yield the changed lines of a settings file, without user names and passwords of addresses."""
+    """Yield the changed lines of a settings file, without what may be secret in addresses."""
     for line in difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0):
         if line[:1] in "+-" and not line.startswith(("+++", "---")):
-            yield _USER_PART.sub("", line)
+            found = _TEXT_SETTING.fullmatch(line)
+            yield f'{found["before"]}{shown_address(found["value"])}"' if found else without_secrets(line)
 
 
 def broker_settings(text: str, *, tls: bool) -> Changes:
