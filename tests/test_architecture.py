@@ -52,7 +52,7 @@ EDGE_CLIENT = {
     "last_picture": "contract disk",
     "inference": "contract settings disk releases",
     "reporting": "__init__ contract settings disk rate_limit",
-    "sources": "contract settings disk machine last_picture",
+    "sources": "contract settings disk machine permissions last_picture",
     "sinks": "contract settings disk inference",
     "repository": "__init__ contract settings disk",
     "inbox": "contract settings disk machine children inference repository",

@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from edge_client.children import hide_from_others
+from edge_client.contract.addresses import without_secrets
 from edge_client.contract.errors import DeviceError, EdgeError, SettingsError
 from edge_client.contract.names import (
     announcement_topic,
@@ -419,9 +420,10 @@ class Daemon:
                 self._classify_all()
             except EdgeError as e:
                 self._show_source_fault(str(e))
-            except Exception:
+            except Exception as e:
                 # Whatever a camera's driver raises, the source is opened again.
                 logger.exception("the source failed")
+                self._show_source_fault(f"the source failed: {without_secrets(f'{type(e).__name__}: {e}')}")
             else:
                 if not self._stop.is_set():
                     logger.info("the source has no more frames")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING
 
 from edge_client.contract.addresses import shown_address
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 KINDS = ("folder", "files", "pipe", "video", "picamera")
 
 
+# Four printable characters, the last ones may be spaces: "Y16 ".
+_PIXEL_FORMAT = re.compile(r"[!-~][ -~]{3}")
+
 AFTER = ("keep", "delete", "move")
 
 
@@ -34,8 +38,8 @@ class SourceSettings(Section):
             PNG, one after the other), `video` (needs the extra `video`) or `picamera` (needs the extra
             `picamera`).
         path: folder: the folder. files: a file, a folder or a pattern such as `/data/*.jpg`. pipe: a named
-            pipe, or `-` for standard input. video: a file, a camera's number or an RTSP URL. picamera: the
-            camera's number; empty means 0.
+            pipe, or `-` for standard input. video: a file, a camera's number or device, or an address.
+            picamera: the camera's number; empty means 0.
         after: What happens to a file of a watched folder once its result is written. `keep` leaves it (it
             is classified again after a restart), `move` moves it to the subfolder `done/`, `delete` deletes
             it. A file that cannot be decoded is left, moved to `broken/`, or deleted, respectively; one that
@@ -44,6 +48,8 @@ class SourceSettings(Section):
         frames_per_second: Limit on the frame rate; 0: no limit.
         width: Camera frames, pixels.
         height: Camera frames, pixels.
+        pixel_format: Format to request from a USB camera, four letters; a camera without it gives what it
+            has. Empty: the camera's own.
         region: Region of interest of each frame, `left, top, right, bottom` as shares from 0 to 1; empty: the
             whole frame.
         min_change_percent: A frame is skipped if less than this share of its area has changed since the last
@@ -58,6 +64,7 @@ class SourceSettings(Section):
     frames_per_second: float = 0.0
     width: int = 640
     height: int = 480
+    pixel_format: str = "MJPG"
     region: Numbers = ""
     min_change_percent: float = 0.0
     longest_still_s: float = 60.0
@@ -83,6 +90,10 @@ class SourceSettings(Section):
             (
                 min(self.width, self.height) >= 1,
                 f"width and height {self.width}x{self.height}: give pixels, 1 or more",
+            ),
+            (
+                not self.pixel_format or _PIXEL_FORMAT.fullmatch(self.pixel_format) is not None,
+                f"pixel_format {self.pixel_format!r}: give four letters such as MJPG or YUYV, or nothing",
             ),
             (
                 0 <= self.min_change_percent <= 100,

@@ -24,19 +24,28 @@ class NewestFrame:
     further behind.
     """
 
-    def __init__(self, read: Callable[[], NDArray[np.uint8] | None], close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        read: Callable[[], NDArray[np.uint8] | None],
+        close: Callable[[], None],
+        skip: Callable[[], bool] | None = None,
+    ) -> None:
         """Start the thread.
 
         Args:
             read: Waits for the next frame; returns None at the end of the stream.
             close: Called in the thread after the last frame.
+            skip: Waits for the next frame and drops it, cheaper than `read`; returns False at the end of the
+                stream. Called while nobody waits for a frame: the next one is not far. None: all are read.
         """
-        self._read, self._close = read, close
+        self._read, self._close, self._skip = read, close, skip
+        self._is_waited_for = False
         self._changed = threading.Condition()
         self._newest: NDArray[np.uint8] | None = None
         self._ended = False
         self._wanted = True
-        threading.Thread(target=self._run, name="stream", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
+        self._thread.start()
 
     def read(self, stop: threading.Event, limit_s: float = math.inf) -> NDArray[np.uint8] | None:
         """Wait for the newest frame not yet returned; None at the end of the stream or once `stop` is set.
@@ -45,23 +54,36 @@ class NewestFrame:
         """
         deadline = time.monotonic() + limit_s
         with self._changed:
+            self._is_waited_for = True
             while self._newest is None and not self._ended and not stop.is_set():
                 if time.monotonic() >= deadline:
                     raise TimeoutError
                 self._changed.wait(0.1)
             newest, self._newest = self._newest, None
+            self._is_waited_for = False
             return newest
 
-    def close(self) -> None:
-        """Let the thread end after the frame that it waits for; do not wait for the thread."""
+    def close(self, limit_s: float = 0.0) -> None:
+        """Let the thread end after the frame that it waits for; wait for that no longer than `limit_s`."""
         self._wanted = False
+        self._thread.join(limit_s)
+
+    def _take_one(self) -> bool:
+        """Wait for one frame; return whether there was one."""
+        if self._skip is not None and not self._is_waited_for:
+            return self._skip()
+        if (frame := self._read()) is None:
+            return False
+        with self._changed:
+            self._newest = frame
+            self._is_waited_for = False
+            self._changed.notify_all()
+        return True
 
     def _run(self) -> None:
         try:
-            while self._wanted and (frame := self._read()) is not None:
-                with self._changed:
-                    self._newest = frame
-                    self._changed.notify_all()
+            while self._wanted and self._take_one():
+                pass
         except Exception:
             # A decoder may raise anything: the stream ends, and is opened again.
             logger.exception("the stream failed")

@@ -24,7 +24,7 @@ def open_source(
         settings: Section [source].
         driver: Watches a camera's driver, a disk and a decoder, which may hang; None: not watched.
         note: Learns which picture is being decoded; None: no note is kept.
-    Raises: SettingsError with all faults; DeviceError if an extra is not installed.
+    Raises: SettingsError with all faults; DeviceError if an extra cannot be imported.
     """
     faults = settings.faults()
     if faults:
@@ -73,7 +73,12 @@ def _open(
         from edge_client.sources.video import VideoSource  # noqa: PLC0415
 
         return VideoSource(
-            settings.path, width=settings.width, height=settings.height, pace=pace, driver=driver
+            settings.path,
+            width=settings.width,
+            height=settings.height,
+            pixel_format=settings.pixel_format,
+            pace=pace,
+            driver=driver,
         )
     from edge_client.sources.picamera import PiCamera  # noqa: PLC0415
 

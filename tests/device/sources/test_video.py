@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +23,6 @@ from tests.fakes.tiny_model import plain_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 class Capture:
@@ -37,6 +38,9 @@ class Capture:
     def set(self, number: int, value: float) -> bool:
         self._camera.asked[number] = value
         return True
+
+    def get(self, number: int) -> float:
+        return self._camera.asked.get(number, 0.0)
 
     def grab(self) -> bool:
         time.sleep(0.001)
@@ -94,12 +98,15 @@ def test_video_file_comes_once_as_rgb(camera: Any) -> None:
 
 def test_camera_that_stops_is_opened_again(camera: Any, caplog: pytest.LogCaptureFixture) -> None:
     fake = camera(2, -1, -1, 2, 0, 0, 10**9)
+    caplog.set_level(logging.INFO)
     source = VideoSource("0", width=320, height=240, first_pause_s=0.001)
     with Reader(source) as reader:
         assert set(reader.names(6)) == {"camera-0"}
     assert fake.opened == [0] * 7
     assert fake.released == 7
-    assert fake.asked == {3: 320, 4: 240, 38: 1}
+    assert list(fake.asked) == [6, 3, 4, 38], "the format decides about the sizes there are"
+    assert fake.asked == {6: int.from_bytes(b"MJPG", "little"), 3: 320, 4: 240, 38: 1}
+    assert "gives 6x4 MJPG, not the 320x240 that it was asked for" in caplog.text
     assert "opening it again" in caplog.text
     assert "cannot be opened" in caplog.text
 
@@ -209,12 +216,56 @@ def test_slow_reader_skips_frames_of_a_camera_instead_of_falling_behind(camera: 
     assert fake.grabbed > len(reader.frames)
 
 
+@pytest.mark.parametrize("by", ["device", "link", "unplugged"])
+def test_device_is_a_camera_opened_again_by_its_path(by: str, camera: Any, tmp_path: Path) -> None:
+    device = {"device": Path("/dev/null"), "unplugged": Path("/dev/v4l/by-id/usb-cam-video-index0")}.get(by)
+    if device is None:
+        device = tmp_path / "front"
+        device.symlink_to("/dev/null")
+    fake = camera(1, -1, 10**9)
+    with Reader(VideoSource(str(device), first_pause_s=0.001)) as reader:
+        assert set(reader.names(3)) == {str(device)}
+    assert fake.opened == [str(device)] * 3
+    assert fake.asked[6] == int.from_bytes(b"MJPG", "little")
+
+
+def test_camera_keeps_its_own_format_where_none_is_set(camera: Any) -> None:
+    fake = camera(10**9)
+    settings = SourceSettings(kind="video", path="/dev/video0", pixel_format="")
+    with Reader(open_source(settings)) as reader:
+        reader.names(1)
+    assert 6 not in fake.asked
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (0, 135, 0)], ids=["black", "green"])
+def test_first_frames_that_show_nothing_are_passed_over(
+    colour: tuple[int, ...], camera: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera(10**9)
+    shown = Capture.read
+
+    def read(self: Capture) -> tuple[bool, Any]:
+        found, frame = shown(self)
+        return found, np.full((48, 64, 3), colour, np.uint8) if self._camera.given <= 3 else frame
+
+    monkeypatch.setattr(Capture, "read", read)
+    frames = VideoSource("0").frames(threading.Event())
+    assert next(frames).pixels[0, 0].tolist()[1:] == [20, 10]
+
+
+def test_dark_room_is_shown_after_a_while(camera: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera(10**9)
+    monkeypatch.setattr(Capture, "read", lambda _self: (True, np.zeros((48, 64, 3), np.uint8)))
+    monkeypatch.setattr("edge_client.sources.video._WARM_UP_S", 0.1)
+    assert not next(VideoSource("0").frames(threading.Event())).pixels.any()
+
+
 def test_abandoned_source_releases_the_camera(camera: Any) -> None:
     fake = camera(10)
     frames = VideoSource("0").frames(threading.Event())
     next(frames)
     frames.close()  # type: ignore[attr-defined]
-    assert fake.released == 1
+    until(lambda: fake.released == 1)
 
 
 def test_real_opencv_reads_a_film(tmp_path: Path) -> None:
@@ -226,5 +277,9 @@ def test_real_opencv_reads_a_film(tmp_path: Path) -> None:
     writer.release()
     frames = list(open_source(SourceSettings(kind="video", path=path)).frames(threading.Event()))
     assert [int(frame.pixels[24, 32].argmax()) for frame in frames] == [0, 1, 2]
-    with pytest.raises(DeviceError, match="cannot be opened"):
-        next(VideoSource(str(tmp_path / "none.avi")).frames(threading.Event()))
+    none = str(tmp_path / "none.avi")
+    for wrong, why in ((none, "no such file"), (str(tmp_path), "a folder"), (__file__, "decode")):
+        with pytest.raises(DeviceError, match=f"cannot be opened: .*{why}"):
+            next(VideoSource(wrong).frames(threading.Event()))
+    with pytest.raises(DeviceError, match="/dev/null: cannot be opened: this device is no camera"):
+        next(VideoSource("/dev/null").frames(threading.Event()))
