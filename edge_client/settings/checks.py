@@ -15,6 +15,8 @@ from edge_client.contract.names import check_name
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+# As a part of a path these mean something else, or nothing.
+_NOT_IN_PATH = re.compile(r"[?#\s]|%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"((\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
@@ -58,15 +60,30 @@ def is_not_negative(value: float) -> bool:
     return math.isfinite(value) and value >= 0
 
 
-def is_store_url(text: str) -> bool:
-    """Whether a text is the address of a store: HTTP(S), or a folder of this machine."""
-    if not is_file_url(text):
-        return is_http_url(text)
+def store_url_fault(text: str, wanted: str = "http(s)://host/bucket/prefix or file:///folder") -> str:
+    """Return why a text is not the address of a store, with the way out; empty if it is one.
+
+    A store is at an HTTP(S) address, or a folder of this machine.
+    """
+    if text.startswith("s3://"):
+        return f"give {wanted}: with Amazon S3 https://s3.<region>.amazonaws.com/{text.removeprefix('s3://')}"
+    if is_file_url(text):
+        return _file_url_fault(text, wanted)
+    if not is_http_url(text):
+        return f"give {wanted}, or ./folder for one beside this file"
+    if "@" in urlsplit(text).netloc:
+        return "has a user or password, which is not sent: remove it, and name keys in access_key_file"
+    if _NOT_IN_PATH.search(text):
+        return "write ? as %3F, # as %23, % as %25 and a space as %20"
+    return ""
+
+
+def _file_url_fault(text: str, wanted: str) -> str:
     try:
         folder_of_url(text)
-    except SettingsError:
-        return False
-    return True
+    except SettingsError as e:
+        return f"give {wanted}, or ./folder for one beside this file: {e}"
+    return ""
 
 
 def is_host_pattern(text: str) -> bool:
@@ -81,5 +98,8 @@ def is_host_pattern(text: str) -> bool:
 
 def is_http_url(text: str) -> bool:
     """Whether a text is an absolute HTTP(S) address."""
-    url = urlsplit(text)
-    return url.scheme in {"http", "https"} and bool(url.hostname)
+    try:
+        url = urlsplit(text)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False

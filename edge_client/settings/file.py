@@ -6,14 +6,16 @@ The file holds no secrets: it names the files or environment variables that hold
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
 import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import SettingsError
+from edge_client.contract.nearest import did_you_mean, nearest
 from edge_client.settings.frames import InboxSettings, SourceSettings
+from edge_client.settings.paths import resolve
 from edge_client.settings.readers import read_value
 from edge_client.settings.reporting import (
     BrokerSettings,
@@ -33,7 +35,7 @@ from edge_client.settings.update import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from edge_client.settings.checks import Section
 
@@ -79,15 +81,7 @@ SECTIONS: dict[str, type[Section]] = {
 }
 # Old names of settings, refused with the new name.
 RENAMED = {("update", "look_timeout_s"): "check_timeout_s"}
-# Settings that name a file or folder: relative ones are relative to the settings file.
-_PATHS = {
-    ("store", "access_key_file"),
-    ("store", "ca_file"),
-    ("broker", "password_file"),
-    ("broker", "ca_file"),
-    ("broker", "certificate_file"),
-    ("broker", "key_file"),
-}
+_SEE_EXAMPLE = "configs/device.toml shows all settings"
 
 
 def load_settings(file: Path, machine_name: str | None = None) -> Settings:
@@ -98,11 +92,11 @@ def load_settings(file: Path, machine_name: str | None = None) -> Settings:
         machine_name: Device id where the file gives none, see `machine.machine_name`.
     Raises: SettingsError that lists every fault at once.
     """
+    with contextlib.suppress(RuntimeError):  # no home: the file is not found then
+        file = file.expanduser()
     table = read_toml(file, "copy configs/device.toml there, or name yours with --config")
     faults: list[str] = [
-        f"[{name}]: no such section (there are {', '.join(SECTIONS)})"
-        for name in table
-        if name not in SECTIONS
+        _explain_unknown_section(name, value) for name, value in table.items() if name not in SECTIONS
     ]
     sections = {
         name: _section(name, kind, table.get(name, {}), file.parent, faults)
@@ -169,31 +163,29 @@ def _section(name: str, kind: type[Any], table: object, folder: Path, faults: li
             faults.append(f"[{name}] {key}: {_explain_unknown(name, key, types)}")
             continue
         try:
-            values[key] = read_value(value, types[key])
+            found = read_value(value, types[key])
+            values[key] = resolve(name, key, found, types[key], table, folder)
         except (TypeError, ValueError) as e:
             faults.append(f"[{name}] {key}: {e}")
-            continue
-        if types[key] is Path or (name, key) in _PATHS or _names_file(name, key, table):
-            values[key] = _resolve(values[key], folder, types[key])
     return kind(**values)
 
 
-def _explain_unknown(section: str, key: str, known: Iterable[str]) -> str:
+def _explain_unknown_section(name: str, value: object) -> str:
+    if not isinstance(value, dict):
+        owners = [section for section, kind in SECTIONS.items() if name in _names(kind)]
+        where = f"write it below [{owners[0]}]" if owners else _SEE_EXAMPLE
+        return f"{name}: stands above all sections; {where}"
+    return f"[{name}]: no such section{did_you_mean(name, SECTIONS, _SEE_EXAMPLE)}"
+
+
+def _explain_unknown(section: str, key: str, known: Collection[str]) -> str:
     if (section, key) in RENAMED:
         return f"renamed to {RENAMED[section, key]}; use the new name"
-    return f"no such setting (there are {', '.join(known)})"
+    owners = [name for name, kind in SECTIONS.items() if key in _names(kind)]
+    if owners and nearest(key, known) is None:
+        return f"no such setting; it belongs to [{'] or ['.join(owners)}]"
+    return f"no such setting{did_you_mean(key, known, _SEE_EXAMPLE)}"
 
 
-def _names_file(section: str, key: str, table: dict[str, Any]) -> bool:
-    """Whether a setting that is a path only for some values is one here."""
-    if (section, key) == ("source", "path"):
-        kind = table.get("kind", "folder")
-        return kind in {"folder", "files"} or (kind == "pipe" and table[key] != "-")
-    return (section, key) == ("sinks", "json_lines") and table[key] != "-"
-
-
-def _resolve(value: str | Path, folder: Path, kind: type[Any]) -> str | Path:
-    if not str(value):
-        return value
-    path = Path(os.path.abspath(folder / Path(value).expanduser()))  # noqa: PTH100 - keeps symbolic links
-    return path if kind is Path else str(path)
+def _names(section: type[Section]) -> set[str]:
+    return {field.name for field in dataclasses.fields(section)}

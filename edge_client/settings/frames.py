@@ -12,7 +12,7 @@ from edge_client.settings.checks import (
     failed,
     is_not_negative,
     is_positive,
-    is_store_url,
+    store_url_fault,
 )
 from edge_client.settings.readers import Numbers  # noqa: TC001 - read by get_type_hints
 
@@ -158,6 +158,8 @@ class InboxSettings(Section):
 
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""
+        wanted = "http(s)://host/bucket/prefix, file:///folder, or nothing"
+        fault = store_url_fault(self.base_url, wanted) if self.base_url else ""
         return failed(
             (0 <= self.unsure_below <= 1, "unsure_below: 0 to 1"),
             (is_positive(self.per_hour), "per_hour: above 0"),
@@ -165,10 +167,7 @@ class InboxSettings(Section):
             (is_positive(self.keep_days), "keep_days: above 0"),
             (self.longest_side >= _SMALLEST_SIDE, f"longest_side: {_SMALLEST_SIDE} or more"),
             (is_positive(self.upload_s), "upload_s: above 0"),
-            (
-                not self.base_url or is_store_url(self.base_url),
-                f"base_url {shown_address(self.base_url)!r}: give http(s)://…, file:///folder, or nothing",
-            ),
+            (not fault, f"base_url {shown_address(self.base_url)!r}: {fault}"),
         )
 
 

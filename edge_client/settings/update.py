@@ -6,6 +6,7 @@ update waits for that import.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import os
 import sys
@@ -21,7 +22,7 @@ from edge_client.settings.checks import (
     failed,
     is_host_pattern,
     is_positive,
-    is_store_url,
+    store_url_fault,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from edge_client.contract.errors import EdgeError
 
 BUNDLE_SCHEME = "bundle:"
+_LONGEST_SILENCE_S = 3600
+_LONGEST_TOML_BYTES = 1_000_000
+_TOML_HINT = (
+    "texts need quotes (and \\\\ for a \\ in them), true and false are lower case, each setting stands once"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +112,9 @@ class StoreSettings(Section):
 
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""
+        fault = store_url_fault(self.base_url)
         return failed(
-            (
-                is_store_url(self.base_url),
-                f"base_url {shown_address(self.base_url)!r}: give http(s)://host/bucket/prefix or file:///folder",
-            ),
+            (not fault, f"base_url {shown_address(self.base_url)!r}: {fault}"),
             (bool(self.region), "region: give one; any works with most stores other than AWS"),
             (
                 all(map(is_host_pattern, self.redirect_hosts)),
@@ -119,7 +123,7 @@ class StoreSettings(Section):
                     "cdn.example.com, *.a.net:8443"
                 ),
             ),
-            (is_positive(self.timeout_s), "timeout_s: above 0"),
+            (0 < self.timeout_s <= _LONGEST_SILENCE_S, f"timeout_s: above 0, at most {_LONGEST_SILENCE_S}"),
             (self.min_bytes_per_s >= 0, "min_bytes_per_s: 0 or more"),
             (
                 self.max_bytes_per_s == 0 or self.max_bytes_per_s >= 2 * max(self.min_bytes_per_s, 1),
@@ -250,11 +254,33 @@ def read_toml(file: Path, way_out: str, *, secret: bool = False) -> dict[str, An
         import tomli as tomllib  # noqa: PLC0415
 
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        # A regular file of a sensible size: a device such as /dev/zero never ends.
+        with file.open("rb") as opened:
+            data = opened.read(_LONGEST_TOML_BYTES + 1)
     except OSError as e:
         raise unreadable(e, file, str(file), way_out, secret=secret) from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        msg = f"{file}: not TOML: {e}; strings need quotes"
+    if len(data) > _LONGEST_TOML_BYTES:
+        msg = f"{file}: over {_LONGEST_TOML_BYTES} bytes, so it is no settings file; {way_out}"
+        raise SettingsError(msg)
+    try:
+        return tomllib.loads(_decode(file, data))
+    except tomllib.TOMLDecodeError as e:
+        msg = f"{file}: not TOML: {e}; {_TOML_HINT}"
+        raise SettingsError(msg) from e
+
+
+def _decode(file: Path, data: bytes) -> str:
+    """Decode a TOML file. Raises: SettingsError with line and column unless it is UTF-8."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        msg = f"{file}: is UTF-16; save it as UTF-8"
+        raise SettingsError(msg)
+    try:
+        # Editors of Windows put a mark before UTF-8.
+        return data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as e:
+        before = e.object[: e.start]
+        line, column = before.count(b"\n") + 1, e.start - before.rfind(b"\n")
+        msg = f"{file}: not UTF-8 (at line {line}, column {column}); save it as UTF-8"
         raise SettingsError(msg) from e
 
 
