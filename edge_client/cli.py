@@ -28,7 +28,7 @@ from edge_client.contract.text import one_line
 from edge_client.machine import machine_name
 from edge_client.owner import act_as_owner
 from edge_client.reporting.logs import configure_logs
-from edge_client.settings.file import DEFAULT_FILE, load_settings, of_channel
+from edge_client.settings.file import DEFAULT_FILE, hurried, load_settings, of_channel
 from edge_client.settings.readers import read_float_list, read_size
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from edge_client.commands.doctor import examine  # noqa: PLC0415
 
     configure_logs(logging.WARNING)
-    settings = _settings_of_owner(options)
+    settings = hurried(_settings_of_owner(options))
     checks = examine(settings)
     if options.json:
         content = [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in checks]
@@ -242,7 +242,7 @@ def _export(options: argparse.Namespace) -> int:
     from edge_client.offline.export import export_bundle  # noqa: PLC0415
 
     configure_logs(logging.WARNING)
-    release = export_bundle(of_channel(_settings(options), options.channel), options.bundle)
+    release = export_bundle(of_channel(hurried(_settings(options)), options.channel), options.bundle)
     size_bytes = options.bundle.stat().st_size
     sys.stdout.write(f"{options.bundle}: release {release}, {size_bytes} bytes\n")
     return 0

@@ -13,7 +13,7 @@ FILE_SCHEME = "file"
 
 def is_file_url(url: str) -> bool:
     """Whether an address has the scheme file:, well-formed or not."""
-    return urlsplit(url).scheme == FILE_SCHEME
+    return url.partition(":")[0].strip().lower() == FILE_SCHEME
 
 
 def folder_of_url(url: str) -> Path:
@@ -21,7 +21,10 @@ def folder_of_url(url: str) -> Path:
 
     Raises: SettingsError unless it is an absolute path on this machine.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     path = unquote(parts.path, errors="surrogateescape")
     if (
         parts.scheme != FILE_SCHEME

@@ -34,7 +34,7 @@ from edge_client.disk import disk_errors, write_durably
 from edge_client.inbox.keeper import forget, kept_records
 from edge_client.inbox.selection import INBOX_DIR
 from edge_client.inbox.upload import UploadReport
-from edge_client.repository.http_fetcher import describe_refusal, innermost_reason, open_pool
+from edge_client.repository.connections import PUT_RETRIES, describe_refusal, innermost_reason, open_pool
 from edge_client.repository.sigv4 import sign_put
 from edge_client.settings.update import read_credentials
 
@@ -80,7 +80,7 @@ class InboxWriter:
                 body=body,
                 headers=headers | sign_put(url, store.region, self._credentials, body),
                 timeout=urllib3.Timeout(store.timeout_s),
-                retries=urllib3.Retry(total=2, redirect=0, status=0, backoff_factor=0.3),
+                retries=PUT_RETRIES,
                 preload_content=False,
             )
         except urllib3.exceptions.HTTPError as e:

@@ -6,19 +6,18 @@ through python-tuf, length.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
 
 from edge_client import __version__
-from edge_client.contract.addresses import shown_address, shown_below, without_secrets
+from edge_client.contract.addresses import shown_address, shown_below
 from edge_client.contract.text import one_line
+from edge_client.repository.connections import RETRIES, describe_refusal, innermost_reason, open_pool
 from edge_client.repository.fetcher import CHUNK_BYTES, Fetcher
 from edge_client.repository.redirects import is_same_origin, may_redirect
 from edge_client.repository.sigv4 import sign_get
@@ -30,17 +29,7 @@ if TYPE_CHECKING:
 
 # Speed is judged only after this time: a first packet over a bad radio link may take seconds.
 SPEED_GRACE_S = 20.0
-# S3 answers errors in XML well below this.
-_ERROR_BODY_BYTES = 4096
 _RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
-# Connecting again after a reset is safe for GET; a transfer that broke off is left to the updater's retry.
-_RETRIES = urllib3.Retry(
-    total=3,
-    connect=2,
-    read=1,
-    status=0,
-    backoff_factor=0.3,
-)
 _MOST_REDIRECTS = 3
 
 
@@ -141,7 +130,7 @@ class StoreFetcher(Fetcher):
                 decode_content=False,
                 redirect=False,
                 timeout=urllib3.Timeout(connect=limit_s, read=limit_s),
-                retries=_RETRIES,
+                retries=RETRIES,
             )
         except urllib3.exceptions.HTTPError as e:
             msg = f"{self._shown(url)}: {innermost_reason(e)}"
@@ -211,31 +200,3 @@ def _shown_target(target: str) -> str:
 
 def _host_and_port(target: str) -> str:
     return one_line(urlsplit(target).netloc.rpartition("@")[2])
-
-
-def open_pool(settings: StoreSettings) -> urllib3.PoolManager:
-    """Return a pool through the proxy that the environment names, if it names one."""
-    parts = urlsplit(settings.base_url)
-    proxy = getproxies().get(parts.scheme)
-    ca_certs = settings.ca_file or None
-    if proxy and not proxy_bypass(parts.hostname or ""):
-        return urllib3.ProxyManager(proxy, maxsize=1, ca_certs=ca_certs)
-    return urllib3.PoolManager(maxsize=1, ca_certs=ca_certs)
-
-
-def describe_refusal(response: urllib3.response.BaseHTTPResponse) -> str:
-    """Return status and S3's error code, e.g. `403 SignatureDoesNotMatch`."""
-    body = b""
-    with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
-        body = response.read1(_ERROR_BODY_BYTES, decode_content=False)
-    response.close()
-    code = re.search(rb"<Code>([A-Za-z0-9.]{1,64})</Code>", body)
-    return f"{response.status} {code[1].decode() if code else response.reason or ''}".strip()
-
-
-def innermost_reason(error: BaseException) -> str:
-    """Return the innermost reason: urllib3 wraps it in its retries."""
-    inner = getattr(error, "reason", None)
-    if isinstance(inner, BaseException):
-        return innermost_reason(inner)
-    return without_secrets(str(error)) or type(error).__name__

@@ -272,6 +272,13 @@ class TrustedRepository:
         return "will be tried again"
 
     @property
+    def _way_to_store(self) -> str:
+        """What to look at where the store cannot be reached."""
+        if not self._base_url.startswith("http"):
+            return "will be tried again"
+        return "is the network up, the store running and [store] base_url right? It will be tried again"
+
+    @property
     def _find_store(self) -> str:
         """Question for messages about missing files: the mount point of a disk that is away is empty."""
         return "is it mounted? Else " if is_file_url(self._base_url) else ""
@@ -312,7 +319,7 @@ class TrustedRepository:
             raise TransportError(msg) from e
         except exceptions.DownloadError as e:
             cause = f" ({e.__cause__})" if not str(e).startswith(("http", "file:")) and e.__cause__ else ""
-            msg = f"{without_secrets(f'{e}{cause}') or 'the store is too slow'}; will be tried again"
+            msg = f"{without_secrets(f'{e}{cause}') or 'the store is too slow'}; {self._way_to_store}"
             raise TransportError(msg) from e
         except OSError as e:
             with disk_errors(self._memory):

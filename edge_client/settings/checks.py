@@ -66,7 +66,7 @@ def store_url_fault(text: str, wanted: str = "http(s)://host/bucket/prefix or fi
     A store is at an HTTP(S) address, or a folder of this machine.
     """
     if text.startswith("s3://"):
-        return f"give {wanted}: with Amazon S3 https://s3.<region>.amazonaws.com/{text.removeprefix('s3://')}"
+        return f"give {wanted}; of Amazon S3, https://s3.<region>.amazonaws.com/<bucket>/<prefix>"
     if is_file_url(text):
         return _file_url_fault(text, wanted)
     if not is_http_url(text):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import SettingsError
-from edge_client.contract.nearest import did_you_mean, nearest
+from edge_client.contract.nearest import did_you_mean
 from edge_client.settings.frames import InboxSettings, SourceSettings
 from edge_client.settings.paths import resolve
 from edge_client.settings.readers import read_value
@@ -81,6 +81,8 @@ SECTIONS: dict[str, type[Section]] = {
 }
 # Old names of settings, refused with the new name.
 RENAMED = {("update", "look_timeout_s"): "check_timeout_s"}
+# Silence of a store that a person waits for at a terminal.
+_PATIENCE_S = 7.0
 _SEE_EXAMPLE = "configs/device.toml shows all settings"
 
 
@@ -106,6 +108,8 @@ def load_settings(file: Path, machine_name: str | None = None) -> Settings:
     if not faults:
         settings = _with_device_id(settings, machine_name)
         faults = find_faults(settings)
+        if not settings.device.id:
+            faults.append("[device] id: this machine has no serial number; give it a name of its own")
     if faults:
         msg = f"{file}: {'; '.join(faults)}"
         raise SettingsError(msg)
@@ -137,18 +141,20 @@ def of_channel(settings: Settings, channel: str) -> Settings:
     return channels[name]
 
 
+def hurried(settings: Settings) -> Settings:
+    """Return the settings for a command that somebody waits for: a silent store ends it soon."""
+    limit_s = min(settings.store.timeout_s, _PATIENCE_S)
+    return dataclasses.replace(settings, store=dataclasses.replace(settings.store, timeout_s=limit_s))
+
+
 def find_faults(settings: Settings) -> list[str]:
     """Return one sentence for each setting that cannot work."""
     return [f"[{name}] {fault}" for name in SECTIONS for fault in getattr(settings, name).faults()]
 
 
 def _with_device_id(settings: Settings, machine_name: str | None) -> Settings:
-    if settings.device.id:
-        return settings
-    if machine_name is None:
-        msg = f"{settings.file}: [device] id: this machine has no serial number; give it a name of its own"
-        raise SettingsError(msg)
-    return dataclasses.replace(settings, device=dataclasses.replace(settings.device, id=machine_name))
+    device_id = settings.device.id or machine_name or ""
+    return dataclasses.replace(settings, device=dataclasses.replace(settings.device, id=device_id))
 
 
 def _section(name: str, kind: type[Any], table: object, folder: Path, faults: list[str]) -> Any:  # noqa: ANN401 - built from any section's dataclass
@@ -182,9 +188,8 @@ def _explain_unknown(section: str, key: str, known: Collection[str]) -> str:
     if (section, key) in RENAMED:
         return f"renamed to {RENAMED[section, key]}; use the new name"
     owners = [name for name, kind in SECTIONS.items() if key in _names(kind)]
-    if owners and nearest(key, known) is None:
-        return f"no such setting; it belongs to [{'] or ['.join(owners)}]"
-    return f"no such setting{did_you_mean(key, known, _SEE_EXAMPLE)}"
+    belongs = f"; it belongs to [{'] or ['.join(owners)}]" if owners else ""
+    return f"no such setting{belongs}{did_you_mean(key, known, '' if owners else _SEE_EXAMPLE)}"
 
 
 def _names(section: type[Section]) -> set[str]:

@@ -262,10 +262,13 @@ def read_toml(file: Path, way_out: str, *, secret: bool = False) -> dict[str, An
     if len(data) > _LONGEST_TOML_BYTES:
         msg = f"{file}: over {_LONGEST_TOML_BYTES} bytes, so it is no settings file; {way_out}"
         raise SettingsError(msg)
+    text = _decode(file, data)
     try:
-        return tomllib.loads(_decode(file, data))
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
-        msg = f"{file}: not TOML: {e}; {_TOML_HINT}"
+        last = text.count("\n", 0, len(text.rstrip())) + 1
+        reason = str(e).replace("(at end of document)", f"(at line {last}, the end)")
+        msg = f"{file}: not TOML: {reason}; {_TOML_HINT}"
         raise SettingsError(msg) from e
 
 

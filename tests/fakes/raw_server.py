@@ -8,7 +8,10 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
+
+_LIMIT_S = 30.0
 
 
 class RawServer:
@@ -22,6 +25,8 @@ class RawServer:
     def __init__(self, answer: bytes) -> None:
         self.answer = answer
         self.requests: list[bytes] = []
+        self._speaks = threading.Event()
+        self._speaks.set()
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
 
@@ -43,6 +48,15 @@ class RawServer:
         self._server.shutdown()
         self._server.server_close()
 
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Take requests in the block, and answer nothing."""
+        self._speaks.clear()
+        try:
+            yield
+        finally:
+            self._speaks.set()
+
     def _handler(self) -> type[socketserver.BaseRequestHandler]:
         server = self
 
@@ -50,6 +64,7 @@ class RawServer:
             def handle(self) -> None:
                 with contextlib.suppress(OSError):
                     server.requests.append(self.request.recv(65536))
+                    server._speaks.wait(_LIMIT_S)
                     self.request.sendall(server.answer)
 
         return Handler

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 from edge_client.commands.doctor.broker import check_broker
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from edge_client.settings.file import Settings
 
 logger = logging.getLogger(__name__)
+
+# Each may wait for an answer for seconds.
+_SLOW = {"store", "broker", "source"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,25 @@ def examine(
         ("inbox", lambda: check_inbox(settings)),
         *((name, functools.partial(check, settings)) for name, check in _wanted(settings)),
     )
-    return tuple(_make(name, check) for name, check in checks)
+    answers = [
+        _in_thread(name, check) if name in _SLOW else functools.partial(_make, name, check)
+        for name, check in checks
+    ]
+    return tuple(answer() for answer in answers)
+
+
+def _in_thread(name: str, check: Callable[[], str]) -> Callable[[], Check]:
+    """Start a check beside the others; return the function that waits for its result."""
+    found: list[Check] = []
+    # Ctrl-C need not wait for it.
+    thread = threading.Thread(target=lambda: found.append(_make(name, check)), name=name, daemon=True)
+    thread.start()
+
+    def wait() -> Check:
+        thread.join()
+        return found[0]
+
+    return wait
 
 
 def _wanted(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], str]]]:

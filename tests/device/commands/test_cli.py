@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -18,9 +19,12 @@ from edge_client.contract.errors import (
     TrustError,
 )
 from edge_client.contract.messages import DeviceStatus, UpdateMetrics
+from edge_client.settings.file import hurried, load_settings
 from edge_client.state_folder import hold_state
+from tests.fakes.raw_server import RawServer
 from tests.fakes.tiny_model import plain_picture, tiny_labels, tiny_model
 from tests.fakes.tiny_release import png
+from tests.fakes.tuf_repository import TufRepository
 
 pytestmark = pytest.mark.runtime
 
@@ -141,3 +145,64 @@ def test_status_as_json(settings_file, capsys):
     assert main(["status", "--json", "--config", str(settings_file)]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["running"], answer["release"], answer["update"]["bytes_pulled"]) == (False, "r2", 1234)
+
+
+DOORS = {
+    "run": [],
+    "doctor": [],
+    "status": [],
+    "update": [],
+    "export": ["bundle.tar"],
+}
+WRONG_FILES = {
+    "none": "name yours with --config",
+    "a folder": "Is a directory",
+    "not TOML": "not TOML",
+    "a misspelt setting": "did you mean base_url?",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_FILES)
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_refuses_a_wrong_settings_file_in_one_paragraph(tmp_path, capsys, door, wrong):
+    file = tmp_path / "device.toml"
+    if wrong == "a folder":
+        file.mkdir()
+    elif wrong != "none":
+        file.write_text("[store" if wrong == "not TOML" else '[store]\nbase_ulr = "http://s/b"\n')
+    assert main([door, "--config", str(file), *DOORS[door]]) == 2
+    told = capsys.readouterr().err
+    assert WRONG_FILES[wrong] in told
+    assert told.startswith("edge-client: ")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("door", "code", "told"),
+    [
+        ("export", 4, "no answer in time ([store] timeout_s); is the network up, the store running"),
+        ("status", 5, "no daemon ran with this [device] state_dir yet"),
+        ("update", 5, "no daemon runs; start `edge-client run`"),
+    ],
+)
+def test_doors_of_a_new_device_whose_store_is_silent(tmp_path, capsys, door, code, told):
+    repository = TufRepository()
+    (tmp_path / "root.json").write_bytes(repository.root)
+    file = tmp_path / "device.toml"
+    with RawServer(b"") as store, store.silent():
+        file.write_text(
+            f'[device]\nid = "c"\nstate_dir = "state"\n[store]\nbase_url = "{store.url}"\ntimeout_s = 0.2\n'
+            '[trust]\nroot = "root.json"\n[source]\npath = "x"\n'
+        )
+        assert main([door, "--config", str(file), *DOORS[door]]) == code
+        assert len(store.requests) == (1 if door == "export" else 0), "silence is waited for once"
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "state").exists()
+
+
+def test_somebody_who_waits_for_a_silent_store_waits_less_than_a_daemon(settings_file):
+    patient = load_settings(settings_file)
+    assert patient.store.timeout_s == 20.0
+    assert hurried(patient).store.timeout_s < 10
+    quick = dataclasses.replace(patient, store=dataclasses.replace(patient.store, timeout_s=1.0))
+    assert hurried(quick) == quick

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
 from edge_client.contract.errors import SettingsError
+from edge_client.contract.file_urls import folder_of_url
 from edge_client.machine import machine_name
 from edge_client.settings.file import RENAMED, SECTIONS, load_settings
 from edge_client.settings.frames import read_region
 from edge_client.settings.reporting import BrokerSettings, read_password
 from edge_client.settings.update import StoreSettings, TrustSettings, read_credentials, read_root
+from edge_client.sources.files import find_pictures
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,6 +37,14 @@ def write(tmp_path, text: str):
     path = tmp_path / "device.toml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def toml(sections: dict[str, dict[str, object]]) -> str:
+    """Texts, numbers and truth values as JSON writes them are TOML, too."""
+    return "".join(
+        f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        for name, values in sections.items()
+    )
 
 
 def example_sections() -> dict[str, dict[str, object]]:
@@ -156,20 +167,147 @@ def test_a_setting_that_cannot_work_is_named(tmp_path, section, line, fault):
         load_settings(write(tmp_path, text))
 
 
-def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
-    text = (
-        '[device]\nid = "c"\nstate_dir = "state"\n[store]\nbase_url = "http://s/b"\n'
-        'access_key_file = "k.toml"\n[trust]\nroot = "root.json"\n'
-        '[source]\npath = "camera"\n[sinks]\njson_lines = "out.jsonl"\n'
-    )
-    file = write(tmp_path, text)
+def paths_of_settings() -> list[tuple[str, str]]:
+    """Each setting that names a file or folder whatever its value is."""
+    return [
+        (name, field.name)
+        for name, kind in SECTIONS.items()
+        for field in dataclasses.fields(kind)
+        if field.type == "Path" or field.name.endswith(("_file", "_dir"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "whole"),
+    [
+        ("keys/a", "{folder}/keys/a"),
+        ("./keys/a", "{folder}/keys/a"),
+        ("../a", "{above}/a"),
+        ("~/a", "{home}/a"),
+        ("/keys/a", "/keys/a"),
+        ("100% a#b?c", "{folder}/100% a#b?c"),
+    ],
+)
+def test_paths_are_relative_to_the_file_and_may_begin_with_the_home(tmp_path, monkeypatch, value, whole):
+    home, folder = tmp_path / "home", tmp_path / "etc"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir("/")
-    settings = load_settings(file)
-    assert settings.device.state_dir == tmp_path / "state"
-    assert settings.trust.root == tmp_path / "root.json"
-    assert settings.store.access_key_file == str(tmp_path / "k.toml")
-    assert settings.source.path == str(tmp_path / "camera")
-    assert settings.sinks.json_lines == str(tmp_path / "out.jsonl")
+    sections = {name: {} for name in SECTIONS} | tomllib.loads(MINIMAL)
+    sections["broker"]["tls"] = True
+    for section, key in [*paths_of_settings(), ("source", "path"), ("sinks", "json_lines")]:
+        sections[section][key] = value
+    settings = load_settings(write(folder, toml(sections)))
+    expected = whole.format(folder=folder, above=tmp_path, home=home)
+    for section, key in [*paths_of_settings(), ("source", "path"), ("sinks", "json_lines")]:
+        assert str(getattr(getattr(settings, section), key)) == expected, f"[{section}] {key}"
+
+
+@pytest.mark.parametrize(
+    ("value", "folder"),
+    [
+        ("./models", "{folder}/models"),
+        ("../models", "{above}/models"),
+        ("~/models", "{home}/models"),
+        ("/srv/a b#c%", "/srv/a b#c%"),
+        ("file://./models", "{folder}/models"),
+        ("file://~/my%20models", "{home}/my models"),
+        ("file:///srv/a%23b", "/srv/a#b"),
+    ],
+)
+def test_a_store_in_a_folder_is_an_address_or_a_path(tmp_path, monkeypatch, value, folder):
+    home, here = tmp_path / "home", tmp_path / "etc"
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    sections = tomllib.loads(MINIMAL)
+    sections["store"]["base_url"] = value
+    sections["inbox"] = {"base_url": value}
+    settings = load_settings(write(here, toml(sections)))
+    expected = folder.format(folder=here, above=tmp_path, home=home)
+    assert folder_of_url(settings.store.base_url) == folder_of_url(settings.inbox.base_url) == Path(expected)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("s3://models/stable", "https://s3.<region>.amazonaws.com/<bucket>/<prefix>"),
+        ("models", "./folder for one beside this file"),
+        ("file://models", "./folder for one beside this file"),
+        ("file:///srv/a?b", "write ? as %3F"),
+        ("https://s3.example/a?b", "write ? as %3F"),
+        ("https://s3.example/a#b", "# as %23"),
+        ("https://s3.example/100%", "% as %25"),
+        ("https://s3.example/my models", "a space as %20"),
+        ("https://me:secret@s3.example/b", "user or password"),
+        ("https://s3.example:99999/b", "give http(s)://"),
+        ("https://[::1/b", "give http(s)://"),
+        ("/", "give http(s)://"),
+    ],
+)
+def test_an_address_that_would_be_misread_is_refused_with_what_to_write(tmp_path, url, told):
+    for section in ("store", "inbox"):
+        sections = tomllib.loads(MINIMAL)
+        sections.setdefault(section, {})["base_url"] = url
+        with pytest.raises(SettingsError) as caught:
+            load_settings(write(tmp_path, toml(sections)))
+        assert f"[{section}] base_url" in str(caught.value)
+        assert told in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "program"),
+    [
+        ("./siren.sh --loud", "{folder}/siren.sh"),
+        ("bin/siren 'two words'", "{folder}/bin/siren"),
+        ("~/siren", "{home}/siren"),
+        ("/usr/bin/siren x/y", "/usr/bin/siren"),
+        ("siren ./x ~/y", "siren"),
+    ],
+)
+def test_the_program_of_a_command_is_a_path_or_looked_up(tmp_path, monkeypatch, command, program):
+    monkeypatch.setenv("HOME", "/home/pi")
+    settings = load_settings(write(tmp_path, MINIMAL + f'[action]\nlabels = "a"\non_command = "{command}"\n'))
+    words = shlex.split(settings.action.on_command)
+    assert words[0] == program.format(folder=tmp_path, home="/home/pi")
+    assert words[1:] == shlex.split(command)[1:], "arguments are the program's own business"
+
+
+def test_a_pattern_beside_the_file_matches_though_the_folder_looks_like_one(tmp_path):
+    folder = tmp_path / "camera [1]*"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).touch()
+    text = MINIMAL.replace('path = "/camera"', 'kind = "files"\npath = "*.jpg"')
+    settings = load_settings(write(folder, text))
+    assert find_pictures(settings.source.path) == (folder / "a.jpg", folder / "b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("path", "resolved"),
+    [
+        ("clip.mp4", True),
+        ("~/clip.mp4", True),
+        ("0", False),
+        ("rtsp://camera/1", False),
+        ("/dev/video0", False),
+    ],
+)
+def test_a_video_is_a_file_beside_the_settings_a_camera_or_an_address(tmp_path, monkeypatch, path, resolved):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = MINIMAL.replace('path = "/camera"', f'kind = "video"\npath = "{path}"')
+    expected = str(tmp_path / "clip.mp4") if resolved else path
+    assert load_settings(write(tmp_path, text)).source.path == expected
+
+
+def test_a_home_that_is_not_known_and_an_empty_folder_are_named(tmp_path):
+    text = MINIMAL.replace(
+        "[store]", 'state_dir = ""\n[trust]\nroot = "~nobody-of-that-name/root.json"\n[store]'
+    )
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(tmp_path, text))
+    assert "[device] state_dir: is empty" in str(caught.value)
+    assert "[trust] root: '~nobody-of-that-name/root.json': " in str(caught.value)
 
 
 def test_settings_that_are_not_paths_are_not_resolved(tmp_path):
@@ -179,12 +317,70 @@ def test_settings_that_are_not_paths_are_not_resolved(tmp_path):
     assert settings.sinks.json_lines == "-"
 
 
-@pytest.mark.parametrize("text", ["device = 1", "[device", "id = camera", "\xff"])
-def test_a_malformed_settings_file_is_named(tmp_path, text):
+MALFORMED = {
+    "no section header": (b"[device", "(at line 1, the end)"),
+    "a text without quotes": (b"[device]\nid = camera\n", "line 2, column 6"),
+    "Python's truth": (b"[broker]\ntls = True\n", "line 2, column 7"),
+    "a path of Windows": (b'[device]\nid = "C:\\new\\x"\n', "line 2"),
+    "a setting twice": (b'[device]\nid = "a"\nid = "b"\n', "line 3"),
+    "an old Mac's line ends": (b'[device]\rid = "a"\r', "line 1"),
+    "Latin-1": (b'[device]\nid = "K\xfcche"\n', "not UTF-8 (at line 2, column 8); save it as UTF-8"),
+    "UTF-16": ('[device]\nid = "a"\n'.encode("utf-16"), "is UTF-16; save it as UTF-8"),
+    "a picture": (b"\xff\xd8\xff\xe0", "not UTF-8 (at line 1, column 1)"),
+    "a huge file": (b"#" * 2_000_000, "no settings file"),
+    "a section that is a value": (b"device = 1\n", "write it as a section, [device]"),
+    "a section that is a list": (b"[[device]]\n", "write it as a section, [device]"),
+    "a setting above all sections": (
+        b"poll_s = 60\n[device]\n",
+        "poll_s: stands above all sections; write it below [update]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_settings_file_is_named_with_the_place(tmp_path, name):
+    content, told = MALFORMED[name]
     path = tmp_path / "device.toml"
-    path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(SettingsError, match=r"device\.toml"):
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"device\.toml") as caught:
         load_settings(path)
+    assert told in str(caught.value)
+
+
+def test_a_file_of_a_windows_editor_is_read(tmp_path):
+    path = tmp_path / "device.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + MINIMAL.replace("\n", "\r\n").encode())
+    assert load_settings(path).device.id == "camera-1"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[stroe]\n", "[stroe]: no such section; did you mean store?"),
+        ("[brokers]\n", "did you mean broker?"),
+        ("[Device]\n", "did you mean device?"),
+        ("[home_assistant]\n", "did you mean homeassistant?"),
+        ("[mqtt]\n", "[mqtt]: no such section; configs/device.toml shows all settings"),
+        ('[store]\nbase-url = "x"\n', "[store] base-url: no such setting; did you mean base_url?"),
+        ('[store]\nurl = "x"\n', "did you mean base_url?"),
+        ('[store]\npassword_file = "x"\n', "[store] password_file: no such setting; it belongs to [broker]"),
+        ("[update]\npoll = 1\n", "did you mean poll_s?"),
+        (
+            "[device]\ncolour = 1\n",
+            "[device] colour: no such setting; configs/device.toml shows all settings",
+        ),
+        ("[update]\npoll_s = 1e300\n", "[update] poll_s: 1e+300 is too large"),
+        ("[update]\nmax_release_bytes = 9999999999999999999999\n", "is too large"),
+        ("[store]\ntimeout_s = 90000\n", "timeout_s: above 0, at most 3600"),
+        ('[device]\nid = "a\\u0000b"\n', "null character"),
+        ('[broker]\ntls = "true"\n', "neither true nor false; write it without quotes"),
+    ],
+)
+def test_a_wrong_name_or_value_is_told_with_what_was_probably_meant(tmp_path, text, told):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(tmp_path, text))
+    assert told in str(caught.value)
+    assert len(str(caught.value)) < 400, "one paragraph"
 
 
 def test_a_missing_file_names_the_remedy(tmp_path):
@@ -284,21 +480,17 @@ LISTS = {
 
 @pytest.mark.parametrize(("section", "key"), LISTS)
 def test_a_list_is_a_toml_list_or_one_text_with_commas(tmp_path, section, key):
-    sections = {**tomllib.loads(MINIMAL), "action": {"on_command": "true"}}
+    sections = {"action": {"on_command": "true"}, "inbox": {}, **tomllib.loads(MINIMAL)}
 
-    def read(value: str) -> object:
-        text = "".join(
-            f"[{name}]\n"
-            + "".join(f'{k} = "{v}"\n' for k, v in sections.get(name, {}).items())
-            + (f"{key} = {value}\n" if name == section else "")
-            for name in SECTIONS
-        )
-        return getattr(getattr(load_settings(write(tmp_path, text)), section), key)
+    def read(value: object) -> object:
+        changed = {**sections, section: {**sections[section], key: value}}
+        return getattr(getattr(load_settings(write(tmp_path, toml(changed))), section), key)
 
     names = LISTS[section, key]
-    assert read(json.dumps(names)) == read(json.dumps(", ".join(names))) == tuple(names)
-    assert read("[]") == read('""') == ()
-    for wrong in ("[1]", "1", '["a", ""]', "[[]]", "{}"):
+    assert read(names) == read(", ".join(names)) == tuple(names)
+    assert read([]) == read("") == ()
+    wrongs: list[object] = [[1], 1, ["a", ""], [[]], True]
+    for wrong in wrongs:
         with pytest.raises(SettingsError, match=rf"\[{section}\] {key}: "):
             read(wrong)
 

@@ -1,0 +1,86 @@
+"""HTTP connections of the device: proxy, certificates, what is tried again, and why a request failed."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+
+from edge_client.contract.addresses import without_secrets
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from edge_client.settings.update import StoreSettings
+
+# S3 answers errors in XML well below this.
+_ERROR_BODY_BYTES = 4096
+# Before the reason, urllib3 names the connection, an object of Python.
+_CONNECTION = re.compile(r"^(?:HTTPS?Connection\w*\([^)]*\): |\(<HTTPS?Connection.*?>, ['\"])+")
+
+
+class _Retry(urllib3.Retry):
+    """Connects again after a reset, which is safe for GET, but not after so long a silence as is allowed."""
+
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: urllib3.response.BaseHTTPResponse | None = None,
+        error: Exception | None = None,
+        _pool: urllib3.connectionpool.ConnectionPool | None = None,
+        _stacktrace: TracebackType | None = None,
+    ) -> Self:
+        """See `urllib3.Retry.increment`."""
+        if error is not None and _is_silence(error):
+            raise error
+        return super().increment(method, url, response, error, _pool, _stacktrace)
+
+
+# A transfer that broke off is left to the updater's retry.
+RETRIES = _Retry(total=3, connect=2, read=1, status=0, backoff_factor=0.3)
+# For a PUT that never overwrites.
+PUT_RETRIES = _Retry(total=2, redirect=0, status=0, backoff_factor=0.3)
+
+
+def open_pool(settings: StoreSettings) -> urllib3.PoolManager:
+    """Return a pool through the proxy that the environment names, if it names one."""
+    parts = urlsplit(settings.base_url)
+    proxy = getproxies().get(parts.scheme)
+    ca_certs = settings.ca_file or None
+    if proxy and not proxy_bypass(parts.hostname or ""):
+        return urllib3.ProxyManager(proxy, maxsize=1, ca_certs=ca_certs)
+    return urllib3.PoolManager(maxsize=1, ca_certs=ca_certs)
+
+
+def describe_refusal(response: urllib3.response.BaseHTTPResponse) -> str:
+    """Return status and S3's error code, e.g. `403 SignatureDoesNotMatch`."""
+    body = b""
+    with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
+        body = response.read1(_ERROR_BODY_BYTES, decode_content=False)
+    response.close()
+    code = re.search(rb"<Code>([A-Za-z0-9.]{1,64})</Code>", body)
+    return f"{response.status} {code[1].decode() if code else response.reason or ''}".strip()
+
+
+def innermost_reason(error: BaseException) -> str:
+    """Return the innermost reason: urllib3 wraps it in its retries."""
+    inner = getattr(error, "reason", None)
+    if isinstance(inner, BaseException):
+        return innermost_reason(inner)
+    if isinstance(error, urllib3.exceptions.ReadTimeoutError):
+        return "no answer in time ([store] timeout_s)"
+    if _is_silence(error):
+        return "no connection in time ([store] timeout_s)"
+    return without_secrets(_CONNECTION.sub("", str(error))) or type(error).__name__
+
+
+def _is_silence(error: BaseException) -> bool:
+    """Whether nothing came in time; urllib3 calls a refused connection a timeout, too."""
+    refused = isinstance(error, urllib3.exceptions.NewConnectionError)
+    return isinstance(error, urllib3.exceptions.TimeoutError) and not refused
