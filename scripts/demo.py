@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
-import hashlib
 import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import statistics
@@ -22,59 +21,62 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.parse
-import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from demo_settings import CHANNEL, FLEET, choose_network, write_pipeline_settings
 from device_watcher import DeviceWatcher, device_settings, running_device, write_settings
 from local_services import MqttBroker, ObjectStore, Scheduler, wait_until
 from pipeline_under_test import REPORT_IMPORTS
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.markup import escape
+from task_bars import luigi_tasks, show_tasks
 
+from edge_client.contract.errors import EdgeError
+from edge_client.contract.text import one_line
 from luigi_tasks.release.keys import make_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from demo_pictures import DemoPictures
+
     from edge_client.contract.messages import DeviceStatus
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-FLEET, DEVICE, CHANNEL = "demo", "camera-1", "stable"
-HOLDOUT_PERCENT = 20.0
-NEW_PICTURES_PERCENT = 10.0
-DEPLOY_LIMIT_S = 1800.0
+DEVICE = "camera-1"
+EDGE_CLIENT = Path(sys.executable).with_name("edge-client")
 
 console = Console(highlight=False, soft_wrap=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """The model settings of this demo."""
-
-    architecture: str
-    alpha: float
-    input_size: int
-    weights: str
 
 
 def main() -> int:
     """Run the demo; exit code 0 when everything worked."""
     options = parse_arguments()
+    # `kill`, a closed terminal and Ctrl-C unwind, also where a shell ignores the latter for what runs in its
+    # background, so that nothing is left running.
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     work = Path(tempfile.mkdtemp(prefix="edge-demo-"))
-    # A plain `kill` unwinds like Ctrl-C, so that nothing is left running.
-    signal.signal(signal.SIGTERM, lambda _n, _f: sys.exit(143))
     try:
         with contextlib.ExitStack() as stack:
+            stack.callback(be_patient)
             demo = Demo(options, work, stack)
             demo.run()
             if options.keep:
                 demo.wait_for_user()
+    except EdgeError as e:
+        sys.exit(f"scripts/demo: {one_line(str(e))}")
     finally:
-        if not options.keep:
-            shutil.rmtree(work, ignore_errors=True)
+        # All that writes there has ended.
+        shutil.rmtree(work, ignore_errors=True)
     return 0
+
+
+def be_patient() -> None:
+    """Let nothing interrupt the end of the services and the removal of their files, which take seconds."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,34 +84,19 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end")
     parser.add_argument(
-        "--data", type=Path, help="your folder of pictures, one folder a class (default: small digits)"
+        "--data",
+        type=Path,
+        help="your pictures, one folder a class: a folder, or a zip or tar file (default: small digits)",
     )
     parser.add_argument(
         "--weights", type=Path, help="no-top ImageNet weights (.h5, named as Keras names them) for --data"
     )
     options = parser.parse_args()
-    if options.data is not None and not options.data.is_dir():
-        parser.error(f"--data {options.data}: no such folder")
+    if options.data is not None and not options.data.exists():
+        parser.error(f"--data {options.data}: no such folder or file")
     if options.weights is not None and not options.weights.is_file():
         parser.error(f"--weights {options.weights}: no such file")
     return options
-
-
-def choose_network(options: argparse.Namespace) -> Network:
-    """Return a network that fits the weights, or a small one to train from scratch."""
-    if options.weights is None:
-        size = 32 if options.data is None else 96
-        return Network("mobilenet_v1", 0.25, size, "none")
-    name = options.weights.name
-    patterns = {
-        r"mobilenet_v2_weights_.*_kernels_([\d.]+)_(\d+)_no_top": "mobilenet_v2",
-        r"mobilenet_(\d_\d+)_(\d+)_tf_no_top": "mobilenet_v1",
-    }
-    for pattern, architecture in patterns.items():
-        if found := re.search(pattern, name):
-            alpha = float(found[1].replace("_", "."))
-            return Network(architecture, alpha, int(found[2]), str(options.weights.resolve()))
-    sys.exit(f"--weights {name}: keep the file name that Keras gives it, it identifies the network")
 
 
 class Demo:
@@ -118,7 +105,7 @@ class Demo:
     def __init__(self, options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) -> None:
         self.options = options
         self.work = work
-        self.network = choose_network(options)
+        choose_network(options)  # refuses weights of no known name before anything starts
         say("Starting S3 (SeaweedFS), an MQTT broker and luigid on free loopback ports")
         self.store = stack.enter_context(ObjectStore(work / "s3"))
         self.broker = stack.enter_context(MqttBroker(work / "mqtt"))
@@ -130,11 +117,14 @@ class Demo:
         say(f"  luigid's page: [bold]{self.scheduler.url}[/]")
         make_keys(work / "keys")
         say("  signing keys made: the root apart, the pipeline's four, and root.json for the device")
-        self.pictures = work / "pictures"
         self.camera = work / "camera"
         self.camera.mkdir()
-        self.held_back: list[Path] = []
-        self.configuration = self.write_pipeline_settings()
+        # This process reads these settings as the pipeline does, which then gets a recipe for the pictures.
+        self.configuration = write_pipeline_settings(work, options, self.store, self.broker, 0)
+        os.environ.update(self.settings_of_pipeline())
+        self.pictures = self.gather_pictures()
+        write_pipeline_settings(work, options, self.store, self.broker, self.pictures.total)
+        self.holdout = work / "holdout"
         self.watcher = stack.enter_context(DeviceWatcher(self.broker, FLEET, DEVICE))
         self.device = stack.enter_context(
             running_device(self.write_device_settings(), work / "device.log", self.store)
@@ -144,45 +134,24 @@ class Demo:
 
     def run(self) -> None:
         """Show the three runs."""
-        self.gather_pictures()
         self.first_run()
         self.second_run()
         self.third_run()
 
-    def gather_pictures(self) -> None:
-        """Copy the data set, some of it held back to arrive later, the hold-out also for the camera."""
-        source = self.options.data or self.make_digits()
-        files = sorted(path for path in source.glob("*/*") if path.is_file() and path.name[0] != ".")
-        self.answers: dict[str, str] = {}
-        self.holdout: list[Path] = []
-        for path in files:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            if share_of(digest[:8]) < HOLDOUT_PERCENT:
-                # The gate's own rule: no run trains on these, so the device may be judged by them.
-                name = f"{path.parent.name}-{digest[:12]}{path.suffix.lower()}"
-                self.answers[name] = path.parent.name
-                self.holdout.append(path)
-            if share_of(digest[8:16]) < NEW_PICTURES_PERCENT:
-                self.held_back.append(path)
-            else:
-                self.add_picture(path)
+    def gather_pictures(self) -> DemoPictures:
+        """Copy the dataset, but for what arrives later."""
+        from demo_pictures import DemoPictures  # noqa: PLC0415 - reads the settings
 
-    def make_digits(self) -> Path:
-        """Write out the digits that scikit-learn ships."""
-        from luigi_tasks.dataset.presets import write_digits  # noqa: PLC0415 - scikit-learn takes a second
-
-        return write_digits(self.work / "cache")
-
-    def add_picture(self, path: Path) -> None:
-        """Let one picture arrive in the dataset folder."""
-        target = self.pictures / path.parent.name / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, target)
+        url = "preset:digits" if self.options.data is None else str(self.options.data.resolve())
+        return DemoPictures(url, self.work / "pictures")
 
     def first_run(self) -> None:
         """Pictures in, a model out."""
         say("[bold]Run 1[/]: pictures -> snapshot -> train -> int8 -> gate -> sign -> S3 -> MQTT -> device")
         seconds = self.deploy()
+        if self.released() is None:
+            sys.exit(f"no release: {self.verdict()}")
+        self.take_holdout()
         status = self.wait_for_release(None)
         self.classify_holdout()
         self.report(status, seconds)
@@ -190,15 +159,16 @@ class Demo:
 
     def second_run(self) -> None:
         """New pictures, a new model, no frame missed."""
-        for path in self.held_back:
-            self.add_picture(path)
         say(
-            f"[bold]Run 2[/]: {len(self.held_back)} new pictures arrive; the same command, "
+            f"[bold]Run 2[/]: {self.pictures.add_new()} new pictures arrive; the same command, "
             "while the camera keeps taking pictures"
         )
         self.watcher.clear()
         with self.feeding() as fed:
             seconds = self.deploy()
+            if self.released() == self.first_release:
+                say(f"  no new release, the device goes on with its own: {escape(self.verdict())}\n")
+                return
             status = self.wait_for_release(self.first_release)
         wait_until(lambda: len(self.watcher.results) >= len(fed), "the last pictures of the swap", 60)
         results = sorted(self.watcher.results, key=lambda result: result.frame)
@@ -210,7 +180,7 @@ class Demo:
             f"  through the update: {len(fed)} pictures taken, {missed} missed, frame numbers "
             f"{'without a hole' if gapless else 'with HOLES'}, {swaps} swap between two frames"
         )
-        self.watcher.clear()
+        self.take_holdout()
         self.classify_holdout()
         self.report(status, seconds)
         if missed or not gapless:
@@ -243,16 +213,47 @@ class Demo:
         started = time.monotonic()
         with log.open("a") as file:
             process = subprocess.Popen(
-                self.luigi_command(), env=self.environment(), stdout=file, stderr=file, cwd=REPOSITORY
+                self.luigi_command(),
+                env=self.environment(),
+                stdout=file,
+                stderr=file,
+                cwd=REPOSITORY,
+                start_new_session=True,
             )
             try:
-                show_tasks(process, self.scheduler)
+                show_tasks(process, self.scheduler, console)
             except BaseException:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # with its children
+                process.wait()
                 raise
         if process.returncode != 0:
-            sys.exit(f"luigi ended with {process.returncode}; its log ends:\n{tail(log)}")
+            sys.exit(f"luigi ended with {process.returncode}: {explain_failure(log)}")
         return time.monotonic() - started
+
+    def released(self) -> str | None:
+        """Return the release that the channel points to."""
+        from luigi_tasks import steps  # noqa: PLC0415 - reads the settings
+        from luigi_tasks.settings.sections import load_settings  # noqa: PLC0415
+        from luigi_tasks.workspace import open_workspace  # noqa: PLC0415
+
+        return steps.current_release(open_workspace(load_settings(str(self.pictures.folder))))
+
+    def verdict(self) -> str:
+        """Return what the gate said last, and what helps."""
+        tasks = [one for one in luigi_tasks(self.scheduler).values() if one["name"] == "EvaluateModel"]
+        last = max(tasks, key=lambda one: one.get("time_running") or 0, default={})
+        way_out = "" if self.options.weights else "; --weights gives better models than training from scratch"
+        return f"{last.get('message') or 'the gate refused the candidate'}{way_out}"
+
+    def take_holdout(self) -> None:
+        """Copy the pictures of the last run's hold-out, by which the device may be judged."""
+        from demo_pictures import take_holdout  # noqa: PLC0415 - reads the settings
+
+        self.answers = take_holdout(self.pictures.folder, self.holdout)
+        if not self.answers:
+            sys.exit(
+                "the hold-out has no picture in a format of the device, so its camera has nothing to take"
+            )
 
     def wait_for_release(self, earlier: str | None) -> DeviceStatus:
         """Wait until the device serves another release than `earlier`."""
@@ -271,15 +272,12 @@ class Demo:
         """Drop pictures into the watched folder, ten a second, until the block ends."""
         fed: list[str] = []
         stop = threading.Event()
+        pictures = itertools.cycle([self.holdout / name for name in self.answers])
 
         def feed() -> None:
-            number = 0
             while not stop.wait(0.1):
-                picture = self.holdout[number % len(self.holdout)]
-                number += 1
-                fed.append(
-                    drop_picture(picture, self.camera, f"live-{time.monotonic_ns()}{picture.suffix.lower()}")
-                )
+                picture = next(pictures)
+                fed.append(drop_picture(picture, self.camera, f"live-{time.monotonic_ns()}{picture.suffix}"))
 
         thread = threading.Thread(target=feed)
         thread.start()
@@ -293,8 +291,8 @@ class Demo:
         """Drop every hold-out picture into the camera's folder and wait for the results."""
         wait_until(lambda: not any(self.camera.iterdir()), "the watched folder to be worked off", 120)
         self.watcher.clear()
-        for name, picture in zip(self.answers, self.holdout, strict=True):
-            drop_picture(picture, self.camera, name)
+        for name in self.answers:
+            drop_picture(self.holdout / name, self.camera, name)
         wait_until(
             lambda: len({r.source for r in self.watcher.results} & set(self.answers)) == len(self.answers),
             "the device's answers",
@@ -323,14 +321,33 @@ class Demo:
 
     def wait_for_user(self) -> None:
         """Leave everything up until Ctrl-C."""
-        say(f"Everything is still running; files lie in {self.work}. Try, in another terminal:")
-        say(f"  edge-client status --config {self.work}/device.toml")
-        say(f"  drop a picture into {self.camera}")
-        say(f"  open {self.scheduler.url}   (task EvaluateModel links to its report)")
+        client = shlex.join([str(EDGE_CLIENT), "{}", "--config", str(self.work / "device.toml")])
+        picture = self.holdout / next(iter(self.answers))
+        say(f"Everything is still running; its files lie in {self.work}. Try, in another terminal:\n")
+        for words, command in (
+            ("what the device does", client.replace("'{}'", "status")),
+            ("whether it has all that it needs", client.replace("'{}'", "doctor")),
+            ("a picture for its camera", shlex.join(["cp", str(picture), str(self.camera)])),
+            ("its answer", shlex.join(["tail", "-n", "1", str(self.work / "results.jsonl")])),
+            (
+                "the same Deploy again, after you changed pictures/",
+                shlex.join(["sh", str(self.write_deploy())]),
+            ),
+        ):
+            say(f"  # {words}\n  {command}")
+        say(f"\nand open {self.scheduler.url}   (task EvaluateModel links to its report)")
         say("Ctrl-C ends it all and removes the files.")
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
-        shutil.rmtree(self.work, ignore_errors=True)
+        threading.Event().wait()
+
+    def write_deploy(self) -> Path:
+        """Write the pipeline's command with its environment to a file that this user alone may read."""
+        path = self.work / "deploy.sh"
+        settings = self.settings_of_pipeline().items()
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in settings]
+        lines += [f"cd {shlex.quote(str(REPOSITORY))}", f"exec {shlex.join(self.luigi_command())}"]
+        path.touch(mode=0o600)
+        path.write_text("\n".join([*lines, ""]))
+        return path
 
     def luigi_command(self, *, report_imports: bool = False) -> list[str]:
         """Return the command that a user would type."""
@@ -339,7 +356,7 @@ class Demo:
             "luigi_tasks",
             "Deploy",
             "--pictures",
-            str(self.pictures),
+            str(self.pictures.folder),
             "--scheduler-host",
             self.scheduler.host,
             "--scheduler-port",
@@ -351,51 +368,12 @@ class Demo:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a pipeline run."""
-        settings = {"LUIGI_CONFIG_PATH": str(self.configuration), "PYTHONPATH": str(REPOSITORY)}
-        return {**os.environ, **self.store.credentials(), **settings}
+        return {**os.environ, **self.settings_of_pipeline()}
 
-    def write_pipeline_settings(self) -> Path:
-        """Write what differs from luigi.cfg."""
-        network = self.network
-        scratch = network.weights == "none"
-        training: dict[str, object] = {"mode": "head"}
-        if scratch:  # found by trial on the digits
-            training = {
-                "mode": "finetune",
-                "epochs": 48,
-                "augmented_copies": 3,
-                "batch_size": 128,
-                "learning_rate": 0.01,
-                "horizontal_flip": "false" if self.options.data is None else "true",
-                "hidden_units": 0,
-                "dropout": 0.1,
-            }
-        sections: dict[str, dict[str, object]] = {
-            "dataset": {"cache_dir": self.work / "cache", "holdout_percent": HOLDOUT_PERCENT},
-            "model": dataclasses.asdict(network),
-            "training": training,
-            "gate": {
-                "min_accuracy": 0.9 if self.options.data is None else 0.5,
-                # It shows the way of a release; with few pictures, log and report say what is thin.
-                "thin_evidence": "publish",
-            },
-            "store": {
-                "url": f"s3://{self.store.bucket}/demo",
-                "endpoint_url": self.store.endpoint_url,
-                "region": "us-east-1",
-            },
-            "trust": {"root": self.work / "keys/device/root.json", "keys": self.work / "keys/pipeline"},
-            "broker": {"host": self.broker.host, "port": self.broker.port, "fleet": FLEET},
-            "release": {"channel": CHANNEL},
-        }
-        path = self.work / "luigi.cfg"
-        path.write_text(
-            "".join(
-                f"[{section}]\n" + "".join(f"{name} = {value}\n" for name, value in values.items())
-                for section, values in sections.items()
-            )
-        )
-        return path
+    def settings_of_pipeline(self) -> dict[str, str]:
+        """Return what the pipeline needs in its environment."""
+        settings = {"LUIGI_CONFIG_PATH": str(self.configuration), "PYTHONPATH": str(REPOSITORY)}
+        return {**self.store.credentials(), **settings}
 
     def write_device_settings(self) -> Path:
         """Write the device's one file."""
@@ -408,67 +386,23 @@ class Demo:
             broker=self.broker,
         )
         sections["device"]["channel"] = CHANNEL
+        # In a file and not in the environment, so that commands in another terminal have it too.
+        sections["store"]["access_key_file"] = str(self.write_device_key())
+        sections["sinks"] = {"json_lines": str(self.work / "results.jsonl")}
         sections["source"] = {"path": str(self.camera), "after": "delete", "settle_s": 0.0}
         sections["status"] = {"interval_s": 2.0}
         return write_settings(self.work / "device.toml", sections)
 
-
-def show_tasks(process: subprocess.Popen[bytes], scheduler: Scheduler) -> None:
-    """Draw a bar for each task, from what luigid's own page shows, until the run ends."""
-    columns = (
-        TextColumn("  {task.description:<16}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.fields[state]:<8}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[message]}"),
-    )
-    bars: dict[str, Any] = {}
-    deadline = time.monotonic() + DEPLOY_LIMIT_S
-    with Progress(*columns, console=console) as progress:
-        while True:
-            ended = process.poll() is not None
-            for identity, task in sorted(
-                luigi_tasks(scheduler).items(), key=lambda item: item[1].get("time_running") or 9e9
-            ):
-                if task["status"] == "DONE" and identity not in bars:
-                    continue  # done by an earlier run
-                if identity not in bars:
-                    bars[identity] = progress.add_task(task["name"], total=100, state="", message="")
-                done = task["status"] == "DONE"
-                progress.update(
-                    bars[identity],
-                    completed=100 if done else task.get("progress") or 0,
-                    state=str(task["status"]).lower(),
-                    message=task.get("message") or "",
-                )
-                if done:
-                    progress.stop_task(bars[identity])
-            if ended:
-                return
-            if time.monotonic() > deadline:
-                process.kill()
-                sys.exit(f"the run took over {DEPLOY_LIMIT_S:.0f} s")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.3)
-
-
-def luigi_tasks(scheduler: Scheduler) -> dict[str, dict[str, Any]]:
-    """Return luigid's record of each task."""
-
-    def ask(method: str, **arguments: object) -> Any:  # noqa: ANN401
-        query = urllib.parse.urlencode({"data": json.dumps(arguments)})
-        with urllib.request.urlopen(f"{scheduler.url}/api/{method}?{query}", timeout=10) as answer:  # noqa: S310
-            return json.load(answer)["response"]
-
-    tasks: dict[str, dict[str, Any]] = ask("task_list", status="", upstream_status="")
-    for identity, task in tasks.items():
-        message = ask("get_task_status_message", task_id=identity)["statusMessage"]
-        tasks[identity] = {
-            **task,
-            "message": message,
-            "progress": ask("get_task_progress_percentage", task_id=identity)["progressPercentage"],
+    def write_device_key(self) -> Path:
+        """Write the device's key of the store to a file that this user alone may read."""
+        path = self.work / "store-key.toml"
+        path.touch(mode=0o600)
+        key = {
+            "access_key_id": self.store.device_access_key,
+            "secret_access_key": self.store.device_secret_key,
         }
-    return tasks
+        path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in key.items()))
+        return path
 
 
 def drop_picture(picture: Path, folder: Path, name: str) -> str:
@@ -479,14 +413,17 @@ def drop_picture(picture: Path, folder: Path, name: str) -> str:
     return name
 
 
-def share_of(hex_digits: str) -> float:
-    """Map hex digits to 0-100."""
-    return int(hex_digits, 16) * 100 / float(1 << 4 * len(hex_digits))
-
-
 def say(text: str) -> None:
     """Print a line."""
     console.print(text)
+
+
+def explain_failure(log: Path) -> str:
+    """Return the error that a run logged last; else the end of its log."""
+    errors = re.findall(
+        r"(?:Input|Settings|Transport|Trust|Device)Error: (.+)", log.read_text(errors="replace")
+    )
+    return str(errors[-1]) if errors else f"its log ends:\n{tail(log)}"
 
 
 def tail(path: Path, lines: int = 40) -> str:

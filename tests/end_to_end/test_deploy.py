@@ -13,10 +13,10 @@ import re
 import shutil
 
 import pytest
-from demo import luigi_tasks
 from local_services import MqttBroker, ObjectStore
 from PIL import Image
 from pipeline_under_test import PipelineUnderTest
+from task_bars import luigi_tasks
 
 from tests.fakes.datasets import HEIC, picture_bytes, write_tree
 
