@@ -105,7 +105,7 @@ class Demo:
     def __init__(self, options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) -> None:
         self.options = options
         self.work = work
-        choose_network(options)  # refuses weights of no known name before anything starts
+        self.network = choose_network(options)
         say("Starting S3 (SeaweedFS), an MQTT broker and luigid on free loopback ports")
         self.store = stack.enter_context(ObjectStore(work / "s3"))
         self.broker = stack.enter_context(MqttBroker(work / "mqtt"))
@@ -120,10 +120,10 @@ class Demo:
         self.camera = work / "camera"
         self.camera.mkdir()
         # This process reads these settings as the pipeline does, which then gets a recipe for the pictures.
-        self.configuration = write_pipeline_settings(work, options, self.store, self.broker, 0)
+        self.configuration = self.write_settings(pictures=0)
         os.environ.update(self.settings_of_pipeline())
         self.pictures = self.gather_pictures()
-        write_pipeline_settings(work, options, self.store, self.broker, self.pictures.total)
+        self.write_settings(self.pictures.total)
         self.holdout = work / "holdout"
         self.watcher = stack.enter_context(DeviceWatcher(self.broker, FLEET, DEVICE))
         self.device = stack.enter_context(
@@ -134,9 +134,25 @@ class Demo:
 
     def run(self) -> None:
         """Show the three runs."""
+        if self.options.data is not None and self.network.weights == "none":
+            say(
+                "No ImageNet weights: they cannot be downloaded here, and --weights names none. From scratch,"
+            )
+            say("training takes longer, and a few thousand photographs make a weak model.\n")
         self.first_run()
         self.second_run()
         self.third_run()
+
+    def write_settings(self, pictures: int) -> Path:
+        """Write the pipeline's settings, for about so many pictures."""
+        return write_pipeline_settings(
+            self.work,
+            self.network,
+            self.store,
+            self.broker,
+            pictures=pictures,
+            is_photographs=self.options.data is not None,
+        )
 
     def gather_pictures(self) -> DemoPictures:
         """Copy the dataset, but for what arrives later."""
@@ -242,7 +258,11 @@ class Demo:
         """Return what the gate said last, and what helps."""
         tasks = [one for one in luigi_tasks(self.scheduler).values() if one["name"] == "EvaluateModel"]
         last = max(tasks, key=lambda one: one.get("time_running") or 0, default={})
-        way_out = "" if self.options.weights else "; --weights gives better models than training from scratch"
+        way_out = (
+            ""
+            if self.network.weights != "none"
+            else "; --weights gives better models than training from scratch"
+        )
         return f"{last.get('message') or 'the gate refused the candidate'}{way_out}"
 
     def take_holdout(self) -> None:

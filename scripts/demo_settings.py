@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+import urllib.error
+import urllib.request
 from typing import TYPE_CHECKING
+
+from luigi_tasks.backbone.imagenet import BASE_URL
 
 if TYPE_CHECKING:
     import argparse
@@ -17,6 +21,7 @@ FLEET, CHANNEL = "demo", "stable"
 HOLDOUT_PERCENT = 20.0
 # More of a user's own are trained for fewer epochs, so that the demo takes minutes.
 FEW_PICTURES = 1000
+REACHABLE_S = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +34,18 @@ class Network:
     weights: str
 
 
+# For pictures of a user's own, where its weights can be had.
+PRETRAINED = Network("mobilenet_v2", 1.0, 160, "imagenet")
+
+
 def choose_network(options: argparse.Namespace) -> Network:
-    """Return a network that fits the weights, or a small one to train from scratch."""
+    """Return a network that fits the weights, or a small one to train from scratch.
+
+    Without `--weights`, Keras downloads ImageNet's for pictures of a user's own, if they can be reached.
+    """
     if options.weights is None:
+        if options.data is not None and can_download_weights():
+            return PRETRAINED
         size = 32 if options.data is None else 96
         return Network("mobilenet_v1", 0.25, size, "none")
     name = options.weights.name
@@ -46,21 +60,40 @@ def choose_network(options: argparse.Namespace) -> Network:
     sys.exit(f"--weights {name}: keep the file name that Keras gives it, it identifies the network")
 
 
+def can_download_weights() -> bool:
+    """Whether the server of Keras's ImageNet weights can be reached from here."""
+    url = f"{BASE_URL}/"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACHABLE_S):  # noqa: S310
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answers; the folder itself is no file
+    except OSError:
+        return False
+
+
 def write_pipeline_settings(
-    work: Path, options: argparse.Namespace, store: ObjectStore, broker: MqttBroker, pictures: int
+    work: Path,
+    network: Network,
+    store: ObjectStore,
+    broker: MqttBroker,
+    *,
+    pictures: int,
+    is_photographs: bool,
 ) -> Path:
     """Write the pipeline's settings into the folder of the demo; return the file.
 
     Args:
         work: The folder.
-        options: Of the command line.
+        network: The network.
         store: Where releases are published.
         broker: Where they are announced.
         pictures: Number of pictures, about.
+        is_photographs: Whether the pictures are a user's own, of which nothing is known.
     """
     sections: dict[str, dict[str, object]] = {
         "dataset": {"cache_dir": work / "cache", "holdout_percent": HOLDOUT_PERCENT},
-        **choose_recipe(choose_network(options), pictures, is_photographs=options.data is not None),
+        **choose_recipe(network, pictures, is_photographs=is_photographs),
         "store": {
             "url": f"s3://{store.bucket}/demo",
             "endpoint_url": store.endpoint_url,

@@ -134,7 +134,11 @@ class LocalService:
             process.wait()
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # Ctrl-C too leaves no process behind
+            self._end(signal.SIGKILL)
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -24,7 +24,7 @@ _WIDTHS = {
     "mobilenet_v2": {one: str(one) for one in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)},
 }
 _FOLDERS = {"mobilenet_v1": "mobilenet", "mobilenet_v2": "mobilenet_v2"}
-_BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
+BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 DIGEST_SUFFIX = ".sha256"
 
 
@@ -40,7 +40,7 @@ def imagenet_file(model: ModelSettings) -> tuple[str, str] | None:
         if model.architecture == "mobilenet_v1"
         else f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{width}_{size}_no_top.h5"
     )
-    return name, f"{_BASE_URL}/{_FOLDERS[model.architecture]}/{name}"
+    return name, f"{BASE_URL}/{_FOLDERS[model.architecture]}/{name}"
 
 
 def fetch_imagenet(keras: Any, name: str, url: str) -> Path:  # noqa: ANN401 - Keras has no types
