@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_client.inference.classifier import Prediction
+    from edge_client.serving.held import HeldLabels
     from edge_client.settings.file import Settings
     from edge_client.sources.source import Frame
     from edge_client.update.triggers import Trigger
@@ -139,6 +140,11 @@ class ChannelFollower:
     def serves(self) -> bool:
         """Whether a release serves."""
         return self._serving.serves
+
+    @property
+    def labels(self) -> HeldLabels | None:
+        """See `HeldReleases.labels`."""
+        return self._serving.labels
 
     @property
     def has_release(self) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_client.children import hide_from_others
 from edge_client.contract.addresses import without_secrets
-from edge_client.contract.errors import DeviceError, EdgeError, SettingsError
+from edge_client.contract.errors import DeviceError, EdgeError
 from edge_client.contract.names import (
     announcement_topic,
     command_topic,
@@ -29,6 +29,8 @@ from edge_client.contract.names import (
 )
 from edge_client.daemon.channel import ChannelFollower
 from edge_client.daemon.crash_report import crash_report
+from edge_client.daemon.labels import LabelWatch
+from edge_client.daemon.metrics_port import MetricsPort, open_metrics
 from edge_client.daemon.signals import end_requests
 from edge_client.daemon.watchdog import Watchdog
 from edge_client.inbox.selection import INBOX_DIR, is_needed
@@ -59,9 +61,7 @@ if TYPE_CHECKING:
     from edge_client.daemon.watchdog import Hang
     from edge_client.inbox.selection import ChannelAnswer
     from edge_client.inbox.service import Inbox
-    from edge_client.reporting.metrics import MetricsServer
     from edge_client.settings.file import Settings
-    from edge_client.sinks.delivery import Counter
     from edge_client.sources.source import Frame, Source
 
 logger = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class Daemon:
         self._broker: BrokerConnection | None = None
         self._outbox: Outbox | None = None
         self._delivery = Delivery(())
-        self._metrics_fault: str | None = None
+        self._metrics = MetricsPort()
         self._source_fault: str | None = None
         self._source: Source | None = None
         self._driver = DriverWatch()
@@ -174,6 +174,7 @@ class Daemon:
             )
             for one in of_channels(settings)
         }
+        self._labels = LabelWatch(settings, lambda: [one.labels for one in self._followers.values()])
         if not any(follower.has_release for follower in self._followers.values()):
             read_root(settings.trust)  # without a release and without a root, waiting is useless
         try:
@@ -188,7 +189,8 @@ class Daemon:
         settings = self._settings
         self._broker = self._open_broker()
         self._discovery = self._open_discovery()
-        self._metrics, counters = self._serve_metrics()
+        boards = [follower.board for follower in self._followers.values()]
+        self._metrics = open_metrics(settings.metrics, boards)
         if exposure := settings.broker.exposure:
             logger.warning("%s", exposure)
         kept = KeptResults(settings.device.state_dir / UNSENT_FOLDER, settings.sinks.unsent_max_bytes)
@@ -199,7 +201,8 @@ class Daemon:
                 "%d results wait for a broker; none is set ([broker] host, [sinks] mqtt)", kept.results
             )
         self._delivery = Delivery(
-            open_sinks(settings.sinks, outbox=self._outbox, action=settings.action), counters
+            open_sinks(settings.sinks, outbox=self._outbox, action=settings.action),
+            self._metrics.counters,
         )
         self._systemd = SystemdNotifier()
         self._threads = [
@@ -233,6 +236,7 @@ class Daemon:
             for follower in self._followers.values():
                 follower.close()
             raise
+        self._labels.warnings()  # and log them
         self._systemd.ready()
 
     def say_stopping(self) -> None:
@@ -256,8 +260,8 @@ class Daemon:
         _join(reporting, STATUS_S)
         if self._broker:
             self._broker.stop()  # before what may take its time: the fleet is told
-        if self._metrics:
-            self._metrics.stop()
+        if self._metrics.server:
+            self._metrics.server.stop()
         if self._inbox:
             self._inbox.close()
         self._last_picture.close(hangs=self._driver.waiting_s() > SLOW_READING_S)
@@ -330,38 +334,13 @@ class Daemon:
             self._settings.broker.exposure,
             self._broker.fault if self._broker else None,
             duplicate,
-            self._metrics_fault,
+            self._metrics.fault,
             picture,
             *self._delivery.warnings(),
+            *self._labels.warnings(),
         )
         warnings = [warning for warning in faults if warning is not None]
         return {"warning": "; ".join(warnings) or None, "sinks": self._delivery.metrics(), **kept}
-
-    def _serve_metrics(self) -> tuple[MetricsServer | None, tuple[Counter, ...]]:
-        """Serve metrics if the settings name a port; without extra or port, only the metrics are missing.
-
-        Returns: The server, and what counts results for it.
-        """
-        if not self._settings.metrics.port:
-            return None, ()
-        try:
-            from edge_client.reporting.metrics import PredictionCounter, serve  # noqa: PLC0415 - extra, 4 MB
-        except SettingsError as e:
-            # An upgrade from a version that needed no library must not stop the camera.
-            logger.error("%s", e)  # noqa: TRY400 - one line, no traceback
-            self._metrics_fault = str(e)
-            return None, ()
-
-        boards = [follower.board for follower in self._followers.values()]
-        counter = PredictionCounter()
-        try:
-            server = serve(self._settings.metrics, lambda: [board.status for board in boards], counter)
-        except SettingsError as e:
-            # Another program may have the port for now: the camera serves without metrics.
-            logger.error("%s; no metrics until the next start", e)  # noqa: TRY400 - one line, no traceback
-            self._metrics_fault = str(e)
-            return None, ()
-        return server, (counter,)
 
     def _extra(self, channel: str) -> str:
         """Return the name that an extra channel has in topics; empty for the main channel."""

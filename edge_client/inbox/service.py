@@ -34,8 +34,6 @@ class Inbox:
     def __init__(self, settings: Settings) -> None:
         """Start the threads that keep frames and, if enabled, upload them."""
         self._settings = settings
-        self._private = settings.inbox.private_labels()
-        self._reported: set[str] = set()
         self._keeper = FrameKeeper(
             settings.inbox,
             settings.device.state_dir / INBOX_DIR,
@@ -62,7 +60,6 @@ class Inbox:
             answers: One for each channel that serves. Leave the frame out where one is missing: its
                 release might see a private label.
         """
-        self._check_private(answers)
         if (found := why_keep(self._settings.inbox, answers)) is not None:
             why, answer = found
             self._keeper.keep(pixels, answer.result, why)
@@ -76,16 +73,6 @@ class Inbox:
         """End the threads; an interrupted upload continues at the next start."""
         self._stop.set()
         self._keeper.close()
-
-    def _check_private(self, answers: Sequence[ChannelAnswer]) -> None:
-        """Log, once, private labels that no release has: a misspelt label protects nothing."""
-        known = (prediction.labels for answer in answers for prediction in answer.predictions)
-        if unknown := self._private.difference(self._reported, *known):
-            self._reported |= unknown
-            logger.warning(
-                "[inbox] never_labels: no release here has the label %s, so it protects nothing; correct it",
-                ", ".join(sorted(unknown)),
-            )
 
     def _upload_now_and_then(self) -> None:
         interval_s = self._settings.inbox.upload_s

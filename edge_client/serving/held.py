@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edge_client.serving.holder import ClassifierHolder
 
 if TYPE_CHECKING:
     from edge_client.serving.shadow import ShadowRelease
     from edge_client.update.slots import PatientSlots
+
+
+class HeldLabels(NamedTuple):
+    """Labels of a channel's releases.
+
+    Attributes:
+        serving: Of the release that serves.
+        shadow: Of the one in shadow mode; empty without one.
+    """
+
+    serving: tuple[str, ...]
+    shadow: tuple[str, ...]
 
 
 class HeldReleases:
@@ -29,6 +41,14 @@ class HeldReleases:
     def release(self) -> str | None:
         """The serving release."""
         return None if self._holder.current is None else self._holder.current.release
+
+    @property
+    def labels(self) -> HeldLabels | None:
+        """Labels of the releases; None if none serves."""
+        current, shadow = self._holder.current, self._shadow
+        if current is None:
+            return None
+        return HeldLabels(current.labels, shadow.classifier.labels if shadow is not None else ())
 
     @property
     def fault(self) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edge_client.releases import read_release
+from edge_client.settings.file import of_channels
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -26,3 +29,11 @@ def current_slot(settings: Settings) -> Path | None:
 
     slots = Slots(settings.device.state_dir)
     return None if slots.current is None else slots.folder(slots.current)
+
+
+def labels_of_channels(settings: Settings) -> set[str] | None:
+    """Return the labels of the serving releases; None while a channel has none."""
+    folders = [current_slot(one) for one in of_channels(settings)]
+    if None in folders:
+        return None
+    return {label for folder in folders if folder is not None for label in read_release(folder).labels}

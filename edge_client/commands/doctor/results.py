@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client.commands.doctor.machine import check_makeable
-from edge_client.commands.doctor.model import current_slot
+from edge_client.commands.doctor.model import current_slot, labels_of_channels
 from edge_client.contract.errors import DeviceError, SettingsError
 from edge_client.releases import read_release
 from edge_client.settings.file import of_channels
+from edge_client.settings.labels import unknown_watched
 from edge_client.settings.results import ACT
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def check_action(settings: Settings) -> str:
     if missing := [program for program in programs if shutil.which(program) is None]:
         msg = f"{', '.join(missing)}: no such program for this user; install it, or correct [action]"
         raise DeviceError(msg)
+    known = labels_of_channels(settings)
+    if known is not None and (warning := unknown_watched(settings.action, known)) is not None:
+        raise SettingsError(warning)
     _check_watched_labels(settings)
     return f"{', '.join(programs)}: found"
 

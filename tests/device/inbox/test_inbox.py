@@ -693,18 +693,6 @@ def test_an_exception_in_one_upload_does_not_end_the_thread(keeping, keep, monke
     assert inbox.alive
 
 
-def test_a_private_label_that_no_release_has_is_logged_once(keeping, caplog):
-    inbox = keeping(never_labels=("Ripe", "rotten", "open"))
-    answers = [answer(SURE), answer(predicted(open=0.9, shut=0.1), channel="doors")]
-    for seen in (answers, answers, answers[:1], answers):
-        inbox.consider(PIXELS, seen)
-    said = [record.getMessage() for record in caplog.records]
-    assert [("Ripe" in text, "rotten" in text, "open" in text) for text in said] == [
-        (True, False, False),
-        (False, False, True),
-    ]
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
