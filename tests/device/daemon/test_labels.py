@@ -1,4 +1,4 @@
-"""Labels that the settings name and no release has: said at the start, in status, by doctor, after updates."""
+"""Labels that the settings name and no release has: said at the start, in status, doctor, after updates."""
 
 from __future__ import annotations
 
