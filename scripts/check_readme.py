@@ -1,7 +1,7 @@
 """Run the README's commands as they stand there, in the order of a user's first day, on real services.
 
-Only what names things of the user is replaced (`/data/orchard`, `RELEASE`, ports). A command of the README that is
-neither run here nor listed as run elsewhere is an error, and so is one listed here that the README lost.
+Only what names things of the user is replaced (`/data/orchard`, `RELEASE`, ports). A command of the README
+that is neither run here nor listed as run elsewhere is an error, and so is one of the list that README lost.
 """
 
 from __future__ import annotations
