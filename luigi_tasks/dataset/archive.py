@@ -1,44 +1,30 @@
-"""Download of an archive: its digest is verified, and no name in it is trusted when it is unpacked."""
+"""Archives of pictures, local, in S3 or on a web server: unpacked once into the cache, by their digest."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import hashlib
-import lzma
-import tarfile
-import zipfile
-import zlib
-from pathlib import PurePosixPath
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from edge_client.contract.addresses import shown_address, without_secrets
 from edge_client.contract.errors import InputError, TransportError
-from luigi_tasks.storage.cache import DISK_FAULTS, staged_folder
+from luigi_tasks.dataset.archive_members import BROKEN, is_zstd, members
+from luigi_tasks.storage.cache import DISK_FAULTS, ContentCache, scratch_folder, staged_folder
+from luigi_tasks.storage.documents import content_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
 DOWNLOAD_TIMEOUT_S = 60
-# Files and folders; a folder of ImageNet's size has 1.3 million.
-MAX_MEMBERS = 2_000_000
 # A JPEG hardly compresses; only text and decompression bombs shrink a hundredfold. Small archives are exempt.
 MAX_RATIO = 200
 RATIO_FREE_BYTES = 100 << 20
-
-# What the readers of the formats raise on broken content (zipfile also on encryption: RuntimeError,
-# and on rare compression: NotImplementedError).
-_BROKEN = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    NotImplementedError,
-)
+# Digests of archives whose address and state were seen before: a run with nothing to do reads none.
+DIGESTS_FOLDER = "archive-digests"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,37 +40,155 @@ class Archive:
     sha256: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Unpacked:
+    """Folder with an archive's content, and the archive's digest."""
+
+    folder: Path
+    sha256: str
+
+
+def shown_archive(url: str) -> str:
+    """Return an archive's address without what may be secret in it: user, password, query."""
+    if not url.startswith(("http://", "https://")):
+        return url
+    return shown_address(url) if "@" in url else urlsplit(url)._replace(query="", fragment="").geturl()
+
+
 def unpack_archive(archive: Archive, cache_dir: Path, max_unpacked_bytes: int) -> Path:
-    """Return the folder that holds the archive's content, downloading at first use.
+    """Return the folder that holds the content of an http(s) archive, downloading at first use.
 
     Raises: TransportError if the download fails; InputError on a wrong digest, another format,
         or an archive that reaches outside its folder or unpacks to more than is allowed;
         SettingsError if the cache cannot be written.
     """
-    folder = cache_dir / "archives" / archive.sha256
+    folder = _folder_of(cache_dir, archive.sha256)
     if not folder.is_dir():
         with staged_folder(folder) as staging:
             file = staging / "archive"
-            _download(archive, file, max_unpacked_bytes)
-            _unpack(archive.url, file, staging / "content", max_unpacked_bytes)
+            found = _receive(archive.url, _stream(archive.url), file, max_unpacked_bytes)
+            _check_digest(archive.url, found, archive.sha256)
+            _unpack(archive.url, file, staging, max_unpacked_bytes)
     return folder
 
 
-def _download(archive: Archive, file: Path, limit_bytes: int) -> None:
-    """Write the archive to a file and verify its digest."""
-    digest, received = hashlib.sha256(), 0
-    with file.open("wb") as out:
-        for chunk in _stream(archive.url):
-            received += len(chunk)
-            _check_size(archive.url, received, limit_bytes)
+def unpack_file(path: Path, sha256: str, cache_dir: Path, max_unpacked_bytes: int) -> Unpacked:
+    """Unpack a local archive at first use; it is read again only where it changed.
+
+    Args:
+        path: The archive.
+        sha256: Expected digest; empty: any.
+        cache_dir: Holds what is unpacked.
+        max_unpacked_bytes: Limit.
+    Raises: as `unpack_archive`; InputError if it cannot be read.
+    """
+    digests = ContentCache(cache_dir / DIGESTS_FOLDER)
+    with _readable(path):
+        state = _state_of(path)
+        name = content_key(str(path.resolve()), state)
+        known = digests.get(name)
+        found = known.decode() if known is not None else _digest_of(path)
+        _check_digest(str(path), found, sha256)
+        folder = _folder_of(cache_dir, found)
+        if not folder.is_dir():
+            with staged_folder(folder) as staging:
+                _unpack(str(path), path, staging, max_unpacked_bytes)
+                if _state_of(path) != state:
+                    msg = f"{path}: changed while it was read; run again when it is written"
+                    raise InputError(msg)
+    if known is None:
+        digests.put(name, found.encode())
+    return Unpacked(folder, found)
+
+
+def unpack_stream(
+    url: str,
+    version: str,
+    chunks: Callable[[], Iterable[bytes]],
+    sha256: str,
+    cache_dir: Path,
+    max_unpacked_bytes: int,
+) -> Unpacked:
+    """Unpack an archive in a store at first use; it is read again only where its version is another.
+
+    Args:
+        url: The archive.
+        version: Text that changes with its content, such as an ETag.
+        chunks: Reads it.
+        sha256: Expected digest; empty: any.
+        cache_dir: Holds what is unpacked.
+        max_unpacked_bytes: Limit.
+    Raises: as `unpack_archive`, and what `chunks` raises.
+    """
+    digests = ContentCache(cache_dir / DIGESTS_FOLDER)
+    name = content_key(url, version)
+    known = (digests.get(name) or b"").decode()
+    if known and _folder_of(cache_dir, known).is_dir():
+        _check_digest(url, known, sha256)
+        return Unpacked(_folder_of(cache_dir, known), known)
+    with scratch_folder(_folder_of(cache_dir, "")) as scratch:
+        file = scratch / "archive"
+        found = _receive(url, chunks(), file, max_unpacked_bytes)
+        _check_digest(url, found, sha256)
+        folder = _folder_of(cache_dir, found)
+        if not folder.is_dir():
+            with staged_folder(folder) as staging:
+                _unpack(url, file, staging, max_unpacked_bytes)
+    digests.put(name, found.encode())
+    return Unpacked(folder, found)
+
+
+def _folder_of(cache_dir: Path, sha256: str) -> Path:
+    return cache_dir / "archives" / sha256
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        msg = f"{path}: {e.strerror}; repair it, or let this user read it"
+        raise InputError(msg) from e
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    """Return numbers that change when a file is written or replaced."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _digest_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
-            out.write(chunk)
-    if digest.hexdigest() != archive.sha256:
+    return digest.hexdigest()
+
+
+def _check_digest(url: str, found: str, expected: str) -> None:
+    if expected and found != expected:
         msg = (
-            f"{archive.url}: has SHA-256 {digest.hexdigest()}, [dataset] sha256 is {archive.sha256}; "
-            "the file changed, or the setting is wrong. Nothing was unpacked"
+            f"{shown_archive(url)}: has SHA-256 {found}, [dataset] sha256 is {expected}; the file changed, "
+            "or the setting is wrong. Nothing was unpacked"
         )
         raise InputError(msg)
+
+
+def _receive(url: str, chunks: Iterable[bytes], file: Path, limit_bytes: int) -> str:
+    """Write an archive to a file; return its digest."""
+    digest, received = hashlib.sha256(), 0
+    with file.open("wb") as out:
+        for chunk in chunks:
+            received += len(chunk)
+            if received > limit_bytes:
+                msg = (
+                    f"{shown_archive(url)}: over {limit_bytes} bytes; raise [dataset] max_unpacked_bytes if "
+                    "it is genuine"
+                )
+                raise InputError(msg)
+            digest.update(chunk)
+            out.write(chunk)
+    return digest.hexdigest()
 
 
 def _stream(url: str) -> Iterator[bytes]:
@@ -102,96 +206,77 @@ def _stream(url: str) -> Iterator[bytes]:
             )
         ) as answer:
             if answer.status != 200:
-                msg = f"{url}: the server answered {answer.status}; check [dataset] url, then run again"
+                msg = (
+                    f"{shown_archive(url)}: the server answered {answer.status}; check [dataset] url, then "
+                    "run again"
+                )
                 raise TransportError(msg)
             # Not decoded: a server may label a .tgz "Content-Encoding: gzip", and the digest is of the file.
             yield from answer.stream(CHUNK_BYTES, decode_content=False)
     except urllib3.exceptions.HTTPError as e:
-        msg = f"{url}: download failed: {e}; check the network, then run again"
+        words = without_secrets(str(e))
+        msg = f"{shown_archive(url)}: download failed: {words}; check the network, then run again"
         raise TransportError(msg) from e
 
 
-def _check_size(url: str, received: int, limit_bytes: int) -> None:
-    if received > limit_bytes:
-        msg = f"{url}: over {limit_bytes} bytes; raise [dataset] max_unpacked_bytes if it is genuine"
-        raise InputError(msg)
-
-
-def _unpack(url: str, file: Path, folder: Path, max_unpacked_bytes: int) -> None:
+def _unpack(url: str, file: Path, staging: Path, max_unpacked_bytes: int) -> None:
+    """Unpack an archive into `content` of a staging folder."""
     limit = min(max_unpacked_bytes, max(file.stat().st_size * MAX_RATIO, RATIO_FREE_BYTES))
-    written = 0
+    shown = shown_archive(url)
     try:
-        for name, content in _members(url, file):
-            path = folder / _safe_name(url, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with content, path.open("wb") as out:
-                while chunk := content.read(CHUNK_BYTES):
-                    written += len(chunk)
-                    if written > limit:
-                        msg = (
-                            f"{url}: unpacks to more than {limit} bytes: possibly a decompression bomb. If "
-                            "it is genuine, raise [dataset] max_unpacked_bytes, or pack it again"
-                        )
-                        raise InputError(msg)
-                    out.write(chunk)
+        if is_zstd(file):
+            file = _without_zstd(shown, file, staging / "tar", limit)
+        _write_members(shown, file, staging / "content", limit)
     except OSError as e:
         if e.errno in DISK_FAULTS:
             raise
-        msg = f"{url}: cannot be unpacked: {e}; pack it again"  # bad names, and broken gzip or bzip2
+        msg = f"{shown}: cannot be unpacked: {e}; pack it again"  # bad names, and broken gzip or bzip2
         raise InputError(msg) from e
-    except _BROKEN as e:
-        msg = f"{url}: cannot be unpacked: {e}; pack it again, without a password"
+    except EOFError as e:
+        msg = f"{shown}: {e or 'breaks off'}; it was not copied whole: download or copy it again"
+        raise InputError(msg) from e
+    except BROKEN as e:
+        msg = f"{shown}: cannot be unpacked: {e}; download or copy it again, or pack it again"
         raise InputError(msg) from e
 
 
-def _members(url: str, file: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield name and content of the regular files; links and devices are refused."""
-    # Tar first: a tar whose last member is a zip looks like a zip, but a zip never looks like a tar.
-    if tarfile.is_tarfile(file):
-        yield from _tar_members(url, file)
-    elif zipfile.is_zipfile(file):
-        yield from _zip_members(url, file)
-    else:
-        msg = f"{url}: neither a zip nor a tar archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)"
+def _write_members(shown: str, file: Path, folder: Path, limit: int) -> None:
+    written = 0
+    for name, content in members(shown, file):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with content, path.open("wb") as out:
+            while chunk := content.read(CHUNK_BYTES):
+                written += len(chunk)
+                _check_unpacked(shown, written, limit)
+                out.write(chunk)
+
+
+def _without_zstd(shown: str, file: Path, plain: Path, limit: int) -> Path:
+    """Write what Zstandard compressed to a file of its own; return that."""
+    import zstandard  # noqa: PLC0415 - seldom used
+
+    written = 0
+    try:
+        with file.open("rb") as packed, plain.open("wb") as out:
+            reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+            while chunk := reader.read(CHUNK_BYTES):
+                written += len(chunk)
+                _check_unpacked(shown, written, limit)
+                out.write(chunk)
+    except zstandard.ZstdError as e:
+        msg = f"{shown}: cannot be unpacked: {e}; download or copy it again, or pack it again"
+        raise InputError(msg) from e
+    if not written:  # a later end of the file is one of the tar's, which is noticed there
+        msg = "breaks off"
+        raise EOFError(msg)
+    return plain
+
+
+def _check_unpacked(shown: str, written: int, limit: int) -> None:
+    if written > limit:
+        msg = (
+            f"{shown}: unpacks to more than {limit} bytes: possibly a decompression bomb. If it is genuine, "
+            "raise [dataset] max_unpacked_bytes, or pack it again"
+        )
         raise InputError(msg)
-
-
-def _tar_members(url: str, file: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(file) as archive:
-        for number, member in enumerate(archive, start=1):
-            _check_count(url, number)
-            if member.isdir():
-                continue
-            content = archive.extractfile(member) if member.isreg() else None
-            if content is None:
-                raise InputError(_not_a_plain_file_message(url, member.name))
-            yield member.name, content
-
-
-def _zip_members(url: str, file: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with zipfile.ZipFile(file) as archive:
-        for number, entry in enumerate(archive.infolist(), start=1):
-            _check_count(url, number)
-            kind = entry.external_attr >> 28  # file type bits of the Unix mode; 0 where Windows made it
-            if kind not in {0, 0o10, 0o4}:
-                raise InputError(_not_a_plain_file_message(url, entry.filename))
-            if not entry.is_dir():
-                yield entry.filename, archive.open(entry)
-
-
-def _check_count(url: str, number: int) -> None:
-    if number > MAX_MEMBERS:
-        msg = f"{url}: over {MAX_MEMBERS} files and folders; refused. Pack fewer, or unpack it yourself"
-        raise InputError(msg)
-
-
-def _not_a_plain_file_message(url: str, name: str) -> str:
-    return f"{url}: {name!r} is a link or a device; refused. Pack plain files and folders only"
-
-
-def _safe_name(url: str, name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts:
-        msg = f"{url}: {name!r} reaches outside the archive's folder; refused"
-        raise InputError(msg)
-    return path

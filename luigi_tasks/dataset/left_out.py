@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Reasons, as they are told.
 UNDECODABLE = "undecodable"
 UNREADABLE = "unreadable"
+ARCHIVED = "archived"
 TWO_CLASSES = "in two classes"
 NO_CLASS = "in no class folder"
 SMALL_CLASS = "in a class that is too small"

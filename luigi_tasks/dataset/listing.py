@@ -8,8 +8,9 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
+from luigi_tasks.dataset.archive_members import is_archive_name
 from luigi_tasks.dataset.layout import find_layout
-from luigi_tasks.dataset.left_out import EMPTY_CLASS, FOREIGN, count_reasons
+from luigi_tasks.dataset.left_out import ARCHIVED, EMPTY_CLASS, FOREIGN, count_reasons
 from luigi_tasks.dataset.records import LeftOut
 
 if TYPE_CHECKING:
@@ -27,11 +28,13 @@ class Listing:
         pictures: Files that may be pictures, sorted by path.
         left_out: Files that are none, or cannot be read.
         folders: All folders, also those without pictures.
+        archives: Archives among the files.
     """
 
     pictures: tuple[Entry, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     folders: tuple[str, ...] = ()
+    archives: tuple[str, ...] = ()
 
     @functools.cached_property
     def picture_folders(self) -> frozenset[str]:
@@ -44,12 +47,22 @@ class Listing:
         Raises: InputError if there is no picture, or the folders can be understood in two ways.
         """
         if not self.pictures:
-            found = ""
-            if self.left_out:
-                found = f" (but {count_reasons(self.left_out)}, such as {self.left_out[0].path})"
-            msg = f"{url}: no pictures found{found}; put them into one folder a class"
+            msg = f"{url}: no pictures found{self._found_instead(url)}"
             raise InputError(msg)
         return find_layout(self.picture_folders, url)
+
+    def _found_instead(self, url: str) -> str:
+        """Return what is there in place of pictures, and the way out."""
+        if self.archives and is_archive_name(url):
+            return f", but an archive in the archive: {self.archives[0]}; unpack the outer one, and give that"
+        if self.archives:
+            return f", but an archive; give --pictures {url.rstrip('/')}/{self.archives[0]}"
+        seen = ""
+        if self.left_out:
+            seen = f" (but {count_reasons(self.left_out)}, such as {self.left_out[0].path})"
+            if self.left_out[0].reason == ARCHIVED:
+                return f"{seen}: {self.left_out[0].words}"
+        return f"{seen}; put them into one folder a class"
 
     def classes(self, layout: Layout) -> frozenset[str]:
         """Return the class folders, also those without pictures."""

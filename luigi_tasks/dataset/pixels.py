@@ -18,9 +18,9 @@ from luigi_tasks.dataset import fingerprints
 from luigi_tasks.dataset.capture import find_capture
 from luigi_tasks.dataset.file_names import has_picture_suffix
 from luigi_tasks.dataset.formats import decode_file, is_picture
+from luigi_tasks.dataset.found import DamagedFileError
 from luigi_tasks.dataset.left_out import FOREIGN, UNDECODABLE, UNREADABLE
 from luigi_tasks.dataset.records import FINGERPRINT_KIND, ReadPicture
-from luigi_tasks.dataset.sources import DamagedFileError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 from edge_client.contract.errors import SettingsError
 from edge_client.contract.file_urls import FILE_SCHEME, folder_of_url
 from edge_client.disk import disk_errors, sync_folder, write_durably
+from luigi_tasks.dataset.archive_members import is_archive_name
+from luigi_tasks.dataset.bucket_source import list_objects, place_of_pictures
 from luigi_tasks.dataset.layout import Layout
 from luigi_tasks.dataset.presets import is_preset
-from luigi_tasks.dataset.sources import FolderSource, list_objects
+from luigi_tasks.dataset.sources import FolderSource
 from luigi_tasks.labelling.leftovers import without_leftovers
 from luigi_tasks.settings.values import NO_PICTURES
 from luigi_tasks.storage.opening import open_store
@@ -59,21 +61,21 @@ def open_class_folders(settings: DatasetSettings, store: StoreSettings) -> Class
 
     Raises: SettingsError if no picture can be added there.
     """
-    parts = urlsplit(settings.url)
-    if parts.scheme == "s3":
-        return BucketFolders(open_store(dataclasses.replace(store, url=settings.url)), settings.url)
-    if parts.scheme == FILE_SCHEME:
-        return LocalFolders(folder_of_url(settings.url))
+    scheme = urlsplit(settings.url).scheme
+    if scheme == "s3" and not is_archive_name(settings.url):
+        place = place_of_pictures(settings, store)
+        return BucketFolders(open_store(dataclasses.replace(place, url=settings.url)), settings.url)
     if not settings.url:
         raise SettingsError(NO_PICTURES)
-    if parts.scheme or is_preset(settings.url):
+    path = folder_of_url(settings.url) if scheme == FILE_SCHEME else Path(settings.url).expanduser()
+    if scheme not in {"", FILE_SCHEME} or is_preset(settings.url) or path.is_file():
         msg = (
             f"[dataset] url {settings.url!r}: an archive or a preset never changes, so no labelled pictures "
             "can be added; copy its class folders to a local folder or an s3:// prefix of your own, let "
             "[dataset] url name that, and run again"
         )
         raise SettingsError(msg)
-    return LocalFolders(Path(settings.url).expanduser())
+    return LocalFolders(path)
 
 
 class LocalFolders:
@@ -130,7 +132,7 @@ class BucketFolders:
     def contents(self) -> dict[str, frozenset[str]]:
         """List as a snapshot does, with one request a thousand pictures."""
         objects = self._store.list_folder("")
-        listing = list_objects((one.key, one.size_bytes, one.etag) for one in objects)
+        listing = list_objects(objects)
         self._layout = _layout_of(listing, self.url)
         return _names_by_class(listing, self._layout)
 

@@ -60,6 +60,22 @@ def staged_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Give the block an empty folder in `parent`, which is gone after it.
+
+    Raises: SettingsError if the disk refuses.
+    """
+    with _disk_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        drop_leftovers(parent)
+        staging = Path(tempfile.mkdtemp(dir=parent, prefix=STAGING_PREFIX))
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
 def _move(content: Path, folder: Path) -> None:
     try:
         content.rename(folder)

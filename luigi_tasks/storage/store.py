@@ -25,11 +25,19 @@ class ArchivedError(SettingsError):
 
 @dataclasses.dataclass(frozen=True)
 class ListedObject:
-    """An object as a listing shows it, without its content."""
+    """An object as a listing shows it, without its content.
+
+    Attributes:
+        key: Its key.
+        size_bytes: Its size.
+        etag: Names this version of it.
+        archived: Storage class of one that is to be restored before it can be read, where that was asked for.
+    """
 
     key: str
     size_bytes: int
     etag: str
+    archived: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

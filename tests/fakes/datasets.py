@@ -17,6 +17,7 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
+import zstandard
 from PIL import Image
 
 from luigi_tasks.settings.values import DatasetSettings
@@ -86,6 +87,7 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress,
     "bz2": bz2.compress,
     "xz": lzma.compress,
+    "zst": zstandard.compress,
 }
 
 

@@ -23,6 +23,7 @@ from local_services import free_ports
 
 from edge_client.contract.errors import InputError, SettingsError, TransportError
 from luigi_tasks.dataset import archive as room
+from luigi_tasks.dataset import archive_members
 from luigi_tasks.dataset.archive import Archive, unpack_archive
 from luigi_tasks.storage.cache import LEFTOVER_AGE_S, STAGING_PREFIX
 from tests.fakes.datasets import ArchiveServer, tar_bytes, zip_bytes
@@ -95,6 +96,7 @@ def wait_until(holds, limit_s=20.0):
         pytest.param(lambda tree: tar_bytes(tree, "gz"), id="tar.gz"),
         pytest.param(lambda tree: tar_bytes(tree, "bz2"), id="tar.bz2"),
         pytest.param(lambda tree: tar_bytes(tree, "xz"), id="tar.xz"),
+        pytest.param(lambda tree: tar_bytes(tree, "zst"), id="tar.zst"),
     ],
 )
 def test_each_format_is_unpacked_whole_and_downloaded_once(server, cache, pack):
@@ -246,7 +248,7 @@ def test_a_zip_that_lies_about_its_size_is_counted_as_it_unpacks(server, cache):
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_too_many_members_are_refused_folders_too(server, cache, monkeypatch, kind):
-    monkeypatch.setattr(room, "MAX_MEMBERS", 5)
+    monkeypatch.setattr(archive_members, "MAX_MEMBERS", 5)
     file = io.BytesIO()
     if kind == "tar":
         with tarfile.open(fileobj=file, mode="w") as archive:
@@ -274,7 +276,7 @@ def test_an_encrypted_zip_is_named(server, cache):
     data[6] |= 1
     data[data.index(b"PK\x01\x02") + 8] |= 1
     server.data = bytes(data)
-    with pytest.raises(InputError, match=r"encrypted.*without a password"):
+    with pytest.raises(InputError, match=r"'a/1.png' is encrypted.*without a password"):
         unpack(server, cache)
     assert_nothing_was_left(cache)
 

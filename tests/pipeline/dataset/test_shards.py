@@ -7,11 +7,12 @@ import os
 import msgspec
 import pytest
 
+from luigi_tasks.dataset.bucket_source import BucketSource
 from luigi_tasks.dataset.pixel_cache import PixelCache
 from luigi_tasks.dataset.pixels import read_pictures
 from luigi_tasks.dataset.records import Inventory
 from luigi_tasks.dataset.shards import SMALL_AT_MOST, PictureLog, make_plan
-from luigi_tasks.dataset.sources import BucketSource, FolderSource
+from luigi_tasks.dataset.sources import FolderSource
 from luigi_tasks.evidence.ledger import Ledger
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.storage.s3_store import S3Store

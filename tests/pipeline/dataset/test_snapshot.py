@@ -16,9 +16,10 @@ from PIL import Image
 
 from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import InputError
-from luigi_tasks.dataset import sources
+from luigi_tasks.dataset import found, sources
+from luigi_tasks.dataset.bucket_source import BucketSource
 from luigi_tasks.dataset.records import HOLDOUT, TRAIN, ReadPicture, Snapshot, SnapshotSummary
-from luigi_tasks.dataset.sources import BucketSource, FolderSource
+from luigi_tasks.dataset.sources import FolderSource
 from luigi_tasks.dataset.splits import ShardSplit, choose_splits, find_moved, is_learned_from
 from luigi_tasks.progress import ignore_progress
 from tests.fakes.datasets import class_folders, dataset_settings, picture_bytes, write_tree
@@ -311,7 +312,7 @@ def test_a_truncated_picture_without_a_suffix_counts(tmp_path):
 
 
 def test_a_picture_on_a_bad_sector_is_left_out(tmp_path, monkeypatch):
-    read = sources.read_within
+    read = found.read_within
 
     def read_disk(file, size_bytes, path):
         if path == "b/bad.png":

@@ -14,10 +14,11 @@ from local_services import free_ports
 from PIL import Image
 
 from edge_client.contract.errors import InputError, SettingsError, TransportError
+from luigi_tasks.dataset.bucket_source import BucketSource
 from luigi_tasks.dataset.file_names import PICTURE_SUFFIXES
 from luigi_tasks.dataset.listing import listing_digest
 from luigi_tasks.dataset.presets import write_digits
-from luigi_tasks.dataset.sources import BucketSource, FolderSource, open_source
+from luigi_tasks.dataset.sources import FolderSource, open_source
 from luigi_tasks.storage.s3_client import open_client
 from tests.fakes.datasets import (
     ArchiveServer,
@@ -331,11 +332,10 @@ def test_a_system_folder_that_cannot_be_read_is_passed_over_and_a_class_is_an_er
         FolderSource(folder).listing()
 
 
-@pytest.mark.parametrize("name", ["missing", "file"])
-def test_a_missing_folder_is_named(tmp_path, store_settings, name):
-    (tmp_path / "file").write_bytes(b"")
+@pytest.mark.parametrize(("name", "kind"), [("missing", "folder"), ("missing.zip", "file")])
+def test_a_missing_folder_is_named(tmp_path, store_settings, name, kind):
     source = open_source(dataset_settings(tmp_path, str(tmp_path / name)), store_settings)
-    with pytest.raises(InputError, match=f"{tmp_path / name}: no such folder; give one that holds"):
+    with pytest.raises(InputError, match=f"{tmp_path / name}: no such {kind}; give one that holds"):
         source.listing()
 
 
