@@ -53,10 +53,12 @@ class dataset(luigi.Config):  # noqa: N801 - the class name is the section's nam
 
     url = luigi.Parameter(
         default="",
-        description="folder, s3://bucket/prefix, http(s) zip or tar archive, one folder a class; "
-        "or a preset: preset:digits, preset:flowers; empty: --pictures names them",
+        description="folder, s3://bucket/prefix, zip or tar archive (file, s3:// or http(s)), one folder a "
+        "class; or a preset: preset:digits, preset:flowers; empty: --pictures names them",
     )
-    sha256 = luigi.Parameter(default="", description="hex digest of an http(s) archive; required for one")
+    sha256 = luigi.Parameter(
+        default="", description="hex digest of an archive; required for one at http(s), else checked if given"
+    )
     cache_dir = luigi.Parameter(
         default="~/.cache/edge-pipeline", description="local folder for unpacked archives and caches"
     )

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 PICTURES_COME_FROM = (
-    "a folder that holds one folder of pictures a class, s3://bucket/prefix, an http(s) archive, or a preset "
-    "(preset:digits, preset:flowers)"
+    "a folder that holds one folder of pictures a class, s3://bucket/prefix, a zip or tar archive (a file, "
+    "s3://bucket/pictures.zip, or http(s) with [dataset] sha256), or a preset (preset:digits, preset:flowers)"
 )
 NO_PICTURES = (
     "[dataset] url is empty, and nothing else names pictures: give --pictures or [dataset] url, "
