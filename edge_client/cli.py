@@ -28,7 +28,7 @@ from edge_client.contract.text import one_line
 from edge_client.machine import machine_name
 from edge_client.owner import act_as_owner
 from edge_client.reporting.logs import configure_logs
-from edge_client.settings.file import DEFAULT_FILE, hurried, load_settings, of_channel
+from edge_client.settings.file import DEFAULT_FILE, hurried, load_settings, of_channel, refuse_own_model
 from edge_client.settings.readers import read_float_list, read_size
 
 if TYPE_CHECKING:
@@ -226,7 +226,9 @@ def _update(options: argparse.Namespace) -> int:
         was_asked_to_forget_refusals,
     )
 
-    state_dir = _settings_of_owner(options).device.state_dir
+    settings = _settings_of_owner(options)
+    refuse_own_model(settings, "update")
+    state_dir = settings.device.state_dir
     if options.retry:
         ask_to_forget_refusals(state_dir)
     try:
@@ -242,7 +244,9 @@ def _export(options: argparse.Namespace) -> int:
     from edge_client.offline.export import export_bundle  # noqa: PLC0415
 
     configure_logs(logging.WARNING)
-    release = export_bundle(of_channel(hurried(_settings(options)), options.channel), options.bundle)
+    settings = hurried(_settings(options))
+    refuse_own_model(settings, "export")
+    release = export_bundle(of_channel(settings, options.channel), options.bundle)
     size_bytes = options.bundle.stat().st_size
     sys.stdout.write(f"{options.bundle}: release {release}, {size_bytes} bytes\n")
     return 0
@@ -254,6 +258,7 @@ def _import(options: argparse.Namespace) -> int:
 
     configure_logs(logging.WARNING)
     settings = _settings(options)
+    refuse_own_model(settings, "import")
     # Opened first, as whoever asks: a stick may be mounted for that user alone.
     with open_bundle(options.bundle) as file:
         _act_as_owner(settings)

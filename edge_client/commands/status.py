@@ -67,7 +67,32 @@ def _describe_daemon(*, running: bool, fresh: bool) -> str:
 
 
 def _describe(status: DeviceStatus, daemon: str) -> str:
-    lines = [
+    lines = _lines_of_model(status, daemon) if status.model else _lines_of_channel(status, daemon)
+    return "".join(f"{name:<12} {one_line(str(value))}\n" for name, value in lines)
+
+
+def _lines_of_model(status: DeviceStatus, daemon: str) -> list[tuple[str, str]]:
+    """Return what there is to say where a model file serves: nothing of releases."""
+    return [
+        ("device", status.device),
+        ("daemon", daemon),
+        ("state", status.state),
+        ("model", status.model),
+        ("SHA-256", status.model_sha256),
+        ("why", status.why or "-"),
+        ("runtime", status.runtime),
+        ("frames", f"{status.frames} since start"),
+        ("latency", "-" if status.latency_ms is None else f"{status.latency_ms:.2f} ms"),
+        ("inbox", _describe_inbox(status.inbox)),
+        ("results", _describe_sinks(status.sinks)),
+        ("warning", status.warning or "none"),
+        ("last error", status.last_error or "none"),
+        ("changed at", status.changed_at),
+    ]
+
+
+def _lines_of_channel(status: DeviceStatus, daemon: str) -> list[tuple[str, str]]:
+    return [
         ("device", status.device),
         ("daemon", daemon),
         ("state", status.state),
@@ -94,7 +119,6 @@ def _describe(status: DeviceStatus, daemon: str) -> str:
         ("last error", status.last_error or "none"),
         ("changed at", status.changed_at),
     ]
-    return "".join(f"{name:<12} {one_line(str(value))}\n" for name, value in lines)
 
 
 def _describe_update(update: UpdateMetrics | None) -> str:

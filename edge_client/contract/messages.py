@@ -31,10 +31,12 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
 
     Attributes:
         device: Device id.
-        channel: Channel that the device follows.
+        channel: Channel that the device follows; empty where a model file serves.
         state: `starting`, `serving`, `updating` or `waiting` (no release yet).
         probation: Whether the serving release is on probation, and may be rolled back.
-        release: Id of the serving release.
+        release: Id of the serving release; for a model file `model-` and the first digits of its digest.
+        model: Model file that serves in the place of a release ([device] model); empty: releases serve.
+        model_sha256: Hex digest of that file.
         previous: Id of the release kept for a rollback.
         serving_since: When the serving release was activated, UTC, ISO 8601; None if unknown.
         latest: Release that the signed channel pointed to at the last update check.
@@ -67,6 +69,8 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
     state: str
     probation: bool = False
     release: str | None = None
+    model: str = ""
+    model_sha256: str = ""
     previous: str | None = None
     serving_since: str | None = None
     latest: str | None = None

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import DeviceError, EdgeError, TransportError
-from edge_client.contract.messages import DeviceStatus, Result
+from edge_client.contract.messages import DeviceStatus
 from edge_client.contract.names import announcement_topic
 from edge_client.contract.times import seconds_until, utc_now
 from edge_client.daemon.check_result import CheckResult, RunningUpdate
@@ -23,9 +23,9 @@ from edge_client.daemon.explanations import (
     explain_shadow,
     explain_unrecorded,
 )
+from edge_client.daemon.follower import Follower
 from edge_client.daemon.reopening import Reopening
 from edge_client.daemon.software import find_runtime, find_software
-from edge_client.inbox.selection import ChannelAnswer
 from edge_client.offline.handover import BUNDLE_FILE, BundleResult, close_bundle, of_bundle
 from edge_client.rate_limit import RateLimit
 from edge_client.reporting.status import STATUS_FILE, StatusBoard
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edge_client.inbox.selection import ChannelAnswer
     from edge_client.inference.classifier import Prediction
     from edge_client.serving.held import HeldLabels
     from edge_client.settings.file import Settings
@@ -59,7 +63,7 @@ UNDECIDED = ""
 LONGEST_WAIT_S = 600.0
 
 
-class ChannelFollower:
+class ChannelFollower(Follower):
     """Serves one channel and follows it."""
 
     def __init__(
@@ -87,7 +91,7 @@ class ChannelFollower:
             chance: Spreads update checks over time; None: seeded by the system.
         Raises: SettingsError, DeviceError.
         """
-        self._settings = settings
+        super().__init__(settings)
         self._stop = stop
         self._on_renewal = on_renewal
         self._may_serve = may_serve
@@ -97,8 +101,6 @@ class ChannelFollower:
         self._software = find_software(self._settings)
         self._check = UpdateCheck()
         self._serving = Serving(settings, self._software, on_verdict=self._on_verdict, last_end=last_end)
-        self._source_fault: str | None = None
-        self._failing = False
         self._running_update: RunningUpdate | None = None
         self._update_started = float("-inf")
         self._settle_after = float("inf")
@@ -151,6 +153,11 @@ class ChannelFollower:
         """Whether a release serves, or is on the disk and may serve once this machine can run it."""
         return self.serves or bool(self._serving.fault)
 
+    @property
+    def channel(self) -> str:
+        """The channel's name."""
+        return self._settings.device.channel
+
     def describe(self) -> str:
         """Return the serving release and the channel, for the log."""
         serving = f"serving release {self._serving.release}" if self.serves else "waiting for a first release"
@@ -163,6 +170,10 @@ class ChannelFollower:
             forgiving: Whether a release that was refused is tried again, too.
         """
         self.triggers.request(forgiving=forgiving)
+
+    def wake(self) -> None:
+        """Let `follow` read a bundle that was left here."""
+        self.triggers.wake()
 
     def end(self) -> None:
         """End `follow`; a running update is abandoned, which is as safe as a power cut."""
@@ -177,32 +188,11 @@ class ChannelFollower:
         """Record that the daemon ends on request; once `follow` has ended, or was never started."""
         self._serving.close()
 
-    def show_source_fault(self, fault: str) -> None:
-        """Show why no frames come, until one does."""
-        if fault != self._source_fault:
-            self.board.change(last_error=fault)
-        self._source_fault = fault
-
     # Frames
 
-    def classify(self, frame: Frame) -> ChannelAnswer | None:
-        """Let the serving release predict; None if there is none yet, or it failed on this frame."""
-        try:
-            found = self._serving.predict(frame.pixels)
-        except EdgeError as e:
-            if not self._failing:
-                logger.error("%s: %s", frame.source, e)  # noqa: TRY400 - one line, no traceback
-                self.board.change(last_error=f"{frame.source}: {e}")
-            self._failing = True
-            return None
-        if found is None:
-            return None
-        if self._failing:
-            self.board.change(last_error=None)
-        self._failing = False
-        prediction, release = found
-        self.board.count(prediction.latency_ms)
-        return ChannelAnswer(prediction, self._result(frame, prediction, release))
+    def predict(self, pixels: NDArray[np.uint8]) -> tuple[Prediction, str | None] | None:
+        """See `Serving.predict`."""
+        return self._serving.predict(pixels)
 
     def compare(self, frame: Frame, answer: ChannelAnswer) -> Prediction | None:
         """Let the shadow release predict too, see `Serving.compare`."""
@@ -210,30 +200,11 @@ class ChannelFollower:
 
     def results_published(self, answer: ChannelAnswer) -> None:
         """Note that the result was handed to all sinks."""
-        if self._source_fault is not None:
-            self._source_fault = None
-            self.board.change(last_error=None)
+        super().results_published(answer)
         update = self._running_update
         if update is not None and update.release == answer.result.release:
             self._running_update = None
             self.board.change(update=update.metrics(time.monotonic()))
-
-    def _result(self, frame: Frame, prediction: Prediction, release: str | None) -> Result:
-        device = self._settings.device
-        return Result(
-            device=device.id,
-            source=frame.source,
-            frame=self.board.frames,
-            label=prediction.label,
-            confidence=prediction.confidence,
-            sure=prediction.sure,
-            known=prediction.known,
-            top=prediction.top(device.top),
-            release=release,
-            channel=device.channel,
-            latency_ms=prediction.latency_ms,
-            at=utc_now(),
-        )
 
     # Status
 

@@ -20,24 +20,19 @@ from typing import TYPE_CHECKING, Any
 from edge_client.children import hide_from_others
 from edge_client.contract.addresses import without_secrets
 from edge_client.contract.errors import DeviceError, EdgeError
-from edge_client.contract.names import (
-    announcement_topic,
-    command_topic,
-    online_topic,
-    results_topic,
-    status_topic,
-)
+from edge_client.contract.names import online_topic, results_topic, status_topic
 from edge_client.daemon.channel import ChannelFollower
 from edge_client.daemon.crash_report import crash_report
 from edge_client.daemon.labels import LabelWatch
 from edge_client.daemon.metrics_port import MetricsPort, open_metrics
 from edge_client.daemon.signals import end_requests
+from edge_client.daemon.subscriptions import announcement_handlers, command_handlers
 from edge_client.daemon.watchdog import Watchdog
 from edge_client.inbox.selection import INBOX_DIR, is_needed
 from edge_client.last_picture import LastPicture
 from edge_client.reporting.broker import BrokerConnection
 from edge_client.reporting.discovery import DISCOVERY_FILE, Discovery
-from edge_client.reporting.homeassistant import INSTALL, discovery_messages
+from edge_client.reporting.homeassistant import discovery_messages, sensor_messages
 from edge_client.reporting.systemd import SystemdNotifier
 from edge_client.serving.probation import LastEnd
 from edge_client.settings.file import of_channels
@@ -58,6 +53,7 @@ from edge_client.state_folder import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from edge_client.daemon.follower import Follower
     from edge_client.daemon.watchdog import Hang
     from edge_client.inbox.selection import ChannelAnswer
     from edge_client.inbox.service import Inbox
@@ -162,18 +158,9 @@ class Daemon:
         self._driver = DriverWatch()
         self._last_picture = LastPicture(settings.device.state_dir)
         self._inbox = self._open_inbox()
-        self._followers = {
-            one.device.channel: ChannelFollower(
-                one,
-                stop=self._stop,
-                may_serve=self._may_serve,
-                publish_status=functools.partial(self._publish_status, self._extra(one.device.channel)),
-                live_fields=self._live_fields if one is settings else dict,
-                last_end=LastEnd.PICTURE if self._last_picture.died_at else last_end,
-                on_renewal=on_renewal,
-            )
-            for one in of_channels(settings)
-        }
+        self._followers = self._open_followers(
+            LastEnd.PICTURE if self._last_picture.died_at else last_end, on_renewal
+        )
         self._labels = LabelWatch(settings, lambda: [one.labels for one in self._followers.values()])
         if not any(follower.has_release for follower in self._followers.values()):
             read_root(settings.trust)  # without a release and without a root, waiting is useless
@@ -184,6 +171,27 @@ class Daemon:
             for follower in self._followers.values():
                 follower.close()
             raise
+
+    def _open_followers(self, last_end: LastEnd, on_renewal: Callable[[], None]) -> dict[str, Follower]:
+        """Load what is to serve: the model file that the settings name, else each channel's release."""
+        settings, stop, may_serve = self._settings, self._stop, self._may_serve
+        if settings.device.model:
+            from edge_client.daemon.own_model import ModelFollower  # noqa: PLC0415 - most devices have none
+
+            publish, fields = functools.partial(self._publish_status, ""), self._live_fields
+            return {"": ModelFollower(settings, stop, may_serve, publish_status=publish, live_fields=fields)}
+        return {
+            one.device.channel: ChannelFollower(
+                one,
+                stop=stop,
+                may_serve=may_serve,
+                publish_status=functools.partial(self._publish_status, self._extra(one.device.channel)),
+                live_fields=self._live_fields if one is settings else dict,
+                last_end=last_end,
+                on_renewal=on_renewal,
+            )
+            for one in of_channels(settings)
+        }
 
     def _open_rest(self) -> None:
         settings = self._settings
@@ -279,7 +287,7 @@ class Daemon:
     def import_bundles(self) -> None:
         """Read a bundle that was left for one of the channels."""
         for follower in self._followers.values():
-            follower.triggers.wake()
+            follower.wake()
 
     def keep_status(self) -> None:
         """Write the status to the disk now, for `edge-client status`."""
@@ -293,16 +301,8 @@ class Daemon:
         return BrokerConnection(
             broker,
             device.id,
-            handlers={
-                announcement_topic(device.fleet, name): follower.triggers.announce
-                for name, follower in self._followers.items()
-            },
-            commands={
-                command_topic(device.fleet, device.id, self._extra(name)): functools.partial(
-                    _on_update_command, follower
-                )
-                for name, follower in self._followers.items()
-            },
+            handlers=announcement_handlers(device, self._followers.values()),
+            commands=command_handlers(device, self._followers.values()),
             online_topic=online_topic(device.fleet, device.id),
             on_connection=self._on_connection,
             on_acknowledged=self._on_acknowledged,
@@ -360,7 +360,8 @@ class Daemon:
         home, device = self._settings.homeassistant, self._settings.device
         messages: dict[str, bytes] = {}
         for name in self._followers if home.discovery else ():
-            messages |= discovery_messages(home.prefix, device.fleet, device.id, self._extra(name))
+            describe = discovery_messages if name else sensor_messages  # a model file has no updates
+            messages |= describe(home.prefix, device.fleet, device.id, self._extra(name))
         return Discovery(device.state_dir / DISCOVERY_FILE, messages)
 
     def _on_acknowledged(self, number: int) -> None:
@@ -368,7 +369,7 @@ class Daemon:
         if self._outbox:
             self._outbox.acknowledged(number)
 
-    def _send_status(self, follower: ChannelFollower) -> None:
+    def _send_status(self, follower: Follower) -> None:
         going = True
         while going:
             try:
@@ -442,7 +443,7 @@ class Daemon:
 
     def _serve(self, frame: Frame) -> None:
         """Let all channels answer a frame; comparing and keeping it come after publishing the results."""
-        answered: list[tuple[ChannelFollower, ChannelAnswer]] = []
+        answered: list[tuple[Follower, ChannelAnswer]] = []
         receipt = Receipt(frame.done)
         for follower in self._followers.values():
             if (answer := follower.classify(frame)) is not None:
@@ -465,9 +466,3 @@ def _join(threads: Sequence[threading.Thread], limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
     for thread in threads:
         thread.join(max(deadline - time.monotonic(), 0))
-
-
-def _on_update_command(follower: ChannelFollower, payload: bytes) -> None:
-    """Install the channel's release on request, whoever sent it: only what is signed is installed."""
-    if payload == INSTALL:
-        follower.request_update()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # At byte 4 of every TFLite file: tensorflow/lite/schema/schema.fbs, file_identifier.
-IDENTIFIER = b"TFL3"
+_IDENTIFIER = b"TFL3"
 # No model for a Pi is larger; a device file or a disk image has no end.
 _LARGEST_BYTES = 1 << 30
 _CONVERT = "convert it with tf.lite.TFLiteConverter and give the .tflite file"
@@ -44,6 +44,11 @@ _SUFFIXES = {
 }
 
 
+def is_tflite(content: bytes) -> bool:
+    """Whether a file says that it is a TFLite file."""
+    return content[4:8] == _IDENTIFIER
+
+
 def read_model_file(path: Path) -> bytes:
     """Return the content of a `.tflite` file; other bytes are returned as they are if nobody knows them.
 
@@ -65,7 +70,7 @@ def read_model_file(path: Path) -> bytes:
     except OSError as e:
         msg = f"{path}: the model file cannot be read: {e.strerror or e}; check the path"
         raise InputError(msg) from e
-    if content[4:8] != IDENTIFIER and (found := _recognize(path, content)):
+    if not is_tflite(content) and (found := _recognize(path, content)):
         msg = f"{path}: {found}"
         raise InputError(msg)
     return content

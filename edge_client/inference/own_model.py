@@ -18,7 +18,7 @@ from edge_client.inference.file_metadata import read_metadata
 from edge_client.inference.graph import read_graph
 from edge_client.inference.model_input import check_input, choose_input_shape, choose_normalization
 from edge_client.inference.model_output import choose_output
-from edge_client.inference.other_formats import IDENTIFIER, read_model_file
+from edge_client.inference.other_formats import is_tflite, read_model_file
 from edge_client.inference.picture_input import PictureInput
 from edge_client.inference.runtime import load_interpreter
 from edge_client.inference.score_output import ScoreOutput
@@ -62,7 +62,7 @@ def open_own_model(path: Path, options: ModelOptions, threads: int = 1) -> OwnMo
     content = read_model_file(path)
     where = f"{path} with {options.labels}" if options.labels else str(path)
     try:
-        if content[4:8] != IDENTIFIER:
+        if not is_tflite(content):
             load_interpreter(content, threads)  # says what it is not
         return _open(path, content, options, threads)
     except DeviceError as e:

@@ -230,7 +230,8 @@ class BrokerConnection:
             )
             return
         logger.info("MQTT broker %s: connected as %s", self.address, self._client_id)
-        client.subscribe([(topic, 1) for topic in self._handlers])
+        if self._handlers:
+            client.subscribe([(topic, 1) for topic in self._handlers])
         if self._hand_over(self._online_topic, ONLINE, retain=True) is None:
             logger.error("MQTT broker %s: queue full, %s stays offline", self.address, self._client_id)
         self._on_connection()

@@ -38,16 +38,30 @@ def discovery_messages(prefix: str, fleet: str, device_id: str, channel: str = "
         device_id: Device id.
         channel: An extra channel, whose entities carry its name; empty: the main channel.
     """
+    results, status = results_topic(fleet, device_id, channel), status_topic(fleet, device_id, channel)
+    entities = {
+        **_sensors(results, status),
+        **_drift(status),
+        **_update_entity(status, command_topic(fleet, device_id, channel)),
+    }
+    return _messages(entities, prefix, fleet, device_id, channel)
+
+
+def sensor_messages(prefix: str, fleet: str, device_id: str, channel: str = "") -> dict[str, bytes]:
+    """Return the payloads of a device that serves a model file: no drift from a hold-out, no updates."""
+    sensors = _sensors(results_topic(fleet, device_id, channel), status_topic(fleet, device_id, channel))
+    return _messages(sensors, prefix, fleet, device_id, channel)
+
+
+def _messages(
+    entities: dict[str, tuple[str, dict[str, Any]]], prefix: str, fleet: str, device_id: str, channel: str
+) -> dict[str, bytes]:
     node = f"{fleet}_{device_id}".replace(".", "_")  # Home Assistant's ids have no dots
     extra = f"{channel.replace('.', '_')}_" if channel else ""
     common = {
         "availability_topic": online_topic(fleet, device_id),
         "device": {"identifiers": [f"edge-client_{node}"], "name": device_id, "sw_version": __version__},
         "origin": {"name": "edge-client", "sw_version": __version__},
-    }
-    entities = {
-        **_sensors(results_topic(fleet, device_id, channel), status_topic(fleet, device_id, channel)),
-        **_update_entity(status_topic(fleet, device_id, channel), command_topic(fleet, device_id, channel)),
     }
     return {
         f"{prefix}/{component}/{node}/{extra}{key}/config": msgspec.json.encode(
@@ -86,6 +100,14 @@ def _sensors(results: str, status: str) -> dict[str, tuple[str, dict[str, Any]]]
         "json_attributes_topic": results,
         "json_attributes_template": _ATTRIBUTES,
     }
+    return {
+        "label": ("sensor", label),
+        "confidence": ("sensor", confidence),
+        "latency": ("sensor", latency),
+    }
+
+
+def _drift(status: str) -> dict[str, tuple[str, dict[str, Any]]]:
     drift = {
         "name": "Drift",
         "state_topic": status,
@@ -93,12 +115,7 @@ def _sensors(results: str, status: str) -> dict[str, tuple[str, dict[str, Any]]]
         "device_class": "problem",
         "entity_category": "diagnostic",
     }
-    return {
-        "label": ("sensor", label),
-        "confidence": ("sensor", confidence),
-        "latency": ("sensor", latency),
-        "drift": ("binary_sensor", drift),
-    }
+    return {"drift": ("binary_sensor", drift)}
 
 
 def _update_entity(status: str, command: str) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_client.children import (
     confine,
@@ -24,8 +25,12 @@ from edge_client.children import (
     start,
 )
 from edge_client.contract.documents import Document, decode_document, encode_document
-from edge_client.contract.errors import DeviceError, EdgeError, InputError
+from edge_client.contract.errors import DeviceError, EdgeError, InputError, SettingsError
 from edge_client.settings.own_model import ModelOptions
+
+if TYPE_CHECKING:
+    from edge_client.inference.own_model import OwnModel
+    from edge_client.settings.file import Settings
 
 _LIMIT_BYTES = 65536
 # The longest first inference on a slow board, and the imports of the child.
@@ -101,6 +106,33 @@ def try_model(
         finally:
             child.kill()
     _judge(model, child.returncode, output, errors)
+
+
+def open_tried(settings: Settings) -> OwnModel:
+    """Load the model file of the settings, after a trial in another process.
+
+    Raises: SettingsError if the file, or what the settings say of it, is the reason; DeviceError.
+    """
+    from edge_client.inference.other_formats import is_tflite, read_model_file  # noqa: PLC0415
+    from edge_client.inference.own_model import open_own_model  # noqa: PLC0415 - the child imports it later
+
+    device, update = settings.device, settings.update
+    model, options = device.model_file(), device.model_options()
+    try:
+        if not is_tflite(read_model_file(model)):
+            msg = f"[device] model: {model}: not a TFLite model; give a .tflite image classifier"
+            raise SettingsError(msg)
+        try_model(
+            model,
+            options,
+            device.threads,
+            timeout_s=update.self_test_timeout_s,
+            memory_bytes=update.self_test_memory_bytes,
+        )
+        return open_own_model(model, options, device.threads)
+    except InputError as e:
+        msg = f"[device] model: {e}"
+        raise SettingsError(msg) from e
 
 
 def _judge(model: Path, returncode: int, output: bytes, errors: bytes) -> None:

@@ -149,7 +149,27 @@ def hurried(settings: Settings) -> Settings:
 
 def find_faults(settings: Settings) -> list[str]:
     """Return one sentence for each setting that cannot work."""
-    return [f"[{name}] {fault}" for name in SECTIONS for fault in getattr(settings, name).faults()]
+    # A model file needs no store; where its section says something, that must be right.
+    needless = {"store"} if settings.device.model and settings.store == StoreSettings() else set()
+    faults = [
+        f"[{name}] {fault}"
+        for name in SECTIONS
+        if name not in needless
+        for fault in getattr(settings, name).faults()
+    ]
+    if needless and settings.inbox.upload and not settings.inbox.base_url:
+        faults.append("[inbox] upload: with [device] model and no store, give base_url, or set it to false")
+    return faults
+
+
+def refuse_own_model(settings: Settings, command: str) -> None:
+    """Raise SettingsError if a command is for releases, and a model file of one's own serves."""
+    if model := settings.device.model:
+        msg = (
+            f"[device] model = {model!r} serves on this device, not a channel, so there is nothing to "
+            f"{command}: replace the file and restart the daemon, or remove the setting to follow a channel"
+        )
+        raise SettingsError(msg)
 
 
 def _with_device_id(settings: Settings, machine_name: str | None) -> Settings:

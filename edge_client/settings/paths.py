@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FILE = f"{FILE_SCHEME}://"
 _FOLDER = re.compile(rf"(?:{_FILE})?(?:~|\.\.?)(?:/.*)?|/[^/].*", re.DOTALL)
 _URLS = {("store", "base_url"), ("inbox", "base_url")}
+_MODEL_FILES = {("device", "model"), ("device", "labels")}
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -63,8 +64,10 @@ def _folder_address(text: str, folder: Path) -> str:
 
 
 def _names_file(section: str, key: str, table: Mapping[str, Any]) -> bool:
-    """Whether a setting that is a path only for some values is one here."""
+    """Whether a setting whose name does not say so names a file; some do for some values only."""
     value = str(table[key])
+    if (section, key) in _MODEL_FILES:
+        return True
     if (section, key) == ("source", "path"):
         match table.get("kind", "folder"):
             case "folder" | "files":

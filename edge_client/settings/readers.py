@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Command = Annotated[str, "command"]
 # Numbers with commas between.
 Numbers = Annotated[str, "numbers"]
+# One number for all channels of a picture, or one for each.
+ChannelValues = Annotated[tuple[float, ...], "channel values"]
 # Height and width in pixels, or one for both.
 Size = Annotated[tuple[int, ...], "size"]
 
@@ -136,7 +138,7 @@ _READERS: dict[Any, Callable[[object], Any]] = {
     float: _read_float,
     Path: lambda value: Path(_read_str(value)),
     tuple[str, ...]: _read_names,
-    tuple[float, ...]: read_float_list,
+    ChannelValues: read_float_list,
     Size: read_size,
     Command: _read_command,
     Numbers: _read_numbers,

@@ -24,6 +24,8 @@ from edge_client.settings.checks import (
     is_positive,
     store_url_fault,
 )
+from edge_client.settings.own_model import ModelOptions
+from edge_client.settings.readers import ChannelValues, Size  # noqa: TC001 - read by get_type_hints
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +54,11 @@ class DeviceSettings(Section):
         threads: Threads of the interpreter.
         top: Number of labels in each result.
         latency_budget_ms: Longest time for one frame; a slower release is refused. 0: no limit.
+        model: Model file that serves in the place of releases; empty: the channel's releases serve.
+        labels: Labels file of `model`; empty: the labels in it.
+        mean: See `ModelOptions`.
+        std: See `ModelOptions`.
+        input_size: See `ModelOptions`.
     """
 
     id: str = ""
@@ -63,6 +70,20 @@ class DeviceSettings(Section):
     threads: int = 2
     top: int = 3
     latency_budget_ms: float = 0.0
+    model: str = ""
+    labels: str = ""
+    mean: ChannelValues = ()
+    std: ChannelValues = ()
+    input_size: Size = ()
+
+    def model_file(self) -> Path:
+        """Return the model file that serves in the place of releases."""
+        return Path(self.model)
+
+    def model_options(self) -> ModelOptions:
+        """Return what the settings say of the model file."""
+        labels = Path(self.labels) if self.labels else None
+        return ModelOptions(labels, self.mean, self.std, self.input_size)
 
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""
@@ -81,6 +102,17 @@ class DeviceSettings(Section):
                     f"channel and more_channels: name each channel once ({', '.join(channels)})",
                 ),
             ),
+            *failed(
+                (
+                    not self.model or not self.more_channels,
+                    "model: the device serves this file alone; remove more_channels, or model",
+                ),
+                (
+                    bool(self.model) or self.model_options() == ModelOptions(),
+                    "labels, mean, std, input_size: only with model; a release has its own",
+                ),
+            ),
+            *self.model_options().faults(),
             *bad_names(names),
         )
 

@@ -12,7 +12,7 @@ from edge_client.commands.doctor.broker import check_broker
 from edge_client.commands.doctor.camera import check_source
 from edge_client.commands.doctor.inbox import check_inbox
 from edge_client.commands.doctor.machine import check_clock_set, check_files, check_state
-from edge_client.commands.doctor.model import check_release
+from edge_client.commands.doctor.model import check_own_model, check_release
 from edge_client.commands.doctor.results import check_action, check_json_lines, check_metrics
 from edge_client.commands.doctor.store import check_root, check_store
 from edge_client.contract.addresses import without_secrets
@@ -58,14 +58,10 @@ def examine(
         ("clock", lambda: check_clock_set(clock())),
         ("state folder", lambda: check_state(settings)),
         ("files", lambda: check_files(settings)),
-        ("root of trust", lambda: check_root(settings)),
-        ("store", lambda: check_store(settings)),
+        *((name, functools.partial(check, settings)) for name, check in _of_origin(settings)),
         ("broker", lambda: check_broker(settings)),
         ("source", lambda: check_source(settings)),
-        *(
-            (f"release of {one.device.channel}", functools.partial(check_release, one))
-            for one in of_channels(settings)
-        ),
+        *_of_models(settings),
         ("inbox", lambda: check_inbox(settings)),
         *((name, functools.partial(check, settings)) for name, check in _wanted(settings)),
     )
@@ -88,6 +84,22 @@ def _in_thread(name: str, check: Callable[[], str]) -> Callable[[], Check]:
         return found[0]
 
     return wait
+
+
+def _of_origin(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], str]]]:
+    """Yield the checks of where releases come from; a model file of one's own needs none."""
+    if not settings.device.model:
+        yield "root of trust", check_root
+        yield "store", check_store
+
+
+def _of_models(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Yield the checks of what serves: a model file, or each channel's release."""
+    if settings.device.model:
+        yield "model", functools.partial(check_own_model, settings)
+        return
+    for one in of_channels(settings):
+        yield f"release of {one.device.channel}", functools.partial(check_release, one)
 
 
 def _wanted(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], str]]]:

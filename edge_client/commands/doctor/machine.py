@@ -31,6 +31,8 @@ def check_state(settings: Settings) -> str:
         found = _probe(folder) if folder.exists() else check_makeable(folder)
         free = shutil.disk_usage(folder if folder.exists() else _above(folder)).free
     wanted = update.min_free_bytes + update.max_release_bytes
+    if settings.device.model:  # no release is ever installed
+        wanted = 0
     if free < wanted:
         msg = (
             f"{folder}: {free // 1_000_000} MB free; the largest release and the reserve need "
@@ -43,8 +45,9 @@ def check_state(settings: Settings) -> str:
 def check_files(settings: Settings) -> str:
     """Check that this user may read the settings' files. Raises: DeviceError with the commands that help."""
     store, broker, user = settings.store, settings.broker, user_name(os.geteuid())
-    public = [str(settings.file), str(settings.trust.root), store.ca_file, broker.ca_file]
-    public.append(broker.certificate_file)
+    device = settings.device
+    served = [device.model, device.labels] if device.model else [str(settings.trust.root)]
+    public = [str(settings.file), *served, store.ca_file, broker.ca_file, broker.certificate_file]
     secret = [store.access_key_file, broker.password_file, broker.key_file]
     told = [
         f"{file}: run `{command}`"
