@@ -113,6 +113,7 @@ def _lines_of_channel(status: DeviceStatus, daemon: str) -> list[tuple[str, str]
         ("evidence", status.evidence or "-"),
         ("inbox", _describe_inbox(status.inbox)),
         ("results", _describe_sinks(status.sinks)),
+        ("passed over", status.passed_over or "none"),
         ("refused", status.refused or "none"),
         ("next try", status.retry_at or "-"),
         ("warning", status.warning or "none"),

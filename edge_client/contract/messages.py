@@ -61,6 +61,8 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
         inbox: Counts of frames kept for labelling; None if the inbox is off.
         sinks: Counts of results by sink: `mqtt`, `json_lines`, `standard_output`, `action`; of the device, in
             the status of its main channel.
+        passed_over: Files that a watched folder leaves alone, with number, reason and an example of each;
+            None if there are none. In the status of the main channel.
         changed_at: UTC, ISO 8601.
     """
 
@@ -92,6 +94,7 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
     evidence: str = ""
     inbox: InboxMetrics | None = None
     sinks: dict[str, SinkMetrics] = {}
+    passed_over: str | None = None
     changed_at: str = ""
 
 

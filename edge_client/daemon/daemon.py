@@ -43,6 +43,7 @@ from edge_client.sinks.opening import open_sinks
 from edge_client.sinks.outbox import Outbox
 from edge_client.sources.driver import SLOW_READING_S, DriverWatch
 from edge_client.sources.opening import open_source
+from edge_client.sources.passed_over import PassedOver
 from edge_client.state_folder import (
     BUNDLE_SIGNAL,
     hold_state,
@@ -155,7 +156,7 @@ class Daemon:
         self._metrics = MetricsPort()
         self._source_fault: str | None = None
         self._source: Source | None = None
-        self._driver = DriverWatch()
+        self._driver, self._passed_over = DriverWatch(), PassedOver()
         self._last_picture = LastPicture(settings.device.state_dir)
         self._inbox = self._open_inbox()
         self._followers = self._open_followers(
@@ -340,7 +341,8 @@ class Daemon:
             *self._labels.warnings(),
         )
         warnings = [warning for warning in faults if warning is not None]
-        return {"warning": "; ".join(warnings) or None, "sinks": self._delivery.metrics(), **kept}
+        counts = {"sinks": self._delivery.metrics(), "passed_over": self._passed_over.describe()}
+        return {"warning": "; ".join(warnings) or None, **counts, **kept}
 
     def _extra(self, channel: str) -> str:
         """Return the name that an extra channel has in topics; empty for the main channel."""
@@ -428,7 +430,7 @@ class Daemon:
     def _classify_all(self) -> None:
         if self._source is None:
             self._source = open_source(
-                self._settings.source, self._driver, self._last_picture
+                self._settings.source, self._driver, self._last_picture, self._passed_over
             )  # kept: it records which frames it has delivered
         for frame in self._source.frames(self._stop):
             self._watchdog.classifying_since = time.monotonic()

@@ -37,13 +37,14 @@ class SourceSettings(Section):
         kind: `folder` (watched for new files), `files` (each once, then the daemon ends), `pipe` (JPEG and
             PNG, one after the other), `video` (needs the extra `video`) or `picamera` (needs the extra
             `picamera`).
-        path: folder: the folder. files: a file, a folder or a pattern such as `/data/*.jpg`. pipe: a named
-            pipe, or `-` for standard input. video: a file, a camera's number or device, or an address.
-            picamera: the camera's number; empty means 0.
+        path: folder: the folder, or one file that is replaced all the time. files: a file, a folder or a
+            pattern such as `/data/*.jpg`. pipe: a named pipe, or `-` for standard input. video: a file, a
+            camera's number or device, or an address. picamera: the camera's number; empty means 0.
         after: What happens to a file of a watched folder once its result is written. `keep` leaves it (it
             is classified again after a restart), `move` moves it to the subfolder `done/`, `delete` deletes
             it. A file that cannot be decoded is left, moved to `broken/`, or deleted, respectively; one that
             the daemon died at is left, or moved to `broken/`.
+        recursive: Watch the subfolders of a watched folder too.
         settle_s: A file of a watched folder is read once it has not changed for so long, in seconds.
         frames_per_second: Limit on the frame rate; 0: no limit.
         width: Camera frames, pixels.
@@ -60,6 +61,7 @@ class SourceSettings(Section):
     kind: str = "folder"
     path: str = ""
     after: str = "keep"
+    recursive: bool = False
     settle_s: float = 0.5
     frames_per_second: float = 0.0
     width: int = 640

@@ -24,7 +24,8 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", 
 
 def is_picture_name(name: str) -> bool:
     """Whether a file name is one of a picture; hidden files are half-written ones of rsync and others."""
-    return not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES
+    _, point, suffix = name.rpartition(".")
+    return not name.startswith(".") and f"{point}{suffix.lower()}" in PICTURE_SUFFIXES
 
 
 def find_pictures(pattern: str) -> tuple[Path, ...]:

@@ -1,9 +1,8 @@
 """Source of a watched folder, into which other programs drop pictures.
 
-A file is read once it is complete: it has not changed for `settle_s`. A file that was moved in is old
-already and is read at once; a file that is still being written is not. A file that cannot be decoded is tried
-again a few seconds later, because some writers pause, and is then given up; one for which the machine lacks
-memory, as during an update, after a minute. One that the disk does not give is never deleted: it may be
+Which files are complete `folder_scan.py` knows. A file that cannot be decoded is tried again a few seconds
+later, because some writers pause, and is then given up; one for which the machine lacks memory, as during an
+update, or this user the right, after a minute. One that the disk does not give is never deleted: it may be
 readable later. A file that the daemon died at is set aside.
 
 Whoever may write into the folder may put anything there, at any moment: names are looked at without following
@@ -13,13 +12,12 @@ links, and what is opened is used only if it is a regular file.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
 import threading
 import time
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError, InputError
@@ -27,49 +25,31 @@ from edge_client.contract.text import text_of
 from edge_client.sources.decoding import PictureDecoder
 from edge_client.sources.driver import SILENT_S
 from edge_client.sources.files import is_picture_name
+from edge_client.sources.folder_scan import (
+    BROKEN_FOLDER,
+    DONE_FOLDER,
+    STARVED_AFTER_S,
+    FolderScan,
+    Known,
+    signature_of,
+)
+from edge_client.sources.passed_over import PassedOver
 from edge_client.sources.source import Frame, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 logger = logging.getLogger(__name__)
-
-DONE_FOLDER = "done"
-BROKEN_FOLDER = "broken"
 
 _POLL_S = 0.1
 # A scan takes 2 us a file: a folder with very many kept files must not cost a whole core.
 _LARGEST_SHARE_OF_TIME = 0.1
-# A file that cannot be decoded may be incomplete, because its writer pauses; after so long it is given up.
-_BROKEN_AFTER_S = 5.0
-# Memory may be short for as long as an update check takes.
-_STARVED_AFTER_S = 60.0
-
-
-@dataclasses.dataclass
-class _Known:
-    """State of a file in the folder.
-
-    Attributes:
-        signature: Inode, size and mtime_ns: another signature is another picture.
-        since: Monotonic time at which this signature was first seen.
-        old: Whether the mtime was `settle_s` ago at first sight: the file was moved in.
-        failed: Whether the file could not be decoded once.
-        starved: Whether that was for lack of memory.
-        done: Whether the file was read, or given up.
-    """
-
-    signature: tuple[int, int, int]
-    since: float
-    old: bool
-    failed: bool = False
-    starved: bool = False
-    done: bool = False
+# A single file is away for a moment where it is removed and written anew.
+_MOMENT_S = 2.0
 
 
 class WatchedFolder:
-    """New pictures of one folder, oldest first, without its subfolders."""
+    """New pictures of one folder, oldest first; or the contents of one file that is replaced all the time."""
 
     def __init__(
         self,
@@ -77,28 +57,39 @@ class WatchedFolder:
         *,
         after: str = "keep",
         settle_s: float = 0.5,
+        recursive: bool = False,
         pace: Pace | None = None,
         gone_s: float = SILENT_S,
         decoder: PictureDecoder | None = None,
+        passed_over: PassedOver | None = None,
     ) -> None:
-        """Prepare to watch; see `SourceSettings` for `after` and `settle_s`.
+        """Prepare to watch; see `SourceSettings` for `after`, `settle_s` and `recursive`.
 
         Args:
-            folder: Folder to watch.
+            folder: Folder to watch, or the one file of it to watch.
             after: Fate of a file once its result is written.
             settle_s: Seconds without a change after which a file is complete.
+            recursive: Watch its subfolders too.
             pace: Limit on the frame rate.
             gone_s: Seconds for which the folder may be unreadable before `frames` raises.
             decoder: Reads and decodes the files.
+            passed_over: Counts the files that are left alone.
         """
-        self._folder = folder
+        self._only = "" if folder.is_dir() or not is_picture_name(folder.name) else folder.name
+        self._folder = folder.parent if self._only else folder
         self._after = after
-        self._settle_s = settle_s
         self._pace = pace or Pace()
         self._gone_s = gone_s
         self._decoder = decoder or PictureDecoder()
-        self._warned_of_link = False
-        self._known: dict[str, _Known] = {}
+        self._passed_over = passed_over or PassedOver()
+        self._scan = FolderScan(
+            self._folder,
+            settle_s=settle_s,
+            recursive=recursive,
+            only=self._only,
+            passed_over=self._passed_over,
+            on_found=self._on_found,
+        )
         self._moving = threading.Lock()  # a result may be safe in another thread than that of the frames
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
@@ -106,28 +97,45 @@ class WatchedFolder:
         with self._decoder.watching(self._folder):
             self._check()
         gone_at: float | None = None
+        warned = False
         while not stop.is_set():
             started = time.monotonic()
             try:
                 with self._decoder.watching(self._folder):
-                    ready = self._scan(started)
-                gone_at = None
+                    ready = self._scan.look(started)
+                gone_at, warned = None, False
             except OSError as e:
                 # A USB stick that was pulled out may come back: wait for it, with one warning.
-                if gone_at is None:
-                    gone_at = started
-                    logger.warning("%s: %s; waiting for it to come back", self._folder, e.strerror or e)
+                gone_at = started if gone_at is None else gone_at
+                if not warned and started - gone_at >= (_MOMENT_S if self._only else 0):
+                    warned = True
+                    logger.warning("%s: %s; waiting for it to come back", self._watched, e.strerror or e)
                 if started - gone_at >= self._gone_s:
-                    msg = f"{self._folder}: gone for {self._gone_s:g} s ({e.strerror or e}); check the disk"
+                    msg = f"{self._watched}: gone for {self._gone_s:g} s ({e.strerror or e}); check the disk"
                     raise DeviceError(msg) from e
                 ready = []
             yield from self._read(ready, stop)
             scan_s = time.monotonic() - started if not ready else 0.0
             stop.wait(max(_POLL_S, scan_s / _LARGEST_SHARE_OF_TIME))
 
+    def survey(self) -> str:
+        """Return what is there, for people. Raises: DeviceError if it cannot be watched."""
+        self._check()
+        try:
+            self._scan.look(time.monotonic())
+        except OSError as e:
+            msg = f"{self._watched}: {e.strerror or e}; check the path, its rights and the disk"
+            raise DeviceError(msg) from e
+        passed = self._passed_over.describe()
+        return f"{self._scan.count()} pictures{f'; passed over: {passed}' if passed else ''}"
+
+    @property
+    def _watched(self) -> str:
+        return text_of(self._folder / self._only)
+
     def _check(self) -> None:
         if not self._folder.is_dir():
-            msg = f"{self._folder}: no such folder; create it, or change [source] path"
+            msg = f"{text_of(self._folder)}: no such folder; create it, or change [source] path"
             raise DeviceError(msg)
         if self._after != "keep" and not os.access(self._folder, os.W_OK):
             msg = (
@@ -136,41 +144,14 @@ class WatchedFolder:
             )
             raise DeviceError(msg)
 
-    def _scan(self, now: float) -> list[str]:
-        """Scan the folder; return the names of complete files that were not read yet, oldest first.
-
-        Raises: OSError if the folder cannot be read.
-        """
-        seen: dict[str, _Known] = {}
-        wall = time.time()
-        with os.scandir(self._folder) as entries:
-            for entry in entries:
-                if not is_picture_name(entry.name):
-                    continue
-                with contextlib.suppress(FileNotFoundError):  # removed during the scan
-                    if entry.is_file(follow_symlinks=False):
-                        found = entry.stat(follow_symlinks=False)
-                        seen[entry.name] = self._remember(entry.name, found, now, wall)
-                    elif entry.is_symlink():
-                        self._warn_of_link(entry.name)
-        self._known = seen  # without the files that are gone
-        ready = [name for name, file in seen.items() if self._is_ready(file, now)]
-        return sorted(ready, key=lambda name: (seen[name].signature[2], name))
-
-    def _remember(self, name: str, stat: os.stat_result, now: float, wall: float) -> _Known:
-        signature = _signature(stat)
-        known = self._known.get(name)
-        if known is not None and known.signature == signature:
-            return known
-        # A file that changed since the last scan is being written, whatever its mtime.
-        file = _Known(signature, now, old=known is None and wall - stat.st_mtime >= self._settle_s)
-        if self._decoder.is_given_up(self._folder / name, stat):
+    def _on_found(self, name: str, found: os.stat_result, file: Known) -> None:
+        if self._decoder.is_given_up(self._folder / name, found):
             self._set_aside(name, file)
-        return file
 
-    def _set_aside(self, name: str, file: _Known) -> None:
+    def _set_aside(self, name: str, file: Known) -> None:
         """Move a file that an earlier run died at to `broken/`, or leave it there unread."""
         file.done = True
+        self._passed_over.add_broken(name)
         path = self._folder / name
         if self._after == "keep":
             logger.warning("%s: an earlier run died while it decoded this picture; skipped", text_of(path))
@@ -182,52 +163,53 @@ class WatchedFolder:
             )
             self._decoder.forget(path)
 
-    def _warn_of_link(self, name: str) -> None:
-        if not self._warned_of_link:
-            logger.warning(
-                "%s: a link, which is not followed; move the file here", text_of(self._folder / name)
-            )
-        self._warned_of_link = True
-
-    def _is_ready(self, file: _Known, now: float) -> bool:
-        if file.done:
-            return False
-        stable_s = now - file.since
-        if file.failed:
-            return stable_s >= max(_STARVED_AFTER_S if file.starved else _BROKEN_AFTER_S, self._settle_s)
-        return file.old or stable_s >= self._settle_s
-
     def _read(self, names: list[str], stop: threading.Event) -> Iterator[Frame]:
         for name in names:
             if not self._pace.wait(stop):
                 return
-            yield from self._read_one(name, self._known[name])
+            yield from self._read_one(name, self._scan.file(name))
 
-    def _read_one(self, name: str, file: _Known) -> Iterator[Frame]:
+    def _read_one(self, name: str, file: Known) -> Iterator[Frame]:
         """Yield the frame of one file; its pixels are not kept while the next file is decoded."""
         try:
-            pixels = self._decoder.decode_file(self._folder / name)
+            pixels = self._decoder.decode_file(self._folder / name, follow_link=bool(self._only))
         except InputError as e:
             self._on_undecodable(name, file, e)
             return
-        file.done = True
+        if file.replacements and self._was_written_meanwhile(name, file):
+            return  # two pictures in one; the next look finds the second
+        file.done, file.unreadable = True, False
         yield Frame(text_of(name), pixels, functools.partial(self._dispose, name, file, DONE_FOLDER))
 
-    def _on_undecodable(self, name: str, file: _Known, error: InputError) -> None:
+    def _was_written_meanwhile(self, name: str, file: Known) -> bool:
+        """Return whether a file was written in place while it was read; one that was replaced was whole."""
+        try:
+            now = signature_of((self._folder / name).stat())
+        except OSError:
+            return False
+        return now[0] == file.signature[0] and now != file.signature
+
+    def _on_undecodable(self, name: str, file: Known, error: InputError) -> None:
         if not os.path.lexists(self._folder / name):
             return  # removed by its owner
+        if isinstance(error.__cause__, PermissionError):
+            # Its writer gives it away a moment later, or somebody mends the rights. It stays where it is.
+            file.failed = file.starved = file.unreadable = True
+            file.since = time.monotonic()
+            return
         if not file.failed:
             file.failed, file.since = True, time.monotonic()
             file.starved = isinstance(error.__cause__, MemoryError)
             if file.starved:
-                logger.warning("%s; tried once more in %g s", error, _STARVED_AFTER_S)
+                logger.warning("%s; tried once more in %g s", error, STARVED_AFTER_S)
             return
         file.done = True
+        self._passed_over.add_broken(name)
         logger.warning("%s", error)  # and go on with the other files
         unread = isinstance(error.__cause__, OSError) and error.__cause__.errno is not None
         self._dispose(name, file, BROKEN_FOLDER, spared=unread)
 
-    def _dispose(self, name: str, file: _Known, folder: str, *, spared: bool = False) -> None:
+    def _dispose(self, name: str, file: Known, folder: str, *, spared: bool = False) -> None:
         """Keep, move or delete a file after use; one that was replaced meanwhile stays, and is read next.
 
         A file that is `spared` is moved in place of being deleted. A failure is only logged: the file stays
@@ -247,17 +229,19 @@ class WatchedFolder:
                 e.strerror or e,
             )
 
-    def _dispose_of(self, name: str, file: _Known, folder: str, *, delete: bool) -> None:
+    def _dispose_of(self, name: str, file: Known, folder: str, *, delete: bool) -> None:
         """Move or delete a file, unless it was replaced.
 
         Raises: OSError.
         """
-        if _signature(os.lstat(self._folder / name)) != file.signature:
-            return
-        if delete:
-            (self._folder / name).unlink()
-        else:
-            self._move_within(name, folder)
+        *above, last = name.split("/")
+        with self._opened(above) as parent:
+            if signature_of(os.lstat(last, dir_fd=parent)) != file.signature:
+                return
+            if delete:
+                os.unlink(last, dir_fd=parent)
+                return
+        self._move_within(name, folder)
 
     def _move(self, name: str, folder: str) -> bool:
         """Move a file to a subfolder; return whether that was possible."""
@@ -271,21 +255,33 @@ class WatchedFolder:
         return True
 
     def _move_within(self, name: str, folder: str) -> None:
-        """Move a file to a subfolder, which must be no link: it may lead anywhere.
+        """Move a file to a subfolder, below which it keeps its own subfolders.
 
         Raises: OSError.
         """
-        (self._folder / folder).mkdir(exist_ok=True)
-        target = os.open(self._folder / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        *above, last = name.split("/")
+        with self._opened(above) as parent, self._opened([folder, *above], make=True) as target, self._moving:
+            os.rename(last, _free_name(last, target), src_dir_fd=parent, dst_dir_fd=target)
+
+    @contextlib.contextmanager
+    def _opened(self, parts: list[str], *, make: bool = False) -> Iterator[int]:
+        """Open a folder below the watched one, none of which may be a link: that may lead anywhere.
+
+        Raises: OSError.
+        """
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        descriptor = os.open(self._folder, flags)
         try:
-            with self._moving:
-                os.rename(self._folder / name, _free_name(name, target), dst_dir_fd=target)
+            for part in parts:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=descriptor)
+                inner = os.open(part, flags | os.O_NOFOLLOW, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = inner
+            yield descriptor
         finally:
-            os.close(target)
-
-
-def _signature(stat: os.stat_result) -> tuple[int, int, int]:
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+            os.close(descriptor)
 
 
 def _free_name(name: str, folder: int) -> str:

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from edge_client.last_picture import LastPicture
     from edge_client.settings.frames import SourceSettings
     from edge_client.sources.driver import DriverWatch
+    from edge_client.sources.passed_over import PassedOver
 
 
 def open_source(
-    settings: SourceSettings, driver: DriverWatch | None = None, note: LastPicture | None = None
+    settings: SourceSettings,
+    driver: DriverWatch | None = None,
+    note: LastPicture | None = None,
+    passed_over: PassedOver | None = None,
 ) -> Source:
     """Build the source that the settings select.
 
@@ -24,12 +28,13 @@ def open_source(
         settings: Section [source].
         driver: Watches a camera's driver, a disk and a decoder, which may hang; None: not watched.
         note: Learns which picture is being decoded; None: no note is kept.
+        passed_over: Counts the files that a watched folder leaves alone.
     Raises: SettingsError with all faults; DeviceError if an extra cannot be imported.
     """
     faults = settings.faults()
     if faults:
         raise SettingsError("; ".join(f"[source] {fault}" for fault in faults))
-    source = _open(settings, Pace(settings.frames_per_second), driver, note)
+    source = _open(settings, Pace(settings.frames_per_second), driver, note, passed_over)
     region = read_region(settings.region)
     if region is None and settings.min_change_percent == 0:
         return source
@@ -44,7 +49,11 @@ def open_source(
 
 
 def _open(
-    settings: SourceSettings, pace: Pace, driver: DriverWatch | None, note: LastPicture | None
+    settings: SourceSettings,
+    pace: Pace,
+    driver: DriverWatch | None,
+    note: LastPicture | None,
+    passed_over: PassedOver | None,
 ) -> Source:
     # Imported for the chosen kind only: a Pi with a camera module needs no OpenCV.
     if settings.kind in {"folder", "files", "pipe"}:
@@ -58,6 +67,8 @@ def _open(
             Path(settings.path).expanduser(),
             after=settings.after,
             settle_s=settings.settle_s,
+            recursive=settings.recursive,
+            passed_over=passed_over,
             pace=pace,
             decoder=decoder,
         )

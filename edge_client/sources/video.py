@@ -56,6 +56,9 @@ class VideoSource:
 
     A camera or stream that stops is opened again, with growing pauses; without a frame for `silent_s` it is
     faulty. Of both the newest frame is taken, however slow the reader is.
+
+    Attributes:
+        given_format: Format of the last camera or stream that gave a frame, e.g. MJPG; "" if it has no name.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class VideoSource:
         self._silent_s = silent_s
         self._backend = "GSTREAMER" if " ! " in path else "V4L2" if self._is_camera else "FFMPEG"
         self._given = (0, 0)
+        self.given_format = ""
         self._said_single = False
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
@@ -239,9 +243,10 @@ class VideoSource:
         height, width = frame.shape[:2]
         if self._given == (width, height):
             return
-        self._given, given = (width, height), ""
+        self._given = width, height
         with contextlib.suppress(Exception):  # only to be said; the frame is there
-            given = format_name(capture.get(PIXEL_FORMAT))
+            self.given_format = format_name(capture.get(PIXEL_FORMAT))
+        given = self.given_format
         as_asked = not self._is_camera or (width, height) == self._size
         asked = "" if as_asked else f", not the {self._size[0]}x{self._size[1]} that it was asked for"
         logger.info("%s: gives %dx%d%s%s", self._name(), width, height, f" {given}" if given else "", asked)

@@ -1,9 +1,10 @@
-"""Check the source of the frames: the folder, or the camera's first picture."""
+"""Check the source of the frames: the folder and what is in it, or the camera's first picture."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client.contract.addresses import shown_address
@@ -11,6 +12,7 @@ from edge_client.contract.errors import DeviceError, EdgeError
 
 if TYPE_CHECKING:
     from edge_client.settings.file import Settings
+    from edge_client.settings.frames import SourceSettings
     from edge_client.sources.source import Source
 
 CAMERAS = {"video", "picamera"}
@@ -19,20 +21,55 @@ CAMERA_S = 15.0
 
 
 def check_source(settings: Settings) -> str:
+    """Open the source, where no daemon holds it, and look at a first picture. Raises: DeviceError."""
     from edge_client.sources.opening import open_source  # noqa: PLC0415
     from edge_client.state_folder import daemon_runs  # noqa: PLC0415
 
     source = settings.source
     found = f"{source.kind} {shown_address(source.path)}".strip()
+    if source.kind == "folder":
+        return f"{found}: {_survey(source)}"
     opened = open_source(source)
-    if source.kind == "folder" and not os.path.isdir(os.path.expanduser(source.path)):  # noqa: PTH111, PTH112
-        msg = f"{source.path}: no such folder; create it, or correct [source] path"
-        raise DeviceError(msg)
     if source.kind not in CAMERAS:
         return found
-    if daemon_runs(settings.device.state_dir):
-        return f"{found}: in use by the daemon; stop it to test the camera"
-    return f"{found}: gives {_first_frame(opened)} pixels"
+    # Several may watch a stream; a camera of this machine has one reader.
+    if (name := _name_of_camera(source)) and daemon_runs(settings.device.state_dir):
+        return f"{found}: {_ask_daemon(settings, name)}"
+    size = _first_frame(opened)
+    given = getattr(opened, "given_format", "")
+    return f"{found}: gives {size} pixels{f' ({given})' if given else ''}"
+
+
+def _survey(source: SourceSettings) -> str:
+    """Return what is in a watched folder. Raises: DeviceError if it cannot be watched."""
+    from edge_client.sources.folder import WatchedFolder  # noqa: PLC0415
+
+    folder = Path(source.path).expanduser()
+    return WatchedFolder(folder, after=source.after, recursive=source.recursive).survey()
+
+
+def _name_of_camera(source: SourceSettings) -> str:
+    """Return how results name a camera of this machine; "" for a file or a stream."""
+    from edge_client.sources.v4l2 import is_video_device  # noqa: PLC0415
+
+    if source.kind == "picamera":
+        return f"picamera-{source.path or 0}"
+    if source.path.isdecimal():
+        return f"camera-{source.path}"
+    return source.path if "://" not in source.path and is_video_device(source.path) else ""
+
+
+def _ask_daemon(settings: Settings, name: str) -> str:
+    """Return what the daemon that holds a camera says of it. Raises: DeviceError with its fault."""
+    from edge_client.reporting.status import read_status  # noqa: PLC0415
+
+    fault = None
+    with contextlib.suppress(EdgeError):  # the daemon has written none yet
+        fault = read_status(settings.device.state_dir).last_error
+    if fault is not None and fault.startswith(name):
+        msg = f"the daemon says: {fault}"
+        raise DeviceError(msg)
+    return "in use by the daemon; stop it to test the camera"
 
 
 def _first_frame(source: Source) -> str:

@@ -12,7 +12,7 @@ import pytest
 from local_services import MqttBroker, wait_until
 
 from edge_client.reporting.status import STATUS_FILE, read_status
-from edge_client.sources.folder import BROKEN_FOLDER
+from edge_client.sources.folder_scan import BROKEN_FOLDER
 from edge_client.state_folder import daemon_runs, refresh_status
 from tests.fakes.device_daemon import DaemonUnderTest, Watcher
 from tests.fakes.rude_proxy import FAULTS, RudeProxy

@@ -16,7 +16,7 @@ import pytest
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.last_picture import LastPicture
 from edge_client.settings.frames import SourceSettings
-from edge_client.sources import decoding, folder
+from edge_client.sources import decoding, folder, folder_scan
 from edge_client.sources.decoding import PictureDecoder
 from edge_client.sources.driver import SLOW_READING_S, DriverWatch
 from edge_client.sources.folder import WatchedFolder
@@ -71,7 +71,7 @@ def test_incomplete_file_is_not_read(tmp_path: Path) -> None:
 def test_file_whose_writer_pauses_is_read_once_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder, "_BROKEN_AFTER_S", 1.5)
+    monkeypatch.setattr(folder_scan, "BROKEN_AFTER_S", 1.5)
     with Reader(WatchedFolder(tmp_path, settle_s=0.1, after="move")) as reader:
         with (tmp_path / "slow.png").open("wb") as file:
             file.write(RED[:40])
@@ -146,7 +146,7 @@ def test_broken_picture_is_logged_once_and_does_not_stop_the_others(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(folder, "_BROKEN_AFTER_S", 0.3)
+    monkeypatch.setattr(folder_scan, "BROKEN_AFTER_S", 0.3)
     put(tmp_path / "bad.jpg", b"no picture", age_s=100)
     put(tmp_path / "good.png", RED)
     with Reader(WatchedFolder(tmp_path, after=after)) as reader:
@@ -175,8 +175,9 @@ class TiredDecoder(PictureDecoder):
 def test_a_picture_for_which_memory_is_short_is_told_and_tried_again_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(folder, "_BROKEN_AFTER_S", 1000.0)
-    monkeypatch.setattr(folder, "_STARVED_AFTER_S", 0.2)
+    monkeypatch.setattr(folder_scan, "BROKEN_AFTER_S", 1000.0)
+    monkeypatch.setattr(folder_scan, "STARVED_AFTER_S", 0.2)
+    monkeypatch.setattr(folder, "STARVED_AFTER_S", 0.2)
     put(tmp_path / "large.png", RED, age_s=100)
     decoder = TiredDecoder(MemoryError(), 1)
     with Reader(WatchedFolder(tmp_path, after="delete", decoder=decoder)) as reader:
@@ -188,7 +189,7 @@ def test_a_picture_for_which_memory_is_short_is_told_and_tried_again_later(
 def test_a_file_that_the_disk_does_not_give_is_never_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder, "_BROKEN_AFTER_S", 0.2)
+    monkeypatch.setattr(folder_scan, "BROKEN_AFTER_S", 0.2)
     put(tmp_path / "a.png", RED, age_s=100)
     decoder = TiredDecoder(OSError(errno.EIO, "Input/output error"), 2)
     with Reader(WatchedFolder(tmp_path, after="delete", decoder=decoder)):
