@@ -166,4 +166,5 @@ def _describe_sinks(sinks: dict[str, SinkMetrics]) -> str:
 
 def _describe_sink(counts: SinkMetrics) -> str:
     kept = f" ({counts.kept} on the disk)" if counts.kept else ""
-    return f"{counts.written} written, {counts.unsent} wait{kept}, {counts.dropped} lost"
+    skipped = f", {counts.skipped} skipped" if counts.skipped else ""
+    return f"{counts.written} written, {counts.unsent} wait{kept}, {counts.dropped} lost{skipped}"

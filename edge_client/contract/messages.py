@@ -178,6 +178,7 @@ class SinkMetrics(Document, frozen=True, kw_only=True):
         unsent: Waiting, wherever.
         kept: Those that wait on the disk, and survive a restart.
         dropped: Lost.
+        skipped: Not published as `[sinks] on_change` and `min_interval_s` ask.
         error: Why results are being dropped, or cannot be kept; None while all is well.
     """
 
@@ -185,6 +186,7 @@ class SinkMetrics(Document, frozen=True, kw_only=True):
     unsent: int = 0
     kept: int = 0
     dropped: int = 0
+    skipped: int = 0
     error: str | None = None
 
 

@@ -24,9 +24,9 @@ try:
     from prometheus_client import (
         CollectorRegistry,
         GCCollector,
-        MetricsHandler,
         PlatformCollector,
         ProcessCollector,
+        make_wsgi_app,
     )
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     from prometheus_client.registry import Collector
@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 # A scrape takes milliseconds: a client that hangs must not keep others waiting, nor the daemon from ending.
 REQUEST_S = 5.0
+# A connection without a request is closed sooner, so that none is cut off in the middle of an answer.
+IDLE_S = 2.5
 MAX_CONNECTIONS = 8
 STOP_S = 1.0
 # Labels of one channel that get a series each; a device of a thousand classes must not make a thousand.
@@ -141,13 +143,14 @@ class MetricsServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     block_on_close = False
     request_queue_size = 64  # else a flood lets an honest reader wait for its SYN to be sent again
 
-    def __init__(self, host: str, port: int, handler: type[MetricsHandler]) -> None:
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
         """Listen; with an empty host, on all addresses. Raises: OSError."""
+        self.app = make_wsgi_app(registry)
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family, address = found[0][0], found[0][4]
         self._open: dict[socket.socket, float] = {}  # when each connection is cut off, monotonic seconds
         self._changing = threading.Lock()
-        super().__init__((str(address[0]), port), handler)
+        super().__init__((str(address[0]), port), _Handler)
 
     def server_bind(self) -> None:
         """Bind without the DNS query for the own name, which takes half a minute where DNS is away."""
@@ -172,6 +175,12 @@ class MetricsServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         with self._changing:
             self._open.pop(request, None)
         super().shutdown_request(request)
+
+    def extend(self, connection: socket.socket) -> None:
+        """Give the next request of a connection its time."""
+        with self._changing:
+            if connection in self._open:
+                self._open[connection] = time.monotonic() + REQUEST_S
 
     def service_actions(self) -> None:
         """Cut off the connections that took too long; called twice a second, and after each request."""
@@ -204,17 +213,63 @@ class MetricsServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
             connection.shutdown(socket.SHUT_RDWR)
 
 
-class _Handler(MetricsHandler):
-    """Answers `/metrics`, and nothing else."""
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Answers GET and HEAD of `/metrics`, and nothing else; several requests may come on one connection."""
 
-    def do_GET(self) -> None:  # noqa: N802 - its name there
-        if self.path.split("?")[0] == "/metrics":
-            super().do_GET()
-        else:
-            self.send_error(404, explain="metrics are at /metrics")
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE_S
+    server: MetricsServer
+
+    def handle_one_request(self) -> None:
+        """Wait for a request, and answer it, within a time of its own."""
+        self.server.extend(self.connection)
+        super().handle_one_request()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_OPTIONS(self) -> None:
+        self._refuse_method()
+
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS  # noqa: N815 - their names there
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         logger.debug(format, *args)
+
+    def _answer(self) -> None:
+        path, _, query = self.path.partition("?")
+        if path != "/metrics":
+            self.send_error(http.HTTPStatus.NOT_FOUND, explain="metrics are at /metrics")
+            return
+        request = {
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "HTTP_ACCEPT": self.headers.get("Accept", ""),
+            "HTTP_ACCEPT_ENCODING": self.headers.get("Accept-Encoding", ""),
+        }
+        body = b"".join(self.server.app(request, self._begin))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _begin(self, status: str, headers: list[tuple[str, str]], *_: object) -> Callable[[bytes], object]:
+        """Take status and headers of the answer, as WSGI hands them over."""
+        self.send_response(int(status.split(maxsplit=1)[0]))
+        for name, value in headers:
+            self.send_header(name, value)
+        return self.wfile.write
+
+    def _refuse_method(self) -> None:
+        self.send_response(http.HTTPStatus.METHOD_NOT_ALLOWED)
+        self.send_header("Allow", "GET, HEAD")
+        self.send_header("Content-Length", "0")
+        self.send_header("Connection", "close")  # a body may follow, which nobody reads
+        self.end_headers()
 
 
 def open_registry(
@@ -250,7 +305,7 @@ def serve(
     """
     try:
         registry = open_registry(statuses, predictions)
-        server = MetricsServer(settings.host, settings.port, _Handler.factory(registry))
+        server = MetricsServer(settings.host, settings.port, registry)
     except OSError as e:
         msg = (
             f"[metrics] host {settings.host}, port {settings.port}: {e.strerror or e}; give an "

@@ -22,7 +22,11 @@ class SinkSettings(Section):
     """Section [sinks].
 
     Attributes:
-        mqtt: Publish each result on the device's results topic.
+        mqtt: Publish results on the device's results topic.
+        on_change: Publish over MQTT only results whose label, `sure` or release differs from the last
+            published one's.
+        heartbeat_s: With `on_change`, a result like the last one is published once that is so old; 0: never.
+        min_interval_s: Publish over MQTT at most one result of a channel in this time; 0: no limit.
         json_lines: Append each result to this file; `-`: standard output, empty: no file.
         json_lines_max_bytes: The file is rotated to `<name>.1` before it grows beyond this size, so both
             files together never take more than twice as much.
@@ -31,9 +35,17 @@ class SinkSettings(Section):
     """
 
     mqtt: bool = True
+    on_change: bool = False
+    heartbeat_s: float = 300.0
+    min_interval_s: float = 0.0
     json_lines: str = ""
     json_lines_max_bytes: int = DEFAULT_MAX_BYTES
     unsent_max_bytes: int = DEFAULT_UNSENT_MAX_BYTES
+
+    @property
+    def thins(self) -> bool:
+        """Whether not every result is published over MQTT."""
+        return self.on_change or self.min_interval_s > 0
 
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""
@@ -43,6 +55,14 @@ class SinkSettings(Section):
                 f"json_lines_max_bytes {self.json_lines_max_bytes}: give {_SMALLEST_MAX_BYTES} or more",
             ),
             (self.unsent_max_bytes >= 0, "unsent_max_bytes: 0 or more"),
+            (
+                is_not_negative(self.heartbeat_s),
+                f"heartbeat_s {self.heartbeat_s}: give seconds, or 0",
+            ),
+            (
+                is_not_negative(self.min_interval_s),
+                f"min_interval_s {self.min_interval_s}: give seconds, 0 or more",
+            ),
         )
 
 

@@ -9,6 +9,7 @@ from edge_client.contract.errors import SettingsError
 from edge_client.sinks.action import ActionSink
 from edge_client.sinks.json_lines import JsonLines, StandardOutput
 from edge_client.sinks.mqtt import MqttSink
+from edge_client.sinks.thinning import ThinnedSink
 
 if TYPE_CHECKING:
     from edge_client.settings.results import ActionSettings, SinkSettings
@@ -35,7 +36,8 @@ def open_sinks(
         raise SettingsError("; ".join(f"[sinks] {fault}" for fault in faults))
     sinks: list[Sink] = []
     if settings.mqtt and outbox is not None:
-        sinks.append(MqttSink(outbox))
+        mqtt = MqttSink(outbox)
+        sinks.append(ThinnedSink(mqtt, settings) if settings.thins else mqtt)
     if settings.json_lines == "-":
         sinks.append(StandardOutput())
     elif settings.json_lines:

@@ -161,6 +161,44 @@ def test_it_is_served_on_loopback_and_nothing_else_is():
         server.stop()
 
 
+def test_head_keep_alive_other_methods_and_other_paths_are_answered():
+    settings = MetricsSettings(port=free_port())
+    server = serve(settings, lambda: [STATUS], PredictionCounter())
+    client = http.client.HTTPConnection("127.0.0.1", settings.port, timeout=5)
+
+    def ask(method: str, path: str, body: bytes | None = None) -> tuple[http.client.HTTPResponse, bytes]:
+        client.request(method, path, body, headers={"Accept-Encoding": "identity"})
+        answer = client.getresponse()
+        return answer, answer.read()
+
+    try:
+        client.connect()
+        connection = client.sock
+        got, body = ask("GET", "/metrics?from=a-dashboard")
+        assert (got.status, got.headers["Content-Length"]) == (200, str(len(body)))
+        assert render([STATUS]) in body.decode()
+        head, nothing = ask("HEAD", "/metrics")
+        assert (head.status, nothing) == (200, b"")
+        assert head.headers["Content-Type"] == got.headers["Content-Type"]
+        assert int(head.headers["Content-Length"]) > len(render([STATUS]))
+        assert client.sock is connection, "one connection for several requests"
+        for method, path, status in (
+            ("GET", "/", 404),
+            ("HEAD", "/metrics/", 404),
+            ("POST", "/metrics", 405),
+            ("OPTIONS", "/metrics", 405),
+            ("DELETE", "/", 405),
+            ("BREW", "/metrics", 501),
+        ):
+            refused, _text = ask(method, path, b"body" if method == "POST" else None)
+            assert refused.status == status, method
+            assert status != 405 or refused.headers["Allow"] == "GET, HEAD"
+        assert ask("GET", "/metrics")[0].status == 200
+    finally:
+        client.close()
+        server.stop()
+
+
 def test_the_server_starts_without_a_dns_query(monkeypatch):
     def no_dns(*_arguments: object) -> None:
         raise AssertionError("the daemon waits for DNS")
