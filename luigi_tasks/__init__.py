@@ -59,3 +59,4 @@ if "luigi" in sys.modules:  # `luigi --module luigi_tasks`: Luigi finds the task
     importlib.import_module("luigi_tasks.doubtful_labels")
     importlib.import_module("luigi_tasks.pipeline")
     importlib.import_module("luigi_tasks.roll_back")
+    importlib.import_module("luigi_tasks.command_line").check_command(sys.argv[1:], __all__)

@@ -9,6 +9,7 @@ import luigi
 
 from luigi_tasks import steps
 from luigi_tasks.logs import log_errors_as_messages
+from luigi_tasks.luigid import Reschedulable
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.targets import announcement_target
 from luigi_tasks.workspace import Workspace, open_workspace
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from luigi_tasks.targets import AnnouncementTarget
 
 
-class RollBack(luigi.Task):
+class RollBack(Reschedulable):
     """Point a channel back to an earlier release; the one that it leaves is withdrawn.
 
     No run points there again until data or settings change.

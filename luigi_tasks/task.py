@@ -24,6 +24,7 @@ from edge_client.contract.errors import SettingsError, TransportError
 from luigi_tasks import addresses
 from luigi_tasks.evidence.ledger import EvidenceError
 from luigi_tasks.logs import LUIGI_LOGGER, for_page, log_errors_as_messages
+from luigi_tasks.luigid import Reschedulable
 from luigi_tasks.progress import TaskProgress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.settings.values import NO_PICTURES
@@ -44,7 +45,7 @@ TaskT = TypeVar("TaskT", bound="PipelineTask")
 logger = logging.getLogger(LUIGI_LOGGER)
 
 
-class PipelineTask(luigi.Task):
+class PipelineTask(Reschedulable):
     """A step on one listing of one dataset under one set of settings."""
 
     # Whether the address stays once it is known; Luigi asks for the target again and again.

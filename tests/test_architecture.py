@@ -71,6 +71,8 @@ LUIGI_TASKS = {
     "pages": "",
     "settings": "",
     "logs": "",
+    "luigid": "",
+    "command_line": "logs luigid settings",
     "cells": "",
     "provenance": "settings",
     "storage": "settings",
@@ -82,21 +84,21 @@ LUIGI_TASKS = {
     "quantization": "progress provenance settings dataset inference backbone training",
     "gate": "progress pages settings dataset inference training quantization",
     "release": "provenance progress settings storage evidence dataset backbone quantization gate",
-    "labelling": "cells progress pages logs settings storage dataset training",
+    "labelling": "cells progress pages logs luigid settings storage dataset training",
     "addresses": "settings storage dataset backbone training",
     "workspace": "logs progress addresses settings storage evidence dataset backbone release",
     "artifacts": "addresses workspace storage evidence dataset backbone training quantization gate labelling",
     "steps": "progress logs provenance workspace settings evidence dataset backbone training quantization "
     "gate labelling release",
     "targets": "workspace storage evidence release",
-    "task": "progress logs settings addresses workspace evidence targets",
+    "task": "progress logs luigid settings addresses workspace evidence targets",
     "pipeline": "progress logs settings evidence dataset backbone training quantization addresses workspace "
     "artifacts steps targets task",
-    "roll_back": "logs settings workspace steps targets",
+    "roll_back": "logs luigid settings workspace steps targets",
     "doubtful_labels": "progress workspace addresses artifacts steps labelling task pipeline",
     "edge_keys": "settings release workspace steps",
     "edge_tune": "settings evidence training addresses workspace artifacts steps",
-    "__init__": "labelling pipeline doubtful_labels roll_back",
+    "__init__": "labelling pipeline doubtful_labels roll_back command_line",
 }
 # What the pipeline may use of the device's package.
 SHARED = "__init__ children contract disk inference update"
@@ -106,8 +108,13 @@ WITH_LUIGI = {
     "pipeline",
     "task",
     "targets",
+    "settings/given",
+    "settings/luigi_names",
+    "settings/reading",
     "settings/sections",
+    "command_line",
     "labelling/tasks",
+    "luigid",
     "roll_back",
     "doubtful_labels",
 }

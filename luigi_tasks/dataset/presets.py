@@ -58,9 +58,12 @@ def preset_of(url: str) -> str:
 def name_of_pictures(url: str) -> str:
     """Return the name of a dataset in the keys of its results.
 
-    That of a preset was its address before a preset had a scheme: results in stores stay valid.
+    That of a preset was its address before a preset had a scheme: results in stores stay valid. A folder that
+    is called so has another.
     """
-    return preset_of(url) if is_preset(url) else url
+    if is_preset(url):
+        return preset_of(url)
+    return f"./{url}" if url in PRESETS else url
 
 
 def preset_hint(folder: str) -> str:

@@ -13,7 +13,6 @@ import stat
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
 
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.file_urls import FILE_SCHEME, folder_of_url
@@ -31,6 +30,7 @@ from luigi_tasks.dataset.presets import (
     preset_of,
     write_digits,
 )
+from luigi_tasks.settings.urls import S3_SCHEME, scheme_of
 from luigi_tasks.settings.values import NO_PICTURES, PICTURES_COME_FROM
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def open_source(settings: DatasetSettings, store: StoreSettings) -> PictureSourc
         return _open_archive(FLOWERS, cache_dir, settings.max_unpacked_bytes)
     if not settings.url:
         raise SettingsError(NO_PICTURES)
-    scheme = urlsplit(settings.url).scheme
-    if scheme == "s3":
+    scheme = scheme_of(settings.url)
+    if scheme == S3_SCHEME:
         return _open_bucket(settings, store)
     if scheme in {"http", "https"}:
         archive = Archive(settings.url, _checked_sha256(settings, is_needed=True))

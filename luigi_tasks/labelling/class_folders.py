@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
 
 from edge_client.contract.errors import SettingsError
 from edge_client.contract.file_urls import FILE_SCHEME, folder_of_url
@@ -17,6 +16,7 @@ from luigi_tasks.dataset.layout import Layout
 from luigi_tasks.dataset.presets import is_preset
 from luigi_tasks.dataset.sources import FolderSource
 from luigi_tasks.labelling.leftovers import without_leftovers
+from luigi_tasks.settings.urls import S3_SCHEME, scheme_of
 from luigi_tasks.settings.values import NO_PICTURES
 from luigi_tasks.storage.opening import open_store
 
@@ -61,8 +61,8 @@ def open_class_folders(settings: DatasetSettings, store: StoreSettings) -> Class
 
     Raises: SettingsError if no picture can be added there.
     """
-    scheme = urlsplit(settings.url).scheme
-    if scheme == "s3" and not is_archive_name(settings.url):
+    scheme = scheme_of(settings.url)
+    if scheme == S3_SCHEME and not is_archive_name(settings.url):
         place = place_of_pictures(settings, store)
         return BucketFolders(open_store(dataclasses.replace(place, url=settings.url)), settings.url)
     if not settings.url:

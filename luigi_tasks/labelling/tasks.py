@@ -15,6 +15,7 @@ import luigi
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.names import INBOX_FOLDER
 from luigi_tasks.logs import LUIGI_LOGGER, for_page, log_errors_as_messages
+from luigi_tasks.luigid import Reschedulable
 from luigi_tasks.progress import TaskProgress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.storage.opening import open_store
@@ -31,7 +32,7 @@ NAMED_AT_MOST = 20
 logger = logging.getLogger(LUIGI_LOGGER)
 
 
-class LabellingTask(luigi.Task):
+class LabellingTask(Reschedulable):
     """A step before or after a person's work."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Luigi's

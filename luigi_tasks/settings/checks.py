@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from edge_client.contract.broker_tls import find_broker_faults
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.file_urls import folder_of_url, is_file_url
 from edge_client.contract.names import check_name
+from luigi_tasks.settings.urls import split_bucket_url
 from luigi_tasks.settings.values import SCHEMES, PipelineSettings, split_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from collections.abc import Set as AbstractSet
-
-# How alike a section's name must be to count as a misspelling: Luigi has sections of its own.
-ALIKE = 0.8
+    from collections.abc import Callable
 
 # Section, setting, whether a value is allowed, and the allowed values in words.
 RANGES: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
     ("dataset", "min_images_per_class", lambda value: value >= 2, "at least 2"),
     ("dataset", "holdout_percent", lambda value: 1 <= value <= 90, "1 to 90"),
     ("dataset", "max_left_out_percent", lambda value: 0 <= value <= 100, "0 to 100"),
+    ("dataset", "max_unpacked_bytes", lambda value: value >= 1, "at least 1"),
     ("dataset", "burst_s", lambda value: value >= 0, "0 or more"),
     ("dataset", "shard_pictures", lambda value: value >= 1, "at least 1"),
     ("model", "input_size", lambda value: 32 <= value <= 1024, "32 to 1024"),
@@ -43,6 +39,10 @@ RANGES: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
     ("training", "label_smoothing", lambda value: 0 <= value < 1, "0 to below 1"),
     ("quantization", "calibration_pictures", lambda value: value >= 10, "at least 10"),
     ("gate", "min_accuracy", lambda value: 0 <= value <= 1, "0 to 1"),
+    ("gate", "max_float_drop_points", lambda value: value >= 0, "0 or more"),
+    ("gate", "max_class_drop_points", lambda value: value >= 0, "0 or more"),
+    ("gate", "max_champion_drop_points", lambda value: value >= 0, "0 or more"),
+    ("gate", "max_model_bytes", lambda value: value >= 1, "at least 1"),
     ("gate", "champion_margin_points", lambda value: 0 < value <= 100, "above 0, at most 100"),
     ("gate", "min_class_recall", lambda value: 0 <= value <= 1, "0 to 1"),
     ("gate", "min_class_holdout", lambda value: value >= 0, "0 or more"),
@@ -51,6 +51,9 @@ RANGES: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
     ("release", "precision", lambda value: 0 <= value <= 1, "0 to 1"),
     ("release", "patches", lambda value: 0 <= value <= 20, "0 to 20"),
     ("trust", "timestamp_days", lambda value: value >= 1, "at least 1"),
+    ("trust", "snapshot_days", lambda value: value >= 1, "at least 1"),
+    ("trust", "targets_days", lambda value: value >= 1, "at least 1"),
+    ("broker", "timeout_s", lambda value: 0 < value <= 600, "above 0, at most 600"),
     ("trust", "keep_releases", lambda value: value >= 2, "at least 2"),
 )
 
@@ -70,37 +73,6 @@ def find_faults(settings: PipelineSettings) -> list[str]:
         *(f"[broker] {fault}" for fault in find_broker_faults(settings.broker)),
         *_find_unsafe_names(settings),
     ]
-
-
-def find_unknown(
-    given: Mapping[str, AbstractSet[str]],
-    known: Mapping[str, AbstractSet[str]],
-    renamed: Mapping[tuple[str, str], str],
-) -> list[str]:
-    """Return one sentence for each renamed, misspelt or unknown setting; Luigi would ignore them.
-
-    Args:
-        given: Names of the settings in each section of the configuration, Luigi's own sections among them.
-        known: Names of our settings by section.
-        renamed: New name of a setting by its section and old name.
-    """
-    faults = []
-    for section in sorted(given):
-        if section in known:
-            for name in sorted(given[section] - known[section]):
-                new_name = renamed.get((section, name))
-                explained = (
-                    f"renamed to {new_name}; use the new name" if new_name else _suggest(name, known[section])
-                )
-                faults.append(f"[{section}] {name}: {explained}")
-        elif alike := difflib.get_close_matches(section, known, 1, ALIKE):
-            faults.append(f"[{section}]: no such section; did you mean [{alike[0]}]?")
-    return faults
-
-
-def _suggest(name: str, known: AbstractSet[str]) -> str:
-    alike = difflib.get_close_matches(name, sorted(known), 1)
-    return f"no such setting; did you mean {alike[0]}?" if alike else "no such setting; remove it"
 
 
 def _find_impossible(s: PipelineSettings) -> list[str]:
@@ -156,7 +128,6 @@ def _find_store_faults(url: str) -> list[str]:
         except SettingsError as e:
             return [f"[store] url {e}"]
         return []
-    parts = urlsplit(url)
-    if parts.scheme == "s3" and parts.netloc:
+    if split_bucket_url(url) is not None:
         return []
     return [f"[store] url {url!r}: give s3://bucket, s3://bucket/prefix or file:///folder"]

@@ -1,21 +1,26 @@
 """Every pipeline setting: one `luigi.Config` class for each section, turned into frozen values.
 
-The sections are read from `luigi.cfg` (or `LUIGI_CONFIG_PATH`) and may be overridden on the
-command line (`--training-epochs 30`). Steps get the frozen values and never see Luigi.
+The classes give Luigi the options of its command line and the texts of its help; what `luigi.cfg` and the
+file named by `LUIGI_CONFIG_PATH` say is read in `given.py` and `reading.py`, since Luigi passes over what is
+misspelt and takes a % for its own. Steps get the frozen values and never see Luigi.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import luigi
-from luigi.configuration import LuigiTomlParser
 from luigi.parameter import ParameterVisibility
 
 from edge_client.contract.errors import SettingsError
-from luigi_tasks.settings.checks import find_faults, find_unknown
+from luigi_tasks.settings.checks import find_faults
+from luigi_tasks.settings.given import Given, read_command_line, read_given
+from luigi_tasks.settings.luigi_names import known_names
+from luigi_tasks.settings.reading import in_words, read_values
+from luigi_tasks.settings.unknown import find_unknown
 from luigi_tasks.settings.values import (
     ADDRESSING_STYLES,
     ARCHITECTURES,
@@ -32,10 +37,15 @@ from luigi_tasks.settings.values import (
     StoreSettings,
     TrainingSettings,
     TrustSettings,
+    split_names,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from luigi_tasks.settings.given import GivenSettings
+
+_NAMED = re.compile(r"\[(\w+)\] (\w+)")
 
 
 class Renamed(luigi.OptionalParameter):
@@ -419,6 +429,16 @@ KNOWN = {
 }
 
 
+class other_projects(luigi.Config):  # noqa: N801
+    """Section [other_projects]: only the check for unknown sections reads it."""
+
+    sections = luigi.Parameter(
+        default="",
+        description="sections of other projects that read the same file, with commas; any other unknown "
+        "section stops the run",
+    )
+
+
 def load_settings(pictures: str = "", **changes: Mapping[str, object]) -> PipelineSettings:
     """Read all sections and check them.
 
@@ -429,43 +449,62 @@ def load_settings(pictures: str = "", **changes: Mapping[str, object]) -> Pipeli
         changes: Settings by section that count before luigi.cfg and the command line.
     Raises: SettingsError that lists every fault at once.
     """
-    configs = {name: section() for name, section in SECTIONS.items()}
-    given = {section: set(values) for section, values in changes.items()}
     wanted = {**changes, "dataset": {**changes.get("dataset", {}), **({"url": pictures} if pictures else {})}}
-    settings = PipelineSettings(
-        **{name: _to_values(kind, configs[name], wanted.get(name, {})) for name, kind in VALUES.items()}
-    )
+    files = read_given()
+    command_line = read_command_line({name: dict(one.get_params()) for name, one in SECTIONS.items()})
     faults = [
-        *find_unknown(_given_names(configs), KNOWN, RENAMED),
-        *find_unknown(given, KNOWN, RENAMED),
-        *(f"[{one}]: no such section; there are {', '.join(KNOWN)}" for one in given if one not in KNOWN),
-        *find_faults(settings),
+        *find_unknown_settings(files),
+        *find_unknown(command_line, KNOWN, RENAMED),
+        *_find_unknown_changes(changes),
     ]
+    read: dict[str, Any] = {}
+    for section, kind in VALUES.items():
+        parameters = {name: one for name, one in SECTIONS[section].get_params() if name in KNOWN[section]}
+        values, unreadable = read_values(section, parameters, wanted.get(section, {}), command_line, files)
+        read[section] = _to_values(kind, values)
+        faults += unreadable
+    settings = PipelineSettings(**read)
+    faults += [_with_place(one, changes, command_line, files) for one in find_faults(settings)]
     if faults:
-        msg = "settings: " + "; ".join(faults) + " (luigi.cfg, or LUIGI_CONFIG_PATH)"
+        msg = "settings: " + "; ".join(dict.fromkeys(faults))
         raise SettingsError(msg)
     return settings
 
 
-def _to_values(kind: type[Any], config: luigi.Config, changes: Mapping[str, object]) -> Any:  # noqa: ANN401 - of any section
-    values: dict[str, Any] = {**config.param_kwargs, **changes}
+def find_unknown_settings(files: GivenSettings) -> list[str]:
+    """Return one sentence for each name in the files that neither this pipeline nor Luigi reads."""
+    given = files.get("other_projects", {}).get("sections")
+    value = given.value if given is not None else ""
+    others = split_names(value) if isinstance(value, str) else tuple(str(one) for one in value)
+    return find_unknown(files, {**known_names(), **KNOWN}, RENAMED, others)
+
+
+def _find_unknown_changes(changes: Mapping[str, Mapping[str, object]]) -> list[str]:
+    given = {
+        section: {name: Given(value, "") for name, value in values.items()}
+        for section, values in changes.items()
+        if section in KNOWN
+    }
+    unknown = [one for one in changes if one not in KNOWN]
+    return [
+        *find_unknown(given, KNOWN, RENAMED),
+        *(f"[{one}]: no such section; there are {', '.join(KNOWN)}" for one in unknown),
+    ]
+
+
+def _with_place(fault: str, changes: Mapping[str, Mapping[str, object]], *sources: GivenSettings) -> str:
+    """Return a fault of `[section] name` with the option or file that gives it."""
+    named = _NAMED.match(fault)
+    if named is None or named[2] in changes.get(named[1], {}):
+        return fault
+    places = (one[named[1]][named[2]].place for one in sources if named[2] in one.get(named[1], {}))
+    return in_words(next(places, ""), fault)
+
+
+def _to_values(kind: type[Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of any section
     return kind(
         **{
             field.name: Path(values[field.name]).expanduser() if field.type == "Path" else values[field.name]
             for field in dataclasses.fields(kind)
         }
     )
-
-
-def _given_names(configs: Mapping[str, luigi.Config]) -> dict[str, set[str]]:
-    """Return the settings that the configuration files name, and the old names on the command line."""
-    parser: Any = luigi.configuration.get_config()
-    if isinstance(parser, LuigiTomlParser):
-        given = {section: set(content) for section, content in parser.data.items()}
-    else:
-        given = {name: {*parser.options(name)} - {*parser.defaults()} for name in parser.sections()}
-    for section, name in RENAMED:
-        if configs[section].param_kwargs[name] is not None:
-            given.setdefault(section, set()).add(name)
-    # Luigi takes dashes for underscores.
-    return {section: {name.replace("-", "_") for name in names} for section, names in given.items()}

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from edge_client.contract.errors import SettingsError
+from luigi_tasks.settings.urls import split_bucket_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,10 +108,8 @@ def split_url(url: str) -> tuple[str, str]:
 
     Raises: SettingsError for anything else.
     """
-    parts = urlsplit(url)
-    bucket, _, prefix = url.partition("://")[2].partition("/")
-    if parts.scheme != "s3" or not bucket or {*"@:?#"} & {*bucket}:
+    parts = split_bucket_url(url)
+    if parts is None:
         msg = f"{url!r}: give s3://bucket or s3://bucket/prefix"
         raise SettingsError(msg)
-    prefix = prefix.strip("/")
-    return bucket, f"{prefix}/" if prefix else ""
+    return parts
