@@ -12,10 +12,13 @@ import pytest
 from edge_client.contract.errors import SettingsError
 from luigi_tasks import edge_keys, edge_tune
 from luigi_tasks.command_line import check_command
+from luigi_tasks.labelling.tasks import ListInbox
+from luigi_tasks.pipeline import Deploy
+from luigi_tasks.roll_back import RollBack
 from luigi_tasks.settings.sections import SECTIONS, load_settings
 from tests.fakes.settings_files import SettingsFiles
 
-TASKS = ("Deploy", "RollBack", "ListInbox")
+TASKS = [one.__name__ for one in (Deploy, RollBack, ListInbox)]
 PLACES = ("/etc/luigi/client.cfg", "/etc/luigi/luigi.cfg", "client.cfg", "luigi.cfg", "LUIGI_CONFIG_PATH")
 # Settings that name a path, with a value that is one.
 PATHS = {
