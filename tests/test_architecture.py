@@ -297,7 +297,7 @@ def test_each_outside_party_has_one_room():
     rooms = {
         "boto3": {"luigi_tasks/storage/s3_client.py"},
         "prometheus_client": {"edge_client/reporting/metrics.py"},
-        "paho": {"luigi_tasks/release/broker.py", "edge_client/reporting/broker.py"},
+        "paho": {"luigi_tasks/release/broker.py", "edge_client/reporting/mqtt_client.py"},
         "tuf": {
             "luigi_tasks/release/repository.py",
             "luigi_tasks/release/published.py",

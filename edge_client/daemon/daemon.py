@@ -328,13 +328,11 @@ class Daemon:
     def _live_fields(self) -> dict[str, Any]:
         """Status fields of the device, not of one channel, that are read at the time of sending."""
         kept = self._inbox.live_fields() if self._inbox is not None and self._settings.inbox.keeps else {}
-        duplicate = self._broker.suspected_duplicate_id if self._broker else None
         died_at = self._last_picture.died_at
         picture = f"{died_at}: the last run died of this picture; it is set aside" if died_at else None
         faults = (
             self._settings.broker.exposure,
-            self._broker.fault if self._broker else None,
-            duplicate,
+            *(self._broker.warnings if self._broker else ()),
             self._metrics.fault,
             picture,
             *self._delivery.warnings(),

@@ -1,11 +1,12 @@
-"""Connection to the MQTT broker; the only module that uses paho.
+"""Connection to the MQTT broker, kept by a thread of its own.
 
 MQTT 3.1.1, clean session: the broker needs to remember retained messages only. Topics are subscribed at every
-connect, because paho does not renew subscriptions (paho#375). Callbacks only pass payloads on; one that
-raised would end paho's thread silently (paho#528).
+connect, a few in one packet. All of a connection happens in the thread: callers only append to a queue.
 
-While the broker is away, results wait in `sinks/outbox.py` and not in paho: a full queue of paho would reject
-the messages of the next connect, too, and the device would stay `offline`.
+While the broker is away, results wait in `sinks/outbox.py` and not here: a full queue would reject the
+messages of the next connect, too, and the device would stay `offline`.
+
+Where a policy or ACL denies a topic, the others go on: `denials.py` says which one it is.
 """
 
 from __future__ import annotations
@@ -13,46 +14,55 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
+import random
 import socket
-import ssl
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
-from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
-
-from edge_client.contract.broker_tls import open_tls_context
-from edge_client.contract.errors import EdgeError, TransportError
-from edge_client.settings.reporting import read_password
-from edge_client.settings.update import unreadable
+from edge_client.contract.broker_tls import (
+    broker_doubt,
+    explain_connect_failure,
+    explain_early_end,
+    is_aws_endpoint,
+)
+from edge_client.contract.errors import EdgeError
+from edge_client.reporting.denials import Act, Denials, Ending, Use
+from edge_client.reporting.mqtt_client import (
+    CONNECT_TIMEOUT_S,
+    SUBSCRIBED_AT_ONCE,
+    hang_up,
+    is_sent,
+    open_client,
+    serve,
+    was_silent,
+)
+from edge_client.reporting.outgoing import GAP_S, QUIET_S, Outgoing, use_of
+from edge_client.reporting.refusal import describe_denial, describe_suspicion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from typing import Any
 
-    from paho.mqtt.reasoncodes import ReasonCode
-
+    from edge_client.reporting.mqtt_client import Client, Message, ReasonCode
+    from edge_client.reporting.outgoing import Operation
     from edge_client.settings.reporting import BrokerSettings
 
 logger = logging.getLogger(__name__)
 
 ONLINE, OFFLINE = b"online", b"offline"
 
-# Messages in paho, sent or not: the results of an outbox's window, and the retained state of one connect, for
+# Messages here, sent or not: the results of an outbox's window, and the retained state of one connect, for
 # 10 channels with discovery.
 MAX_QUEUED_MESSAGES = 250
-LONGEST_RECONNECT_DELAY_S = 60
-CONNECT_TIMEOUT_S = 10.0
-ECHO_S = 5.0
+LONGEST_RECONNECT_DELAY_S = 60.0
 # Limit on `stop`, and on the part of it that waits for the broker to confirm `offline`. systemd gives the
 # daemon 30 s to end (TimeoutStopSec); the rest is for the other threads.
 STOP_S, OFFLINE_S = 3.0, 2.0
-# More lost connections in this time than a bad radio link causes: another client uses the id.
-_TAKEOVERS, _TAKEOVER_WINDOW_S = 5, 60.0
+# A message that is not acknowledged for so long: AWS IoT Core drops what is beyond its rates, other brokers
+# what they deny.
+ACKNOWLEDGED_S = 20.0
+_TICK_S = 1.0
 
 
 class BrokerConnection:
@@ -74,31 +84,37 @@ class BrokerConnection:
         Args:
             settings: Broker and credentials.
             client_id: Device id: a broker accepts one connection for each id.
-            handlers: Handler of each subscribed topic, called in paho's thread with the payload; must not
-                block.
+            handlers: Handler of each subscribed topic, called in the connection's thread with the payload;
+                must not block.
             online_topic: Topic of the retained `online`, and of `offline` as last will.
-            on_connection: Called in paho's thread after a connect, to publish retained state again.
+            on_connection: Called in the connection's thread after a connect, and when a topic is tried again,
+                to publish retained state again.
             commands: As `handlers`, for topics of commands: retained messages are not passed on, or the
                 command would run at every connect.
-            on_acknowledged: Called in paho's thread with the number of each message that the broker has, see
-                `send`. Must take no lock that is held while sending: paho holds its own.
+            on_acknowledged: Called in the connection's thread with the number of each message that the broker
+                has, see `send`.
         """
         self._settings = settings
         self._client_id = client_id
         self._online_topic = online_topic
         self._commands = frozenset(commands or {})
         self._handlers = {**handlers, **(commands or {})}
-        self._on_connection = on_connection
-        self._on_acknowledged = on_acknowledged
-        self._drops: deque[float] = deque(maxlen=_TAKEOVERS)
-        self._client = self._open_client()
+        self._on_connection = _logged(on_connection)
+        self._on_acknowledged = _logged(on_acknowledged)
+        self._denials = Denials()
+        self._outgoing = Outgoing(paced=is_aws_endpoint(settings.host))
+        self._overdue: list[Use] = []
+        self._client: Client | None = None
+        self._connected_at: float | None = None
+        self._answer: ReasonCode | None = None
+        self._end: ReasonCode | None = None
+        self._unanswered = 0
         self._fault: str | None = None
-        self._started = False
-
-    @property
-    def fault(self) -> str | None:
-        """Why password, CA or certificate cannot be read; None if they can."""
-        return self._fault
+        self._waker, self._woken = socket.socketpair()
+        for one in (self._waker, self._woken):
+            one.setblocking(False)
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
 
     @property
     def address(self) -> str:
@@ -108,50 +124,52 @@ class BrokerConnection:
     @property
     def connected(self) -> bool:
         """Whether the broker has accepted the connection."""
-        return self._client.is_connected()
+        return self._connected_at is not None
+
+    @property
+    def fault(self) -> str | None:
+        """Why there is no connection; None while there is one, or before the first try."""
+        return self._fault
 
     @property
     def suspected_duplicate_id(self) -> str | None:
         """Message that another client seems to use this device's id; None without such evidence now."""
-        now, drops = time.monotonic(), tuple(self._drops)
-        if len(drops) < _TAKEOVERS or now - drops[0] >= _TAKEOVER_WINDOW_S:
+        if not self._denials.suspects_other_client:
             return None
         return (
-            f"MQTT broker {self.address} ended the connection {_TAKEOVERS} times in a minute: another client "
-            f"connects as {self._client_id}, or the broker fails. Give each device an id of its own, and let "
-            "the broker tie ids to user names (configs/mosquitto.conf): else any password there can do this"
+            f"MQTT broker {self.address} ends connections though nothing was sent: another client connects "
+            "as "
+            f"{self._client_id}, or the broker fails. Give each device an id of its own, and let the broker "
+            "tie ids "
+            "to user names (configs/mosquitto.conf): else any password there can do this"
         )
 
-    def start(self) -> None:
-        """Connect in the background, and reconnect whenever the connection is lost.
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong, each with its way out."""
+        denied = [describe_denial(self.address, self._client_id, use) for use in self._denials.denied]
+        found = (broker_doubt(self._settings), self._fault, self.suspected_duplicate_id, *denied)
+        return tuple(one for one in found if one)
 
-        Where password, CA or certificate cannot be read, `revive` tries again: the camera serves meanwhile.
-        """
-        try:
-            add_credentials(self._client, self._settings)
-        except EdgeError as e:
-            if str(e) != self._fault:
-                logger.error("%s; trying again", e)  # noqa: TRY400 - one line, no traceback
-            self._fault = str(e)
-            return
-        self._fault, self._started = None, True
-        self._client.connect_async(self._settings.host, self._settings.port, self._settings.keepalive_s)
-        self._client.loop_start()
+    def start(self) -> None:
+        """Connect in the background, and again whenever the connection is lost or cannot be made."""
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        self._thread.start()
 
     def revive(self) -> None:
-        """Start paho's thread again if a malformed packet or a bug ended it; to be called periodically."""
-        if not self._started:
-            self.start()
-        elif self._client.loop_start() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+        """Start the thread again if a bug ended it; to be called periodically."""
+        if self._thread is None or not self._thread.is_alive():
             logger.warning("the MQTT thread had ended; started again")
-            self._client.connect_async(self._settings.host, self._settings.port, self._settings.keepalive_s)
+            self.start()
 
     def send(self, topic: str, payload: bytes) -> int | None:
         """Send a message, again after the next connect if the connection is lost meanwhile; never waits.
 
         Returns: The number that `on_acknowledged` gets; None if it cannot be sent now.
         """
-        return self._hand_over(topic, payload, retain=False) if self.connected else None
+        if not self._denials.allows(use_of(topic)):
+            return None
+        return self._hand_over(topic, payload, retain=False)
 
     def publish_state(self, topic: str, payload: bytes) -> bool:
         """Publish retained state.
@@ -161,121 +179,273 @@ class BrokerConnection:
         return self.retain(topic, payload) is not None
 
     def retain(self, topic: str, payload: bytes) -> int | None:
-        """Publish retained state, as `send` does with a message."""
-        return self._hand_over(topic, payload, retain=True) if self.connected else None
+        """Publish retained state, as `send` does with a message.
+
+        What the broker denies is dropped: `on_connection` is called when it is tried again.
+        """
+        if not self._denials.allows(use_of(topic)):
+            return self._outgoing.number()
+        return self._hand_over(topic, payload, retain=True)
 
     def stop(self) -> None:
         """Publish `offline` and disconnect, within `STOP_S`."""
-        deadline = time.monotonic() + STOP_S
-        confirmed = self._publish_offline() if self.connected else True
-        if confirmed:
-            self._client.disconnect()
-        # paho joins its thread without a limit, and the thread may be stuck on a broker that hangs.
-        leaving = threading.Thread(target=self._client.loop_stop, daemon=True)
-        leaving.start()
-        if not confirmed:
-            self._hang_up()
-        leaving.join(max(deadline - time.monotonic(), 0))
-
-    def _open_client(self) -> paho.Client:
-        client = make_client(self._client_id)
-        client.suppress_exceptions = True  # last resort to keep the thread alive
-        client.enable_logger(logging.getLogger(f"{__name__}.paho"))
-        client.max_queued_messages_set(MAX_QUEUED_MESSAGES)
-        client.reconnect_delay_set(1, LONGEST_RECONNECT_DELAY_S)
-        client.will_set(self._online_topic, OFFLINE, qos=1, retain=True)
-        client.on_connect = _logged(self._connected)
-        client.on_connect_fail = _logged(self._connect_failed)
-        client.on_disconnect = _logged(self._disconnected)
-        client.on_subscribe = _logged(self._subscribed)
-        client.on_message = _logged(self._received)
-        client.on_publish = _logged(self._published)
-        return client
-
-    def _publish_offline(self) -> bool:
-        """Publish `offline`; return whether the broker confirmed it."""
-        message = self._client.publish(self._online_topic, OFFLINE, qos=1, retain=True)
-        try:
-            message.wait_for_publish(OFFLINE_S)
-            return message.is_published()
-        except (RuntimeError, ValueError) as e:
-            logger.debug("offline is not published: %s", e)
-            return False
-
-    def _hang_up(self) -> None:
-        """Close the socket without a DISCONNECT packet, so that the broker publishes the last will."""
-        connection = self._client.socket()
-        if isinstance(connection, socket.socket):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        self._stopping.set()
+        self._wake()
+        if self._thread is not None:
+            self._thread.join(STOP_S)
 
     def _hand_over(self, topic: str, payload: bytes, *, retain: bool) -> int | None:
-        """Queue a message in paho and return its number; None if the queue is full."""
-        answer = self._client.publish(topic, payload, qos=1, retain=retain)
-        return None if answer.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE else answer.mid
+        """Queue a message and return its number; None if the queue is full, or there is no connection."""
+        if not self.connected or len(self._outgoing) >= MAX_QUEUED_MESSAGES:
+            return None
+        number = self._outgoing.put(topic, payload, retain=retain)
+        self._wake()
+        return number
 
-    def _published(
-        self, _client: paho.Client, _userdata: object, mid: int, _reason: ReasonCode, _properties: object
-    ) -> None:
-        self._on_acknowledged(mid)
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # full: it wakes anyway
+            self._waker.send(b"\0")
 
-    def _connected(
-        self, client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
-    ) -> None:
-        if reason.is_failure:
-            logger.warning(
-                "MQTT broker %s refuses this device: %s; check [broker] username and password_file",
-                self.address,
-                reason,
-            )
+    # The thread
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._connect_and_serve()
+            except Exception:
+                # A malformed packet, or a bug: the next connection begins anew.
+                logger.exception("MQTT broker %s: the connection failed", self.address)
+                self._denials.failed()
+            finally:
+                self._connected_at = None
+                if self._client is not None:
+                    hang_up(self._client)
+                self._outgoing.end()
+            self._stopping.wait(self._delay_s())
+
+    def _delay_s(self) -> float:
+        doubled = 2.0 ** min(max(self._denials.failures - 1, 0), 10)
+        return min(doubled, LONGEST_RECONNECT_DELAY_S) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+
+    def _connect_and_serve(self) -> None:
+        with_will = self._denials.may_try_will(time.monotonic()) and self._unanswered % 3 != 2
+        client = self._open(with_will=with_will)
+        if client is None:
             return
+        self._client, self._answer, self._end = client, None, None
+        try:
+            client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s)
+        except (OSError, ValueError) as e:
+            self._note_fault(explain_connect_failure(e, self._settings))
+            return
+        if self._wait_answer(client):
+            self._accepted(with_will=with_will)
+            self._serve(client)
+        else:
+            self._not_accepted(with_will=with_will)
+
+    def _open(self, *, with_will: bool) -> Client | None:
+        """Return a client; None where password, CA or certificate cannot be read now."""
+        try:
+            client = open_client(self._settings, self._client_id)
+        except EdgeError as e:
+            self._note_fault(str(e))
+            return None
+        client.suppress_exceptions = True  # last resort to keep the thread alive
+        client.enable_logger(logging.getLogger(f"{__name__}.paho"))
+        if with_will:
+            client.will_set(self._online_topic, OFFLINE, qos=1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_subscribe = _logged(self._subscribed)
+        client.on_message = _logged(self._received)
+        client.on_publish = _logged(self._acknowledged)
+        return client
+
+    def _on_connect(
+        self, _client: Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
+    ) -> None:
+        self._answer = reason
+
+    def _on_disconnect(
+        self, _client: Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
+    ) -> None:
+        self._end = reason
+
+    def _wait_answer(self, client: Client) -> bool:
+        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        while self._answer is None and not self._stopping.is_set() and time.monotonic() < deadline:
+            if not serve(client, _TICK_S, self._woken):
+                break
+        return self._answer is not None and not self._answer.is_failure
+
+    def _not_accepted(self, *, with_will: bool) -> None:
+        if self._stopping.is_set():
+            return
+        if self._answer is not None:
+            check = "check [broker] username and password_file"
+            self._note_fault(f"MQTT broker {self.address} refuses this device: {self._answer}; {check}")
+        elif self._end is None:
+            way_out = broker_doubt(self._settings) or "correct [broker] host, port and tls"
+            self._note_fault(
+                f"MQTT broker {self.address}: no answer within {CONNECT_TIMEOUT_S:g} s; {way_out}"
+            )
+        else:
+            self._unanswered += 1
+            will_topic = self._online_topic if with_will else ""
+            self._note_fault(explain_early_end(self._settings, self._client_id, will_topic=will_topic))
+
+    def _note_fault(self, fault: str) -> None:
+        self._denials.failed()
+        if fault != self._fault:
+            logger.warning("%s; trying again", fault)
+        self._fault = fault
+
+    def _accepted(self, *, with_will: bool) -> None:
         logger.info("MQTT broker %s: connected as %s", self.address, self._client_id)
-        if self._handlers:
-            client.subscribe([(topic, 1) for topic in self._handlers])
-        if self._hand_over(self._online_topic, ONLINE, retain=True) is None:
-            logger.error("MQTT broker %s: queue full, %s stays offline", self.address, self._client_id)
+        will = Use(Act.CONNECT, self._online_topic)
+        if with_will:
+            self._tell_mended(self._denials.acknowledged([will]))
+        elif self._unanswered:
+            self._denials.refused([will], time.monotonic())
+            logger.error("%s", describe_denial(self.address, self._client_id, will))
+        self._fault, self._unanswered = None, 0
+        self._subscribe()
+        self._outgoing.put(self._online_topic, ONLINE, retain=True)
+        self._connected_at = time.monotonic()
         self._on_connection()
 
-    def _connect_failed(self, _client: paho.Client, _userdata: object) -> None:
-        logger.warning("MQTT broker %s cannot be reached; trying again", self.address)
+    def _subscribe(self) -> None:
+        uses = [Use(Act.SUBSCRIBE, topic) for topic in self._handlers]
+        allowed = [use for use in uses if self._denials.allows(use)]
+        size = 1 if self._denials.careful else SUBSCRIBED_AT_ONCE
+        for first in range(0, len(allowed), size):
+            self._outgoing.subscribe(tuple(allowed[first : first + size]))
 
-    def _disconnected(
-        self, _client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
-    ) -> None:
-        if not reason.is_failure:
+    def _serve(self, client: Client) -> None:
+        while not self._stopping.is_set():
+            self._send_what_may_go(client)
+            if not serve(client, self._wait_s(), self._woken):
+                self._ended()
+                return
+            with contextlib.suppress(OSError):
+                self._woken.recv(4096)
+            self._tick(client)
+        self._leave(client)
+
+    def _wait_s(self) -> float:
+        hurried = self._denials.careful or is_aws_endpoint(self._settings.host)
+        return GAP_S if hurried and self._outgoing.waits else _TICK_S
+
+    def _tick(self, client: Client) -> None:
+        now = time.monotonic()
+        self._denials.lasted(now - (self._connected_at or now))
+        if overdue := self._outgoing.overdue(now, ACKNOWLEDGED_S):
+            self._overdue = overdue
+            hang_up(client)  # `_ended` concludes
+        elif (use := self._denials.next_try(now)) is not None:
+            logger.info("MQTT broker %s: %s is tried again", self.address, use.topic)
+            if use.act is Act.SUBSCRIBE:
+                self._outgoing.subscribe((use,))
+            elif use == use_of(self._online_topic):
+                self._outgoing.put(self._online_topic, ONLINE, retain=True)
+            else:
+                self._on_connection()
+
+    def _send_what_may_go(self, client: Client) -> None:
+        now, careful = time.monotonic(), self._denials.careful
+        if careful and now - (self._connected_at or now) < QUIET_S:
             return
-        self._drops.append(time.monotonic())
-        if suspected_duplicate_id := self.suspected_duplicate_id:
-            logger.error("%s", suspected_duplicate_id)
+        for operation in self._outgoing.take(now, self._denials.allows, careful=careful):
+            if not self._send_now(client, operation, now):
+                self._outgoing.put_back(operation)
+                return
+
+    def _send_now(self, client: Client, operation: Operation, now: float) -> bool:
+        if operation.subscribes:
+            code, mid = client.subscribe([(topic, 1) for topic in operation.topics])
         else:
-            logger.warning("MQTT broker %s: connection lost (%s); trying again", self.address, reason)
+            [topic] = operation.topics
+            message = client.publish(topic, operation.payload, qos=1, retain=operation.retain)
+            code, mid = message.rc, message.mid
+        if mid is None or not is_sent(code):
+            return False
+        self._outgoing.sent(mid, operation, now)
+        return True
+
+    def _acknowledged(
+        self, _client: Client, _userdata: object, mid: int, _reason: ReasonCode, _properties: object
+    ) -> None:
+        operation = self._outgoing.done(mid, time.monotonic())
+        if operation is not None:
+            self._tell_mended(self._denials.acknowledged(operation.uses))
+            self._on_acknowledged(operation.number)
 
     def _subscribed(
-        self,
-        _client: paho.Client,
-        _userdata: object,
-        _mid: int,
-        reasons: list[ReasonCode],
-        _properties: object,
+        self, _client: Client, _userdata: object, mid: int, reasons: list[ReasonCode], _properties: object
     ) -> None:
-        if any(reason.is_failure for reason in reasons):
-            logger.warning(
-                "MQTT broker %s does not let %s read %s; allow it in its ACL. Until then only polling finds "
-                "releases",
-                self.address,
-                self._client_id,
-                ", ".join(self._handlers),
+        now = time.monotonic()
+        operation = self._outgoing.done(mid, now)
+        if operation is None:
+            return
+        answers = list(zip(operation.uses, reasons, strict=False))
+        refused = [use for use, reason in answers if reason.is_failure]
+        self._tell_mended(self._denials.acknowledged(use for use, reason in answers if not reason.is_failure))
+        self._tell_denied(refused, self._denials.denied)
+        self._denials.refused(refused, now)
+
+    def _tell_mended(self, uses: Iterable[Use]) -> None:
+        for use in uses:
+            logger.info(
+                "MQTT broker %s: lets %s %s %s now", self.address, self._client_id, use.act.value, use.topic
             )
 
-    def _received(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
+    def _tell_denied(self, uses: Iterable[Use], known: Collection[Use]) -> None:
+        for use in uses:
+            level = logging.DEBUG if use in known else logging.ERROR
+            logger.log(level, "%s", describe_denial(self.address, self._client_id, use))
+
+    def _ended(self) -> None:
+        now = time.monotonic()
+        self._connected_at = None
+        under_way = self._overdue or self._outgoing.suspects(now, careful=self._denials.careful)
+        self._overdue = []
+        known, by_broker = self._denials.denied, self._end is None or not was_silent(self._end)
+        ending, uses = self._denials.ended(under_way, now, by_broker=by_broker)
+        if ending is Ending.DENIED:
+            self._tell_denied(uses, known)
+        elif ending is Ending.SUSPECT:
+            logger.warning("%s", describe_suspicion(self.address, uses))
+        elif ending is Ending.TAKEN_OVER:
+            logger.error("%s", self.suspected_duplicate_id)
+        else:
+            logger.warning("MQTT broker %s: connection lost (%s); trying again", self.address, self._end)
+
+    def _leave(self, client: Client) -> None:
+        """Publish `offline` and disconnect; unconfirmed, the broker shall publish the last will."""
+        offline = self._outgoing.state(self._online_topic, OFFLINE)
+        deadline = time.monotonic() + OFFLINE_S
+        allowed = self._denials.allows(offline.uses[0])
+        sent = allowed and self._send_now(client, offline, time.monotonic())
+        while sent and self._outgoing.is_under_way(offline):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not serve(client, left_s):
+                logger.debug("offline is not confirmed")
+                return
+        client.disconnect()
+        serve(client, 0)
+
+    def _received(self, _client: Client, _userdata: object, message: Message) -> None:
         if message.retain and message.topic in self._commands:
             logger.warning("%s: a retained command is ignored; publish it without retain", message.topic)
         elif handler := self._handlers.get(message.topic):
             handler(bytes(message.payload))
+        else:
+            logger.debug("%s: a message on a topic that was not subscribed", message.topic)
 
 
 def _logged(callback: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a callback to log its exceptions: paho only logs that it failed."""
+    """Wrap a callback to log its exceptions: one that raised would end the connection's thread."""
 
     @functools.wraps(callback)
     def call(*arguments: Any) -> None:  # noqa: ANN401 - paho's
@@ -283,102 +453,6 @@ def _logged(callback: Callable[..., None]) -> Callable[..., None]:
             callback(*arguments)
         except Exception:
             # The connection stays: one message is lost, or one state until it is published again.
-            logger.exception("MQTT: %s failed", callback.__name__)
+            logger.exception("MQTT: %s failed", getattr(callback, "__name__", callback))
 
     return call
-
-
-def make_client(client_id: str) -> paho.Client:
-    """Build a client without credentials, not connected yet."""
-    client = paho.Client(
-        CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv311, clean_session=True
-    )
-    client.connect_timeout = CONNECT_TIMEOUT_S
-    return client
-
-
-def open_client(settings: BrokerSettings, client_id: str) -> paho.Client:
-    """Build a client with credentials, not connected yet.
-
-    Raises: SettingsError if password, CA or certificate cannot be used; DeviceError if they cannot be read.
-    """
-    client = make_client(client_id)
-    add_credentials(client, settings)
-    return client
-
-
-def add_credentials(client: paho.Client, settings: BrokerSettings) -> None:
-    """Give a client its password and certificates, once.
-
-    Raises: SettingsError if they cannot be used; DeviceError if they cannot be read.
-    """
-    if settings.username:
-        client.username_pw_set(settings.username, read_password(settings))
-    if settings.tls:
-        client.tls_set_context(open_tls_context(settings, _unreadable))
-
-
-def _unreadable(error: OSError, file: Path, what: str) -> EdgeError:
-    way_out = "copy it there, or correct the setting"
-    return unreadable(error, file, what, way_out, secret="key_file" in what)
-
-
-def try_connection(settings: BrokerSettings, client_id: str) -> None:
-    """Connect once and leave, for `doctor`.
-
-    Args:
-        settings: Broker and credentials.
-        client_id: Not the device's own while its daemon may run: the broker would disconnect the daemon.
-    Raises: TransportError if the broker cannot be reached or refuses; SettingsError.
-    """
-    address = f"{settings.host}:{settings.port}"
-    client = open_client(settings, client_id)
-    answers: list[ReasonCode] = []
-    client.on_connect = lambda _c, _u, _f, reason, _p: answers.append(reason)
-    try:
-        client.connect(settings.host, settings.port, settings.keepalive_s)
-        deadline = time.monotonic() + CONNECT_TIMEOUT_S
-        while not answers and time.monotonic() < deadline:
-            if client.loop(0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                break
-    except (OSError, ssl.SSLError, ValueError) as e:
-        msg = f"MQTT broker {address}: {e}; start it, or correct [broker] host, port and tls"
-        raise TransportError(msg) from e
-    finally:
-        client.disconnect()
-    if not answers:
-        msg = f"MQTT broker {address}: no answer; correct [broker] host, port and tls"
-        raise TransportError(msg)
-    if answers[0].is_failure:
-        msg = f"MQTT broker {address}: {answers[0]}; check [broker] username and password_file"
-        raise TransportError(msg)
-
-
-def try_echo(settings: BrokerSettings, client_id: str, topic: str) -> bool:
-    """Publish on a subscribed topic, for `doctor`; return whether the message comes back in a few seconds.
-
-    There is no other proof: a broker may silently drop what its ACL forbids (MQTT 3.1.1, section 3.3.5).
-
-    Args:
-        settings: Broker and credentials.
-        client_id: Not the device's own, see `try_connection`.
-        topic: Below the device's own.
-    Raises: TransportError if the broker cannot be reached; SettingsError.
-    """
-    probe, received = os.urandom(16), []
-    client = open_client(settings, client_id)
-    client.on_connect = lambda connected, *_: connected.subscribe(topic, 1)
-    client.on_subscribe = lambda listening, *_: listening.publish(topic, probe, qos=1)
-    client.on_message = lambda _client, _userdata, message: received.append(bytes(message.payload))
-    try:
-        client.connect(settings.host, settings.port, settings.keepalive_s)
-        deadline = time.monotonic() + ECHO_S
-        while probe not in received and time.monotonic() < deadline:
-            if client.loop(0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                break  # some brokers end the connection instead
-    except (OSError, ssl.SSLError, ValueError) as e:
-        msg = f"MQTT broker {settings.host}:{settings.port}: {e}; start it, or correct [broker] host and port"
-        raise TransportError(msg) from e
-    finally:
-        client.disconnect()
-    return probe in received

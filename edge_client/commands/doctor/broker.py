@@ -1,31 +1,157 @@
-"""Check the broker: connection, and the messages of this device."""
+"""Check the broker: connection, and each topic that the settings will use."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import DeviceError
-from edge_client.contract.names import probe_topic
+from edge_client.contract.broker_tls import broker_doubt
+from edge_client.contract.errors import DeviceError, SettingsError
+from edge_client.contract.names import (
+    announcement_topic,
+    command_topic,
+    online_topic,
+    probe_topic,
+    results_topic,
+    status_topic,
+)
+from edge_client.settings.file import of_channels
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edge_client.reporting.broker_trial import Findings, Probe
     from edge_client.settings.file import Settings
 
 
 def check_broker(settings: Settings) -> str:
-    from edge_client.reporting.broker import try_connection, try_echo  # noqa: PLC0415
+    """Use each topic as the daemon will; return what was found.
+
+    Without a daemon the connection has its id, for brokers whose policy goes by the id; with one it has
+    another, since a second connection under the id would end the daemon's.
+    """
+    if not settings.broker.host:
+        if settings.homeassistant.discovery:
+            msg = "[homeassistant] discovery needs a broker, and [broker] host is empty"
+            raise SettingsError(msg)
+        return "none ([broker] host is empty): this device only polls"
+    from edge_client.state_folder import daemon_runs  # noqa: PLC0415
+
+    if daemon_runs(settings.device.state_dir):
+        return _check_beside_daemon(settings)
+    probes = [*_subscriptions(settings), *_publications(settings)]
+    found = _try(
+        settings, settings.device.id, probes, online_topic(settings.device.fleet, settings.device.id)
+    )
+    return _with_warnings(settings, found)
+
+
+def _check_beside_daemon(settings: Settings) -> str:
+    from edge_client.reporting.broker_trial import RefusedError  # noqa: PLC0415
+
+    device = settings.device
+    _check_daemons_word(settings)
+    client_id = f"{device.id[:50]}-doctor"
+    shown = (
+        f"the daemon runs as {device.id} and reports no fault; this was tried as {client_id}, which cannot "
+        "show what "
+        f"the broker allows {device.id}: stop the daemon and run doctor again for that"
+    )
+    try:
+        found = _try(settings, client_id, list(_subscriptions(settings)), "")
+    except RefusedError as e:
+        address = f"{settings.broker.host}:{settings.broker.port}"
+        return _with_warnings(settings, f"{address}: {shown} ({client_id} may not even connect: {e})")
+    return _with_warnings(settings, f"{found}; {shown}")
+
+
+def _check_daemons_word(settings: Settings) -> None:
+    """Raise DeviceError if the running daemon reports a fault of its broker."""
+    from edge_client.reporting.status import STATUS_FILE, read_status  # noqa: PLC0415
+    from edge_client.state_folder import refresh_status  # noqa: PLC0415
+
+    state_dir = settings.device.state_dir
+    if not refresh_status(state_dir, [state_dir / STATUS_FILE]):
+        return
+    warning = read_status(state_dir).warning or ""
+    if "MQTT broker" in warning:
+        msg = f"the daemon, which runs, reports: {warning}"
+        raise DeviceError(msg)
+
+
+def _try(settings: Settings, client_id: str, probes: list[Probe], will_topic: str) -> str:
+    from edge_client.reporting.broker_trial import BrokerTrial, Echo, Probe  # noqa: PLC0415
+    from edge_client.reporting.denials import Act, Use  # noqa: PLC0415
 
     device, broker = settings.device, settings.broker
-    if not broker.host:
-        return "none ([broker] host is empty): this device only polls"
-    client_id, address = f"{device.id[:50]}-doctor", f"{broker.host}:{broker.port}"
     topic = probe_topic(device.fleet, device.id)
-    try_connection(broker, client_id)
-    if not try_echo(broker, client_id, topic):
+    echo = Probe(Use(Act.PUBLISH, topic), os.urandom(16).hex().encode())
+    findings, outcome = BrokerTrial(broker, client_id, will_topic=will_topic).run(probes, echo)
+    address = f"{broker.host}:{broker.port}"
+    _raise_denied(findings, address, client_id)
+    if outcome is Echo.DROPPED:
         msg = (
             f"{address}: accepts this device, but a message published on {topic} does not come back. With "
             f"configs/mosquitto.acl [broker] username (now {broker.username!r}) must be the device id, and "
             "may read and write below edge/+/devices/<id>/"
         )
         raise DeviceError(msg)
-    found = f"{address}: accepts this device and its messages"
-    return f"{found}; warning: {broker.exposure}" if broker.exposure else found
+    used = f"{address}: accepts this device and its messages, tried on {len(findings.allowed)} topics"
+    if outcome is Echo.DENIED:
+        used += f"; whether it drops any in silence cannot be shown without {topic}"
+    return used
+
+
+def _raise_denied(findings: Findings, address: str, client_id: str) -> None:
+    """Raise DeviceError that names each topic that is denied, dropped, or not tried."""
+    from edge_client.reporting.refusal import describe_denial  # noqa: PLC0415
+
+    told = [describe_denial(address, client_id, use) for use in findings.denied]
+    told += [
+        f"{describe_denial(address, client_id, use)} (it drops it in silence)" for use in findings.unseen
+    ]
+    if findings.untried:
+        told.append(f"no time was left for {', '.join(use.topic for use in findings.untried)}")
+    if told:
+        raise DeviceError("; ".join(told))
+
+
+def _subscriptions(settings: Settings) -> Iterator[Probe]:
+    from edge_client.reporting.broker_trial import Probe  # noqa: PLC0415
+    from edge_client.reporting.denials import Act, Use  # noqa: PLC0415
+
+    device = settings.device
+    for one in of_channels(settings):
+        channel = one.device.channel
+        yield Probe(Use(Act.SUBSCRIBE, announcement_topic(device.fleet, channel)))
+        extra = "" if one is settings else channel
+        yield Probe(Use(Act.SUBSCRIBE, command_topic(device.fleet, device.id, extra)))
+
+
+def _publications(settings: Settings) -> Iterator[Probe]:
+    """Yield messages that change nothing: what a stopped daemon left there, or an empty one."""
+    from edge_client.reporting.broker_trial import Probe  # noqa: PLC0415
+    from edge_client.reporting.denials import Act, Use  # noqa: PLC0415
+    from edge_client.reporting.homeassistant import discovery_messages  # noqa: PLC0415
+    from edge_client.reporting.status import STATUS_FILE  # noqa: PLC0415
+
+    device, home = settings.device, settings.homeassistant
+    has_run = (device.state_dir / STATUS_FILE).exists()
+    online = b"offline" if has_run else b""
+    yield Probe(Use(Act.PUBLISH, online_topic(device.fleet, device.id)), online, retain=True)
+    for one in of_channels(settings):
+        extra = "" if one is settings else one.device.channel
+        file = one.device.state_dir / STATUS_FILE
+        status = file.read_bytes() if file.exists() else b""
+        yield Probe(Use(Act.PUBLISH, status_topic(device.fleet, device.id, extra)), status, retain=True)
+        if settings.sinks.mqtt:
+            yield Probe(Use(Act.PUBLISH, results_topic(device.fleet, device.id, extra)))
+        if home.discovery:
+            messages = discovery_messages(home.prefix, device.fleet, device.id, extra)
+            topic, payload = next(iter(messages.items()))
+            yield Probe(Use(Act.PUBLISH, topic), payload if has_run else b"", retain=True)
+
+
+def _with_warnings(settings: Settings, found: str) -> str:
+    warnings = [one for one in (broker_doubt(settings.broker), settings.broker.exposure) if one]
+    return f"{found}; warning: {'; '.join(warnings)}" if warnings else found

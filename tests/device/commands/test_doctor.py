@@ -328,7 +328,7 @@ def broker_with_rights(tmp_path) -> Iterator[BrokerWithRights]:
 def test_a_device_muted_by_the_brokers_acl_is_named(
     user, lets_through, settings_file, broker_with_rights, monkeypatch
 ):
-    monkeypatch.setattr("edge_client.reporting.broker.ECHO_S", 1.0)
+    monkeypatch.setattr("edge_client.reporting.broker_trial.ECHO_S", 1.0)
     settings = load_settings(settings_file)
     broker = dataclasses.replace(settings.broker, port=broker_with_rights.port, username=user)
     found = failures(dataclasses.replace(settings, broker=broker))

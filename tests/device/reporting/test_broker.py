@@ -17,7 +17,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_client.contract.errors import SettingsError, TransportError
 from edge_client.reporting import broker as mqtt
-from edge_client.reporting.broker import BrokerConnection, try_connection
+from edge_client.reporting import denials
+from edge_client.reporting.broker import BrokerConnection
+from edge_client.reporting.broker_trial import try_connection
 from edge_client.settings.reporting import BrokerSettings
 
 LIMIT_S = 15.0
@@ -228,13 +230,14 @@ def test_a_lost_connection_is_reestablished(rude, open_connection):
 
 
 def test_state_that_does_not_fit_into_the_queue_is_reported_as_unsent(rude, open_connection, monkeypatch):
-    monkeypatch.setattr(mqtt, "MAX_QUEUED_MESSAGES", 3)
+    monkeypatch.setattr(mqtt, "MAX_QUEUED_MESSAGES", 4)
     device = open_connection(rude.port)
     connection = rude.next()
     device.wait()
     wait_until(lambda: device.connection.connected, "the connection")
-    answers = [device.connection.publish_state("x", b"state") for _ in range(3)]
-    assert answers == [True, True, False]  # `online` is there too, and nothing is confirmed
+    # The subscription and `online` are there too, and nothing is confirmed.
+    answers = [device.connection.publish_state(f"edge/{number}", b"state") for number in range(8)]
+    assert (answers[0], answers[-1]) == (True, False)
     assert device.connection.send("x", b"result") is None
     connection.close()
 
@@ -262,19 +265,25 @@ def test_a_hanging_broker_does_not_delay_the_stop(open_connection):
         accepted.close()
 
 
-def test_a_client_with_the_same_id_is_suspected(rude, open_connection, caplog, monkeypatch):
-    monkeypatch.setattr(mqtt, "_TAKEOVERS", 2)
-    device = open_connection(rude.port)
-    assert device.connection.suspected_duplicate_id is None
+def test_a_client_with_the_same_id_is_suspected(mqtt_broker, open_connection, caplog, monkeypatch):
+    monkeypatch.setattr(denials, "TAKEOVERS", 2)
+    device = open_connection(mqtt_broker.port)
     for _ in range(2):
-        connection = rude.next()
         device.wait()
-        connection.close()
-    rude.next()
+        wait_until(lambda: not len(device.connection._outgoing), "the acknowledgements")
+        assert device.connection.suspected_duplicate_id is None
+        twin = paho.Client(CallbackAPIVersion.VERSION2, client_id="camera-1")
+        twin.connect(mqtt_broker.host, mqtt_broker.port)
+        twin.loop_start()
+        wait_until(lambda: not device.connection.connected, "the end of the connection")
+        twin.disconnect()
+        twin.loop_stop()
+    device.wait()
     assert "another client connects as camera-1, or the broker fails" in caplog.text
+    assert "policy" not in caplog.text
     assert "another client connects as camera-1" in (device.connection.suspected_duplicate_id or "")
-    monkeypatch.setattr(mqtt, "_TAKEOVER_WINDOW_S", 0.0)  # it was long ago
-    assert device.connection.suspected_duplicate_id is None
+    monkeypatch.setattr(denials, "SUSPECTED_S", 0.0)  # it was long ago
+    wait_until(lambda: device.connection.suspected_duplicate_id is None, "trust")
 
 
 def test_doctor_distinguishes_the_refusals_of_a_broker(rude, mqtt_broker):

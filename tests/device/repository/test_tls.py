@@ -14,7 +14,8 @@ import pytest
 from local_services import MqttBroker, wait_until
 
 from edge_client.contract.errors import TransportError
-from edge_client.reporting.broker import BrokerConnection, try_connection
+from edge_client.reporting.broker import BrokerConnection
+from edge_client.reporting.broker_trial import try_connection
 from edge_client.repository.http_fetcher import StoreFetcher
 from edge_client.repository.trusted import TrustedRepository
 from edge_client.settings.reporting import BrokerSettings

@@ -1,0 +1,64 @@
+"""What it means for a device that its broker denies a topic, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_client.reporting.denials import Act, Use
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SHOWN = 4
+
+
+def rights_for(use: Use) -> str:
+    """Return the actions and resource of an AWS IoT policy that allow the use of a topic."""
+    pattern = use.topic.replace("/#", "/*")
+    if use.act is Act.SUBSCRIBE:
+        return f"iot:Subscribe on topicfilter/{pattern} and iot:Receive on topic/{pattern}"
+    retained = "" if "/results" in use.topic else " and iot:RetainPublish"
+    return f"iot:Publish{retained} on topic/{pattern}"
+
+
+def describe_denial(address: str, client_id: str, use: Use) -> str:
+    """Return one sentence: what is denied, what does not work without it, and the way out."""
+    return (
+        f"MQTT broker {address}: does not let {client_id} {use.act.value} {use.topic}; {_consequence(use)}. "
+        "Allow "
+        f"it in the broker's policy or ACL (AWS IoT Core: {rights_for(use)}); it is tried again now and then"
+    )
+
+
+def describe_suspicion(address: str, uses: Sequence[Use]) -> str:
+    """Return one sentence for a connection that ended while several topics were under way."""
+    topics = _some([use.topic for use in uses])
+    return (
+        f"MQTT broker {address}: it ended the connection right after this device used {topics}: brokers do "
+        "so where "
+        f"a policy or an ACL forbids it (AWS IoT Core: {_some([rights_for(use) for use in uses])}), or when "
+        "they "
+        "end. Trying again, one after the other"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
+
+
+def _consequence(use: Use) -> str:
+    parts = use.topic.split("/")
+    if use.act is Act.CONNECT:
+        return "after a power cut the device stays `online` there"
+    if use.act is Act.SUBSCRIBE:
+        return (
+            "until then only polling finds releases"
+            if "channels" in parts
+            else "until then requests to update are not heard"
+        )
+    if parts[0] != "edge":
+        return "Home Assistant does not find the device"
+    subject = parts[4] if len(parts) > 4 else ""
+    told = {"results": "results wait on this device", "status": "its status is not seen there"}
+    return told.get(subject, "it does not show there as online")
