@@ -56,12 +56,17 @@ def is_aws_endpoint(host: str) -> bool:
     return ".iot." in name and name.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
+def is_aws(broker: BrokerAddress) -> bool:
+    """Whether a broker is AWS IoT Core, by its endpoint or, under a name of one's own, by its ALPN name."""
+    return is_aws_endpoint(broker.host) or broker.alpn == AWS_ALPN
+
+
 def find_broker_faults(broker: BrokerAddress) -> tuple[str, ...]:
     """Return one sentence for each contradiction with which no connection can come about."""
     if not broker.host:
         return ()
     aws, on_https = is_aws_endpoint(broker.host), broker.port == HTTPS_PORT
-    plain, is_aws = not broker.tls, aws and broker.tls
+    plain, over_tls = not broker.tls, aws and broker.tls
     faults = {
         "port: 1 to 65535": not 1 <= broker.port <= 65535,
         f"host {broker.host!r}: give the name alone; port has the port, tls = true means TLS, and WebSockets "
@@ -74,8 +79,8 @@ def find_broker_faults(broker: BrokerAddress) -> tuple[str, ...]:
         f"host {broker.host}: AWS IoT Core speaks TLS alone; set tls = true, port = {TLS_PORT}, "
         "certificate_file and key_file": aws and plain,
         f"host {broker.host}: AWS IoT Core knows a client by its certificate; give certificate_file and "
-        "key_file": is_aws and not (broker.certificate_file or broker.username),
-        f'port = {HTTPS_PORT} of AWS IoT Core: set alpn = "{AWS_ALPN}", or port = {TLS_PORT}': is_aws
+        "key_file": over_tls and not (broker.certificate_file or broker.username),
+        f'port = {HTTPS_PORT} of AWS IoT Core: set alpn = "{AWS_ALPN}", or port = {TLS_PORT}': over_tls
         and on_https
         and not broker.alpn,
     }
@@ -143,29 +148,24 @@ def explain_connect_failure(error: Exception, broker: BrokerAddress) -> str:
 
 def explain_early_end(broker: BrokerAddress, client_id: str, *, will_topic: str = "") -> str:
     """Return what it may mean that a broker ends a connection before it has answered CONNECT."""
-    address = f"MQTT broker {broker.host}:{broker.port}"
+    what = f"MQTT broker {broker.host}:{broker.port}: ended the connection without an answer"
     if doubt := broker_doubt(broker):
-        return f"{address}: ended the connection without an answer; {doubt}"
-    if not broker.tls:
-        return (
-            f"{address}: ended the connection without an answer; it may want TLS: correct [broker] host, "
-            "port and tls"
-        )
-    if not broker.certificate_file:
-        return (
-            f"{address}: ended the connection without an answer: it may want a client certificate ([broker] "
-            f"certificate_file, key_file), or not let {broker.username or 'an anonymous client'} connect as "
-            f"{client_id}"
-        )
+        return f"{what}; {doubt}"
     will = (
         f", and iot:Publish and iot:RetainPublish of the last will's topic {will_topic}" if will_topic else ""
     )
+    policy = (
+        f"its policy or ACL does not let a client connect as {client_id} (AWS IoT Core: iot:Connect on "
+        f"client/{client_id}{will})"
+    )
+    if not broker.tls:
+        return f"{what}: {policy}, or it wants TLS; correct [broker] host, port and tls"
+    if not broker.certificate_file:
+        return f"{what}: {policy}, or it wants a client certificate ([broker] certificate_file, key_file)"
     return (
-        f"{address}: ended the connection without an answer: its policy does not let a client connect as "
-        f"{client_id} (AWS IoT Core: iot:Connect on client/{client_id}{will}; an active certificate with a "
-        "policy, "
-        "attached to the thing), or it does not take the certificate. Mend policy or certificate there, or "
-        "correct [broker] certificate_file, host, port and alpn"
+        f"{what}: {policy}, or it does not take the certificate: it must be active, with a policy, and "
+        "attached to "
+        "the thing. Mend that there, or correct [broker] certificate_file, host, port and alpn"
     )
 
 

@@ -24,7 +24,7 @@ from edge_client.contract.broker_tls import (
     broker_doubt,
     explain_connect_failure,
     explain_early_end,
-    is_aws_endpoint,
+    is_aws,
 )
 from edge_client.contract.errors import EdgeError
 from edge_client.reporting.denials import Act, Denials, Ending, Use
@@ -55,7 +55,7 @@ ONLINE, OFFLINE = b"online", b"offline"
 # Messages here, sent or not: the results of an outbox's window, and the retained state of one connect, for
 # 10 channels with discovery.
 MAX_QUEUED_MESSAGES = 250
-LONGEST_RECONNECT_DELAY_S = 60.0
+FIRST_RECONNECT_DELAY_S, LONGEST_RECONNECT_DELAY_S = 1.0, 60.0
 # Limit on `stop`, and on the part of it that waits for the broker to confirm `offline`. systemd gives the
 # daemon 30 s to end (TimeoutStopSec); the rest is for the other threads.
 STOP_S, OFFLINE_S = 3.0, 2.0
@@ -102,7 +102,7 @@ class BrokerConnection:
         self._on_connection = _logged(on_connection)
         self._on_acknowledged = _logged(on_acknowledged)
         self._denials = Denials()
-        self._outgoing = Outgoing(paced=is_aws_endpoint(settings.host))
+        self._outgoing = Outgoing(paced=is_aws(settings))
         self._overdue: list[Use] = []
         self._client: Client | None = None
         self._connected_at: float | None = None
@@ -224,8 +224,8 @@ class BrokerConnection:
             self._stopping.wait(self._delay_s())
 
     def _delay_s(self) -> float:
-        doubled = 2.0 ** min(max(self._denials.failures - 1, 0), 10)
-        return min(doubled, LONGEST_RECONNECT_DELAY_S) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        doubled = FIRST_RECONNECT_DELAY_S * 2.0 ** min(max(self._denials.failures - 1, 0), 10)
+        return min(doubled, LONGEST_RECONNECT_DELAY_S) * random.uniform(1.0, 1.3)  # noqa: S311 - no secret
 
     def _connect_and_serve(self) -> None:
         with_will = self._denials.may_try_will(time.monotonic()) and self._unanswered % 3 != 2
@@ -242,7 +242,7 @@ class BrokerConnection:
             self._accepted(with_will=with_will)
             self._serve(client)
         else:
-            self._not_accepted(with_will=with_will)
+            self._not_accepted()
 
     def _open(self, *, with_will: bool) -> Client | None:
         """Return a client; None where password, CA or certificate cannot be read now."""
@@ -279,7 +279,7 @@ class BrokerConnection:
                 break
         return self._answer is not None and not self._answer.is_failure
 
-    def _not_accepted(self, *, with_will: bool) -> None:
+    def _not_accepted(self) -> None:
         if self._stopping.is_set():
             return
         if self._answer is not None:
@@ -292,8 +292,9 @@ class BrokerConnection:
             )
         else:
             self._unanswered += 1
-            will_topic = self._online_topic if with_will else ""
-            self._note_fault(explain_early_end(self._settings, self._client_id, will_topic=will_topic))
+            self._note_fault(
+                explain_early_end(self._settings, self._client_id, will_topic=self._online_topic)
+            )
 
     def _note_fault(self, fault: str) -> None:
         self._denials.failed()
@@ -334,7 +335,7 @@ class BrokerConnection:
         self._leave(client)
 
     def _wait_s(self) -> float:
-        hurried = self._denials.careful or is_aws_endpoint(self._settings.host)
+        hurried = self._denials.careful or is_aws(self._settings)
         return GAP_S if hurried and self._outgoing.waits else _TICK_S
 
     def _tick(self, client: Client) -> None:

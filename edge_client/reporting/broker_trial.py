@@ -12,7 +12,7 @@ from edge_client.contract.broker_tls import (
     broker_doubt,
     explain_connect_failure,
     explain_early_end,
-    is_aws_endpoint,
+    is_aws,
 )
 from edge_client.contract.errors import EdgeError, TransportError
 from edge_client.reporting.denials import Act, Use
@@ -144,7 +144,7 @@ class BrokerTrial:
 
     def _listen(self, client: Client, topic: str) -> tuple[Client, bool]:
         """Subscribe all topics of the device, if it may: what is dropped in silence is then seen."""
-        if is_aws_endpoint(self._settings.host):
+        if is_aws(self._settings):
             return client, False  # it drops nothing in silence, and would end the connection
         listens = self._try(client, Probe(Use(Act.SUBSCRIBE, f"{topic.rpartition('/')[0]}/#")))
         return (client, listens) if client.socket() else (self._connect_again(), False)

@@ -153,8 +153,6 @@ class Denials:
         if not by_broker:
             self._give_up_try(now)
             return Ending.LOST, ()
-        if under_way:
-            self._short += 1
         if retried:
             self.refused(retried, now)
             pause_until = max(self._denied[use].until for use in retried)
@@ -167,7 +165,7 @@ class Denials:
             self.refused(uses, now)
             return Ending.DENIED, uses
         if uses:
-            self.careful = True
+            self.careful, self._short = True, self._short + 1
             return Ending.SUSPECT, uses
         return self._unexplained(now), ()
 

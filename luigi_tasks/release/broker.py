@@ -66,7 +66,7 @@ class BrokerClient:
     def __init__(self, settings: BrokerSettings, *, retained_wait_s: float = RETAINED_WAIT_S) -> None:
         self._settings = settings
         self._retained_wait_s = retained_wait_s
-        self._client_id = f"pipeline-{uuid.uuid4().hex[:12]}"
+        self._client_id = ""
 
     @property
     def is_set(self) -> bool:
@@ -149,6 +149,8 @@ class BrokerClient:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[_Connection]:
+        # A new one each time: AWS IoT Core takes one connection a second with an id.
+        self._client_id = f"pipeline-{uuid.uuid4().hex[:12]}"
         client = _make_client(self._client_id)
         self._authenticate(client)
         self._warn()

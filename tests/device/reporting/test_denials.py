@@ -1,0 +1,245 @@
+"""A broker that ends connections for topics that it denies: they are named, and all else goes on."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import threading
+import uuid
+
+import pytest
+from local_services import wait_until
+
+from edge_client.reporting import broker as mqtt
+from edge_client.reporting import denials, outgoing
+from edge_client.reporting.broker import BrokerConnection
+from edge_client.reporting.denials import Act, Denials, Ending, Use
+from edge_client.reporting.outgoing import Outgoing
+from edge_client.settings.reporting import BrokerSettings
+from tests.fakes import aws_iot
+from tests.fakes.aws_iot import AwsIotBroker, load_policy
+
+DEVICE, FLEET = "camera-1", "shop"
+BASE = f"edge/{FLEET}/devices/{DEVICE}"
+NAMES = ("doors", "night", "yard", "gate")
+CHANNELS = [f"edge/{FLEET}/channels/{name}" for name in ("stable", *NAMES)]
+COMMANDS = [f"{BASE}/update", *(f"{BASE}/update/{name}" for name in NAMES)]
+STATES = [f"{BASE}/status", f"{BASE}/status/doors", f"homeassistant/sensor/{FLEET}_{DEVICE}/label/config"]
+
+
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch):
+    monkeypatch.setattr(mqtt, "FIRST_RECONNECT_DELAY_S", 0.02)
+    monkeypatch.setattr(mqtt, "_TICK_S", 0.05)
+    monkeypatch.setattr(mqtt, "QUIET_S", 0.05)
+    monkeypatch.setattr(outgoing, "GAP_S", 0.01)
+    monkeypatch.setattr(mqtt, "GAP_S", 0.01)
+    monkeypatch.setattr(aws_iot, "CONNECT_EVERY_S", 0.0)
+    monkeypatch.setattr(aws_iot, "RETAINED_EVERY_S", 0.0)
+
+
+@pytest.fixture
+def broker():
+    with AwsIotBroker({"": load_policy("aws-iot-policy.json", FLEET)}) as broker:
+        yield broker
+
+
+class Device:
+    """A connection that publishes states and results as the daemon does."""
+
+    def __init__(self, broker: AwsIotBroker) -> None:
+        self.acknowledged: set[int] = set()
+        self.heard = threading.Event()
+        self.connection = BrokerConnection(
+            BrokerSettings(host=broker.host, port=broker.port),
+            DEVICE,
+            handlers=dict.fromkeys(CHANNELS, lambda _payload: self.heard.set()),
+            commands=dict.fromkeys(COMMANDS, lambda _payload: None),
+            online_topic=f"{BASE}/online",
+            on_connection=self.publish,
+            on_acknowledged=self.acknowledged.add,
+        )
+        self.connection.start()
+
+    def publish(self) -> None:
+        for topic in STATES:
+            self.connection.publish_state(topic, b"{}")
+
+    def send(self) -> bool:
+        """Whether a result reaches the broker."""
+        number = self.connection.send(f"{BASE}/results", uuid.uuid4().hex.encode())
+        if number is None:
+            return False
+        wait_until(lambda: number in self.acknowledged or not self.connection.connected, "an answer")
+        return number in self.acknowledged
+
+
+@pytest.fixture
+def open_device(broker):
+    opened = []
+
+    def open_() -> Device:
+        opened.append(Device(broker))
+        return opened[-1]
+
+    yield open_
+    for one in opened:
+        one.connection.stop()
+
+
+def without(policy, *parts: str):
+    """Return a policy without the resources that hold one of these texts."""
+    changed = copy.deepcopy(policy)
+    for statement in changed["Statement"]:
+        resources = statement["Resource"]
+        resources = [resources] if isinstance(resources, str) else resources
+        statement["Resource"] = [one for one in resources if not any(part in one for part in parts)]
+    return changed
+
+
+def test_all_topics_are_used_in_groups_of_eight_at_most(broker, open_device):
+    device = open_device()
+    wait_until(device.send, "a result")
+    wait_until(lambda: len(broker.retained) == 4, "online and states")
+    assert len(CHANNELS + COMMANDS) > aws_iot.FILTERS_PER_SUBSCRIBE
+    assert broker.refusals == []
+    assert {topic for _, act, topic, _ in broker.log if act == "subscribe"} == {*CHANNELS, *COMMANDS}
+    device.connection.stop()
+    assert broker.retained[f"{BASE}/online"] == b"offline"
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ("topicfilter/edge/shop/channels", "subscribe edge/shop/channels/stable; until then only polling"),
+        (
+            "/update*",
+            "subscribe edge/shop/devices/camera-1/update; until then requests to update are not heard",
+        ),
+        ("/status*", "publish edge/shop/devices/camera-1/status; its status is not seen"),
+        ("homeassistant", "publish homeassistant/#; Home Assistant does not find the device"),
+        ("/results*", "publish edge/shop/devices/camera-1/results; results wait"),
+    ],
+)
+def test_a_denied_topic_is_named_and_the_others_go_on(broker, open_device, caplog, part, told, monkeypatch):
+    allowed = broker.policies[""]
+    broker.policies[""] = without(allowed, part)
+    device = open_device()
+    others = [topic for topic in STATES if part.strip("*") not in topic]
+    if part == "/results*":
+        wait_until(lambda: not device.send() and bool(device.connection.warnings), "the denial")
+    wait_until(lambda: any(told in one for one in device.connection.warnings), told)
+    wait_until(lambda: broker.retained.keys() >= {f"{BASE}/online", *others}, "the other states")
+    if part != "/results*":
+        wait_until(device.send, "a result")
+    assert told in caplog.text
+    assert "another client" not in caplog.text
+    assert device.connection.suspected_duplicate_id is None
+
+    # It stays away from the denied topic: no storm of connections.
+    connections = broker.connections(DEVICE)
+    assert connections <= 12
+    wait_until(lambda: device.connection.connected, "the connection")
+
+    # Mended: tried again after a pause, and used.
+    monkeypatch.setattr(denials, "FIRST_PAUSE_S", 0.1)
+    broker.policies[""] = allowed
+    for one in device.connection._denials._denied.values():
+        one.until = 0.0
+    wait_until(lambda: device.connection.warnings == (), "the end of the denial")
+    wait_until(lambda: broker.retained.keys() >= {*STATES}, "all states")
+    wait_until(device.send, "a result")
+    announced = broker.count(DEVICE, "subscribe", "ok")
+    assert announced >= len(CHANNELS + COMMANDS)
+
+
+def test_a_denied_last_will_is_left_out_and_named(broker, open_device, caplog):
+    broker.policies[""] = without(broker.policies[""], "/online")
+    device = open_device()
+    wait_until(device.send, "a result")
+    wait_until(lambda: broker.retained.keys() >= {*STATES}, "the states")
+    assert f"have a last will on {BASE}/online; after a power cut the device stays `online`" in caplog.text
+    assert f"iot:RetainPublish of the last will's topic {BASE}/online" in caplog.text
+
+
+def test_a_client_id_that_may_not_connect_is_named_and_tried_ever_more_seldom(broker, open_device, caplog):
+    broker.policies[""] = without(broker.policies[""], ":client/")
+    device = open_device()
+    wait_until(lambda: device.connection.fault is not None, "the fault")
+    assert "does not let a client connect as camera-1" in str(device.connection.fault)
+    wait_until(lambda: device.connection._denials.failures >= 4, "failures")
+    assert device.connection._delay_s() >= 8 * mqtt.FIRST_RECONNECT_DELAY_S
+    assert caplog.text.count("ended the connection without an answer") == 1
+
+
+def test_a_broker_that_acknowledges_nothing_on_a_topic_does_not_stop_the_others(
+    open_device, broker, monkeypatch
+):
+    monkeypatch.setattr(mqtt, "ACKNOWLEDGED_S", 0.3)
+    publish = broker._publish
+
+    def drop_discovery(client, flags, body):
+        if b"homeassistant" not in body:
+            publish(client, flags, body)
+
+    monkeypatch.setattr(broker, "_publish", drop_discovery)
+    device = open_device()
+    wait_until(lambda: any("homeassistant/#" in one for one in device.connection.warnings), "the denial")
+    wait_until(device.send, "a result")
+
+
+def test_one_silent_end_after_another_is_another_client():
+    known = Denials()
+    endings = [known.ended([], now, by_broker=True)[0] for now in (0.0, 2.0, 4.0, 6.0, 8.0)]
+    assert endings == [Ending.LOST] * 4 + [Ending.TAKEN_OVER]
+    assert known.suspects_other_client
+    known.lasted(denials.SUSPECTED_S)
+    assert not known.suspects_other_client
+
+
+def test_a_radio_that_fails_blames_nobody():
+    known = Denials()
+    results = Use(Act.PUBLISH, f"{BASE}/results")
+    for now in range(20):
+        assert known.ended([results], now, by_broker=False) == (Ending.LOST, ())
+    assert (known.denied, known.suspects_other_client, known.failures) == ((), False, 0)
+
+
+def test_the_pause_of_a_denied_topic_doubles_and_one_is_tried_at_a_time():
+    known, now = Denials(), 0.0
+    first, second = (Use(Act.PUBLISH, f"{BASE}/{name}") for name in ("status", "results"))
+    known.refused([first, second], now)
+    pauses = []
+    for _ in range(10):
+        while known.next_try(now) is None:
+            now += 1.0
+        assert known.next_try(now) is None
+        assert known.ended([first, second], now, by_broker=True)[0] is Ending.DENIED
+        pauses.append(now)
+    steps = [later - before for before, later in itertools.pairwise(pauses)]
+    assert steps == sorted(steps)
+    assert steps[-1] == denials.LONGEST_PAUSE_S
+
+
+def test_the_rates_of_aws_are_kept():
+    paced = Outgoing(paced=True)
+    for number in range(300):
+        paced.put(f"{BASE}/results", b"%d" % number, retain=False)
+    sent: list[float] = []
+    for tick in range(60):
+        now = tick / 10
+        for mid, operation in enumerate(paced.take(now, lambda _use: True, careful=False), len(sent)):
+            paced.sent(mid, operation, now)
+            paced.done(mid, now)
+            sent.append(now)
+    assert len(sent) == 300
+    assert max(sum(1 for one in sent if start <= one < start + 1) for start in sent) < aws_iot.PUBLISHES_PER_S
+
+    for now, expected in ((10.0, [b"new"]), (10.5, []), (11.2, [b"newest"])):
+        paced.put(f"{BASE}/status", b"old", retain=True)
+        paced.put(f"{BASE}/status", b"new" if now == 10.0 else b"newest", retain=True)
+        took = list(paced.take(now, lambda _use: True, careful=False))
+        for operation in took:
+            paced.sent(1, operation, now)
+            paced.done(1, now)
+        assert [one.payload for one in took] == expected
