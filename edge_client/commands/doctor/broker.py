@@ -121,6 +121,8 @@ def _subscriptions(settings: Settings) -> Iterator[Probe]:
     from edge_client.reporting.denials import Act, Use  # noqa: PLC0415
 
     device = settings.device
+    if device.model:
+        return  # nobody announces, nor asks for, another one
     for one in of_channels(settings):
         channel = one.device.channel
         yield Probe(Use(Act.SUBSCRIBE, announcement_topic(device.fleet, channel)))
