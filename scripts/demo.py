@@ -47,7 +47,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DEVICE = "camera-1"
 EDGE_CLIENT = Path(sys.executable).with_name("edge-client")
 
-console = Console(highlight=False, soft_wrap=True)
+# A log has no width of its own, and the bars need some.
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
 def main() -> int:

@@ -91,9 +91,11 @@ def write_pipeline_settings(
         pictures: Number of pictures, about.
         is_photographs: Whether the pictures are a user's own, of which nothing is known.
     """
+    recipe = choose_recipe(network, pictures, is_photographs=is_photographs)
+    dataset = {"cache_dir": work / "cache", "holdout_percent": HOLDOUT_PERCENT}
     sections: dict[str, dict[str, object]] = {
-        "dataset": {"cache_dir": work / "cache", "holdout_percent": HOLDOUT_PERCENT},
-        **choose_recipe(network, pictures, is_photographs=is_photographs),
+        **recipe,
+        "dataset": {**recipe.get("dataset", {}), **dataset},
         "store": {
             "url": f"s3://{store.bucket}/demo",
             "endpoint_url": store.endpoint_url,
@@ -128,6 +130,7 @@ def choose_recipe(network: Network, pictures: int, *, is_photographs: bool) -> d
         "gate": {"min_accuracy": 0.9, "thin_evidence": "publish"},
     }
     if is_photographs:
+        recipe["dataset"] = {"max_left_out_percent": 50}
         recipe["gate"] |= {"min_accuracy": 0.0, "min_class_recall": 0.0, "min_class_holdout": 0}
     if network.weights == "none":
         recipe["training"] = {  # found by trial on the digits
