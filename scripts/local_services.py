@@ -33,6 +33,8 @@ START_LIMIT_S = 60.0
 START_ATTEMPTS = 3
 # SeaweedFS takes over 8 s to end by itself.
 STOP_LIMIT_S = 3.0
+# Buckets are also found at http://bucket.localhost, where a system resolves that name.
+VIRTUAL_HOSTS = "localhost"
 PROBE_KEY = "is-the-store-ready"
 
 
@@ -184,6 +186,7 @@ class ObjectStore(LocalService):
             f"-dir={self.folder}",
             "-s3",
             f"-s3.config={identities}",
+            f"-s3.domainName={VIRTUAL_HOSTS}",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-master.telemetry=false",

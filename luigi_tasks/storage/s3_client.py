@@ -7,6 +7,7 @@ than AWS need, where neither says anything.
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ def open_client(settings: StoreSettings) -> Any:  # noqa: ANN401 - boto3 makes i
 
     # A session of its own: the default one would keep the first credentials that it ever saw.
     configured = botocore.session.Session(profile=settings.profile or None)
+    configured.register_component("data_loader", _open_models(configured.get_config_variable("data_path")))
     given = _Given(configured.get_scoped_config())
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S, **_options(settings, given)
@@ -49,6 +51,14 @@ def open_client(settings: StoreSettings) -> Any:  # noqa: ANN401 - boto3 makes i
         verify=_checked_ca_file(settings.ca_file),
         config=config,
     )
+
+
+@functools.cache
+def _open_models(folders: str | None) -> Any:  # noqa: ANN401 - botocore has no types
+    """Return the descriptions of services, which take 0.1 s to read, for all clients of the process."""
+    from botocore.loaders import create_loader  # noqa: PLC0415
+
+    return create_loader(folders)
 
 
 class _Given:

@@ -144,7 +144,7 @@ class S3Store:
             limit = limit_of(key) if limit_bytes is None else limit_bytes
             data = read_body(answer, limit, self.url(key))
         self._bucket_seen = True
-        return StoredObject(data, str(answer["ETag"]))
+        return StoredObject(data, _quoted(answer["ETag"]))
 
     def list_folder(self, folder: str) -> tuple[ListedObject, ...]:
         """Return all objects whose keys start with `folder` ("" or ending in /), by key.
@@ -157,7 +157,8 @@ class S3Store:
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start)
             found = [one for page in pages for one in page.get("Contents", ())]
         listed = [
-            ListedObject(one["Key"][len(self.prefix) :], int(one["Size"]), str(one["ETag"])) for one in found
+            ListedObject(one["Key"][len(self.prefix) :], int(one["Size"]), _quoted(one["ETag"]))
+            for one in found
         ]
         return tuple(sorted(listed, key=lambda one: one.key))
 
@@ -226,7 +227,7 @@ class S3Store:
 
         with s3_errors(self.url(key)):
             try:
-                found = self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ETag"]
+                found = _quoted(self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ETag"])
             except ClientError as e:
                 if error_code(e) not in ABSENT:
                     raise
@@ -260,6 +261,12 @@ class S3Store:
                 raise
             # Without the right to list it, but it told that the object is missing: the bucket is there.
         self._bucket_seen = True
+
+
+def _quoted(etag: object) -> str:
+    """Return an ETag with its quotes, which some stores leave out in listings (rclone)."""
+    text = str(etag)
+    return text if text.endswith('"') else f'"{text}"'
 
 
 def _header(etag: str | None) -> str:

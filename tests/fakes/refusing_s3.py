@@ -18,9 +18,11 @@ class RefusingS3:
 
     Attributes:
         requests: Method, path and headers of each request.
+        listing: Answer to a request for a listing.
     """
 
     def __init__(self) -> None:
+        self.listing = b""
         self.requests: list[tuple[str, str, Mapping[str, str]]] = []
         self._refusals: list[tuple[tuple[str, ...], str, int, bytes, dict[str, str], list[int]]] = []
         fake = self
@@ -35,7 +37,8 @@ class RefusingS3:
                     if self.command in methods and header in ("", *self.headers) and left[0]:
                         left[0] -= 1
                         return self.send(status, body, headers)
-                return self.send(200, b"", {"ETag": '"0"'})
+                is_listing = "list-type=2" in self.path
+                return self.send(200, fake.listing if is_listing else b"", {"ETag": '"0"'})
 
             def send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
                 self.send_response_only(status)
@@ -89,6 +92,7 @@ class RefusingS3:
         """Forget what was asked, and refuse nothing."""
         self.requests.clear()
         self._refusals.clear()
+        self.listing = b""
 
     @contextlib.contextmanager
     def running(self) -> Iterator[RefusingS3]:
