@@ -7,6 +7,7 @@ with the way out: OpenSSL names neither the file nor the setting.
 from __future__ import annotations
 
 import datetime
+import re
 import socket
 import ssl
 from pathlib import Path
@@ -146,11 +147,23 @@ def explain_connect_failure(error: Exception, broker: BrokerAddress) -> str:
     return f"{address}: {_first_line(error)}; {_meaning(error, broker)}"
 
 
-def explain_early_end(broker: BrokerAddress, client_id: str, *, will_topic: str = "") -> str:
-    """Return what it may mean that a broker ends a connection before it has answered CONNECT."""
+def explain_early_end(
+    broker: BrokerAddress, client_id: str, *, will_topic: str = "", last_words: str = ""
+) -> str:
+    """Return what it may mean that a broker ends a connection before it has answered CONNECT.
+
+    Args:
+        broker: Settings.
+        client_id: Id that was used.
+        will_topic: Topic of the last will; empty: none.
+        last_words: Error of the connection, where a broker says in TLS what it does not like: in TLS 1.3 it
+            judges the client certificate after the handshake.
+    """
     what = f"MQTT broker {broker.host}:{broker.port}: ended the connection without an answer"
     if doubt := broker_doubt(broker):
         return f"{what}; {doubt}"
+    if alert := re.search(r"\[SSL: (\w*ALERT\w*)", last_words):
+        return f"{what}, but with the TLS alert {alert[1].lower()}; {_alert_meaning(alert[1], broker)}"
     will = (
         f", and iot:Publish and iot:RetainPublish of the last will's topic {will_topic}" if will_topic else ""
     )
@@ -163,9 +176,9 @@ def explain_early_end(broker: BrokerAddress, client_id: str, *, will_topic: str 
     if not broker.certificate_file:
         return f"{what}: {policy}, or it wants a client certificate ([broker] certificate_file, key_file)"
     return (
-        f"{what}: {policy}, or it does not take the certificate: it must be active, with a policy, and "
-        "attached to "
-        "the thing. Mend that there, or correct [broker] certificate_file, host, port and alpn"
+        f"{what}: {policy}, or it does not take the client certificate {broker.certificate_file}: it must be "
+        "active, with a policy, and attached to the thing. Mend that there, or correct [broker] "
+        "certificate_file, host, port and alpn"
     )
 
 
@@ -268,21 +281,29 @@ def _unverified(error: ssl.SSLCertVerificationError, broker: BrokerAddress) -> s
 
 def _refused_by_tls(error: ssl.SSLError, broker: BrokerAddress) -> str:
     reason = (error.reason or "").upper()
-    if "CERTIFICATE_REQUIRED" in reason or ("HANDSHAKE_FAILURE" in reason and not broker.certificate_file):
-        return "it wants a client certificate; give [broker] certificate_file and key_file"
-    if "ALERT" in reason and any(one in reason for one in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")):
-        return (
-            "it does not take the client certificate in [broker] certificate_file "
-            f"{broker.certificate_file}: "
-            "expired, revoked, not active, or of a CA that the broker does not know"
-        )
-    if "APPLICATION_PROTOCOL" in reason:
-        return (
-            f"it does not know [broker] alpn {broker.alpn!r}; leave it empty, or give the one of its manual"
-        )
+    if "ALERT" in reason:
+        return _alert_meaning(reason, broker)
     if any(one in reason for one in ("WRONG_VERSION", "RECORD_LAYER", "EOF", "PACKET_LENGTH")):
         return "what answers there does not speak TLS, or ended it; correct [broker] host, port and tls"
     return "correct [broker] host, port and tls"
+
+
+def _alert_meaning(alert: str, broker: BrokerAddress) -> str:
+    """Return what a TLS alert of the broker means."""
+    if "APPLICATION_PROTOCOL" in alert:
+        return f"it does not know [broker] alpn {broker.alpn!r}; leave it empty, or give that of its manual"
+    if "CERTIFICATE_REQUIRED" in alert or not broker.certificate_file:
+        return "it wants a client certificate: give [broker] certificate_file and key_file"
+    if "EXPIRED" in alert:
+        why = "it has expired, or the clock of the broker or of this machine is wrong"
+    elif "REVOKED" in alert:
+        why = "it was revoked"
+    else:
+        why = "it is not active, expired, revoked, or of a CA that the broker does not know"
+    return (
+        f"it does not take the client certificate {broker.certificate_file}: {why}; replace it, or allow it "
+        "there"
+    )
 
 
 def _first_line(error: Exception) -> str:

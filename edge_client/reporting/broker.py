@@ -33,6 +33,7 @@ from edge_client.reporting.mqtt_client import (
     SUBSCRIBED_AT_ONCE,
     hang_up,
     is_sent,
+    last_words,
     open_client,
     serve,
     was_silent,
@@ -108,6 +109,7 @@ class BrokerConnection:
         self._connected_at: float | None = None
         self._answer: ReasonCode | None = None
         self._end: ReasonCode | None = None
+        self._last_words: Callable[[], str] = str
         self._unanswered = 0
         self._fault: str | None = None
         self._waker, self._woken = socket.socketpair()
@@ -233,6 +235,7 @@ class BrokerConnection:
         if client is None:
             return
         self._client, self._answer, self._end = client, None, None
+        self._last_words = last_words(client)
         try:
             client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s)
         except (OSError, ValueError) as e:
@@ -292,9 +295,13 @@ class BrokerConnection:
             )
         else:
             self._unanswered += 1
-            self._note_fault(
-                explain_early_end(self._settings, self._client_id, will_topic=self._online_topic)
+            why = explain_early_end(
+                self._settings,
+                self._client_id,
+                will_topic=self._online_topic,
+                last_words=self._last_words(),
             )
+            self._note_fault(why)
 
     def _note_fault(self, fault: str) -> None:
         self._denials.failed()

@@ -16,7 +16,7 @@ from edge_client.contract.broker_tls import (
 )
 from edge_client.contract.errors import EdgeError, TransportError
 from edge_client.reporting.denials import Act, Use
-from edge_client.reporting.mqtt_client import open_client, serve
+from edge_client.reporting.mqtt_client import last_words, open_client, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,7 +116,7 @@ class BrokerTrial:
         thread.start()
         thread.join(TRIAL_S + 0.5)
         if not outcome:
-            raise TransportError(self._no_answer())
+            raise TransportError(self._no_answer(TRIAL_S))
         if isinstance(outcome[0], EdgeError):
             raise outcome[0]
         return outcome[0]
@@ -190,6 +190,7 @@ class BrokerTrial:
     def _connect(self) -> Client:
         """Return a client that the broker accepted. Raises: TransportError; SettingsError; DeviceError."""
         client = open_client(self._settings, self._client_id)
+        words = last_words(client)
         client.connect_timeout = min(ANSWER_S, max(self._left_s(), 0.1))
         if self._will_topic:
             client.will_set(self._will_topic, b"offline", qos=1, retain=True)
@@ -205,7 +206,11 @@ class BrokerTrial:
         self._serve_until(client, lambda: bool(self._answers))
         if not self._answers:
             ended = client.socket() is None
-            raise RefusedError(self._ended_early()) if ended else TransportError(self._no_answer())
+            raise (
+                RefusedError(self._ended_early(words()))
+                if ended
+                else TransportError(self._no_answer(ANSWER_S))
+            )
         if self._answers[0].is_failure:
             msg = (
                 f"MQTT broker {self._address}: {self._answers[0]}; check [broker] username and "
@@ -239,12 +244,14 @@ class BrokerTrial:
     def _address(self) -> str:
         return f"{self._settings.host}:{self._settings.port}"
 
-    def _ended_early(self) -> str:
-        return explain_early_end(self._settings, self._client_id, will_topic=self._will_topic)
+    def _ended_early(self, words: str) -> str:
+        return explain_early_end(
+            self._settings, self._client_id, will_topic=self._will_topic, last_words=words
+        )
 
-    def _no_answer(self) -> str:
+    def _no_answer(self, limit_s: float) -> str:
         way_out = broker_doubt(self._settings) or "correct [broker] host, port and tls"
-        return f"MQTT broker {self._address}: no answer within {TRIAL_S:g} s; {way_out}"
+        return f"MQTT broker {self._address}: no answer within {limit_s:g} s; {way_out}"
 
 
 def try_connection(settings: BrokerSettings, client_id: str) -> None:

@@ -20,6 +20,7 @@ from edge_client.settings.reporting import read_password
 from edge_client.settings.update import unreadable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from edge_client.contract.errors import EdgeError
@@ -84,6 +85,18 @@ def serve(client: Client, wait_s: float, wake: socket.socket | None = None) -> b
         client.loop_write()
     client.loop_misc()
     return client.socket() is not None
+
+
+def last_words(client: Client) -> Callable[[], str]:
+    """Return what gives the last error of a client's connection, which paho tells its log alone."""
+    errors = [""]
+
+    def note(_client: Client, _userdata: object, level: int, text: str) -> None:
+        if level == paho.MQTT_LOG_ERR:
+            errors[0] = text
+
+    client.on_log = note
+    return lambda: errors[0]
 
 
 def hang_up(client: Client) -> None:

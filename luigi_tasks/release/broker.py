@@ -175,7 +175,8 @@ class BrokerClient:
         try:
             refusal = connection.answer()
         except _Lost:
-            msg = f"{explain_early_end(self._settings, self._client_id)}. The next run continues here"
+            why = explain_early_end(self._settings, self._client_id, last_words=connection.last_words)
+            msg = f"{why}. The next run continues here"
             raise TransportError(msg) from None
         except TimeoutError:
             doubt = broker_doubt(self._settings)
@@ -221,6 +222,7 @@ class _Connection:
         self._timeout_s = timeout_s
         self._events: queue.Queue[tuple[str, Any]] = queue.Queue()
         self._messages: collections.deque[bytes] = collections.deque()
+        self.last_words = ""  # of the connection: paho tells them its log alone
         put = self._events.put
         # An exception in a callback would end paho's thread without a message.
         client.on_connect = lambda _c, _u, _f, reason, _p: put(("connect", reason))
@@ -228,6 +230,7 @@ class _Connection:
         client.on_disconnect = lambda *_: put(("lost", None))
         client.on_publish = lambda _c, _u, number, *_: put(("publish", number))
         client.on_subscribe = self._subscribed
+        client.on_log = self._logged
 
     def answer(self) -> str:
         """Return the reason of a refused connection; empty for an accepted one."""
@@ -256,6 +259,10 @@ class _Connection:
     ) -> None:
         _acknowledge_at_once(client)
         self._events.put(("subscribe", reasons))
+
+    def _logged(self, _client: Client, _userdata: object, _level: int, text: str) -> None:
+        if "SSL" in text:
+            self.last_words = text
 
     def _wait(self, wanted: str, timeout_s: float | None = None) -> Any:  # noqa: ANN401 - as its kind has it
         deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)

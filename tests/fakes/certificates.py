@@ -43,11 +43,11 @@ class CertificateAuthority:
         self.certificate = folder / "ca.pem"
         self.certificate.write_bytes(_pem(signed))
 
-    def issue(self, name: str) -> KeyPair:
-        """Certify `name`, as a client or as a server on 127.0.0.1."""
+    def issue(self, name: str, *, from_day: int = -1, to_day: int = 1) -> KeyPair:
+        """Certify `name`, as a client or as a server on 127.0.0.1, from one day to another; today is 0."""
         key = ec.generate_private_key(ec.SECP256R1())
         address = x509.SubjectAlternativeName([x509.IPAddress(LOOPBACK)])
-        signed = self._certify(_name(name), key.public_key(), address)
+        signed = self._certify(_name(name), key.public_key(), address, (from_day, to_day))
         pair = KeyPair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         pair.certificate.write_bytes(_pem(signed))
         pair.key.write_bytes(
@@ -60,7 +60,11 @@ class CertificateAuthority:
         return pair
 
     def _certify(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        extension: x509.ExtensionType,
+        days: tuple[int, int] = (-1, 1),
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.timezone.utc)
         issuer = self._key.public_key()
@@ -83,8 +87,8 @@ class CertificateAuthority:
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_before(now + datetime.timedelta(days=days[0]))
+            .not_valid_after(now + datetime.timedelta(days=days[1]))
             .add_extension(extension, critical=is_authority)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), critical=False)
