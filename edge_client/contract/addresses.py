@@ -16,6 +16,7 @@ _SHOWN_PATH = f"/{HIDDEN}/"
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
+_PIPELINE = " ! "
 # Schemes without the slashes behind them, as in a slip of the pen.
 _SLIP = re.compile(r"(?P<scheme>rtsps?|rtmps?|rtp|https?|ftps?|srt|udp|tcp|mms|mqtts?|wss?):", re.IGNORECASE)
 _HOST = re.compile(r"(?:\[[\w:.%~-]+\]|\w[\w.~%-]*)(?::[0-9]{0,5})?")
@@ -40,6 +41,16 @@ def shown_address(address: str) -> str:
     if scheme.lower() == "file" and rest.startswith("/"):
         return address
     return f"{scheme}://{_shown_host(rest) or HIDDEN}"
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is meant as an address (or a pipeline of GStreamer), well-formed or not; else a path."""
+    return "://" in text or _PIPELINE in text or shown_address(text) != text
+
+
+def is_malformed(text: str) -> bool:
+    """Whether a text is meant as an address, and lacks its scheme or the slashes behind it."""
+    return is_address(text) and "://" not in text and _PIPELINE not in text
 
 
 def shown_below(address: str, key: str) -> str:
@@ -83,7 +94,7 @@ def _shown_host(rest: str) -> str:
 
 def _shown_path(text: str) -> str:
     """Return a path as it is, unless it is a slip of the pen for an address."""
-    if " ! " in text:  # elements of GStreamer, any of which may have a password among its properties
+    if _PIPELINE in text:  # elements of GStreamer, any of which may have a password among its properties
         return f"{text.split(maxsplit=1)[0]} {HIDDEN}"
     if slip := _SLIP.match(text):
         return f"{slip['scheme']}:{HIDDEN}"

@@ -13,6 +13,7 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from edge_client.contract.addresses import shown_address
 from edge_client.contract.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def find_broker_faults(broker: BrokerAddress) -> tuple[str, ...]:
     plain, over_tls = not broker.tls, aws and broker.tls
     faults = {
         "port: 1 to 65535": not 1 <= broker.port <= 65535,
-        f"host {broker.host!r}: give the name alone; port has the port, tls = true means TLS, and WebSockets "
-        "(ws, wss) are not spoken: use port 8883, or 443 with alpn": "/" in broker.host
+        f"host {shown_address(broker.host)!r}: give the name alone; port has the port, tls = true means TLS, "
+        "and WebSockets (ws, wss) are not spoken: use port 8883, or 443 with alpn": "/" in broker.host
         or broker.host.count(":") == 1,
         "certificate_file and key_file: give both or none": bool(broker.certificate_file)
         != bool(broker.key_file),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from edge_client.contract.addresses import is_address
 from edge_client.contract.file_urls import FILE_SCHEME
 from edge_client.settings.readers import Command
 
@@ -71,11 +72,11 @@ def _names_file(section: str, key: str, table: Mapping[str, Any]) -> bool:
     if (section, key) == ("source", "path"):
         match table.get("kind", "folder"):
             case "folder" | "files":
-                return True
+                return not is_address(value)
             case "pipe":
-                return value != "-"
+                return value != "-" and not is_address(value)
             case "video":
-                return not (value.isdecimal() or "://" in value)
+                return not (value.isdecimal() or is_address(value))
         return False
     return (section, key) == ("sinks", "json_lines") and value != "-"
 

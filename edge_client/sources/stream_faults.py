@@ -5,7 +5,6 @@ Only the camera learns the address: what is returned names no part of it but the
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import re
 import socket
@@ -15,7 +14,16 @@ from edge_client.contract.addresses import HIDDEN, shown_address
 
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
 _LIMIT_S = 5.0
+_SILENT = 0
 _ESCAPES = "in an address, write @ : / # ? % of a user or password as %40 %3A %2F %23 %3F %25"
+_USER_WANTED = f"the camera asks for user and password: those in the address are missing or wrong; {_ESCAPES}"
+_MEANINGS: dict[int | None, str] = {
+    _SILENT: "the camera takes connections and answers nothing; check that the port is that of the stream",
+    200: "the camera answers, but its stream cannot be played; choose H.264 or MJPEG in its settings",
+    401: _USER_WANTED,
+    403: _USER_WANTED,
+    404: "the camera has no stream of this path; see its manual, or its settings, for the right one",
+}
 _STATUS = re.compile(r"(?:RTSP|HTTP)/[0-9.]+ ([0-9]{3}) ?([^\r\n]{0,60})")
 
 
@@ -58,18 +66,19 @@ def _ask(connection: socket.socket, address: str) -> int | None:
     else:
         return None
     connection.settimeout(_LIMIT_S)
-    with contextlib.suppress(OSError, UnicodeEncodeError):
+    try:
         connection.sendall(request.encode("ascii"))
         found = _STATUS.match(connection.recv(1024).decode("latin-1"))
-        return int(found[1]) if found else None
-    return None
+    except TimeoutError:
+        return _SILENT
+    except (OSError, UnicodeEncodeError):
+        return None
+    return int(found[1]) if found else None
 
 
 def _explain_status(status: int | None) -> str:
-    if status in {401, 403}:
-        return f"the camera asks for user and password: those in the address are missing or wrong; {_ESCAPES}"
-    if status == 404:
-        return "the camera has no stream of this path; see its manual, or its settings, for the right one"
+    if status in _MEANINGS:
+        return _MEANINGS[status]
     if status is not None and status >= 400:
         return f"the camera answers {status} {http.client.responses.get(status, '')}".rstrip()
     return ""

@@ -1,10 +1,11 @@
-"""A network camera over HTTP: a stream of pictures, single pictures, and what goes wrong with them."""
+"""Network cameras: over HTTP a stream of pictures and single pictures, over RTSP what goes wrong with one."""
 
 from __future__ import annotations
 
 import base64
 import http.server
 import io
+import socketserver
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -84,3 +85,47 @@ class NetworkCamera:
                 request.wfile.write(head + picture + b"\r\n")
         except OSError:
             pass  # the reader went away
+
+
+class RtspCamera:
+    """Describes a stream over RTSP, and refuses each way to send it; notes the lines that it was asked."""
+
+    def __init__(self) -> None:
+        camera = self
+        self.lines: list[str] = []
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                while request := camera._read(self.rfile):
+                    self.wfile.write(camera._answer(request))
+
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _read(self, file: Any) -> list[str]:
+        lines = []
+        while line := file.readline().decode().strip():
+            lines.append(line)
+        self.lines += lines
+        return lines
+
+    def _answer(self, request: list[str]) -> bytes:
+        number = next(line for line in request if line.startswith("CSeq"))
+        description = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nt=0 0\r\nm=video 0 RTP/AVP 26\r\n"
+        if request[0].startswith("OPTIONS"):
+            status, rest = "200 OK", "Public: DESCRIBE, SETUP, PLAY\r\n\r\n"
+        elif request[0].startswith("DESCRIBE"):
+            head = f"Content-Type: application/sdp\r\nContent-Length: {len(description)}\r\n\r\n"
+            status, rest = "200 OK", head + description
+        else:
+            status, rest = "461 Unsupported Transport", "\r\n"
+        return f"RTSP/1.0 {status}\r\n{number}\r\n{rest}".encode()

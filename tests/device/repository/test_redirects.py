@@ -91,12 +91,13 @@ def test_a_store_cannot_make_a_device_ask_its_own_network(device, repository):
     base_url = repository.url.replace("127.0.0.1", "localhost")  # another host, as far as names say
     with RawServer(b"") as store:
         store.answer = (
-            f"HTTP/1.1 307 Temporary\r\nLocation: {base_url}/metadata/timestamp.json\r\n"
+            f"HTTP/1.1 307 Temporary\r\nLocation: {base_url}/metadata/timestamp.json?X-Amz=S3CRET\r\n"
             "Content-Length: 0\r\n\r\n"
         ).encode()
         device.store = dataclasses.replace(device.store, base_url=store.url)
-        with pytest.raises(TransportError, match=r"\[store\] redirect_hosts names localhost:\d+"):
+        with pytest.raises(TransportError, match=r"\[store\] redirect_hosts names localhost:\d+") as told:
             device.check()
+        assert "S3CRET" not in str(told.value)
     assert repository.requests == []
     device.store = dataclasses.replace(device.store, base_url=repository.url)
     device.check()

@@ -12,7 +12,7 @@ import pytest
 from edge_client.contract.errors import DeviceError
 from edge_client.sources.video import VideoSource
 from tests.device.sources.reader import Reader
-from tests.fakes.network_camera import NetworkCamera
+from tests.fakes.network_camera import NetworkCamera, RtspCamera
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +45,16 @@ def test_stream_and_single_pictures_are_read_again_and_again(path, network_camer
 def test_password_with_escaped_characters_reaches_the_camera(network_camera):
     address = f"http://viewer:S3%40CRET@127.0.0.1:{network_camera.port}/private"
     assert set(read(address)) == {network_camera.shown}
+
+
+def test_rtsp_goes_over_tcp_first_and_a_stream_that_cannot_be_played_is_named():
+    with (
+        RtspCamera() as camera,
+        pytest.raises(DeviceError, match="its stream cannot be played; choose"),
+    ):
+        next(VideoSource(f"rtsp://viewer:S3CRET@127.0.0.1:{camera.port}/x").frames(threading.Event()))
+    transports = [line for line in camera.lines if line.startswith("Transport:")]
+    assert transports[0].startswith("Transport: RTP/AVP/TCP")
 
 
 @pytest.mark.parametrize(
