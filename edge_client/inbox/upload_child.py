@@ -35,14 +35,14 @@ from edge_client.inbox.keeper import forget, kept_records
 from edge_client.inbox.selection import INBOX_DIR
 from edge_client.inbox.upload import UploadReport
 from edge_client.repository.connections import PUT_RETRIES, describe_refusal, innermost_reason, open_pool
+from edge_client.repository.keys import open_keys
 from edge_client.repository.sigv4 import sign_put
-from edge_client.settings.update import read_credentials
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edge_client.repository.keys import Keys
     from edge_client.settings.file import Settings
-    from edge_client.settings.update import StoreCredentials
 
 _WRITTEN = {200, 201, 204}
 # The object exists: as its name holds the digest, it has the same content.
@@ -59,11 +59,11 @@ class InboxWriter:
         """
         self._settings = settings
         self._base_url = (settings.inbox.base_url or settings.store.base_url).rstrip("/")
-        credentials = read_credentials(settings.store)
-        if credentials is None:
+        keys = open_keys(settings.store)
+        if keys is None:
             msg = "[inbox] upload: needs keys that may write there; name them in [store] access_key_file"
             raise SettingsError(msg)
-        self._credentials: StoreCredentials = credentials
+        self._keys: Keys = keys
         self._pool = open_pool(dataclasses.replace(settings.store, base_url=self._base_url))
 
     def write(self, key: str, body: bytes, content_type: str) -> None:
@@ -71,14 +71,31 @@ class InboxWriter:
 
         Raises: TransportError.
         """
-        store, url = self._settings.store, f"{self._base_url}/{key}"
         headers = {"Content-Type": content_type, "If-None-Match": "*"}
+        response = self._put(key, body, headers)
+        if response.status not in _WRITTEN | {_ALREADY_THERE}:
+            refusal = describe_refusal(response)
+            if self._keys.renew_if_outdated(refusal):
+                response = self._put(key, body, headers)
+                refusal = "" if response.status in _WRITTEN | {_ALREADY_THERE} else describe_refusal(response)
+            if refusal:
+                msg = (
+                    f"{shown_below(self._base_url, key)}: {refusal}; check the device's right to write there "
+                    "(configs/iam-device.json), its clock and [inbox] base_url"
+                )
+                raise TransportError(msg)
+        response.drain_conn()
+        if rate := self._settings.store.max_bytes_per_s:
+            time.sleep(len(body) / rate)
+
+    def _put(self, key: str, body: bytes, headers: dict[str, str]) -> urllib3.response.BaseHTTPResponse:
+        store, url = self._settings.store, f"{self._base_url}/{key}"
         try:
-            response = self._pool.request(
+            return self._pool.request(
                 "PUT",
                 url,
                 body=body,
-                headers=headers | sign_put(url, store.region, self._credentials, body),
+                headers=headers | sign_put(url, store.region, self._keys.current(), body),
                 timeout=urllib3.Timeout(store.timeout_s),
                 retries=PUT_RETRIES,
                 preload_content=False,
@@ -86,15 +103,6 @@ class InboxWriter:
         except urllib3.exceptions.HTTPError as e:
             msg = f"{shown_below(self._base_url, key)}: {innermost_reason(e)}; it will be tried again"
             raise TransportError(msg) from e
-        if response.status not in _WRITTEN | {_ALREADY_THERE}:
-            msg = (
-                f"{shown_below(self._base_url, key)}: {describe_refusal(response)}; check the device's right "
-                "to write there (configs/iam-device.json), its clock and [inbox] base_url"
-            )
-            raise TransportError(msg)
-        response.drain_conn()
-        if store.max_bytes_per_s:
-            time.sleep(len(body) / store.max_bytes_per_s)
 
 
 class FolderWriter:

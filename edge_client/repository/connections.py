@@ -13,6 +13,7 @@ import urllib3
 from edge_client.contract.addresses import without_secrets
 
 if TYPE_CHECKING:
+    import ssl
     from types import TracebackType
     from typing import Self
 
@@ -48,14 +49,19 @@ RETRIES = _Retry(total=3, connect=2, read=1, status=0, backoff_factor=0.3)
 PUT_RETRIES = _Retry(total=2, redirect=0, status=0, backoff_factor=0.3)
 
 
-def open_pool(settings: StoreSettings) -> urllib3.PoolManager:
-    """Return a pool through the proxy that the environment names, if it names one."""
+def open_pool(settings: StoreSettings, ssl_context: ssl.SSLContext | None = None) -> urllib3.PoolManager:
+    """Return a pool through the proxy that the environment names, if it names one.
+
+    Args:
+        settings: `base_url`, and `ca_file` where there is no context.
+        ssl_context: With a certificate of this device; None: no such.
+    """
     parts = urlsplit(settings.base_url)
     proxy = getproxies().get(parts.scheme)
-    ca_certs = settings.ca_file or None
+    ca_certs = (settings.ca_file or None) if ssl_context is None else None
     if proxy and not proxy_bypass(parts.hostname or ""):
-        return urllib3.ProxyManager(proxy, maxsize=1, ca_certs=ca_certs)
-    return urllib3.PoolManager(maxsize=1, ca_certs=ca_certs)
+        return urllib3.ProxyManager(proxy, maxsize=1, ca_certs=ca_certs, ssl_context=ssl_context)
+    return urllib3.PoolManager(maxsize=1, ca_certs=ca_certs, ssl_context=ssl_context)
 
 
 def describe_refusal(response: urllib3.response.BaseHTTPResponse) -> str:

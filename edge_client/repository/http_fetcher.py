@@ -16,6 +16,7 @@ from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalEr
 
 from edge_client import __version__
 from edge_client.contract.addresses import shown_address, shown_below
+from edge_client.contract.errors import EdgeError
 from edge_client.contract.text import one_line
 from edge_client.repository.connections import RETRIES, describe_refusal, innermost_reason, open_pool
 from edge_client.repository.fetcher import CHUNK_BYTES, Fetcher
@@ -25,7 +26,8 @@ from edge_client.repository.sigv4 import sign_get
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from edge_client.settings.update import StoreCredentials, StoreSettings
+    from edge_client.repository.keys import Keys
+    from edge_client.settings.update import StoreSettings
 
 # Speed is judged only after this time: a first packet over a bad radio link may take seconds.
 SPEED_GRACE_S = 20.0
@@ -39,7 +41,7 @@ class StoreFetcher(Fetcher):
     def __init__(
         self,
         settings: StoreSettings,
-        credentials: StoreCredentials | None = None,
+        keys: Keys | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -47,14 +49,14 @@ class StoreFetcher(Fetcher):
 
         Args:
             settings: `base_url`, region and limits.
-            credentials: Sign requests for S3 with them; None reads a public bucket or CDN.
+            keys: Sign requests for S3 with them; None reads a public bucket or CDN.
             clock: Seconds that only grow.
             sleep: Waits, where reading is to be slowed down.
         """
         self.bytes_pulled = 0
         self._free_at = 0.0
         self._settings = settings
-        self._credentials = credentials
+        self._keys = keys
         self._clock = clock
         self._sleep = sleep
         self._pool: urllib3.PoolManager = open_pool(settings)
@@ -84,10 +86,23 @@ class StoreFetcher(Fetcher):
         self, url: str, headers: dict[str, str], accepted: set[int]
     ) -> urllib3.response.BaseHTTPResponse:
         response = self._follow(url, headers)
-        if response.status not in accepted:
-            msg = f"{self._shown(url)}: {describe_refusal(response)}"
-            raise DownloadHTTPError(msg, response.status)
-        return response
+        if response.status in accepted:
+            return response
+        refusal = describe_refusal(response)
+        if self._has_new_keys(refusal):
+            response = self._follow(url, headers)
+            if response.status in accepted:
+                return response
+            refusal = describe_refusal(response)
+        msg = f"{self._shown(url)}: {refusal}"
+        raise DownloadHTTPError(msg, response.status)
+
+    def _has_new_keys(self, refusal: str) -> bool:
+        """Return whether a request that the store refused is to be repeated with other keys."""
+        try:
+            return self._keys is not None and self._keys.renew_if_outdated(refusal)
+        except EdgeError as e:
+            raise DownloadError(str(e)) from None
 
     def _follow(self, url: str, headers: dict[str, str]) -> urllib3.response.BaseHTTPResponse:
         """Send a GET, and follow redirects that `may_redirect` allows; credentials go to the store alone."""
@@ -183,10 +198,13 @@ class StoreFetcher(Fetcher):
         return shown_address(url)
 
     def _headers(self, url: str) -> dict[str, str]:
-        headers = self._plain_headers()
-        if self._credentials:
-            headers |= sign_get(url, self._settings.region, self._credentials)
-        return headers
+        if self._keys is None:
+            return self._plain_headers()
+        try:
+            keys = self._keys.current()
+        except EdgeError as e:
+            raise DownloadError(str(e)) from None  # python-tuf passes on no other
+        return self._plain_headers() | sign_get(url, self._settings.region, keys)
 
     def _plain_headers(self) -> dict[str, str]:
         # A compressed response could unpack to any size, and signed lengths are those of the plain bytes.

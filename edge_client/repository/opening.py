@@ -11,8 +11,9 @@ from edge_client.contract.file_urls import is_file_url
 from edge_client.disk import SCRATCH_PATTERNS
 from edge_client.repository.folder_fetcher import FolderFetcher
 from edge_client.repository.http_fetcher import StoreFetcher
+from edge_client.repository.keys import open_keys
 from edge_client.repository.trusted import METADATA_DIR, TrustedRepository
-from edge_client.settings.update import BUNDLE_SCHEME, read_credentials, read_root
+from edge_client.settings.update import BUNDLE_SCHEME, read_root
 
 if TYPE_CHECKING:
     from edge_client.repository.fetcher import Fetcher
@@ -36,7 +37,8 @@ def open_repository(settings: CheckSettings, *, remember: bool = True) -> Truste
 def open_fetcher(store: StoreSettings) -> Fetcher:
     """Return the fetcher for the kind of address in `[store] base_url`.
 
-    Raises: SettingsError if the store's keys cannot be read; InputError if a bundle is unusable.
+    Raises: SettingsError if the store's keys cannot be read; TransportError if temporary ones cannot be had;
+        InputError if a bundle is unusable.
     """
     if store.base_url.startswith(BUNDLE_SCHEME):
         from edge_client.repository.bundle_fetcher import BundleFetcher  # noqa: PLC0415 - tarfile, seldom used
@@ -44,7 +46,10 @@ def open_fetcher(store: StoreSettings) -> Fetcher:
         return BundleFetcher(Path(store.base_url.removeprefix(BUNDLE_SCHEME)))
     if is_file_url(store.base_url):
         return FolderFetcher(store.base_url)
-    return StoreFetcher(store, read_credentials(store))
+    keys = open_keys(store)
+    if keys is not None:
+        keys.current()  # what is wrong with them is said before anything is asked for
+    return StoreFetcher(store, keys)
 
 
 def sweep_scratch(state_dir: Path) -> None:

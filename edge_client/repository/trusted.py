@@ -265,7 +265,8 @@ class TrustedRepository:
         if status in {401, 403}:
             return (
                 "the store refuses this device: check [store] region and access_key_file (or "
-                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), its right to read, and the clock"
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY; with role_alias, the role's policy), its right to "
+                "read, and the clock"
             )
         if status == 404:
             return f"it is missing in the store: {self._find_store}publish again, or correct [store] base_url"

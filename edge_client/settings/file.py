@@ -106,7 +106,7 @@ def load_settings(file: Path, machine_name: str | None = None) -> Settings:
     }
     settings = Settings(file=file, **sections)
     if not faults:
-        settings = _with_device_id(settings, machine_name)
+        settings = _with_thing(_with_device_id(settings, machine_name))
         faults = find_faults(settings)
         if not settings.device.id:
             faults.append("[device] id: this machine has no serial number; give it a name of its own")
@@ -175,6 +175,21 @@ def refuse_own_model(settings: Settings, command: str) -> None:
 def _with_device_id(settings: Settings, machine_name: str | None) -> Settings:
     device_id = settings.device.id or machine_name or ""
     return dataclasses.replace(settings, device=dataclasses.replace(settings.device, id=device_id))
+
+
+def _with_thing(settings: Settings) -> Settings:
+    """Fill in what [store] leaves out of this device's identity in AWS IoT, from [broker] and the id."""
+    store, broker = settings.store, settings.broker
+    if not store.credentials_endpoint:
+        return settings
+    own = bool(store.certificate_file or store.key_file)
+    identity = dataclasses.replace(
+        store,
+        thing_name=store.thing_name or settings.device.id,
+        certificate_file=store.certificate_file if own else broker.certificate_file,
+        key_file=store.key_file if own else broker.key_file,
+    )
+    return dataclasses.replace(settings, store=identity)
 
 
 def _section(name: str, kind: type[Any], table: object, folder: Path, faults: list[str]) -> Any:  # noqa: ANN401 - built from any section's dataclass

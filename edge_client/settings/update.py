@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 BUNDLE_SCHEME = "bundle:"
 _LONGEST_SILENCE_S = 3600
 _LONGEST_TOML_BYTES = 1_000_000
+_FIND_ENDPOINT = "`aws iot describe-endpoint --endpoint-type iot:CredentialProvider` prints"
 _TOML_HINT = (
     "texts need quotes (and \\\\ for a \\ in them), true and false are lower case, each setting stands once"
 )
@@ -126,6 +127,13 @@ class StoreSettings(Section):
             the other settings have no effect.
         region: Region of the S3 signatures.
         access_key_file: TOML file with the keys of a private bucket.
+        credentials_endpoint: Host of AWS IoT's credentials provider, which gives temporary keys for this
+            device's certificate; empty: none.
+        role_alias: Role alias of these keys.
+        thing_name: Thing in AWS IoT; empty: the device's id.
+        certificate_file: This device's certificate; empty: that of [broker].
+        key_file: Its private key; empty: that of [broker].
+        credentials_ca_file: CA certificate of the credentials provider; empty: the system's.
         ca_file: CA certificate of an https store.
         redirect_hosts: Further hosts that the store may redirect to.
         timeout_s: Longest silence of the store.
@@ -136,6 +144,12 @@ class StoreSettings(Section):
     base_url: str = ""
     region: str = "us-east-1"
     access_key_file: str = ""
+    credentials_endpoint: str = ""
+    role_alias: str = ""
+    thing_name: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+    credentials_ca_file: str = ""
     ca_file: str = ""
     redirect_hosts: tuple[str, ...] = ()
     timeout_s: float = 20.0
@@ -144,6 +158,33 @@ class StoreSettings(Section):
 
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""
+        return (*self._store_faults(), *self._credentials_faults())
+
+    def _credentials_faults(self) -> tuple[str, ...]:
+        """See `faults`: of the temporary keys."""
+        endpoint = self.credentials_endpoint
+        if not endpoint:
+            return failed(
+                (not self.role_alias, f"role_alias {self.role_alias}: give credentials_endpoint, too"),
+            )
+        return failed(
+            (
+                is_host_pattern(endpoint) and not endpoint.startswith("*"),
+                f"credentials_endpoint {shown_address(endpoint)!r}: give the host alone, as {_FIND_ENDPOINT}",
+            ),
+            (
+                ".iot." not in endpoint or ".credentials.iot." in endpoint,
+                f"credentials_endpoint {endpoint}: is the broker's; give what {_FIND_ENDPOINT}",
+            ),
+            (bool(self.role_alias), "role_alias: credentials_endpoint needs one (aws iot list-role-aliases)"),
+            (not self.access_key_file, "access_key_file and credentials_endpoint: give one of the two"),
+            (
+                bool(self.certificate_file and self.key_file),
+                "certificate_file and key_file: credentials_endpoint needs both, here or in [broker]",
+            ),
+        )
+
+    def _store_faults(self) -> tuple[str, ...]:
         fault = store_url_fault(self.base_url)
         return failed(
             (not fault, f"base_url {shown_address(self.base_url)!r}: {fault}"),
@@ -229,6 +270,15 @@ class StoreCredentials:
     access_key_id: str
     secret_access_key: str = dataclasses.field(repr=False)
     session_token: str = dataclasses.field(default="", repr=False)
+
+    def current(self) -> StoreCredentials:
+        """See `repository.keys.Keys.current`: they stay as they are."""
+        return self
+
+    def renew_if_outdated(self, refusal: str) -> bool:
+        """See `repository.keys.Keys.renew_if_outdated`: there are no others."""
+        del refusal
+        return False
 
 
 def read_credentials(

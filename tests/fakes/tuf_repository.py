@@ -24,7 +24,7 @@ from tests.fakes.tiny_release import tiny_release
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Self
 
     from edge_client.contract.release import ReleaseDocument
@@ -48,6 +48,7 @@ class TufRepository:
         trickle: Object paths that are served one byte at a time, slowly.
         trickle_headers: Send the headers of every answer one byte at a time, slowly.
         status: Answer every request with this status instead; 0: do not.
+        guard: Returns the error code of S3 for a request with such headers; None: it may pass.
         signed_at: What the next timestamps say of the time of signing; None: the truth.
         signers: The key of each role.
         co_signers: More keys of a role, see `share`.
@@ -64,6 +65,7 @@ class TufRepository:
         self.trickle: set[str] = set()
         self.trickle_headers = False
         self.status = 0
+        self.guard: Callable[[Mapping[str, str]], bytes | None] = lambda _headers: None
         self.expiry = {role: _in_days(30) for role in ROLES}
         self.signed_at: str | None = None
         self.signers = {role: CryptoSigner.generate_ed25519() for role in ROLES}
@@ -273,12 +275,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path = self.path.removeprefix("/bucket/prefix/")
         repository.requests.append(path)
         data = repository.objects.get(path)
-        if repository.status:
+        if (code := repository.guard(dict(self.headers))) is not None:
+            self._answer(403 if code == b"AccessDenied" else 400, b"<Error><Code>%s</Code></Error>" % code)
+        elif repository.status:
             self._answer(repository.status, b"<Error><Code>SlowDown</Code></Error>")
         elif data is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
             self._answer_range(data, path)
+
+    def do_PUT(self) -> None:
+        repository = self.server.repository
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if (code := repository.guard(dict(self.headers))) is not None:
+            self._answer(403 if code == b"AccessDenied" else 400, b"<Error><Code>%s</Code></Error>" % code)
+        else:
+            repository.objects[self.path.removeprefix("/bucket/prefix/")] = body
+            self._answer(200, b"")
 
     def _answer_range(self, data: bytes, path: str) -> None:
         repository = self.server.repository

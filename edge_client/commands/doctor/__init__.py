@@ -14,7 +14,7 @@ from edge_client.commands.doctor.inbox import check_inbox
 from edge_client.commands.doctor.machine import check_clock_set, check_files, check_state
 from edge_client.commands.doctor.model import check_own_model, check_release
 from edge_client.commands.doctor.results import check_action, check_json_lines, check_metrics
-from edge_client.commands.doctor.store import check_root, check_store
+from edge_client.commands.doctor.store import check_keys, check_root, check_store
 from edge_client.contract.addresses import without_secrets
 from edge_client.contract.errors import EdgeError
 from edge_client.contract.times import current_time
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Each may wait for an answer for seconds.
-_SLOW = {"store", "broker", "source"}
+_SLOW = {"store", "store's keys", "broker", "source"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +90,8 @@ def _of_origin(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], s
     """Yield the checks of where releases come from; a model file of one's own needs none."""
     if not settings.device.model:
         yield "root of trust", check_root
+        if settings.store.credentials_endpoint:
+            yield "store's keys", check_keys
         yield "store", check_store
 
 

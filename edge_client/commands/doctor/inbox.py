@@ -20,7 +20,7 @@ def check_inbox(settings: Settings) -> str:
     from edge_client.inbox.keeper import kept_records  # noqa: PLC0415
     from edge_client.inbox.selection import INBOX_DIR  # noqa: PLC0415
     from edge_client.inbox.upload_child import check_inbox_folder  # noqa: PLC0415
-    from edge_client.settings.update import read_credentials  # noqa: PLC0415
+    from edge_client.repository.keys import open_keys  # noqa: PLC0415
 
     inbox = settings.inbox
     if not inbox.keeps:
@@ -30,7 +30,7 @@ def check_inbox(settings: Settings) -> str:
     if inbox.upload and is_file_url(where):
         check_inbox_folder(folder_of_url(where))
         check_makeable(folder_of_url(where) / inbox_key(settings.device.id, "x"))
-    elif inbox.upload and read_credentials(settings.store) is None:
+    elif inbox.upload and open_keys(settings.store) is None:
         msg = "[inbox] upload: needs keys that may write there; name them in [store] access_key_file"
         raise DeviceError(msg)
     known = labels_of_channels(settings)

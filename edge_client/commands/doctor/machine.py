@@ -48,7 +48,8 @@ def check_files(settings: Settings) -> str:
     device = settings.device
     served = [device.model, device.labels] if device.model else [str(settings.trust.root)]
     public = [str(settings.file), *served, store.ca_file, broker.ca_file, broker.certificate_file]
-    secret = [store.access_key_file, broker.password_file, broker.key_file]
+    public += [store.certificate_file, store.credentials_ca_file]
+    secret = [store.access_key_file, store.key_file, broker.password_file, broker.key_file]
     told = [
         f"{file}: run `{command}`"
         for files in (public, secret)

@@ -26,3 +26,15 @@ def check_store(settings: Settings) -> str:
         channels = [repository.channel(one.device.channel) for one in of_channels(settings)]
     found = ", ".join(f"channel {one.channel} points to release {one.release}" for one in channels)
     return f"{shown_address(settings.store.base_url)}: {found}"
+
+
+def check_keys(settings: Settings) -> str:
+    """Fetch temporary keys of the store."""
+    from edge_client.repository.keys import TemporaryKeys  # noqa: PLC0415
+
+    store, keys = settings.store, TemporaryKeys(settings.store)
+    keys.current()
+    return (
+        f"temporary ones of role alias {store.role_alias} for thing {store.thing_name}, "
+        f"for {keys.life_s / 60:.0f} minutes"
+    )
