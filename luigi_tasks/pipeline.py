@@ -372,7 +372,7 @@ class Deploy(PipelineTask):
     """
 
     def requires(self) -> EvaluateModel:
-        self.workspace.check_keys()
+        self.workspace.check_release()
         return self.clone(EvaluateModel)
 
     def output(self) -> list[luigi.Target]:  # type: ignore[override]

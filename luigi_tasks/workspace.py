@@ -307,12 +307,23 @@ class Workspace:
             return None
         return document.release
 
-    def check_keys(self) -> None:
-        """Refuse a missing or foreign root before anything is trained for it.
+    def check_release(self) -> None:
+        """Refuse a missing or foreign root, and a missing broker, before anything is trained for them.
 
         Raises: SettingsError; TrustError; TransportError.
         """
         self.repository.load()
+        self.broker_answers  # noqa: B018 - asked once a run
+
+    @functools.cached_property
+    def broker_answers(self) -> bool:
+        """Whether there is a broker; one that does not answer stops a run before anything is trained.
+
+        Raises: TransportError; SettingsError.
+        """
+        if self.broker.is_set:
+            self.broker.check()
+        return self.broker.is_set
 
     def calibration_key(self, scheme: str, snapshot_digest: str) -> str:
         """Return the key of the backbone that a calibration set belongs to."""

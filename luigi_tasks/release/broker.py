@@ -83,6 +83,18 @@ class BrokerClient:
         """Part of all topics that names the fleet."""
         return self._settings.fleet
 
+    def check(self) -> None:
+        """Connect, and do nothing else.
+
+        Raises: TransportError if the broker cannot be reached; SettingsError if it refuses.
+        """
+
+        def connect() -> None:
+            with self._connected():
+                pass
+
+        _repeat(connect)
+
     def publish_retained(self, topic: str, payload: bytes) -> None:
         """Publish a message that the broker keeps for subscribers to come.
 

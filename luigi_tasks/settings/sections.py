@@ -369,7 +369,7 @@ class broker(luigi.Config):  # noqa: N801
         "port 443; empty: none",
     )
     timeout_s = luigi.FloatParameter(
-        default=10.0, description="time limit of connecting, publishing and reading back"
+        default=5.0, description="time limit of connecting, publishing and reading back"
     )
 
 

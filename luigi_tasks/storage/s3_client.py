@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import SettingsError
 from luigi_tasks.settings.urls import split_bucket_url
+from luigi_tasks.storage.reachable import check_before_first_request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,13 +45,15 @@ def open_client(settings: StoreSettings) -> Any:  # noqa: ANN401 - boto3 makes i
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S, **_options(settings, given)
     )
-    return boto3.session.Session(botocore_session=configured).client(
+    client = boto3.session.Session(botocore_session=configured).client(
         "s3",
         endpoint_url=settings.endpoint_url or None,
         region_name=settings.region or _region_of_environment(),
         verify=_checked_ca_file(settings.ca_file),
         config=config,
     )
+    check_before_first_request(client)
+    return client
 
 
 @functools.cache

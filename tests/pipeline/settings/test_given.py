@@ -147,7 +147,7 @@ def test_a_file_that_is_named_and_not_read_stops_every_command(files, monkeypatc
         ("[gate]\nmin_accuracy = 80%", "[gate] min_accuracy = 80%: give a number, such as 0.8"),
         ("[gate]\nmin_accuracy = nan", "give a number"),
         ("[gate]\nmax_float_drop_points = nan", "give a number"),
-        ("[gate]\nmax_class_drop_points = -2", "[gate] max_class_drop_points: 0 or more"),
+        ("[gate]\nmax_model_bytes = 0", "[gate] max_model_bytes: at least 1"),
         ("[broker]\nport = 0", "[broker] port"),
         ("[broker]\ntimeout_s = 0", "[broker] timeout_s: above 0"),
         ('[dataset]\nurl = "/data/orchard"', "[dataset] url: a .cfg takes quotes for part of the value"),

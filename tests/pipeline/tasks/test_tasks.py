@@ -29,6 +29,7 @@ def pictures(tmp_path, monkeypatch):
             pictures,
             dataset={"cache_dir": tmp_path / "cache", "min_images_per_class": 2},
             store={"url": (tmp_path / "store").as_uri()},
+            broker={"host": ""},
             trust={"root": tmp_path / "keys/device/root.json", "keys": str(tmp_path / "keys/pipeline")},
         )
 
