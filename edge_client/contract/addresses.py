@@ -53,6 +53,26 @@ def is_malformed(text: str) -> bool:
     return is_address(text) and "://" not in text and _PIPELINE not in text
 
 
+def with_escaped_user(address: str) -> str:
+    """Return an address with / ? # @ of its user and password escaped, where they make it invalid as it is.
+
+    rtsp://user:p#ss@camera/stream has no host, and the port `p`. An address that is valid stays as it is.
+    """
+    parts = _ADDRESS.fullmatch(address)
+    end = _END_OF_AUTHORITY.search(parts["rest"]) if parts else None
+    if parts is None or end is None:
+        return address
+    authority = parts["rest"][: end.start()]
+    _, colon, port = authority.partition(":")
+    if "@" in authority or not colon or port.isdecimal() or "]" in port:
+        return address
+    user, separator, behind = parts["rest"].rpartition("@")
+    if not separator or not _HOST.fullmatch(_END_OF_AUTHORITY.split(behind)[0]):
+        return address
+    escaped = re.sub(r"[/?#@\\ ]", lambda found: f"%{ord(found[0]):02X}", user)
+    return f"{parts['scheme']}://{escaped}@{behind}"
+
+
 def shown_below(address: str, key: str) -> str:
     """Return a store's address and the key of an object in it, for messages."""
     shown = shown_address(address).rstrip("/")

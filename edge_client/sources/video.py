@@ -9,7 +9,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from edge_client.contract.addresses import shown_address
+from edge_client.contract.addresses import shown_address, with_escaped_user, without_secrets
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.text import text_of
 from edge_client.sources.driver import SILENT_S, DriverWatch
@@ -88,7 +88,7 @@ class VideoSource:
         Raises: DeviceError if OpenCV cannot be imported.
         """
         self._cv2 = import_opencv()
-        self._path = path
+        self._path = with_escaped_user(path)
         self._number = int(path) if path.isdecimal() else None
         self._is_stream = (" ! " in path or "://" in path) and not path.startswith("file:")
         self._is_camera = self._number is not None or (not self._is_stream and is_video_device(path))
@@ -258,7 +258,7 @@ class VideoSource:
 
     def _hide(self, text: str) -> str:
         """Return a message of OpenCV without the address, however odd that is."""
-        return text.replace(self._path, self._name()) if self._is_stream else text
+        return without_secrets(text.replace(self._path, self._name())) if self._is_stream else text
 
     def _name(self) -> str:
         """Return the name for results and errors, without what may be secret of an address."""

@@ -16,7 +16,7 @@ from tests.fakes.tiny_model import plain_picture
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-USER, PASSWORD = "viewer", "S3@CRET"
+USER, PASSWORD = "viewer", "S3#/@CRET"
 
 
 def jpeg(label: str) -> bytes:

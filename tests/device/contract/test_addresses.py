@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.contract.addresses import shown_address, shown_below, without_secrets
+from edge_client.contract.addresses import shown_address, shown_below, with_escaped_user, without_secrets
 
 # Address -> what is shown of it.
 SHOWN = {
@@ -52,6 +52,23 @@ def test_a_sentence_with_an_address_tells_no_secret(sentence, address):
     text = without_secrets(sentence.format(address, address))
     assert text == sentence.format(SHOWN[address], SHOWN[address])
     assert without_secrets(text) == text
+
+
+@pytest.mark.parametrize(
+    ("address", "opened"),
+    [
+        ("rtsp://u:p#w@cam:554/x", "rtsp://u:p%23w@cam:554/x"),
+        ("rtsp://u:p/w?a@b@cam/x?y=1", "rtsp://u:p%2Fw%3Fa%40b@cam/x?y=1"),
+        ("rtsp://u:p@w@cam/x", "rtsp://u:p@w@cam/x"),
+        ("rtsp://u:p%23w@cam/x@hd", "rtsp://u:p%23w@cam/x@hd"),
+        ("rtsp://cam:554/x@hd", "rtsp://cam:554/x@hd"),
+        ("rtsp://[::1]:554/x@hd", "rtsp://[::1]:554/x@hd"),
+        ("rtsp://cam/x@hd", "rtsp://cam/x@hd"),
+        ("film.mp4", "film.mp4"),
+    ],
+)
+def test_user_and_password_are_escaped_where_an_address_is_invalid_without_that(address, opened):
+    assert with_escaped_user(address) == opened
 
 
 def test_an_object_of_a_store_is_named_without_the_path_of_the_store():

@@ -42,8 +42,9 @@ def test_stream_and_single_pictures_are_read_again_and_again(path, network_camer
     assert "S3CRET" not in caplog.text + "".join(capfd.readouterr())
 
 
-def test_password_with_escaped_characters_reaches_the_camera(network_camera):
-    address = f"http://viewer:S3%40CRET@127.0.0.1:{network_camera.port}/private"
+@pytest.mark.parametrize("password", ["S3%23/@CRET", "S3#/@CRET", "S3%23%2F%40CRET"])
+def test_password_with_any_characters_reaches_the_camera(password, network_camera):
+    address = f"http://viewer:{password}@127.0.0.1:{network_camera.port}/private"
     assert set(read(address)) == {network_camera.shown}
 
 
@@ -63,7 +64,8 @@ def test_rtsp_goes_over_tcp_first_and_a_stream_that_cannot_be_played_is_named():
         ("http://{}/private?token=S3CRET", "asks for user and password"),
         ("http://viewer:S3CRET@{}/private", "asks for user and password"),
         ("http://{}/S3CRET/other", "no stream of this path"),
-        ("rtsp://viewer:S3/CRET@{}/x", "no clear host and port.*%2F"),
+        ("rtsp://viewer:S3@x/CRET@{}/x", "no clear host and port.*%2F"),
+        ("rtsp://viewer:S3/CRET@{closed}/x", "refuses port"),
         ("rtsp://viewer:S3CRET@{closed}/x", "refuses port"),
         ("rtsp://viewer:S3CRET@nowhere.invalid/x", "knows no host"),
         ("rtspsrc location=rtsp://viewer:S3CRET@{} ! appsink", "GSTREAMER|clear|cannot be opened"),
