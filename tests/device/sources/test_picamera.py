@@ -80,3 +80,29 @@ def test_absent_pi_camera_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(SourceSettings(kind="picamera", path="1"))
     with pytest.raises(DeviceError, match="picamera-1: cannot be opened"):
         next(source.frames(threading.Event()))
+
+
+@pytest.mark.parametrize(
+    ("error", "way_out"),
+    [
+        (RuntimeError("Camera __init__ sequence did not complete."), "another program uses it"),
+        (RuntimeError("Failed to acquire camera: Device or resource busy"), "another program uses it"),
+        (IndexError("list index out of range"), "no such camera was found"),
+        (PermissionError(13, "Permission denied"), "group video"),
+        (AttributeError("'NoneType' object has no attribute 'cameras'"), "ribbon cable"),
+        (SystemError(""), "SystemError; check the ribbon cable"),
+    ],
+)
+def test_whatever_picamera2_raises_is_a_fault_with_its_way_out(
+    error: Exception, way_out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Picamera2):
+        def start(self) -> None:
+            raise error
+
+        def close(self) -> None:
+            raise RuntimeError("closed before")
+
+    monkeypatch.setitem(sys.modules, "picamera2", SimpleNamespace(Picamera2=Failing))
+    with pytest.raises(DeviceError, match=f"picamera-0: cannot be opened: .*{way_out}"):
+        next(open_source(SourceSettings(kind="picamera")).frames(threading.Event()))
