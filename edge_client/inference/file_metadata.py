@@ -94,14 +94,14 @@ def read_associated(model: bytes, name: str) -> bytes:
         with zipfile.ZipFile(io.BytesIO(model)) as archive, archive.open(name) as file:
             content = file.read(_LARGEST_FILE_BYTES + 1)
     except KeyError as e:
-        msg = f"its TFLite Metadata name {name!r}, which is not in the file; give --labels"
+        msg = f"its TFLite Metadata name {name!r}, which is not in the file"
         raise InputError(msg) from e
     except (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError) as e:
         # RuntimeError: encrypted, or compressed in a way that Python lacks.
-        msg = f"{name!r} in it cannot be read ({e or type(e).__name__}); give --labels, or download it again"
+        msg = f"{name!r} in it cannot be read ({e or type(e).__name__})"
         raise InputError(msg) from e
     if len(content) > _LARGEST_FILE_BYTES:
-        msg = f"{name!r} in it has more than {_LARGEST_FILE_BYTES} bytes, which are no labels; give --labels"
+        msg = f"{name!r} in it has more than {_LARGEST_FILE_BYTES} bytes, which are no labels"
         raise InputError(msg)
     return content
 

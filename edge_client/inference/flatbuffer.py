@@ -14,7 +14,7 @@ from edge_client.contract.errors import InputError
 
 # All items of all vectors that are read of one file: those of a hostile file may lie over each other, so that
 # a few megabytes claim more than any machine can read. A large model has some ten thousand.
-MOST_ITEMS = 2_000_000
+MOST_ITEMS = 500_000
 
 
 @dataclasses.dataclass

@@ -48,6 +48,11 @@ def read_labels(content: bytes, outputs: int) -> tuple[str, ...]:
     return labels
 
 
+def fits_exactly(content: bytes, outputs: int) -> bool:
+    """Whether a file has one label for each output, without adding or dropping one for the background."""
+    return len(_written(content, outputs)) == outputs
+
+
 def read_two_labels(content: bytes) -> tuple[str, ...]:
     """Return the labels of a model with one output: that of a low value, and that of a high one.
 
@@ -63,7 +68,7 @@ def read_embedded_labels(content: bytes) -> tuple[str, ...]:
     Raises: InputError if it is not text.
     """
     lines = [line.strip() for line in _LINE_END.split(_decode(content))]
-    return tuple(_named(lines[:-1] if lines and not lines[-1] else lines))
+    return tuple(_named(_without_end(lines)))
 
 
 def _written(content: bytes, outputs: int) -> tuple[str, ...]:
@@ -78,10 +83,16 @@ def _written(content: bytes, outputs: int) -> tuple[str, ...]:
     if len(filled) == outputs + 1 and filled[0].casefold() in _HEADERS:
         return tuple(filled[1:])
     # A line without a label stands for an output without one; where the others fit by themselves, it is none.
-    while lines and not lines[-1]:
-        lines.pop()
+    lines = _without_end(lines)
     exact = len(lines) == outputs and len(filled) != outputs
     return tuple(_named(lines) if exact else filled)
+
+
+def _without_end(lines: list[str]) -> list[str]:
+    """Return lines without the empty ones at the end."""
+    while lines and not lines[-1]:
+        lines = lines[:-1]
+    return lines
 
 
 def _named(lines: Sequence[str]) -> list[str]:

@@ -49,8 +49,8 @@ def check_input(graph: Graph) -> None:
         raise InputError(msg)
     if len(shape) != 4 or shape[3] not in _CHANNELS or 0 in shape:
         msg = (
-            f"its input is {given.in_words()}, model input of shape {given.shape}: an image classifier takes "
-            "(1, height, width, 3), or 1 channel for grey"
+            f"its input is {given.in_words()}: an image classifier takes (1, height, width, 3), or "
+            "1 channel for grey"
         )
         raise InputError(msg)
 

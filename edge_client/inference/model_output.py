@@ -10,7 +10,12 @@ from edge_client.contract.errors import InputError
 from edge_client.contract.names import KNOWN_OUTPUT
 from edge_client.inference.file_metadata import OutputFacts, read_associated
 from edge_client.inference.graph import Ending
-from edge_client.inference.label_file import read_embedded_labels, read_labels, read_two_labels
+from edge_client.inference.label_file import (
+    fits_exactly,
+    read_embedded_labels,
+    read_labels,
+    read_two_labels,
+)
 from edge_client.inference.score_output import Scoring, may_be_scores, real_values
 
 if TYPE_CHECKING:
@@ -20,7 +25,12 @@ if TYPE_CHECKING:
     from edge_client.inference.graph import Graph, TensorFacts
     from edge_client.settings.own_model import ModelOptions
 
-_KINDS = ("float32", "float16", "uint8", "int8")
+_KINDS = ("float32", "float16", "uint8", "int8", "int16")
+# Outputs from which no list of scores can be made.
+_NO_SCORES = {
+    Ending.CLASS_NUMBER: "answers with the number of a class (ARG_MAX), without scores",
+    Ending.BEST_ONLY: "answers with the best few classes alone (TOPK_V2)",
+}
 _LABELS_OPTION = "--labels ([device] labels)"
 
 
@@ -34,6 +44,7 @@ class ChosenOutput:
         labels: Label of each score.
         facts: The output itself.
         ending: What its values are, by the graph.
+        highest: Largest value of scores.
         last_operator: What makes it.
         described: What the metadata say of it.
     """
@@ -43,6 +54,7 @@ class ChosenOutput:
     labels: tuple[str, ...]
     facts: TensorFacts
     ending: Ending
+    highest: float
     last_operator: str
     described: OutputFacts
 
@@ -87,10 +99,10 @@ def choose_output(model: bytes, graph: Graph, metadata: FileMetadata, options: M
 
     Raises: InputError if the file is another kind of model, or labels and outputs do not fit.
     """
+    graph = dataclasses.replace(graph, outputs=_of_one_picture(graph))
     known = _known(graph.outputs)
     _check_kind(graph, known)
     usable = [place for place, one in enumerate(graph.outputs) if _is_vector(one) and place != known]
-    usable = [place for place in usable if graph.endings[place] is not Ending.CLASS_NUMBER]
     described = metadata.outputs if len(metadata.outputs) == len(graph.outputs) else ()
     facts = {place: described[place] if described else OutputFacts() for place in usable}
     file = None if options.labels is None else _read(options.labels)
@@ -105,8 +117,20 @@ def choose_output(model: bytes, graph: Graph, metadata: FileMetadata, options: M
         labels,
         graph.outputs[place],
         graph.endings[place],
+        graph.highest[place],
         graph.last_operators[place],
         facts[place],
+    )
+
+
+def _of_one_picture(graph: Graph) -> tuple[TensorFacts, ...]:
+    """Return the outputs as they are for one picture, whatever batch the file was made for."""
+    batch = graph.inputs[0].shape[0]
+    if batch <= 1:
+        return graph.outputs
+    return tuple(
+        dataclasses.replace(one, shape=(1, *one.shape[1:])) if one.shape[:1] == (batch,) else one
+        for one in graph.outputs
     )
 
 
@@ -121,6 +145,8 @@ def _check_kind(graph: Graph, known: int | None) -> None:
     outputs = [one for place, one in enumerate(graph.outputs) if place != known]
     found = "; ".join(one.in_words() for one in outputs)
     kinds = [kind for one in outputs if (kind := _other_kind(one, len(outputs)))]
+    if all(ending in _NO_SCORES for ending in graph.endings):
+        kinds = [_NO_SCORES[graph.endings[0]]]
     if kinds:
         msg = f"{kinds[0]} (outputs: {found}): give an image classifier, with one score a label"
         raise InputError(msg)
@@ -155,7 +181,8 @@ def _only_one(graph: Graph, usable: list[int], facts: dict[int, OutputFacts], fi
     if len(usable) == 1 and len(graph.outputs) <= 2:
         return usable[0]
     described = [place for place in usable if facts[place].labels_file]
-    fitting = [] if file is None else [place for place in usable if _fits(file, _count(graph.outputs[place]))]
+    counts = {place: max(_count(graph.outputs[place]), 2) for place in usable}
+    fitting = [place for place, count in counts.items() if file is not None and fits_exactly(file, count)]
     for places in (fitting, described, usable):
         if len(places) == 1:
             return places[0]
@@ -167,11 +194,6 @@ def _only_one(graph: Graph, usable: list[int], facts: dict[int, OutputFacts], fi
         f"it is not one alone that fits ({found}); give its {_LABELS_OPTION}, or convert it with one output"
     )
     raise InputError(msg)
-
-
-def _fits(file: bytes, count: int) -> bool:
-    labels = read_two_labels(file) if count == 1 else read_labels(file, count)
-    return len(labels) == max(count, 2)
 
 
 def _check_ending(graph: Graph, place: int) -> None:
@@ -189,8 +211,8 @@ def _check_ending(graph: Graph, place: int) -> None:
             "sigmoid, or with two outputs"
         )
         raise InputError(msg)
-    if ending is Ending.CLASS_NUMBER:
-        msg = f"its output {found} is the number of a class (ARG_MAX), without scores: convert it without"
+    if ending in _NO_SCORES:
+        msg = f"{_NO_SCORES[ending]} (output {found}): convert it without that operator"
         raise InputError(msg)
 
 
@@ -198,7 +220,11 @@ def _labels(model: bytes, name: str, file: bytes | None, count: int) -> tuple[st
     if file is not None:
         return read_two_labels(file) if count == 1 else read_labels(file, count)
     if name:
-        labels = read_embedded_labels(read_associated(model, name))
+        try:
+            labels = read_embedded_labels(read_associated(model, name))
+        except InputError as e:
+            msg = f"{e}; {_LABELS_OPTION} replaces what is inside"
+            raise InputError(msg) from e
         return (f"not {labels[0]}", *labels) if count == 1 and len(labels) == 1 else labels
     msg = f"no labels: there are none inside, and it has {count} outputs; give {_LABELS_OPTION}"
     raise InputError(msg)

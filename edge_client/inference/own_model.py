@@ -78,6 +78,7 @@ def _open(path: Path, content: bytes, options: ModelOptions, threads: int) -> Ow
     metadata = read_metadata(graph.metadata)
     check_input(graph)
     output = choose_output(content, graph, metadata, options)
+    made_for = graph.inputs[0].shape[1:3]
     shape = choose_input_shape(graph.inputs[0], options.input_size)
     interpreter = _load(content, threads, shape, graph.inputs[0].in_words())
     source = interpreter.get_input_details()[0]
@@ -89,14 +90,19 @@ def _open(path: Path, content: bytes, options: ModelOptions, threads: int) -> Ow
     classifier = PictureClassifier(
         interpreter,
         PictureInput(source, normalization),
-        ScoreOutput(told, scoring),
+        ScoreOutput(told, scoring, output.highest),
         output.labels,
         known=None if output.known is None else answers[output.known],
         release=f"model-{sha256[:12]}",
         operating_point=point,
     )
-    classifier.warm()
+    _warm(classifier, graph.inputs[0].in_words(), shape)
     missing = tuple(f"its metadata ask for {one}, which is not applied" for one in metadata.not_applied)
+    if shape is not None and -1 not in graph.inputs[0].signature[1:3] and shape[1:3] != made_for:
+        doubts = (
+            *doubts,
+            f"it was made for {made_for[0]}x{made_for[1]} pixels, and gets {shape[1]}x{shape[2]}",
+        )
     return OwnModel(classifier, sha256, (*assumed, *doubts, *missing, *problem))
 
 
@@ -110,8 +116,25 @@ def _load(content: bytes, threads: int, shape: tuple[int, ...] | None, given: st
     try:
         return load_interpreter(content, threads, shape)
     except DeviceError as e:
-        msg = f"its input {given} cannot be made {shape}: {e}; give the size that the model was made for"
-        raise InputError(msg) from e
+        raise _not_of_size(given, shape, e) from e
+
+
+def _warm(classifier: PictureClassifier, given: str, shape: tuple[int, ...] | None) -> None:
+    """Classify a grey picture.
+
+    Raises: InputError if the model does not work with its new input size; DeviceError.
+    """
+    try:
+        classifier.warm()
+    except DeviceError as e:
+        if shape is None:
+            raise
+        raise _not_of_size(given, shape, e) from e
+
+
+def _not_of_size(given: str, shape: tuple[int, ...], error: DeviceError) -> InputError:
+    way_out = "give the size that the model was made for, or a model that was converted for one picture"
+    return InputError(f"its input {given} cannot be made {shape}: {error}; {way_out}")
 
 
 def _operating_point(

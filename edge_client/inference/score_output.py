@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ROUNDING = 1e-3
+_BYTES = 256
 
 
 class Scoring(enum.Enum):
@@ -40,19 +41,20 @@ class ScoreOutput:
         index: Index of its tensor.
     """
 
-    def __init__(self, answer: dict[str, Any], scoring: Scoring) -> None:
+    def __init__(self, answer: dict[str, Any], scoring: Scoring, highest: float = 1.0) -> None:
         """Prepare an output.
 
         Args:
             answer: Details of the output tensor, of any shape with one value for each class.
             scoring: How its values become scores.
+            highest: Value of the highest score: 100 where scores are percent.
         Raises: InputError for a type that is not supported.
         """
         self.index = int(answer["index"])
-        self._scoring = scoring
+        self._scoring, self._highest = scoring, np.float32(highest)
         self._real_values = values = real_values(answer)
         if values is not None and scoring in {Scoring.AS_IS, Scoring.ONE_AS_IS}:
-            self._real_values = np.clip(values, 0.0, 1.0)
+            self._real_values = np.clip(values / self._highest, 0.0, 1.0)
 
     def scores(self, raw: NDArray[np.generic]) -> NDArray[np.float32]:
         """Map the values of the output, in any shape, to (classes,) scores.
@@ -67,8 +69,9 @@ class ScoreOutput:
             return softmax(real)
         if self._scoring is Scoring.ONE_SIGMOID:
             return softmax(np.array([0, real[0]], np.float32))
-        scores = real if self._real_values is not None else np.clip(real, 0.0, 1.0)
-        return scores if self._scoring is Scoring.AS_IS else np.array([1 - scores[0], scores[0]], np.float32)
+        scores = real if self._real_values is not None else np.clip(real / self._highest, 0.0, 1.0)
+        one = self._scoring is Scoring.ONE_AS_IS
+        return np.array([1 - scores[0], scores[0]], np.float32) if one else np.asarray(scores, np.float32)
 
 
 def find_scoring(answer: dict[str, Any], ending: Callable[[], Ending]) -> Scoring:
@@ -86,11 +89,14 @@ def find_scoring(answer: dict[str, Any], ending: Callable[[], Ending]) -> Scorin
 
 def real_numbers(raw: NDArray[np.generic], values: NDArray[np.float32] | None) -> NDArray[np.float32]:
     """Return the real numbers of an output; `values` are its `real_values`."""
-    return raw.astype(np.float32) if values is None else values[raw.view(np.uint8)]
+    if values is None:
+        return raw.astype(np.float32)
+    patterns = raw.view(np.uint8 if values.size == _BYTES else np.uint16)
+    return np.asarray(values[patterns], np.float32)
 
 
 def real_values(answer: dict[str, Any]) -> NDArray[np.float32] | None:
-    """Return the real value of each byte of an 8-bit output; None for a float output.
+    """Return the real value of each pattern of bits of a quantized output; None for a float output.
 
     Raises: InputError for another type.
     Source: TFLite 8-bit quantization specification, real = (q - zero_point) * scale.
@@ -98,15 +104,18 @@ def real_values(answer: dict[str, Any]) -> NDArray[np.float32] | None:
     dtype = np.dtype(answer["dtype"])
     if dtype in {np.dtype(np.float32), np.dtype(np.float16)}:
         return None
-    if dtype not in BYTE_TYPES:
+    if dtype not in {*BYTE_TYPES, np.dtype(np.int16)}:
         msg = f"model output of type {dtype}: float32, uint8 and int8 are supported"
         raise InputError(msg)
     scale, zero_point = answer["quantization"]
     if not scale > 0:
         msg = f"model output of type {dtype} without quantization; convert it again"
         raise InputError(msg)
-    quantized = np.arange(256, dtype=np.uint8).view(dtype).astype(np.float64)
-    return np.asarray((quantized - zero_point) * scale, np.float32)  # (256,)
+    patterns = (
+        np.arange(_BYTES, dtype=np.uint8) if dtype in BYTE_TYPES else np.arange(1 << 16, dtype=np.uint16)
+    )
+    quantized = patterns.view(dtype).astype(np.float64)
+    return np.asarray((quantized - zero_point) * scale, np.float32)  # (256,), or (65536,)
 
 
 def may_be_scores(values: NDArray[np.float32]) -> bool:

@@ -30,6 +30,9 @@ from edge_client.contract.names import LABELS_FILE, MODEL_FILE, RELEASE_FILE, re
 from edge_client.contract.preprocessing import decode_picture, fit_pixels
 from edge_client.contract.structure import check_structure, count_scans, is_heavy_directory
 from edge_client.inference.classifier import classifier_from_release
+from edge_client.inference.file_metadata import read_associated, read_metadata
+from edge_client.inference.graph import read_graph
+from edge_client.inference.label_file import read_embedded_labels, read_labels, read_two_labels
 from edge_client.last_picture import GIVEN_UP_FILE, GivenUpFile, GivenUpFiles, LastPicture
 from edge_client.releases import needed_files, read_release
 from edge_client.repository.bundle_fetcher import BundleFetcher
@@ -39,6 +42,7 @@ from edge_client.sources.pipe import PictureSplitter
 from edge_client.update.patches import unpack
 from edge_client.update.selftest import SelfTestError, Verdict
 from edge_client.update.triggers import read_announcement
+from tests.fakes.described_model import Labels, describe
 from tests.fakes.patches import zstd_patch
 from tests.fakes.self_test import run_self_test
 from tests.fakes.tiny_model import tiny_model
@@ -221,6 +225,19 @@ def _read_given_up(data: bytes, folder: Path) -> None:
     LastPicture(folder, folder).close()
 
 
+def _read_model_file(data: bytes, _folder: Path) -> None:
+    """What is read of a model file before the runtime gets it."""
+    found = read_metadata(read_graph(data).metadata)
+    for output in found.outputs:
+        read_associated(data, output.labels_file)
+
+
+def _read_labels_file(data: bytes, _folder: Path) -> None:
+    for outputs in (1, 3):
+        assert all(read_labels(data, outputs))
+    assert all(read_two_labels(data) + read_embedded_labels(data))
+
+
 def _try_model(data: bytes, folder: Path) -> None:
     """In the child that tries a release; an interpreter may crash on this, the parent may not."""
     write_release(folder, model=data)
@@ -305,6 +322,14 @@ def _sign(role: str, signed: bytes) -> bytes:
 
 
 # Seeds
+
+
+def _model_files() -> tuple[bytes, ...]:
+    """A model with all metadata that are read, and one without."""
+    told = [[Labels(b"a\nb\nc\n"), Labels(b"A\nB\nC\n", name="en.txt", locale="en")]]
+    file = tiny_model(kind="float32")
+    described = describe(file, mean=[127.5], std=[127.5], outputs=told, units=[2, 3], scores=True)
+    return described, file
 
 
 def _pictures() -> tuple[bytes, ...]:
@@ -410,6 +435,10 @@ TARGETS = {
     "structure": Target(_check_structure, (InputError,), _pictures()),
     "pipe": Target(_split_pictures, (), tuple(b"\x10" + one * 2 for one in _pictures()[:2])),
     "given up": Target(_read_given_up, (), (encode_document(GivenUpFiles(files=(_GIVEN_UP,))),)),
+    "model file": Target(_read_model_file, (InputError,), _model_files()),
+    "labels file": Target(
+        _read_labels_file, (InputError,), (b"0 red\n1 green\n2 blue\n", b'{"0": ["n1", "a"]}')
+    ),
     "model": Target(_try_model, (SelfTestError,), _MODELS),
 }
 assert issubclass(SelfTestError, DeviceError)
