@@ -76,10 +76,11 @@ def _written(content: bytes, outputs: int) -> tuple[str, ...]:
     text = _decode(content)
     if text.lstrip()[:1] in {"{", "["} and (found := _from_json(text)) is not None:
         return tuple(found)
-    lines = [line.strip() for line in _LINE_END.split(text)]
-    filled = [_unquoted(line) for line in lines if line]
-    if (numbered := _numbered([line for line in lines if line])) is not None:
-        return tuple(numbered)
+    written = [line.strip() for line in _LINE_END.split(text)]
+    if (numbered := _numbered([line for line in written if line])) is not None:
+        return tuple(_named(numbered))
+    lines = [_unquoted(line) for line in written]
+    filled = [line for line in lines if line]
     if len(filled) == outputs + 1 and filled[0].casefold() in _HEADERS:
         return tuple(filled[1:])
     # A line without a label stands for an output without one; where the others fit by themselves, it is none.
@@ -90,13 +91,12 @@ def _written(content: bytes, outputs: int) -> tuple[str, ...]:
 
 def _without_end(lines: list[str]) -> list[str]:
     """Return lines without the empty ones at the end."""
-    while lines and not lines[-1]:
-        lines = lines[:-1]
-    return lines
+    end = next((place for place in range(len(lines), 0, -1) if lines[place - 1]), 0)
+    return lines[:end]
 
 
 def _named(lines: Sequence[str]) -> list[str]:
-    return [_unquoted(line) or f"unnamed {place}" for place, line in enumerate(lines)]
+    return [line or f"unnamed {place}" for place, line in enumerate(lines)]
 
 
 def _decode(content: bytes) -> str:
