@@ -52,12 +52,14 @@ class Findings:
     Attributes:
         allowed: Topics that may be used, as far as the broker tells.
         denied: Topics that it denies, by word or by ending the connection.
+        silent: Topics on which it does not answer, and stays connected.
         unseen: Topics whose messages it took, and dropped.
         untried: Topics for which there was no time.
     """
 
     allowed: list[Use] = dataclasses.field(default_factory=list)
     denied: list[Use] = dataclasses.field(default_factory=list)
+    silent: list[Use] = dataclasses.field(default_factory=list)
     unseen: list[Use] = dataclasses.field(default_factory=list)
     untried: list[Use] = dataclasses.field(default_factory=list)
 
@@ -77,17 +79,17 @@ class Echo(enum.Enum):
 class BrokerTrial:
     """The trial of one broker, with several connections where it ends them."""
 
-    def __init__(self, settings: BrokerSettings, client_id: str, *, will_topic: str = "") -> None:
+    def __init__(self, settings: BrokerSettings, client_id: str, *, will: Probe | None = None) -> None:
         """Prepare.
 
         Args:
             settings: Broker and credentials.
             client_id: The device's own only while no daemon runs, whose connection would end.
-            will_topic: Topic of the last will; empty: connect without one.
+            will: Last will; None: connect without one. The broker publishes it where it ends the connection.
         """
         self._settings = settings
         self._client_id = client_id
-        self._will_topic = will_topic
+        self._will = will
         self._deadline = time.monotonic() + TRIAL_S
         self._answers: list[ReasonCode] = []
         self._acknowledged: set[int] = set()
@@ -130,8 +132,10 @@ class BrokerTrial:
                 findings.untried += [probe.use for probe in waiting]
                 break
             probe = waiting.pop(0)
-            is_allowed = self._try(client, probe)
-            (findings.allowed if is_allowed else findings.denied).append(probe.use)
+            answer = self._try(client, probe)
+            silent = answer is None and client.socket() is not None
+            found = findings.silent if silent else findings.allowed if answer else findings.denied
+            found.append(probe.use)
             if client.socket() is None:
                 client = self._connect_again()
                 client, listens = self._listen(client, echo.use.topic) if listens else (client, False)
@@ -147,7 +151,7 @@ class BrokerTrial:
         if is_aws(self._settings):
             return client, False  # it drops nothing in silence, and would end the connection
         listens = self._try(client, Probe(Use(Act.SUBSCRIBE, f"{topic.rpartition('/')[0]}/#")))
-        return (client, listens) if client.socket() else (self._connect_again(), False)
+        return (client, bool(listens)) if client.socket() else (self._connect_again(), False)
 
     def _find_unseen(self, client: Client, findings: Findings, topic: str) -> None:
         base = topic.rpartition("/")[0]
@@ -163,14 +167,15 @@ class BrokerTrial:
         findings.unseen = unseen()
         findings.allowed = [use for use in findings.allowed if use not in findings.unseen]
 
-    def _try(self, client: Client, probe: Probe) -> bool:
+    def _try(self, client: Client, probe: Probe) -> bool | None:
+        """Use a topic once; return whether the broker allows it, None without an answer."""
         topic = probe.use.topic
         if probe.use.act is Act.SUBSCRIBE:
             _, mid = client.subscribe(topic, 1)
             self._serve_until(client, lambda: mid in self._granted)
-            return mid is not None and self._granted.get(mid, False)
+            return None if mid is None else self._granted.get(mid)
         number = client.publish(topic, probe.payload, qos=1, retain=probe.retain).mid
-        return self._serve_until(client, lambda: number in self._acknowledged)
+        return self._serve_until(client, lambda: number in self._acknowledged) or None
 
     def _echo(self, client: Client, echo: Probe) -> Echo:
         """Return what becomes of a message: there is no other proof that a broker drops none in silence.
@@ -192,8 +197,8 @@ class BrokerTrial:
         client = open_client(self._settings, self._client_id)
         words = last_words(client)
         client.connect_timeout = min(ANSWER_S, max(self._left_s(), 0.1))
-        if self._will_topic:
-            client.will_set(self._will_topic, b"offline", qos=1, retain=True)
+        if self._will is not None:
+            client.will_set(self._will.use.topic, self._will.payload, qos=1, retain=True)
         self._answers = []
         client.on_connect = lambda _c, _u, _f, reason, _p: self._answers.append(reason)
         client.on_publish = lambda _c, _u, number, *_: self._acknowledged.add(number)
@@ -228,9 +233,11 @@ class BrokerTrial:
     def _note_message(self, _client: Client, _userdata: object, message: Message) -> None:
         self._received.append((message.topic, bytes(message.payload)))
 
-    def _serve_until(self, client: Client, happened: Callable[[], bool], limit_s: float = ANSWER_S) -> bool:
+    def _serve_until(
+        self, client: Client, happened: Callable[[], bool], limit_s: float | None = None
+    ) -> bool:
         """Serve until something happened; false if it did not in time, or the connection ended."""
-        deadline = min(time.monotonic() + limit_s, self._deadline)
+        deadline = min(time.monotonic() + (ANSWER_S if limit_s is None else limit_s), self._deadline)
         while not happened():
             left_s = deadline - time.monotonic()
             if left_s <= 0 or not serve(client, left_s):
@@ -245,9 +252,8 @@ class BrokerTrial:
         return f"{self._settings.host}:{self._settings.port}"
 
     def _ended_early(self, words: str) -> str:
-        return explain_early_end(
-            self._settings, self._client_id, will_topic=self._will_topic, last_words=words
-        )
+        topic = "" if self._will is None else self._will.use.topic
+        return explain_early_end(self._settings, self._client_id, will_topic=topic, last_words=words)
 
     def _no_answer(self, limit_s: float) -> str:
         way_out = broker_doubt(self._settings) or "correct [broker] host, port and tls"

@@ -58,6 +58,20 @@ def load_policy(file: str, fleet: str) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
+def without(policy: Mapping[str, Any], *parts: str) -> dict[str, Any]:
+    """Return a policy without the resources that hold one of these texts."""
+    statements = [
+        {
+            **statement,
+            "Resource": [
+                one for one in _listed(statement["Resource"]) if not any(part in one for part in parts)
+            ],
+        }
+        for statement in policy["Statement"]
+    ]
+    return {**policy, "Statement": statements}
+
+
 def allows(policy: Mapping[str, Any], action: str, resource: str, context: Mapping[str, Any]) -> bool:
     """Evaluate a policy: an explicit deny wins, and what no statement allows is denied."""
     effects = [

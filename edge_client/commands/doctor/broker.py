@@ -20,7 +20,7 @@ from edge_client.settings.file import of_channels
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edge_client.reporting.broker_trial import Findings, Probe
+    from edge_client.reporting.broker_trial import Echo, Findings, Probe
     from edge_client.settings.file import Settings
 
 
@@ -40,9 +40,7 @@ def check_broker(settings: Settings) -> str:
     if daemon_runs(settings.device.state_dir):
         return _check_beside_daemon(settings)
     probes = [*_subscriptions(settings), *_publications(settings)]
-    found = _try(
-        settings, settings.device.id, probes, online_topic(settings.device.fleet, settings.device.id)
-    )
+    found = _try(settings, settings.device.id, probes, _online(settings))
     return _with_warnings(settings, found)
 
 
@@ -54,15 +52,17 @@ def _check_beside_daemon(settings: Settings) -> str:
     client_id = f"{device.id[:50]}-doctor"
     shown = (
         f"the daemon runs as {device.id} and reports no fault; this was tried as {client_id}, which cannot "
-        "show what "
-        f"the broker allows {device.id}: stop the daemon and run doctor again for that"
+        f"show what the broker allows {device.id}: stop the daemon and run doctor again for that"
     )
+    address = f"{settings.broker.host}:{settings.broker.port}"
     try:
-        found = _try(settings, client_id, list(_subscriptions(settings)), "")
+        findings, outcome = _run(settings, client_id, list(_subscriptions(settings)), None)
     except RefusedError as e:
-        address = f"{settings.broker.host}:{settings.broker.port}"
         return _with_warnings(settings, f"{address}: {shown} ({client_id} may not even connect: {e})")
-    return _with_warnings(settings, f"{found}; {shown}")
+    _raise_dropped(settings, outcome)
+    refused = [use.topic for use in (*findings.denied, *findings.silent)]
+    less = f" ({client_id} may not use {', '.join(refused)})" if refused else ""
+    return _with_warnings(settings, f"{address}: {shown}{less}")
 
 
 def _check_daemons_word(settings: Settings) -> None:
@@ -79,27 +79,46 @@ def _check_daemons_word(settings: Settings) -> None:
         raise DeviceError(msg)
 
 
-def _try(settings: Settings, client_id: str, probes: list[Probe], will_topic: str) -> str:
-    from edge_client.reporting.broker_trial import BrokerTrial, Echo, Probe  # noqa: PLC0415
+def _run(
+    settings: Settings, client_id: str, probes: list[Probe], will: Probe | None
+) -> tuple[Findings, Echo]:
+    from edge_client.reporting.broker_trial import BrokerTrial, Probe  # noqa: PLC0415
     from edge_client.reporting.denials import Act, Use  # noqa: PLC0415
 
-    device, broker = settings.device, settings.broker
-    topic = probe_topic(device.fleet, device.id)
+    topic = probe_topic(settings.device.fleet, settings.device.id)
     echo = Probe(Use(Act.PUBLISH, topic), os.urandom(16).hex().encode())
-    findings, outcome = BrokerTrial(broker, client_id, will_topic=will_topic).run(probes, echo)
-    address = f"{broker.host}:{broker.port}"
+    return BrokerTrial(settings.broker, client_id, will=will).run(probes, echo)
+
+
+def _try(settings: Settings, client_id: str, probes: list[Probe], will: Probe | None) -> str:
+    from edge_client.reporting.broker_trial import Echo  # noqa: PLC0415
+
+    findings, outcome = _run(settings, client_id, probes, will)
+    address = f"{settings.broker.host}:{settings.broker.port}"
     _raise_denied(findings, address, client_id)
-    if outcome is Echo.DROPPED:
-        msg = (
-            f"{address}: accepts this device, but a message published on {topic} does not come back. With "
-            f"configs/mosquitto.acl [broker] username (now {broker.username!r}) must be the device id, and "
-            "may read and write below edge/+/devices/<id>/"
-        )
-        raise DeviceError(msg)
+    _raise_dropped(settings, outcome)
     used = f"{address}: accepts this device and its messages, tried on {len(findings.allowed)} topics"
     if outcome is Echo.DENIED:
+        topic = probe_topic(settings.device.fleet, settings.device.id)
         used += f"; whether it drops any in silence cannot be shown without {topic}"
     return used
+
+
+def _raise_dropped(settings: Settings, outcome: Echo) -> None:
+    """Raise DeviceError if a message that the broker took did not come back."""
+    from edge_client.reporting.broker_trial import Echo  # noqa: PLC0415
+
+    device, broker = settings.device, settings.broker
+    if outcome is Echo.DROPPED:
+        topic = probe_topic(device.fleet, device.id)
+        msg = (
+            f"{broker.host}:{broker.port}: accepts this device, but a message published on {topic} does not "
+            "come "
+            f"back. With configs/mosquitto.acl [broker] username (now {broker.username!r}) must be the "
+            "device id, "
+            "and may read and write below edge/+/devices/<id>/"
+        )
+        raise DeviceError(msg)
 
 
 def _raise_denied(findings: Findings, address: str, client_id: str) -> None:
@@ -110,6 +129,7 @@ def _raise_denied(findings: Findings, address: str, client_id: str) -> None:
     told += [
         f"{describe_denial(address, client_id, use)} (it drops it in silence)" for use in findings.unseen
     ]
+    told += [f"{address}: does not answer on {use.topic}, and stays connected" for use in findings.silent]
     if findings.untried:
         told.append(f"no time was left for {', '.join(use.topic for use in findings.untried)}")
     if told:
@@ -139,8 +159,7 @@ def _publications(settings: Settings) -> Iterator[Probe]:
 
     device, home = settings.device, settings.homeassistant
     has_run = (device.state_dir / STATUS_FILE).exists()
-    online = b"offline" if has_run else b""
-    yield Probe(Use(Act.PUBLISH, online_topic(device.fleet, device.id)), online, retain=True)
+    yield _online(settings)
     for one in of_channels(settings):
         extra = "" if one is settings else one.device.channel
         file = one.device.state_dir / STATUS_FILE
@@ -152,6 +171,16 @@ def _publications(settings: Settings) -> Iterator[Probe]:
             messages = discovery_messages(home.prefix, device.fleet, device.id, extra)
             topic, payload = next(iter(messages.items()))
             yield Probe(Use(Act.PUBLISH, topic), payload if has_run else b"", retain=True)
+
+
+def _online(settings: Settings) -> Probe:
+    from edge_client.reporting.broker_trial import Probe  # noqa: PLC0415
+    from edge_client.reporting.denials import Act, Use  # noqa: PLC0415
+    from edge_client.reporting.status import STATUS_FILE  # noqa: PLC0415
+
+    device = settings.device
+    payload = b"offline" if (device.state_dir / STATUS_FILE).exists() else b""
+    return Probe(Use(Act.PUBLISH, online_topic(device.fleet, device.id)), payload, retain=True)
 
 
 def _with_warnings(settings: Settings, found: str) -> str:

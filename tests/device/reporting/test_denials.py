@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import threading
 import uuid
@@ -17,7 +16,7 @@ from edge_client.reporting.denials import Act, Denials, Ending, Use
 from edge_client.reporting.outgoing import Outgoing
 from edge_client.settings.reporting import BrokerSettings
 from tests.fakes import aws_iot
-from tests.fakes.aws_iot import AwsIotBroker, load_policy
+from tests.fakes.aws_iot import AwsIotBroker, load_policy, without
 
 DEVICE, FLEET = "camera-1", "shop"
 BASE = f"edge/{FLEET}/devices/{DEVICE}"
@@ -85,16 +84,6 @@ def open_device(broker):
     yield open_
     for one in opened:
         one.connection.stop()
-
-
-def without(policy, *parts: str):
-    """Return a policy without the resources that hold one of these texts."""
-    changed = copy.deepcopy(policy)
-    for statement in changed["Statement"]:
-        resources = statement["Resource"]
-        resources = [resources] if isinstance(resources, str) else resources
-        statement["Resource"] = [one for one in resources if not any(part in one for part in parts)]
-    return changed
 
 
 def test_all_topics_are_used_in_groups_of_eight_at_most(broker, open_device):
