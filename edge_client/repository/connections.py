@@ -11,6 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 
 from edge_client.contract.addresses import without_secrets
+from edge_client.repository.refusals import find_way_out
 
 if TYPE_CHECKING:
     import ssl
@@ -65,13 +66,16 @@ def open_pool(settings: StoreSettings, ssl_context: ssl.SSLContext | None = None
 
 
 def describe_refusal(response: urllib3.response.BaseHTTPResponse) -> str:
-    """Return status and S3's error code, e.g. `403 SignatureDoesNotMatch`."""
+    """Return status and S3's error code, e.g. `403 AccessDenied`, and the way out where one is known."""
     body = b""
     with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
         body = response.read1(_ERROR_BODY_BYTES, decode_content=False)
     response.close()
-    code = re.search(rb"<Code>([A-Za-z0-9.]{1,64})</Code>", body)
-    return f"{response.status} {code[1].decode() if code else response.reason or ''}".strip()
+    found = re.search(rb"<Code>([A-Za-z0-9.]{1,64})</Code>", body)
+    code = found[1].decode() if found else ""
+    way_out = find_way_out(code)
+    said = f"{response.status} {code or response.reason or ''}".strip()
+    return f"{said} ({way_out})" if way_out else said
 
 
 def innermost_reason(error: BaseException) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from edge_client.contract.addresses import shown_address
 from edge_client.contract.broker_tls import find_broker_faults
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.file_urls import folder_of_url, is_file_url
@@ -14,6 +16,9 @@ from luigi_tasks.settings.values import SCHEMES, PipelineSettings, split_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from urllib.parse import SplitResult
+
+    from luigi_tasks.settings.values import StoreSettings
 
 # Section, setting, whether a value is allowed, and the allowed values in words.
 RANGES: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
@@ -67,6 +72,7 @@ def find_faults(settings: PipelineSettings) -> list[str]:
         *_find_group_faults(settings.dataset.group),
         *_find_impossible(settings),
         *_find_store_faults(settings.store.url),
+        *_find_endpoint_faults(settings.store),
         *(f"[broker] {fault}" for fault in find_broker_faults(settings.broker)),
         *_find_unsafe_names(settings),
     ]
@@ -128,3 +134,28 @@ def _find_store_faults(url: str) -> list[str]:
     if split_bucket_url(url) is not None:
         return []
     return [f"[store] url {url!r}: give s3://bucket, s3://bucket/prefix or file:///folder"]
+
+
+def _find_endpoint_faults(store: StoreSettings) -> list[str]:
+    """Return the fault of an endpoint that is no address, or has the bucket in its path."""
+    if not store.endpoint_url:
+        return []
+    named = f"[store] endpoint_url {shown_address(store.endpoint_url)!r}: give"
+    try:
+        parts = urlsplit(store.endpoint_url)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        is_address = False
+    if not is_address or parts.query or parts.fragment:
+        return [f"{named} http:// or https://, the host and its port"]
+    bucket = split_bucket_url(store.url)
+    if bucket is not None and _names_bucket(parts, bucket[0], store.addressing_style):
+        return [f"{named} it without the bucket, which stands in [store] url"]
+    return []
+
+
+def _names_bucket(endpoint: SplitResult, bucket: str, addressing_style: str) -> bool:
+    """Whether an endpoint is a bucket's address; storage.googleapis.com is none of a bucket `storage`."""
+    host = (endpoint.hostname or "").removeprefix(f"{bucket}.")
+    is_in_host = addressing_style == "virtual" and host != endpoint.hostname and host.count(".") >= 2
+    return is_in_host or endpoint.path.strip("/") == bucket

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import ssl
 import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from tests.fakes.certificates import KeyPair
 
 ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{words}</Message>{more}</Error>"
 
@@ -21,8 +24,9 @@ class RefusingS3:
         listing: Answer to a request for a listing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: KeyPair | None = None) -> None:
         self.listing = b""
+        self._scheme = "https" if tls else "http"
         self.requests: list[tuple[str, str, Mapping[str, str]]] = []
         self._refusals: list[tuple[tuple[str, ...], str, int, bytes, dict[str, str], list[int]]] = []
         fake = self
@@ -55,11 +59,17 @@ class RefusingS3:
                 pass
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls.certificate, tls.key)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
 
     @property
     def url(self) -> str:
         """Endpoint."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def refuse(
         self,

@@ -20,6 +20,7 @@ from edge_client.repository.trusted import NothingPublishedError, TrustedReposit
 from edge_client.settings.file import load_settings
 from edge_client.settings.frames import InboxSettings
 from edge_client.settings.update import StoreCredentials, StoreSettings
+from tests.fakes.raw_server import RawServer
 from tests.fakes.results import example_result
 
 pytest.importorskip("boto3", reason="the embedded S3 is set up with boto3, which devices do not have")
@@ -67,6 +68,23 @@ def test_wrong_credentials_are_named(bucket, repository, tmp_path, fault):
     }[fault]
     with pytest.raises(TransportError, match="access_key_file"):
         check(repository, tmp_path, settings, wrong)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("SecondLevelDomainForbidden", "must stand in the host name of base_url"),
+        ("InvalidObjectState", "archived by a lifecycle rule"),
+        ("RequestTimeTooSkewed", "clock is wrong"),
+        ("PermanentRedirect", "region"),
+    ],
+)
+def test_a_refusal_says_its_way_out(repository, tmp_path, code, says):
+    body = f"<Error><Code>{code}</Code></Error>"
+    with RawServer(f"HTTP/1.1 403 no\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()) as store:
+        settings = StoreSettings(base_url=store.url)
+        with pytest.raises(TransportError, match=rf"403 {code} \(.*{says}"):
+            check(repository, tmp_path, settings, StoreCredentials("KEY", "SECRET"))
 
 
 def test_a_prefix_without_anything_is_nothing_published(bucket, repository, tmp_path):

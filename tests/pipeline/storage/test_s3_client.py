@@ -12,6 +12,8 @@ from edge_client.contract.errors import SettingsError, TransportError
 from luigi_tasks.settings.values import StoreSettings
 from luigi_tasks.storage.s3_client import open_client
 from luigi_tasks.storage.s3_store import S3Store
+from tests.fakes.certificates import CertificateAuthority
+from tests.fakes.refusing_s3 import RefusingS3
 
 NOTHING = StoreSettings("s3://models/fleet", "", "", "", conditional_writes=True)
 CONFIG = """
@@ -146,3 +148,22 @@ def test_a_bucket_without_a_host_of_its_own_is_told_of_the_setting():
     )
     with pytest.raises(TransportError, match="addressing_style = path"):
         S3Store(settings).get("key")
+
+
+def test_a_private_ca_is_trusted_where_it_is_named(tmp_path, monkeypatch):
+    authority = CertificateAuthority(tmp_path / "ca")
+    with RefusingS3(authority.issue("store")).running() as endpoint:
+        settings = dataclasses.replace(NOTHING, endpoint_url=endpoint.url)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(TransportError, match=r"CERTIFICATE_VERIFY.*\[store\] ca_file.*AWS_CA_BUNDLE"):
+            S3Store(settings).put("key", b"")
+        S3Store(dataclasses.replace(settings, ca_file=str(authority.certificate))).put("key", b"")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(authority.certificate))
+        S3Store(settings).put("key", b"")
+        plain = dataclasses.replace(settings, endpoint_url=endpoint.url.replace("https", "http"))
+        with pytest.raises(TransportError):
+            S3Store(plain).put("key", b"")
+    with RefusingS3().running() as endpoint:
+        wrong = dataclasses.replace(NOTHING, endpoint_url=endpoint.url.replace("http", "https"))
+        with pytest.raises(TransportError, match=r"speaks no TLS, .*http://"):
+            S3Store(wrong).put("key", b"")
