@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 # Sent and not acknowledged: as many as paho has on the wire.
 WINDOW = 20
-# Of a careful connection: before its first message, and between two, in seconds.
-QUIET_S, GAP_S = 1.0, 0.1
+# Of a careful connection: before its first message, and between two, in seconds. AWS IoT Core acknowledges a
+# subscription, and ends the connection when it may not deliver the retained message.
+QUIET_S, GAP_S = 1.0, 0.4
 # AWS IoT Core drops what is beyond 100 publishes a second on a connection, and a second retained message on a
 # topic within one second.
 AWS_PUBLISHES_PER_S, AWS_RETAINED_EVERY_S = 80, 1.1

@@ -328,6 +328,7 @@ class AwsIotBroker:
             self._check(client, "Receive", "topic", topic)
         except HangUpError as e:
             self._note(client, *e.args)
+            _close(client.socket)
             return
         client.send(
             PUBLISH, struct.pack(">H", len(topic.encode())) + topic.encode() + payload, flags=int(retained)

@@ -31,7 +31,7 @@ def _quickly(monkeypatch):
     monkeypatch.setattr(mqtt, "FIRST_RECONNECT_DELAY_S", 0.02)
     monkeypatch.setattr(mqtt, "_TICK_S", 0.05)
     monkeypatch.setattr(mqtt, "QUIET_S", 0.05)
-    monkeypatch.setattr(outgoing, "GAP_S", 0.01)
+    monkeypatch.setattr(outgoing, "GAP_S", 0.05)
     monkeypatch.setattr(mqtt, "GAP_S", 0.01)
     monkeypatch.setattr(aws_iot, "CONNECT_EVERY_S", 0.0)
     monkeypatch.setattr(aws_iot, "RETAINED_EVERY_S", 0.0)
@@ -140,6 +140,22 @@ def test_a_denied_topic_is_named_and_the_others_go_on(broker, open_device, caplo
     wait_until(device.send, "a result")
     announced = broker.count(DEVICE, "subscribe", "ok")
     assert announced >= len(CHANNELS + COMMANDS)
+
+
+def test_a_subscription_whose_messages_may_not_be_received_is_named(broker, open_device, caplog):
+    broker.retained[CHANNELS[0]] = b"{}"
+    policy = broker.policies[""]
+    receive = [one for one in policy["Statement"] if one["Action"] == "iot:Receive"]
+    others = [one for one in policy["Statement"] if one["Action"] != "iot:Receive"]
+    broker.policies[""] = {
+        **policy,
+        "Statement": [*others, *without({"Statement": receive}, "/channels")["Statement"]],
+    }
+    device = open_device()
+    wait_until(lambda: any(CHANNELS[0] in one for one in device.connection.warnings), "the denial")
+    wait_until(device.send, "a result")
+    assert f"iot:Receive on topic/{CHANNELS[0]}" in caplog.text
+    assert "another client" not in caplog.text
 
 
 def test_a_denied_last_will_is_left_out_and_named(broker, open_device, caplog):
