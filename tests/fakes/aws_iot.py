@@ -51,10 +51,10 @@ class HangUpError(Exception):
 
 
 def load_policy(file: str, fleet: str) -> dict[str, Any]:
-    """Return a policy of `configs/`, filled in as docs/aws-iot.md has it."""
+    """Return a policy of `configs/`, filled in as docs/brokers.md has it."""
     text = (CONFIGS / file).read_text()
     for word, value in (("REGION", REGION), ("ACCOUNT", ACCOUNT), ("FLEET", fleet)):
-        text = re.sub(rf"\b{word}(?=[:/_]|\b)", value, text)
+        text = text.replace(word, value)
     return dict(json.loads(text))
 
 

@@ -177,9 +177,7 @@ def test_a_client_id_that_may_not_connect_is_named_and_tried_ever_more_seldom(br
     assert caplog.text.count("ended the connection without an answer") == 1
 
 
-def test_a_broker_that_acknowledges_nothing_on_a_topic_does_not_stop_the_others(
-    open_device, broker, monkeypatch
-):
+def test_a_topic_that_is_never_acknowledged_does_not_stop_the_others(open_device, broker, monkeypatch):
     monkeypatch.setattr(mqtt, "ACKNOWLEDGED_S", 0.3)
     publish = broker._publish
 
