@@ -26,7 +26,7 @@ from luigi_tasks.release.keys import (
     rotate_keys,
 )
 from luigi_tasks.release.signing import PIPELINE_ROLES
-from luigi_tasks.settings.files import check_environment
+from luigi_tasks.settings.files import check_before_luigi
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         commands = {"make": _make, "rotate": _rotate, "renew": _renew, "publish": _publish, "verify": _verify}
-        check_environment()
+        check_before_luigi()
         text = commands[options.command](options)
     except EdgeError as e:
         sys.stderr.write(f"edge-keys: {e}\n")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import EdgeError, SettingsError
 from edge_client.contract.text import one_line
-from luigi_tasks.settings.files import check_environment
+from luigi_tasks.settings.files import check_before_luigi
 from luigi_tasks.training.cluster import parse_cluster
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pictures", default="", help="as for luigi")
     options = parser.parse_args(arguments)
     try:
-        check_environment()
+        check_before_luigi()
         from luigi_tasks.settings.sections import load_settings  # noqa: PLC0415 - --help needs none of it
         from luigi_tasks.workspace import open_workspace  # noqa: PLC0415 - as above
 

@@ -133,7 +133,7 @@ def _find_store_faults(url: str) -> list[str]:
         return []
     if split_bucket_url(url) is not None:
         return []
-    return [f"[store] url {url!r}: give s3://bucket, s3://bucket/prefix or file:///folder"]
+    return [f"[store] url {shown_address(url)!r}: give s3://bucket, s3://bucket/prefix or file:///folder"]
 
 
 def _find_endpoint_faults(store: StoreSettings) -> list[str]:

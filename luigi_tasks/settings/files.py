@@ -10,6 +10,7 @@ from __future__ import annotations
 import configparser
 import dataclasses
 import functools
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -31,6 +32,9 @@ PARSER_VARIABLE = "LUIGI_CONFIG_PARSER"
 # Luigi's names of its parsers, and the suffixes that choose one.
 PARSERS = ("cfg", "conf", "ini", "toml")
 TOML = "toml"
+# Where Luigi looks by itself.
+_CFG_FILES = ("/etc/luigi/client.cfg", "/etc/luigi/luigi.cfg", "client.cfg", "luigi.cfg")
+_TOML_FILES = ("/etc/luigi/luigi.toml", "luigi.toml")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +80,23 @@ def check_environment() -> None:
     _read(path.absolute(), f"{PATH_VARIABLE}={named}")
 
 
+def check_before_luigi() -> None:
+    """Check what Luigi reads as it is imported, where it would end with a traceback.
+
+    Raises: SettingsError.
+    """
+    check_environment()
+    if "luigi" in sys.modules:
+        return
+    is_toml = os.environ.get(PARSER_VARIABLE) == TOML
+    if is_toml and importlib.util.find_spec("toml") is None:
+        msg = f"{PARSER_VARIABLE}={TOML}: Luigi needs a package for it; pip install 'luigi[toml]'"
+        raise SettingsError(msg)
+    for one in _TOML_FILES if is_toml else _CFG_FILES:
+        if Path(one).exists():
+            _read(Path(one).absolute(), one)
+
+
 def read_files(paths: Sequence[str]) -> list[SettingsFile]:
     """Return the content of the files that are there: a later one counts before an earlier one.
 
@@ -116,11 +137,13 @@ def _parse(path: Path, _version: tuple[int, int], shown: str) -> SettingsFile:
 
     Raises: OSError; SettingsError if it has another format.
     """
-    text = path.read_bytes()
+    data = path.read_bytes()
     try:
-        if path.suffix == f".{TOML}":
-            return _parse_toml(path, text.decode())
-        return _parse_cfg(path, text.decode())
+        text = data.decode()
+        if text.startswith("\ufeff"):
+            msg = f"{shown}: begins with a byte order mark, which Luigi cannot read; save it without"
+            raise SettingsError(msg)
+        return _parse_toml(path, text) if path.suffix == f".{TOML}" else _parse_cfg(path, text)
     except (tomllib.TOMLDecodeError, configparser.Error, UnicodeDecodeError) as e:
         msg = f"{shown}: not a readable settings file: {one_line(str(e))}"
         raise SettingsError(msg) from e

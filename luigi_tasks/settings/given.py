@@ -88,7 +88,9 @@ def read_command_line(names: Mapping[str, Iterable[str]]) -> GivenSettings:
     return found
 
 
-def fill_in(given: Given, section: Mapping[str, Given], defaults: Mapping[str, Given]) -> Any:  # noqa: ANN401
+def fill_in(
+    given: Given, section: Mapping[str, Given], defaults: Mapping[str, Given], *, is_list: bool = False
+) -> Any:  # noqa: ANN401 - of a text, or a value of TOML
     """Return a value with `${VARIABLE}` and `%(name)s` of the same section or [DEFAULT] filled in.
 
     Any other % stands for itself.
@@ -99,7 +101,7 @@ def fill_in(given: Given, section: Mapping[str, Given], defaults: Mapping[str, G
     if not isinstance(value, str) or given.place.startswith("--"):
         return value
     if _is_cfg(given):
-        _check_written(value)
+        _check_written(value, is_list=is_list)
         value = _follow_references(value, {**defaults, **section})
     return _VARIABLE.sub(lambda found: _environment(found[1]), value)
 
@@ -145,7 +147,10 @@ def _plain(name: str) -> str:
     return name.replace("-", "_")  # Luigi takes dashes for underscores
 
 
-def _check_written(text: str) -> None:
+def _check_written(text: str, *, is_list: bool) -> None:
+    if "\n" in text and not is_list:
+        msg = "the line below it begins with a space, and so belongs to it; begin each setting at the margin"
+        raise ValueError(msg)
     if "%%" in text:
         msg = "a % is written once, as it is; %% stood for one before (for two of them use luigi.toml)"
         raise ValueError(msg)

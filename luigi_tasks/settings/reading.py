@@ -41,6 +41,8 @@ _PATHS = {
     ("trust", "root"),
     ("trust", "keys"),
 }
+# Settings whose empty value would be the current folder, or nothing that works.
+_NEVER_EMPTY = {("dataset", "cache_dir"), ("model", "weights"), ("trust", "root"), ("trust", "keys")}
 _NO_PATHS = {"", "none", "imagenet"}
 _COMMENT = re.compile(r"\s[#;]")
 
@@ -72,7 +74,11 @@ def read_values(
         if given is None:
             continue
         try:
-            value = read_value(parameter, fill_in(given, own, defaults), is_list=(section, name) in _LISTS)
+            is_list = (section, name) in _LISTS
+            value = read_value(parameter, fill_in(given, own, defaults, is_list=is_list), is_list=is_list)
+            if value == "" and (section, name) in _NEVER_EMPTY:
+                msg = f"is empty; remove the line for {parameter._default}"  # noqa: SLF001 - as above
+                raise ValueError(msg)
         except ValueError as e:
             shown = "" if type(parameter) is luigi.Parameter else f" = {given.value}"  # a text may be secret
             faults.append(in_words(given.place, f"[{section}] {name}{shown}: {e}"))

@@ -150,6 +150,9 @@ def test_a_file_that_is_named_and_not_read_stops_every_command(files, monkeypatc
         ("[gate]\nmax_model_bytes = 0", "[gate] max_model_bytes: at least 1"),
         ("[broker]\nport = 0", "[broker] port"),
         ("[broker]\ntimeout_s = 0", "[broker] timeout_s: above 0"),
+        ("[dataset]\nurl = /data\n  sha256 = ab", "[dataset] url: the line below it begins with a space"),
+        ("[dataset]\ncache_dir =", "[dataset] cache_dir: is empty; remove the line for ~/.cache"),
+        ("[trust]\nkeys =", "[trust] keys: is empty"),
         ('[dataset]\nurl = "/data/orchard"', "[dataset] url: a .cfg takes quotes for part of the value"),
         ("[broker]\nusername = a%%b", "[broker] username: a % is written once"),
         (

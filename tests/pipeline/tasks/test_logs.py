@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import traceback
 
 import pytest
+from luigi.rpc import RPCError
 
 from edge_client.contract.errors import InputError
 from luigi_tasks.logs import LUIGI_LOGGER, for_page, log_errors_as_messages
@@ -29,6 +31,33 @@ def test_a_value_forges_no_line_and_commands_no_terminal(logger, caplog):
     assert caplog.records[0].getMessage().endswith("3 of 4.5 %")
     assert "InputError: ok\\nERROR" in caplog.records[1].getMessage()
     assert "50 %s" in caplog.records[1].getMessage()
+
+
+def test_a_luigid_that_is_lost_is_one_line_each_time(logger, caplog):
+    try:
+        raise RPCError("Errors (3 attempts)", OSError("Connection refused"))
+    except RPCError:
+        logger.exception("Uncaught exception in luigi")
+    [record] = caplog.records
+    assert record.getMessage() == "Uncaught exception in luigi: Connection refused; is luigid running?"
+    assert record.exc_info is None
+
+
+def test_a_task_that_cannot_be_asked_is_told_in_one_line(logger, caplog):
+    """Luigi puts the traceback into the message."""
+    try:
+        try:
+            raise OSError("refused")
+        except OSError as e:
+            raise InputError("no such folder\nat all") from e
+    except InputError:
+        what = "Will not run Deploy(x) or any dependencies due to error in complete() method"
+        logger.warning(f"{what}:\n{traceback.format_exc()}")  # noqa: G004 - as Luigi does
+    logger.warning("Will not run A due to error in deps() method:\nTraceback\nValueError: a bug")
+    assert caplog.messages == [
+        f"{what}: InputError: no such folder\\nat all",
+        "Will not run A due to error in deps() method:\nTraceback\nValueError: a bug",
+    ]
 
 
 def test_a_message_for_luigids_page_has_no_tag():

@@ -7,8 +7,9 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
+from local_services import free_ports
 
-from edge_client.contract.errors import InputError, SettingsError
+from edge_client.contract.errors import InputError, SettingsError, TransportError
 from luigi_tasks import addresses, task
 from luigi_tasks.pipeline import DatasetSnapshot, Deploy, EvaluateModel, QuantizeModel, ReadShard, TrainModel
 from luigi_tasks.release.keys import make_keys
@@ -68,6 +69,17 @@ def test_making_a_task_reads_nothing(pictures, tmp_path, monkeypatch, kind, url)
 def test_a_run_without_pictures_is_refused_with_the_way_out(pictures):
     with pytest.raises(SettingsError, match=r"give --pictures or \[dataset\] url, a folder"):
         Deploy()
+
+
+def test_a_run_without_its_broker_ends_before_anything_is_read(pictures, store):
+    deploy = Deploy(pictures=str(pictures))
+    settings, [port] = deploy.workspace.settings, free_ports(1)
+    deploy.workspace.settings = dataclasses.replace(
+        settings, broker=dataclasses.replace(settings.broker, host="127.0.0.1", port=port)
+    )
+    with pytest.raises(TransportError, match=r"MQTT broker 127\.0\.0\.1:\d+: .*refused"):
+        deploy.of_now().deps()
+    assert not store.exists() or files_below(store) == set()
 
 
 def test_looking_at_a_task_writes_nothing(pictures, store):
