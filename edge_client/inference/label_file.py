@@ -77,7 +77,7 @@ def _written(content: bytes, outputs: int) -> tuple[str, ...]:
     if text.lstrip()[:1] in {"{", "["} and (found := _from_json(text)) is not None:
         return tuple(found)
     written = [line.strip() for line in _LINE_END.split(text)]
-    if (numbered := _numbered([line for line in written if line])) is not None:
+    if (numbered := _numbered([line for line in written if line], outputs)) is not None:
         return tuple(_named(numbered))
     lines = [_unquoted(line) for line in written]
     filled = [line for line in lines if line]
@@ -110,11 +110,12 @@ def _decode(content: bytes) -> str:
         raise InputError(msg) from e
 
 
-def _numbered(lines: Sequence[str]) -> list[str] | None:
+def _numbered(lines: Sequence[str], outputs: int) -> list[str] | None:
     """Return the labels of lines with numbers, in the order of the numbers; None if not all have their own.
 
     A table's first line may be its header. The numbers are 0 to n - 1, or 1 to n, and without them the labels
-    still differ; others are part of a name, as in `1 euro` and `2 euro`.
+    still differ; others are part of a name, as in `1 euro` and `2 euro`. Numbers with gaps name some of the
+    outputs, where the lines do not fit otherwise.
     """
     if any(len(line) > _LONGEST_LABEL for line in lines):
         return None
@@ -122,9 +123,13 @@ def _numbered(lines: Sequence[str]) -> list[str] | None:
         for form, number, label in ((_NUMBERED, 1, 2), (_NUMBER_LAST, 2, 1)):
             found = [one for row in rows if (one := form.fullmatch(row))]
             labels = {int(one[number]): _unquoted(one[label].strip()) for one in found}
+            if not rows or len(found) < len(rows) or len(labels) < len(rows):
+                continue
             apart = len(set(labels.values())) >= _least_apart(len(rows))
-            if rows and apart and len(found) == len(rows) and sorted(labels) in _orders(len(rows)):
-                return [labels[key] for key in sorted(labels)]
+            if sorted(labels) in _orders(len(rows)):
+                return [labels[key] for key in sorted(labels)] if apart else None
+            if len(rows) < outputs - 1 and max(labels) < outputs:
+                return [labels.get(place, "") for place in range(outputs)]
     return None
 
 

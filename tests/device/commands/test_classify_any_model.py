@@ -43,6 +43,39 @@ def test_labels_and_normalization_inside_a_file_are_used(
     assert told["purple"]["red"] == pytest.approx(told["purple"]["blue"]) == pytest.approx(0.5, abs=1e-4)
 
 
+MEDIAPIPE = """
+import sys
+import mediapipe as mp
+from mediapipe.tasks.python import BaseOptions, vision
+
+options = vision.ImageClassifierOptions(BaseOptions(model_asset_path=sys.argv[1]), max_results=3)
+with vision.ImageClassifier.create_from_options(options) as classifier:
+    for path in sys.argv[2:]:
+        found = classifier.classify(mp.Image.create_from_file(path)).classifications[0].categories
+        print("answer", *(text for one in found for text in (one.category_name, one.score)), sep="\\t")
+"""
+
+
+@pytest.mark.slow
+def test_mediapipe_says_the_same(field: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    python = Path.home() / ".cache/edge-pipeline-tests/mediapipe/bin/python"
+    if not python.exists():
+        pytest.skip("no MediaPipe here; tests/pipeline/quantization/test_compose.py installs it")
+    model, coral = field / "meta_float_0_1.tflite", field.parents[1] / "data" / "coral"
+    for file, pictures in (
+        (model, [field / "red.png", field / "blue.png"]),
+        (coral / "mobilenet_v2_1.0_224_quant.tflite", [coral / "parrot.jpg"]),
+    ):
+        command = [str(word) for word in (python, "-c", MEDIAPIPE, file, *pictures)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"MediaPipe does not start: {done.stderr.strip()[-200:]}")
+        theirs = [line.split("\t")[1:3] for line in done.stdout.splitlines() if line.startswith("answer")]
+        ours = [next(iter(top.items())) for top in ask(capsys, "--model", file, *pictures).values()]
+        assert [label for label, _ in theirs] == [label for label, _ in ours]
+        assert [float(score) for _, score in theirs] == pytest.approx([score for _, score in ours], abs=0.01)
+
+
 def test_one_output_has_two_labels(field: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "two.txt").write_text("dark\nbright\n")
     (tmp_path / "one.txt").write_text("bright\n")

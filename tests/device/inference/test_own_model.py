@@ -369,6 +369,11 @@ def test_what_belongs_to_a_label_stays(text: str, labels: tuple[str, ...]) -> No
     assert read_labels(text.encode(), 2) == labels
 
 
+def test_numbers_with_gaps_name_some_of_the_outputs() -> None:
+    assert read_labels(b"0 skip\n2 ad\n", 5) == ("skip", "unnamed 1", "ad", "unnamed 3", "unnamed 4")
+    assert read_labels(b"0 skip\n1 ad\n", 5) == ("skip", "ad")  # rather another model's
+
+
 def test_labels_of_an_editor_with_two_bytes_a_letter() -> None:
     assert read_labels("rot\ngrün".encode("utf-16"), 2) == ("rot", "grün")
 
