@@ -31,6 +31,7 @@ from edge_client.sources.folder_scan import (
     STARVED_AFTER_S,
     FolderScan,
     Known,
+    is_same,
     signature_of,
 )
 from edge_client.sources.passed_over import PassedOver
@@ -236,7 +237,7 @@ class WatchedFolder:
         """
         *above, last = name.split("/")
         with self._opened(above) as parent:
-            if signature_of(os.lstat(last, dir_fd=parent)) != file.signature:
+            if not is_same(signature_of(os.lstat(last, dir_fd=parent)), file.signature, time.time()):
                 return
             if delete:
                 os.unlink(last, dir_fd=parent)

@@ -34,6 +34,8 @@ STARVED_AFTER_S = 60.0
 _REPLACEMENTS = 2
 # Of a file that was read, more than its name is remembered for so long.
 _REMEMBERED_S = 2.0
+# FAT counts in steps of 2 s.
+_COARSEST_S = 3.0
 _QUIET_AFTER_S = 60.0
 _QUIET_SCAN_S = 30.0
 _DEEPEST = 32
@@ -244,19 +246,19 @@ class FolderScan:
                 emptied.done = True  # what it had is gone, but that it is replaced all the time counts
                 after.files[name] = emptied
             return
-        signature = signature_of(found)
+        signature, wall = signature_of(found), time.time()
         known, done = before.files.get(name), before.done.get(name)
-        if done == hash(signature):
+        if done == hash(signature[1:]):
             after.done[name] = done
             return
-        if known is None or known.signature != signature:
+        if known is None or not is_same(known.signature, signature, wall):
             # A file that changed since the last look is being written, whatever its mtime.
             is_new = known is None and done is None
-            old = is_new and time.time() - found.st_mtime >= self._settle_s
+            old = is_new and wall - found.st_mtime >= self._settle_s
             known = Known(signature, now, old, _replacements(known, signature, now, self._settle_s))
             self._on_found(_join(folder, name), found, known)
-        if known.done and now - known.since > _REMEMBERED_S:
-            after.done[name] = hash(signature)
+        if known.done and now - known.since > _REMEMBERED_S and _is_past(signature, wall):
+            after.done[name] = hash(signature[1:])
             return
         if known.unreadable:
             after.pass_over(Reason.UNREADABLE, name)
@@ -266,6 +268,25 @@ class FolderScan:
 def signature_of(found: os.stat_result) -> Signature:
     """Return what tells one content of a file from the next."""
     return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def is_same(one: Signature, other: Signature, wall: float) -> bool:
+    """Return whether two signatures are of the same content.
+
+    Network and FUSE file systems (sshfs, rclone) give a file another inode from time to time. Where size and
+    time of change are the same and past, that says nothing; before, it may be another picture within the two
+    seconds that FAT counts in.
+
+    Args:
+        one: Signature of a file.
+        other: Its signature at another look.
+        wall: Seconds since the epoch, at one of the looks.
+    """
+    return one[1:] == other[1:] and (one[0] == other[0] or _is_past(one, wall))
+
+
+def _is_past(signature: Signature, wall: float) -> bool:
+    return wall - signature[2] / 1e9 > _COARSEST_S
 
 
 def _replacements(before: Known | None, signature: Signature, now: float, settle_s: float) -> int:

@@ -5,9 +5,9 @@ Only the camera learns the address: what is returned names no part of it but the
 
 from __future__ import annotations
 
-import http.client
 import re
 import socket
+from http import HTTPStatus
 from urllib.parse import unquote, urlsplit
 
 from edge_client.contract.addresses import HIDDEN, shown_address
@@ -80,5 +80,6 @@ def _explain_status(status: int | None) -> str:
     if status in _MEANINGS:
         return _MEANINGS[status]
     if status is not None and status >= 400:
-        return f"the camera answers {status} {http.client.responses.get(status, '')}".rstrip()
+        known = {one.value: one.phrase for one in HTTPStatus}
+        return f"the camera answers {status} {known.get(status, '')}".rstrip()
     return ""

@@ -92,6 +92,8 @@ class VideoSource:
         self._number = int(path) if path.isdecimal() else None
         self._is_stream = (" ! " in path or "://" in path) and not path.startswith("file:")
         self._is_camera = self._number is not None or (not self._is_stream and is_video_device(path))
+        # For results and errors: without what may be secret of an address.
+        self._name = text_of(shown_address(self._path)) if self._number is None else f"camera-{self._number}"
         self._live = self._is_camera or self._is_stream
         self._size = (width, height)
         self._pixel_format = pixel_format
@@ -122,7 +124,7 @@ class VideoSource:
                 stop.wait(self._pace.left_s())
                 seen_at = time.monotonic()
             elif not stop.is_set():
-                logger.warning("%s: no more frames; opening it again", self._name())
+                logger.warning("%s: no more frames; opening it again", self._name)
             capture = self._reopen(stop, seen_at + self._silent_s)
 
     def _open(self) -> Capture:
@@ -135,9 +137,9 @@ class VideoSource:
                     return capture
                 capture.release()
         except Exception as e:  # noqa: BLE001 - OpenCV and drivers raise whatever they like
-            msg = f"{self._name()}: cannot be opened: {type(e).__name__}: {self._hide(str(e))}"
+            msg = f"{self._name}: cannot be opened: {type(e).__name__}: {self._hide(str(e))}"
             raise DeviceError(msg) from None  # the cause names the address
-        msg = f"{self._name()}: cannot be opened: {self._explain()}"
+        msg = f"{self._name}: cannot be opened: {self._explain()}"
         raise DeviceError(msg)
 
     def _capture(self) -> Any:  # noqa: ANN401 - OpenCV has no types
@@ -189,7 +191,7 @@ class VideoSource:
 
     def _silent_error(self, fault: str = "") -> DeviceError:
         why = fault.partition(": cannot be opened: ")[2] or "check its power, cable and network"
-        return DeviceError(f"{self._name()}: no picture for {self._silent_s:g} s; {why}. It is opened again")
+        return DeviceError(f"{self._name}: no picture for {self._silent_s:g} s; {why}. It is opened again")
 
     def _read(self, capture: Capture, stop: threading.Event) -> Generator[Frame, None, None]:
         """Yield the frames of a file; release it then."""
@@ -221,7 +223,7 @@ class VideoSource:
             stream.close(_RELEASE_S if self._is_camera else 0.0)
 
     def _frame(self, pixels: NDArray[np.uint8]) -> Frame:
-        return Frame(self._name(), self._cv2.cvtColor(pixels, self._cv2.COLOR_BGR2RGB))
+        return Frame(self._name, self._cv2.cvtColor(pixels, self._cv2.COLOR_BGR2RGB))
 
     def _grab_frame(self, capture: Capture) -> NDArray[np.uint8] | None:
         """Wait for a frame, (H, W, 3) uint8 BGR; None at the end."""
@@ -249,22 +251,16 @@ class VideoSource:
         given = self.given_format
         as_asked = not self._is_camera or (width, height) == self._size
         asked = "" if as_asked else f", not the {self._size[0]}x{self._size[1]} that it was asked for"
-        logger.info("%s: gives %dx%d%s%s", self._name(), width, height, f" {given}" if given else "", asked)
+        logger.info("%s: gives %dx%d%s%s", self._name, width, height, f" {given}" if given else "", asked)
 
     def _say_single(self) -> None:
         if not self._said_single:
-            logger.info("%s: gives one picture at a time: it is asked again and again", self._name())
+            logger.info("%s: gives one picture at a time: it is asked again and again", self._name)
         self._said_single = True
 
     def _hide(self, text: str) -> str:
         """Return a message of OpenCV without the address, however odd that is."""
-        return without_secrets(text.replace(self._path, self._name())) if self._is_stream else text
-
-    def _name(self) -> str:
-        """Return the name for results and errors, without what may be secret of an address."""
-        if self._number is not None:
-            return f"camera-{self._number}"
-        return text_of(shown_address(self._path))
+        return without_secrets(text.replace(self._path, self._name)) if self._is_stream else text
 
 
 def _explain_file(path: str) -> str:

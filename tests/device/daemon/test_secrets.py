@@ -73,7 +73,7 @@ def settings_with_secrets(daemon: DaemonUnderTest, store: int, camera: int, fold
             "unsure_below": 1.0,
             "upload": True,
             "upload_s": 0.5,
-            "base_url": f"http://127.0.0.1:{store}/{SECRET}",
+            "base_url": f"http://127.0.0.1:{free_port()}/{SECRET}",  # nobody listens there
         },
         "homeassistant": {"discovery": True},
         "metrics": {"port": port},

@@ -245,3 +245,16 @@ def test_folders_of_past_days_are_not_listed_at_each_look(tmp_path, monkeypatch)
     put(tmp_path / "3" / "b.png", GREEN)
     assert scan.look(102.0) == ["3/b.png"], "a new file changes its folder"
     assert scan.count() == 6
+
+
+def test_file_whose_inode_changes_is_the_same_picture(tmp_path, monkeypatch):
+    """As on sshfs and rclone, whose inodes are those of a cache."""
+    put(tmp_path / "a.png", RED)
+    scan, signature_of = FolderScan(tmp_path, settle_s=0), folder_scan.signature_of
+    assert scan.look(0.0) == ["a.png"]
+    scan.file("a.png").done = True
+    for now in (0.1, 10.0, 20.0):
+        monkeypatch.setattr(folder_scan, "signature_of", lambda found, i=now: (i, *signature_of(found)[1:]))
+        assert scan.look(now) == []
+    put(tmp_path / "a.png", GREEN)
+    assert scan.look(30.0) == ["a.png"]
