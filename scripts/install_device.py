@@ -93,7 +93,6 @@ def _install(options: argparse.Namespace) -> int:
         machine, options.source, options.wheels, _extras(settings), system_camera=_has_pi_camera(settings)
     ).build(anew=options.reinstall)
     old = environment_in_use()
-    known = None if old is None or before is None or options.dry_run else service.ask_doctor(old)
     undo = _write_settings(machine, wishes, before, after)
     if machine.dry_run:
         use_environment(machine, environment)
@@ -102,7 +101,8 @@ def _install(options: argparse.Namespace) -> int:
         return 0
     try:
         found = service.ask_doctor(environment)
-        _refuse_worse(found, known)
+        if old is not None and old != environment:
+            _refuse_worse(found, old)
     except InstallError:
         undo()
         raise
@@ -170,9 +170,18 @@ def _write(machine: Machine, path: Path, content: bytes, *, secret: bool) -> Non
     machine.write(path, content, mode=0o640 if secret else 0o644, group=USER if secret else "root")
 
 
-def _refuse_worse(found: service.Findings, known: service.Findings | None) -> None:
-    """Raise InstallError if doctor finds a fault that the environment in use does not have."""
-    if known is None or not known.readable:
+def _refuse_worse(found: service.Findings, old: Path) -> None:
+    """Raise InstallError if doctor finds a fault that it does not find with the environment in use.
+
+    Both read the new settings: what is wrong with these is told, and no reason to keep an old environment.
+    """
+    if not found.failed:
+        return
+    try:
+        known = service.ask_doctor(old)
+    except InstallError:
+        return  # settings that the old one does not know
+    if not known.readable:
         return
     worse = {
         name: detail for name, detail in found.failed.items() if name in known.passed or not found.readable

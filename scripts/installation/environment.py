@@ -56,7 +56,7 @@ class Environment:
         """
         stamp = self._stamp()
         found = None if anew else next((one for one in _environments() if _stamp_of(one) == stamp), None)
-        if found is not None:
+        if found is not None and self._works(found):
             self._machine.say(f"{found} is up to date")
             return found
         folder = self._new_folder()
@@ -79,15 +79,25 @@ class Environment:
             project = self._wheel(folder, Path(scratch))
             extras = f"[{','.join(sorted(self._extras))}]" if self._extras else ""
             self._pip(folder, "install", "--constraint", str(limits), f"{project}{extras}")
-        ask(str(folder / "bin/edge-client"), "--version", as_user=USER, cwd=Path("/"))
-        if self._system:
-            self._check_camera(folder)
+        self._check(folder)
 
     def _limits(self) -> list[str]:
         """Return pip's constraints."""
         return [f"numpy=={system_numpy().split('.')[0]}.*"] if self._system else []
 
-    def _check_camera(self, folder: Path) -> None:
+    def _works(self, folder: Path) -> bool:
+        """Return whether an environment still does; `pip install` by hand may have changed it."""
+        try:
+            self._check(folder)
+        except InstallError:
+            return False
+        return True
+
+    def _check(self, folder: Path) -> None:
+        """Raise InstallError unless the service's user can run the device from an environment."""
+        ask(str(folder / "bin/edge-client"), "--version", as_user=USER, cwd=Path("/"))
+        if not self._system:
+            return
         try:
             ask(str(folder / "bin/python"), "-c", _PICAMERA_CHECK, as_user=USER, cwd=Path("/"))
         except InstallError as e:
@@ -147,7 +157,10 @@ class Environment:
         numbers = [0]
         for folder in _environments():
             if _stamp_of(folder) is None and folder != environment_in_use() and folder.name.isdecimal():
-                self._machine.remove(folder)
+                self._machine.say(f"remove {folder}, which is not complete")
+                if not self._machine.dry_run:
+                    # A pip of the killed run may still write there; then the next run removes the rest.
+                    shutil.rmtree(folder, ignore_errors=True)
             numbers += [int(folder.name)] if folder.name.isdecimal() else []
         return ENVIRONMENTS / str(max(numbers) + 1)
 
