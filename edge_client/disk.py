@@ -60,6 +60,12 @@ def disk_errors(path: Path) -> Iterator[None]:
             "files of the state folder that root made back, else `chown` it"
         )
         raise DeviceError(msg) from e
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as e:
+        msg = (
+            f"{path}: {e.strerror or e}; something else is in the way, or a link leads to a disk that is "
+            "away: remove it, mount the disk, or correct the setting that names this path"
+        )
+        raise DeviceError(msg) from e
     except OSError as e:
         msg = f"{path}: {e.strerror or e}; check free space (df) and that the disk is writable"
         raise DeviceError(msg) from e

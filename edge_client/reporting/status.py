@@ -187,6 +187,9 @@ def read_status(state_dir: Path) -> DeviceStatus:
     except FileNotFoundError as e:
         msg = f"{file}: no status: no daemon ran with this [device] state_dir yet; start `edge-client run`"
         raise DeviceError(msg) from e
+    except NotADirectoryError as e:
+        msg = f"{file}: {e.strerror}; [device] state_dir must be a folder"
+        raise DeviceError(msg) from e
     except OSError as e:
         msg = f"{file}: {e.strerror or e}; run as the daemon's user, or with sudo"
         raise DeviceError(msg) from e

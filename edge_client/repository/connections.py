@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -11,7 +12,9 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 
 from edge_client.contract.addresses import without_secrets
+from edge_client.contract.errors import SettingsError
 from edge_client.repository.refusals import find_way_out
+from edge_client.settings.update import unreadable
 
 if TYPE_CHECKING:
     import ssl
@@ -27,7 +30,10 @@ _CONNECTION = re.compile(r"^(?:HTTPS?Connection\w*\([^)]*\): |\(<HTTPS?Connectio
 
 
 class _Retry(urllib3.Retry):
-    """Connects again after a reset, which is safe for GET, but not after so long a silence as is allowed."""
+    """Connects again after a reset, which is safe for GET, but not after what stays as it is.
+
+    That is as long a silence as is allowed, and a certificate that one of the sides does not take.
+    """
 
     def increment(
         self,
@@ -39,7 +45,7 @@ class _Retry(urllib3.Retry):
         _stacktrace: TracebackType | None = None,
     ) -> Self:
         """See `urllib3.Retry.increment`."""
-        if error is not None and _is_silence(error):
+        if error is not None and (_is_silence(error) or _is_about_certificates(error)):
             raise error
         return super().increment(method, url, response, error, _pool, _stacktrace)
 
@@ -56,13 +62,32 @@ def open_pool(settings: StoreSettings, ssl_context: ssl.SSLContext | None = None
     Args:
         settings: `base_url`, and `ca_file` where there is no context.
         ssl_context: With a certificate of this device; None: no such.
+    Raises: SettingsError if `ca_file` does not do; DeviceError if it cannot be read.
     """
+    if settings.ca_file and ssl_context is None:
+        _check_authority(Path(settings.ca_file))
     parts = urlsplit(settings.base_url)
     proxy = getproxies().get(parts.scheme)
     ca_certs = (settings.ca_file or None) if ssl_context is None else None
     if proxy and not proxy_bypass(parts.hostname or ""):
         return urllib3.ProxyManager(proxy, maxsize=1, ca_certs=ca_certs, ssl_context=ssl_context)
     return urllib3.PoolManager(maxsize=1, ca_certs=ca_certs, ssl_context=ssl_context)
+
+
+def _check_authority(file: Path) -> None:
+    """Check a CA certificate before it is needed: urllib3 names no file."""
+    import ssl  # noqa: PLC0415 - most stores need none
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except ssl.SSLError as e:
+        msg = (
+            f"[store] ca_file {file}: no certificate in PEM ({e.reason or e}); give that of the store's CA, "
+            "or leave it empty for the system's"
+        )
+        raise SettingsError(msg) from e
+    except OSError as e:
+        raise unreadable(e, file, f"[store] ca_file {file}", "copy the CA's certificate there") from e
 
 
 def describe_refusal(response: urllib3.response.BaseHTTPResponse) -> str:
@@ -88,6 +113,11 @@ def innermost_reason(error: BaseException) -> str:
     if _is_silence(error):
         return "no connection in time ([store] timeout_s)"
     return without_secrets(_CONNECTION.sub("", str(error))) or type(error).__name__
+
+
+def _is_about_certificates(error: BaseException) -> bool:
+    is_tls = isinstance(error, urllib3.exceptions.SSLError)
+    return is_tls and any(word in str(error).upper() for word in ("CERTIFICATE", "ALERT"))
 
 
 def _is_silence(error: BaseException) -> bool:

@@ -108,6 +108,7 @@ class TrustedRepository:
         self._remembers = remember
         self._fetcher = fetcher
         self._clock = clock
+        describe_root(root, "[trust] root")  # else its fault would look like one of the store
         with disk_errors(metadata_dir):
             self._scratch = self._open_scratch()
         try:
@@ -327,6 +328,9 @@ class TrustedRepository:
                 raise e from None
 
 
+_COPY_ROOT = "copy device/root.json, which `edge-keys make` wrote, to this device again"
+
+
 def describe_root(root: bytes, source: str) -> str:
     """Describe a provisioned root for people.
 
@@ -337,7 +341,7 @@ def describe_root(root: bytes, source: str) -> str:
         metadata = Metadata[Root].from_bytes(root)
         metadata.verify_delegate(Root.type, metadata)
     except exceptions.RepositoryError as e:
-        msg = f"{source}: {explain(e)}"
+        msg = f"{source}: no root of trust ({e}); {_COPY_ROOT}"
         raise TrustError(msg) from e
     return f"{source}: version {metadata.signed.version}, until {metadata.signed.expires:%Y-%m-%d}"
 

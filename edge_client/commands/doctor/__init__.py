@@ -6,10 +6,11 @@ import dataclasses
 import functools
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from edge_client.commands.doctor.broker import check_broker
-from edge_client.commands.doctor.camera import check_source
+from edge_client.commands.doctor.camera import CAMERA_S, check_source
 from edge_client.commands.doctor.inbox import check_inbox
 from edge_client.commands.doctor.machine import check_clock_set, check_files, check_state
 from edge_client.commands.doctor.model import check_own_model, check_release
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Each may wait for an answer for seconds.
-_SLOW = {"store", "store's keys", "broker", "source"}
+# Each may wait for an answer for seconds; the longest time for one.
+_SLOW = {"store": 9.0, "store's keys": 9.0, "broker": 9.0, "source": CAMERA_S + 5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +76,18 @@ def examine(
 def _in_thread(name: str, check: Callable[[], str]) -> Callable[[], Check]:
     """Start a check beside the others; return the function that waits for its result."""
     found: list[Check] = []
+    until = time.monotonic() + _SLOW[name]
     # Ctrl-C need not wait for it.
     thread = threading.Thread(target=lambda: found.append(_make(name, check)), name=name, daemon=True)
     thread.start()
 
     def wait() -> Check:
-        thread.join()
+        thread.join(max(until - time.monotonic(), 0))
+        if not found:
+            what = (
+                f"no result within {_SLOW[name]:g} s: what it asks answers too slowly, or DNS does not answer"
+            )
+            return Check(name, passed=False, detail=what)
         return found[0]
 
     return wait

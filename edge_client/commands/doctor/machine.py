@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -28,6 +29,8 @@ def check_clock_set(now: datetime.datetime) -> str:
 def check_state(settings: Settings) -> str:
     folder, update = settings.device.state_dir, settings.update
     with disk_errors(folder):
+        if folder.is_symlink() and not folder.exists():
+            raise FileExistsError(errno.EEXIST, f"a link to {folder.readlink()}, which is not there")
         found = _probe(folder) if folder.exists() else check_makeable(folder)
         free = shutil.disk_usage(folder if folder.exists() else _above(folder)).free
     wanted = update.min_free_bytes + update.max_release_bytes

@@ -18,10 +18,12 @@ import pytest
 from local_services import MqttBroker
 
 from edge_client.cli import main
+from edge_client.commands import doctor
 from edge_client.commands.doctor import examine
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.release import OperatingPoint
 from edge_client.settings.file import load_settings
+from edge_client.settings.update import TrustSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -335,3 +337,42 @@ def test_a_device_muted_by_the_brokers_acl_is_named(
     assert ("broker" not in found) == lets_through
     if not lets_through:
         assert f"[broker] username (now {user!r}) must be the device id" in found["broker"]
+
+
+def test_a_folder_that_is_none_a_ca_that_is_none_and_a_root_that_is_none_are_named(settings_file, tmp_path):
+    settings, wrong = load_settings(settings_file), tmp_path / "wrong"
+    wrong.write_text("{")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "a disk that is away")
+    for state_dir, told in ((wrong, "Not a directory"), (link, "a link to ")):
+        found = failures(
+            dataclasses.replace(settings, device=dataclasses.replace(settings.device, state_dir=state_dir))
+        )["state folder"]
+        assert told in found
+        assert "mount the disk, or correct the setting" in found
+    store = dataclasses.replace(settings.store, base_url="https://127.0.0.1:1/b", ca_file=str(wrong))
+    assert (
+        f"[store] ca_file {wrong}: no certificate in PEM"
+        in failures(dataclasses.replace(settings, store=store))["store"]
+    )
+    store = dataclasses.replace(store, ca_file=str(tmp_path / "none"))
+    assert "copy the CA's certificate there" in failures(dataclasses.replace(settings, store=store))["store"]
+    roots = failures(dataclasses.replace(settings, trust=TrustSettings(root=wrong)))
+    assert "no root of trust" in roots["root of trust"]
+    assert "copy device/root.json" in roots["store"]
+
+
+def test_a_check_that_does_not_end_keeps_nobody_waiting(settings_file, monkeypatch):
+    started, end = threading.Event(), threading.Event()
+
+    def hang(_settings: Settings) -> str:
+        started.set()
+        end.wait(30)
+        return ""
+
+    monkeypatch.setattr("edge_client.commands.doctor.check_store", hang)
+    monkeypatch.setitem(doctor._SLOW, "store", 0.2)
+    found = failures(load_settings(settings_file))
+    end.set()
+    assert started.is_set()
+    assert "no result within 0.2 s" in found["store"]
