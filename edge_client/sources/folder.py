@@ -36,6 +36,7 @@ from edge_client.sources.folder_scan import (
 )
 from edge_client.sources.passed_over import PassedOver
 from edge_client.sources.source import Frame, Pace
+from edge_client.sources.v4l2 import is_video_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +129,9 @@ class WatchedFolder:
             msg = f"{self._watched}: {e.strerror or e}; check the path, its rights and the disk"
             raise DeviceError(msg) from e
         passed = self._passed_over.describe()
-        return f"{self._scan.count()} pictures{f'; passed over: {passed}' if passed else ''}"
+        count = self._scan.count()
+        pictures = "1 picture" if count == 1 else f"{count} pictures"
+        return f"{pictures}; passed over: {passed}" if passed else pictures
 
     @property
     def _watched(self) -> str:
@@ -136,7 +139,7 @@ class WatchedFolder:
 
     def _check(self) -> None:
         if not self._folder.is_dir():
-            msg = f"{text_of(self._folder)}: no such folder; create it, or change [source] path"
+            msg = f"{text_of(self._folder)}: {_say_no_folder(self._folder)}"
             raise DeviceError(msg)
         if self._after != "keep" and not os.access(self._folder, os.W_OK):
             msg = (
@@ -283,6 +286,17 @@ class WatchedFolder:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def _say_no_folder(path: Path) -> str:
+    """Return what a path is in place of a folder, with the setting that reads that."""
+    if path.is_fifo():
+        return 'is a named pipe, not a folder; set [source] kind = "pipe"'
+    if is_video_device(str(path)):
+        return 'is a device, not a folder; set [source] kind = "video"'
+    if path.is_file():
+        return 'is a file, not a folder; set [source] kind = "video" for a film'
+    return "no such folder; create it, or change [source] path"
 
 
 def _free_name(name: str, folder: int) -> str:

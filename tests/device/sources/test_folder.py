@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +27,6 @@ from tests.fakes.tiny_model import plain_picture
 from tests.fakes.tiny_release import png
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 
@@ -248,6 +247,15 @@ def test_missing_folder_is_refused_with_the_way_out(tmp_path: Path) -> None:
     source = WatchedFolder(tmp_path / "none")
     with pytest.raises(DeviceError, match="none: no such folder; create it"):
         next(source.frames(threading.Event()))
+
+
+def test_what_is_no_folder_is_refused_with_the_kind_that_reads_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "film.mp4").touch()
+    kinds = {tmp_path / "pipe": "pipe", Path("/dev/video7"): "video", tmp_path / "film.mp4": "video"}
+    for path, kind in kinds.items():
+        with pytest.raises(DeviceError, match=f'not a folder; set .source. kind = "{kind}"'):
+            next(WatchedFolder(path).frames(threading.Event()))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
