@@ -6,7 +6,8 @@ end it is also how brokers treat the older of two clients with one id, and how a
 way tells them apart:
 
     several messages         the next connection is careful: after a quiet moment, one message at a time
-    one message, careful     its topic is denied: set aside, and tried again after a pause that doubles
+    one message, careful     its topic is suspected; if the next connection ends at it too, it is denied: set
+                             aside, and tried again after a pause that doubles
     one that is tried again  still denied
     none                     not about a topic: another client with this id, or the broker
 
@@ -73,6 +74,7 @@ class Denials:
         self._drops: deque[float] = deque(maxlen=TAKEOVERS)  # unexplained ends
         self._suspected = False
         self._short = 0
+        self._suspect: Use | None = None
         self.careful = False
 
     @property
@@ -161,11 +163,14 @@ class Denials:
             return Ending.DENIED, retried
         self._give_up_try(now)
         uses = tuple(dict.fromkeys(under_way))
-        if len(uses) == 1 and self.careful:
+        before, self._suspect = self._suspect, uses[0] if len(uses) == 1 else None
+        if self._suspect is not None and self._suspect == before and self.careful:
+            self._suspect = None
             self.refused(uses, now)
             return Ending.DENIED, uses
         if uses:
-            self.careful, self._short = True, self._short + 1
+            self.careful = True
+            self._short += len(uses) > 1
             return Ending.SUSPECT, uses
         return self._unexplained(now), ()
 

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 # Sent and not acknowledged: as many as paho has on the wire.
 WINDOW = 20
-# Of a careful connection: before its first message, and between two, in seconds. AWS IoT Core acknowledges a
-# subscription, and ends the connection when it may not deliver the retained message.
-QUIET_S, GAP_S = 1.0, 0.4
+# Of a careful connection, in seconds: before its first message, longer than another client with this id takes
+# to come back; after a message; after a subscription. AWS IoT Core acknowledges one, and ends the connection
+# when it may not deliver the retained message.
+QUIET_S, GAP_S, SUBSCRIBED_GAP_S = 2.0, 0.1, 0.4
+# After an answer: of the broker's time to end the connection, beside two of its answers.
+_AFTERTHOUGHT_S = 0.05
 # AWS IoT Core drops what is beyond 100 publishes a second on a connection, and a second retained message on a
 # topic within one second.
 AWS_PUBLISHES_PER_S, AWS_RETAINED_EVERY_S = 80, 1.1
@@ -71,6 +74,7 @@ class Outgoing:
         self._newest: dict[str, int] = {}  # number of the newest state of each topic
         self._under_way: dict[int, tuple[Operation, float]] = {}
         self._just_done: tuple[tuple[Use, ...], float] = ((), float("-inf"))
+        self._answer_s = 0.0  # how long the last answer took
         self._published: collections.deque[float] = collections.deque(maxlen=AWS_PUBLISHES_PER_S)
         self._retained_at: dict[str, float] = {}
 
@@ -113,7 +117,9 @@ class Outgoing:
             allows: Whether a topic may be used.
             careful: Whether one message goes at a time.
         """
-        if careful and now - self._just_done[1] < GAP_S:
+        done, done_at = self._just_done
+        gap_s = SUBSCRIBED_GAP_S if any(use.act is Act.SUBSCRIBE for use in done) else GAP_S
+        if careful and now - done_at < gap_s:
             return
         for queue in (self._states, self._results):
             held: list[Operation] = []
@@ -145,9 +151,9 @@ class Outgoing:
 
     def done(self, mid: int, now: float) -> Operation | None:
         """Return what has this packet number, and is answered now; None if it is unknown."""
-        operation, _ = self._under_way.pop(mid, (None, 0.0))
+        operation, sent_at = self._under_way.pop(mid, (None, 0.0))
         if operation is not None:
-            self._just_done = (operation.uses, now)
+            self._just_done, self._answer_s = (operation.uses, now), now - sent_at
         return operation
 
     def is_under_way(self, operation: Operation) -> bool:
@@ -162,7 +168,7 @@ class Outgoing:
     def suspects(self, now: float, *, careful: bool) -> list[Use]:
         """Return for what the broker may have ended the connection now."""
         under_way = [use for one, _ in self._under_way.values() for use in one.uses]
-        if careful and not under_way and now - self._just_done[1] < 2 * GAP_S:
+        if careful and not under_way and now - self._just_done[1] < _AFTERTHOUGHT_S + 2 * self._answer_s:
             return list(self._just_done[0])  # a broker may answer and end the connection then
         return under_way
 

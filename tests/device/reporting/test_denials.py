@@ -31,7 +31,8 @@ def _quickly(monkeypatch):
     monkeypatch.setattr(mqtt, "FIRST_RECONNECT_DELAY_S", 0.02)
     monkeypatch.setattr(mqtt, "_TICK_S", 0.05)
     monkeypatch.setattr(mqtt, "QUIET_S", 0.05)
-    monkeypatch.setattr(outgoing, "GAP_S", 0.05)
+    monkeypatch.setattr(outgoing, "GAP_S", 0.02)
+    monkeypatch.setattr(outgoing, "SUBSCRIBED_GAP_S", 0.02)
     monkeypatch.setattr(mqtt, "GAP_S", 0.01)
     monkeypatch.setattr(aws_iot, "CONNECT_EVERY_S", 0.0)
     monkeypatch.setattr(aws_iot, "RETAINED_EVERY_S", 0.0)
@@ -127,7 +128,7 @@ def test_a_denied_topic_is_named_and_the_others_go_on(broker, open_device, caplo
 
     # It stays away from the denied topic: no storm of connections.
     connections = broker.connections(DEVICE)
-    assert connections <= 12
+    assert connections <= 16
     wait_until(lambda: device.connection.connected, "the connection")
 
     # Mended: tried again after a pause, and used.
@@ -198,6 +199,20 @@ def test_one_silent_end_after_another_is_another_client():
     assert known.suspects_other_client
     known.lasted(denials.SUSPECTED_S)
     assert not known.suspects_other_client
+
+
+def test_a_topic_is_denied_only_if_two_connections_in_a_row_end_at_it():
+    known = Denials()
+    one, other = (Use(Act.PUBLISH, f"{BASE}/{name}") for name in ("status", "results"))
+    assert known.ended([one, other], 0.0, by_broker=True)[0] is Ending.SUSPECT
+    assert known.careful
+    for now, use in enumerate((one, other, one)):  # as it happens while another client takes over
+        assert known.ended([use], now, by_broker=True) == (Ending.SUSPECT, (use,))
+    assert known.ended([], 4.0, by_broker=True)[0] is Ending.LOST
+    assert known.ended([one], 5.0, by_broker=True)[0] is Ending.SUSPECT
+    assert known.ended([one], 6.0, by_broker=True) == (Ending.DENIED, (one,))
+    assert not known.allows(one)
+    assert known.allows(other)
 
 
 def test_a_radio_that_fails_blames_nobody():
