@@ -178,14 +178,17 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from edge_client.commands.classify import classify_files, try_first  # noqa: PLC0415
+    from edge_client.serving.model_trial import ModelTrial  # noqa: PLC0415
     from edge_client.settings.own_model import ModelOptions  # noqa: PLC0415
 
     given = ModelOptions(options.labels, options.mean, options.std, options.input_size)
     if faults := given.faults():
         msg = "; ".join(f"--{fault}".replace("_", "-", 1) for fault in faults)
         raise SettingsError(msg)
-    try_first(options.model, given, options.threads)
+    with ModelTrial(options.model, given, options.threads) as trial:
+        from edge_client.commands.classify import classify_files  # noqa: PLC0415 - imported while the child works
+
+        trial.finish()
     return classify_files(
         options.model,
         options.labels,

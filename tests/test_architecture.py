@@ -63,8 +63,8 @@ EDGE_CLIENT = {
     "sources sinks inbox update serving offline",
     "commands": "__init__ contract settings disk machine permissions releases state_folder inference "
     "reporting sources sinks inbox repository update serving offline",
-    "cli": "__init__ contract settings machine owner state_folder reporting repository offline daemon "
-    "commands",
+    "cli": "__init__ contract settings machine owner state_folder reporting repository serving offline "
+    "daemon commands",
 }
 LUIGI_TASKS = {
     "progress": "",

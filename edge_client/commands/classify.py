@@ -10,7 +10,6 @@ from edge_client.contract.errors import InputError
 from edge_client.contract.preprocessing import decode_picture
 from edge_client.contract.text import one_line, printable_json
 from edge_client.inference.own_model import open_own_model
-from edge_client.serving.model_trial import try_model
 from edge_client.settings.own_model import ModelOptions
 
 if TYPE_CHECKING:
@@ -58,14 +57,6 @@ def classify_files(
             continue
         out.write(_as_json(picture, prediction, top) if as_json else _as_text(picture, prediction, top))
     return int(failed)
-
-
-def try_first(model: Path, options: ModelOptions, threads: int) -> None:
-    """Load a model file in another process: a damaged one may crash the runtime.
-
-    Raises: InputError or DeviceError as `load_classifier`, and if the process crashes or hangs.
-    """
-    try_model(model, options, threads)
 
 
 def load_classifier(model: Path, options: ModelOptions, threads: int) -> PictureClassifier:

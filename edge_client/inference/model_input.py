@@ -91,7 +91,7 @@ def choose_input_shape(given: TensorFacts, wanted: tuple[int, ...]) -> tuple[int
     if wanted:
         shape = (1, wanted[0], wanted[-1], channels)
     else:
-        if -1 in given.signature[1:3] or (height, width) == (1, 1):
+        if 1 in {height, width}:  # how a converter writes an open dimension
             msg = (
                 f"its input {given.in_words()} is of any size, so the file does not tell the one that it was "
                 "trained for: give --input-size ([device] input_size), such as 224"

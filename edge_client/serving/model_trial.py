@@ -9,6 +9,7 @@ allows that, no new privileges, and may write no file; see `children.confine`.
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from edge_client.contract.errors import DeviceError, EdgeError, InputError, Sett
 from edge_client.settings.own_model import ModelOptions
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from edge_client.inference.own_model import OwnModel
     from edge_client.settings.file import Settings
 
@@ -76,36 +79,67 @@ class ModelVerdict(Document, frozen=True, kw_only=True):
     is_input_fault: bool
 
 
-def try_model(
-    model: Path, options: ModelOptions, threads: int, *, timeout_s: float = TRIAL_S, memory_bytes: int = 0
-) -> None:
-    """Load a model file in another process, and let it classify a grey picture.
+class ModelTrial:
+    """Child process that loads a model file and classifies a grey picture; use it in a `with` block."""
 
-    Raises: InputError or DeviceError, as `open_own_model`; also if the child crashes, hangs or cannot start.
-    """
-    order = ModelOrder(
-        model=str(model.absolute()),
-        labels="" if options.labels is None else str(options.labels.absolute()),
-        mean=options.mean,
-        std=options.std,
-        input_size=options.input_size,
-        threads=threads,
-        memory_bytes=memory_bytes,
-    )
-    try:
-        child = start(python_command("edge_client.serving.model_trial"))
-    except OSError as e:
-        msg = f"{model}: {sys.executable} cannot be started to try it: {e}; free memory"
-        raise DeviceError(msg) from e
-    with child:
+    def __init__(
+        self,
+        model: Path,
+        options: ModelOptions,
+        threads: int,
+        *,
+        timeout_s: float = TRIAL_S,
+        memory_bytes: int = 0,
+    ) -> None:
+        """Start the child; it works while this process imports what it needs itself.
+
+        Args:
+            model: The model file.
+            options: What the file does not say.
+            threads: Threads of the interpreter.
+            timeout_s: Longest run of the child, from `finish` on.
+            memory_bytes: Limit on the child's memory; 0: none.
+        Raises: DeviceError if no child can be started.
+        """
+        self._model, self._timeout_s = model, timeout_s
+        order = ModelOrder(
+            model=str(model.absolute()),
+            labels="" if options.labels is None else str(options.labels.absolute()),
+            mean=options.mean,
+            std=options.std,
+            input_size=options.input_size,
+            threads=threads,
+            memory_bytes=memory_bytes,
+        )
         try:
-            output, errors = child.communicate(encode_document(order), timeout_s)
-        except subprocess.TimeoutExpired as e:
-            msg = f"{model}: gave no answer within {timeout_s:g} s; give a smaller model"
+            self._child = start(python_command("edge_client.serving.model_trial"))
+        except OSError as e:
+            msg = f"{model}: {sys.executable} cannot be started to try it: {e}; free memory"
             raise DeviceError(msg) from e
-        finally:
-            child.kill()
-    _judge(model, child.returncode, output, errors)
+        if self._child.stdin is not None:
+            with contextlib.suppress(OSError), self._child.stdin as stdin:  # `finish` judges an early end
+                stdin.write(encode_document(order))
+            self._child.stdin = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._child.kill()
+        with contextlib.suppress(ValueError):  # its pipes are closed after `finish`
+            self._child.communicate()
+
+    def finish(self) -> None:
+        """Wait for the verdict.
+
+        Raises: InputError or DeviceError, as `open_own_model`; also if the child crashed or hangs.
+        """
+        try:
+            output, errors = self._child.communicate(timeout=self._timeout_s)
+        except subprocess.TimeoutExpired as e:
+            msg = f"{self._model}: gave no answer within {self._timeout_s:g} s; give a smaller model"
+            raise DeviceError(msg) from e
+        _judge(self._model, self._child.returncode, output, errors)
 
 
 def open_tried(settings: Settings) -> OwnModel:
@@ -122,13 +156,14 @@ def open_tried(settings: Settings) -> OwnModel:
         if not is_tflite(read_model_file(model)):
             msg = f"[device] model: {model}: not a TFLite model; give a .tflite image classifier"
             raise SettingsError(msg)
-        try_model(
+        with ModelTrial(
             model,
             options,
             device.threads,
             timeout_s=update.self_test_timeout_s,
             memory_bytes=update.self_test_memory_bytes,
-        )
+        ) as trial:
+            trial.finish()
         return open_own_model(model, options, device.threads)
     except InputError as e:
         msg = f"[device] model: {e}"
