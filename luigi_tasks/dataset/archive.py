@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from edge_client.contract.addresses import shown_address, without_secrets
 from edge_client.contract.errors import InputError, TransportError
-from luigi_tasks.dataset.archive_members import BROKEN, is_zstd, members
+from luigi_tasks.dataset.archive_members import BROKEN, JOIN_PARTS, is_zstd, members
 from luigi_tasks.storage.cache import DISK_FAULTS, ContentCache, scratch_folder, staged_folder
 from luigi_tasks.storage.documents import content_key
 
@@ -152,9 +152,9 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _state_of(path: Path) -> tuple[int, ...]:
-    """Return numbers that change when a file is written or replaced."""
+    """Return numbers that change when a file is written or replaced; inodes change on sshfs for nothing."""
     status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def _digest_of(path: Path) -> str:
@@ -230,7 +230,8 @@ def _unpack(url: str, file: Path, staging: Path, max_unpacked_bytes: int) -> Non
     except OSError as e:
         if e.errno in DISK_FAULTS:
             raise
-        msg = f"{shown}: cannot be unpacked: {e}; pack it again"  # bad names, and broken gzip or bzip2
+        # bad names, broken gzip or bzip2, and the last part of a zip
+        msg = f"{shown}: cannot be unpacked: {e}; pack it again, and {JOIN_PARTS}"
         raise InputError(msg) from e
     except EOFError as e:
         msg = f"{shown}: {e or 'breaks off'}; it was not copied whole: download or copy it again"

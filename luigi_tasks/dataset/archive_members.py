@@ -195,7 +195,10 @@ def _check_count(url: str, number: int) -> None:
 
 
 def _not_a_plain_file_message(url: str, name: str) -> str:
-    return f"{url}: {name!r} is a link or a device; refused. Pack plain files and folders only"
+    return (
+        f"{url}: {name!r} is a link or a device; refused. Pack plain files and folders only (tar: with "
+        "--dereference --hard-dereference)"
+    )
 
 
 def _safe_name(url: str, name: str) -> PurePosixPath:

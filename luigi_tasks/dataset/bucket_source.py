@@ -62,7 +62,7 @@ class BucketArchive:
     """An archive in S3.
 
     Attributes:
-        version: ETag.
+        version: ETag, time and size.
         source: Reads it.
     """
 
@@ -116,7 +116,9 @@ class BucketSource:
                 if error_code(e) not in ABSENT:
                     raise
                 return None
-        return BucketArchive(str(found["ETag"]), self)
+        return BucketArchive(
+            f"{found.get('ETag')} {found.get('LastModified')} {found['ContentLength']}", self
+        )
 
     def listing(self) -> Listing:
         """List with one request a thousand pictures."""
@@ -128,7 +130,7 @@ class BucketSource:
             ListedObject(
                 one["Key"][len(self.prefix) :],
                 one["Size"],
-                one["ETag"].strip('"'),
+                one.get("ETag", "").strip('"'),
                 unreadable.get(one["Key"], ""),
             )
             for one in objects

@@ -61,7 +61,7 @@ class Remembered(Document, frozen=True, kw_only=True):
         own_files: Files among them that this machine published, by target path.
         own_channels: Where this machine moved channels; `withdrawn` has only what it withdrew itself.
         withdrawn: Withdrawn releases of channels that have no pointer any more.
-        checked_conditions: Whether the store was seen to respect the conditions of conditional writes.
+        checked_endpoint: Endpoint that was seen to respect the conditions of conditional writes.
     """
 
     store: str = ""
@@ -71,7 +71,7 @@ class Remembered(Document, frozen=True, kw_only=True):
     own_files: dict[str, OwnFile] = {}
     own_channels: dict[str, ChannelDocument] = {}
     withdrawn: dict[str, tuple[str, ...]] = {}
-    checked_conditions: bool = False
+    checked_endpoint: str = ""
 
     def version(self, role: str) -> int:
         """Return the newest version of a role's metadata; 0: none is known."""
@@ -193,6 +193,7 @@ def remember_own(
     pointer: ChannelDocument | None,
     before: ChannelDocument | None,
     signed: Collection[str],
+    endpoint: str,
 ) -> Remembered:
     """Return the memory with what this machine published.
 
@@ -202,6 +203,7 @@ def remember_own(
         pointer: The pointer of the channel that it moved, if any.
         before: The pointer that the channel had.
         signed: Paths of all that is signed now.
+        endpoint: The store's, which respected the conditions of writes.
     """
     own_files = {path: one for path, one in {**known.own_files, **files}.items() if path in signed}
     own_channels, withdrawn = dict(known.own_channels), dict(known.withdrawn)
@@ -212,7 +214,7 @@ def remember_own(
         own_channels[pointer.channel] = msgspec.structs.replace(pointer, withdrawn=own)
         withdrawn.pop(pointer.channel, None)
     return msgspec.structs.replace(
-        known, own_files=own_files, own_channels=own_channels, withdrawn=withdrawn, checked_conditions=True
+        known, own_files=own_files, own_channels=own_channels, withdrawn=withdrawn, checked_endpoint=endpoint
     )
 
 

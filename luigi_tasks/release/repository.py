@@ -392,7 +392,7 @@ class ReleaseRepository:
 
         def change(known: Remembered) -> Remembered:
             known = remember(known, written.metadata, written.versions, contents)
-            return remember_own(known, own, pointer, before, signed)
+            return remember_own(known, own, pointer, before, signed, self.store.endpoint)
 
         self.memory.change(change)
 

@@ -119,7 +119,7 @@ class MetadataWriter:
             except StoreConflictError:
                 metadata.signed.version += 1
                 continue
-            if not state.known.checked_conditions:
+            if state.known.checked_endpoint != self.store.endpoint:
                 self._check_conditions(key, data)
             return
         msg = (

@@ -74,6 +74,11 @@ class FolderStore:
         """True: a lock orders conditional writes."""
         return True
 
+    @property
+    def endpoint(self) -> str:
+        """The file system of this machine."""
+        return "file"
+
     def url(self, key: str) -> str:
         """file:// address of a key, for messages."""
         return f"{self.folder.as_uri()}/{key}"

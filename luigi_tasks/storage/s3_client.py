@@ -45,13 +45,17 @@ def open_client(settings: StoreSettings) -> Any:  # noqa: ANN401 - boto3 makes i
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S, **_options(settings, given)
     )
-    client = boto3.session.Session(botocore_session=configured).client(
-        "s3",
-        endpoint_url=settings.endpoint_url or None,
-        region_name=settings.region or _region_of_environment(),
-        verify=_checked_ca_file(settings.ca_file),
-        config=config,
-    )
+    try:
+        client = boto3.session.Session(botocore_session=configured).client(
+            "s3",
+            endpoint_url=settings.endpoint_url or None,
+            region_name=settings.region or _region_of_environment(),
+            verify=_checked_ca_file(settings.ca_file),
+            config=config,
+        )
+    except (AttributeError, TypeError) as e:  # botocore takes a text for a section
+        msg = f"~/.aws/config: a section is not as AWS tools expect it ({e}); correct it"
+        raise SettingsError(msg) from e
     check_before_first_request(client)
     return client
 

@@ -104,6 +104,7 @@ def s3_errors(what: str) -> Iterator[None]:
         what: The object or prefix concerned, as an s3:// URL.
     """
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from botocore.parsers import ResponseParserError  # noqa: PLC0415
 
     try:
         yield
@@ -111,15 +112,19 @@ def s3_errors(what: str) -> Iterator[None]:
         raise _translate_answer(what, e) from e
     except BotoCoreError as e:
         raise _translate_failure(what, e) from e
+    except ResponseParserError as e:
+        msg = f"{what}: the answer is none of an S3 store; {_NO_S3}"
+        raise SettingsError(msg) from e
     except RecursionError as e:  # botocore asks again and again, where a redirect names no region
         msg = f"{what}: the store redirects elsewhere: {_REGION.format(region='')}"
         raise SettingsError(msg) from e
-    except (ValueError, OSError) as e:  # no address, or a file of certificates that is none
-        if isinstance(e, EdgeError):
-            raise
+    except EOFError as e:  # the profile's role wants a code, and there is no terminal
+        msg = f"{what}: no credentials: the profile asks for an MFA code, and nobody is there to type it"
+        raise SettingsError(msg) from e
+    except (ValueError, OSError) as e:  # no address, or a file that the AWS configuration names is none
         msg = (
-            f"{what}: {one_line(str(e))}; check [store] endpoint_url (https://host:port), and the "
-            "certificates that [store] ca_file, AWS_CA_BUNDLE or the profile's ca_bundle name"
+            f"{what}: {one_line(str(e))}; check [store] endpoint_url and ca_file, and what the AWS "
+            "configuration (AWS_..., ~/.aws/config) names: numbers, certificates, token files, programs"
         )
         raise SettingsError(msg) from e
 
@@ -210,10 +215,11 @@ def _translate_failure(what: str, error: Exception) -> EdgeError:
         return SettingsError(
             f"{what}: no credentials: {one_line(str(error))}; mend the profile that names them"
         )
-    if isinstance(error, _configuration_errors()):
+    passing = (e.ConnectionError, e.HTTPClientError, e.IncompleteReadError, e.ChecksumError)
+    if not isinstance(error, (*passing, e.PaginationError)):
         return SettingsError(
-            f"{what}: {one_line(str(error))}; check AWS_PROFILE, [store] profile, [store] region and "
-            "~/.aws/config"
+            f"{what}: {one_line(str(error))}; check [store] endpoint_url, profile and region, AWS_PROFILE "
+            "and ~/.aws/config"
         )
     if isinstance(error, e.SSLError):
         return TransportError(
@@ -225,26 +231,6 @@ def _translate_failure(what: str, error: Exception) -> EdgeError:
         hint = " (is there a host for each bucket? if not, set [store] addressing_style = path)"
     return TransportError(
         f"{what}: {one_line(str(error))}; check [store] endpoint_url and the network, then run again{hint}"
-    )
-
-
-def _configuration_errors() -> tuple[type[Exception], ...]:
-    from botocore import exceptions as e  # noqa: PLC0415
-
-    return (
-        e.ProfileNotFound,
-        e.ConfigNotFound,
-        e.ConfigParseError,
-        e.InvalidConfigError,
-        e.InvalidMaxRetryAttemptsError,
-        e.InvalidRegionError,
-        e.InvalidRetryModeError,
-        e.MissingDependencyException,
-        e.InvalidS3AddressingStyleError,
-        e.NoRegionError,
-        e.ParamValidationError,
-        e.UnknownCredentialError,
-        e.UnsupportedS3ConfigurationError,
     )
 
 

@@ -99,6 +99,12 @@ class S3Store:
         """Whether conditions are sent with conditional writes."""
         return self._conditional
 
+    @property
+    def endpoint(self) -> str:
+        """Endpoint, whoever names it."""
+        with s3_errors(self.url("")):
+            return str(self.client.meta.endpoint_url)
+
     def url(self, key: str) -> str:
         """s3:// address of a key, for messages."""
         return f"s3://{self.bucket}/{self.prefix}{key}"
@@ -144,7 +150,7 @@ class S3Store:
             limit = limit_of(key) if limit_bytes is None else limit_bytes
             data = read_body(answer, limit, self.url(key))
         self._bucket_seen = True
-        return StoredObject(data, _quoted(answer["ETag"]))
+        return StoredObject(data, _quoted(answer.get("ETag", "")))
 
     def list_folder(self, folder: str) -> tuple[ListedObject, ...]:
         """Return all objects whose keys start with `folder` ("" or ending in /), by key.
@@ -157,7 +163,7 @@ class S3Store:
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start)
             found = [one for page in pages for one in page.get("Contents", ())]
         listed = [
-            ListedObject(one["Key"][len(self.prefix) :], int(one["Size"]), _quoted(one["ETag"]))
+            ListedObject(one["Key"][len(self.prefix) :], int(one["Size"]), _quoted(one.get("ETag", "")))
             for one in found
         ]
         return tuple(sorted(listed, key=lambda one: one.key))
@@ -227,7 +233,8 @@ class S3Store:
 
         with s3_errors(self.url(key)):
             try:
-                found = _quoted(self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ETag"])
+                answer = self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)
+                found = _quoted(answer.get("ETag", ""))
             except ClientError as e:
                 if error_code(e) not in ABSENT:
                     raise

@@ -59,6 +59,10 @@ class Store(Protocol):
     def is_conditional(self) -> bool:
         """Whether `put_if_unchanged` has its condition checked; settings may switch that off."""
 
+    @property
+    def endpoint(self) -> str:
+        """What keeps the objects and checks conditions; another one may hold the same addresses later."""
+
     def url(self, key: str) -> str:
         """Address of a key, for messages."""
 

@@ -442,6 +442,17 @@ def test_a_store_that_ignores_conditions_is_refused(fleet, ignores, named):
     assert not store.exists(TIMESTAMP_KEY)
 
 
+def test_conditions_are_tried_again_where_another_endpoint_holds_the_address(fleet, monkeypatch):
+    """A bucket of the same name at another store, which ignores them."""
+    fleet.publish("r1")
+    store = Unconditional(StoreSettings(fleet.bucket.as_uri(), "", "", "when_required", True))
+    repository = ReleaseRepository(store, trust_settings(fleet.keys))
+    repository.publish({}, pointing_to("r1"), "stable")  # not tried again: it is the same endpoint
+    monkeypatch.setattr(Unconditional, "endpoint", "http://another:9000")
+    with pytest.raises(SettingsError, match=r"ignores If-None-Match:.*conditional_writes = false"):
+        repository.publish({}, pointing_to("r1"), "stable")
+
+
 def test_conditions_are_tried_once(fleet, monkeypatch):
     asked = []
     real = FolderStore.put_if_unchanged

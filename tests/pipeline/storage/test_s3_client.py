@@ -116,10 +116,12 @@ def test_retries_and_checksums_are_those_of_the_user_where_there_are_any():
 @pytest.mark.parametrize(
     ("arrange", "says"),
     [
-        (lambda env: env("AWS_PROFILE", "nobody"), r"nobody.*check AWS_PROFILE, \[store\] profile"),
+        (lambda env: env("AWS_PROFILE", "nobody"), r"nobody.*check \[store\] .*profile.* AWS_PROFILE"),
         (lambda env: env("AWS_RETRY_MODE", "never"), "never.*~/.aws/config"),
         (lambda env: env("AWS_ENDPOINT_URL", "minio:9000"), r"minio:9000.*check \[store\] endpoint_url"),
         (lambda env: env("AWS_REGION", "eu west"), "eu west.*region"),
+        (lambda env: env("AWS_MAX_ATTEMPTS", "many"), "many.*AWS_"),
+        (lambda env: env("AWS_REQUEST_CHECKSUM_CALCULATION", "never"), "never.*~/.aws/config"),
     ],
 )
 def test_a_faulty_aws_configuration_is_one_paragraph(monkeypatch, arrange, says):
@@ -128,11 +130,24 @@ def test_a_faulty_aws_configuration_is_one_paragraph(monkeypatch, arrange, says)
         S3Store(NOTHING).get("key")
 
 
-def test_a_profile_whose_process_gives_no_credentials_is_named(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("profile", "says"),
+    [
+        ("credential_process = false", "no credentials: .*mend the profile"),
+        ("credential_process = /no/such/program", "/no/such/program.*programs"),
+        ("credential_process = echo hello", "AWS configuration"),
+        ("role_arn = arn:aws:iam::1:role/x\nsource_profile = nobody", "nobody.*~/.aws/config"),
+        ("sso_session = x\nsso_account_id = 1\nsso_role_name = r", "sso|SSO"),
+        ("web_identity_token_file = /no/token\nrole_arn = arn:aws:iam::1:role/x", "/no/token.*token files"),
+        ("s3 = x", r"~/.aws/config: a section is not as AWS tools expect"),
+    ],
+)
+def test_a_profile_without_credentials_is_one_paragraph(monkeypatch, tmp_path, profile, says):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    (tmp_path / "config").write_text("[default]\ncredential_process = false\n")
-    with pytest.raises(SettingsError, match=r"no credentials: .*mend the profile"):
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    (tmp_path / "config").write_text(f"[default]\n{profile}\n")
+    with pytest.raises(SettingsError, match=says):
         S3Store(NOTHING).get("key")
 
 
