@@ -115,9 +115,19 @@ def device_settings(
 
 
 @contextlib.contextmanager
-def running_device(settings: Path, log: Path, store: ObjectStore) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the device daemon as systemd would."""
-    command = [str(Path(sys.executable).with_name("edge-client")), "run", "--config", str(settings)]
+def running_device(
+    settings: Path, log: Path, store: ObjectStore, edge_client: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the device daemon as systemd would.
+
+    Args:
+        settings: The device's one file.
+        log: Gets its output.
+        store: Whose key for devices is in its environment.
+        edge_client: The command, if it is not this environment's.
+    """
+    program = edge_client or Path(sys.executable).with_name("edge-client")
+    command = [str(program), "run", "--config", str(settings)]
     environment = {
         **os.environ,
         "AWS_ACCESS_KEY_ID": store.device_access_key,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 LOOPBACK = "127.0.0.1"
+# Factor for the limits within which tests wait: EDGE_TEST_PATIENCE=10 where a device is emulated.
+PATIENCE = float(os.environ.get("EDGE_TEST_PATIENCE", "1"))
 # SeaweedFS now and then comes up half and stays so: it is ended and started again.
 START_LIMIT_S = 60.0
 START_ATTEMPTS = 3
@@ -334,7 +336,7 @@ class Scheduler(LocalService):
             return bool(answer.status == 200)
 
 
-def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 30.0 * PATIENCE) -> None:
     """Poll a foreign process that offers no event.
 
     Raises: TimeoutError that names `what`.

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from device_watcher import write_settings
+from local_services import PATIENCE
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
@@ -24,7 +25,7 @@ from tests.fakes.tiny_release import png
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEVICE = "camera-1"
-LIMIT_S = 20.0
+LIMIT_S = 20.0 * PATIENCE
 
 
 class Watcher:
