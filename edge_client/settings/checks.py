@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.file_urls import folder_of_url, is_file_url
 from edge_client.contract.names import check_name
+from edge_client.contract.nearest import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 # As a part of a path these mean something else, or nothing.
 _NOT_IN_PATH = re.compile(r"[?#\s]|%(?![0-9A-Fa-f]{2})")
@@ -43,6 +44,13 @@ def bad_names(names: Iterable[tuple[str, str]]) -> tuple[str, ...]:
         except InputError as e:
             found.append(str(e))
     return tuple(found)
+
+
+def wrong_choice(setting: str, value: str, choices: Collection[str]) -> tuple[str, ...]:
+    """Return the message for a value that is none of the choices; nothing for one of them."""
+    if value in choices:
+        return ()
+    return (f"{setting} {value!r}: choose one of {', '.join(choices)}{did_you_mean(value, choices)}",)
 
 
 def split_names(text: str) -> tuple[str, ...]:

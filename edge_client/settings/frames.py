@@ -13,6 +13,7 @@ from edge_client.settings.checks import (
     is_not_negative,
     is_positive,
     store_url_fault,
+    wrong_choice,
 )
 from edge_client.settings.readers import Numbers  # noqa: TC001 - read by get_type_hints
 
@@ -83,8 +84,6 @@ class SourceSettings(Section):
         checks = (
             (self.kind in {"video", "picamera"} or not is_address(self.path), only_videos),
             (self.kind != "video" or not is_malformed(self.path), malformed),
-            (self.kind in KINDS, f"kind {self.kind!r}: choose one of {', '.join(KINDS)}"),
-            (self.after in AFTER, f"after {self.after!r}: choose one of {', '.join(AFTER)}"),
             (
                 bool(self.path) or self.kind == "picamera",
                 f"path is empty: name the file, folder, pipe or camera of the {self.kind} source",
@@ -115,7 +114,12 @@ class SourceSettings(Section):
                 f"longest_still_s {self.longest_still_s}: give seconds, above 0",
             ),
         )
-        return (*failed(*checks), *region_faults(self.region))
+        return (
+            *wrong_choice("kind", self.kind, KINDS),
+            *wrong_choice("after", self.after, AFTER),
+            *failed(*checks),
+            *region_faults(self.region),
+        )
 
 
 _SMALLEST_MAX_BYTES = 100_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 
-from edge_client.settings.checks import Section, failed, is_not_negative, is_positive
+from edge_client.settings.checks import Section, failed, is_not_negative, is_positive, wrong_choice
 from edge_client.settings.readers import Command  # noqa: TC001 - read by get_type_hints
 
 # Values of `when_unsure`.
@@ -93,17 +93,14 @@ class ActionSettings(Section):
 
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""
-        return failed(
+        choice = wrong_choice("when_unsure", self.when_unsure, (WAIT, OFF, ACT))
+        return choice + failed(
             (
                 0 < self.release_below <= self.threshold <= 1,
                 (
                     f"threshold {self.threshold}, release_below {self.release_below}: give scores with "
                     "0 < release_below <= threshold <= 1"
                 ),
-            ),
-            (
-                self.when_unsure in {WAIT, OFF, ACT},
-                f"when_unsure {self.when_unsure!r}: choose one of {WAIT}, {OFF}, {ACT}",
             ),
             (is_not_negative(self.hold_off_s), f"hold_off_s {self.hold_off_s}: give seconds, 0 or more"),
             (is_positive(self.timeout_s), f"timeout_s {self.timeout_s}: give seconds, above 0"),

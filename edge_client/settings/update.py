@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 BUNDLE_SCHEME = "bundle:"
 _LONGEST_SILENCE_S = 3600
 _LONGEST_TOML_BYTES = 1_000_000
+_WITH_ENDPOINT = ("role_alias", "thing_name", "certificate_file", "key_file", "credentials_ca_file")
 _FIND_ENDPOINT = "`aws iot describe-endpoint --endpoint-type iot:CredentialProvider` prints"
 _TOML_HINT = (
     "texts need quotes (and \\\\ for a \\ in them), true and false are lower case, each setting stands once"
@@ -164,9 +165,8 @@ class StoreSettings(Section):
         """See `faults`: of the temporary keys."""
         endpoint = self.credentials_endpoint
         if not endpoint:
-            return failed(
-                (not self.role_alias, f"role_alias {self.role_alias}: give credentials_endpoint, too"),
-            )
+            useless = [name for name in _WITH_ENDPOINT if getattr(self, name)]
+            return tuple(f"{name}: give credentials_endpoint, too, or remove it" for name in useless)
         return failed(
             (
                 is_host_pattern(endpoint) and not endpoint.startswith("*"),

@@ -278,7 +278,7 @@ def test_certificate_and_thing_come_from_the_rest_of_the_settings(tmp_path, repo
     ("changes", "told"),
     [
         ({"role_alias": ""}, "role_alias: credentials_endpoint needs one"),
-        ({"credentials_endpoint": ""}, "role_alias edge-store: give credentials_endpoint, too"),
+        ({"credentials_endpoint": ""}, "role_alias: give credentials_endpoint, too, or remove it"),
         (
             {"credentials_endpoint": "https://c1.credentials.iot.eu-central-1.amazonaws.com"},
             "the host alone",
