@@ -156,6 +156,8 @@ class VideoSource:
             capture.set(HEIGHT, self._size[1])
         if self._live:
             capture.set(BUFFER_SIZE, 1)  # the newest frame, not the oldest
+        with contextlib.suppress(Exception):  # only to be said
+            self.given_format = format_name(capture.get(PIXEL_FORMAT))
 
     def _explain(self) -> str:
         """Return why OpenCV could not open what it was given, as far as that can be found out."""
@@ -210,13 +212,17 @@ class VideoSource:
         skip = functools.partial(self._skip, capture) if self._is_camera else None
         read = functools.partial(self._grab_frame, capture)
         stream = NewestFrame(read, functools.partial(self._release, capture), skip)
-        warm_at = time.monotonic() + _WARM_UP_S
+        warm_at, blank = time.monotonic() + _WARM_UP_S, None
         try:
             while self._pace.wait(stop) and (frame := stream.read(stop, self._silent_s)) is not None:
                 if time.monotonic() < warm_at and _is_blank(frame):
+                    blank = frame
                     continue
-                self._describe(capture, frame)
+                blank, warm_at = None, 0.0
+                self._describe(frame)
                 yield self._frame(frame)
+            if blank is not None and not stop.is_set():  # a single picture, of the night
+                yield self._frame(blank)
         except TimeoutError as e:
             raise self._silent_error() from e
         finally:
@@ -240,14 +246,12 @@ class VideoSource:
         with self._driver:
             capture.release()
 
-    def _describe(self, capture: Capture, frame: NDArray[np.uint8]) -> None:
+    def _describe(self, frame: NDArray[np.uint8]) -> None:
         """Say once what a camera gives, which need not be what it was asked for."""
         height, width = frame.shape[:2]
         if self._given == (width, height):
             return
         self._given = width, height
-        with contextlib.suppress(Exception):  # only to be said; the frame is there
-            self.given_format = format_name(capture.get(PIXEL_FORMAT))
         given = self.given_format
         as_asked = not self._is_camera or (width, height) == self._size
         asked = "" if as_asked else f", not the {self._size[0]}x{self._size[1]} that it was asked for"

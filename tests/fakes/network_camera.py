@@ -9,20 +9,26 @@ import socketserver
 import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from tests.fakes.tiny_model import plain_picture
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from typing_extensions import Self
 
 USER, PASSWORD = "viewer", "S3#/@CRET"
 
 
-def jpeg(label: str) -> bytes:
+def jpeg_of(pixels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(plain_picture(label, 48, 64)).save(buffer, "JPEG")
+    Image.fromarray(pixels).save(buffer, "JPEG")
     return buffer.getvalue()
+
+
+def jpeg(label: str) -> bytes:
+    return jpeg_of(plain_picture(label, 48, 64))
 
 
 class NetworkCamera:
@@ -62,8 +68,8 @@ class NetworkCamera:
             request.send_response(401)
             request.send_header("WWW-Authenticate", 'Basic realm="camera"')
             request.end_headers()
-        elif path == "/snapshot":
-            picture = jpeg("blue")
+        elif path in {"/snapshot", "/night"}:
+            picture = jpeg("blue") if path == "/snapshot" else jpeg_of(np.zeros((48, 64, 3), np.uint8))
             request.send_response(200)
             request.send_header("Content-Type", "image/jpeg")
             request.send_header("Content-Length", str(len(picture)))

@@ -42,6 +42,13 @@ def test_stream_and_single_pictures_are_read_again_and_again(path, network_camer
     assert "S3CRET" not in caplog.text + "".join(capfd.readouterr())
 
 
+def test_single_pictures_of_the_night_are_pictures(network_camera):
+    source = VideoSource(f"http://127.0.0.1:{network_camera.port}/night", first_pause_s=0.01)
+    with Reader(source) as reader:
+        reader.names(2)
+    assert not any(frame.pixels.any() for frame in reader.frames)
+
+
 @pytest.mark.parametrize("password", ["S3%23/@CRET", "S3#/@CRET", "S3%23%2F%40CRET"])
 def test_password_with_any_characters_reaches_the_camera(password, network_camera):
     address = f"http://viewer:{password}@127.0.0.1:{network_camera.port}/private"
