@@ -49,7 +49,7 @@ class BrokerAddress(Protocol):
     @property
     def key_file(self) -> str: ...
     @property
-    def alpn(self) -> str: ...
+    def alpn(self) -> str | tuple[str, ...]: ...
 
 
 def is_aws_endpoint(host: str) -> bool:
@@ -60,7 +60,7 @@ def is_aws_endpoint(host: str) -> bool:
 
 def is_aws(broker: BrokerAddress) -> bool:
     """Whether a broker is AWS IoT Core, by its endpoint or, under a name of one's own, by its ALPN name."""
-    return is_aws_endpoint(broker.host) or broker.alpn == AWS_ALPN
+    return is_aws_endpoint(broker.host) or AWS_ALPN in _alpn_names(broker)
 
 
 def find_broker_faults(broker: BrokerAddress) -> tuple[str, ...]:
@@ -130,9 +130,9 @@ def open_tls_context(
         _load_pair(context, broker)
     if broker.alpn:
         try:
-            context.set_alpn_protocols([one for part in broker.alpn.split(",") if (one := part.strip())])
+            context.set_alpn_protocols(_alpn_names(broker))
         except (ssl.SSLError, ValueError, NotImplementedError) as e:
-            msg = f"[broker] alpn {broker.alpn!r}: no list of names of up to 255 ASCII characters ({e})"
+            msg = f"[broker] alpn {_alpn_shown(broker)}: no list of names of up to 255 ASCII characters ({e})"
             raise SettingsError(msg) from e
     return context
 
@@ -292,7 +292,10 @@ def _refused_by_tls(error: ssl.SSLError, broker: BrokerAddress) -> str:
 def _alert_meaning(alert: str, broker: BrokerAddress) -> str:
     """Return what a TLS alert of the broker means."""
     if "APPLICATION_PROTOCOL" in alert:
-        return f"it does not know [broker] alpn {broker.alpn!r}; leave it empty, or give that of its manual"
+        return (
+            f"it does not know [broker] alpn {_alpn_shown(broker)}; leave it empty, or give that of its "
+            "manual"
+        )
     if "CERTIFICATE_REQUIRED" in alert or not broker.certificate_file:
         return "it wants a client certificate: give [broker] certificate_file and key_file"
     if "EXPIRED" in alert:
@@ -305,6 +308,16 @@ def _alert_meaning(alert: str, broker: BrokerAddress) -> str:
         f"it does not take the client certificate {broker.certificate_file}: {why}; replace it, or allow it "
         "there"
     )
+
+
+def _alpn_names(broker: BrokerAddress) -> list[str]:
+    """Return the names that TLS offers: of one text in the pipeline's settings, of a list in the device's."""
+    names = broker.alpn.split(",") if isinstance(broker.alpn, str) else broker.alpn
+    return [name.strip() for name in names if name.strip()]
+
+
+def _alpn_shown(broker: BrokerAddress) -> str:
+    return ", ".join(_alpn_names(broker))
 
 
 def _first_line(error: Exception) -> str:

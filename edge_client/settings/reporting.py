@@ -25,7 +25,7 @@ class BrokerSettings(Section):
         ca_file: CA certificate; empty: the system's.
         certificate_file: This device's client certificate, for brokers that require one.
         key_file: Private key of the client certificate, without a passphrase.
-        alpn: Names of the protocol that TLS offers (ALPN), with commas; empty: none.
+        alpn: Names of the protocol that TLS offers (ALPN); empty: none.
         keepalive_s: MQTT keep-alive; the broker publishes the last will after 1.5 times as long a silence.
     """
 
@@ -37,7 +37,7 @@ class BrokerSettings(Section):
     ca_file: str = ""
     certificate_file: str = ""
     key_file: str = ""
-    alpn: str = ""
+    alpn: tuple[str, ...] = ()
     keepalive_s: int = 30
 
     @property

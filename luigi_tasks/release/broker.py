@@ -172,7 +172,9 @@ class BrokerClient:
             client.connect(self._settings.host, self._settings.port, keepalive=30)
         except (OSError, ValueError) as e:
             msg = (
-                f"{explain_connect_failure(e, self._settings)}. Nothing is lost: the next run continues here"
+                f"{explain_connect_failure(e, self._settings)}. Nothing is lost: the next run continues "
+                "here, "
+                "and to announce nothing, leave [broker] host empty"
             )
             raise TransportError(msg) from e
         client.loop_start()

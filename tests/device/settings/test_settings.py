@@ -487,12 +487,18 @@ LISTS = {
     ("store", "redirect_hosts"): ["cdn.example.com", "*.example.net:8443"],
     ("action", "labels"): ["cat", "dog"],
     ("inbox", "never_labels"): ["person", "face"],
+    ("broker", "alpn"): ["x-amzn-mqtt-ca", "mqtt"],
 }
 
 
 @pytest.mark.parametrize(("section", "key"), LISTS)
 def test_a_list_is_a_toml_list_or_one_text_with_commas(tmp_path, section, key):
-    sections = {"action": {"on_command": "true"}, "inbox": {}, **tomllib.loads(MINIMAL)}
+    sections = {
+        "action": {"on_command": "true"},
+        "inbox": {},
+        "broker": {"tls": True},
+        **tomllib.loads(MINIMAL),
+    }
 
     def read(value: object) -> object:
         changed = {**sections, section: {**sections[section], key: value}}

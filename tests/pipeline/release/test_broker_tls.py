@@ -138,7 +138,7 @@ def test_what_is_wrong_with_certificates_is_named_on_both_sides(files, tmp_path)
             f"does not take the client certificate {expired.certificate}",
         ),
         ({"username": "camera-1", "password_file": "/none"}, "[broker] password_file /none"),
-        ({"alpn": "n" * 300}, "[broker] alpn"),
+        ({"alpn": ("n" * 300,)}, "[broker] alpn"),
     ]
     lines = (f"cafile {authority.certificate}", "require_certificate true")
     with serve(files, tmp_path / "broker", *lines) as broker:
@@ -189,20 +189,20 @@ AWS = DeviceSettings(host=ENDPOINT, port=8883, tls=True, certificate_file="c", k
     ("settings", "expected"),
     [
         (AWS, ""),
-        (dataclasses.replace(AWS, port=443, alpn="x-amzn-mqtt-ca"), ""),
+        (dataclasses.replace(AWS, port=443, alpn=("x-amzn-mqtt-ca",)), ""),
         (dataclasses.replace(AWS, port=443), 'set alpn = "x-amzn-mqtt-ca", or port = 8883'),
         (dataclasses.replace(AWS, certificate_file="", key_file=""), "knows a client by its certificate"),
         (DeviceSettings(host=ENDPOINT), "speaks TLS alone"),
         (dataclasses.replace(AWS, key_file=""), "give both or none"),
         (DeviceSettings(certificate_file="c", key_file="k"), "need tls = true"),
-        (DeviceSettings(alpn="mqtt"), "need tls = true"),
+        (DeviceSettings(alpn=("mqtt",)), "need tls = true"),
         (DeviceSettings(ca_file="c"), "need tls = true"),
         (DeviceSettings(host="wss://broker.example/mqtt"), "WebSockets (ws, wss) are not spoken"),
         (DeviceSettings(host="broker.example:8883"), "give the name alone"),
         (DeviceSettings(host="2001:db8::7"), ""),
         (DeviceSettings(port=0), "port: 1 to 65535"),
         (DeviceSettings(host=""), ""),
-        (DeviceSettings(host="", port=443, alpn="mqtt"), ""),
+        (DeviceSettings(host="", port=443, alpn=("mqtt",)), ""),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, expected):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import luigi
 import pytest
 
+from edge_client.contract.names import announcement_topic
 from luigi_tasks import roll_back, task
 from luigi_tasks.pipeline import Deploy
 from luigi_tasks.roll_back import RollBack
+from tests.fakes.aws_iot import AwsIotBroker, load_policy
 from tests.fakes.site import Site, noise, plain
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -17,15 +21,22 @@ FEW, ENOUGH = 16, 60
 
 
 @pytest.fixture
-def site(tmp_path, small_weights, mqtt_broker, monkeypatch):
-    site = Site(tmp_path, small_weights, (mqtt_broker.host, mqtt_broker.port))
+def broker():
+    """A broker that hangs up on all that the pipeline's policy for AWS IoT Core does not allow."""
+    with AwsIotBroker({"": load_policy("aws-iot-policy-pipeline.json", "evidence")}) as broker:
+        yield broker
+
+
+@pytest.fixture
+def site(tmp_path, small_weights, broker, monkeypatch):
+    site = Site(tmp_path, small_weights, (broker.host, broker.port))
     for module in (task, roll_back):
         monkeypatch.setattr(module, "load_settings", site.load_settings)
     with site.listening():
         yield site
 
 
-def test_a_release_is_published_held_and_refused_by_its_evidence(site):
+def test_a_release_is_published_held_and_refused_by_its_evidence(site, broker):
     # Labels at random, 90/10: no better than a constant answer.
     said = site.deploy({**noise("many", 135), **noise("few", FEW)})
     assert "is not published, the gate refused: " in said
@@ -50,13 +61,13 @@ def test_a_release_is_published_held_and_refused_by_its_evidence(site):
     assert Deploy(pictures=str(site.pictures)).complete()
 
     # Enough pictures; and without a broker nothing is announced, but all else goes on.
-    broker, site.broker = site.broker, ("", 1883)
+    address, site.broker = site.broker, ("", 1883)
     assert site.deploy({**plain("red", "red", ENOUGH), **plain("blue", "blue", ENOUGH)}) == ""
     second = site.released
     assert second not in {None, first}
     assert site.document.evidence == ""
 
-    site.broker = broker
+    site.broker = address
 
     # All classes replaced: refused, unless that is meant.
     other = {**plain("rose", "red", ENOUGH), **plain("iris", "blue", ENOUGH)}
@@ -64,6 +75,10 @@ def test_a_release_is_published_held_and_refused_by_its_evidence(site):
     assert site.released == second
     assert site.deploy(other, replace_classes=True) == ""
     assert site.document.labels == ("iris", "rose")
+
+    announced = json.loads(broker.retained[announcement_topic("evidence", "stable")])
+    assert announced["release"] == site.released
+    assert broker.refusals == []
 
     # A rollback needs no broker either.
     site.broker = ("", 1883)
