@@ -7,12 +7,14 @@ not hold; 4 store or broker cannot be reached; 5 the device's disk, camera or ru
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edge_client import __version__
 from edge_client.contract.addresses import without_secrets
@@ -32,7 +34,7 @@ from edge_client.settings.file import DEFAULT_FILE, hurried, load_settings, of_c
 from edge_client.settings.readers import read_float_list, read_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from edge_client.commands.doctor import Check
     from edge_client.settings.file import Settings
@@ -45,6 +47,7 @@ EXIT_CODES: dict[type[EdgeError], int] = {
     DeviceError: 5,
 }
 _SIGINT_EXIT = 130
+Number = TypeVar("Number", int, float)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,11 +138,31 @@ def _positive(text: str) -> int:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return read_float_list(text)
+    return _given(read_float_list, text)
 
 
 def _size(text: str) -> tuple[int, ...]:
-    return read_size(text)
+    return _given(read_size, text)
+
+
+def _given(read: Callable[[object], tuple[Number, ...]], text: str) -> tuple[Number, ...]:
+    """Read an option as the setting of its name is read."""
+    try:
+        return read(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+
+
+@contextlib.contextmanager
+def _as_file(path: Path | None) -> Iterator[Path | None]:
+    """Give a file that can be read twice, and by a child: a copy where it is a pipe, as `<(…)` makes one."""
+    if path is None or not path.is_fifo():
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(suffix=".txt") as copy:
+        copy.write(path.read_bytes())
+        copy.flush()
+        yield Path(copy.name)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -181,24 +204,25 @@ def _classify(options: argparse.Namespace) -> int:
     from edge_client.serving.model_trial import ModelTrial  # noqa: PLC0415
     from edge_client.settings.own_model import ModelOptions  # noqa: PLC0415
 
-    given = ModelOptions(options.labels, options.mean, options.std, options.input_size)
-    if faults := given.faults():
-        msg = "; ".join(f"--{fault}".replace("_", "-", 1) for fault in faults)
-        raise SettingsError(msg)
-    with ModelTrial(options.model, given, options.threads) as trial:
-        from edge_client.commands.classify import classify_files  # noqa: PLC0415 - imported while the child works
+    with _as_file(options.labels) as labels:
+        given = ModelOptions(labels, options.mean, options.std, options.input_size)
+        if faults := given.faults():
+            msg = "; ".join(f"--{fault}".replace("_", "-", 1) for fault in faults)
+            raise SettingsError(msg)
+        with ModelTrial(options.model, given, options.threads) as trial:
+            from edge_client.commands.classify import classify_files  # noqa: PLC0415 - while the child works
 
-        trial.finish()
-    return classify_files(
-        options.model,
-        options.labels,
-        options.pictures,
-        options=given,
-        threads=options.threads,
-        top=options.top,
-        as_json=options.json,
-        out=sys.stdout,
-    )
+            trial.finish()
+        return classify_files(
+            options.model,
+            labels,
+            options.pictures,
+            options=given,
+            threads=options.threads,
+            top=options.top,
+            as_json=options.json,
+            out=sys.stdout,
+        )
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from edge_client.settings.own_model import ModelOptions
 
 _KINDS = ("float32", "float16", "uint8", "int8", "int16")
+# A file of all species of a continent has some hundred kilobytes.
+_LARGEST_LABELS_BYTES = 16 << 20
 # Outputs from which no list of scores can be made.
 _NO_SCORES = {
     Ending.CLASS_NUMBER: "answers with the number of a class (ARG_MAX), without scores",
@@ -256,8 +258,16 @@ def _count(output: TensorFacts) -> int:
 
 
 def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        msg = f"{path}: not a file; give a labels file, with one label a line"
+        raise InputError(msg)
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_LABELS_BYTES + 1)
     except OSError as e:
         msg = f"{path}: the labels file cannot be read: {e.strerror or e}; check the path"
         raise InputError(msg) from e
+    if len(content) > _LARGEST_LABELS_BYTES:
+        msg = f"{path}: more than {_LARGEST_LABELS_BYTES} bytes, which are no labels; give a labels file"
+        raise InputError(msg)
+    return content

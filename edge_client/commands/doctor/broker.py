@@ -34,7 +34,8 @@ def check_broker(settings: Settings) -> str:
         if settings.homeassistant.discovery:
             msg = "[homeassistant] discovery needs a broker, and [broker] host is empty"
             raise SettingsError(msg)
-        return "none ([broker] host is empty): this device only polls"
+        alone = "results stay on this device" if settings.device.model else "this device only polls"
+        return f"none ([broker] host is empty): {alone}"
     from edge_client.state_folder import daemon_runs  # noqa: PLC0415
 
     if daemon_runs(settings.device.state_dir):

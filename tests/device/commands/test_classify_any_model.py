@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,37 @@ def test_a_float_model_that_says_nothing_is_a_warning_with_the_options_that_end_
     assert "--mean and --std" in told
     assert main(["classify", *known, "--mean", "0", "--std", "255", str(field / "red.png")]) == 0
     assert "assumed" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--mean", "1"], "--mean and std: give both, or neither"),
+        (["--mean", "1", "--std", "0"], "--std: not 0"),
+        (["--input-size", "0"], "--input-size: one side, or height and width"),
+        (["--labels", "/dev/zero"], "/dev/zero: not a file; give a labels file"),
+        (["--labels", "/"], "/: not a file; give a labels file"),
+    ],
+)
+def test_an_option_that_cannot_work_is_named(
+    field: Path, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["classify", "--model", str(field / "meta_float_0_1.tflite"), *options]
+    assert main([*command, str(field / "red.png")]) in {1, 2}
+    assert told in capsys.readouterr().err
+
+
+def test_labels_may_come_through_a_pipe(
+    field: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `--labels <(…)` of a shell: it can be read once."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("a\nb\nc\n",))
+    writer.start()
+    told = ask(capsys, "--model", field / "meta_float_0_1.tflite", "--labels", pipe, field / "red.png")
+    writer.join()
+    assert next(iter(told["red"])) == "a"
 
 
 def test_an_input_of_any_size_needs_one(
