@@ -42,7 +42,7 @@ ELSEWHERE = {
     "scripts/faults": "by hand: 12 minutes; tests/test_fault_table.py runs a sample",
     "scripts/test-arm": ".ci/run",
     "pip install": "scripts/environment.sh, from the checkout: the project is on no package index yet",
-    "sudo scripts/install-device": "tests/device/installation",
+    "sudo scripts/install-device": "tests/install",
     "sudo edge-client doctor": "the same as edge-client doctor, which runs here",
     "python -c": "benchmarks/noop.py, beside a Deploy with nothing to do",
     "python benchmarks/": "by hand: they measure for minutes and need photographs and weights",

@@ -9,6 +9,7 @@ not find before, or the service does not start, what was there before serves aga
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping
 
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _FAULTS_FOUND = 5
 _INTERRUPTED = 130
 
@@ -133,8 +135,12 @@ def _extras(settings: Mapping[str, Any]) -> set[str]:
 
 def _prepare(machine: Machine, settings: Mapping[str, Any]) -> None:
     """Make what the environment and the service stand on: packages, user, folders."""
-    camera = ("python3-picamera2", "python3-numpy") if _has_pi_camera(settings) else ()
-    machine.install_packages(("python3-venv", "ca-certificates", *camera))
+    packages = ["python3-picamera2", "python3-numpy"] if _has_pi_camera(settings) else []
+    if importlib.util.find_spec("ensurepip") is None:
+        packages.append("python3-venv")
+    if not _CERTIFICATES.exists():
+        packages.append("ca-certificates")
+    machine.install_packages(packages)
     machine.make_user()
     machine.make_folder(SETTINGS_FOLDER)
     machine.make_folder(ENVIRONMENTS)

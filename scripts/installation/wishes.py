@@ -64,6 +64,13 @@ class CopiedFile:
 
 
 ROOT = CopiedFile("--root", "root.json", ("trust", "root"), False, "device/root.json of `edge-keys make`")
+MODEL = CopiedFile(
+    "--model",
+    "model.tflite",
+    ("device", "model"),
+    False,
+    "a .tflite classifier, in place of releases",
+)
 PASSWORD = CopiedFile(
     "--broker-password-file", "broker-password", ("broker", "password_file"), True, "password: its first line"
 )
@@ -73,6 +80,8 @@ ACCESS_KEY = CopiedFile(
 )  # fmt: skip
 FILES = (
     ROOT,
+    MODEL,
+    CopiedFile("--labels", "labels.txt", ("device", "labels"), False, "its labels, if they are not in it"),
     PASSWORD,
     ACCESS_KEY,
     CopiedFile("--store-ca-file", "store-ca.pem", ("store", "ca_file"), False, "CA of an https store"),
@@ -161,6 +170,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--purge goes with --uninstall")
     if options.camera and options.camera_file:
         parser.error("give one of --camera and --camera-file")
+    if options.wheels is not None and not options.wheels.is_dir():
+        parser.error(f"--wheels {options.wheels}: no such folder")
+    if options.source and "://" not in options.source and not Path(options.source).exists():
+        parser.error(f"--from {options.source}: no such file or folder")
     return options
 
 
@@ -244,13 +257,13 @@ def ask_questions(wishes: Wishes) -> None:
     """Ask for what a first installation needs and no flag gave."""
     print("Press Enter for what stands in brackets. Everything can be changed later in device.toml.")
     changes = wishes.changes
-    if ("store", "base_url") not in changes:
+    if MODEL.place not in wishes.files and ("store", "base_url") not in changes:
         changes["store", "base_url"] = _answer(
             "Address of the releases (https://… or file:///…)", "", _address
         )
         if _answer("Is the bucket private? (yes/no)", "no", _yes_or_no):
             wishes.add_file(ACCESS_KEY, _asked_keys())
-    if ROOT.place not in wishes.files:
+    if MODEL.place not in wishes.files and ROOT.place not in wishes.files:
         wishes.add_file(ROOT, _answer("Root of trust (root.json of `edge-keys make`)", "root.json", _root))
     for setting, question, default in (
         (("device", "fleet"), "Fleet", "fleet"),
@@ -311,6 +324,8 @@ def _root(text: str) -> bytes:
 
 def is_complete(wishes: Wishes) -> None:
     """Raise InstallError unless a first installation has what no default can give."""
+    if MODEL.place in wishes.files:
+        return  # it needs no store and no keys
     missing = [
         flag
         for flag, given in (

@@ -7,7 +7,7 @@ import pytest
 import tomllib
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from installation import wishes
+from installation import service, wishes
 from installation.places import InstallError
 from installation.settings import broker_settings, camera_settings, change_settings, differences
 
@@ -112,6 +112,43 @@ def test_a_value_of_any_text_is_read_back_or_refused(value, text):
 def test_a_file_that_single_lines_cannot_change_is_refused(text):
     with pytest.raises(InstallError, match=r"base_url by hand|no TOML"):
         change_settings(text, {("store", "base_url"): "y"})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("source", "path", "/home/pi/pictures"),
+        ("source", "path", "/tmp/pictures"),  # noqa: S108
+        ("store", "base_url", "file:///root/edge%20models"),
+        ("device", "state_dir", "/home/pi/state"),
+    ],
+)
+def test_a_folder_that_the_unit_hides_is_refused(section, key, value):
+    with pytest.raises(InstallError, match="the service does not see"):
+        service.check_visible({section: {key: value}})
+
+
+def test_the_unit_lets_the_service_write_where_the_settings_say():
+    assert service.drop_in({"source": {"path": "/srv/pictures"}}) == ""
+    text = service.drop_in(
+        {
+            "device": {"state_dir": "/mnt/ssd/state"},
+            "source": {"path": "/srv/pictures", "after": "move"},
+            "sinks": {"json_lines": "/srv/results/all.jsonl"},
+            "store": {"base_url": "file:///srv/models"},
+            "inbox": {"upload": True},
+        }
+    )
+    written = '"-/mnt/ssd/state" "-/srv/pictures" "-/srv/results" "-/srv/models/inbox"'
+    assert f"[Service]\nReadWritePaths={written}\n" in text
+
+
+def test_a_model_of_the_users_own_needs_no_store(tmp_path):
+    (tmp_path / "m.tflite").write_bytes(b"model")
+    wanted = wishes.read_flags(wishes.parse(["--model", str(tmp_path / "m.tflite")]))
+    wishes.is_complete(wanted)
+    assert wanted.files == {"model.tflite": (b"model", False)}
+    assert wanted.changes == {("device", "model"): "/etc/edge-client/model.tflite"}
 
 
 @dataclasses.dataclass(frozen=True)
