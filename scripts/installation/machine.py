@@ -212,7 +212,9 @@ def ask(
     """Run a command and return its standard output. Raises: InstallError with the end of what it said."""
     done = attempt(*command, environment=environment, as_user=as_user, cwd=cwd)
     if done.returncode != 0:
-        said = " ".join((done.stderr.strip() or done.stdout.strip()).split())[-600:]
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        told = [line.strip() for line in lines if line.lstrip().startswith(("ERROR:", "E:"))]  # pip; apt
+        said = " ".join(" ".join(told or lines).split())[-600:]
         msg = f"`{shlex.join(command)[:200]}` ended with {done.returncode}: {said or 'it said nothing'}"
         raise InstallError(msg)
     return done.stdout
