@@ -13,15 +13,14 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from edge_client.contract.addresses import shown_address
 from edge_client.contract.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from edge_client.contract.errors import EdgeError
 
-TLS_PORT, HTTPS_PORT = 8883, 443
+PLAIN_PORT, TLS_PORT, HTTPS_PORT = 1883, 8883, 443
 # ALPN name by which AWS IoT Core knows MQTT with a client certificate on port 443, where HTTPS is the usual
 # guest.
 AWS_ALPN = "x-amzn-mqtt-ca"
@@ -55,7 +54,9 @@ class BrokerAddress(Protocol):
 def is_aws_endpoint(host: str) -> bool:
     """Whether a host is an endpoint of AWS IoT Core."""
     name = host.lower().rstrip(".")
-    return ".iot." in name and name.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    return bool(re.search(r"(^|\.)iot(-fips)?\.", name)) and name.endswith(
+        (".amazonaws.com", ".amazonaws.com.cn")
+    )
 
 
 def is_aws(broker: BrokerAddress) -> bool:
@@ -67,26 +68,46 @@ def find_broker_faults(broker: BrokerAddress) -> tuple[str, ...]:
     """Return one sentence for each contradiction with which no connection can come about."""
     if not broker.host:
         return ()
-    aws, on_https = is_aws_endpoint(broker.host), broker.port == HTTPS_PORT
-    plain, over_tls = not broker.tls, aws and broker.tls
-    faults = {
-        "port: 1 to 65535": not 1 <= broker.port <= 65535,
-        f"host {shown_address(broker.host)!r}: give the name alone; port has the port, tls = true means TLS, "
-        "and WebSockets (ws, wss) are not spoken: use port 8883, or 443 with alpn": "/" in broker.host
-        or broker.host.count(":") == 1,
-        "certificate_file and key_file: give both or none": bool(broker.certificate_file)
-        != bool(broker.key_file),
-        "ca_file, certificate_file and alpn need tls = true": plain
-        and bool(broker.ca_file or broker.certificate_file or broker.alpn),
-        f"host {broker.host}: AWS IoT Core speaks TLS alone; set tls = true, port = {TLS_PORT}, "
-        "certificate_file and key_file": aws and plain,
-        f"host {broker.host}: AWS IoT Core knows a client by its certificate; give certificate_file and "
-        "key_file": over_tls and not (broker.certificate_file or broker.username),
-        f'port = {HTTPS_PORT} of AWS IoT Core: set alpn = "{AWS_ALPN}", or port = {TLS_PORT}': over_tls
-        and on_https
-        and not broker.alpn,
-    }
-    return tuple(message for message, holds in faults.items() if holds)
+    return (*_address_faults(broker), *_tls_faults(broker))
+
+
+def _address_faults(broker: BrokerAddress) -> Iterator[str]:
+    host = broker.host.lower()
+    if not 1 <= broker.port <= 65535:
+        yield "port: 1 to 65535"
+    if re.search(r"[/\s]", host) or host.count(":") == 1:
+        yield (
+            f"host {broker.host!r}: give the name alone; port has the port, tls = true means TLS, and "
+            "WebSockets "
+            "(ws, wss) are not spoken: use port 8883, or 443 with alpn"
+        )
+    if ".credentials.iot." in host or (
+        is_aws_endpoint(host) and host.startswith(("iot.", "iot-fips.", "data."))
+    ):
+        yield (
+            f"host {broker.host}: not the endpoint of a broker; give what `aws iot describe-endpoint "
+            "--endpoint-type iot:Data-ATS` prints"
+        )
+
+
+def _tls_faults(broker: BrokerAddress) -> Iterator[str]:
+    aws = is_aws_endpoint(broker.host)
+    if bool(broker.certificate_file) != bool(broker.key_file):
+        yield "certificate_file and key_file: give both or none"
+    if not broker.tls and (broker.ca_file or broker.certificate_file or broker.alpn):
+        yield "ca_file, certificate_file and alpn need tls = true"
+    if aws and not broker.tls:
+        yield (
+            f"host {broker.host}: AWS IoT Core speaks TLS alone; set tls = true, port = {TLS_PORT}, "
+            "certificate_file and key_file"
+        )
+    if aws and broker.tls and not (broker.certificate_file or broker.username):
+        yield (
+            f"host {broker.host}: AWS IoT Core knows a client by its certificate; give certificate_file and "
+            "key_file"
+        )
+    if aws and broker.tls and broker.port == HTTPS_PORT and not broker.alpn:
+        yield f'port = {HTTPS_PORT} of AWS IoT Core: set alpn = "{AWS_ALPN}", or port = {TLS_PORT}'
 
 
 def broker_doubt(broker: BrokerAddress) -> str | None:
@@ -95,6 +116,8 @@ def broker_doubt(broker: BrokerAddress) -> str | None:
         return (
             f"[broker] port = {broker.port} is a port of TLS, and tls = false; set tls = true, or port = 1883"
         )
+    if broker.host and broker.tls and broker.port == PLAIN_PORT:
+        return f"[broker] tls = true, and port = {PLAIN_PORT} is the one without TLS; set port = {TLS_PORT}"
     if broker.password_file and not broker.username:
         return "[broker] password_file without username: the password is not sent; give username"
     return None
@@ -239,15 +262,13 @@ def _meaning(error: Exception, broker: BrokerAddress) -> str:
         return _refused_by_tls(error, broker)
     if isinstance(error, socket.gaierror):
         return "no such host, or no network or DNS now; correct [broker] host"
+    if doubt := broker_doubt(broker):
+        return doubt
     if isinstance(error, TimeoutError):
         port = f'; where port {TLS_PORT} is blocked, use port 443 with alpn = "{AWS_ALPN}" (AWS IoT Core)'
-        return (
-            "a firewall in between, or nothing there; correct [broker] host and "
-            f"port{port if broker.tls else ''}"
-        )
-    if isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)):
-        return broker_doubt(broker) or "it ended the connection; correct [broker] host, port and tls"
-    return broker_doubt(broker) or "start it, or correct [broker] host, port and tls"
+        way_out = f"correct [broker] host and port{port if broker.tls else ''}"
+        return f"a firewall in between, or nothing there; {way_out}"
+    return "start it, or correct [broker] host, port and tls"
 
 
 def _unverified(error: ssl.SSLCertVerificationError, broker: BrokerAddress) -> str:
@@ -285,7 +306,8 @@ def _refused_by_tls(error: ssl.SSLError, broker: BrokerAddress) -> str:
     if "ALERT" in reason:
         return _alert_meaning(reason, broker)
     if any(one in reason for one in ("WRONG_VERSION", "RECORD_LAYER", "EOF", "PACKET_LENGTH")):
-        return "what answers there does not speak TLS, or ended it; correct [broker] host, port and tls"
+        known = "correct [broker] host, port and tls"
+        return f"what answers there does not speak TLS, or ended it; {broker_doubt(broker) or known}"
     return "correct [broker] host, port and tls"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from edge_client.contract.broker_tls import broker_doubt
+from edge_client.contract.broker_tls import broker_doubt, is_aws
 from edge_client.contract.errors import DeviceError, SettingsError
 from edge_client.contract.names import (
     announcement_topic,
@@ -99,6 +99,8 @@ def _try(settings: Settings, client_id: str, probes: list[Probe], will: Probe | 
     _raise_denied(findings, address, client_id)
     _raise_dropped(settings, outcome)
     used = f"{address}: accepts this device and its messages, tried on {len(findings.allowed)} topics"
+    if settings.homeassistant.discovery and not is_aws(settings.broker):
+        used += "; whether its ACL drops entities of Home Assistant in silence, only Home Assistant shows"
     if outcome is Echo.DENIED:
         topic = probe_topic(settings.device.fleet, settings.device.id)
         used += f"; whether it drops any in silence cannot be shown without {topic}"

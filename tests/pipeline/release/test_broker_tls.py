@@ -199,6 +199,14 @@ AWS = DeviceSettings(host=ENDPOINT, port=8883, tls=True, certificate_file="c", k
         (DeviceSettings(ca_file="c"), "need tls = true"),
         (DeviceSettings(host="wss://broker.example/mqtt"), "WebSockets (ws, wss) are not spoken"),
         (DeviceSettings(host="broker.example:8883"), "give the name alone"),
+        (DeviceSettings(host=" broker.example"), "give the name alone"),
+        (dataclasses.replace(AWS, host="iot.eu-central-1.amazonaws.com"), "iot:Data-ATS` prints"),
+        (dataclasses.replace(AWS, host=ENDPOINT.replace("-ats.", ".credentials.")), "iot:Data-ATS` prints"),
+        (
+            dataclasses.replace(AWS, host=ENDPOINT.replace(".iot.", ".iot-fips."), tls=False),
+            "speaks TLS alone",
+        ),
+        (dataclasses.replace(AWS, host="abc.ats.iot.cn-north-1.amazonaws.com.cn"), ""),
         (DeviceSettings(host="2001:db8::7"), ""),
         (DeviceSettings(port=0), "port: 1 to 65535"),
         (DeviceSettings(host=""), ""),
@@ -213,7 +221,10 @@ def test_settings_that_contradict_each_other_are_refused(settings, expected):
 
 
 def test_settings_that_hardly_fit_are_warned_of():
+    timeout = explain_connect_failure(TimeoutError("timed out"), DeviceSettings(host="b.example", tls=True))
+    assert "set port = 8883" in timeout
     assert "set tls = true" in str(broker_doubt(DeviceSettings(host="broker.example", port=8883)))
+    assert "set port = 8883" in str(broker_doubt(DeviceSettings(host="broker.example", tls=True)))
     assert "give username" in str(broker_doubt(DeviceSettings(password_file="p")))
     assert broker_doubt(DeviceSettings(host="broker.example", port=8883, tls=True)) is None
     old = ssl.SSLCertVerificationError(1, "certificate verify failed")
