@@ -46,7 +46,7 @@ def import_library(
         importlib.invalidate_caches()  # it may have been installed since the last try
         with _undone_on_failure(name), contextlib.redirect_stderr(written):
             return importlib.import_module(name)
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         found = f"{type(e).__name__}: {e}"
         text = f"{found} {written.getvalue()}".lower()
         fitting = (remedy for parts, remedy in remedies if any(part in text for part in parts))

@@ -79,7 +79,8 @@ class PassedOver:
                     "%s: a link, which is not followed; move the file here", text_of(folder / example)
                 )
             else:
-                logger.warning("%s: passed over: %d %s (%s)", folder, count, reason.value, text_of(example))
+                told = text_of(folder), count, reason.value, text_of(example)
+                logger.warning("%s: passed over: %d %s (%s)", *told)
 
     def describe(self) -> str | None:
         """Return the counts as text; None if no file is passed over."""

@@ -26,6 +26,7 @@ OPENCV = {
     f'{NUMPY_1}raise AttributeError("_ARRAY_API not found")': "built for another NumPy",
     f'{NUMPY_1}raise ImportError("numpy.core.multiarray failed to import")': "built for another NumPy",
     'raise SystemError("initialization of cv2 raised unreported exception")': "reinstall it",
+    'raise SystemExit("no display")': "reinstall it",
     'raise RuntimeError("module compiled against ABI version 0x1000009")': "built for another NumPy",
     "import gone_with_an_upgrade": "reinstall it",
     "": "OpenCV: .* is none; reinstall it",
