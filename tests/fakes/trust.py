@@ -30,4 +30,4 @@ def trust_settings(keys: Path, *, keep_releases: int = 50) -> TrustSettings:
 def settings_with_keys(store: StoreSettings, folder: Path) -> PipelineSettings:
     """Make keys in a folder; return the pipeline's settings with them and with a store."""
     make_keys(folder)
-    return dataclasses.replace(load_settings(), store=store, trust=trust_settings(folder))
+    return dataclasses.replace(load_settings("preset:digits"), store=store, trust=trust_settings(folder))
