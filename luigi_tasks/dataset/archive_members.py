@@ -6,6 +6,7 @@ names in the code page of the machine, or in UTF-8 without saying so.
 
 from __future__ import annotations
 
+import logging
 import lzma
 import re
 import tarfile
@@ -62,6 +63,8 @@ _METHODS = {
 }
 _DOS_FOLDER = 0x10
 _DRIVE = re.compile(r"[A-Za-z]:")
+
+logger = logging.getLogger("luigi-interface")
 
 
 def is_archive_name(name: str) -> bool:
@@ -120,12 +123,13 @@ def _tar_members(url: str, file: Path) -> Iterator[tuple[PurePosixPath, IO[bytes
 
 def _zip_members(url: str, file: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
     with zipfile.ZipFile(file) as archive:
+        _warn_of_guessed_names(url, archive)
         for number, entry in enumerate(archive.infolist(), start=1):
             _check_count(url, number)
             kind = entry.external_attr >> 28  # file type bits of the Unix mode; 0 where Windows made it
             if kind not in {0, 0o10, 0o4}:
                 raise InputError(_not_a_plain_file_message(url, entry.filename))
-            name = _zip_name(entry).replace("\\", "/")
+            name = (_zip_name(entry) or entry.filename).replace("\\", "/")
             is_folder = entry.external_attr & _DOS_FOLDER and not entry.file_size
             if name.endswith("/") or is_folder:
                 continue
@@ -133,14 +137,26 @@ def _zip_members(url: str, file: Path) -> Iterator[tuple[PurePosixPath, IO[bytes
             yield _safe_name(url, name), archive.open(entry)
 
 
-def _zip_name(entry: zipfile.ZipInfo) -> str:
-    """Return the name of an entry; zipfile reads one that is not marked as UTF-8 in code page 437."""
+def _warn_of_guessed_names(url: str, archive: zipfile.ZipFile) -> None:
+    guessed = [one.filename for one in archive.infolist() if _zip_name(one) is None]
+    if guessed:
+        logger.warning(
+            "%s: %d names are in a code page that the archive does not name; read in that of MS-DOS (437), "
+            "as %r. If class names look wrong, pack it again with UTF-8 names",
+            url,
+            len(guessed),
+            guessed[0],
+        )
+
+
+def _zip_name(entry: zipfile.ZipInfo) -> str | None:
+    """Return the name of an entry; None: it is in no known encoding, and zipfile took code page 437."""
     if entry.flag_bits & _UTF8 or entry.filename.isascii():
         return entry.filename
     try:
         return entry.orig_filename.encode("cp437").decode()  # macOS and others do not mark it
     except UnicodeError:
-        return entry.filename
+        return None
 
 
 def _refuse_unreadable(url: str, entry: zipfile.ZipInfo) -> None:

@@ -104,21 +104,17 @@ class BucketSource:
         self._tiered = 0
 
     def find_archive(self) -> BucketArchive | None:
-        """Return the object of this very key, or None if there is none: then it is a prefix."""
-        from botocore.exceptions import ClientError  # noqa: PLC0415 - 0.1 s that local folders do not need
+        """Return the object of this very key, or None if there is none: then it is a prefix.
 
+        By a listing, whose refusal has a reason, unlike that of a HEAD.
+        """
+        key = self.prefix.rstrip("/")
         with s3_errors(self.url):
-            try:
-                found = self.client.head_object(
-                    Bucket=self.bucket, Key=self.prefix.rstrip("/"), **self.paid_by
-                )
-            except ClientError as e:
-                if error_code(e) not in ABSENT:
-                    raise
-                return None
-        return BucketArchive(
-            f"{found.get('ETag')} {found.get('LastModified')} {found['ContentLength']}", self
-        )
+            answer = self.client.list_objects_v2(Bucket=self.bucket, Prefix=key, MaxKeys=1, **self.paid_by)
+        for one in answer.get("Contents", ()):  # the shortest key comes first
+            if one["Key"] == key:
+                return BucketArchive(str((one.get("ETag"), one.get("LastModified"), one["Size"])), self)
+        return None
 
     def listing(self) -> Listing:
         """List with one request a thousand pictures."""

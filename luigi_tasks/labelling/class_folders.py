@@ -68,7 +68,8 @@ def open_class_folders(settings: DatasetSettings, store: StoreSettings) -> Class
     if not settings.url:
         raise SettingsError(NO_PICTURES)
     path = folder_of_url(settings.url) if scheme == FILE_SCHEME else Path(settings.url).expanduser()
-    if scheme not in {"", FILE_SCHEME} or is_preset(settings.url) or path.is_file():
+    is_archive = path.is_file() or (is_archive_name(path.name) and not path.is_dir())
+    if scheme not in {"", FILE_SCHEME} or is_preset(settings.url) or is_archive:
         msg = (
             f"[dataset] url {settings.url!r}: an archive or a preset never changes, so no labelled pictures "
             "can be added; copy its class folders to a local folder or an s3:// prefix of your own, let "

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from luigi_tasks.settings.values import StoreSettings
 
 # What a store without conditional writes answers to one: 501, or 400 with a code of its own.
-_UNKNOWN = frozenset({400, 405, 501})
+_UNKNOWN = frozenset({400, 405, 422, 501})
+_UNKNOWN_CODES = frozenset({"NotImplemented", "NotSupported", "UnsupportedOperation"})
+# What stores answer to a condition that does not hold; Alibaba's FileAlreadyExists is a 409.
+_NOT_HELD = frozenset({304, 409, 412})
 # Codes with status 400 that have nothing to do with conditions.
 _OTHER_FAULTS = frozenset(
     {
@@ -220,12 +223,18 @@ class S3Store:
                     **condition,
                 )
             except ClientError as e:
-                if condition and error_code(e) in ABSENT:  # Amazon's answer to If-Match where there is none
-                    msg = f"{self.url(key)}: changed by another process meanwhile (it is gone)"
-                    raise StoreConflictError(msg) from e
-                if condition and status_of(e) in _UNKNOWN and error_code(e) not in _OTHER_FAULTS:
-                    refuse_condition(self.url(key), _header(etag), e)
+                if condition:
+                    self._tell_of_condition(key, etag, e)
                 raise
+
+    def _tell_of_condition(self, key: str, etag: str | None, error: Any) -> None:  # noqa: ANN401 - botocore's
+        """Raise our error where the refusal of a write is about its condition."""
+        code, status = error_code(error), status_of(error)
+        if code in ABSENT or status in _NOT_HELD:  # Amazon answers 404 to If-Match where there is none
+            msg = f"{self.url(key)}: changed by another process meanwhile ({code})"
+            raise StoreConflictError(msg) from error
+        if code in _UNKNOWN_CODES or (status in _UNKNOWN and code not in _OTHER_FAULTS):
+            refuse_condition(self.url(key), _header(etag), error)
 
     def _is_still(self, key: str, etag: str | None) -> bool:
         """Whether the object still is the version that a refused write was to replace."""

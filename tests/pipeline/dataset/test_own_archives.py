@@ -193,6 +193,16 @@ def test_each_tool_packs_its_way(tmp_path, name):
     assert tuple(contents(open_(tmp_path, tmp_path / "x.zip"))) == PACKED[name].paths
 
 
+def test_names_that_had_to_be_guessed_are_told(tmp_path, caplog):
+    (tmp_path / "x.zip").write_bytes(windows_zip("副本/1.png".encode("gbk"), b"b/2.png"))
+    open_(tmp_path, tmp_path / "x.zip")
+    assert "x.zip: 1 names are in a code page that the archive does not name" in caplog.text
+    caplog.clear()
+    (tmp_path / "x.zip").write_bytes(windows_zip("grün/1.png".encode(), b"b/2.png"))
+    open_(tmp_path, tmp_path / "x.zip")
+    assert not caplog.text
+
+
 # --- what is none -------------------------------------------------------------------------------
 
 

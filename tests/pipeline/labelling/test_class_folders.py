@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,18 @@ from tests.fakes.inbox import (
 )
 
 
-@pytest.mark.parametrize("url", ["preset:digits", "preset:flowers", "https://example.org/p.zip", "ftp://x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "preset:digits",
+        "preset:flowers",
+        "https://example.org/p.zip",
+        "s3://bucket/p.zip",
+        "/no/pictures.tar.gz",
+        str(Path(__file__)),
+        "ftp://x",
+    ],
+)
 def test_a_dataset_that_cannot_receive_pictures_is_an_error_with_the_way_out(tmp_path, store_settings, url):
     with pytest.raises(SettingsError, match=r"no labelled pictures can be added; copy its class folders"):
         open_class_folders(dataset_settings(tmp_path, url), store_settings)

@@ -176,9 +176,18 @@ def test_a_store_whose_conditions_never_hold_is_named_with_the_setting(endpoint,
         store.put_if_unchanged("key", b"", etag)
 
 
-def test_a_condition_that_does_not_hold_is_a_conflict(endpoint, store):
-    endpoint.refuse(412, "PreconditionFailed", "PUT", header="If-None-Match")
-    endpoint.refuse(404, "NoSuchKey", "PUT", header="If-Match")
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (412, "PreconditionFailed"),
+        (409, "ConditionalRequestConflict"),
+        (409, "FileAlreadyExists"),
+        (304, "NotModified"),
+        (404, "NoSuchKey"),
+    ],
+)
+def test_a_condition_that_does_not_hold_is_a_conflict(endpoint, store, status, code):
+    endpoint.refuse(status, code, "PUT")
     for etag in (None, '"1"'):
         with pytest.raises(StoreConflictError):
             store.put_if_unchanged("key", b"", etag)
