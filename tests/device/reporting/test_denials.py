@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 import threading
 import uuid
 
@@ -261,3 +262,28 @@ def test_the_rates_of_aws_are_kept():
             paced.sent(1, operation, now)
             paced.done(1, now)
         assert [one.payload for one in took] == expected
+
+
+class RefusingBroker(AwsIotBroker):
+    """Refuses announcements in the SUBACK, as EMQX and VerneMQ do."""
+
+    def _subscribe(self, client, body: bytes) -> None:
+        filters, position = [], 2
+        while position < len(body):
+            (length,) = struct.unpack_from(">H", body, position)
+            filters.append(body[position + 2 : position + 2 + length].decode())
+            position += 3 + length
+        answers = bytes(0x80 if "/channels/" in one else 1 for one in filters)
+        client.send(aws_iot.SUBACK, body[:2] + answers)
+
+
+def test_each_topic_that_is_refused_by_word_is_named_and_costs_no_connection(caplog):
+    with RefusingBroker({"": load_policy("aws-iot-policy.json", FLEET)}) as broker:
+        device = Device(broker)
+        wait_until(lambda: len(device.connection.warnings) == len(CHANNELS), "the refusals")
+        wait_until(device.send, "a result")
+        for topic in CHANNELS:
+            assert f"does not let {DEVICE} subscribe {topic};" in caplog.text
+        assert f"subscribe {COMMANDS[0]}" not in caplog.text
+        assert broker.connections(DEVICE) == 1
+        device.connection.stop()

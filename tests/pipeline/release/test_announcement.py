@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import getpass
 import logging
 import uuid
+from pathlib import Path
 
 import pytest
 from local_services import MqttBroker, free_ports
@@ -16,6 +18,9 @@ from luigi_tasks.release import announcement
 from luigi_tasks.release.announcement import announce, announced_release, is_announced
 from luigi_tasks.release.broker import BrokerClient
 from luigi_tasks.settings.values import BrokerSettings
+from tests.fakes.aws_iot import SUBACK, AwsIotBroker, load_policy
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 
 def settings_for(broker, **changes) -> BrokerSettings:
@@ -133,3 +138,45 @@ def test_without_a_broker_nothing_is_announced_and_one_line_says_so(mqtt_broker,
     assert [message for message in caplog.messages if "broker" in message] == [
         "[broker] host is empty: nothing is announced, and devices find releases by polling"
     ]
+
+
+class BrokerWithRights(MqttBroker):
+    """Mosquitto with configs/mosquitto.acl, which drops what it denies, and acknowledges it."""
+
+    def command(self) -> list[str]:
+        *command, file = super().command()
+        acl = self.folder / "acl"
+        acl.touch(mode=0o600)
+        acl.write_text((CONFIGS / "mosquitto.acl").read_text())
+        with open(file, "a") as configuration:  # noqa: PTH123
+            configuration.write(f"user {getpass.getuser()}\nacl_file {acl}\n")
+        return [*command, file]
+
+
+def test_an_announcement_that_the_broker_drops_in_silence_is_no_success(tmp_path, monkeypatch):
+    if MqttBroker().mosquitto is None:
+        pytest.skip("no mosquitto: the embedded broker has no rights to give")
+    monkeypatch.setattr(announcement, "_PAUSE_S", 0.01)
+    with BrokerWithRights(tmp_path) as broker:
+        stranger = BrokerClient(settings_for(broker, username="kiosk"), retained_wait_s=0.1)
+        with pytest.raises(
+            TransportError, match="does not hold the announcement of r1 after it was accepted"
+        ):
+            announce(stranger, "stable", "r1")
+        pipeline = BrokerClient(settings_for(broker, username="pipeline"))
+        announce(pipeline, "stable", "r1")
+        assert announced_release(pipeline, "stable") == "r1"
+
+
+class RefusingBroker(AwsIotBroker):
+    """Refuses each subscription in the SUBACK."""
+
+    def _subscribe(self, client, body: bytes) -> None:
+        client.send(SUBACK, body[:2] + b"\x80")
+
+
+def test_a_refused_subscription_is_told_from_a_missing_announcement():
+    with RefusingBroker({"": load_policy("aws-iot-policy-pipeline.json", "f")}) as broker:
+        client = BrokerClient(settings_for(broker, fleet="f"))
+        with pytest.raises(SettingsError, match=r"does not let pipeline-\w+ read edge/f/channels/stable"):
+            announced_release(client, "stable")
