@@ -105,14 +105,18 @@ def _parse(arguments: Sequence[str], tasks: Sequence[str]) -> argparse.Namespace
 
     Raises: SettingsError for what Luigi would not take.
     """
-    family = _parser().parse_known_args(arguments)[0].root_task
+    families = {*Register.task_names()}
+    likely = next((one for one in arguments if one in families), None)
+    options, others = _parser(likely).parse_known_args(arguments)  # making a parser takes a while
+    family = options.root_task
     if family is None:
         msg = f"no task is named; there are {', '.join(tasks)}"
         raise SettingsError(msg)
-    if family not in Register.task_names():
+    if family not in families:
         msg = f"{family}: no such task; {_meant(family, tasks) or 'there are ' + ', '.join(tasks)}"
         raise SettingsError(msg)
-    options, others = _parser(family).parse_known_args(arguments)
+    if family != likely:
+        options, others = _parser(family).parse_known_args(arguments)
     if others:
         known = [option for option, _, _ in _options(family)]
         name = others[0].partition("=")[0]

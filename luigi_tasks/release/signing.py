@@ -45,7 +45,7 @@ def load_root(path: Path) -> Metadata[Root]:
         root = Metadata[Root].from_file(str(path))
         root.verify_delegate(Root.type, root)
     except StorageError as e:
-        msg = f"{path}: no trusted root metadata; run `edge-keys make` or correct [trust] root"
+        msg = f"{path.absolute()}: no trusted root metadata; run `edge-keys make` or correct [trust] root"
         raise SettingsError(msg) from e
     except RepositoryError as e:
         msg = f"{path}: not a root document signed by its own keys ({e}); use the one that `edge-keys` made"

@@ -42,6 +42,7 @@ RANGES: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
     ("training", "hidden_units", lambda value: value >= 0, "0 or more"),
     ("training", "weight_decay", lambda value: value >= 0, "0 or more"),
     ("training", "label_smoothing", lambda value: 0 <= value < 1, "0 to below 1"),
+    ("training", "seed", lambda value: 0 <= value < 2**32, "0 to 4294967295"),
     ("quantization", "calibration_pictures", lambda value: value >= 10, "at least 10"),
     ("gate", "min_accuracy", lambda value: 0 <= value <= 1, "0 to 1"),
     ("gate", "max_model_bytes", lambda value: value >= 1, "at least 1"),
