@@ -172,7 +172,10 @@ class VideoSource:
         if found:
             return found
         if choose_backend(self._cv2, self._backend) is None:
-            return f"this OpenCV is built without {self._backend}; pip install opencv-python-headless has it"
+            package = (
+                "python3-opencv of apt" if self._backend == "GSTREAMER" else "opencv-python-headless of pip"
+            )
+            return f"this OpenCV is built without {self._backend}; {package} has it"
         return "check path and cable, and that no other program uses it"
 
     def _reopen(self, stop: threading.Event, deadline: float) -> Capture | None:
