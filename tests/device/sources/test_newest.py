@@ -81,3 +81,31 @@ def test_a_silent_stream_raises_a_timeout():
     with pytest.raises(TimeoutError):
         stream.read(threading.Event(), 0.2)
     over.set()
+
+
+def test_frames_that_nobody_waits_for_are_skipped_unread():
+    skipped, given = threading.Semaphore(0), []
+
+    def skip() -> bool:
+        skipped.release()
+        return True
+
+    def read() -> NDArray[np.uint8]:
+        given.append(len(given))
+        return np.full((1, 1, 3), given[-1], np.uint8)
+
+    stream, stop = NewestFrame(read, lambda: None, skip), threading.Event()
+    for number in range(3):
+        assert all(skipped.acquire(timeout=10) for _ in range(5))
+        taken = stream.read(stop)
+        assert taken is not None
+        assert taken[0, 0, 0] == number
+    stream.close(10)
+    assert len(given) == 3
+
+
+def test_a_camera_that_ends_while_nobody_waits_ends_the_stream():
+    closed = threading.Event()
+    stream = NewestFrame(lambda: None, closed.set, lambda: False)
+    assert closed.wait(10)
+    assert stream.read(threading.Event()) is None
