@@ -84,7 +84,8 @@ def test_a_silent_stream_raises_a_timeout():
 
 
 def test_frames_that_nobody_waits_for_are_skipped_unread():
-    skipped, given = threading.Semaphore(0), []
+    skipped = threading.Semaphore(0)
+    given: list[int] = []
 
     def skip() -> bool:
         skipped.release()
