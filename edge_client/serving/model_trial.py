@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from edge_client.settings.file import Settings
 
 _LIMIT_BYTES = 65536
-# The longest first inference on a slow board, and the imports of the child.
+# The longest first inference on a slow board, and the imports of the child; systemd waits 90 s for a start.
 TRIAL_S = 60.0
 
 
@@ -160,7 +160,7 @@ def open_tried(settings: Settings) -> OwnModel:
             model,
             options,
             device.threads,
-            timeout_s=update.self_test_timeout_s,
+            timeout_s=min(update.self_test_timeout_s, TRIAL_S),
             memory_bytes=update.self_test_memory_bytes,
         ) as trial:
             trial.finish()

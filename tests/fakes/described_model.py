@@ -5,15 +5,13 @@ Source: metadata_schema.fbs of TensorFlow Lite, file identifier M001.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import zipfile
 from typing import TYPE_CHECKING, Any
 
-import flatbuffers
-from ai_edge_litert import schema_py_generated as schema
-
-from tests.fakes.tiny_model import _encode, _Vector
+from tests.fakes.tiny_model import Vector, encode, tiny_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +32,7 @@ class Labels:
 
 
 def describe(
-    model: bytes,
+    model: Written,
     *,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
@@ -45,20 +43,20 @@ def describe(
     """Return a model with metadata.
 
     Args:
-        model: A TFLite file.
+        model: Of `tiny`.
         mean: Of the input normalization.
         std: Of it.
         outputs: Labels files of each output.
         units: Process units of each output: CALIBRATION, THRESHOLDING.
         scores: Whether the outputs are said to lie in [0, 1].
     """
-    normalization: Mapping[int, Any] = {0: _Vector("f", mean), 1: _Vector("f", std)}
+    normalization: Mapping[int, Any] = {0: Vector("f", mean), 1: Vector("f", std)}
     given: dict[int, Any] = {0: "image"}
     if mean or std:
-        given[4] = _Vector("ref", [{0: ("B", 1), 1: normalization}])
+        given[4] = Vector("ref", [{0: ("B", 1), 1: normalization}])
     told = [_output(files, units, scores=scores) for files in outputs]
-    graph: Mapping[int, Any] = {2: _Vector("ref", [given]), 3: _Vector("ref", told)}
-    written = bytearray(_encode({0: "a model", 3: _Vector("ref", [graph]), 7: "1.0.0"}))
+    graph: Mapping[int, Any] = {2: Vector("ref", [given]), 3: Vector("ref", told)}
+    written = bytearray(encode({0: "a model", 3: Vector("ref", [graph]), 7: "1.0.0"}))
     written[4:8] = b"M001"
     file = io.BytesIO(attach(model, bytes(written)))
     packed = {one.name: one.content for files in outputs for one in files if one.packed}
@@ -74,54 +72,69 @@ def _output(files: Sequence[Labels], units: Sequence[int], *, scores: bool) -> M
     table: dict[int, Any] = {0: "score"}
     if units:
         options: Mapping[int, Any] = {0: ("f", 0.5)}
-        table[4] = _Vector("ref", [{0: ("B", unit), 1: options} for unit in units])
+        table[4] = Vector("ref", [{0: ("B", unit), 1: options} for unit in units])
     if scores:
-        table[5] = {0: _Vector("f", [1.0]), 1: _Vector("f", [0.0])}
+        table[5] = {0: Vector("f", [1.0]), 1: Vector("f", [0.0])}
     if files:
-        table[6] = _Vector(
+        table[6] = Vector(
             "ref",
             [{0: one.name, 2: ("b", one.kind), **({3: one.locale} if one.locale else {})} for one in files],
         )
     return table
 
 
-def attach(model: bytes, metadata: bytes) -> bytes:
+def attach(model: Written, metadata: bytes) -> Written:
     """Return a model with a metadata buffer of any bytes."""
-    tree = read(model)
-    buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = list(metadata)
-    entry.name, entry.buffer = b"TFLITE_METADATA", len(tree.buffers)
-    tree.buffers.append(buffer)
-    tree.metadata = [entry]
-    return write(tree)
+
+    def change(tree: Any) -> None:
+        buffers = tree[4].items
+        buffers.append({0: Vector("B", list(metadata), align=16)})
+        tree[6] = Vector("ref", [{0: "TFLITE_METADATA", 1: ("I", len(buffers) - 1)}])
+
+    return changed(model, change)
 
 
-def read(model: bytes) -> Any:
-    """Return a file as a tree to change."""
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+class Written(bytes):
+    """A file with the tables that it was written from."""
+
+    tree: dict[int, Any]
 
 
-def write(tree: Any) -> bytes:
+def tiny(**options: Any) -> Written:
+    """Return `tiny_model` with its tables."""
+    return write(tiny_tree(**options))
+
+
+def write(tree: dict[int, Any]) -> Written:
     """Return the file of a tree."""
-    builder = flatbuffers.Builder(4096)
-    builder.Finish(tree.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    file = Written(encode(tree))
+    file.tree = tree
+    return file
 
 
-def changed(model: bytes, change: Callable[[Any], None]) -> bytes:
-    """Return a file with a change to its tree."""
-    tree = read(model)
+def changed(model: Written, change: Callable[[Any], None]) -> Written:
+    """Return a file with a change to its tables."""
+    tree = copy.deepcopy(model.tree)
     change(tree)
     return write(tree)
+
+
+def graph_of(tree: Any) -> Any:
+    """Return the tables of the main graph."""
+    return tree[2].items[0]
+
+
+def set_shape(tensor: Any, shape: Sequence[int]) -> None:
+    """Give a tensor another shape; -1 is an open dimension, written as converters do."""
+    tensor[0] = Vector("i", [max(size, 1) for size in shape])
+    tensor[7] = Vector("i", list(shape))
 
 
 def as_custom(name: str) -> Callable[[Any], None]:
     """Return the change that makes the first operator one of another maker."""
 
     def change(tree: Any) -> None:
-        code = tree.operatorCodes[0]
-        code.deprecatedBuiltinCode = code.builtinCode = 32
-        code.customCode = name.encode()
+        tree[1].items[0] = {0: ("b", 32), 1: name, 3: ("i", 32)}
 
     return change
 
@@ -130,11 +143,11 @@ def of_shape(place: str, shape: Sequence[int], kind: int | None = None) -> Calla
     """Return the change of the shape of the input, or of the first output, and of its TensorType."""
 
     def change(tree: Any) -> None:
-        graph = tree.subgraphs[0]
-        tensor = graph.tensors[(graph.inputs if place == "input" else graph.outputs)[0]]
-        tensor.shape = [max(size, 1) for size in shape]
-        tensor.shapeSignature = list(shape)
-        tensor.type = tensor.type if kind is None else kind
+        graph = graph_of(tree)
+        tensor = graph[0].items[graph[1 if place == "input" else 2].items[0]]
+        set_shape(tensor, shape)
+        if kind is not None:
+            tensor[1] = ("b", kind)
 
     return change
 
@@ -143,9 +156,9 @@ def ends_in(builtin: int) -> Callable[[Any], None]:
     """Return the change of the last operator to another one of one input and no options."""
 
     def change(tree: Any) -> None:
-        operator = tree.subgraphs[0].operators[-1]
-        code = tree.operatorCodes[operator.opcodeIndex]
-        code.deprecatedBuiltinCode = code.builtinCode = builtin
-        operator.builtinOptionsType, operator.builtinOptions = 0, None
+        operator = graph_of(tree)[3].items[-1]
+        tree[1].items[operator[0][1]] |= {0: ("b", builtin), 3: ("i", builtin)}
+        operator[3] = ("B", 0)
+        del operator[4]
 
     return change

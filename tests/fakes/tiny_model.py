@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -76,6 +76,30 @@ def tiny_model(
         second_output: Name of a second output, (1, 1): 0.002 for black, 0.12 for red, 0.88 for yellow, 0.998
             for white; empty: there is none.
     """
+    return encode(
+        tiny_tree(
+            bias,
+            size,
+            labels,
+            kind=kind,
+            softmax=softmax,
+            fully_connected_version=fully_connected_version,
+            second_output=second_output,
+        )
+    )
+
+
+def tiny_tree(
+    bias: int = 0,
+    size: int = 32,
+    labels: int = 3,
+    *,
+    kind: Kind = "int8",
+    softmax: bool = True,
+    fully_connected_version: int | None = None,
+    second_output: str = "",
+) -> dict[int, Any]:
+    """Return the tables of `tiny_model`, to change before they are encoded; arguments as there."""
     corners = np.array([COLOURS[TINY_LABELS[(k + bias) % labels]] for k in range(labels)], np.float64)
     weights = np.where(corners > 127, 1.0, -1.0) * _GAIN  # (labels, 3)
     network = _Network(kind, fully_connected_version)
@@ -102,7 +126,7 @@ def tiny_model(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Vector:
+class Vector:
     """A vector of scalars (struct code) or of tables and strings (code "ref")."""
 
     code: str
@@ -110,7 +134,7 @@ class _Vector:
     align: int = 4
 
 
-_Value: TypeAlias = "tuple[str, int | float] | _Vector | str | _Table"
+_Value: TypeAlias = "tuple[str, int | float] | Vector | str | _Table"
 _Table: TypeAlias = Mapping[int, _Value]  # field number -> value
 
 
@@ -162,30 +186,29 @@ class _Network:
         self._operators.append(
             {
                 0: ("I", len(self._codes) - 1),
-                1: _Vector("i", inputs),
-                2: _Vector("i", [output]),
+                1: Vector("i", inputs),
+                2: Vector("i", [output]),
                 3: ("B", _OPTIONS.get(builtin, 0)),
                 4: options,
             }
         )
 
-    def finish(self, source: int, answers: list[int], description: str) -> bytes:
-        """Return the file."""
+    def finish(self, source: int, answers: list[int], description: str) -> dict[int, Any]:
+        """Return the tables of the file."""
         subgraph: _Table = {
-            0: _Vector("ref", self._tensors),
-            1: _Vector("i", [source]),
-            2: _Vector("i", answers),
-            3: _Vector("ref", self._operators),
+            0: Vector("ref", self._tensors),
+            1: Vector("i", [source]),
+            2: Vector("i", answers),
+            3: Vector("ref", self._operators),
             4: "main",
         }
-        model: _Table = {
+        return {
             0: ("I", 3),
-            1: _Vector("ref", self._codes),
-            2: _Vector("ref", [subgraph]),
+            1: Vector("ref", self._codes),
+            2: Vector("ref", [subgraph]),
             3: description,
-            4: _Vector("ref", self._buffers),
+            4: Vector("ref", self._buffers),
         }
-        return _encode(model)
 
     def _add_tensor(
         self,
@@ -196,23 +219,23 @@ class _Network:
         quantization: tuple[float, int] | None,
     ) -> int:
         tensor: dict[int, _Value] = {
-            0: _Vector("i", list(shape)),
+            0: Vector("i", list(shape)),
             1: ("b", type_code),
             2: ("I", buffer),
             3: name,
         }
         if quantization is not None and self._kind != "float32":
             scale, zero_point = quantization
-            tensor[4] = {2: _Vector("f", [scale]), 3: _Vector("q", [zero_point], align=8)}
+            tensor[4] = {2: Vector("f", [scale]), 3: Vector("q", [zero_point], align=8)}
         self._tensors.append(tensor)
         return len(self._tensors) - 1
 
     def _add_buffer(self, values: NDArray[np.generic]) -> int:
-        self._buffers.append({0: _Vector("B", list(values.tobytes()), align=16)})
+        self._buffers.append({0: Vector("B", list(values.tobytes()), align=16)})
         return len(self._buffers) - 1
 
 
-def _encode(root: _Table) -> bytes:
+def encode(root: _Table) -> bytes:
     """Encode as FlatBuffers: parents before children, every offset points forward."""
     out = bytearray(struct.pack("<I4s", 0, b"TFL3"))
     struct.pack_into("<I", out, 0, _write_table(out, root))
@@ -244,17 +267,17 @@ def _write_table(out: bytearray, fields: _Table) -> int:
     return start
 
 
-def _write_child(out: bytearray, value: _Vector | str | _Table) -> int:
+def _write_child(out: bytearray, value: Vector | str | _Table) -> int:
     if isinstance(value, str):
-        position = _write_vector(out, _Vector("B", list(value.encode())))
+        position = _write_vector(out, Vector("B", list(value.encode())))
         out.append(0)  # strings end with a zero that their length does not count
         return position
-    if isinstance(value, _Vector):
+    if isinstance(value, Vector):
         return _write_vector(out, value)
     return _write_table(out, value)
 
 
-def _write_vector(out: bytearray, vector: _Vector) -> int:
+def _write_vector(out: bytearray, vector: Vector) -> int:
     out.extend(b"\0" * (-(len(out) + 4) % max(vector.align, 4)))  # the first item is aligned
     position = len(out)
     out.extend(struct.pack("<I", len(vector.items)))

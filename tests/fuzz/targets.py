@@ -42,7 +42,7 @@ from edge_client.sources.pipe import PictureSplitter
 from edge_client.update.patches import unpack
 from edge_client.update.selftest import SelfTestError, Verdict
 from edge_client.update.triggers import read_announcement
-from tests.fakes.described_model import Labels, describe
+from tests.fakes.described_model import Labels, describe, tiny
 from tests.fakes.patches import zstd_patch
 from tests.fakes.self_test import run_self_test
 from tests.fakes.tiny_model import tiny_model
@@ -327,7 +327,7 @@ def _sign(role: str, signed: bytes) -> bytes:
 def _model_files() -> tuple[bytes, ...]:
     """A model with all metadata that are read, and one without."""
     told = [[Labels(b"a\nb\nc\n"), Labels(b"A\nB\nC\n", name="en.txt", locale="en")]]
-    file = tiny_model(kind="float32")
+    file = tiny(kind="float32")
     described = describe(file, mean=[127.5], std=[127.5], outputs=told, units=[2, 3], scores=True)
     return described, file
 

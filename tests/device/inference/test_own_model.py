@@ -23,9 +23,12 @@ from tests.fakes.described_model import (
     changed,
     describe,
     ends_in,
+    graph_of,
     of_shape,
+    set_shape,
+    tiny,
 )
-from tests.fakes.tiny_model import COLOURS, plain_picture, tiny_labels, tiny_model
+from tests.fakes.tiny_model import COLOURS, Vector, plain_picture, tiny_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +38,8 @@ pytestmark = pytest.mark.runtime
 
 LINES = "".join(f"{label}\n" for label in tiny_labels())
 INSIDE = Labels(LINES.encode())
-FLOAT = tiny_model(kind="float32")
-LOGITS = tiny_model(kind="float32", softmax=False)
+FLOAT = tiny(kind="float32")
+LOGITS = tiny(kind="float32", softmax=False)
 LOGISTIC, L2_NORMALIZATION, TANH, ARG_MAX, TOPK = 14, 11, 28, 56, 48
 
 
@@ -65,7 +68,7 @@ def answers(model: OwnModel, *colours: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["float32", "int8", "uint8"])
 def test_labels_and_normalization_are_those_inside(opened: Callable[..., OwnModel], kind: Any) -> None:
-    model = opened(describe(tiny_model(kind=kind), mean=[127.5], std=[127.5], outputs=[[INSIDE]]))
+    model = opened(describe(tiny(kind=kind), mean=[127.5], std=[127.5], outputs=[[INSIDE]]))
     assert answers(model, "red", "green", "blue") == ["red", "green", "blue"]
     assert model.notes == ()
 
@@ -93,7 +96,7 @@ def test_each_channel_has_its_mean_and_deviation(opened: Callable[..., OwnModel]
     for model in (
         opened(describe(FLOAT, mean=mean, std=std, outputs=[[INSIDE]])),
         opened(FLOAT, LINES, mean=tuple(mean), std=tuple(std)),
-        opened(tiny_model(), LINES, mean=tuple(mean), std=tuple(std)),
+        opened(tiny(), LINES, mean=tuple(mean), std=tuple(std)),
     ):
         assert answers(model, "yellow", "cyan") == ["red", "blue"]
         assert model.notes == ()
@@ -111,10 +114,10 @@ def test_an_8_bit_input_gets_pixels_and_what_contradicts_that_is_said(
     opened: Callable[..., OwnModel],
 ) -> None:
     for kind in ("uint8", "int8"):
-        odd = opened(describe(tiny_model(kind=kind), mean=[0], std=[1], outputs=[[INSIDE]]))
+        odd = opened(describe(tiny(kind=kind), mean=[0], std=[1], outputs=[[INSIDE]]))
         assert answers(odd, "red", "green", "blue") == ["red", "green", "blue"]
         assert "--mean and --std" in odd.notes[0]
-    applied = opened(tiny_model(kind="uint8"), LINES, mean=(0.0,), std=(-127.5,))
+    applied = opened(tiny(kind="uint8"), LINES, mean=(0.0,), std=(-127.5,))
     assert answers(applied, "red", "green", "blue") != ["red", "green", "blue"]
 
 
@@ -167,7 +170,7 @@ def test_logits_and_scores_are_told_apart_by_the_graph_and_for_each_picture_alik
 def test_one_output_is_the_score_of_the_second_label(
     opened: Callable[..., OwnModel], kind: Any, activation: bool
 ) -> None:
-    model = tiny_model(labels=1, kind=kind, softmax=activation)
+    model = tiny(labels=1, kind=kind, softmax=activation)
     if activation:
         model = changed(model, ends_in(LOGISTIC))
     two = opened(model, "other\nred\n")
@@ -192,7 +195,7 @@ def test_the_shape_of_the_output_does_not_matter(
 
 
 def test_of_several_outputs_the_labels_choose(opened: Callable[..., OwnModel]) -> None:
-    file = tiny_model(kind="float32", second_output="brightness")
+    file = tiny(kind="float32", second_output="brightness")
     assert answers(opened(file, LINES), "blue") == ["blue"]
     assert opened(file, "dark\nbright").classifier.classify(plain_picture("white")).label == "bright"
     told = describe(file, mean=[127.5], std=[127.5], outputs=[[INSIDE], []])
@@ -202,7 +205,7 @@ def test_of_several_outputs_the_labels_choose(opened: Callable[..., OwnModel]) -
 
 
 def test_a_model_of_this_project_tells_strangers_here_too(opened: Callable[..., OwnModel]) -> None:
-    model = opened(tiny_model(second_output="known"), LINES).classifier
+    model = opened(tiny(second_output="known"), LINES).classifier
     assert model.classify(plain_picture("red")).known == pytest.approx(0.12, abs=0.01)
 
 
@@ -212,12 +215,11 @@ def test_a_model_of_this_project_tells_strangers_here_too(opened: Callable[..., 
 def test_a_grey_input_gets_the_brightness(opened: Callable[..., OwnModel]) -> None:
     def grey(tree: Any) -> None:
         of_shape("input", (1, 32, 32, 1))(tree)
-        graph = tree.subgraphs[0]
-        graph.tensors[graph.operators[0].outputs[0]].shape = [1, 1]
-        weights = graph.tensors[graph.operators[1].inputs[1]]
-        weights.shape = [3, 1]
-        buffer = tree.buffers[weights.buffer]
-        buffer.data = list(np.array([2, 0, -2], np.float32).tobytes())
+        tensors = {tensor[3]: tensor for tensor in graph_of(tree)[0].items}
+        set_shape(tensors["colour"], (1, 1))
+        set_shape(tensors["weights"], (3, 1))
+        weights = np.array([2, 0, -2], np.float32).tobytes()
+        tree[4].items[tensors["weights"][2][1]] = {0: Vector("B", list(weights), align=16)}
 
     model = opened(changed(FLOAT, grey), "bright\nmiddle\ndark")
     assert answers(model, "white", "yellow", "black", "blue") == ["bright", "bright", "dark", "dark"]
@@ -236,9 +238,9 @@ def test_an_input_of_any_size_is_refused_or_sized(opened: Callable[..., OwnModel
 
 def test_a_batch_is_made_one_picture(opened: Callable[..., OwnModel]) -> None:
     def batch(tree: Any) -> None:
-        for tensor in tree.subgraphs[0].tensors:
-            if tensor.name in {b"pixels", b"colour", b"logits", b"scores"}:
-                tensor.shape = [4, *tensor.shape[1:]]
+        for tensor in graph_of(tree)[0].items:
+            if tensor[3] in {"pixels", "colour", "logits", "scores"}:
+                set_shape(tensor, (4, *tensor[0].items[1:]))
 
     assert answers(opened(changed(FLOAT, batch), LINES), "red", "blue") == ["red", "blue"]
 
@@ -258,15 +260,15 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "class numbers": (changed(FLOAT, of_shape("output", (1, 65, 65), 4)), "segmentation"),
     "YOLO": (changed(FLOAT, of_shape("output", (1, 84, 8400))), "object detector, as YOLO"),
     "SSD": (
-        changed(tiny_model(kind="float32", second_output="x"), of_shape("output", (1, 10, 4))),
+        changed(tiny(kind="float32", second_output="x"), of_shape("output", (1, 10, 4))),
         "object detector, as SSD",
     ),
     "embedding": (changed(FLOAT, ends_in(L2_NORMALIZATION)), "an embedding"),
     "arg max": (changed(FLOAT, ends_in(ARG_MAX)), r"number of a class \(ARG_MAX\)"),
     "top k": (changed(FLOAT, ends_in(TOPK)), "TOPK_V2"),
     "strings": (changed(FLOAT, of_shape("output", (1, 3), 5)), "string"),
-    "softmax of one": (tiny_model(labels=1, kind="float32"), "a softmax of one value, which is 1 for every"),
-    "no graph": (changed(FLOAT, lambda tree: tree.subgraphs.clear()), "it has no graph"),
+    "softmax of one": (tiny(labels=1, kind="float32"), "a softmax of one value, which is 1 for every"),
+    "no graph": (changed(FLOAT, lambda tree: tree[2].items.clear()), "it has no graph"),
     "cut short": (FLOAT[:200], "not a whole TFLite file"),
 }  # fmt: skip
 
@@ -391,9 +393,9 @@ def test_a_file_that_claims_more_than_it_holds_ends_soon(opened: Callable[..., O
     """Operators whose inputs are all the same long vector."""
 
     def large(tree: Any) -> None:
-        graph = tree.subgraphs[0]
-        graph.operators[0].inputs = list(range(3)) * 10_000
-        graph.operators.extend([graph.operators[0]] * 20)
+        operators = graph_of(tree)[3].items
+        operators[0][1] = Vector("i", [0, 1, 2] * 10_000)
+        operators.extend([operators[0]] * 20)
 
     with pytest.raises(InputError, match="it claims more than"):
         opened(changed(FLOAT, large), LINES)
@@ -403,4 +405,4 @@ def test_the_runtime_says_what_nobody_knows(opened: Callable[..., OwnModel]) -> 
     with pytest.raises(DeviceError, match="not a TFLite model"):
         opened(b"nothing that anybody knows")
     with pytest.raises(EdgeError, match="cannot run the model"):
-        opened(tiny_model(fully_connected_version=99), LINES)
+        opened(tiny(fully_connected_version=99), LINES)
