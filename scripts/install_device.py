@@ -220,7 +220,11 @@ def _put_into_service(
         use_environment(machine, old)
         if unit is not None:
             machine.write(UNIT, unit, mode=0o644)
-        service.start(machine)
+        try:
+            service.start(machine)
+        except InstallError:
+            msg = f"{e}. Nor does what was installed before, which is back; see `systemctl status {SERVICE}`"
+            raise InstallError(msg) from e
         msg = f"{e}. What was installed before serves again"
         raise InstallError(msg) from e
     remove_old_environments(machine, {environment} | ({old} if old else set()))

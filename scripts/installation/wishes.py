@@ -32,7 +32,8 @@ Without a network: fill a folder on a machine that has one (Bookworm: 3.11, Trix
   pip wheel --no-deps --wheel-dir STICK .
   pip download --dest STICK --only-binary :all: --python-version 3.11 --platform manylinux_2_28_aarch64 \\
       --platform manylinux_2_27_aarch64 --platform manylinux2014_aarch64 STICK/edge_fleet-*.whl
-and then, on the Pi: sudo scripts/install-device --wheels STICK
+and then, on the Pi: sudo scripts/install-device --wheels STICK. For a video camera or metrics download
+'STICK/edge_fleet-0.1.0-py3-none-any.whl[video,metrics]', for a Pi camera on Bookworm 'numpy<2' as well.
 
 Exit codes: 0 installed and serving; 1 could not install, and what ran before still runs; 2 wrong usage or
 settings; 5 installed and started, but doctor found faults, which it names.
