@@ -417,13 +417,13 @@ class BrokerConnection:
         now = time.monotonic()
         self._connected_at = None
         under_way = self._overdue or self._outgoing.suspects(now, careful=self._denials.careful)
-        self._overdue = []
+        unanswered, self._overdue = bool(self._overdue), []
         known, by_broker = self._denials.denied, self._end is None or not was_silent(self._end)
         ending, uses = self._denials.ended(under_way, now, by_broker=by_broker)
         if ending is Ending.DENIED:
             self._tell_denied(uses, known)
         elif ending is Ending.SUSPECT:
-            logger.warning("%s", describe_suspicion(self.address, uses))
+            logger.warning("%s", describe_suspicion(self.address, uses, unanswered=unanswered))
         elif ending is Ending.TAKEN_OVER:
             logger.error("%s", self.suspected_duplicate_id)
         else:

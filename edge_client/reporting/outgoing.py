@@ -1,7 +1,7 @@
 """Messages and subscriptions on their way to the broker, in the order in which they go out.
 
-Subscriptions and states go before results: a device whose results are late is better than one that is not
-seen.
+Subscriptions and states go before entities of Home Assistant, and all before results: a device whose results
+are late is better than one that is not seen.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class Outgoing:
         self._paced = paced
         self._numbers = itertools.count(1)
         self._states: collections.deque[Operation] = collections.deque()
+        self._entities: collections.deque[Operation] = collections.deque()
         self._results: collections.deque[Operation] = collections.deque()
         self._newest: dict[str, int] = {}  # number of the newest state of each topic
         self._under_way: dict[int, tuple[Operation, float]] = {}
@@ -79,12 +80,16 @@ class Outgoing:
         self._retained_at: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return len(self._states) + len(self._results) + len(self._under_way)
+        return sum(len(queue) for queue in self._queues) + len(self._under_way)
+
+    @property
+    def _queues(self) -> tuple[collections.deque[Operation], ...]:
+        return self._states, self._entities, self._results
 
     @property
     def waits(self) -> bool:
         """Whether anything is not sent yet."""
-        return bool(self._states or self._results)
+        return any(self._queues)
 
     def number(self) -> int:
         """Return a number for a message that is never sent."""
@@ -93,7 +98,7 @@ class Outgoing:
     def put(self, topic: str, payload: bytes, *, retain: bool) -> int:
         """Queue a message; return its number."""
         operation = self.state(topic, payload) if retain else self._operation(topic, payload, retain=False)
-        (self._states if retain else self._results).append(operation)
+        self._queue_of(operation).append(operation)
         return operation.number
 
     def subscribe(self, uses: tuple[Use, ...]) -> None:
@@ -121,7 +126,7 @@ class Outgoing:
         gap_s = SUBSCRIBED_GAP_S if any(use.act is Act.SUBSCRIBE for use in done) else GAP_S
         if careful and now - done_at < gap_s:
             return
-        for queue in (self._states, self._results):
+        for queue in self._queues:
             held: list[Operation] = []
             try:
                 while queue and len(self._under_way) < (1 if careful else WINDOW):
@@ -139,7 +144,7 @@ class Outgoing:
 
     def put_back(self, operation: Operation) -> None:
         """Queue an operation that could not be sent first."""
-        (self._results if self._is_result(operation) else self._states).appendleft(operation)
+        self._queue_of(operation).appendleft(operation)
 
     def sent(self, mid: int, operation: Operation, now: float) -> None:
         """Note that an operation is under way with this packet number."""
@@ -177,7 +182,13 @@ class Outgoing:
         unanswered = [one for one, _ in self._under_way.values() if self._is_result(one)]
         self._under_way.clear()
         self._states.clear()
+        self._entities.clear()
         self._results.extendleft(reversed(unanswered))
+
+    def _queue_of(self, operation: Operation) -> collections.deque[Operation]:
+        if self._is_result(operation):
+            return self._results
+        return self._states if operation.topics[0].startswith("edge/") else self._entities
 
     def _is_result(self, operation: Operation) -> bool:
         return not operation.subscribes and not operation.retain

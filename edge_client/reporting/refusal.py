@@ -30,15 +30,22 @@ def describe_denial(address: str, client_id: str, use: Use) -> str:
     )
 
 
-def describe_suspicion(address: str, uses: Sequence[Use]) -> str:
-    """Return one sentence for a connection that ended while several topics were under way."""
-    topics = _some([use.topic for use in uses])
+def describe_suspicion(address: str, uses: Sequence[Use], *, unanswered: bool) -> str:
+    """Return one sentence for a connection at whose end topics were under way.
+
+    Args:
+        address: Of the broker.
+        uses: What was under way.
+        unanswered: Whether the broker did not acknowledge it, and the connection was given up for that.
+    """
+    topics, rights = _some([use.topic for use in uses]), _some([rights_for(use) for use in uses])
+    if unanswered:
+        found, else_ = f"it does not acknowledge {topics}", "or beyond their rates"
+    else:
+        found, else_ = f"it ended the connection right after this device used {topics}", "or when they end"
     return (
-        f"MQTT broker {address}: it ended the connection right after this device used {topics}: brokers do "
-        "so where "
-        f"a policy or an ACL forbids it (AWS IoT Core: {_some([rights_for(use) for use in uses])}), or when "
-        "they "
-        "end. Trying again, one after the other"
+        f"MQTT broker {address}: {found}: brokers do so where a policy or an ACL forbids it (AWS IoT Core: "
+        f"{rights}), {else_}. Connecting again, one message after the other"
     )
 
 
