@@ -44,6 +44,7 @@ _PATHS = {
 # Settings whose empty value would be the current folder, or nothing that works.
 _NEVER_EMPTY = {("dataset", "cache_dir"), ("model", "weights"), ("trust", "root"), ("trust", "keys")}
 _NO_PATHS = {"", "none", "imagenet"}
+_NAMED = re.compile(r"\[(\w+)\] (\w+)")
 _COMMENT = re.compile(r"\s[#;]")
 
 
@@ -91,6 +92,21 @@ def read_values(
 def in_words(place: str, fault: str) -> str:
     """Return a fault with the file or option that it stands in."""
     return f"{place}: {fault}" if place else fault
+
+
+def with_place(fault: str, changes: Mapping[str, Mapping[str, object]], *sources: GivenSettings) -> str:
+    """Return a fault of `[section] name` with the option or file that gives it.
+
+    Args:
+        fault: The fault.
+        changes: Values that a program gives: they stand nowhere.
+        sources: What command line and files give; the first counts.
+    """
+    named = _NAMED.match(fault)
+    if named is None or named[2] in changes.get(named[1], {}):
+        return fault
+    places = (one[named[1]][named[2]].place for one in sources if named[2] in one.get(named[1], {}))
+    return in_words(next(places, ""), fault)
 
 
 def read_value(parameter: luigi.Parameter[Any], value: Any, *, is_list: bool = False) -> Any:  # noqa: ANN401

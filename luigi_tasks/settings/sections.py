@@ -8,7 +8,6 @@ misspelt and takes a % for its own. Steps get the frozen values and never see Lu
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,10 @@ from luigi.parameter import ParameterVisibility
 
 from edge_client.contract.errors import SettingsError
 from luigi_tasks.settings.checks import find_faults
-from luigi_tasks.settings.given import Given, read_command_line, read_given
+from luigi_tasks.settings.given import read_command_line, read_given
 from luigi_tasks.settings.luigi_names import known_names
-from luigi_tasks.settings.reading import in_words, read_values
-from luigi_tasks.settings.unknown import find_unknown
+from luigi_tasks.settings.reading import read_values, with_place
+from luigi_tasks.settings.unknown import find_unknown, find_unknown_changes
 from luigi_tasks.settings.values import (
     ADDRESSING_STYLES,
     ARCHITECTURES,
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from luigi_tasks.settings.given import GivenSettings
-
-_NAMED = re.compile(r"\[(\w+)\] (\w+)")
 
 
 class Renamed(luigi.OptionalParameter):
@@ -455,7 +452,7 @@ def load_settings(pictures: str = "", **changes: Mapping[str, object]) -> Pipeli
     faults = [
         *find_unknown_settings(files),
         *find_unknown(command_line, KNOWN, RENAMED),
-        *_find_unknown_changes(changes),
+        *find_unknown_changes(changes, KNOWN, RENAMED),
     ]
     read: dict[str, Any] = {}
     for section, kind in VALUES.items():
@@ -464,7 +461,7 @@ def load_settings(pictures: str = "", **changes: Mapping[str, object]) -> Pipeli
         read[section] = _to_values(kind, values)
         faults += unreadable
     settings = PipelineSettings(**read)
-    faults += [_with_place(one, changes, command_line, files) for one in find_faults(settings)]
+    faults += [with_place(one, changes, command_line, files) for one in find_faults(settings)]
     if faults:
         msg = "settings: " + "; ".join(dict.fromkeys(faults))
         raise SettingsError(msg)
@@ -477,28 +474,6 @@ def find_unknown_settings(files: GivenSettings) -> list[str]:
     value = given.value if given is not None else ""
     others = split_names(value) if isinstance(value, str) else tuple(str(one) for one in value)
     return find_unknown(files, {**known_names(), **KNOWN}, RENAMED, others)
-
-
-def _find_unknown_changes(changes: Mapping[str, Mapping[str, object]]) -> list[str]:
-    given = {
-        section: {name: Given(value, "") for name, value in values.items()}
-        for section, values in changes.items()
-        if section in KNOWN
-    }
-    unknown = [one for one in changes if one not in KNOWN]
-    return [
-        *find_unknown(given, KNOWN, RENAMED),
-        *(f"[{one}]: no such section; there are {', '.join(KNOWN)}" for one in unknown),
-    ]
-
-
-def _with_place(fault: str, changes: Mapping[str, Mapping[str, object]], *sources: GivenSettings) -> str:
-    """Return a fault of `[section] name` with the option or file that gives it."""
-    named = _NAMED.match(fault)
-    if named is None or named[2] in changes.get(named[1], {}):
-        return fault
-    places = (one[named[1]][named[2]].place for one in sources if named[2] in one.get(named[1], {}))
-    return in_words(next(places, ""), fault)
 
 
 def _to_values(kind: type[Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of any section

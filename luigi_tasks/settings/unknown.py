@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from luigi_tasks.settings.given import DEFAULTS, references
+from luigi_tasks.settings.given import DEFAULTS, Given, references
 from luigi_tasks.settings.reading import in_words
 
 if TYPE_CHECKING:
@@ -40,6 +40,24 @@ def find_unknown(
         elif section not in others:
             faults.append(_explain_section(given, section, known))
     return faults
+
+
+def find_unknown_changes(
+    changes: Mapping[str, Mapping[str, object]],
+    known: Mapping[str, AbstractSet[str]],
+    renamed: Mapping[tuple[str, str], str],
+) -> list[str]:
+    """Return the same for what a program gives; it knows no sections but these."""
+    given = {
+        section: {name: Given(value, "") for name, value in values.items()}
+        for section, values in changes.items()
+        if section in known
+    }
+    unknown = [one for one in changes if one not in known]
+    return [
+        *find_unknown(given, known, renamed),
+        *(f"[{one}]: no such section; there are {', '.join(known)}" for one in unknown),
+    ]
 
 
 def _find_unknown_names(
