@@ -70,7 +70,11 @@ class _Answer(msgspec.Struct):
 
 
 class TemporaryKeys:
-    """Keys of AWS IoT's credentials provider; fetched when they are first needed."""
+    """Keys of AWS IoT's credentials provider; fetched when they are first needed.
+
+    Attributes:
+        clock_behind_s: By how much this device's time of day is behind the provider's, as of the last fetch.
+    """
 
     def __init__(self, store: StoreSettings, clock: Callable[[], float] = time.monotonic) -> None:
         """Touch no network yet.
@@ -83,6 +87,7 @@ class TemporaryKeys:
         self._clock = clock
         self._keys: StoreCredentials | None = None
         self._renew_at = self._expires_at = float("-inf")
+        self.clock_behind_s = 0.0
 
     @property
     def life_s(self) -> float:
@@ -158,6 +163,7 @@ class TemporaryKeys:
             expires = datetime.datetime.fromisoformat(found.expiration.replace("Z", "+00:00"))
             now = email.utils.parsedate_to_datetime(date) if date else current_time()
             life_s = (expires - now).total_seconds()
+            self.clock_behind_s = (now - current_time()).total_seconds()
         except (msgspec.DecodeError, ValueError, TypeError) as e:
             reason = f"not an answer of the credentials provider ({type(e).__name__})"
             raise self._error(reason, _ENDPOINT) from e

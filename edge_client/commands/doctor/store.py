@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge_client.contract.addresses import shown_address
+from edge_client.contract.errors import DeviceError
 from edge_client.settings.file import of_channels
 
 if TYPE_CHECKING:
     from edge_client.settings.file import Settings
+
+# S3 answers RequestTimeTooSkewed beyond.
+_S3_CLOCK_SLACK_S = 900.0
 
 
 def check_root(settings: Settings) -> str:
@@ -34,6 +38,12 @@ def check_keys(settings: Settings) -> str:
 
     store, keys = settings.store, TemporaryKeys(settings.store)
     keys.current()
+    if abs(behind_s := keys.clock_behind_s) > _S3_CLOCK_SLACK_S:
+        msg = (
+            f"this device's clock is {abs(behind_s) / 3600:.1f} hours {'behind' if behind_s > 0 else 'ahead'}"
+            ": Amazon S3 refuses what it signs; connect it to a time server (timedatectl set-ntp true)"
+        )
+        raise DeviceError(msg)
     return (
         f"temporary ones of role alias {store.role_alias} for thing {store.thing_name}, "
         f"for {keys.life_s / 60:.0f} minutes"

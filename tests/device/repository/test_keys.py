@@ -251,6 +251,9 @@ def test_doctor_shows_the_keys_without_their_secrets(tmp_path, capsys, caplog, r
     told = capsys.readouterr().out
     assert f"temporary ones of role alias {ALIAS} for thing camera-1, for 60 minutes" in told
     assert main(["export", "--config", str(file), str(tmp_path / "bundle.tar")]) == 0
+    provider.clock_ahead = datetime.timedelta(hours=3)
+    assert main(["doctor", "--config", str(file)]) == 5
+    assert "this device's clock is 3.0 hours behind: Amazon S3 refuses" in capsys.readouterr().out
     provider.refusal = (403, b'{"message":"Access Denied"}')
     assert main(["export", "--config", str(file), str(tmp_path / "bundle.tar")]) == 4
     assert main(["doctor", "--config", str(file)]) == 5
