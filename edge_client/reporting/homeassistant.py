@@ -16,7 +16,11 @@ from edge_client.contract.names import command_topic, online_topic, results_topi
 INSTALL = b"install"
 # Home Assistant shows the text `unknown` as it shows any state that it does not know; the attributes keep the
 # best label and its score. An earlier client, to which a device may go back, does not publish `sure`.
-_LABEL = f"{{{{ value_json.label if value_json.sure | default(true) else '{UNKNOWN}' }}}}"
+# The text `None` means no value to Home Assistant (core#142662): a class of that name is shown as `none`.
+_LABEL = (
+    "{{ ('none' if value_json.label == 'None' else value_json.label) "
+    f"if value_json.sure | default(true) else '{UNKNOWN}' }}}}"
+)
 _ATTRIBUTES = (
     "{{ {'label': value_json.label, 'confidence': value_json.confidence, "
     "'sure': value_json.sure | default(true)} | to_json }}"

@@ -65,6 +65,13 @@ def test_sensors_show_the_answer():
     assert rendered("confidence", RESULT) == "87.6"
 
 
+def test_a_class_that_is_named_none_has_a_state() -> None:
+    """The text `None` would be no value to Home Assistant, as if there were no result (core#142662)."""
+    none = msgspec.structs.replace(RESULT, label="None")
+    assert rendered("label", none) == "none"
+    assert json.loads(rendered("label", none, "json_attributes_template"))["label"] == "None"
+
+
 @pytest.mark.parametrize("label", ["ripe", "unknown"])
 def test_a_prediction_that_is_not_sure_is_unknown_and_its_best_label_an_attribute(label):
     unsure = msgspec.structs.replace(RESULT, sure=False, label=label)
