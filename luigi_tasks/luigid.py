@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # A luigid that is just started again is waited for so long; a minute later, in the middle of a run, Luigi's
 # own [core] rpc_retry_attempts count.
-START_LIMIT_S = 4.0
+START_LIMIT_S = 5.0
 _PAUSE_S = 0.5
 _DONE, _UNKNOWN = "DONE", "UNKNOWN"
 

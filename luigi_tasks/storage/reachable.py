@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
 # A store that is just started again is waited for so long.
-LIMIT_S = 4.0
+LIMIT_S = 5.0
 # One that did not answer is not asked again for so long: a run asks it for several targets.
 SILENT_S = 10.0
 _PAUSE_S = 0.5

@@ -41,7 +41,7 @@ class OtherServer(BaseHTTPRequestHandler):
 @pytest.fixture
 def other_server():
     server = HTTPServer(("127.0.0.1", 0), OtherServer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
@@ -77,7 +77,7 @@ def test_a_luigid_that_is_just_starting_is_waited_for(monkeypatch):
         asked.append(port)
         if len(asked) == 1:
             server = HTTPServer(("127.0.0.1", port), OtherServer)
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 
     monkeypatch.setattr(luigid, "START_LIMIT_S", 30.0)
     monkeypatch.setattr(OtherServer, "answer", (200, b'{"response": {"paused": false}}'))
