@@ -3,13 +3,9 @@
 from setuptools import find_packages, setup
 
 LITERT = 'sys_platform == "linux" and (platform_machine == "x86_64" or platform_machine == "aarch64")'
-# tflite-runtime ended at 2.14: Python 3.11 at most, built against NumPy 1.
-NO_LITERT = 'platform_machine == "armv7l" and python_version < "3.12"'
 
 DEVICE = [
     f"ai-edge-litert>=2.1,<3; {LITERT}",
-    f"tflite-runtime==2.14.0; {NO_LITERT}",
-    f"numpy>=1.26,<2; {NO_LITERT}",
     "numpy>=1.24,<3",  # 1.24 is the system's on Bookworm, which picamera2 is compiled for there
     "msgspec>=0.19,<1",
     "paho-mqtt>=2.1,<3",

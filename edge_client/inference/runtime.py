@@ -100,8 +100,8 @@ def _find_runtime() -> tuple[str, Any]:
             reasons.append(f"{distribution}: {_one_line(e)}")
             first = first or e
     msg = (
-        "no TFLite runtime: pip install ai-edge-litert, or where it has no wheel (32-bit Arm) "
-        f"pip install tflite-runtime 'numpy<2' ({'; '.join(reasons)})"
+        "no TFLite runtime: pip install ai-edge-litert. It has wheels for 64-bit systems alone: on a 32-bit "
+        f"Raspberry Pi, write a 64-bit image to the card ({'; '.join(reasons)})"
     )
     raise DeviceError(msg) from first
 

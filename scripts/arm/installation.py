@@ -79,7 +79,7 @@ def install(land: UserLand) -> Installed:
         pip = [str(land.python), "-m", "pip", "--disable-pip-version-check", "--quiet"]
         if not (note.is_file() and note.read_text() == stamp):
             shutil.rmtree(land.environment, ignore_errors=True)
-            land.run(land.root / "usr/local/bin/python3", "-m", "venv", land.environment)
+            make_environment(land)
             # Nothing is compiled beforehand: under emulation that takes longer than all else.
             land.run(*pip, "install", "--no-compile", wheel)
             installed = examine(land)
@@ -90,6 +90,16 @@ def install(land: UserLand) -> Installed:
         else:
             land.run(*pip, "install", "--no-compile", "--force-reinstall", "--no-deps", wheel)
     return Installed(**json.loads((land.environment / ".facts.json").read_text()))
+
+
+def make_environment(land: UserLand) -> None:
+    """Make a virtual environment with Debian's pip.
+
+    Its wheel is named in full: `ensurepip` of 3.13 reads attributes of a path that the emulator does not map.
+    """
+    land.run(land.root / "usr/local/bin/python3", "-m", "venv", "--without-pip", land.environment)
+    [wheel] = (land.root / "usr/share/python-wheels").glob("pip-*.whl")
+    land.run(land.python, wheel / "pip", "install", "--quiet", "--no-index", "--no-compile", wheel)
 
 
 def build_wheel(folder: Path) -> Path:
