@@ -55,7 +55,7 @@ class Known:
     Attributes:
         signature: Inode, size and mtime_ns: another signature is another picture.
         since: Monotonic time at which this signature was first seen.
-        old: Whether the mtime was `settle_s` ago at first sight: the file was moved in.
+        old: Whether the file was moved in: its content was `settle_s` old when it came.
         replacements: How often the file was replaced in a row, each time before it was at rest.
         failed: Whether the file could not be decoded once.
         starved: Whether that was for lack of memory, or of the right to read it.
@@ -254,7 +254,8 @@ class FolderScan:
         if known is None or not is_same(known.signature, signature, wall):
             # A file that changed since the last look is being written, whatever its mtime.
             is_new = known is None and done is None
-            old = is_new and wall - found.st_mtime >= self._settle_s
+            # Both times are of one clock, which may be a server's; being moved in changes ctime alone.
+            old = is_new and found.st_ctime - found.st_mtime >= self._settle_s
             known = Known(signature, now, old, _replacements(known, signature, now, self._settle_s))
             self._on_found(_join(folder, name), found, known)
         if known.done and now - known.since > _REMEMBERED_S and _is_past(signature, wall):

@@ -258,3 +258,19 @@ def test_file_whose_inode_changes_is_the_same_picture(tmp_path, monkeypatch):
         assert scan.look(now) == []
     put(tmp_path / "a.png", GREEN)
     assert scan.look(30.0) == ["a.png"]
+
+
+def test_upload_to_a_server_whose_clock_is_behind_is_read_once_it_is_complete(tmp_path, monkeypatch):
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + 3600)
+    scan = FolderScan(tmp_path, settle_s=1.0)
+    with (tmp_path / "a.png").open("wb") as file:
+        for second in range(4):
+            file.write(RED[second * 10 : second * 10 + 10])
+            file.flush()
+            assert scan.look(second * 0.9) == []
+        file.write(RED[40:])
+    assert scan.look(3.6) == []
+    assert scan.look(4.7) == ["a.png"]
+    put(tmp_path / "b.png", BLUE, age_s=3700)
+    assert scan.look(4.8) == ["b.png", "a.png"], "what is moved in whole is read at once"
