@@ -81,6 +81,8 @@ def _address_faults(broker: BrokerAddress) -> Iterator[str]:
             "WebSockets "
             "(ws, wss) are not spoken: use port 8883, or 443 with alpn"
         )
+    if host.startswith("["):
+        yield f"host {broker.host}: an IPv6 address is written without brackets here"
     if ".credentials.iot." in host or (
         is_aws_endpoint(host) and host.startswith(("iot.", "iot-fips.", "data."))
     ):

@@ -255,7 +255,6 @@ class BrokerConnection:
             self._note_fault(str(e))
             return None
         client.suppress_exceptions = True  # last resort to keep the thread alive
-        client.enable_logger(logging.getLogger(f"{__name__}.paho"))
         if with_will:
             client.will_set(self._online_topic, OFFLINE, qos=1, retain=True)
         client.on_connect = self._on_connect

@@ -7,6 +7,7 @@ connection, the very message for which the broker ended the one before.
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import socket
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from edge_client.settings.reporting import BrokerSettings
 
 __all__ = ["Client", "Message", "ReasonCode"]
+
+logger = logging.getLogger(__name__)
 
 Client = paho.Client
 Message = paho.MQTTMessage
@@ -94,6 +97,7 @@ def last_words(client: Client) -> Callable[[], str]:
     def note(_client: Client, _userdata: object, level: int, text: str) -> None:
         if level == paho.MQTT_LOG_ERR:
             errors[0] = text
+            logger.debug("%s", text)  # who uses the client says what it means
 
     client.on_log = note
     return lambda: errors[0]

@@ -172,8 +172,13 @@ def _shown(document: DocumentT) -> DocumentT:
         elif isinstance(value, dict):
             changes[name] = {key: _shown(one) for key, one in value.items()}
         elif isinstance(value, str):
-            changes[name] = one_line(value[:TEXT_LIMIT])[:TEXT_LIMIT]
+            changes[name] = _cut(one_line(value[:TEXT_LIMIT]))
     return msgspec.structs.replace(document, **changes)
+
+
+def _cut(text: str) -> str:
+    """Return at most `TEXT_LIMIT` bytes of a text: brokers limit a message (AWS IoT Core: 128 kB)."""
+    return text.encode("utf-8", "replace")[:TEXT_LIMIT].decode("utf-8", "ignore")
 
 
 def read_status(state_dir: Path) -> DeviceStatus:

@@ -11,7 +11,7 @@ import pytest
 from local_services import wait_until
 
 from edge_client.contract.errors import TransportError
-from edge_client.contract.messages import DeviceStatus
+from edge_client.contract.messages import DeviceStatus, InboxMetrics, SinkMetrics
 from edge_client.contract.names import (
     announcement_topic,
     command_topic,
@@ -21,10 +21,11 @@ from edge_client.contract.names import (
     status_topic,
 )
 from edge_client.reporting.homeassistant import discovery_messages
-from edge_client.reporting.status import STATUS_FILE
+from edge_client.reporting.status import STATUS_FILE, StatusBoard
 from tests.fakes.aws_iot import (
     ACCOUNT,
     CONFIGS,
+    PAYLOAD_BYTES,
     POLICY_CHARACTERS,
     REGION,
     SLASHES,
@@ -222,6 +223,28 @@ def test_no_topic_is_deeper_or_longer_than_aws_takes():
     entities = set(discovery_messages("homeassistant", "f" * 40, "d" * 60, "c" * 60))
     assert max(one.count("/") for one in found | entities) <= SLASHES
     assert max(len(one) for one in found | entities) <= TOPIC_BYTES
+
+
+def test_no_status_is_larger_than_aws_takes(tmp_path):
+    long = '\N{PILE OF POO}"' * 5000
+    texts = ("why", "runtime", "last_error", "warning", "evidence", "passed_over")
+    status = DeviceStatus(
+        device="d" * 64,
+        channel="c" * 64,
+        state="serving",
+        sinks={name: SinkMetrics(error=long) for name in ("mqtt", "json_lines", "standard_output", "action")},
+        inbox=InboxMetrics(waiting=1, error=long),
+    )
+    published: list[bytes] = []
+
+    def publish(payload: bytes) -> bool:
+        published.append(payload)
+        return True
+
+    board = StatusBoard(status, file=tmp_path / STATUS_FILE, publish=publish, interval_s=0.01)
+    board.change(**dict.fromkeys(texts, long))
+    board.step()
+    assert 10_000 < len(published[0]) <= PAYLOAD_BYTES
 
 
 def test_the_pipeline_names_the_policy_that_forbids_it(aws, authority, fleet):

@@ -208,6 +208,7 @@ AWS = DeviceSettings(host=ENDPOINT, port=8883, tls=True, certificate_file="c", k
         ),
         (dataclasses.replace(AWS, host="abc.ats.iot.cn-north-1.amazonaws.com.cn"), ""),
         (DeviceSettings(host="2001:db8::7"), ""),
+        (DeviceSettings(host="[2001:db8::7]"), "without brackets"),
         (DeviceSettings(port=0), "port: 1 to 65535"),
         (DeviceSettings(host=""), ""),
         (DeviceSettings(host="", port=443, alpn=("mqtt",)), ""),
