@@ -212,3 +212,13 @@ def test_a_daemon_publishes_changes_and_is_done_with_every_picture(daemon, watch
     assert [one.label for one in watcher.results] == ["red", "green"]
     wait_until(lambda: not any(daemon.camera.iterdir()), "the pictures to be done with")
     assert "2 skipped" in daemon.ask("status").stdout
+    assert daemon.terminate() == 0
+    daemon.settings["sinks"]["min_interval_s"] = 3600.0
+    daemon.start()
+    for label in ("blue", "red"):
+        name = daemon.drop(label)
+        wait_until(functools.partial(answered, lines, name), "the answer in the file")
+    watcher.wait(lambda w: w.results[-1].label == "blue", "the first result")
+    assert daemon.terminate() == 0
+    watcher.wait(lambda w: w.results[-1].label == "red", "what waited for the end of the interval")
+    assert not any(daemon.camera.iterdir())
