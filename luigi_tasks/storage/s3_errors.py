@@ -72,7 +72,10 @@ _WAYS_OUT = {
     "SecondLevelDomainForbidden": _VIRTUAL,  # Alibaba OSS
     "PathStyleDomainForbidden": _VIRTUAL,  # Tencent COS
     "InvalidPathAccess": _VIRTUAL,  # Volcengine TOS
-    "NoSuchBucket": "the bucket does not exist; create it or correct the s3:// url",
+    "NoSuchBucket": (
+        "the bucket does not exist; create it or correct the s3:// url; pictures at another endpoint than "
+        "the store's need [dataset] profile"
+    ),
     "InvalidBucketName": "the name of the bucket in the s3:// url cannot be one; correct it",
     "MethodNotAllowed": _NO_S3,
     "405": _NO_S3,
@@ -152,10 +155,7 @@ def refuse_condition(what: str, header: str, error: Any) -> NoReturn:  # noqa: A
 def archived_words(storage_class: str = "") -> str:
     """Return what is the matter with an archived object, and the way out."""
     named = f" ({storage_class})" if storage_class else ""
-    return (
-        f"archived{named}, so it cannot be read; restore it (aws s3api restore-object, or the storage's "
-        "console), which takes minutes to days, then run again"
-    )
+    return f"archived{named}; restore it (aws s3api restore-object; minutes to days), then run again"
 
 
 def _translate_answer(what: str, error: Any) -> EdgeError:  # noqa: ANN401 - as above
@@ -216,7 +216,7 @@ def _translate_failure(what: str, error: Exception) -> EdgeError:
             f"{what}: no credentials: {one_line(str(error))}; mend the profile that names them"
         )
     passing = (e.ConnectionError, e.HTTPClientError, e.IncompleteReadError, e.ChecksumError)
-    if not isinstance(error, (*passing, e.PaginationError)):
+    if not isinstance(error, (*passing, e.FlexibleChecksumError, e.PaginationError)):
         return SettingsError(
             f"{what}: {one_line(str(error))}; check [store] endpoint_url, profile and region, AWS_PROFILE "
             "and ~/.aws/config"

@@ -152,7 +152,7 @@ def test_archived_pictures_are_left_out_by_name_until_they_are_restored(moto, pl
         ("b/3.png", "archived"),
         ("b/4.png", "archived"),
     ]
-    assert "archived (GLACIER), so it cannot be read; restore it (aws s3api" in listing.left_out[0].words
+    assert "archived (GLACIER); restore it (aws s3api" in listing.left_out[0].words
     source.client.restore_object(
         Bucket=source.bucket, Key=f"{source.prefix}b/3.png", RestoreRequest={"Days": 1}
     )
