@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _FLEX = "Flex"
 _KINDS = ("float32", "float16", "uint8", "int8", "int16")
 _CHANNELS = (1, 3)
+# (batch, height, width, channels)
+_RANK = 4
 # Steps of an 8-bit input by which two ways to fill it may differ for their rounding.
 _ROUNDING_STEPS = 2
 # Share of pixel values that a normalization may push out of the range of an 8-bit input; more contradicts it.
@@ -38,16 +40,16 @@ def check_input(graph: Graph) -> None:
     given = graph.inputs[0]
     shape = given.signature or given.shape
     if given.kind not in _KINDS:
-        text = ", as a model of text or of tables does" if given.kind in {"int32", "int64", "string"} else ""
+        text = ", as that of a model of text or of tables" if len(shape) < _RANK else ""
         msg = f"its input is {given.in_words()}{text}: an image classifier takes {', '.join(_KINDS)} pixels"
         raise InputError(msg)
-    if len(shape) == 4 and shape[3] not in _CHANNELS and shape[1] in _CHANNELS:
+    if len(shape) == _RANK and shape[3] not in _CHANNELS and shape[1] in _CHANNELS:
         msg = (
             f"its input is {given.in_words()}, channels first (NCHW), as PyTorch has it: convert it to "
             "channels last (NHWC), with onnx2tf, or with ai_edge_torch.to_channel_last_io"
         )
         raise InputError(msg)
-    if len(shape) != 4 or shape[3] not in _CHANNELS or 0 in shape:
+    if len(shape) != _RANK or shape[3] not in _CHANNELS or 0 in shape:
         msg = (
             f"its input is {given.in_words()}: an image classifier takes (1, height, width, 3), or "
             "1 channel for grey"

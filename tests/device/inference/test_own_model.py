@@ -250,7 +250,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "channels first, grey": (changed(FLOAT, of_shape("input", (1, 1, 28, 28))), r"\(NCHW\)"),
     "four channels": (changed(FLOAT, of_shape("input", (1, 32, 32, 4))), "an image classifier takes"),
     "no batch": (changed(FLOAT, of_shape("input", (32, 32, 3))), "an image classifier takes"),
-    "text": (changed(FLOAT, of_shape("input", (1, 128), 2)), "int32.* as a model of text"),
+    "text": (changed(FLOAT, of_shape("input", (1, 128), 2)), "int32.* as that of a model of text"),
     "wide integers": (changed(FLOAT, of_shape("input", (1, 32, 32, 3), 4)), "int64"),
     "Edge TPU": (changed(FLOAT, as_custom("edgetpu-custom-op")), "compiled for the Edge TPU.*_edgetpu"),
     "detector": (changed(FLOAT, as_custom("TFLite_Detection_PostProcess")), "an object detector"),
