@@ -155,6 +155,8 @@ class BrokerConnection:
 
     def start(self) -> None:
         """Connect in the background, and again whenever the connection is lost or cannot be made."""
+        if self._thread is None and (doubt := broker_doubt(self._settings)):
+            logger.warning("%s", doubt)
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._thread.start()
 

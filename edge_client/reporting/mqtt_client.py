@@ -77,10 +77,12 @@ def serve(client: Client, wait_s: float, wake: socket.socket | None = None) -> b
     connection = client.socket()
     if connection is None:
         return False
-    others = [] if wake is None else [wake]
+    events = select.poll()
     with contextlib.suppress(OSError, ValueError):  # closed meanwhile: `loop_misc` finds out
-        writing = [connection] if client.want_write() else []
-        select.select([connection, *others], writing, [], 0 if _has_read_ahead(client) else wait_s)
+        events.register(connection, select.POLLIN | (select.POLLOUT if client.want_write() else 0))
+        if wake is not None:
+            events.register(wake, select.POLLIN)
+        events.poll(0 if _has_read_ahead(client) else 1000 * wait_s)
     client.loop_read()
     while _has_read_ahead(client):
         client.loop_read()
