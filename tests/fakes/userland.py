@@ -2,8 +2,8 @@
 
 The base is made once for each release and kept in the user's cache; tests work on copies. Debian packages
 that an installation may ask for lie in it as an archive, and wheels beside it, so that an installation needs
-no network. systemd does not run there: `systemctl` is a stand-in that starts what the unit says, as the
-unit's user, and waits for its notification.
+no network. A booted one runs its own systemd in a container. Elsewhere `systemctl` may be a stand-in that
+starts what the unit says, as the unit's user, and waits for its notification.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -23,13 +24,27 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
+INCLUDED = {
+    "bookworm": ("python3", "ca-certificates", "systemd-sysv", "dbus"),
+    "trixie": ("python3", "ca-certificates"),
+}
 # What an installation may install: picamera2 is Raspberry Pi's own, and has a stand-in below. cftime's module
 # is compiled for the NumPy of its release, as picamera2's simplejpeg is.
 OFFERED = ("python3-venv", "python3-numpy", "python3-cftime")
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-fleet"
 _ARCHIVE = "/srv/archive"
-_LIMIT_S = 600.0
-_UNSHARE = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--kill-child")
+_LIMIT_S = 300.0
+# What makes a folder in memory a copy of a base: folder, base, wheels.
+_COPY = 'mount -t tmpfs tmpfs "$1" && cp -a "$2/." "$1" && mkdir "$1/stick"'
+# sh, as the first process, reaps what the installer and the service leave.
+_ENTER = (
+    f'{_COPY} && mount --bind "$3" "$1/stick" && mount -t proc proc "$1/proc" && '
+    'mount --rbind /dev "$1/dev" && exec chroot "$1" sh -c "while sleep 600; do :; done"'
+)
+_BOOT = (
+    f"{_COPY} && exec systemd-nspawn --quiet --register=no --keep-unit --machine=edge-$$ --console=pipe "
+    '--bind-ro="$3:/stick" --directory="$1" --boot'
+)
 
 PICAMERA2 = """\
 import numpy as np
@@ -120,29 +135,45 @@ def skip_without_userlands() -> None:
 
 
 class Userland:
-    """A copy of a base in memory, its namespaces, and the commands that run in it."""
+    """A copy of a base in memory, its namespaces, and the commands that run in it.
 
-    def __init__(self, release: str, folder: Path) -> None:
+    Args:
+        release: A key of PYTHON.
+        folder: An empty folder.
+        boot: Whether systemd of the user land runs, in a container of systemd-nspawn.
+    """
+
+    def __init__(self, release: str, folder: Path, *, boot: bool) -> None:
         self._folder = folder / release
         self._folder.mkdir()
-        # sh, as the first process, reaps what the installer and the service leave.
-        script = (
-            'mount -t tmpfs tmpfs "$1" && cp -a "$2/." "$1" && '
-            'mkdir "$1/stick" && mount --bind "$3" "$1/stick" && '
-            'mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && '
-            'exec chroot "$1" sh -c "echo ready; while sleep 600; do :; done"'
-        )
         places = (self._folder, _base(release), _wheels(PYTHON[release]))
-        # A process that keeps the namespaces: all that runs in them ends with it, and the copy with them.
-        self._holder = subprocess.Popen(
-            [*_UNSHARE, "sh", "-c", script, "sh", *map(str, places)], stdout=subprocess.PIPE, text=True
-        )
-        assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == "ready\n"
-        children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()
-        self._inner = children[0]
+        flags = ("--mount",) if boot else ("--mount", "--pid", "--fork", "--kill-child")
+        words = ["/usr/bin/unshare", *flags, "sh", "-c", _BOOT if boot else _ENTER, "sh", *map(str, places)]
+        # What runs in the namespaces ends with their first process, and the copy with its mount.
+        self._holder = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self._inner = self._first_process("systemd" if boot else "sleep")
         self.root = Path(f"/proc/{self._inner}/root")
+        if boot:
+            self._wait_for_boot()
         self._copy_checkout()
+
+    def _wait_for_boot(self) -> None:
+        end = time.monotonic() + _LIMIT_S
+        while self.run("systemctl", "is-system-running").stdout.strip() not in {"running", "degraded"}:
+            if time.monotonic() > end or self._holder.poll() is not None:
+                self.close()
+                pytest.skip(f"no systemd of {self._folder.name} can run here")
+            time.sleep(0.2)
+
+    def _first_process(self, name: str) -> str:
+        """Wait for the process that all others there descend from; once ready one of a name."""
+        end = time.monotonic() + _LIMIT_S
+        while time.monotonic() < end and self._holder.poll() is None:
+            for child in _children(self._holder.pid):
+                if name in {_name(process) for process in (child, *_children(child))}:
+                    return child
+            time.sleep(0.05)
+        return pytest.skip(f"no user land of {self._folder.name} can be entered here")
 
     @property
     def checkout(self) -> Path:
@@ -158,8 +189,8 @@ class Userland:
     def command(self, *words: str) -> list[str]:
         """Return a command line that runs there, as root."""
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        enter = ["/usr/bin/nsenter", "--target", self._inner, "--mount", "--pid"]
-        return [*enter, "/usr/sbin/chroot", str(self._folder), "env", "-i", path, "HOME=/root", *words]
+        enter = ["/usr/bin/nsenter", "--target", self._inner, "--all", "--root", "--wd"]
+        return [*enter, "/usr/bin/env", "-i", path, "HOME=/root", *words]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command there, as root and without a terminal."""
@@ -206,7 +237,7 @@ class Userland:
 
 def _base(release: str) -> Path:
     """Return the base of a release, made if it is not there."""
-    base = _CACHE / "userlands" / f"{release}-{_digest(OFFERED, PICAMERA2)}"
+    base = _CACHE / "userlands" / f"{release}-{_digest(INCLUDED[release], OFFERED, PICAMERA2)}"
     if base.is_dir():
         return base
     making = base.with_name(f".{base.name}.{os.getpid()}")
@@ -215,7 +246,7 @@ def _base(release: str) -> Path:
         f"mkdir $1{_ARCHIVE} && chroot $1 apt-get install -y -qq --no-install-recommends --download-only "
         f"-o Dir::Cache::archives={_ARCHIVE} {' '.join(OFFERED)} && rm -rf $1{_ARCHIVE}/[pl]*[lk]"
     )
-    options = ["--mode=root", "--variant=minbase", "--include=python3-minimal,python3,ca-certificates"]
+    options = ["--mode=root", "--variant=minbase", f"--include={','.join(INCLUDED[release])}"]
     options += ["--dpkgopt=force-unsafe-io", "--aptopt=Acquire::Check-Valid-Until false"]
     options += ["--quiet", f"--customize-hook={download}"]
     try:
@@ -284,6 +315,20 @@ def _wheels(python: str) -> Path:
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return folder
+
+
+def _children(process: int | str) -> list[str]:
+    try:
+        return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return []
+
+
+def _name(process: str) -> str:
+    try:
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _digest(*parts: object) -> str:
