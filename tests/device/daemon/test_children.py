@@ -60,6 +60,7 @@ def settings(tmp_path):
     return load_settings(file)
 
 
+@pytest.mark.native  # what others see is the emulator's, whose daemon in a user namespace never reports
 @pytest.mark.runtime
 def test_no_child_gets_the_secrets_or_modules_of_a_folder(daemon, watcher, repository, tmp_path):
     """The daemon is started in a folder with a module of a stranger, and has the keys in its environment."""
