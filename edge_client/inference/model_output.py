@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,9 @@ def choose_output(model: bytes, graph: Graph, metadata: FileMetadata, options: M
     usable = [place for place, one in enumerate(graph.outputs) if _is_vector(one) and place != known]
     described = metadata.outputs if len(metadata.outputs) == len(graph.outputs) else ()
     facts = {place: described[place] if described else OutputFacts() for place in usable}
-    file = None if options.labels is None else _read(options.labels)
+    file = json.dumps(options.names).encode() if options.names else None
+    if options.labels is not None:
+        file = _read(options.labels)
     place = _only_one(graph, usable, facts, file)
     _check_ending(graph, place)
     count = _count(graph.outputs[place])

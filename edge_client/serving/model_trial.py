@@ -49,6 +49,7 @@ class ModelOrder(Document, frozen=True, kw_only=True):
         mean: See `ModelOptions`.
         std: See `ModelOptions`.
         input_size: See `ModelOptions`.
+        names: See `ModelOptions`.
         threads: Threads of the interpreter.
         memory_bytes: Limit on the child's memory; 0: none.
     """
@@ -58,13 +59,14 @@ class ModelOrder(Document, frozen=True, kw_only=True):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     input_size: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
     threads: int = 1
     memory_bytes: int = 0
 
     def options(self) -> ModelOptions:
         """Return the options of the model."""
         labels = Path(self.labels) if self.labels else None
-        return ModelOptions(labels, self.mean, self.std, self.input_size)
+        return ModelOptions(labels, self.mean, self.std, self.input_size, self.names)
 
 
 class ModelVerdict(Document, frozen=True, kw_only=True):
@@ -108,6 +110,7 @@ class ModelTrial:
             mean=options.mean,
             std=options.std,
             input_size=options.input_size,
+            names=options.names,
             threads=threads,
             memory_bytes=memory_bytes,
         )

@@ -20,16 +20,18 @@ class ModelOptions:
     """What a model file does not say of itself, or says wrongly.
 
     Attributes:
-        labels: Labels file; None: the labels in the model file.
+        labels: Labels file; None: `names`, else the labels in the model file.
         mean: Mean of the pixels 0-255, one for all channels or one for each; empty: the file's.
         std: Their standard deviation: the model gets (pixel - mean) / std.
         input_size: Side of the input in pixels, or its height and width; empty: the file's.
+        names: The labels themselves.
     """
 
     labels: Path | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     input_size: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
     def faults(self) -> tuple[str, ...]:
         """Return a sentence for each option that cannot work; empty if all can."""

@@ -46,7 +46,8 @@ def resolve(section: str, key: str, value: Any, kind: Any, table: Mapping[str, A
         return _folder_address(value, folder)
     if kind == Command:
         return _with_whole_program(value, folder)
-    if not value or not (key.endswith(("_file", "_dir")) or _names_file(section, key, table)):
+    named = key.endswith(("_file", "_dir")) or _names_file(section, key, table)
+    if not value or not named or not isinstance(value, str):
         return value
     return (
         _resolve_pattern(value, folder)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Command = Annotated[str, "command"]
 # Numbers with commas between.
 Numbers = Annotated[str, "numbers"]
+# A labels file, or a list of the labels.
+LabelsOrFile = Annotated[str | tuple[str, ...], "labels"]
 # One number for all channels of a picture, or one for each.
 ChannelValues = Annotated[tuple[float, ...], "channel values"]
 # Height and width in pixels, or one for both.
@@ -102,6 +104,11 @@ def _read_list(value: object, wanted: str) -> tuple[str, ...]:
     raise TypeError(msg)
 
 
+def _read_labels(value: object) -> str | tuple[str, ...]:
+    """Read the name of a file, or a TOML list of labels."""
+    return _read_names(value) if isinstance(value, list) else _read_str(value)
+
+
 def read_float_list(value: object) -> tuple[float, ...]:
     """Read one number, a list of numbers, or a text of numbers with commas between."""
     if isinstance(value, str):
@@ -138,6 +145,7 @@ _READERS: dict[Any, Callable[[object], Any]] = {
     float: _read_float,
     Path: lambda value: Path(_read_str(value)),
     tuple[str, ...]: _read_names,
+    LabelsOrFile: _read_labels,
     ChannelValues: read_float_list,
     Size: read_size,
     Command: _read_command,

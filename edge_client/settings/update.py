@@ -25,7 +25,7 @@ from edge_client.settings.checks import (
     store_url_fault,
 )
 from edge_client.settings.own_model import ModelOptions
-from edge_client.settings.readers import ChannelValues, Size  # noqa: TC001 - read by get_type_hints
+from edge_client.settings.readers import ChannelValues, LabelsOrFile, Size  # noqa: TC001 - read by get_type_hints
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +57,7 @@ class DeviceSettings(Section):
         top: Number of labels in each result.
         latency_budget_ms: Longest time for one frame; a slower release is refused. 0: no limit.
         model: Model file that serves in the place of releases; empty: the channel's releases serve.
-        labels: Labels file of `model`; empty: the labels in it.
+        labels: Labels file of `model`, or its labels; empty: the labels in it.
         mean: See `ModelOptions`.
         std: See `ModelOptions`.
         input_size: See `ModelOptions`.
@@ -73,7 +73,7 @@ class DeviceSettings(Section):
     top: int = 3
     latency_budget_ms: float = 0.0
     model: str = ""
-    labels: str = ""
+    labels: LabelsOrFile = ""
     mean: ChannelValues = ()
     std: ChannelValues = ()
     input_size: Size = ()
@@ -84,8 +84,10 @@ class DeviceSettings(Section):
 
     def model_options(self) -> ModelOptions:
         """Return what the settings say of the model file."""
-        labels = Path(self.labels) if self.labels else None
-        return ModelOptions(labels, self.mean, self.std, self.input_size)
+        if isinstance(self.labels, str):
+            file = Path(self.labels) if self.labels else None
+            return ModelOptions(file, self.mean, self.std, self.input_size)
+        return ModelOptions(None, self.mean, self.std, self.input_size, self.labels)
 
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""

@@ -49,7 +49,8 @@ def check_files(settings: Settings) -> str:
     """Check that this user may read the settings' files. Raises: DeviceError with the commands that help."""
     store, broker, user = settings.store, settings.broker, user_name(os.geteuid())
     device = settings.device
-    served = [device.model, device.labels] if device.model else [str(settings.trust.root)]
+    labels = device.labels if isinstance(device.labels, str) else ""
+    served = [device.model, labels] if device.model else [str(settings.trust.root)]
     public = [str(settings.file), *served, store.ca_file, broker.ca_file, broker.certificate_file]
     public += [store.certificate_file, store.credentials_ca_file]
     secret = [store.access_key_file, store.key_file, broker.password_file, broker.key_file]

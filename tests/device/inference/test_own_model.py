@@ -90,6 +90,13 @@ def test_options_come_before_what_the_file_says(opened: Callable[..., OwnModel])
     assert answers(model, "red", "green", "blue") == ["a", "b", "c"]
 
 
+def test_labels_may_be_given_themselves(opened: Callable[..., OwnModel]) -> None:
+    model = opened(FLOAT, names=("a, b", "None", "c"))
+    assert answers(model, "red", "green", "blue") == ["a, b", "None", "c"]
+    with pytest.raises(InputError, match="1 labels for a model with 3 outputs"):
+        opened(FLOAT, names=("a",))
+
+
 def test_each_channel_has_its_mean_and_deviation(opened: Callable[..., OwnModel]) -> None:
     """The second channel is turned around: yellow arrives as red, cyan as blue."""
     mean, std = [127.5] * 3, [127.5, -127.5, 127.5]

@@ -31,6 +31,12 @@ def test_a_model_needs_no_store_and_its_paths_are_relative_to_the_file(tmp_path:
         load(tmp_path, "")
 
 
+def test_labels_may_be_a_list(tmp_path: Path) -> None:
+    device = load(tmp_path, 'model = "m.tflite"\nlabels = ["screw, M3", "None"]').device
+    assert device.model_options().names == ("screw, M3", "None")
+    assert device.model_options().labels is None
+
+
 def test_a_store_that_is_named_besides_must_be_one(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"\[store\] base_url"):
         load(tmp_path, 'model = "m.tflite"', '[store]\nbase_url = "bucket"\n')
