@@ -232,7 +232,7 @@ class BrokerConnection:
         return min(doubled, LONGEST_RECONNECT_DELAY_S) * random.uniform(1.0, 1.3)  # noqa: S311 - no secret
 
     def _connect_and_serve(self) -> None:
-        with_will = self._denials.may_try_will(time.monotonic()) and self._unanswered % 3 != 2
+        with_will = self._denials.may_try_will(time.monotonic(), self._unanswered)
         client = self._open(with_will=with_will)
         if client is None:
             return
@@ -319,6 +319,7 @@ class BrokerConnection:
             self._denials.refused([will], time.monotonic())
             logger.error("%s", describe_denial(self.address, self._client_id, will))
         self._fault, self._unanswered = None, 0
+        self._denials.accepted()
         self._subscribe()
         self._outgoing.put(self._online_topic, ONLINE, retain=True)
         self._connected_at = time.monotonic()

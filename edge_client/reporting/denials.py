@@ -73,6 +73,7 @@ class Denials:
         self._denied: dict[Use, _Denial] = {}
         self._drops: deque[float] = deque(maxlen=TAKEOVERS)  # unexplained ends
         self._suspected = False
+        self._unreached = 0
         self._short = 0
         self._suspect: Use | None = None
         self.careful = False
@@ -85,7 +86,7 @@ class Denials:
     @property
     def failures(self) -> int:
         """Connections in a row that failed, or ended soon, for what another try at once does not mend."""
-        return self._short
+        return self._unreached + self._short
 
     @property
     def suspects_other_client(self) -> bool:
@@ -110,9 +111,17 @@ class Denials:
                 return use
         return None
 
-    def may_try_will(self, now: float) -> bool:
-        """Whether a connection may have its last will."""
-        return all(one.until <= now for use, one in self._denied.items() if use.act is Act.CONNECT)
+    def may_try_will(self, now: float, unanswered: int) -> bool:
+        """Whether the next connection may have its last will.
+
+        Args:
+            now: Time.
+            unanswered: Connections in a row that the broker ended before it had accepted them: every third
+                goes without a will, or every second once it is known that this helps.
+        """
+        denied = [one for use, one in self._denied.items() if use.act is Act.CONNECT]
+        every = 2 if denied else 3
+        return all(one.until <= now for one in denied) and unanswered % every != every - 1
 
     def acknowledged(self, uses: Iterable[Use]) -> tuple[Use, ...]:
         """Note that the broker took messages; return the topics that were denied until now."""
@@ -131,7 +140,11 @@ class Denials:
 
     def failed(self) -> None:
         """Note that no connection came about."""
-        self._short += 1
+        self._unreached += 1
+
+    def accepted(self) -> None:
+        """Note that one came about."""
+        self._unreached = 0
 
     def lasted(self, seconds: float) -> None:
         """Note how long the present connection has lasted, so far."""
