@@ -52,7 +52,7 @@ def main() -> int:
     options = user.parse()
     os.umask(0o022)  # the service's user must be able to read what root installs
     try:
-        if not options.dry_run:
+        if not options.dry_run or (SETTINGS_FILE.exists() and not os.access(SETTINGS_FILE, os.R_OK)):
             check_root()
         check_machine()
         with Path(os.devnull if options.dry_run else LOCK).open("w", encoding="utf-8") as lock:

@@ -175,9 +175,16 @@ def start(machine: Machine) -> None:
     try:
         machine.run("systemctl", "restart", SERVICE)  # returns once the daemon says that it is ready
     except InstallError as e:
-        said = attempt("journalctl", "--unit", SERVICE, "--lines", "5", "--output", "cat", "--no-pager")
-        msg = f"the service does not start: {' '.join(said.stdout.split())[-400:] or e}"
+        msg = f"the service does not start: {_last_words() or e}"
         raise InstallError(msg) from e
+
+
+def _last_words() -> str:
+    """Return the end of the service's journal."""
+    if shutil.which("journalctl") is None:
+        return ""
+    said = attempt("journalctl", "--unit", SERVICE, "--lines", "8", "--output", "cat", "--no-pager")
+    return " ".join(said.stdout.split())[-600:]
 
 
 def stop_for_good(machine: Machine) -> None:
