@@ -31,7 +31,8 @@ try:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     from prometheus_client.registry import Collector
 except ImportError as e:
-    msg = f"[metrics] port: needs prometheus_client ({e}); pip install 'edge-fleet[metrics]', or set port = 0"
+    way_out = "run scripts/install-device again, or pip install 'edge-fleet[metrics]', or set port = 0"
+    msg = f"[metrics] port: needs prometheus_client ({e}); {way_out}"
     raise SettingsError(msg) from e
 
 if TYPE_CHECKING:

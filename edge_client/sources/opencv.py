@@ -19,7 +19,10 @@ WIDTH, HEIGHT, PIXEL_FORMAT, BUFFER_SIZE = 3, 4, 6, 38
 # sets the variables: 16 is FFmpeg's level of errors.
 _QUIET = {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
 
-_INSTALL = "pip install edge-fleet[video] (where the system's is used: apt install python3-opencv)"
+_INSTALL = (
+    "run scripts/install-device again, or pip install edge-fleet[video] (where the system's is used: "
+    "apt install python3-opencv)"
+)
 _FOR_ANOTHER_NUMPY = (
     "this OpenCV was built for another NumPy: pip install --upgrade --force-reinstall "
     "opencv-python-headless, or, with the system's OpenCV, pip uninstall numpy"
