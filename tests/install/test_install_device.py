@@ -148,7 +148,11 @@ def check_rights(land):
 
 
 def check_camera_breaks_under_numpy_2(land):
-    """Check that the stand-in of picamera2 breaks as the real one does, so that it shows anything."""
+    """Check that NumPy is the system's, and that with another picamera2's stand-in breaks as the real one."""
+    used = land.run(
+        "/opt/edge-client/bin/python", "-c", "import numpy as n; print(n.__version__, n.__file__)"
+    )
+    assert re.match(r"1\.24\.\d+ /usr/lib/python3/dist-packages/", used.stdout), used.stdout
     land.run("/opt/edge-client/bin/pip", "install", "--no-index", "--find-links", "/stick", "numpy>=2")
     broken = land.run("/opt/edge-client/bin/python", "-c", "import picamera2")
     assert "numpy.dtype size changed" in broken.stderr
