@@ -210,7 +210,7 @@ def explain_early_end(
 
 def _load_authority(context: ssl.SSLContext, file: str, data: bytes) -> None:
     try:
-        context.load_verify_locations(cadata=data.decode("ascii"))
+        context.load_verify_locations(cadata=data.decode("ascii", "ignore"))  # comments may be in any script
     except (ssl.SSLError, ValueError) as e:
         msg = (
             f"[broker] ca_file {file}: no PEM certificate ({_first_line(e)}); give the file of the CA's "

@@ -120,7 +120,7 @@ def read_password(broker: BrokerSettings) -> str | None:
     if not broker.password_file:
         return None
     try:
-        return Path(broker.password_file).read_text(encoding="utf-8").splitlines()[0]
+        return Path(broker.password_file).read_text(encoding="utf-8-sig").splitlines()[0]
     except OSError as e:
         what = f"[broker] password_file {broker.password_file}"
         way_out = "its first line is the password"

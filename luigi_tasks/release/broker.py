@@ -340,7 +340,7 @@ def _read_password(path: str) -> str | None:
     if not path:
         return None
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8").splitlines()[0]
+        return Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()[0]
     except (OSError, IndexError, UnicodeDecodeError) as e:
         msg = f"[broker] password_file {path}: cannot be read ({e}); its first line is the password"
         raise SettingsError(msg) from e

@@ -60,7 +60,7 @@ def read_passphrase(file: str, variable: str) -> str | None:
     if not path:
         return None
     try:
-        passphrase = Path(path).expanduser().read_text().splitlines()[0]
+        passphrase = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()[0]
     except (OSError, UnicodeDecodeError, IndexError) as e:
         msg = f"passphrase file {path}: cannot be read ({e!r}); its first line is the passphrase"
         raise SettingsError(msg) from e

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import getpass
+import hashlib
 import shutil
 import ssl
 import subprocess
@@ -86,6 +88,14 @@ def said(settings: DeviceSettings) -> list[str]:
     return told
 
 
+def mosquitto_password(user: str, password: str) -> str:
+    """A line of Mosquitto's password file: PBKDF2 with SHA-512, as mosquitto_passwd writes it."""
+    salt = b"twelve bytes"
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101)
+    shown = [base64.b64encode(one).decode() for one in (salt, digest)]
+    return f"{user}:$7$101${'$'.join(shown)}\n"
+
+
 def test_what_is_wrong_with_certificates_is_named_on_both_sides(files, tmp_path):
     authority = files.authority
     device, other = authority.issue("camera-1"), authority.issue("camera-2")
@@ -114,8 +124,14 @@ def test_what_is_wrong_with_certificates_is_named_on_both_sides(files, tmp_path)
         "damaged.pem", device.certificate.read_text()[:200] + "\n-----END CERTIFICATE-----\n"
     )
     both = files.write("both.pem", device.certificate.read_text() + device.key.read_text())
+    bundle = files.write("bundle.pem", "# Label: Főtanúsítvány\n" + authority.certificate.read_text())
+    windows = files.write("windows", "\ufeffpässword\r\n")
+    wrong = files.write("wrong", "else\n")
     cases: list[tuple[dict[str, Any], str]] = [
         ({}, ""),
+        ({"ca_file": bundle}, ""),
+        ({"username": "camera-1", "password_file": windows}, ""),
+        ({"username": "camera-1", "password_file": wrong}, "ot authorized; check [broker] username"),
         ({"certificate_file": both, "key_file": both}, ""),
         ({"key_file": encrypted}, f"key_file {encrypted}: the key is encrypted"),
         ({"key_file": str(other.key)}, f"{other.key} is not the key of certificate_file {certificate}"),
@@ -140,7 +156,12 @@ def test_what_is_wrong_with_certificates_is_named_on_both_sides(files, tmp_path)
         ({"username": "camera-1", "password_file": "/none"}, "[broker] password_file /none"),
         ({"alpn": ("n" * 300,)}, "[broker] alpn"),
     ]
-    lines = (f"cafile {authority.certificate}", "require_certificate true")
+    passwords = files.write("passwords", mosquitto_password("camera-1", "pässword"))
+    lines = (
+        f"cafile {authority.certificate}",
+        "require_certificate true",
+        f"password_file {passwords}",
+    )
     with serve(files, tmp_path / "broker", *lines) as broker:
         good = DeviceSettings(
             port=broker.port,
