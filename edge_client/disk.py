@@ -57,7 +57,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     except PermissionError as e:
         msg = (
             f"{path}: {e.strerror or e}; another user owns it or its folder: `sudo edge-client doctor` gives "
-            "files of the state folder that root made back, else `chown` it"
+            "files of the state folder that root made back, else `chown` it, or set [device] state_dir to "
+            "another folder"
         )
         raise DeviceError(msg) from e
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as e:

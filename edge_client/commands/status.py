@@ -85,6 +85,7 @@ def _lines_of_model(status: DeviceStatus, daemon: str) -> list[tuple[str, str]]:
         ("latency", "-" if status.latency_ms is None else f"{status.latency_ms:.2f} ms"),
         ("inbox", _describe_inbox(status.inbox)),
         ("results", _describe_sinks(status.sinks)),
+        ("passed over", status.passed_over or "none"),
         ("warning", status.warning or "none"),
         ("last error", status.last_error or "none"),
         ("changed at", status.changed_at),

@@ -11,6 +11,10 @@ import re
 
 # What stands for a part that is not shown.
 HIDDEN = "…"
+# Examples of our own messages, whose paths and passwords are no secrets.
+CAMERA_EXAMPLE = "rtsp://user:password@camera/stream"
+S3_EXAMPLE = "https://s3.<region>.amazonaws.com/<bucket>/<prefix>"
+_EXAMPLES = (CAMERA_EXAMPLE, S3_EXAMPLE)
 # A path that begins so was shown before, by `shown_below`.
 _SHOWN_PATH = f"/{HIDDEN}/"
 
@@ -89,6 +93,8 @@ def without_secrets(text: str) -> str:
 
 def _replace(found: re.Match[str]) -> str:
     whole = found[0]
+    if any(whole.startswith(one) and not whole[len(one) :].strip(_PUNCTUATION) for one in _EXAMPLES):
+        return whole
     address = whole.rstrip(_PUNCTUATION)
     if "[" in address and "]" not in address:  # the host is an IPv6 address, whose bracket was taken off
         address += "]"

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from edge_client.contract.addresses import S3_EXAMPLE
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.file_urls import folder_of_url, is_file_url
 from edge_client.contract.names import check_name
@@ -74,7 +75,7 @@ def store_url_fault(text: str, wanted: str = "http(s)://host/bucket/prefix or fi
     A store is at an HTTP(S) address, or a folder of this machine.
     """
     if text.startswith("s3://"):
-        return f"give {wanted}; of Amazon S3, https://s3.<region>.amazonaws.com/<bucket>/<prefix>"
+        return f"give {wanted}; of Amazon S3, {S3_EXAMPLE}"
     if is_file_url(text):
         return _file_url_fault(text, wanted)
     if not is_http_url(text):

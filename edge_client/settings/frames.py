@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING
 
-from edge_client.contract.addresses import is_address, is_malformed, shown_address
+from edge_client.contract.addresses import CAMERA_EXAMPLE, is_address, is_malformed, shown_address
 from edge_client.settings.checks import (
     Section,
     failed,
@@ -78,9 +78,7 @@ class SourceSettings(Section):
         only_videos = (
             f'path {shown!r}: is an address, which kind = "video" reads; give the path of a {self.kind}'
         )
-        malformed = (
-            f"path {shown!r}: write an address as rtsp://user:password@camera/stream, a path with / in front"
-        )
+        malformed = f"path {shown!r}: write an address as {CAMERA_EXAMPLE}, a path with / in front"
         checks = (
             (self.kind in {"video", "picamera"} or not is_address(self.path), only_videos),
             (self.kind != "video" or not is_malformed(self.path), malformed),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 BUNDLE_SCHEME = "bundle:"
 _LONGEST_SILENCE_S = 3600
 _LONGEST_TOML_BYTES = 1_000_000
+# API reference of AWS IoT, CreateRoleAlias.
+_ROLE_ALIAS = re.compile(r"[\w=,@-]{1,128}", re.ASCII)
 _WITH_ENDPOINT = ("role_alias", "thing_name", "certificate_file", "key_file", "credentials_ca_file")
 _FIND_ENDPOINT = "`aws iot describe-endpoint --endpoint-type iot:CredentialProvider` prints"
 _TOML_HINT = (
@@ -179,6 +182,10 @@ class StoreSettings(Section):
                 f"credentials_endpoint {endpoint}: is the broker's; give what {_FIND_ENDPOINT}",
             ),
             (bool(self.role_alias), "role_alias: credentials_endpoint needs one (aws iot list-role-aliases)"),
+            (
+                not self.role_alias or _ROLE_ALIAS.fullmatch(self.role_alias) is not None,
+                f"role_alias {self.role_alias!r}: give the name of the alias alone, not an ARN or the role",
+            ),
             (not self.access_key_file, "access_key_file and credentials_endpoint: give one of the two"),
             (
                 bool(self.certificate_file and self.key_file),

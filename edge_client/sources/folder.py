@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import logging
 import os
 import threading
@@ -138,6 +139,12 @@ class WatchedFolder:
         return text_of(self._folder / self._only)
 
     def _check(self) -> None:
+        if self._only and glob.has_magic(self._only) and not os.path.lexists(self._folder / self._only):
+            msg = (
+                f"{self._watched}: a pattern, which is not watched; give the folder, or set [source] kind = "
+                '"files" to classify what is there once'
+            )
+            raise DeviceError(msg)
         if not self._folder.is_dir():
             msg = f"{text_of(self._folder)}: {_say_no_folder(self._folder)}"
             raise DeviceError(msg)

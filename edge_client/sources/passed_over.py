@@ -43,12 +43,13 @@ _STAYS_S = 3.0
 class PassedOver:
     """Count of the files that one look at a folder left alone, by reason, with an example of each."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, logs: bool = True) -> None:
+        """Count nothing yet; with `logs`, each reason is named once in the log."""
         self._clock = clock
         self._last: dict[Reason, tuple[int, str]] = {}
         self._current: dict[Reason, tuple[int, str]] = {}
         self._since: dict[Reason, float] = {}
-        self._named: set[Reason] = set()
+        self._named: set[Reason] = set() if logs else set(Reason)
         self._broken: tuple[int, str] = (0, "")
 
     def begin(self) -> None:

@@ -46,9 +46,10 @@ def check_source(settings: Settings) -> str:
 def _survey(source: SourceSettings) -> str:
     """Return what is in a watched folder. Raises: DeviceError if it cannot be watched."""
     from edge_client.sources.folder import WatchedFolder  # noqa: PLC0415
+    from edge_client.sources.passed_over import PassedOver  # noqa: PLC0415
 
-    folder = Path(source.path).expanduser()
-    return WatchedFolder(folder, after=source.after, recursive=source.recursive).survey()
+    folder, silent = Path(source.path).expanduser(), PassedOver(logs=False)
+    return WatchedFolder(folder, after=source.after, recursive=source.recursive, passed_over=silent).survey()
 
 
 def _name_of_camera(source: SourceSettings) -> str:

@@ -178,6 +178,35 @@ def test_every_door_refuses_a_wrong_settings_file_in_one_paragraph(tmp_path, cap
 
 
 @pytest.mark.parametrize(
+    ("section", "example"),
+    [
+        ("[store]\nbase_url = 's3://bucket/S3CRET'", "https://s3.<region>.amazonaws.com/<bucket>/<prefix>"),
+        (
+            "[source]\nkind = 'video'\npath = 'rtsp:/u:S3CRET@cam/x'",
+            "rtsp://user:password@camera/stream",
+        ),
+    ],
+)
+def test_an_example_of_an_address_is_shown_whole_and_what_was_written_is_not(
+    tmp_path, capsys, section, example
+):
+    file = tmp_path / "device.toml"
+    file.write_text(f'[device]\nid = "c"\n{section}\n')
+    assert main(["doctor", "--config", str(file)]) == 2
+    told = capsys.readouterr().err
+    assert example in told
+    assert "S3CRET" not in told
+
+
+@pytest.mark.parametrize("model", ["", "/srv/m.tflite"])
+def test_files_that_are_passed_over_are_shown(settings_file, tmp_path, capsys, model):
+    status = DeviceStatus(device="c", channel="", state="serving", model=model, passed_over="2 hidden (.a)")
+    (tmp_path / "state/status.json").write_bytes(encode_document(status))
+    assert main(["status", "--config", str(settings_file)]) == 0
+    assert "passed over  2 hidden (.a)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("door", "code", "told"),
     [
         ("export", 4, "no answer in time ([store] timeout_s); is the network up, the store running"),

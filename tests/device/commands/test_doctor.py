@@ -144,9 +144,15 @@ def test_an_exception_in_one_check_does_not_stop_the_others(settings_file, monke
     }
 
 
-def test_the_command_prints_all_checks_and_its_exit_code_counts_faults(settings_file, repository, capsys):
+def test_the_command_prints_all_checks_and_its_exit_code_counts_faults(
+    settings_file, repository, capsys, caplog
+):
+    Path(load_settings(settings_file).source.path, "notes.txt").touch()
     assert main(["doctor", "--config", str(settings_file)]) == 0
-    assert capsys.readouterr().out.count("ok  ") == 10
+    told = capsys.readouterr()
+    assert told.out.count("ok  ") == 10
+    assert "passed over: 1 without the name of a picture" in told.out
+    assert not caplog.records, "what the line says is not logged besides"
     repository.stop()
     assert main(["doctor", "--json", "--config", str(settings_file)]) == 5
     checks = json.loads(capsys.readouterr().out)["checks"]

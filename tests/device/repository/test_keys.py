@@ -281,6 +281,7 @@ def test_certificate_and_thing_come_from_the_rest_of_the_settings(tmp_path, repo
     ("changes", "told"),
     [
         ({"role_alias": ""}, "role_alias: credentials_endpoint needs one"),
+        ({"role_alias": "arn:aws:iot:eu-west-1:1:rolealias/edge"}, "give the name of the alias alone"),
         ({"credentials_endpoint": ""}, "role_alias: give credentials_endpoint, too, or remove it"),
         (
             {"credentials_endpoint": "https://c1.credentials.iot.eu-central-1.amazonaws.com"},

@@ -258,6 +258,15 @@ def test_what_is_no_folder_is_refused_with_the_kind_that_reads_it(tmp_path: Path
             next(WatchedFolder(path).frames(threading.Event()))
 
 
+def test_a_pattern_is_refused_with_the_kind_that_reads_it_and_a_file_of_such_a_name_is_not(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(DeviceError, match=r'\*\.png: a pattern.* kind = "files"'):
+        WatchedFolder(tmp_path / "*.png").survey()
+    (tmp_path / "[door].png").write_bytes(b"x")
+    assert WatchedFolder(tmp_path / "[door].png").survey() == "1 picture"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_folder_that_cannot_be_cleared_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
