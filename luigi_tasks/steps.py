@@ -96,8 +96,9 @@ def take_snapshot(
         read = [read_shard(workspace, one.key, progress) for one in plan.new]
     pictures, before = merge_inventory(workspace.log, plan, read), workspace.log.load(plan.inventory)
     with workspace.keeping(pictures) as placed:
-        url, rules, passed_over = workspace.source.url, workspace.settings.dataset, workspace.passed_over()
-        snapshot = make_snapshot(pictures, url, rules, passed_over, workspace.keep_left_out, before)
+        url, rules, passed_over = workspace.shown_url, workspace.settings.dataset, workspace.passed_over()
+        archives = workspace.listed.archives_in_words(url)
+        snapshot = make_snapshot(pictures, url, rules, passed_over, workspace.keep_left_out, before, archives)
         placed(snapshot)
     return snapshot
 

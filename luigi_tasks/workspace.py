@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from edge_client.contract.errors import InputError, TransportError
 from luigi_tasks import addresses
 from luigi_tasks.backbone.weights import weights_digest
+from luigi_tasks.dataset.archive import shown_archive
 from luigi_tasks.dataset.group_names import group_names_digest
 from luigi_tasks.dataset.listing import Listing, listing_digest
 from luigi_tasks.dataset.presets import name_of_pictures
@@ -111,10 +112,15 @@ class Workspace:
         """The dataset; an archive or a preset is downloaded and unpacked at first use."""
         return open_source(self.settings.dataset, self.settings.store)
 
+    @property
+    def shown_url(self) -> str:
+        """The dataset's address as messages may show it."""
+        return shown_archive(self.settings.dataset.url)
+
     @functools.cached_property
     def listed(self) -> Listing:
         """The listing of the dataset, whose layout was found."""
-        url = self.settings.dataset.url
+        url = self.shown_url
         listed = self.source.listing()
         if words := listed.find_layout(url).in_words():  # before anything is read
             logger.info("%s: %s", url, words)
@@ -128,7 +134,7 @@ class Workspace:
         """
         entries = self.listed.pictures
         if self._expected and self._digest_listing() != self._expected:
-            msg = f"{self.settings.dataset.url}: pictures came or went since they were listed; run again"
+            msg = f"{self.shown_url}: pictures came or went since they were listed; run again"
             raise InputError(msg)
         return entries
 
@@ -138,7 +144,7 @@ class Workspace:
         return self._expected or self._digest_listing()
 
     def _digest_listing(self) -> str:
-        layout = self.listed.find_layout(self.settings.dataset.url)
+        layout = self.listed.find_layout(self.shown_url)
         return listing_digest(self.listed.pictures, self.listed.empty_classes(layout))
 
     @property
@@ -214,7 +220,7 @@ class Workspace:
 
     def passed_over(self) -> tuple[LeftOut, ...]:
         """Return what the listing leaves out: files that are no pictures, and empty classes."""
-        return self.listed.passed_over(self.listed.find_layout(self.settings.dataset.url))
+        return self.listed.passed_over(self.listed.find_layout(self.shown_url))
 
     @property
     def left_out_place(self) -> str:

@@ -18,7 +18,8 @@ _FOREIGN = (
     "txt md rst json jsonl ndjson xml csv tsv yaml yml toml ini cfg conf log html htm names data",
     "xls xlsx ods doc docx odt pdf rtf tex xmp thm aae dop pp3 on1 lnk url webloc",
     # programs, models, arrays and databases
-    "py pyc ipynb js sh bat ps1 exe dll so h5 hdf5 onnx pb pt pth tflite keras safetensors",
+    "py pyc ipynb js lua c cc cpp h hpp java go rs rb php sh bat ps1 exe dll so",
+    "h5 hdf5 onnx pb pt pth tflite keras safetensors",
     "npy npz mat pkl pickle parquet feather arrow tfrecord db sqlite sqlite3 lock cache index",
     # archives, videos and sounds
     "zip tar gz tgz bz2 xz zst 7z rar iso dmg img",
@@ -30,6 +31,10 @@ _FOREIGN = (
 )
 PICTURE_SUFFIXES = frozenset(f".{one}" for line in _PICTURES for one in line.split())
 FOREIGN_SUFFIXES = frozenset(f".{one}" for line in _FOREIGN for one in line.split())
+# Files of a project, which have no suffix.
+_FOREIGN_NAMES = frozenset(
+    "license licence copying notice authors readme changelog makefile dockerfile".split()  # noqa: SIM905
+)
 
 # Folders that operating systems, storage and tools add. They are not entered: their owner may be root.
 SYSTEM_FOLDERS = frozenset(
@@ -69,4 +74,4 @@ def has_picture_suffix(name: str) -> bool:
 
 def is_foreign(name: str) -> bool:
     """Whether a file of this name evidently is no picture; of any other, the content is looked at."""
-    return name[name.rfind(".") :].lower() in FOREIGN_SUFFIXES
+    return name[name.rfind(".") :].lower() in FOREIGN_SUFFIXES or name.lower() in _FOREIGN_NAMES

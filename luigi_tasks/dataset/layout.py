@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from luigi_tasks.dataset.records import HOLDOUT, TRAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
 NAMED_AT_MOST = 10
 # Unicode categories of characters that break a line (labels.txt) or cannot be written.
@@ -37,6 +39,14 @@ _UNLABELLED = frozenset({"unlabeled", "unlabelled", "unsup", "pred", "prediction
 _NO_CLASSES = (
     "image images img imgs jpegimages label labels annotation annotations mask masks imagesets bboxes "
     "segmentationclass segmentationobject"
+)
+# Folders that hold classes, next to others that are none (a project's `docs`, Frigate's `train`).
+_HOLDS_CLASSES = frozenset("data dataset datasets images img imgs pictures photos".split())  # noqa: SIM905
+# Forms of the same pictures, each with all classes in it.
+_FORM = re.compile(
+    r"(?:(?:colou?r|gr[ae]y(?:scale)?|rgb|segmented|masked|cropped|original|raw|resized|augmented|processed"
+    r"|preprocessed)(?:[-_ ]?(?:images|imgs|data|dataset|set))?)",
+    re.IGNORECASE,
 )
 
 
@@ -102,7 +112,10 @@ def find_layout(folders: Iterable[str], url: str) -> Layout:
     depth = _wrapping_depth(parts)
     above = "".join(f"{one}/" for one in parts[0][:depth]) if parts else ""
     inside = [one[depth:] for one in parts if len(one) > depth]
-    layout = _find_split(inside, depth, above, url) or Layout(above, depth)
+    layout = _find_split(inside, depth, above, url)
+    if layout is None:
+        _refuse_whole_sets(inside, above, url)
+        layout = Layout(above, depth)
     names = {one[layout.class_at - depth] for one in inside if len(one) > layout.class_at - depth}
     if names and {one.casefold() for one in names} <= {*_NO_CLASSES.split()}:
         msg = (
@@ -139,7 +152,7 @@ def _find_split(inside: Sequence[tuple[str, ...]], depth: int, above: str, url: 
             return Layout(above, class_at, depth, sides, between)
     seconds = {one[1] if len(one) > 1 else "" for one in inside}
     kinds = _split_kinds(seconds)
-    if len(tops) > 1 and len(kinds) == len(seconds) and len(set(kinds.values())) > 1:
+    if len(tops) > 1 and len(kinds) == len(seconds) and len({*kinds.values()}) > 1 and not _split_kinds(tops):
         return Layout(above, depth, depth + 1, _sides(kinds, above, url))
     return None
 
@@ -211,6 +224,44 @@ def _refuse_unclear_split(
             "(or other names, if these are the classes)"
         )
         raise InputError(msg)
+
+
+def _refuse_whole_sets(inside: Sequence[tuple[str, ...]], above: str, url: str) -> None:
+    """Refuse folders that hold all classes, where classes were expected: copies, forms, the data itself."""
+    below: dict[str, set[str]] = {one[0]: set() for one in inside}
+    for one in inside:
+        below[one[0]].update(one[1:2])
+    if len(below) < 2:
+        return
+    names = {top: names for top, names in below.items() if (top,) not in inside}
+    whole, why = {top: "" for top in names if _FORM.fullmatch(top)}, "hold the same folders"
+    if len(whole) < len(below) or len(set.intersection(*names.values())) < 2:
+        kinds = {top: _kind_of_set(top, names[top], inside, below.keys() - {top}) for top in names}
+        whole = {top: kind for top, kind in kinds.items() if kind}
+        why = next(iter(whole.values()), "")
+    if whole:
+        place = shlex.quote(f"{url.rstrip('/')}/{above}{min(whole)}")
+        others = "" if len(whole) == len(below) else f", next to {_listed(below.keys() - whole.keys())}"
+        msg = (
+            f"{url}: {_listed(f'{above}{one}' for one in whole)} {why} "
+            f"({_listed(below[min(whole)])}){others}; give the folder that holds the classes (--pictures "
+            f"{place}), or rename or remove what is no class"
+        )
+        raise InputError(msg)
+
+
+def _kind_of_set(
+    top: str, names: set[str], inside: Sequence[tuple[str, ...]], others: AbstractSet[str]
+) -> str:
+    """Return what the folders in one folder say it holds, if that is a whole data set."""
+    if len(others) > 1 and names >= others:
+        return "holds the other folders once more"
+    kinds = _split_kinds(names)
+    classes = {one[2] for one in inside if one[0] == top and len(one) > 2 and kinds.get(one[1]) == TRAIN}
+    if len(kinds) == len(names) and len({*kinds.values()}) > 1 and len(classes) > 1:
+        return "holds a split"
+    folders = {one for one in inside if one[0] == top}
+    return "holds folders" if top.casefold() in _HOLDS_CLASSES and len(folders) > 1 else ""
 
 
 def _sides(kinds: Mapping[str, str], above: str, url: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import shlex
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
@@ -53,16 +54,30 @@ class Listing:
 
     def _found_instead(self, url: str) -> str:
         """Return what is there in place of pictures, and the way out."""
-        if self.archives and is_archive_name(url):
-            return f", but an archive in the archive: {self.archives[0]}; unpack the outer one, and give that"
         if self.archives:
-            return f", but an archive; give --pictures {url.rstrip('/')}/{self.archives[0]}"
+            return f", but {self.archives_in_words(url)}"
         seen = ""
         if self.left_out:
             seen = f" (but {count_reasons(self.left_out)}, such as {self.left_out[0].path})"
             if self.left_out[0].reason == ARCHIVED:
                 return f"{seen}: {self.left_out[0].words}"
         return f"{seen}; put them into one folder a class"
+
+    def archives_in_words(self, url: str) -> str:
+        """Return which archives lie here, which are not unpacked, and the way to their pictures; or ""."""
+        if not self.archives:
+            return ""
+        first, more = self.archives[0], len(self.archives) - 1
+        if is_archive_name(url):
+            many = f" and {more} more" if more else ""
+            return f"an archive in the archive: {first}{many}; unpack the outer one, and give that"
+        place = shlex.quote(f"{url.rstrip('/')}/{first}")
+        if not more:
+            return f"an archive; give --pictures {place}"
+        return (
+            f"{len(self.archives)} archives ({first}, …); give the one that has all classes (--pictures "
+            f"{place}), or, where each is a class, unpack each into a folder of its name"
+        )
 
     def classes(self, layout: Layout) -> frozenset[str]:
         """Return the class folders, also those without pictures."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import logging
+import shlex
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
@@ -48,6 +49,7 @@ def make_snapshot(
     passed_over: Iterable[LeftOut] = (),
     keep: Callable[[Sequence[LeftOut]], str] = lambda _left_out: "",
     before: Inventory = NOTHING_BEFORE,
+    archives: str = "",
 ) -> Snapshot:
     """Make the snapshot from the pictures that were read.
 
@@ -58,6 +60,7 @@ def make_snapshot(
         passed_over: What the listing leaves out.
         keep: Saves the list of what is left out, and returns where it lies; also called before an error.
         before: The inventory that the listing was compared with.
+        archives: Names the archives among the files, which are not unpacked; empty: there is none.
     Raises: InputError if a classifier cannot be trained on the pictures: more is left out than the limit
         allows, less than two classes are left, two classes have one name, or the folders are unclear;
         SettingsError if `[dataset] group` cannot be used.
@@ -92,14 +95,19 @@ def make_snapshot(
         found = {digest: label for digest, label in found.items() if digest not in bridging}
     left_out = sieve.sorted_left_out()
     place = keep(left_out)
-    sieve.check(url, settings.max_left_out_percent, place)
     classes = tuple(sorted(set(found.values())))
+    instead = ""
     if len(classes) < 2:
+        instead = _find_classes_below(folders, layout, classes, url)
+        instead += archives and f". There is {archives}"
+    if not instead:
+        sieve.check(url, settings.max_left_out_percent, place)
+    if len(classes) < 2:
+        there = f"only one class ({classes[0]})" if classes else "no class"
         gone = f" (left out: {count_reasons(left_out)}; all in {place})" if left_out else ""
         msg = (
-            f"{url}: {f'only one class ({classes[0]})' if classes else 'no class'} with "
-            f"{settings.min_images_per_class} usable pictures{gone}; a classifier needs at least two folders "
-            "of pictures"
+            f"{url}: {there} with {settings.min_images_per_class} usable pictures{gone}; a classifier needs "
+            f"at least two folders of pictures{instead}"
         )
         raise InputError(msg)
     given, groups, joined = _given_splits(sieve.kept, layout), placed.groups, placed.joined
@@ -129,6 +137,14 @@ def make_snapshot(
         to_train=to_train,
         to_holdout=to_holdout,
     )
+
+
+def _find_classes_below(folders: Iterable[str], layout: Layout, classes: Sequence[str], url: str) -> str:
+    """Return the way out where the only class is a folder of folders; else an empty text."""
+    inside = {one for one in folders if layout.class_folder(f"{one}/") in classes}
+    above = find_layout(inside, url).above if len(inside) > 1 else ""
+    place = shlex.quote(f"{url.rstrip('/')}/{above}")
+    return above and f". If the folders in {above} are the classes, give --pictures {place}"
 
 
 def _different_pictures(kept: Iterable[ReadPicture]) -> dict[str, ReadPicture]:

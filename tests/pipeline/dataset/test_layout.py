@@ -63,6 +63,11 @@ UNDERSTOOD = {
     ),
     "a train among vehicles": ({"train": "train", "bus": "bus", "train/steam": "train"}, {}),
     "training pictures alone": ({"train/roses": "roses", "train/tulips": "tulips"}, {}),
+    "the same subfolders in each class": (
+        {"good/cam1": "good", "good/cam2": "good", "bad/cam1": "bad", "bad/cam2": "bad", "ugly": "ugly"},
+        {},
+    ),
+    "a class of pictures": ({"images": "images", "data": "data"}, {}),
     "parts of a split in some classes": (
         {"roses/train": "roses", "roses/test": "roses", "tulips": "tulips"},
         {},
@@ -120,6 +125,23 @@ REFUSED = {
     "COCO": (["train2017", "val2017"], "lie directly in 'train2017', 'val2017'"),
     "VOC": (["JPEGImages", "SegmentationClass"], "object detection or segmentation"),
     "pictures alone": (["images"], "'images' is no class"),
+    "forms of the same pictures (PlantVillage)": (
+        ["set/color/a", "set/color/b", "set/segmented/a", "set/segmented/b"],
+        r"'set/color', 'set/segmented' hold the same folders \('a', 'b'\); give the folder .*DATA/set/color",
+    ),
+    "a copy in the data": (
+        ["all/roses", "all/tulips", "roses", "tulips"],
+        "'all' holds the other folders once",
+    ),
+    "a data set next to Frigate's own": (
+        ["dataset/open", "dataset/closed", "train"],
+        r"'dataset' holds folders \('closed', 'open'\), next to 'train'; .*--pictures DATA/dataset\)",
+    ),
+    "a project with pictures of its own": (["data/x/a", "data/x/b", "docs"], "'data' holds folders"),
+    "a split next to a test of single pictures": (
+        ["New (x)/train/a", "New (x)/train/b", "New (x)/valid/a", "New (x)/valid/b", "test/test"],
+        r"'New \(x\)' holds a split \('train', 'valid'\), next to 'test'; .*--pictures 'DATA/New \(x\)'\)",
+    ),
 }
 
 
@@ -240,7 +262,7 @@ def test_pictures_next_to_wrapped_classes_are_left_out(tmp_path):
     snapshot = snap(tmp_path / "p", tree)
     assert snapshot.labels == ("a", "b")
     assert snapshot.layout == "the classes are the folders in photos/"
-    assert reasons(snapshot) == {"photos/README": "no picture", "photos/cover.png": "in no class folder"}
+    assert reasons(snapshot) == {"photos/cover.png": "in no class folder"}
 
 
 def test_folders_of_a_camera_are_no_classes(tmp_path):

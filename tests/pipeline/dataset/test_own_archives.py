@@ -16,8 +16,18 @@ from luigi_tasks.dataset import archive as room
 from luigi_tasks.dataset.bucket_source import BucketSource
 from luigi_tasks.dataset.listing import listing_digest
 from luigi_tasks.dataset.sources import open_source
+from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.settings.values import StoreSettings
-from tests.fakes.datasets import COMPRESSIONS, dataset_settings, tar_bytes, write_tree, zip_bytes
+from luigi_tasks.steps import take_snapshot
+from luigi_tasks.workspace import open_workspace
+from tests.fakes.datasets import (
+    COMPRESSIONS,
+    dataset_settings,
+    picture_bytes,
+    tar_bytes,
+    write_tree,
+    zip_bytes,
+)
 
 TREE = {"a/1.png": b"one", "b/2.png": b"two"}
 NO_STORE = StoreSettings("file:///nowhere", "", "", "", conditional_writes=True)
@@ -296,8 +306,36 @@ def test_a_folder_that_holds_an_archive_alone_says_what_to_give(tmp_path):
         open_(tmp_path, folder).listing().find_layout(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("tree", "says"),
+    [
+        (
+            {"docs/logo.png": picture_bytes(1), "data/resized.zip": zip_bytes(TREE)},
+            "no class with .* There is an archive; give --pictures '{}/data/resized.zip'",
+        ),
+        (
+            {f"my set/x/{one}/{n}.png": picture_bytes(n + ord(one)) for one in "ab" for n in range(9)}
+            | {"docs/logo.png": picture_bytes(1)},
+            r"only one class \(my set\) .* If the folders in my set/x/ are the classes, give --pictures '{}",
+        ),
+    ],
+)
+def test_a_repository_with_pictures_of_its_own_says_what_to_give(tmp_path, tree, says):
+    folder = write_tree(tmp_path / "trash net", tree)
+    (tmp_path / "store").mkdir()
+    settings = load_settings(
+        str(folder),
+        store={"url": (tmp_path / "store").as_uri()},
+        dataset={"cache_dir": str(tmp_path / "cache"), "min_images_per_class": 5},
+    )
+    with pytest.raises(InputError, match=says.format(folder)):
+        take_snapshot(open_workspace(settings))
+
+
 def test_an_archive_in_an_archive_is_named(tmp_path):
     path = tmp_path / "download.zip"
-    path.write_bytes(zip_bytes({"data/pictures.tar": TAR, "README.md": b"x"}))
+    path.write_bytes(
+        zip_bytes({"data/pictures.tar": TAR, "README.md": b"x", "x/LICENSE": b"x", "x/train.lua": b""})
+    )
     with pytest.raises(InputError, match=r"an archive in the archive: data/pictures.tar; unpack the"):
         open_(tmp_path, path).listing().find_layout(str(path))
