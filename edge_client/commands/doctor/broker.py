@@ -59,11 +59,25 @@ def _check_beside_daemon(settings: Settings) -> str:
     try:
         findings, outcome = _run(settings, client_id, list(_subscriptions(settings)), None)
     except RefusedError as e:
+        if _are_newer_than_daemon(settings):
+            way_out = f"{settings.file} was changed after the daemon started, which knows nothing of it yet"
+            msg = f"{e} ({way_out}: systemctl restart edge-client, and run doctor again)"
+            raise DeviceError(msg) from e
         return _with_warnings(settings, f"{address}: {shown} ({client_id} may not even connect: {e})")
     _raise_dropped(settings, outcome)
     refused = [use.topic for use in (*findings.denied, *findings.silent)]
     less = f" ({client_id} may not use {', '.join(refused)})" if refused else ""
     return _with_warnings(settings, f"{address}: {shown}{less}")
+
+
+def _are_newer_than_daemon(settings: Settings) -> bool:
+    """Whether the settings were written after the running daemon had read them: its word is of older ones."""
+    from edge_client.state_folder import LOCK_FILE  # noqa: PLC0415
+
+    try:
+        return settings.file.stat().st_mtime > (settings.device.state_dir / LOCK_FILE).stat().st_mtime
+    except OSError:
+        return False
 
 
 def _check_daemons_word(settings: Settings) -> None:
@@ -114,12 +128,15 @@ def _raise_dropped(settings: Settings, outcome: Echo) -> None:
     device, broker = settings.device, settings.broker
     if outcome is Echo.DROPPED:
         topic = probe_topic(device.fleet, device.id)
+        name = (
+            f"the name (CN) in [broker] certificate_file {broker.certificate_file}"
+            if broker.certificate_file and not broker.username
+            else f"[broker] username (now {broker.username!r})"
+        )
         msg = (
             f"{broker.host}:{broker.port}: accepts this device, but a message published on {topic} does not "
-            "come "
-            f"back. With configs/mosquitto.acl [broker] username (now {broker.username!r}) must be the "
-            "device id, "
-            "and may read and write below edge/+/devices/<id>/"
+            f"come back. With configs/mosquitto.acl {name} must be the device id {device.id}, and may read "
+            "and write below edge/+/devices/<id>/"
         )
         raise DeviceError(msg)
 

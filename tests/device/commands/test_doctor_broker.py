@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 import threading
 
@@ -135,14 +136,20 @@ def test_messages_that_a_broker_acknowledges_and_drops_are_named(camera, tmp_pat
 @pytest.mark.slow
 def test_beside_a_daemon_doctor_lets_the_daemon_speak(camera, aws, repository):
     repository.publish_tiny(0)
+    settings = load_settings(camera.file)
     camera.start()
     wait_until(lambda: len(aws.retained) > 3, "the daemon's messages")
 
-    settings = load_settings(camera.file)
     said = check_broker(settings)
     assert f"tried as {DEVICE}-doctor, which cannot show what the broker allows {DEVICE}" in said
+    allowed = aws.policies[""]
+    aws.policies[""] = without(allowed, ":client/")
+    assert f"{DEVICE}-doctor may not even connect" in check_broker(settings)
+    os.utime(settings.file)  # as an editor does: the daemon's word is of older settings
+    with pytest.raises(DeviceError, match="changed after the daemon started, .*systemctl restart"):
+        check_broker(settings)
     assert aws.connections(DEVICE) == 1
-    aws.policies[""] = without(aws.policies[""], "/results*")
+    aws.policies[""] = without(allowed, "/results*")
     camera.drop("blue")
     wait_until(lambda: f"does not let {DEVICE} publish" in camera.log, "the daemon's conclusion")
     with pytest.raises(
