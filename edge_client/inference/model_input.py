@@ -8,7 +8,7 @@ import numpy as np
 
 from edge_client.contract.errors import InputError
 from edge_client.contract.release import Normalization
-from edge_client.inference.picture_input import ChannelNormalization, table_of
+from edge_client.inference.picture_input import ChannelNormalization, channels_of, table_of
 
 if TYPE_CHECKING:
     from edge_client.inference.file_metadata import FileMetadata
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _FLEX = "Flex"
 _KINDS = ("float32", "float16", "uint8", "int8", "int16")
 _CHANNELS = (1, 3)
-# (batch, height, width, channels)
-_RANK = 4
+# (batch, height, width, channels), or grey without the last
+_RANK, _GREY_RANK = 4, 3
 # Steps of an 8-bit input by which two ways to fill it may differ for their rounding.
 _ROUNDING_STEPS = 2
 # Share of pixel values that a normalization may push out of the range of an 8-bit input; more contradicts it.
@@ -49,12 +49,26 @@ def check_input(graph: Graph) -> None:
             "channels last (NHWC), with onnx2tf, or with ai_edge_torch.to_channel_last_io"
         )
         raise InputError(msg)
-    if len(shape) != _RANK or shape[3] not in _CHANNELS or 0 in shape:
+    if not _is_of_pictures(shape):
         msg = (
             f"its input is {given.in_words()}: an image classifier takes (1, height, width, 3), or "
             "1 channel for grey"
         )
         raise InputError(msg)
+
+
+def _is_of_pictures(shape: tuple[int, ...]) -> bool:
+    if len(shape) == _GREY_RANK:  # Keras' digits, whose network adds the channel itself
+        return shape[0] in {-1, 1} and 0 not in shape
+    return len(shape) == _RANK and shape[3] in _CHANNELS and 0 not in shape
+
+
+def doubt_of_channels(graph: Graph) -> tuple[str, ...]:
+    """Return what is odd about an input without channels: it need not be of pictures."""
+    given = graph.inputs[0]
+    if len(given.shape) == _RANK:
+        return ()
+    return (f"its input {given.in_words()} has no channels: it is taken for one of grey pictures",)
 
 
 def _check_operators(custom: tuple[str, ...]) -> None:
@@ -89,9 +103,10 @@ def choose_input_shape(given: TensorFacts, wanted: tuple[int, ...]) -> tuple[int
         wanted: Side, or height and width; empty: the file's.
     Raises: InputError if nobody says how large the pictures are.
     """
-    _, height, width, channels = given.shape
+    _, height, width, *channels = given.shape
+    shape: tuple[int, ...]
     if wanted:
-        shape = (1, wanted[0], wanted[-1], channels)
+        shape = (1, wanted[0], wanted[-1], *channels)
     else:
         if 1 in {height, width}:  # how a converter writes an open dimension
             msg = (
@@ -99,7 +114,7 @@ def choose_input_shape(given: TensorFacts, wanted: tuple[int, ...]) -> tuple[int
                 "trained for: give --input-size ([device] input_size), such as 224"
             )
             raise InputError(msg)
-        shape = (1, height, width, channels)
+        shape = (1, height, width, *channels)
     return None if shape == given.shape else shape
 
 
@@ -115,7 +130,7 @@ def choose_normalization(
         options: What a person says; it counts first.
     Raises: InputError if what counts cannot be applied.
     """
-    channels, kind = int(source["shape"][3]), graph.inputs[0].kind
+    channels, kind = channels_of(source), graph.inputs[0].kind
     quantized = source["quantization"][0] > 0
     if options.mean:
         if kind in {"uint8", "int8", "int16"} and not quantized:

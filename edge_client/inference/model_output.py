@@ -12,6 +12,7 @@ from edge_client.contract.names import KNOWN_OUTPUT
 from edge_client.inference.file_metadata import OutputFacts, read_associated
 from edge_client.inference.graph import Ending
 from edge_client.inference.label_file import (
+    BACKGROUND,
     fits_exactly,
     read_embedded_labels,
     read_labels,
@@ -34,6 +35,10 @@ _NO_SCORES = {
     Ending.CLASS_NUMBER: "answers with the number of a class (ARG_MAX), without scores",
     Ending.BEST_ONLY: "answers with the best few classes alone (TOPK_V2)",
 }
+# Least end of the range of 8-bit scores: 255/256, give or take.
+_LARGEST_OF_SCORES = 0.98
+# Outputs of ImageNet's models whose first class is the background, which their labels files leave out.
+_IMAGENET_WITH_BACKGROUND = 1001
 _LABELS_OPTION = "--labels ([device] labels)"
 
 
@@ -50,6 +55,7 @@ class ChosenOutput:
         highest: Largest value of scores.
         last_operator: What makes it.
         described: What the metadata say of it.
+        notes: What was assumed in choosing it and its labels.
     """
 
     place: int
@@ -60,6 +66,7 @@ class ChosenOutput:
     highest: float
     last_operator: str
     described: OutputFacts
+    notes: tuple[str, ...] = ()
 
     def settle(self, details: list[dict[str, Any]]) -> tuple[dict[str, Any], Scoring, tuple[str, ...]]:
         """Return the details of the loaded output, how its values become scores, and what is doubtful.
@@ -75,17 +82,22 @@ class ChosenOutput:
             )
             raise InputError(msg)
         scores, doubts = self._gives_scores(answer)
+        doubts = (*self.notes, *doubts)
         if count == 1:
             return answer, Scoring.ONE_AS_IS if scores else Scoring.ONE_SIGMOID, doubts
         return answer, Scoring.AS_IS if scores else Scoring.SOFTMAX, doubts
 
     def _gives_scores(self, answer: dict[str, Any]) -> tuple[bool, tuple[str, ...]]:
-        """Whether the values are scores: by the graph, else by the range of 8 bits, else by the metadata."""
+        """Whether the values are scores: by the graph, else by the range of 8 bits, else by the metadata.
+
+        Logits of a dull set of pictures may have a small range; that of scores, which end at 1, has a reason.
+        """
         values = real_values(answer)
         if self.ending is Ending.SCORES:
             return True, ()
         if values is not None:
-            return may_be_scores(values), ()
+            ends_at_one = float(values.max()) > _LARGEST_OF_SCORES
+            return may_be_scores(values) and (self.ending is Ending.UNKNOWN or ends_at_one), ()
         if self.ending is Ending.UNKNOWN:
             scores = self.described.says_scores
             taken = "scores, as its metadata say" if scores else "logits"
@@ -116,6 +128,7 @@ def choose_output(model: bytes, graph: Graph, metadata: FileMetadata, options: M
     count = _count(graph.outputs[place])
     labels = _labels(model, facts[place].labels_file, file, count)
     _check_labels(labels, count)
+    notes = () if file is None else _doubt_of_background(file, labels)
     return ChosenOutput(
         place,
         known,
@@ -125,7 +138,21 @@ def choose_output(model: bytes, graph: Graph, metadata: FileMetadata, options: M
         graph.highest[place],
         graph.last_operators[place],
         facts[place],
+        notes,
     )
+
+
+def _doubt_of_background(file: bytes, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the warning where a label was added, which may as well be one that the file lacks elsewhere."""
+    count = len(labels)
+    added = labels[0] == BACKGROUND and not fits_exactly(file, count)
+    if not added or count == _IMAGENET_WITH_BACKGROUND:
+        return ()
+    doubt = (
+        f"{count - 1} labels for {count} outputs: the first output is taken for {BACKGROUND!r}; if another "
+        f"label is missing, all are wrong: complete {_LABELS_OPTION}"
+    )
+    return (doubt,)
 
 
 def _of_one_picture(graph: Graph) -> tuple[TensorFacts, ...]:
@@ -188,7 +215,9 @@ def _only_one(graph: Graph, usable: list[int], facts: dict[int, OutputFacts], fi
     described = [place for place in usable if facts[place].labels_file]
     counts = {place: max(_count(graph.outputs[place]), 2) for place in usable}
     fitting = [place for place, count in counts.items() if file is not None and fits_exactly(file, count)]
-    for places in (fitting, described, usable):
+    # The same twice: logits, and the scores that are made of them.
+    scores = [place for place in fitting if graph.endings[place] is Ending.SCORES]
+    for places in (fitting, described, scores, usable):
         if len(places) == 1:
             return places[0]
     names = ", ".join(one.name for one in graph.outputs)
@@ -196,7 +225,8 @@ def _only_one(graph: Graph, usable: list[int], facts: dict[int, OutputFacts], fi
     msg = (
         f"the model has {len(graph.outputs)} outputs ({names}): an image classifier has one, or a second one "
         f"named {KNOWN_OUTPUT!r} with one value. Which has the scores is told by the number of labels, and "
-        f"it is not one alone that fits ({found}); give its {_LABELS_OPTION}, or convert it with one output"
+        f"it is not one alone that fits ({found}); give the labels of that one, {_LABELS_OPTION}, or "
+        "convert it with one output"
     )
     raise InputError(msg)
 
@@ -231,14 +261,15 @@ def _labels(model: bytes, name: str, file: bytes | None, count: int) -> tuple[st
             msg = f"{e}; {_LABELS_OPTION} replaces what is inside"
             raise InputError(msg) from e
         return (f"not {labels[0]}", *labels) if count == 1 and len(labels) == 1 else labels
-    msg = f"no labels: there are none inside, and it has {count} outputs; give {_LABELS_OPTION}"
+    outputs = "1 output" if count == 1 else f"{count} outputs"
+    msg = f"no labels: there are none inside, and it has {outputs}; give {_LABELS_OPTION}"
     raise InputError(msg)
 
 
 def _check_labels(labels: tuple[str, ...], count: int) -> None:
     if count == 1 and len(labels) != 2:
         msg = (
-            f"{len(labels)} labels for a model with 1 outputs: one output needs two labels, that of a low "
+            f"{len(labels)} labels for a model with 1 output: one output needs two labels, that of a low "
             "value first, or the label of a high value alone"
         )
         raise InputError(msg)

@@ -16,7 +16,12 @@ from edge_client.contract.names import RELEASE_FILE
 from edge_client.inference.classifier import PictureClassifier
 from edge_client.inference.file_metadata import read_metadata
 from edge_client.inference.graph import read_graph
-from edge_client.inference.model_input import check_input, choose_input_shape, choose_normalization
+from edge_client.inference.model_input import (
+    check_input,
+    choose_input_shape,
+    choose_normalization,
+    doubt_of_channels,
+)
 from edge_client.inference.model_output import choose_output
 from edge_client.inference.other_formats import is_tflite, read_model_file
 from edge_client.inference.picture_input import PictureInput
@@ -103,7 +108,8 @@ def _open(path: Path, content: bytes, options: ModelOptions, threads: int) -> Ow
             *doubts,
             f"it was made for {made_for[0]}x{made_for[1]} pixels, and gets {shape[1]}x{shape[2]}",
         )
-    return OwnModel(classifier, sha256, (*assumed, *doubts, *missing, *problem))
+    notes = (*doubt_of_channels(graph), *assumed, *doubts, *missing, *problem)
+    return OwnModel(classifier, sha256, notes)
 
 
 def _load(content: bytes, threads: int, shape: tuple[int, ...] | None, given: str) -> Interpreter:

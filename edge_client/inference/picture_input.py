@@ -40,21 +40,22 @@ class PictureInput:
         """Make the lookup tables.
 
         Args:
-            source: Details of the input tensor, of shape (1, H, W, 3), or (1, H, W, 1) for grey.
+            source: Details of the input tensor, of shape (1, H, W, 3); (1, H, W, 1) or (1, H, W) for grey.
             normalization: See `input_table`.
         Raises: InputError for a type that is not supported.
         """
         self.index = int(source["index"])
-        _, self.height, self.width, channels = (int(n) for n in source["shape"])
-        self._grey = channels == 1
+        shape = tuple(int(n) for n in source["shape"])
+        self.height, self.width = shape[1:3]
+        self._grey = channels_of(source) == 1
         self._table = table_of(source, normalization)  # (256,), or (256, channels)
-        self._buffer = np.empty((1, self.height, self.width, channels), self._table.dtype)
+        self._buffer = np.empty((1, *shape[1:]), self._table.dtype)
         self._byte_flip = _byte_flip(self._table)
 
     def fill(self, fitted: NDArray[np.uint8]) -> NDArray[np.generic]:
-        """Map (height, width, 3) RGB to the input, (1, height, width, channels); the buffer is reused."""
+        """Map (height, width, 3) RGB to the input, whose buffer is reused."""
         if self._grey:
-            fitted = np.asarray(Image.fromarray(fitted).convert("L"))[..., None]  # (height, width, 1)
+            fitted = np.asarray(Image.fromarray(fitted).convert("L")).reshape(self._buffer.shape[1:])
         if self._byte_flip is not None:
             # The usual 8-bit inputs are the pixel or the pixel minus 128: XOR takes 4 us, a table 120.
             np.bitwise_xor(fitted, self._byte_flip, out=self._buffer.view(np.uint8)[0])
@@ -65,6 +66,12 @@ class PictureInput:
             for channel in range(self._table.shape[1]):
                 self._buffer[0, ..., channel] = self._table[:, channel][fitted[..., channel]]
         return self._buffer
+
+
+def channels_of(source: dict[str, Any]) -> int:
+    """Return the number of channels of an input; one where its shape has none."""
+    shape = source["shape"]
+    return int(shape[3]) if len(shape) > 3 else 1
 
 
 def table_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +173,15 @@ def test_logits_and_scores_are_told_apart_by_the_graph_and_for_each_picture_alik
     assert independent.classify(plain_picture("yellow")).scores[:2] == pytest.approx([0.88, 0.88], abs=0.01)
 
 
+def test_quantized_logits_of_a_small_range_are_logits(opened: Callable[..., OwnModel]) -> None:
+    def narrow(tree: Any) -> None:
+        logits = next(one for one in graph_of(tree)[0].items if one[3] == "logits")
+        logits[4] = {2: Vector("f", [0.003]), 3: Vector("q", [-128], align=8)}  # 0 to 0.765
+
+    model = opened(changed(tiny(kind="int8", softmax=False), narrow), LINES).classifier
+    assert model.classify(plain_picture("red")).scores.sum() == pytest.approx(1, abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["float32", "int8", "uint8"])
 @pytest.mark.parametrize("activation", [True, False])
 def test_one_output_is_the_score_of_the_second_label(
@@ -189,7 +199,7 @@ def test_one_output_is_the_score_of_the_second_label(
     assert opened(model, "red").classifier.labels == ("not red", "red")
     inside = describe(model, mean=[127.5], std=[127.5], outputs=[[Labels(b"red\n")]])
     assert opened(inside).classifier.labels == ("not red", "red")
-    with pytest.raises(InputError, match="3 labels for a model with 1 outputs: one output needs two"):
+    with pytest.raises(InputError, match="3 labels for a model with 1 output: one output needs two"):
         opened(model, LINES)
 
 
@@ -211,6 +221,38 @@ def test_of_several_outputs_the_labels_choose(opened: Callable[..., OwnModel]) -
         opened(file, "a\nb\nc\nd\ne\n")
 
 
+def test_of_logits_and_their_scores_the_scores_count(opened: Callable[..., OwnModel]) -> None:
+    def both(tree: Any) -> None:
+        graph = graph_of(tree)
+        names = [tensor[3] for tensor in graph[0].items]
+        graph[2] = Vector("i", [names.index("logits"), names.index("scores")])
+
+    model = opened(changed(FLOAT, both), LINES).classifier
+    assert model.classify(plain_picture("red")).scores.sum() == pytest.approx(1, abs=1e-5)
+    assert model.classify(plain_picture("red")).label == "red"
+
+
+def test_a_background_that_no_file_names_is_said(opened: Callable[..., OwnModel]) -> None:
+    short = opened(FLOAT, "cat\ndog\n")
+    assert short.classifier.labels == ("background", "cat", "dog")
+    assert any("2 labels for 3 outputs: the first output is taken for 'background'" in n for n in short.notes)
+    for whole in ("background\ncat\ndog\n", "background\na\nb\nc\n"):
+        assert not any("background" in note for note in opened(FLOAT, whole).notes)
+
+    def widen(tree: Any) -> None:
+        for tensor in graph_of(tree)[0].items:
+            if (size := {"weights": (1001, 3), "offsets": (1001,)}.get(tensor[3])) is not None:
+                set_shape(tensor, size)
+                tree[4].items[tensor[2][1]] = {0: Vector("B", bytes(4 * math.prod(size)), align=16)}
+            elif tensor[3] in {"logits", "scores"}:
+                set_shape(tensor, (1, 1001))
+
+    imagenet = "".join(f"class {number}\n" for number in range(1000))
+    large = opened(changed(FLOAT, widen), imagenet)
+    assert large.classifier.labels[:2] == ("background", "class 0")
+    assert not any("background" in note for note in large.notes)
+
+
 def test_a_model_of_this_project_tells_strangers_here_too(opened: Callable[..., OwnModel]) -> None:
     model = opened(tiny(second_output="known"), LINES).classifier
     assert model.classify(plain_picture("red")).known == pytest.approx(0.12, abs=0.01)
@@ -219,9 +261,10 @@ def test_a_model_of_this_project_tells_strangers_here_too(opened: Callable[..., 
 # --- inputs
 
 
-def test_a_grey_input_gets_the_brightness(opened: Callable[..., OwnModel]) -> None:
+@pytest.mark.parametrize("shape", [(1, 32, 32, 1), (1, 32, 32)])
+def test_a_grey_input_gets_the_brightness(opened: Callable[..., OwnModel], shape: tuple[int, ...]) -> None:
     def grey(tree: Any) -> None:
-        of_shape("input", (1, 32, 32, 1))(tree)
+        of_shape("input", shape)(tree)
         tensors = {tensor[3]: tensor for tensor in graph_of(tree)[0].items}
         set_shape(tensors["colour"], (1, 1))
         set_shape(tensors["weights"], (3, 1))
@@ -230,6 +273,7 @@ def test_a_grey_input_gets_the_brightness(opened: Callable[..., OwnModel]) -> No
 
     model = opened(changed(FLOAT, grey), "bright\nmiddle\ndark")
     assert answers(model, "white", "yellow", "black", "blue") == ["bright", "bright", "dark", "dark"]
+    assert any("has no channels" in note for note in model.notes) == (len(shape) == 3)
 
 
 def test_an_input_of_any_size_is_refused_or_sized(opened: Callable[..., OwnModel]) -> None:
