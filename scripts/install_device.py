@@ -25,9 +25,9 @@ from installation.machine import Machine, ask, check_machine, check_root
 from installation.places import (
     COMMAND,
     ENVIRONMENTS,
+    EXAMPLE,
     LOCK,
     PROGRAM,
-    REPOSITORY,
     SERVICE,
     SETTINGS_FILE,
     SETTINGS_FOLDER,
@@ -113,11 +113,16 @@ def _install(options: argparse.Namespace) -> int:
 
 
 def _settings_text() -> str | None:
-    return SETTINGS_FILE.read_text(encoding="utf-8") if SETTINGS_FILE.exists() else None
+    """Return the settings, without the mark that editors of Windows put before them."""
+    try:
+        return SETTINGS_FILE.read_text(encoding="utf-8-sig") if SETTINGS_FILE.exists() else None
+    except UnicodeDecodeError as e:
+        msg = f"{SETTINGS_FILE}: is not UTF-8 ({e}); save it as UTF-8 and run this again"
+        raise InstallError(msg, 2) from e
 
 
 def _example() -> str:
-    return (REPOSITORY / "configs/device.toml").read_text(encoding="utf-8")
+    return EXAMPLE.read_text(encoding="utf-8")
 
 
 def _has_pi_camera(settings: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+EXAMPLE = REPOSITORY / "configs/device.toml"
 SERVICE = "edge-client"
 USER = "edge-client"
 # Camera devices belong to `video`, relays ([action], pinctrl) to `gpio`; a machine may lack either.

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import tomllib
 
 from edge_client.contract.addresses import shown_address, without_secrets
-from installation.places import CAMERA_FOLDER, InstallError
+from edge_client.contract.nearest import did_you_mean
+from installation.places import CAMERA_FOLDER, EXAMPLE, InstallError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ Changes = dict[tuple[str, str], Value]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _TEXT_SETTING = re.compile(r'(?P<before>[+-][# ]*\w+ = ")(?P<value>.*)"')
+_TLS_PORT = 8883
 _KINDS = ("folder", "files", "pipe", "video", "picamera")
 
 
@@ -81,8 +83,8 @@ def broker_settings(text: str, *, tls: bool) -> Changes:
     if found is None or not 0 < int(found[2] or 1) < 65536:
         msg = f"broker {text!r}: give HOST or HOST:PORT, as in 192.168.1.5:1883, or `none`"
         raise InstallError(msg, 2)
-    tls = tls or text.startswith("mqtts:")
-    port = int(found[2]) if found[2] else 8883 if tls else 1883
+    tls = tls or text.startswith("mqtts:") or found[2] == str(_TLS_PORT)
+    port = int(found[2]) if found[2] else _TLS_PORT if tls else 1883
     host = found[1].strip("[]")
     return {("broker", "host"): host, ("broker", "port"): port, **({("broker", "tls"): True} if tls else {})}
 
@@ -115,6 +117,16 @@ def given_setting(text: str) -> tuple[tuple[str, str], Value]:
     except tomllib.TOMLDecodeError:
         value = found[3]
     return (found[1], found[2]), value
+
+
+def check_name(section: str, key: str) -> None:
+    """Raise InstallError for a name that configs/device.toml, which has them all, does not have."""
+    switched_on = re.sub(r"(?m)^# (?=[a-z0-9_]+ = )", "", EXAMPLE.read_text(encoding="utf-8"))
+    known = {f"{name}.{one}" for name, table in tomllib.loads(switched_on).items() for one in table}
+    name = f"{section}.{key}"
+    if name not in known:
+        msg = f"--set {name}: no such setting{did_you_mean(name, known, 'configs/device.toml has all')}"
+        raise InstallError(msg, 2)
 
 
 def _with_setting(text: str, section: str, key: str, value: Value) -> str:

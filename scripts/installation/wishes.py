@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import dataclasses
 import getpass
 import json
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import tomllib
 
 from installation.places import CAMERA_FOLDER, SETTINGS_FOLDER, InstallError
-from installation.settings import Changes, broker_settings, camera_settings, given_setting
+from installation.settings import Changes, broker_settings, camera_settings, check_name, given_setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -131,7 +132,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     device.add_argument("--broker-user", metavar="NAME")
     device.add_argument(
-        "--broker-tls", action="store_true", help="TLS; the port is then 8883 if none is given"
+        "--broker-tls",
+        action="store_true",
+        help="TLS; the port is then 8883 if none is given; port 8883, a CA and a certificate mean it too",
     )
     device.add_argument(
         "--camera", metavar="FROM",
@@ -191,9 +194,10 @@ def read_flags(options: argparse.Namespace) -> Wishes:
     ):
         if (value := getattr(options, name)) is not None:
             wishes.changes[setting] = value
+    tls = options.broker_tls or any((options.broker_ca_file, options.broker_certificate_file))
     if options.broker is not None:
-        wishes.changes |= broker_settings(options.broker, tls=options.broker_tls)
-    elif options.broker_tls:
+        wishes.changes |= broker_settings(options.broker, tls=tls)
+    elif tls:
         wishes.changes["broker", "tls"] = True
     if camera := options.camera or (options.camera_file and first_line(options.camera_file)):
         wishes.changes |= camera_settings(camera)
@@ -202,6 +206,8 @@ def read_flags(options: argparse.Namespace) -> Wishes:
             wishes.add_file(kind, checked_file(kind, path))
     for text in options.set:
         setting, value = given_setting(text)
+        if not options.source:  # else of a version whose settings this checkout does not know
+            check_name(*setting)
         wishes.changes[setting] = value
     return wishes
 
@@ -210,7 +216,7 @@ def checked_file(kind: CopiedFile, path: Path) -> bytes:
     """Read a file of the user's, and look whether it is what it should be. Raises: InstallError."""
     if kind is PASSWORD:
         return f"{first_line(path)}\n".encode()
-    content = _read(path)
+    content = _read(path).removeprefix(codecs.BOM_UTF8)  # of an editor of Windows
     if kind is ROOT and not _is_root(content):
         msg = f"{path} is no root of trust: give device/root.json, which `edge-keys make` wrote"
         raise InstallError(msg, 2)
@@ -226,7 +232,11 @@ def checked_file(kind: CopiedFile, path: Path) -> bytes:
 
 def first_line(path: Path) -> str:
     """Return the first line of a file. Raises: InstallError if it has none."""
-    lines = _read(path).decode(errors="replace").splitlines()
+    try:
+        lines = _read(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as e:
+        msg = f"{path}: is not UTF-8; save it as UTF-8"
+        raise InstallError(msg, 2) from e
     if not lines or not lines[0].strip():
         msg = f"{path}: its first line is empty"
         raise InstallError(msg, 2)
@@ -273,8 +283,9 @@ def ask_questions(wishes: Wishes) -> None:
         if setting not in changes:
             changes[setting] = _answer(question, default, str)
     if ("broker", "host") not in changes:
+        tls = ("broker", "tls") in changes
         changes |= _answer(
-            "MQTT broker, HOST or HOST:PORT", "none", lambda text: broker_settings(text, tls=False)
+            "MQTT broker, HOST or HOST:PORT", "none", lambda text: broker_settings(text, tls=tls)
         )
         if changes["broker", "host"] and ("broker", "username") not in changes:
             _ask_broker_user(wishes)

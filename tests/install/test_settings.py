@@ -188,12 +188,42 @@ def test_cameras(camera):
         ("10.0.0.1:1884", "10.0.0.1", 1884),
         ("[::1]:1884", "::1", 1884),
         ("mqtts://broker.local", "broker.local", 8883),
+        ("broker.local:8883", "broker.local", 8883),
         ("mqtt://broker.local:1", "broker.local", 1),
     ],
 )
 def test_brokers(text, host, port):
     found = broker_settings(text, tls=False)
     assert (found["broker", "host"], found["broker", "port"]) == (host, port)
+    assert found.get(("broker", "tls"), False) == (port == 8883)
+
+
+def test_a_ca_or_a_certificate_of_the_broker_means_tls(tmp_path):
+    (tmp_path / "ca.crt").write_text("\ufeff-----BEGIN CERTIFICATE-----\n", encoding="utf-8")
+    flags = ("--broker", "broker.local", "--broker-ca-file", str(tmp_path / "ca.crt"))
+    wanted = wishes.read_flags(wishes.parse(flags))
+    assert wanted.changes["broker", "tls"] is True
+    assert wanted.changes["broker", "port"] == 8883
+    assert wanted.files["broker-ca.pem"] == (b"-----BEGIN CERTIFICATE-----\n", False)
+
+
+def test_a_misspelt_setting_is_refused_before_anything_is_installed():
+    with pytest.raises(
+        InstallError, match=r"sinks\.on_changed: no such setting; did you mean sinks\.on_change"
+    ):
+        wishes.read_flags(wishes.parse(["--set", "sinks.on_changed=true"]))
+    newer = wishes.parse(["--set", "sinks.on_changed=true", "--from", str(REPOSITORY)])
+    assert wishes.read_flags(newer).changes == {("sinks", "on_changed"): True}
+
+
+def test_a_password_of_a_windows_editor_is_read_and_one_in_latin_1_refused(tmp_path):
+    file = tmp_path / "password"
+    flags = wishes.parse(["--broker-password-file", str(file)])
+    file.write_bytes("\ufeffpässword\r\n".encode())
+    assert wishes.read_flags(flags).files["broker-password"] == ("pässword\n".encode(), True)
+    file.write_bytes("pässword\r\n".encode("latin-1"))
+    with pytest.raises(InstallError, match="save it as UTF-8"):
+        wishes.read_flags(flags)
 
 
 @pytest.mark.parametrize("text", ["", "a b", "host:0", "host:65536", "user:word@host", "host:port"])

@@ -146,7 +146,7 @@ def test_beside_a_daemon_doctor_lets_the_daemon_speak(camera, aws, repository):
     aws.policies[""] = without(allowed, ":client/")
     assert f"{DEVICE}-doctor may not even connect" in check_broker(settings)
     os.utime(settings.file)  # as an editor does: the daemon's word is of older settings
-    with pytest.raises(DeviceError, match="changed after the daemon started, .*systemctl restart"):
+    with pytest.raises(DeviceError, match=r"changed after the daemon started, .*systemctl restart"):
         check_broker(settings)
     assert aws.connections(DEVICE) == 1
     aws.policies[""] = without(allowed, "/results*")
