@@ -22,12 +22,12 @@ from typing_extensions import Self
 
 from edge_client.contract.errors import SettingsError, TransportError
 from luigi_tasks import addresses
+from luigi_tasks.dataset.sources import check_address
 from luigi_tasks.evidence.ledger import EvidenceError
 from luigi_tasks.logs import LUIGI_LOGGER, for_page, log_errors_as_messages
 from luigi_tasks.luigid import Reschedulable
 from luigi_tasks.progress import TaskProgress
 from luigi_tasks.settings.sections import load_settings
-from luigi_tasks.settings.values import NO_PICTURES
 from luigi_tasks.targets import DocumentTarget, PendingTarget
 from luigi_tasks.workspace import Workspace, open_workspace
 
@@ -71,8 +71,7 @@ class PipelineTask(Reschedulable):
         values = dict(super().get_param_values(params, args, kwargs))  # type: ignore[no-untyped-call]
         if not (values["pictures"] and values["recipe"]):
             settings = _load(values["pictures"], replace_classes=values["replace_classes"])
-            if not settings.dataset.url:
-                raise SettingsError(NO_PICTURES)
+            check_address(settings.dataset)
             values["pictures"] = settings.dataset.url
             values["recipe"] = values["recipe"] or addresses.recipe(settings)
         # A task without a listing is another one each time: Luigi keeps tasks, and pictures arrive.

@@ -91,7 +91,7 @@ LUIGI_TASKS = {
     "steps": "progress logs provenance workspace settings evidence dataset backbone training quantization "
     "gate labelling release",
     "targets": "workspace storage evidence release",
-    "task": "progress logs luigid settings addresses workspace evidence targets",
+    "task": "progress logs luigid settings addresses workspace evidence dataset targets",
     "pipeline": "progress logs settings evidence dataset backbone training quantization addresses workspace "
     "artifacts steps targets task",
     "roll_back": "logs luigid settings workspace steps targets",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import DeviceError, TrustError
 from edge_client.disk import write_durably
+from luigi_tasks.settings.values import IMAGENET_WIDTHS
 
 if TYPE_CHECKING:
     from luigi_tasks.settings.values import ModelSettings
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _SIZES = {"mobilenet_v1": (128, 160, 192, 224), "mobilenet_v2": (96, 128, 160, 192, 224)}
 _WIDTHS = {
     "mobilenet_v1": {0.25: "2_5", 0.5: "5_0", 0.75: "7_5", 1.0: "1_0"},
-    "mobilenet_v2": {one: str(one) for one in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)},
+    "mobilenet_v2": {one: str(one) for one in IMAGENET_WIDTHS["mobilenet_v2"]},
 }
 _FOLDERS = {"mobilenet_v1": "mobilenet", "mobilenet_v2": "mobilenet_v2"}
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications"

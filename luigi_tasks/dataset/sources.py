@@ -32,11 +32,13 @@ from luigi_tasks.dataset.presets import (
 )
 from luigi_tasks.settings.urls import S3_SCHEME, scheme_of
 from luigi_tasks.settings.values import NO_PICTURES, PICTURES_COME_FROM
+from luigi_tasks.storage.s3_client import split_url
 
 if TYPE_CHECKING:
     from luigi_tasks.dataset.listing import Listing
     from luigi_tasks.settings.values import DatasetSettings, StoreSettings
 
+_WEB_SCHEMES = frozenset({"http", "https"})
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -64,25 +66,47 @@ def open_source(settings: DatasetSettings, store: StoreSettings) -> PictureSourc
 
     Raises: SettingsError for an address of no known kind; InputError; TransportError.
     """
-    cache_dir = settings.cache_dir.expanduser()
+    check_address(settings)
+    cache_dir, scheme = settings.cache_dir.expanduser(), scheme_of(settings.url)
     if is_preset(settings.url):
         if preset_of(settings.url) == "digits":
             return FolderSource(write_digits(cache_dir), version=DIGITS_FOLDER)
         return _open_archive(FLOWERS, cache_dir, settings.max_unpacked_bytes)
-    if not settings.url:
-        raise SettingsError(NO_PICTURES)
-    scheme = scheme_of(settings.url)
     if scheme == S3_SCHEME:
         return _open_bucket(settings, store)
-    if scheme in {"http", "https"}:
-        archive = Archive(settings.url, _checked_sha256(settings, is_needed=True))
-        return _open_archive(archive, cache_dir, settings.max_unpacked_bytes)
+    if scheme in _WEB_SCHEMES:
+        return _open_archive(
+            Archive(settings.url, _expected_sha256(settings)), cache_dir, settings.max_unpacked_bytes
+        )
     if scheme == FILE_SCHEME:
         return _open_path(folder_of_url(settings.url), settings)
-    if scheme:
-        msg = f"[dataset] url {settings.url!r}: give {PICTURES_COME_FROM}"
-        raise SettingsError(msg)
     return _open_path(Path(settings.url).expanduser(), settings)
+
+
+def check_address(settings: DatasetSettings) -> None:
+    """Check the address of pictures as far as it tells by itself; nothing is looked for.
+
+    Raises: SettingsError for an address of no known kind, a preset that is none, or a missing digest.
+    """
+    url, scheme = settings.url, scheme_of(settings.url)
+    if not url:
+        raise SettingsError(NO_PICTURES)
+    if is_preset(url):
+        preset_of(url)
+    elif scheme == FILE_SCHEME:
+        folder_of_url(url)
+    elif scheme == S3_SCHEME:
+        split_url(url)
+    elif scheme and scheme not in _WEB_SCHEMES:
+        msg = f"[dataset] url {url!r}: give {PICTURES_COME_FROM}"
+        raise SettingsError(msg)
+    sha256 = _expected_sha256(settings)
+    if (scheme in _WEB_SCHEMES or sha256) and not re.fullmatch("[0-9a-f]{64}", sha256):
+        msg = (
+            f"[dataset] url {shown_archive(url)}: give [dataset] sha256, the archive's 64 hex digits "
+            f"(sha256sum FILE), not {settings.sha256!r}"
+        )
+        raise SettingsError(msg)
 
 
 def _open_archive(archive: Archive, cache_dir: Path, max_unpacked_bytes: int) -> FolderSource:
@@ -93,7 +117,7 @@ def _open_path(path: Path, settings: DatasetSettings) -> FolderSource:
     """Open a folder, or unpack a file: an archive, by its content."""
     if not path.is_file():
         return FolderSource(path)
-    sha256, cache_dir = _checked_sha256(settings), settings.cache_dir.expanduser()
+    sha256, cache_dir = _expected_sha256(settings), settings.cache_dir.expanduser()
     unpacked = unpack_file(path, sha256, cache_dir, settings.max_unpacked_bytes)
     return FolderSource(unpacked.folder, version=unpacked.sha256)
 
@@ -109,23 +133,16 @@ def _open_bucket(settings: DatasetSettings, store: StoreSettings) -> PictureSour
         settings.url,
         archive.version,
         archive.chunks,
-        _checked_sha256(settings),
+        _expected_sha256(settings),
         settings.cache_dir.expanduser(),
         settings.max_unpacked_bytes,
     )
     return FolderSource(unpacked.folder, version=unpacked.sha256)
 
 
-def _checked_sha256(settings: DatasetSettings, *, is_needed: bool = False) -> str:
+def _expected_sha256(settings: DatasetSettings) -> str:
     """Return the expected digest; empty: none is given, which is enough for files that the user owns."""
-    sha256 = settings.sha256.strip().lower()
-    if (is_needed or sha256) and not re.fullmatch("[0-9a-f]{64}", sha256):
-        msg = (
-            f"[dataset] url {shown_archive(settings.url)}: give [dataset] sha256, the archive's 64 hex "
-            f"digits (sha256sum FILE), not {settings.sha256!r}"
-        )
-        raise SettingsError(msg)
-    return sha256
+    return settings.sha256.strip().lower()
 
 
 class FolderSource:

@@ -12,7 +12,7 @@ from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.file_urls import folder_of_url, is_file_url
 from edge_client.contract.names import check_name
 from luigi_tasks.settings.urls import split_bucket_url
-from luigi_tasks.settings.values import SCHEMES, PipelineSettings, split_names
+from luigi_tasks.settings.values import IMAGENET_WIDTHS, SCHEMES, PipelineSettings, split_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,12 @@ def find_faults(settings: PipelineSettings) -> list[str]:
 
 def _find_impossible(s: PipelineSettings) -> list[str]:
     """Return the faults that are no range of a single number."""
+    widths = IMAGENET_WIDTHS.get(s.model.architecture, (s.model.alpha,))
     checks = [
+        (
+            s.model.weights != "imagenet" or s.model.alpha in widths,
+            f"[model] alpha: {', '.join(map(str, widths))} have ImageNet weights; or give other weights",
+        ),
         (
             s.training.mode != "head" or s.model.weights != "none",
             "[training] mode head needs [model] weights: a frozen backbone without weights learns nothing",

@@ -15,7 +15,14 @@ NO_PICTURES = (
 )
 
 
-ARCHITECTURES = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
+# Architectures, each with the widths that Keras has ImageNet weights for.
+IMAGENET_WIDTHS = {
+    "mobilenet_v1": (0.25, 0.5, 0.75, 1.0),
+    "mobilenet_v2": (0.35, 0.5, 0.75, 1.0, 1.3, 1.4),
+    "mobilenet_v3_small": (0.75, 1.0),
+    "mobilenet_v3_large": (0.75, 1.0),
+}
+ARCHITECTURES = tuple(IMAGENET_WIDTHS)
 
 
 # Quantization schemes, from the coarsest to the finest: fallbacks are later ones.

@@ -89,6 +89,8 @@ _LATER = {
     "503": "it is overloaded or down; run again later",
     "ServiceUnavailable": "it is overloaded or down; run again later",
 }
+# What S3 says with a word of its own, but for a HEAD.
+_NO_WORD = frozenset({"400", "401", "404", "410"})
 _DENIED = frozenset({"403", "AccessDenied", "Forbidden", "AllAccessDisabled"})
 # Operations by which boto3 gets credentials.
 _OF_CREDENTIALS = ("AssumeRole", "GetRoleCredentials", "GetSessionToken", "CreateToken")
@@ -197,6 +199,8 @@ def _translate_unknown(what: str, error: Any) -> EdgeError:  # noqa: ANN401 - as
         )
     if "trailer" in said.lower() or "aws-chunked" in said.lower() or "ContentSHA256" in said:
         return SettingsError(f"{msg}it lacks boto3's checksums: set [store] checksums = when_required")
+    if error_code(error) in _NO_WORD and not str(error.operation_name).startswith("Head"):
+        return SettingsError(f"{msg}without a word of S3: {_NO_S3}")
     return TransportError(f"{msg}run again, and look there if it stays so")
 
 

@@ -339,6 +339,23 @@ def test_a_command_that_luigi_would_not_take_ends_with_one_paragraph(
     assert named in line
 
 
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("preset:digit", "did you mean preset:digits"),
+        ("gs://bucket/pictures", "give a folder"),
+        ("https://host/x.zip", "sha256"),
+        ("file://host/x", "file:///folder"),
+        ("", "--pictures"),
+    ],
+)
+def test_an_address_of_pictures_that_cannot_be_one_makes_no_task(files, url, named):
+    """Luigi ends with 40 then; what a task finds out later is 35 or 30."""
+    files.start(LUIGI_CONFIG_PATH=f"[dataset]\nurl = {url}\n")
+    with pytest.raises(SettingsError, match=named):
+        Deploy()
+
+
 def test_exit_codes_are_those_of_the_readme_where_no_file_says_otherwise(files, capsys):
     files.start(**{"luigi.cfg": "[retcode]\nnot_run = 7\n[core]\nlog_level = LOUD\n"})
     with pytest.raises(SystemExit) as caught:

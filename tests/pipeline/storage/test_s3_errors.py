@@ -72,6 +72,7 @@ REFUSALS = {
     "no right": Refusal(403, "AccessDenied", "refused the credentials: they lack s3:PutObject"),
     "quota": Refusal(403, "QuotaExceeded", "quota is used up"),
     "full": Refusal(507, "XMinioStorageFull", "disk is full"),
+    "a web server": Refusal(404, "404", "without a word of S3: is .*endpoint_url an S3 endpoint"),
     "busy": Refusal(503, "SlowDown", "asked too often; run again later", TransportError),
     "down": Refusal(503, "ServiceUnavailable", "run again later", TransportError),
     "fault": Refusal(500, "InternalError", "500 InternalError, PutObject: No.; run again", TransportError),
