@@ -23,6 +23,11 @@ _IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
 _PIPELINE = " ! "
 # Schemes without the slashes behind them, as in a slip of the pen.
 _SLIP = re.compile(r"(?P<scheme>rtsps?|rtmps?|rtp|https?|ftps?|srt|udp|tcp|mms|mqtts?|wss?):", re.IGNORECASE)
+# An address without its scheme: host and query, or a first part that is host and port, or an IP address.
+# A file of such a name is written with ./ in front.
+_NO_SCHEME = re.compile(
+    r"(?://)?(?:[\w.:-]+(?:/[^?#]*)?\?[\w.-]+=|(?=[^:/]*[A-Za-z.])[\w.-]+:[0-9]{1,5}/|[0-9]{1,3}(?:\.[0-9]{1,3}){3}/)"
+)
 _HOST = re.compile(r"(?:\[[\w:.%~-]+\]|\w[\w.~%-]*)(?::[0-9]{0,5})?")
 _QUERY = re.compile(r"[^?#@]*\?[^=&@]+=")
 _END_OF_AUTHORITY = re.compile(r"[/?#\\]")
@@ -127,5 +132,7 @@ def _shown_path(text: str) -> str:
     before, _, behind = text.rpartition("@")
     # A file has no user and password: `user:password@camera/stream` is an address without its scheme.
     if ":" in before and behind and not text.startswith(("/", ".", "~")):
+        return HIDDEN
+    if _NO_SCHEME.match(text):
         return HIDDEN
     return without_secrets(text)

@@ -76,7 +76,7 @@ class SourceSettings(Section):
         """See `Section.faults`."""
         shown = shown_address(self.path)
         only_videos = (
-            f'path {shown!r}: is an address, which kind = "video" reads; give the path of a {self.kind}'
+            f'path {shown!r}: is an address, which kind = "video" reads; give the path of the {self.kind}'
         )
         malformed = f"path {shown!r}: write an address as {CAMERA_EXAMPLE}, a path with / in front"
         checks = (

@@ -91,13 +91,17 @@ class PicturePipe:
                     splitter = PictureSplitter()  # drop what the last writer left incomplete
                     stop.wait(_STOP_CHECK_S)  # until the next writer comes
 
+    def check(self) -> None:
+        """Raise DeviceError if there is no pipe."""
+        if self._path != STANDARD_INPUT and not Path(self._path).is_fifo():
+            msg = f"{self._path}: not a named pipe; make one with mkfifo, or change [source] path"
+            raise DeviceError(msg)
+
     def _open(self) -> FileIO:
         try:
             if self._path == STANDARD_INPUT:
                 return FileIO(os.dup(sys.stdin.fileno()))
-            if not Path(self._path).is_fifo():
-                msg = f"{self._path}: not a named pipe; make one with mkfifo, or change [source] path"
-                raise DeviceError(msg)
+            self.check()
             # Without O_NONBLOCK, open(2) would wait for a writer, and ignore `stop`.
             return FileIO(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK))
         except OSError as e:

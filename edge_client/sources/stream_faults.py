@@ -32,6 +32,8 @@ def explain_stream(address: str) -> str:
 
     Takes at most a few seconds.
     """
+    if address.lower().startswith("v4l2:"):
+        return "a camera of this machine is given by its device alone, such as /dev/video0"
     try:
         parts = urlsplit(address)
         host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme.lower())

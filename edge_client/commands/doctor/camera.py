@@ -24,6 +24,7 @@ def check_source(settings: Settings) -> str:
     """Open the source, where no daemon holds it, and look at a first picture. Raises: DeviceError."""
     from edge_client.sources.files import find_pictures  # noqa: PLC0415
     from edge_client.sources.opening import open_source  # noqa: PLC0415
+    from edge_client.sources.pipe import PicturePipe  # noqa: PLC0415
     from edge_client.state_folder import daemon_runs  # noqa: PLC0415
 
     source = settings.source
@@ -33,6 +34,8 @@ def check_source(settings: Settings) -> str:
     opened = open_source(source)
     if source.kind == "files":
         return f"{found}: {len(find_pictures(source.path))} files"
+    if source.kind == "pipe":
+        PicturePipe(source.path).check()
     if source.kind not in CAMERAS:
         return found
     # Several may watch a stream; a camera of this machine has one reader.

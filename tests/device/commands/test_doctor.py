@@ -187,6 +187,13 @@ def test_a_frame_is_read_from_the_camera(settings_file):
     assert "none.avi" in gone["source"]
 
 
+def test_a_pipe_that_is_none_is_named(settings_file, tmp_path):
+    for path, fails in ((tmp_path / "fifo", True), ("-", False)):
+        settings = load_settings(settings_file)
+        source = dataclasses.replace(settings.source, kind="pipe", path=str(path))
+        assert ("source" in failures(dataclasses.replace(settings, source=source))) == fails
+
+
 def test_a_hanging_camera_is_named(settings_file, monkeypatch):
     monkeypatch.setattr("edge_client.sources.opening.open_source", lambda _settings: HungCamera())
     monkeypatch.setattr("edge_client.commands.doctor.camera.CAMERA_S", 0.1)

@@ -31,11 +31,18 @@ SHOWN = {
     # Slips of the pen.
     "rtsp:/user:S3CRET@cam/stream": "rtsp:…",
     "user:S3CRET@cam/stream": "…",
+    "192.168.1.5/live?user=admin&password=S3CRET": "…",
+    "//cam.local:8080/snapshot.cgi?pwd=S3CRET": "…",
+    "cam.local:554/S3CRET": "…",
+    "192.168.1.5/S3CRET": "…",
     "rtspsrc location=rtsp://cam/x user-pw=S3CRET ! decodebin ! appsink": "rtspsrc …",
     # No secrets in these.
     "/srv/film@home:1.mp4": "/srv/film@home:1.mp4",
     "/dev/v4l/by-id/usb-046d_Webcam-video-index0": "/dev/v4l/by-id/usb-046d_Webcam-video-index0",
     "file:///srv/edge-models": "file:///srv/edge-models",
+    "./192.168.1.5/film.mp4": "./192.168.1.5/film.mp4",
+    "2026/12:30/film?.mp4": "2026/12:30/film?.mp4",
+    "12:30/film.mp4": "12:30/film.mp4",
     "0": "0",
 }
 
