@@ -45,7 +45,11 @@ def change_settings(text: str, changes: Mapping[tuple[str, str], Value]) -> str:
             text = _with_setting(text, section, key, value)
         if isinstance(table, dict):
             table[key] = value
-    if read_settings(text) != wanted:
+    try:
+        changed = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        changed = None
+    if changed != wanted:
         names = ", ".join(f"[{section}] {key}" for section, key in changes)
         msg = f"the settings file is written so that single lines cannot be changed: set {names} by hand"
         raise InstallError(msg, 2)

@@ -108,9 +108,16 @@ def test_a_value_of_any_text_is_read_back_or_refused(value, text):
         assert tomllib.loads(changed)["store"]["base_url"] == value
 
 
-@pytest.mark.parametrize("text", ['store.base_url = "x"\n', 'store = { base_url = "x" }\n', "[store\n"])
-def test_a_file_that_single_lines_cannot_change_is_refused(text):
-    with pytest.raises(InstallError, match=r"base_url by hand|no TOML"):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('store.base_url = "x"\n', "base_url by hand"),
+        ('store = { base_url = "x" }\n', "base_url by hand"),
+        ("[store\n", "no TOML"),
+    ],
+)
+def test_a_file_that_single_lines_cannot_change_is_refused(text, told):
+    with pytest.raises(InstallError, match=told):
         change_settings(text, {("store", "base_url"): "y"})
 
 
