@@ -140,10 +140,8 @@ class BrokerConnection:
             return None
         return (
             f"MQTT broker {self.address} ends connections though nothing was sent: another client connects "
-            "as "
-            f"{self._client_id}, or the broker fails. Give each device an id of its own, and let the broker "
-            "tie ids "
-            "to user names (configs/mosquitto.conf): else any password there can do this"
+            f"as {self._client_id}, or the broker fails. Give each device an id of its own, and let the "
+            "broker tie ids to user names (configs/mosquitto.conf): else any password there can do this"
         )
 
     @property
