@@ -26,6 +26,8 @@ PLAIN_PORT, TLS_PORT, HTTPS_PORT = 1883, 8883, 443
 AWS_ALPN = "x-amzn-mqtt-ca"
 # No broker's certificate is older; a clock before is the one of a board without a battery.
 _OLDEST_CLOCK = datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc)
+# Return codes 2 and 3 of CONNACK (MQTT 3.1.1, section 3.2.2.3), in paho's words.
+_BAD_ID, _UNAVAILABLE = "Client identifier not valid", "Server unavailable"
 
 
 class BrokerAddress(Protocol):
@@ -173,6 +175,28 @@ def explain_connect_failure(error: Exception, broker: BrokerAddress) -> str:
     return f"{address}: {_first_line(error)}; {_meaning(error, broker)}"
 
 
+def is_passing_refusal(reason: str) -> bool:
+    """Whether a broker refuses a connection for its own state, and not for who connects."""
+    return reason == _UNAVAILABLE
+
+
+def explain_refusal(broker: BrokerAddress, client_id: str, reason: str) -> str:
+    """Return what it means that a broker refuses a connection by word, with the way out.
+
+    Args:
+        broker: Settings.
+        client_id: Id that was used.
+        reason: What CONNACK says.
+    """
+    if is_passing_refusal(reason):
+        way_out = "it starts, or is overloaded: wait, and see its log"
+    elif reason == _BAD_ID:
+        way_out = f"it does not take the client id {client_id}: allow it there"
+    else:
+        way_out = f"check [broker] username and password_file, and whether {client_id} may connect"
+    return f"MQTT broker {broker.host}:{broker.port}: refuses the connection: {reason}; {way_out}"
+
+
 def explain_early_end(
     broker: BrokerAddress, client_id: str, *, will_topic: str = "", last_words: str = ""
 ) -> str:
@@ -198,7 +222,8 @@ def explain_early_end(
         f"client/{client_id}{will})"
     )
     if not broker.tls:
-        return f"{what}: {policy}, or it wants TLS; correct [broker] host, port and tls"
+        other = "or it wants TLS, or is no MQTT port (9001 and 8083 are often WebSockets)"
+        return f"{what}: {policy}, {other}; correct [broker] host, port and tls"
     if not broker.certificate_file:
         return f"{what}: {policy}, or it wants a client certificate ([broker] certificate_file, key_file)"
     return (

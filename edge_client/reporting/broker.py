@@ -24,6 +24,7 @@ from edge_client.contract.broker_tls import (
     broker_doubt,
     explain_connect_failure,
     explain_early_end,
+    explain_refusal,
     is_aws,
 )
 from edge_client.contract.errors import EdgeError
@@ -285,8 +286,7 @@ class BrokerConnection:
         if self._stopping.is_set():
             return
         if self._answer is not None:
-            check = "check [broker] username and password_file"
-            self._note_fault(f"MQTT broker {self.address} refuses this device: {self._answer}; {check}")
+            self._note_fault(explain_refusal(self._settings, self._client_id, str(self._answer)))
         elif self._end is None:
             way_out = broker_doubt(self._settings) or "correct [broker] host, port and tls"
             self._note_fault(

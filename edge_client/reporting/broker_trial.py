@@ -12,7 +12,9 @@ from edge_client.contract.broker_tls import (
     broker_doubt,
     explain_connect_failure,
     explain_early_end,
+    explain_refusal,
     is_aws,
+    is_passing_refusal,
 )
 from edge_client.contract.errors import EdgeError, TransportError
 from edge_client.reporting.denials import Act, Use
@@ -217,12 +219,9 @@ class BrokerTrial:
                 else TransportError(self._no_answer(ANSWER_S))
             )
         if self._answers[0].is_failure:
-            msg = (
-                f"MQTT broker {self._address}: {self._answers[0]}; check [broker] username and "
-                "password_file, and "
-                f"whether {self._client_id} may connect"
-            )
-            raise RefusedError(msg)
+            reason = str(self._answers[0])
+            refused = TransportError if is_passing_refusal(reason) else RefusedError
+            raise refused(explain_refusal(self._settings, self._client_id, reason))
         return client
 
     def _subscribed(

@@ -18,6 +18,8 @@ from edge_client.contract.broker_tls import (
     broker_doubt,
     explain_connect_failure,
     explain_early_end,
+    explain_refusal,
+    is_passing_refusal,
     open_tls_context,
 )
 from edge_client.contract.errors import SettingsError, TransportError
@@ -200,11 +202,11 @@ class BrokerClient:
             )
             raise TransportError(msg) from None
         if refusal:
-            msg = (
-                f"MQTT broker {self.address}: refused the connection: {refusal}; check [broker] "
-                "username, password_file and the broker's ACL"
-            )
-            raise SettingsError(msg)
+            why = explain_refusal(self._settings, self._client_id, refusal)
+            if is_passing_refusal(refusal):
+                msg = f"{why}. The next run continues here"
+                raise TransportError(msg)
+            raise SettingsError(why)
 
     def _authenticate(self, client: Client) -> None:
         s = self._settings

@@ -21,6 +21,7 @@ from edge_client.settings.reporting import BrokerSettings as DeviceSettings
 from luigi_tasks.release.broker import BrokerClient
 from luigi_tasks.settings.values import BrokerSettings
 from tests.fakes.certificates import CertificateAuthority
+from tests.fakes.raw_server import RawServer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,7 +176,21 @@ def test_what_is_wrong_with_certificates_is_named_on_both_sides(files, tmp_path)
                 assert (expected in told) if expected else not told, (changes, told)
                 assert "\n" not in told
         plain = dataclasses.replace(good, tls=False, ca_file="", certificate_file="", key_file="")
-        assert all("or it wants TLS; correct [broker] host, port and tls" in told for told in said(plain))
+        assert all("or it wants TLS, or is no MQTT port" in told for told in said(plain))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"\x20\x02\x00\x02", "it does not take the client id"),
+        (b"\x20\x02\x00\x03", "it starts, or is overloaded: wait"),
+        (b"\x20\x02\x00\x04", "check [broker] username and password_file"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is no MQTT port (9001 and 8083 are often WebSockets)"),
+    ],
+)
+def test_what_refuses_or_does_not_speak_mqtt_is_told(answer, expected):
+    with RawServer(answer) as server:
+        assert all(expected in told for told in said(DeviceSettings(port=server.port)))
 
 
 @pytest.mark.parametrize(
