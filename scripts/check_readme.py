@@ -23,6 +23,9 @@ from device_watcher import device_settings, write_settings
 from local_services import MqttBroker, ObjectStore, Scheduler, free_ports, wait_until
 from pipeline_under_test import PipelineUnderTest
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from tests.fakes.small_weights import make_small_weights
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -63,6 +66,7 @@ ORDER = (
     "luigi --module luigi_tasks DoubtfulLabels",
     "cd /opt/edge-pipeline && luigi --module luigi_tasks Deploy >>pipeline.log 2>&1",
     "edge-client doctor --config device.toml",
+    "edge-client doctor",
     "edge-client run --config device.toml",
     "edge-client status --config device.toml",
     "edge-client status",
@@ -139,13 +143,14 @@ class FirstDay:
         enter = self._services.enter_context
         self._store = enter(ObjectStore(self.folder / "s3"))
         self._broker = enter(MqttBroker(self.folder / "mqtt"))
+        luigid: dict[str, object] = {"scheduler-host": "127.0.0.1", "scheduler-port": self._luigid_port}
         # `scheduler` is not started: the README's own luigid is the one.
         self._pipeline = PipelineUnderTest(
             self.folder,
             store=self._store,
             broker=self._broker,
             scheduler=Scheduler(self.folder / "unused"),
-            settings={"core": {"scheduler-host": "127.0.0.1", "scheduler-port": self._luigid_port}},
+            settings=PipelineUnderTest.head_on(make_small_weights(self.folder), core=luigid),
             name="orchard",
         )
         self._pipeline.configure()
