@@ -198,13 +198,12 @@ def _verify(options: argparse.Namespace) -> str:
 def _explain_root(folder: Path, version: int) -> str:
     return (
         f"{folder}/device/     copy its *.json to where [trust] root in luigi.cfg points: "
-        f"{version}.root.json is the new root, root.json is the same for new devices. The others follow "
-        "by themselves\n"
-        f"{folder}/pipeline/   copy to the machine that runs luigi, and remove the old keys there\n"
-        f"{folder}/root/       take OFFLINE again, in place of what was there\n"
-        f"{folder}/retired/    the old keys, where any were replaced; destroy them once devices follow\n"
-        "Nothing changes for the fleet yet. Where luigi runs, run `edge-keys publish` now (or wait for the "
-        "next Deploy): it publishes the new root, then signs everything with the new keys.\n"
+        f"{version}.root.json is the new root, root.json is the same for new devices. The others follow by "
+        f"themselves\n{folder}/pipeline/   copy to the machine that runs luigi, and remove the old keys "
+        f"there\n{folder}/root/       take OFFLINE again, in place of what was there\n{folder}/retired/    "
+        "the old keys, where any were replaced; destroy them once devices follow\nNothing changes for the "
+        "fleet yet. Where luigi runs, run `edge-keys publish` now (or wait for the next Deploy): it "
+        "publishes the new root, then signs everything with the new keys.\n"
     )
 
 

@@ -283,9 +283,8 @@ class MqttBroker(LocalService):
     def command(self) -> list[str]:
         if self.mosquitto is None:
             code = (
-                "import sys; from iotcore import IotCoreBroker; "
-                "IotCoreBroker(listen=sys.argv[1], port=int(sys.argv[2]), max_payload_size=1 << 20)"
-                ".run_forever()"
+                "import sys; from iotcore import IotCoreBroker; IotCoreBroker(listen=sys.argv[1], "
+                "port=int(sys.argv[2]), max_payload_size=1 << 20).run_forever()"
             )
             return [sys.executable, "-c", code, self.host, str(self.port)]
         configuration = self.folder / "mosquitto.conf"

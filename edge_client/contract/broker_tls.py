@@ -80,8 +80,7 @@ def _address_faults(broker: BrokerAddress) -> Iterator[str]:
     if re.search(r"[/\s]", host) or host.count(":") == 1:
         yield (
             f"host {broker.host!r}: give the name alone; port has the port, tls = true means TLS, and "
-            "WebSockets "
-            "(ws, wss) are not spoken: use port 8883, or 443 with alpn"
+            "WebSockets (ws, wss) are not spoken: use port 8883, or 443 with alpn"
         )
     if host.startswith("["):
         yield f"host {broker.host}: an IPv6 address is written without brackets here"
@@ -252,8 +251,7 @@ def _check_pem(file: str, setting: str, data: bytes, *, is_key: bool) -> None:
     if b"ENCRYPTED" in data and is_key:
         msg = (
             f"[broker] key_file {file}: the key is encrypted, and nobody is there to type its passphrase; "
-            "write "
-            "it without one: openssl pkey -in KEY -out NEW, readable by this user alone"
+            "write it without one: openssl pkey -in KEY -out NEW, readable by this user alone"
         )
         raise SettingsError(msg)
     if wanted not in data:
@@ -305,8 +303,7 @@ def _unverified(error: ssl.SSLCertVerificationError, broker: BrokerAddress) -> s
         return f"the clock of this machine says {shown}: set it (timedatectl), and the certificate is valid"
     if error.verify_code == 10:  # X509_V_ERR_CERT_HAS_EXPIRED
         return (
-            "the broker's certificate, or that of its CA, has expired: renew it there, or set this "
-            "machine's "
+            "the broker's certificate, or that of its CA, has expired: renew it there, or set this machine's "
             f"clock, which says {shown}"
         )
     if error.verify_code in {62, 64} or "match" in str(
@@ -316,8 +313,7 @@ def _unverified(error: ssl.SSLCertVerificationError, broker: BrokerAddress) -> s
     if broker.ca_file:
         return (
             f"its certificate is not signed by the CA in [broker] ca_file {broker.ca_file}: name the CA's "
-            "that "
-            "signed it (for a self-signed one, that certificate itself), or leave ca_file empty for a "
+            "that signed it (for a self-signed one, that certificate itself), or leave ca_file empty for a "
             "public CA"
         )
     way = "name the certificate of its CA in [broker] ca_file (a self-signed one is its own)"

@@ -25,8 +25,8 @@ def describe_denial(address: str, client_id: str, use: Use) -> str:
     """Return one sentence: what is denied, what does not work without it, and the way out."""
     return (
         f"MQTT broker {address}: does not let {client_id} {use.act.value} {use.topic}; {_consequence(use)}. "
-        "Allow "
-        f"it in the broker's policy or ACL (AWS IoT Core: {rights_for(use)}); it is tried again now and then"
+        f"Allow it in the broker's policy or ACL (AWS IoT Core: {rights_for(use)}); it is tried again now "
+        "and then"
     )
 
 

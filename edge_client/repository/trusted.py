@@ -256,8 +256,8 @@ class TrustedRepository:
             target = self._updater.get_targetinfo(path)
         if target is None:
             msg = (
-                f"{self._shown}: {path} is not among the signed files; publish it, or correct "
-                "[device] channel"
+                f"{self._shown}: {path} is not among the signed files; publish it, or correct [device] "
+                "channel"
             )
             raise TrustError(msg)
         return target

@@ -23,8 +23,8 @@ class DamagedFileError(InputError):
 def not_listed(url: str, path: str) -> InputError:
     """Return the error about a path that the listing of the run does not have."""
     return InputError(
-        f"{url}: {path[:SHOWN_CHARACTERS]!r} is not in the listing of the pictures, so it is not read; "
-        "run again"
+        f"{url}: {path[:SHOWN_CHARACTERS]!r} is not in the listing of the pictures, so it is not read; run "
+        "again"
     )
 
 

@@ -296,8 +296,8 @@ def name_folders(folders: Iterable[str]) -> dict[str, str]:
         twin = seen.setdefault(label.casefold(), folder)
         if twin != folder:
             msg = (
-                f"class folders {twin!r} and {folder!r} differ only in case, blanks or Unicode form; "
-                "merge them"
+                f"class folders {twin!r} and {folder!r} differ only in case, blanks or Unicode form; merge "
+                "them"
             )
             raise InputError(msg)
     return labels

@@ -113,8 +113,7 @@ class BrokerClient:
                 except TimeoutError:
                     msg = (
                         f"{self.address}: no acknowledgement for {topic} within {self._settings.timeout_s} "
-                        "s; "
-                        "the next run announces it"
+                        "s; the next run announces it"
                     )
                     raise TransportError(msg) from None
 
@@ -143,8 +142,7 @@ class BrokerClient:
             if not is_allowed:
                 msg = (
                     f"MQTT broker {self.address}: does not let {self._settings.username or self._client_id} "
-                    "read "
-                    f"{topic}; allow it in the broker's ACL or policy"
+                    f"read {topic}; allow it in the broker's ACL or policy"
                 )
                 raise SettingsError(msg)
             return message
@@ -154,10 +152,9 @@ class BrokerClient:
     def _denied(self, act: str, topic: str, rights: str) -> _ConnectionLostError:
         msg = (
             f"MQTT broker {self.address}: it ended the connection right after {act} {topic}, again and "
-            "again: brokers do "
-            f"that where a policy or an ACL forbids it. Allow it there (AWS IoT Core: {rights}), or keep "
-            "other "
-            "clients from connecting under the same name. The next run continues here"
+            "again: brokers do that where a policy or an ACL forbids it. Allow it there (AWS IoT Core: "
+            f"{rights}), or keep other clients from connecting under the same name. The next run continues "
+            "here"
         )
         return _ConnectionLostError(msg)
 
@@ -175,8 +172,7 @@ class BrokerClient:
         except (OSError, ValueError) as e:
             msg = (
                 f"{explain_connect_failure(e, self._settings)}. Nothing is lost: the next run continues "
-                "here, "
-                "and to announce nothing, leave [broker] host empty"
+                "here, and to announce nothing, leave [broker] host empty"
             )
             raise TransportError(msg) from e
         client.loop_start()

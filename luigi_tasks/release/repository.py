@@ -329,8 +329,8 @@ class ReleaseRepository:
                 continue  # another publisher was faster: start again from its state
             return
         msg = (
-            f"{self.store.url(TIMESTAMP_KEY)}: other publishers were faster {PUBLISH_ATTEMPTS} times; "
-            "run again"
+            f"{self.store.url(TIMESTAMP_KEY)}: other publishers were faster {PUBLISH_ATTEMPTS} times; run "
+            "again"
         )
         raise TransportError(msg)
 
