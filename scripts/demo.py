@@ -67,7 +67,7 @@ def main() -> int:
             if options.keep:
                 demo.wait_for_user()
     except EdgeError as e:
-        sys.exit(f"scripts/demo: {one_line(str(e))}")
+        sys.exit(f"scripts/demo: {in_words_of_demo(one_line(str(e)))}")
     finally:
         # All that writes there has ended.
         shutil.rmtree(work, ignore_errors=True)
@@ -169,7 +169,8 @@ class Demo:
         if self.released() is None:
             sys.exit(f"no release: {self.verdict()}")
         self.take_holdout()
-        status = self.wait_for_release(None)
+        with self.feeding():  # the first answer by the new release ends the update's clock
+            status = self.wait_for_release(None)
         self.classify_holdout()
         self.report(status, seconds)
         self.first_release = status.release
@@ -187,11 +188,12 @@ class Demo:
                 say(f"  no new release, the device goes on with its own: {escape(self.verdict())}\n")
                 return
             status = self.wait_for_release(self.first_release)
-        wait_until(lambda: len(self.watcher.results) >= len(fed), "the last pictures of the swap", 60)
+        with contextlib.suppress(TimeoutError):  # a missed one is told below
+            wait_until(lambda: {*fed} <= self.watcher.sources(), "the last pictures of the swap", 60)
         results = sorted(self.watcher.results, key=lambda result: result.frame)
         swaps = sum(before.release != after.release for before, after in itertools.pairwise(results))
         first = results[0].frame
-        missed = len(fed) - len({result.source for result in results})
+        missed = len({*fed} - self.watcher.sources())
         gapless = [result.frame for result in results] == list(range(first, first + len(results)))
         say(
             f"  through the update: {len(fed)} pictures taken, {missed} missed, frame numbers "
@@ -244,7 +246,7 @@ class Demo:
                 process.wait()
                 raise
         if process.returncode != 0:
-            sys.exit(f"luigi ended with {process.returncode}: {explain_failure(log)}")
+            sys.exit(f"luigi ended with {process.returncode}: {in_words_of_demo(explain_failure(log))}")
         return time.monotonic() - started
 
     def released(self) -> str | None:
@@ -278,15 +280,14 @@ class Demo:
 
     def wait_for_release(self, earlier: str | None) -> DeviceStatus:
         """Wait until the device serves another release than `earlier`."""
-        with self.feeding():  # the first answer by the new release ends the update's clock
-            return self.watcher.wait_for(
-                lambda status: (
-                    status.release not in {None, earlier}
-                    and status.update is not None
-                    and status.update.release == status.release
-                ),
-                "the device to serve the new release",
-            )
+        return self.watcher.wait_for(
+            lambda status: (
+                status.release not in {None, earlier}
+                and status.update is not None
+                and status.update.release == status.release
+            ),
+            "the device to serve the new release",
+        )
 
     @contextlib.contextmanager
     def feeding(self) -> Iterator[list[str]]:
@@ -314,11 +315,7 @@ class Demo:
         self.watcher.clear()
         for name in self.answers:
             drop_picture(self.holdout / name, self.camera, name)
-        wait_until(
-            lambda: len({r.source for r in self.watcher.results} & set(self.answers)) == len(self.answers),
-            "the device's answers",
-            120,
-        )
+        wait_until(lambda: {*self.answers} <= self.watcher.sources(), "the device's answers", 120)
 
     def report(self, status: DeviceStatus, seconds: float) -> None:
         """Print the device's accuracy, latency and update."""
@@ -445,6 +442,11 @@ def explain_failure(log: Path) -> str:
         r"(?:Input|Settings|Transport|Trust|Device)Error: (.+)", log.read_text(errors="replace")
     )
     return str(errors[-1]) if errors else f"its log ends:\n{tail(log)}"
+
+
+def in_words_of_demo(error: str) -> str:
+    """Return what the pipeline says of its options, with those of this command."""
+    return error.replace("--pictures", "--data")
 
 
 def tail(path: Path, lines: int = 40) -> str:

@@ -53,6 +53,10 @@ class DeviceWatcher:
         """Forget the results so far."""
         self.results.clear()
 
+    def sources(self) -> set[str]:
+        """Return the names of the pictures that were classified."""
+        return {one.source for one in self.results.copy()}  # others come meanwhile
+
     def wait_for(self, condition: Any, what: str, limit_s: float = 60) -> DeviceStatus:  # noqa: ANN401
         """Wait until the device's status meets the condition.
 

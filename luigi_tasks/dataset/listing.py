@@ -45,10 +45,17 @@ class Listing:
     def find_layout(self, url: str) -> Layout:
         """Return the layout of the folders.
 
-        Raises: InputError if there is no picture, or the folders can be understood in two ways.
+        Raises: InputError if there is no picture or no folder, or the folders can be understood in two ways.
         """
         if not self.pictures:
             msg = f"{url}: no pictures found{self._found_instead(url)}"
+            raise InputError(msg)
+        if self.picture_folders == {""}:
+            archives = self.archives and f". There is {self.archives_in_words(url)}"
+            msg = (
+                f"{url}: pictures lie directly in it ({self.pictures[0].path}, …); a classifier needs one "
+                f"folder of pictures a class{archives or ''}"
+            )
             raise InputError(msg)
         return find_layout(self.picture_folders, url)
 

@@ -161,6 +161,11 @@ def test_no_pictures_at_all_are_named(place):
         InputError, match=r"URL: no pictures found .*a/notes.txt.; put them into one folder a"
     ):
         listing.find_layout("URL")
+    place.put({"1.png": b"x"})
+    with pytest.raises(
+        InputError, match=r"URL: pictures lie directly in it \(1.png, …\); a classifier needs"
+    ):
+        place.source.listing().find_layout("URL")
 
 
 def test_a_class_without_a_picture_is_passed_over_by_name(place):
