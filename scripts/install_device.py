@@ -36,7 +36,7 @@ from installation.places import (
     USER,
     InstallError,
 )
-from installation.settings import change_settings, differences, one_setting, read_settings
+from installation.settings import change_settings, check_settings, differences, one_setting, read_settings
 
 if TYPE_CHECKING:
     import argparse
@@ -89,6 +89,8 @@ def _install(options: argparse.Namespace) -> int:
         wishes.changes.setdefault(("broker", "host"), "")
     after = change_settings(before or _example(), wishes.changes)
     settings = read_settings(after)
+    if not options.source:  # of another version, whose settings may be others
+        check_settings(after)
     service.check_visible(settings)
     _prepare(machine, settings)
     environment = Environment(

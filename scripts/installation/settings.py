@@ -10,14 +10,16 @@ import copy
 import difflib
 import json
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tomllib
 
 from edge_client.contract.addresses import shown_address, without_secrets
-from edge_client.contract.nearest import did_you_mean
-from installation.places import CAMERA_FOLDER, EXAMPLE, InstallError
+from edge_client.contract.errors import SettingsError
+from edge_client.settings.file import load_settings
+from installation.places import CAMERA_FOLDER, SETTINGS_FILE, InstallError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -123,14 +125,18 @@ def given_setting(text: str) -> tuple[tuple[str, str], Value]:
     return (found[1], found[2]), value
 
 
-def check_name(section: str, key: str) -> None:
-    """Raise InstallError for a name that configs/device.toml, which has them all, does not have."""
-    switched_on = re.sub(r"(?m)^# (?=[a-z0-9_]+ = )", "", EXAMPLE.read_text(encoding="utf-8"))
-    known = {f"{name}.{one}" for name, table in tomllib.loads(switched_on).items() for one in table}
-    name = f"{section}.{key}"
-    if name not in known:
-        msg = f"--set {name}: no such setting{did_you_mean(name, known, 'configs/device.toml has all')}"
-        raise InstallError(msg, 2)
+def check_settings(text: str) -> None:
+    """Raise InstallError for what the daemon of this checkout would refuse."""
+    with tempfile.TemporaryDirectory(prefix="edge-client-settings-") as folder:
+        file = Path(folder, SETTINGS_FILE.name)
+        file.write_text(text, encoding="utf-8")
+        try:
+            load_settings(file, machine_name="this-device")  # doctor looks for the real one
+        except SettingsError as e:
+            said = str(e).replace(str(file), str(SETTINGS_FILE)).replace(folder, str(SETTINGS_FILE.parent))
+            said += "" if said.endswith("?") else "."
+            msg = f"{said} A flag of this command sets it, or --set SECTION.KEY=VALUE; nothing was changed"
+            raise InstallError(msg, 2) from e
 
 
 def _with_setting(text: str, section: str, key: str, value: Value) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import tomllib
 
 from installation.places import CAMERA_FOLDER, SETTINGS_FOLDER, InstallError
-from installation.settings import Changes, broker_settings, camera_settings, check_name, given_setting
+from installation.settings import Changes, broker_settings, camera_settings, given_setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -206,8 +206,6 @@ def read_flags(options: argparse.Namespace) -> Wishes:
             wishes.add_file(kind, checked_file(kind, path))
     for text in options.set:
         setting, value = given_setting(text)
-        if not options.source:  # else of a version whose settings this checkout does not know
-            check_name(*setting)
         wishes.changes[setting] = value
     return wishes
 

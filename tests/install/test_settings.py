@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from installation import service, wishes
 from installation.places import InstallError
-from installation.settings import broker_settings, camera_settings, change_settings, differences
+from installation.settings import (
+    broker_settings,
+    camera_settings,
+    change_settings,
+    check_settings,
+    differences,
+)
 
 from edge_client.settings.file import load_settings
 from luigi_tasks.release.keys import make_keys
@@ -214,13 +220,27 @@ def test_a_ca_or_a_certificate_of_the_broker_means_tls(tmp_path):
     assert wanted.files["broker-ca.pem"] == (b"-----BEGIN CERTIFICATE-----\n", False)
 
 
-def test_a_misspelt_setting_is_refused_before_anything_is_installed():
-    with pytest.raises(
-        InstallError, match=r"sinks\.on_changed: no such setting; did you mean sinks\.on_change"
-    ):
-        wishes.read_flags(wishes.parse(["--set", "sinks.on_changed=true"]))
-    newer = wishes.parse(["--set", "sinks.on_changed=true", "--from", str(REPOSITORY)])
-    assert wishes.read_flags(newer).changes == {("sinks", "on_changed"): True}
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--set", "sinks.on_changed=true"), r"on_changed: .*did you mean on_change\?"),
+        (("--set", "sink.on_change=true"), r"\[sink\]: .*did you mean sinks\?"),
+        (("--set", "status.interval_s=often"), r"\[status\] interval_s"),
+        (("--device-id", "camera 1"), r"\[device\] id 'camera 1'"),
+        (("--broker", "host", "--broker-key-file", __file__), "certificate_file and key_file: give both"),
+        (("--base-url", "s3://bucket"), "base_url"),
+        (("--channel", "canary"), ""),
+    ],
+)
+def test_settings_that_the_daemon_refuses_are_refused_before_anything_is_installed(flags, told):
+    text = change_settings(EXAMPLE, wishes.read_flags(wishes.parse(flags)).changes)
+    if not told:
+        check_settings(text)
+        return
+    with pytest.raises(InstallError, match=told) as refused:
+        check_settings(text)
+    assert "/etc/edge-client/device.toml" in str(refused.value)
+    assert "edge-client-settings-" not in str(refused.value)
 
 
 def test_a_password_of_a_windows_editor_is_read_and_one_in_latin_1_refused(tmp_path):
