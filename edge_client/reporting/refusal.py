@@ -23,9 +23,11 @@ def rights_for(use: Use) -> str:
 
 def describe_denial(address: str, client_id: str, use: Use) -> str:
     """Return one sentence: what is denied, what does not work without it, and the way out."""
+    rights = rights_for(use)
+    retained = ", and retained messages at all," if "Retain" in rights else ""
     return (
         f"MQTT broker {address}: does not let {client_id} {use.act.value} {use.topic}; {_consequence(use)}. "
-        f"Allow it in the broker's policy or ACL (AWS IoT Core: {rights_for(use)}); it is tried again now "
+        f"Allow it{retained} in the broker's policy or ACL (AWS IoT Core: {rights}); it is tried again now "
         "and then"
     )
 
