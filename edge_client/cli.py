@@ -197,7 +197,7 @@ def _run(options: argparse.Namespace) -> int:
         msg = f"cannot start: {type(e).__name__}: {e}; {way_out}"
         raise DeviceError(msg) from e
 
-    return run(settings)
+    run(settings)
 
 
 def _classify(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from edge_client.contract.addresses import shown_address
 from edge_client.contract.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def _address_faults(broker: BrokerAddress) -> Iterator[str]:
         yield "port: 1 to 65535"
     if re.search(r"[/\s]", host) or host.count(":") == 1:
         yield (
-            f"host {broker.host!r}: give the name alone; port has the port, tls = true means TLS, and "
-            "WebSockets (ws, wss) are not spoken: use port 8883, or 443 with alpn"
+            f"host {shown_address(broker.host)!r}: give the name alone; port has the port, tls = true means "
+            "TLS, and WebSockets (ws, wss) are not spoken: use port 8883, or 443 with alpn"
         )
     if host.startswith("["):
         yield f"host {broker.host}: an IPv6 address is written without brackets here"

@@ -15,9 +15,9 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from edge_client.children import hide_from_others
+from edge_client.children import exit_now, hide_from_others
 from edge_client.contract.addresses import without_secrets
 from edge_client.contract.errors import DeviceError, EdgeError
 from edge_client.contract.names import online_topic, results_topic, status_topic
@@ -74,8 +74,8 @@ _RENEWED_AT = "EDGE_CLIENT_RENEWED_AT"
 _UPDATES, _STATUS = "updates of ", "status of "
 
 
-def run(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT, or until a finite source ends; returns the exit code.
+def run(settings: Settings) -> NoReturn:
+    """Run until SIGTERM or SIGINT, or until a finite source ends; end the process then, with 0.
 
     Raises: SettingsError, DeviceError if it cannot start.
     """
@@ -121,7 +121,8 @@ def run(settings: Settings) -> int:
         # The same process id: for systemd the service goes on.
         os.environ[_RENEWED_AT] = str(time.monotonic())
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this program
-    return 0
+    # A driver's thread may wait for its next frame: OpenCV's would abort in a shutdown of the interpreter.
+    exit_now(0)
 
 
 class Daemon:

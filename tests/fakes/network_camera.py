@@ -32,7 +32,7 @@ def jpeg(label: str) -> bytes:
 
 
 class NetworkCamera:
-    """Serves /stream, /snapshot and, for `USER` alone, /private; everything else is not found."""
+    """Serves /stream, /slow (ten a second), /snapshot and, for `USER` alone, /private; else 404."""
 
     def __init__(self) -> None:
         camera = self
@@ -75,19 +75,19 @@ class NetworkCamera:
             request.send_header("Content-Length", str(len(picture)))
             request.end_headers()
             request.wfile.write(picture)
-        elif path in {"/stream", "/private"}:
-            self._stream(request)
+        elif path in {"/stream", "/slow", "/private"}:
+            self._stream(request, 0.1 if path == "/slow" else 0.02)
         else:
             request.send_error(404)
 
-    def _stream(self, request: Any) -> None:
+    def _stream(self, request: Any, every_s: float) -> None:
         picture = jpeg("blue")
         head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n".encode()
         request.send_response(200)
         request.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         request.end_headers()
         try:
-            while not self._closed.wait(0.02):
+            while not self._closed.wait(every_s):
                 request.wfile.write(head + picture + b"\r\n")
         except OSError:
             pass  # the reader went away

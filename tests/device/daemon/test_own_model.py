@@ -13,6 +13,7 @@ from local_services import wait_until
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.fakes.network_camera import NetworkCamera
 from tests.fakes.tiny_model import tiny_labels, tiny_model
 
 if TYPE_CHECKING:
@@ -90,3 +91,14 @@ def test_a_bad_file_is_an_error_at_the_start_and_in_doctor(own: DaemonUnderTest)
     assert refused.returncode == 2
     assert "[device] model: " in refused.stderr
     assert "a damaged zip archive" in refused.stderr
+
+
+def test_a_daemon_that_is_stopped_in_the_middle_of_a_stream_ends_well(own: DaemonUnderTest) -> None:
+    """OpenCV's thread, which waits for the next frame, must not meet an interpreter that shuts down."""
+    pytest.importorskip("cv2", reason="OpenCV is an extra of the device")
+    with NetworkCamera() as camera:
+        own.settings["source"] = {"kind": "video", "path": f"http://127.0.0.1:{camera.port}/slow"}
+        own.settings |= {"broker": {"host": ""}, "sinks": {"json_lines": "-"}}
+        own.start()
+        wait_until(lambda: own.log.count('"label"') > 2, "results of the camera")
+        assert own.terminate() == 0, own.log
