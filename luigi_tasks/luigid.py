@@ -7,11 +7,15 @@ where the result is gone or the channel points elsewhere by now: the run would e
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import subprocess
+import sys
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.error import HTTPError
 
 import luigi
@@ -23,7 +27,7 @@ from edge_client.contract.addresses import shown_address
 from edge_client.contract.errors import TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 # A luigid that is just started again is waited for so long; a minute later, in the middle of a run, Luigi's
 # own [core] rpc_retry_attempts count.
@@ -111,3 +115,29 @@ def forget_done(task_id: str) -> None:
 @functools.cache
 def _open(url: str) -> Any:  # noqa: ANN401 - Luigi adds its methods at run time
     return RemoteScheduler(url)
+
+
+@contextlib.contextmanager
+def stay_known(task: luigi.Task) -> Iterator[None]:
+    """Let another process tell luigid that this worker lives, while a task loads what holds the interpreter.
+
+    Luigi's thread tells it each second, but not while TensorFlow's libraries are loaded: from a slow disk
+    longer than `[scheduler] worker_disconnect_delay`. luigid then takes the worker for lost, and the run ends
+    with 25.
+    """
+    reporter = getattr(task.set_tracking_url, "__self__", None)
+    worker = getattr(reporter, "_worker_id", "")
+    url = getattr(getattr(reporter, "_scheduler", None), "_url", "")
+    if not worker or "://" not in url or url.startswith("http+unix:"):
+        yield  # no luigid, or none that is asked by HTTP
+        return
+    # -I: modules of this folder are none of its own. Another session: Ctrl-C is this process's to take.
+    command = [sys.executable, "-I", str(Path(__file__).with_name("heartbeat.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True) as process:
+        orders = cast("IO[str]", process.stdin)
+        orders.write(json.dumps({"url": url, "worker": worker}) + "\n")
+        orders.flush()
+        try:
+            yield
+        finally:
+            orders.close()  # ends it

@@ -93,6 +93,8 @@ class TrainingTask(PipelineTask):
 class TuneBackbone(TrainingTask):
     """The backbone's weights, trained on the snapshot (`finetune`, or from scratch)."""
 
+    holds_interpreter = True
+
     def requires(self) -> DatasetSnapshot:
         return self.clone(DatasetSnapshot)
 
@@ -132,6 +134,8 @@ class ConvertBackbone(SchemeTask):
     calibration set too, so that the next release differs from this one in its head alone. Where it was
     cleared from the store, the deployed release names its calibration set.
     """
+
+    holds_interpreter = True
 
     def requires(self) -> DatasetSnapshot | TuneBackbone:
         return self.clone(TuneBackbone) if self.identity.tunes else self.clone(DatasetSnapshot)

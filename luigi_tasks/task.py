@@ -10,6 +10,7 @@ runs on other pictures are other tasks, and runs on the same pictures share all 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import logging
@@ -25,7 +26,7 @@ from luigi_tasks import addresses
 from luigi_tasks.dataset.sources import check_address
 from luigi_tasks.evidence.ledger import EvidenceError
 from luigi_tasks.logs import LUIGI_LOGGER, for_page, log_errors_as_messages
-from luigi_tasks.luigid import Reschedulable
+from luigi_tasks.luigid import Reschedulable, stay_known
 from luigi_tasks.progress import TaskProgress
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.targets import DocumentTarget, PendingTarget
@@ -48,6 +49,8 @@ logger = logging.getLogger(LUIGI_LOGGER)
 class PipelineTask(Reschedulable):
     """A step on one listing of one dataset under one set of settings."""
 
+    # Whether the step loads TensorFlow, which may keep Luigi's threads waiting.
+    holds_interpreter = False
     # Whether the address stays once it is known; Luigi asks for the target again and again.
     keeps_target = True
 
@@ -168,7 +171,8 @@ class PipelineTask(Reschedulable):
             return
         self.workspace.ledger.check_signer()
         started = time.monotonic()
-        self.tell(self._work_on_what_was_signed())
+        with stay_known(self) if self.holds_interpreter else contextlib.nullcontext():
+            self.tell(self._work_on_what_was_signed())
         logger.info("%s took %.1f s", self.task_family, time.monotonic() - started)
 
     def _work_on_what_was_signed(self) -> str:

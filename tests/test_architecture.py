@@ -97,6 +97,7 @@ LUIGI_TASKS = {
     "roll_back": "logs luigid settings workspace steps targets",
     "doubtful_labels": "progress workspace addresses artifacts steps labelling task pipeline",
     "edge_keys": "settings release workspace steps",
+    "heartbeat": "",
     "edge_tune": "settings evidence training addresses workspace artifacts steps",
     "__init__": "labelling pipeline doubtful_labels roll_back command_line",
 }

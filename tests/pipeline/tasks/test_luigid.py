@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import socket
 import subprocess
@@ -10,14 +11,22 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import luigi
 import pytest
 from local_services import Scheduler, free_ports
+from luigi.rpc import RemoteScheduler
+from luigi.scheduler import Scheduler as InProcess
+from luigi.worker import TaskStatusReporter
 
 from edge_client.contract.errors import TransportError
 from luigi_tasks import luigid
 from tests.fakes.datasets import class_folders, write_tree
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+class Held(luigi.Task):
+    """A task that loads something large."""
 
 
 class OtherServer(BaseHTTPRequestHandler):
@@ -84,6 +93,48 @@ def test_a_luigid_that_is_just_starting_is_waited_for(monkeypatch):
     monkeypatch.setattr("luigi_tasks.luigid.time.sleep", start_after_the_first_question)
     luigid.check_answers(f"http://user:secret@127.0.0.1:{port}/")
     assert asked == [port]
+
+
+def test_a_worker_whose_interpreter_is_held_stays_known(monkeypatch):
+    """Luigid in another process: what holds this interpreter holds all of its threads."""
+    code = (
+        "import http.server as h, sys\n"
+        "class Luigid(h.BaseHTTPRequestHandler):\n"
+        "    def do_POST(self):\n"
+        "        body = self.rfile.read(int(self.headers['Content-Length'])).decode()\n"
+        "        print(self.path, body, self.headers['Authorization'], flush=True)\n"
+        "server = h.HTTPServer(('127.0.0.1', 0), Luigid)\n"
+        "print(server.server_port, flush=True)\n"
+        "server.timeout = 30\n"
+        "server.handle_request()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        scheduler = RemoteScheduler(f"http://me:it@127.0.0.1:{port}/")
+        task = Held()
+        task.set_tracking_url = TaskStatusReporter(
+            scheduler, task.task_id, "W(1, 2)", None
+        ).update_tracking_url
+        with luigid.stay_known(task):
+            ctypes.PyDLL(None).waitpid(server.pid, None, 0)  # keeps the lock of the interpreter
+        server.returncode = 0
+        assert server.stdout.read() == (
+            "/api/ping data=%7B%22worker%22%3A+%22W%281%2C+2%29%22%7D Basic bWU6aXQ=\n"
+        )
+
+
+def test_without_luigid_nobody_is_told(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    task = Held()
+    task.set_tracking_url = None
+    with luigid.stay_known(task):
+        pass
+    task.set_tracking_url = TaskStatusReporter(InProcess(), task.task_id, "W", None).update_tracking_url
+    with luigid.stay_known(task):
+        pass
 
 
 @pytest.mark.slow
