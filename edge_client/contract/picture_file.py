@@ -46,6 +46,9 @@ def read_picture(path: Path, *, follow_link: bool = True) -> bytes:
 
 def _read(descriptor: int, path: Path) -> bytes:
     found = os.fstat(descriptor)
+    if stat.S_ISDIR(found.st_mode):
+        msg = f"{path}: a folder, not a regular file; give the pictures in it"
+        raise InputError(msg)
     if not stat.S_ISREG(found.st_mode):
         msg = f"{path}: not a regular file; remove it"
         raise InputError(msg)

@@ -101,6 +101,9 @@ def open_bundle(bundle: Path) -> BinaryIO:
     try:
         # Without O_NONBLOCK, opening a pipe would wait for a writer.
         descriptor = os.open(bundle, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError as e:
+        msg = f"{bundle}: no such file; check the path"
+        raise InputError(msg) from e
     except (OSError, ValueError) as e:
         raise _no_bundle(bundle, e) from e
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

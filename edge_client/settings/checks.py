@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ from edge_client.contract.names import check_name
 from edge_client.contract.nearest import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
 # As a part of a path these mean something else, or nothing.
 _NOT_IN_PATH = re.compile(r"[?#\s]|%(?![0-9A-Fa-f]{2})")
@@ -47,11 +48,22 @@ def bad_names(names: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def wrong_choice(setting: str, value: str, choices: Collection[str]) -> tuple[str, ...]:
-    """Return the message for a value that is none of the choices; nothing for one of them."""
+def wrong_choice(
+    setting: str, value: str, choices: Collection[str], meant: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, ...]:
+    """Return the message for a value that is none of the choices; nothing for one of them.
+
+    Args:
+        setting: Name of the setting.
+        value: Its value.
+        choices: The values that it may have.
+        meant: Other words for choices, in lower case, with the choice that they stand for.
+    """
     if value in choices:
         return ()
-    return (f"{setting} {value!r}: choose one of {', '.join(choices)}{did_you_mean(value, choices)}",)
+    choice = meant.get(value.casefold())
+    near = f"; did you mean {choice}?" if choice else did_you_mean(value, choices)
+    return (f"{setting} {value!r}: choose one of {', '.join(choices)}{near}",)
 
 
 def split_names(text: str) -> tuple[str, ...]:

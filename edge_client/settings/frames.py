@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KINDS = ("folder", "files", "pipe", "video", "picamera")
+# What other programs call them.
+_OTHER_WORDS = {
+    **dict.fromkeys(("usb", "webcam", "camera", "v4l2", "rtsp", "http", "mjpeg", "stream"), "video"),
+    **dict.fromkeys(("csi", "libcamera", "rpicam", "picamera2"), "picamera"),
+    **dict.fromkeys(("directory", "watch", "dir"), "folder"),
+    **dict.fromkeys(("file", "image", "images"), "files"),
+    **dict.fromkeys(("stdin", "fifo"), "pipe"),
+}
 
 
 # Four printable characters, the last ones may be spaces: "Y16 ".
@@ -113,7 +121,7 @@ class SourceSettings(Section):
             ),
         )
         return (
-            *wrong_choice("kind", self.kind, KINDS),
+            *wrong_choice("kind", self.kind, KINDS, _OTHER_WORDS),
             *wrong_choice("after", self.after, AFTER),
             *failed(*checks),
             *region_faults(self.region),

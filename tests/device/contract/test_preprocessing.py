@@ -294,7 +294,7 @@ def test_file_is_named_in_the_error(tmp_path: Path) -> None:
         decode_picture(b"no picture", source="rose/7")
     with pytest.raises(InputError, match=r"missing\.jpg: no such file"):
         decode_picture(tmp_path / "missing.jpg")
-    with pytest.raises(InputError, match="not a regular file"):
+    with pytest.raises(InputError, match="a folder, not a regular file; give the pictures in it"):
         decode_picture(tmp_path)
 
 

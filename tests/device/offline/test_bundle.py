@@ -187,7 +187,7 @@ def test_a_file_that_is_no_bundle_is_named(orchard, tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(InputError, match="edge-client export"):
         import_bundle(orchard, path)
-    with pytest.raises(InputError, match="none"):
+    with pytest.raises(InputError, match="none: no such file"):
         BundleFetcher(tmp_path / "none")
 
 
