@@ -34,7 +34,7 @@ _END_OF_AUTHORITY = re.compile(r"[/?#\\]")
 # Behind an address in a sentence.
 _PUNCTUATION = ".,:;!?\"'`)]}>"
 # urllib3 names the path of a request apart from its host.
-_PATH_OF_URLLIB3 = re.compile(r"(\burl: )\S+")
+_PATH_OF_URLLIB3 = re.compile(r"(\burl: )/\S*")
 
 
 def shown_address(address: str) -> str:
@@ -91,7 +91,7 @@ def shown_below(address: str, key: str) -> str:
 
 def without_secrets(text: str) -> str:
     """Return a text whose addresses are as of `shown_address`; for logs, and messages of libraries."""
-    if "url: " in text:
+    if "url: /" in text:
         text = _PATH_OF_URLLIB3.sub(rf"\1{HIDDEN}", text)
     return _IN_TEXT.sub(_replace, text) if "://" in text else text
 

@@ -246,7 +246,7 @@ def _load_authority(context: ssl.SSLContext, file: str, data: bytes) -> None:
 
 def _check_pem(file: str, setting: str, data: bytes, *, is_key: bool) -> None:
     """Raise SettingsError if a file is none of PEM, or holds what the other one should."""
-    key, certificate = b"PRIVATE KEY-----", b"BEGIN CERTIFICATE"
+    key, certificate = b"PRIVATE KEY-----", b"BEGIN CERTIFICATE-----"
     wanted, other = (key, certificate) if is_key else (certificate, key)
     what = "private key" if is_key else "certificate"
     if b"ENCRYPTED" in data and is_key:
@@ -257,6 +257,8 @@ def _check_pem(file: str, setting: str, data: bytes, *, is_key: bool) -> None:
         raise SettingsError(msg)
     if wanted not in data:
         hint = "certificate_file and key_file are exchanged" if other in data else "give the one in PEM"
+        if b"CERTIFICATE REQUEST-----" in data and not is_key:
+            hint = "it is a request (CSR): give the certificate that the CA made of it"
         msg = f"[broker] {setting} {file}: holds no {what} in PEM; {hint}"
         raise SettingsError(msg)
 

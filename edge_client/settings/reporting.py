@@ -119,12 +119,15 @@ def read_password(broker: BrokerSettings) -> str | None:
     """
     if not broker.password_file:
         return None
+    what, way_out = f"[broker] password_file {broker.password_file}", "its first line is the password"
     try:
-        return Path(broker.password_file).read_text(encoding="utf-8-sig").splitlines()[0]
+        lines = Path(broker.password_file).read_text(encoding="utf-8-sig").splitlines()
     except OSError as e:
-        what = f"[broker] password_file {broker.password_file}"
-        way_out = "its first line is the password"
         raise unreadable(e, Path(broker.password_file), what, way_out, secret=True) from e
-    except (IndexError, UnicodeDecodeError) as e:
-        msg = f"[broker] password_file {broker.password_file}: {e}; its first line is the password"
+    except UnicodeDecodeError as e:
+        msg = f"{what}: is not UTF-8; save it as UTF-8: {way_out}"
         raise SettingsError(msg) from e
+    if not lines or not lines[0]:
+        msg = f"{what}: has nothing in its first line; {way_out}"
+        raise SettingsError(msg)
+    return lines[0]

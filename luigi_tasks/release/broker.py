@@ -337,8 +337,16 @@ def _unreadable(error: OSError, _file: Path, what: str) -> EdgeError:
 def _read_password(path: str) -> str | None:
     if not path:
         return None
+    what, way_out = f"[broker] password_file {path}", "its first line is the password"
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()[0]
-    except (OSError, IndexError, UnicodeDecodeError) as e:
-        msg = f"[broker] password_file {path}: cannot be read ({e}); its first line is the password"
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except OSError as e:
+        msg = f"{what}: cannot be read ({e.strerror or e}); {way_out}"
         raise SettingsError(msg) from e
+    except UnicodeDecodeError as e:
+        msg = f"{what}: is not UTF-8; save it as UTF-8: {way_out}"
+        raise SettingsError(msg) from e
+    if not lines or not lines[0]:
+        msg = f"{what}: has nothing in its first line; {way_out}"
+        raise SettingsError(msg)
+    return lines[0]

@@ -94,6 +94,7 @@ def test_the_path_that_urllib3_names_apart_is_not_shown():
     )
     assert "S3CRET" not in without_secrets(text)
     assert "(Caused by x)" in without_secrets(text)
+    assert without_secrets("[broker] url: no such setting") == "[broker] url: no such setting"
 
 
 @given(st.text(alphabet="ab1:@/?#%=[]. …\\", max_size=30))

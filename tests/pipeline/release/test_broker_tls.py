@@ -9,7 +9,8 @@ import hashlib
 import shutil
 import ssl
 import subprocess
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from local_services import MqttBroker
@@ -22,9 +23,6 @@ from luigi_tasks.release.broker import BrokerClient
 from luigi_tasks.settings.values import BrokerSettings
 from tests.fakes.certificates import CertificateAuthority
 from tests.fakes.raw_server import RawServer
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OPENSSL = shutil.which("openssl")
 ENDPOINT = "abc123-ats.iot.eu-central-1.amazonaws.com"
@@ -128,6 +126,9 @@ def test_what_is_wrong_with_certificates_is_named_on_both_sides(files, tmp_path)
     bundle = files.write("bundle.pem", "# Label: Főtanúsítvány\n" + authority.certificate.read_text())
     windows = files.write("windows", "\ufeffpässword\r\n")
     wrong = files.write("wrong", "else\n")
+    latin = files.write("latin", "")
+    Path(latin).write_bytes("pässword\n".encode("latin-1"))
+    request = files.write("device.csr", "-----BEGIN CERTIFICATE REQUEST-----\n")
     cases: list[tuple[dict[str, Any], str]] = [
         ({}, ""),
         ({"ca_file": bundle}, ""),
@@ -155,6 +156,9 @@ def test_what_is_wrong_with_certificates_is_named_on_both_sides(files, tmp_path)
             f"does not take the client certificate {expired.certificate}",
         ),
         ({"username": "camera-1", "password_file": "/none"}, "[broker] password_file /none"),
+        ({"username": "camera-1", "password_file": "/dev/null"}, "/dev/null: has nothing in its first line"),
+        ({"username": "camera-1", "password_file": latin}, f"{latin}: is not UTF-8; save it as UTF-8"),
+        ({"certificate_file": request}, f"certificate_file {request}: holds no certificate in PEM; it is a"),
         ({"alpn": ("n" * 300,)}, "[broker] alpn"),
     ]
     passwords = files.write("passwords", mosquitto_password("camera-1", "pässword"))
