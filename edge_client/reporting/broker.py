@@ -427,7 +427,8 @@ class BrokerConnection:
         elif ending is Ending.TAKEN_OVER:
             logger.error("%s", self.suspected_duplicate_id)
         else:
-            logger.warning("MQTT broker %s: connection lost (%s); trying again", self.address, self._end)
+            by = "it or the network closed it" if by_broker else "nothing was heard of it any more"
+            logger.warning("MQTT broker %s: connection lost (%s); trying again", self.address, by)
 
     def _leave(self, client: Client) -> None:
         """Publish `offline` and disconnect; unconfirmed, the broker shall publish the last will."""
