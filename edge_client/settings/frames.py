@@ -82,22 +82,7 @@ class SourceSettings(Section):
 
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""
-        shown = shown_address(self.path)
-        only_videos = (
-            f'path {shown!r}: is an address, which kind = "video" reads; give the path of the {self.kind}'
-        )
-        malformed = f"path {shown!r}: write an address as {CAMERA_EXAMPLE}, a path with / in front"
         checks = (
-            (self.kind in {"video", "picamera"} or not is_address(self.path), only_videos),
-            (self.kind != "video" or not is_malformed(self.path), malformed),
-            (
-                bool(self.path) or self.kind == "picamera",
-                f"path is empty: name the file, folder, pipe or camera of the {self.kind} source",
-            ),
-            (
-                self.kind != "picamera" or (self.path or "0").isdecimal(),
-                f"path {shown_address(self.path)!r}: give the camera's number, or leave it empty",
-            ),
             (is_not_negative(self.settle_s), f"settle_s {self.settle_s}: give seconds, 0 or more"),
             (
                 is_not_negative(self.frames_per_second),
@@ -123,8 +108,28 @@ class SourceSettings(Section):
         return (
             *wrong_choice("kind", self.kind, KINDS, _OTHER_WORDS),
             *wrong_choice("after", self.after, AFTER),
+            *self._path_faults(),
             *failed(*checks),
             *region_faults(self.region),
+        )
+
+    def _path_faults(self) -> tuple[str, ...]:
+        shown = shown_address(self.path)
+        only_videos = (
+            f'path {shown!r}: is an address, which kind = "video" reads; give the path of the {self.kind}'
+        )
+        malformed = f"path {shown!r}: write an address as {CAMERA_EXAMPLE}, a path with / in front"
+        return failed(
+            (self.kind in {"video", "picamera"} or not is_address(self.path), only_videos),
+            (self.kind != "video" or not is_malformed(self.path), malformed),
+            (
+                bool(self.path) or self.kind == "picamera",
+                f"path is empty: name the file, folder, pipe or camera of the {self.kind} source",
+            ),
+            (
+                self.kind != "picamera" or (self.path or "0").isdecimal(),
+                f"path {shown!r}: give the camera's number, or leave it empty",
+            ),
         )
 
 

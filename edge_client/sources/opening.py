@@ -56,10 +56,11 @@ def _open(
     passed_over: PassedOver | None,
 ) -> Source:
     # Imported for the chosen kind only: a Pi with a camera module needs no OpenCV.
-    if settings.kind in {"folder", "files", "pipe"}:
-        from edge_client.sources.decoding import PictureDecoder  # noqa: PLC0415
+    if settings.kind in {"video", "picamera"}:
+        return _open_camera(settings, pace, driver)
+    from edge_client.sources.decoding import PictureDecoder  # noqa: PLC0415
 
-        decoder = PictureDecoder(driver, note)
+    decoder = PictureDecoder(driver, note)
     if settings.kind == "folder":
         from edge_client.sources.folder import WatchedFolder  # noqa: PLC0415
 
@@ -76,23 +77,24 @@ def _open(
         from edge_client.sources.files import ImageFiles, find_pictures  # noqa: PLC0415
 
         return ImageFiles(find_pictures(settings.path), pace=pace, decoder=decoder)
-    if settings.kind == "pipe":
-        from edge_client.sources.pipe import PicturePipe  # noqa: PLC0415
+    from edge_client.sources.pipe import PicturePipe  # noqa: PLC0415
 
-        return PicturePipe(settings.path, pace=pace, decoder=decoder)
+    return PicturePipe(settings.path, pace=pace, decoder=decoder)
+
+
+def _open_camera(settings: SourceSettings, pace: Pace, driver: DriverWatch | None) -> Source:
+    width, height = settings.width, settings.height
     if settings.kind == "video":
         from edge_client.sources.video import VideoSource  # noqa: PLC0415
 
         return VideoSource(
             settings.path,
-            width=settings.width,
-            height=settings.height,
+            width=width,
+            height=height,
             pixel_format=settings.pixel_format,
             pace=pace,
             driver=driver,
         )
     from edge_client.sources.picamera import PiCamera  # noqa: PLC0415
 
-    return PiCamera(
-        int(settings.path or 0), width=settings.width, height=settings.height, pace=pace, driver=driver
-    )
+    return PiCamera(int(settings.path or 0), width=width, height=height, pace=pace, driver=driver)
