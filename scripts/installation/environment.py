@@ -138,14 +138,23 @@ class Environment:
             # Bytecode is compiled now, since the service may not write it.
             ask(*pip, *arguments, *offline, environment=_without("PYTHONDONTWRITEBYTECODE"))
         except InstallError as e:
-            way_out = (
-                f"fill {self._wheels} as `install-device --help` says, for Python {sys.version_info[0]}."
-                f"{sys.version_info[1]} and {os.uname().machine}"
-                if self._wheels
-                else "mend the network and run this again, or bring the packages: --wheels FOLDER"
-            )
+            way_out = self._way_out(str(e))
             msg = f"the packages cannot be installed; what ran before still does: {e}. {way_out}"
             raise InstallError(msg) from e
+
+    def _way_out(self, said: str) -> str:
+        """Return what helps where pip said this."""
+        if "No space left" in said:
+            return f"Free some space (df -h {ENVIRONMENTS.parent} {tempfile.gettempdir()}): it takes 200 MB"
+        if "CERTIFICATE_VERIFY_FAILED" in said:
+            return "Set this machine's clock (timedatectl); behind a proxy with a CA of its own set PIP_CERT"
+        if self._wheels:
+            python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+            return (
+                f"Fill {self._wheels} as `install-device --help` says, for Python {python} and "
+                f"{os.uname().machine}"
+            )
+        return "Mend the network and run this again, or bring the packages: --wheels FOLDER"
 
     def _found_wheel(self) -> str:
         """Return the wheel of this project that lies among the wheels; empty if none does."""

@@ -29,6 +29,8 @@ RELEASES = ("bookworm", "trixie")
 ARCHITECTURES = ("arm64", "amd64")
 # Seconds for which apt waits for another apt, such as the automatic upgrades of a first boot.
 _APT_LOCK_S = 600
+# What pip says of a network before it gives up.
+_BROKEN = "after connection broken by "
 
 
 class Machine:
@@ -214,6 +216,9 @@ def ask(
     if done.returncode != 0:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
         told = [line.strip() for line in lines if line.lstrip().startswith(("ERROR:", "E:"))]  # pip; apt
+        # pip ends with "no matching distribution" also where the network is the trouble.
+        causes = [line.partition(_BROKEN)[2] for line in lines if _BROKEN in line]
+        told += [f"(connection broken by {cause})" for cause in causes[-1:]]
         said = " ".join(" ".join(told or lines).split())[-600:]
         msg = f"`{shlex.join(command)[:200]}` ended with {done.returncode}: {said or 'it said nothing'}"
         raise InstallError(msg)

@@ -7,7 +7,7 @@ import pytest
 import tomllib
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from installation import service, wishes
+from installation import environment, machine, service, wishes
 from installation.places import InstallError
 from installation.settings import (
     broker_settings,
@@ -278,3 +278,28 @@ def test_another_file_is_no_root(tmp_path):
     (tmp_path / "root.json").write_text('{"signed": {"_type": "targets"}}')
     with pytest.raises(InstallError, match="edge-keys make"):
         wishes.read_flags(wishes.parse(["--root", str(tmp_path / "root.json")]))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "df -h"),
+        (
+            "WARNING: Retrying (Retry(total=0)) after connection broken by 'SSLError(CERTIFICATE_VERIFY_FAILED)'\n"
+            + "ERROR: No matching distribution found for numpy",
+            "numpy .connection broken by 'SSLError.*timedatectl",
+        ),
+        ("ERROR: No matching distribution found for numpy", "--wheels FOLDER"),
+    ],
+)
+def test_what_pip_says_is_told_with_what_helps(tmp_path, monkeypatch, said, told):
+    def ask(*command, **_options):
+        if "pip" in command:
+            machine.ask("sh", "-c", 'printf %s "$1" >&2; exit 1', "pip", said)
+
+    monkeypatch.setattr(environment, "ask", ask)
+    monkeypatch.setattr(environment, "ENVIRONMENTS", tmp_path)
+    wanted = environment.Environment(machine.Machine(dry_run=False), "", None, set(), system_camera=False)
+    with pytest.raises(InstallError, match=told):
+        wanted.build(anew=True)
+    assert not list(tmp_path.iterdir())
