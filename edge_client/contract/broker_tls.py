@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from edge_client.contract.errors import EdgeError
 
 PLAIN_PORT, TLS_PORT, HTTPS_PORT = 1883, 8883, 443
+# What is written for "no broker" elsewhere, as in `install-device --broker none`.
+_NO_HOSTS = frozenset({"none", "null", "nil", "off", "false", "no", "-"})
 # ALPN name by which AWS IoT Core knows MQTT with a client certificate on port 443, where HTTPS is the usual
 # guest.
 AWS_ALPN = "x-amzn-mqtt-ca"
@@ -76,6 +78,8 @@ def find_broker_faults(broker: BrokerAddress) -> tuple[str, ...]:
 
 def _address_faults(broker: BrokerAddress) -> Iterator[str]:
     host = broker.host.lower()
+    if host in _NO_HOSTS:
+        yield f"host {broker.host}: for no broker leave it empty"
     if not 1 <= broker.port <= 65535:
         yield "port: 1 to 65535"
     if re.search(r"[/\s]", host) or host.count(":") == 1:

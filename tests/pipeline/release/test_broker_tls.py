@@ -251,6 +251,7 @@ AWS = DeviceSettings(host=ENDPOINT, port=8883, tls=True, certificate_file="c", k
         (DeviceSettings(host="[2001:db8::7]"), "without brackets"),
         (DeviceSettings(port=0), "port: 1 to 65535"),
         (DeviceSettings(host=""), ""),
+        (DeviceSettings(host="None"), "for no broker leave it empty"),
         (DeviceSettings(host="", port=443, alpn=("mqtt",)), ""),
     ],
 )
