@@ -155,8 +155,11 @@ def choose_normalization(
 
 
 def _assumption(graph: Graph) -> str:
-    """Return the warning for a float model that does not say which values it takes."""
-    hint = ""
+    """Return the warning for a float model that does not say which values it takes.
+
+    Converters fold a scaling of the pixels into the first weights where they can, so that it need not show.
+    """
+    hint = ": 0 and 255 for [0, 1], 0 and 1 for pixels as they are (a Rescaling layer inside)"
     if graph.scales_pixels:
         hint = (
             "; it begins with arithmetic on its input, so it may scale the pixels itself: "

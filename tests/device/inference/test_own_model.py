@@ -132,6 +132,7 @@ def test_an_8_bit_input_gets_pixels_and_what_contradicts_that_is_said(
 def test_a_float_input_that_says_nothing_is_a_note(opened: Callable[..., OwnModel]) -> None:
     [note] = opened(FLOAT, LINES).notes
     assert "[-1, 1] is assumed (mean 127.5, std 127.5)" in note
+    assert "0 and 255 for [0, 1], 0 and 1 for pixels as they are" in note
 
 
 @pytest.mark.parametrize(
