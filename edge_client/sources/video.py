@@ -88,7 +88,7 @@ class VideoSource:
         Raises: DeviceError if OpenCV cannot be imported.
         """
         self._cv2 = import_opencv()
-        self._path = with_escaped_user(path)
+        self._path = with_escaped_user(_with_plain_scheme(path))
         self._number = int(path) if path.isdecimal() else None
         self._is_stream = (" ! " in path or "://" in path) and not path.startswith("file:")
         self._is_camera = self._number is not None or (not self._is_stream and is_video_device(path))
@@ -268,6 +268,12 @@ class VideoSource:
     def _hide(self, text: str) -> str:
         """Return a message of OpenCV without the address, however odd that is."""
         return without_secrets(text.replace(self._path, self._name)) if self._is_stream else text
+
+
+def _with_plain_scheme(path: str) -> str:
+    """Return an address with its scheme in lower case, as FFmpeg wants it: a phone writes `Rtsp://`."""
+    scheme, separator, rest = path.partition("://")
+    return f"{scheme.lower()}{separator}{rest}" if separator and scheme.isalnum() else path
 
 
 def _explain_file(path: str) -> str:

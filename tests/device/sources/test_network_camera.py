@@ -42,6 +42,10 @@ def test_stream_and_single_pictures_are_read_again_and_again(path, network_camer
     assert "S3CRET" not in caplog.text + "".join(capfd.readouterr())
 
 
+def test_a_scheme_may_be_written_in_capitals(network_camera):
+    assert set(read(f"Http://127.0.0.1:{network_camera.port}/stream")) == {network_camera.shown}
+
+
 def test_single_pictures_of_the_night_are_pictures(network_camera):
     source = VideoSource(f"http://127.0.0.1:{network_camera.port}/night", first_pause_s=0.01)
     with Reader(source) as reader:
