@@ -48,7 +48,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def settings_with_secrets(daemon: DaemonUnderTest, store: int, camera: int, folder: Path) -> int:
+def settings_with_secrets(daemon: DaemonUnderTest, store: int, camera: int, inbox: int, folder: Path) -> int:
     """Change the device's settings; returns the port of the metrics."""
     keys = folder / "keys.toml"
     keys.write_text('access_key_id = "key"\nsecret_access_key = "key"\n')
@@ -73,7 +73,7 @@ def settings_with_secrets(daemon: DaemonUnderTest, store: int, camera: int, fold
             "unsure_below": 1.0,
             "upload": True,
             "upload_s": 0.5,
-            "base_url": f"http://127.0.0.1:{free_port()}/{SECRET}",  # nobody listens there
+            "base_url": f"http://127.0.0.1:{inbox}/{SECRET}",
         },
         "homeassistant": {"discovery": True},
         "metrics": {"port": port},
@@ -85,8 +85,10 @@ def test_no_secret_of_an_address_leaves_the_device(daemon, watcher, serving, rep
     pytest.importorskip("cv2", reason="OpenCV is an extra of the device")
     store = int(repository.url.rpartition(":")[2].partition("/")[0])
     daemon.terminate()
-    with NetworkCamera() as camera:
-        port = settings_with_secrets(daemon, store, camera.port, tmp_path)
+    # Bound, so that nobody else takes the port; nobody listens there.
+    with NetworkCamera() as camera, socket.socket() as inbox:
+        inbox.bind(("127.0.0.1", 0))
+        port = settings_with_secrets(daemon, store, camera.port, inbox.getsockname()[1], tmp_path)
         command = daemon.command
         daemon.command = lambda name, *rest: [
             *command(name, *rest),
