@@ -48,6 +48,12 @@ def tune(workspace: Workspace, index: int) -> None:
     from luigi_tasks.evidence.records import StoredDocument  # noqa: PLC0415 - as in main
 
     document = StoredDocument(workspace.ledger, addresses.snapshot(workspace.identity))
+    if not document.exists():
+        first = workspace.settings.training.cluster.partition(",")[0].strip()
+        sys.stderr.write(
+            f"edge-tune: waits for luigi on {first} to list the same {len(workspace.entries)} pictures "
+            f"({workspace.shown_url}). If it trains already, its pictures or settings are others than here\n"
+        )
     while not document.exists():
         time.sleep(POLL_S)
     snapshot = artifacts.load_snapshot(document)

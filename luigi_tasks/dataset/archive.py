@@ -266,7 +266,7 @@ def _without_zstd(shown: str, file: Path, plain: Path, limit: int) -> Path:
                 _check_unpacked(shown, written, limit)
                 out.write(chunk)
     except zstandard.ZstdError as e:
-        msg = f"{shown}: cannot be unpacked: {e}; download or copy it again, or pack it again"
+        msg = f"{shown}: cannot be unpacked: {e}; download or copy it again, or pack it again, without --long"
         raise InputError(msg) from e
     if not written:  # a later end of the file is one of the tar's, which is noticed there
         msg = "breaks off"

@@ -11,8 +11,11 @@ import pytest
 from local_services import free_ports
 
 from edge_client.contract.errors import SettingsError
-from luigi_tasks.edge_tune import check_place
+from luigi_tasks.edge_tune import check_place, tune
+from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.training.cluster import parse_cluster
+from luigi_tasks.workspace import open_workspace
+from tests.fakes.datasets import write_tree
 
 WORKER = """
 import dataclasses, hashlib, json, sys
@@ -115,3 +118,19 @@ def test_helper_without_a_place_of_its_own_is_refused(workers, index, complaint)
 
 def test_no_list_is_no_cluster():
     assert parse_cluster("", 0) is None
+
+
+def test_a_machine_that_waits_for_the_first_one_says_so(tmp_path, monkeypatch, capsys):
+    folder = write_tree(tmp_path / "pictures", {"a/1.png": b"x", "b/1.png": b"y"})
+    (tmp_path / "store").mkdir()
+    settings = load_settings(
+        str(folder), store={"url": (tmp_path / "store").as_uri()}, training={"cluster": "one:1, two:2"}
+    )
+
+    def end(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("luigi_tasks.edge_tune.time.sleep", end)
+    with pytest.raises(KeyboardInterrupt):
+        tune(open_workspace(settings), 1)
+    assert "waits for luigi on one:1 to list the same 2 pictures" in capsys.readouterr().err
