@@ -257,14 +257,3 @@ class BrokerTrial:
     def _no_answer(self, limit_s: float) -> str:
         way_out = broker_doubt(self._settings) or "correct [broker] host, port and tls"
         return f"MQTT broker {self._address}: no answer within {limit_s:g} s; {way_out}"
-
-
-def try_connection(settings: BrokerSettings, client_id: str) -> None:
-    """Connect once and leave.
-
-    Raises: TransportError if the broker cannot be reached or refuses; SettingsError; DeviceError.
-    """
-    trial = BrokerTrial(settings, client_id)
-    client = trial._connect()  # noqa: SLF001 - of this module
-    client.disconnect()
-    serve(client, 0)

@@ -19,8 +19,8 @@ from edge_client.contract.errors import SettingsError, TransportError
 from edge_client.reporting import broker as mqtt
 from edge_client.reporting import denials
 from edge_client.reporting.broker import BrokerConnection
-from edge_client.reporting.broker_trial import try_connection
 from edge_client.settings.reporting import BrokerSettings
+from tests.fakes.broker_connection import try_connection
 
 LIMIT_S = 15.0
 CONNACK = b"\x20\x02\x00\x00"

@@ -15,11 +15,11 @@ from local_services import MqttBroker, wait_until
 
 from edge_client.contract.errors import TransportError
 from edge_client.reporting.broker import BrokerConnection
-from edge_client.reporting.broker_trial import try_connection
 from edge_client.repository.http_fetcher import StoreFetcher
 from edge_client.repository.trusted import TrustedRepository
 from edge_client.settings.reporting import BrokerSettings
 from edge_client.settings.update import StoreSettings
+from tests.fakes.broker_connection import try_connection
 from tests.fakes.certificates import CertificateAuthority
 from tests.fakes.tuf_repository import TufRepository
 

@@ -17,10 +17,10 @@ from local_services import MqttBroker
 
 from edge_client.contract.broker_tls import broker_doubt, explain_connect_failure, find_broker_faults
 from edge_client.contract.errors import EdgeError
-from edge_client.reporting.broker_trial import try_connection
 from edge_client.settings.reporting import BrokerSettings as DeviceSettings
 from luigi_tasks.release.broker import BrokerClient
 from luigi_tasks.settings.values import BrokerSettings
+from tests.fakes.broker_connection import try_connection
 from tests.fakes.certificates import CertificateAuthority
 from tests.fakes.raw_server import RawServer
 
