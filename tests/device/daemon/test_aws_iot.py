@@ -140,7 +140,9 @@ def test_daemon_doctor_and_announcement_work_under_the_policies(camera, aws, aut
 
     wait_until(lambda: status().release == second, "the update")
     assert aws.connections(DEVICE) == 2  # doctor's, and the daemon's: nobody was thrown off
-    assert [one for one in aws.refusals if one[3] != "throttled"] == []
+    # Rates are limits that pass: the daemon may come within a second of doctor.
+    rates = {"throttled", "more than one CONNECT a second"}
+    assert [one for one in aws.refusals if one[3] not in rates] == []
     assert camera.terminate() == 0
     wait_until(lambda: aws.retained[online_topic(fleet, DEVICE)] == b"offline", "offline")
 
