@@ -74,6 +74,8 @@ class DeviceWatcher:
         return status
 
     def _take(self, topic: str, payload: bytes) -> None:
+        if not payload:
+            return  # of `edge-client doctor`, which tries the topic of results while no daemon runs
         if topic == self._results:
             self.results.append(
                 decode_document(Result, payload, source=topic, limit_bytes=STATUS_LIMIT_BYTES)

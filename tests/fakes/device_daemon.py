@@ -86,7 +86,7 @@ class Watcher:
                 self.status = msgspec.json.decode(payload, type=DeviceStatus)
             elif topic == self._online:
                 self.online = payload.decode()
-            else:
+            elif payload:  # an empty one is doctor's
                 self.results.append(msgspec.json.decode(payload, type=Result))
             self._changed.notify_all()
 
