@@ -18,7 +18,13 @@ from tests.fakes.tiny_release import png
 from tests.fakes.tuf_repository import TufRepository
 from tests.fakes.userland import Userland, skip_without_userlands
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not os.environ.get("EDGE_TEST_USERLANDS"),
+        reason="installs into Bookworm and Trixie as root, in two minutes: EDGE_TEST_USERLANDS=1",
+    ),
+]
 LIMIT_S = 60.0
 RESULTS = "var/lib/edge-client/results.jsonl"
 
