@@ -44,6 +44,9 @@ MARKS = "runtime and not slow and not native"
 def main() -> int:
     """Try each variant; exit code 0 when everything is as it should be."""
     options = parse_arguments()
+    # For this process alone: the device there shall import what was installed, and its pip shall not take the
+    # checkout, with what setuptools wrote beside it, for that.
+    os.environ.pop("PYTHONPATH", None)
     signal.signal(signal.SIGTERM, lambda _n, _f: sys.exit(143))  # unwinds, so that no service is left
     largest, passed = 0.0, 0
     try:
