@@ -105,17 +105,13 @@ class BrokerClient:
 
         def publish() -> None:
             with self._connected() as connection:
-                try:
+                right = f"iot:Publish and iot:RetainPublish on topic/{topic}"
+                silence = (
+                    f"{self.address}: no acknowledgement for {topic} within {self._settings.timeout_s} "
+                    "s; the next run announces it"
+                )
+                with self._explained("sending a retained message on", topic, right, silence):
                     connection.publish(topic, payload)
-                except _Lost:
-                    right = f"iot:Publish and iot:RetainPublish on topic/{topic}"
-                    raise self._denied("sending a retained message on", topic, right) from None
-                except TimeoutError:
-                    msg = (
-                        f"{self.address}: no acknowledgement for {topic} within {self._settings.timeout_s} "
-                        "s; the next run announces it"
-                    )
-                    raise TransportError(msg) from None
 
         _repeat(publish)
 
@@ -127,18 +123,13 @@ class BrokerClient:
 
         def read() -> bytes | None:
             with self._connected() as connection:
-                try:
+                rights = f"iot:Subscribe on topicfilter/{topic}, iot:Receive on topic/{topic}"
+                silence = (
+                    f"{self.address}: no answer to the subscription of {topic}; the next run continues here"
+                )
+                with self._explained("subscribing", topic, rights, silence):
                     is_allowed = connection.subscribe(topic)
                     message = connection.message(self._retained_wait_s) if is_allowed else None
-                except _Lost:
-                    rights = f"iot:Subscribe on topicfilter/{topic}, iot:Receive on topic/{topic}"
-                    raise self._denied("subscribing", topic, rights) from None
-                except TimeoutError:
-                    msg = (
-                        f"{self.address}: no answer to the subscription of {topic}; the next run continues "
-                        "here"
-                    )
-                    raise TransportError(msg) from None
             if not is_allowed:
                 msg = (
                     f"MQTT broker {self.address}: does not let {self._settings.username or self._client_id} "
@@ -148,6 +139,16 @@ class BrokerClient:
             return message
 
         return _repeat(read)
+
+    @contextlib.contextmanager
+    def _explained(self, act: str, topic: str, rights: str, silence: str) -> Iterator[None]:
+        """Tell an end of the connection as a denial, and an answer that does not come as `silence`."""
+        try:
+            yield
+        except _Lost:
+            raise self._denied(act, topic, rights) from None
+        except TimeoutError:
+            raise TransportError(silence) from None
 
     def _denied(self, act: str, topic: str, rights: str) -> _ConnectionLostError:
         msg = (
