@@ -12,7 +12,6 @@ import http.server
 import io
 import lzma
 import tarfile
-import threading
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ import zstandard
 from PIL import Image
 
 from luigi_tasks.settings.values import DatasetSettings
+from tests.fakes.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -162,11 +162,5 @@ class ArchiveServer:
     @contextlib.contextmanager
     def running(self) -> Iterator[ArchiveServer]:
         """Serve until the block ends."""
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
+        with serving(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()

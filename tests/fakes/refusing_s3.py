@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.server
 import ssl
-import threading
 from typing import TYPE_CHECKING
+
+from tests.fakes.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -107,11 +108,5 @@ class RefusingS3:
     @contextlib.contextmanager
     def running(self) -> Iterator[RefusingS3]:
         """Serve while the block runs."""
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
+        with serving(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
