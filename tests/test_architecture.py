@@ -84,6 +84,7 @@ LUIGI_TASKS = {
     "quantization": "progress provenance settings dataset inference backbone training",
     "gate": "progress pages settings dataset inference training quantization",
     "release": "provenance progress settings storage evidence dataset backbone quantization gate",
+    "fleet": "cells progress pages logs luigid settings storage release",
     "labelling": "cells progress pages logs luigid settings storage dataset training",
     "addresses": "settings storage dataset backbone training",
     "workspace": "logs progress addresses settings storage evidence dataset backbone release",

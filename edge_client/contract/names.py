@@ -67,6 +67,11 @@ def channel_target(channel: str) -> str:
     return f"channels/{check_name(channel, 'channel')}.json"
 
 
+def rollout_target(channel: str) -> str:
+    """Return the signed target path of a channel's rollout document."""
+    return f"rollouts/{check_name(channel, 'channel')}.json"
+
+
 def inbox_key(device_id: str, file: str) -> str:
     """Return the object key of a frame that a device kept, or of its record."""
     return f"{INBOX_FOLDER}/{check_name(device_id, 'device id')}/{check_name(file, 'inbox file')}"
@@ -83,6 +88,16 @@ def status_topic(fleet: str, device_id: str, channel: str = "") -> str:
     `channel` is empty for the device's main channel; each extra channel has a topic of its own.
     """
     return f"{_device(fleet, device_id)}/status{_suffix(channel)}"
+
+
+def report_topic(fleet: str, device_id: str, channel: str = "") -> str:
+    """Return the topic of a device's reports (not retained); `channel` is as for `status_topic`."""
+    return f"{_device(fleet, device_id)}/report{_suffix(channel)}"
+
+
+def report_request_topic(fleet: str) -> str:
+    """Return the topic of the request to all devices of a fleet to report now; not retained."""
+    return f"edge/{check_name(fleet, 'fleet')}/report"
 
 
 def online_topic(fleet: str, device_id: str) -> str:

@@ -1,0 +1,86 @@
+"""A report as it goes over the broker: plain JSON, or in a DSSE envelope that the device's key signed.
+
+The broker is not trusted. Of the devices that were enrolled with a key, only signed reports count.
+Source: DSSE v1.0.2 (secure-systems-lab/dsse).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edge_client.contract.documents import decode_document, encode_compact
+from edge_client.contract.errors import InputError, TrustError
+from edge_client.contract.report import REPORT_LIMIT_BYTES, REPORT_PAYLOAD_TYPE, DeviceReport
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Key, Signer
+
+# An envelope has the payload in base64, and a signature.
+WIRE_LIMIT_BYTES = REPORT_LIMIT_BYTES * 4 // 3 + 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class WireReport:
+    """A report that was received.
+
+    Attributes:
+        report: The report.
+        is_signed: Whether the key that was asked for signed it.
+    """
+
+    report: DeviceReport
+    is_signed: bool
+
+
+def seal_report(report: DeviceReport, signer: Signer | None) -> bytes:
+    """Return the payload of a report; without a signer it is the plain document."""
+    data = encode_compact(report)
+    if signer is None:
+        return data
+    from securesystemslib.dsse import Envelope  # noqa: PLC0415 - a device without a key does not need it
+
+    envelope = Envelope(data, REPORT_PAYLOAD_TYPE, {})
+    envelope.sign(signer)
+    return msgspec.json.encode(envelope.to_dict())
+
+
+def open_report(payload: bytes, source: str, key: Key | None) -> WireReport:
+    """Return the report of a payload.
+
+    Args:
+        payload: As received.
+        source: Topic, for messages.
+        key: Public key of the device that the topic names; None: it was enrolled without one.
+    Raises: InputError if it is none; TrustError if it is signed, and not with `key`.
+    """
+    if len(payload) > WIRE_LIMIT_BYTES:
+        msg = f"{source}: {len(payload)} bytes, at most {WIRE_LIMIT_BYTES} are accepted; ignored"
+        raise InputError(msg)
+    if b'"payloadType"' not in payload[:4096] and b'"payloadType"' not in payload[-4096:]:
+        return WireReport(_decode(payload, source), is_signed=False)
+    from securesystemslib.dsse import Envelope  # noqa: PLC0415 - as above
+    from securesystemslib.exceptions import VerificationError  # noqa: PLC0415
+
+    try:
+        envelope = Envelope.from_dict(msgspec.json.decode(payload))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, ValueError) as e:
+        msg = f"{source}: no DSSE envelope ({type(e).__name__}); ignored"
+        raise InputError(msg) from e
+    if envelope.payload_type != REPORT_PAYLOAD_TYPE:
+        msg = f"{source}: an envelope of {str(envelope.payload_type)[:80]!r}, expected {REPORT_PAYLOAD_TYPE}"
+        raise InputError(msg)
+    if key is None:
+        return WireReport(_decode(envelope.payload, source), is_signed=False)
+    try:
+        envelope.verify([key], 1)
+    except VerificationError as e:
+        msg = f"{source}: not signed by the key that this device was enrolled with"
+        raise TrustError(msg) from e
+    return WireReport(_decode(envelope.payload, source), is_signed=True)
+
+
+def _decode(data: bytes, source: str) -> DeviceReport:
+    return decode_document(DeviceReport, data, source=source, limit_bytes=REPORT_LIMIT_BYTES)
