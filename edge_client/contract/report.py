@@ -59,7 +59,7 @@ class ReleaseFigures(Document, frozen=True, kw_only=True, omit_defaults=True):
         unsure: Frames of which it was not sure.
         restarts: Starts of the daemon while it was current, without those that somebody asked for.
         latency_ms: Sum of the latencies of all frames, for the mean.
-        latency: Number of frames in each bin of latency, see `latency_bin`; empty bins are left out.
+        latency: Number of frames by bin of latency, see `latency_bin`; JSON has texts as keys.
         confidence: Number of frames in each of ten equal parts of [0, 1].
         labels: Number of frames by best label; at most `LABELS_AT_MOST`, the rest under `""`.
         probation: `running`, `passed` or `sent_back`; empty: it had none (the first release of a device).
@@ -76,7 +76,7 @@ class ReleaseFigures(Document, frozen=True, kw_only=True, omit_defaults=True):
     unsure: int = 0
     restarts: int = 0
     latency_ms: float = 0.0
-    latency: dict[int, int] = {}
+    latency: dict[str, int] = {}
     confidence: tuple[int, ...] = ()
     labels: dict[str, int] = {}
     probation: str = ""

@@ -66,7 +66,7 @@ class PeriodSum(Document, frozen=True, kw_only=True, omit_defaults=True):
         unsure: Frames of which the release was not sure.
         restarts: Restarts that nobody asked for.
         latency_ms: Sum of the latencies.
-        latency: Frames by bin of latency, see `edge_client.contract.report.latency_bin`.
+        latency: Frames by bin of latency, see `edge_client.contract.report.ReleaseFigures`.
         confidence: Frames by tenth of confidence.
         labels: Frames by best label.
     """
@@ -79,7 +79,7 @@ class PeriodSum(Document, frozen=True, kw_only=True, omit_defaults=True):
     unsure: int = 0
     restarts: int = 0
     latency_ms: float = 0.0
-    latency: dict[int, int] = {}
+    latency: dict[str, int] = {}
     confidence: tuple[int, ...] = ()
     labels: dict[str, int] = {}
 
