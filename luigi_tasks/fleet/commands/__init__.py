@@ -1,0 +1,1 @@
+"""The commands of `edge-fleet`, a module for each subject."""

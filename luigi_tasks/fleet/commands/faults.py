@@ -1,0 +1,17 @@
+"""The end of a command that found something wrong, and has a text to show nevertheless."""
+
+from __future__ import annotations
+
+from edge_client.contract.errors import InputError
+
+
+class FoundFaultsError(InputError):
+    """A command did its work, and what it found is not well.
+
+    Attributes:
+        text: What it has to show.
+    """
+
+    def __init__(self, message: str, text: str) -> None:
+        super().__init__(message)
+        self.text = text
