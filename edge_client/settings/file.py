@@ -159,6 +159,11 @@ def find_faults(settings: Settings) -> list[str]:
     ]
     if needless and settings.inbox.upload and not settings.inbox.base_url:
         faults.append("[inbox] upload: with [device] model and no store, give base_url, or set it to false")
+    if settings.homeassistant.discovery and not settings.status.retain:
+        faults.append(
+            "[homeassistant] discovery: Home Assistant reads the retained status; set [status] retain = true"
+            ", or no discovery"
+        )
     return faults
 
 

@@ -11,6 +11,9 @@ from edge_client.contract.hosts import is_this_machine
 from edge_client.settings.checks import Section, bad_names, failed, is_positive
 from edge_client.settings.update import unreadable
 
+# A device that says nothing for longer than a day is not told from one that is gone.
+_LONGEST_S = 86400
+
 
 @dataclasses.dataclass(frozen=True)
 class BrokerSettings(Section):
@@ -69,13 +72,21 @@ class StatusSettings(Section):
 
     Attributes:
         interval_s: Shortest time between two updates of frame count and latency.
+        retain: Publish the status at the broker, retained, for people and dashboards.
+        report_interval_s: Longest time between two reports to the fleet's collector, unless the fleet's
+            rollout document gives another; 0: no reports.
     """
 
     interval_s: float = 30.0
+    retain: bool = True
+    report_interval_s: float = 30.0
 
     def faults(self) -> tuple[str, ...]:
         """See `Section.faults`."""
-        return failed((is_positive(self.interval_s), "interval_s: above 0"))
+        return failed(
+            (is_positive(self.interval_s), "interval_s: above 0"),
+            (0 <= self.report_interval_s <= _LONGEST_S, f"report_interval_s: 0 to {_LONGEST_S}, 0: none"),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,14 @@ _LONGEST_SILENCE_S = 3600
 _LONGEST_TOML_BYTES = 1_000_000
 # API reference of AWS IoT, CreateRoleAlias.
 _ROLE_ALIAS = re.compile(r"[\w=,@-]{1,128}", re.ASCII)
+MOST_TAGS = 32
+_TAG = re.compile(r"(?=.{1,64}$)[A-Za-z0-9][A-Za-z0-9._-]*(=[A-Za-z0-9][A-Za-z0-9._-]*)?", re.ASCII)
+_TAG_RULE = (
+    "a word of A-Z a-z 0-9 . _ - or name=word, at most 64 characters; site, device_class and id are "
+    "settings of their own"
+)
+# What a rollout's condition `name=…` means besides tags, see `contract.rollout.selects`.
+_NO_TAGS = frozenset({"site", "class", "device"})
 _WITH_ENDPOINT = ("role_alias", "thing_name", "certificate_file", "key_file", "credentials_ca_file")
 _FIND_ENDPOINT = "`aws iot describe-endpoint --endpoint-type iot:CredentialProvider` prints"
 _TOML_HINT = (
@@ -55,6 +63,10 @@ class DeviceSettings(Section):
         channel: Main channel, whose releases are installed.
         more_channels: Extra channels, whose releases classify the same frames.
         device_class: Releases made for another class of devices are refused.
+        site: Where it is; a rollout may go by sites. Empty: none.
+        tags: Words by which rollouts select devices, such as `outdoor` or `line=3`.
+        key_file: Private Ed25519 key (PEM) that this device was enrolled with, and signs its reports with;
+            empty: they are not signed.
         state_dir: Folder of releases and trusted metadata.
         threads: Threads of the interpreter.
         top: Number of labels in each result.
@@ -71,6 +83,9 @@ class DeviceSettings(Section):
     channel: str = "stable"
     more_channels: tuple[str, ...] = ()
     device_class: str = ""
+    site: str = ""
+    tags: tuple[str, ...] = ()
+    key_file: str = ""
     state_dir: Path = Path("/var/lib/edge-client")
     threads: int = 2
     top: int = 3
@@ -99,7 +114,9 @@ class DeviceSettings(Section):
         names += [("fleet", self.fleet), ("channel", self.channel)]
         names += [("more_channels", name) for name in self.more_channels]
         names += [("device_class", self.device_class)] if self.device_class else []
+        names += [("site", self.site)] if self.site else []
         return (
+            *_tag_faults(self.tags),
             *failed(
                 (1 <= self.threads <= 64, "threads: 1 to 64"),
                 (1 <= self.top <= 100, "top: 1 to 100"),
@@ -122,6 +139,19 @@ class DeviceSettings(Section):
             *self.model_options().faults(),
             *bad_names(names),
         )
+
+
+def _tag_faults(tags: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a sentence for each tag that cannot be one."""
+    bad = [tag for tag in tags if not _TAG.fullmatch(tag) or tag.partition("=")[0] in _NO_TAGS]
+    return failed(
+        (len(tags) <= MOST_TAGS, f"tags: at most {MOST_TAGS}"),
+        (len(set(tags)) == len(tags), "tags: name each once"),
+        (
+            not bad,
+            f"tags {', '.join(map(repr, bad))[:200]}: {_TAG_RULE}",
+        ),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -487,6 +487,7 @@ def test_a_password_that_goes_to_another_machine_in_the_clear_is_warned_of(host,
 
 LISTS = {
     ("device", "more_channels"): ["doors", "stock"],
+    ("device", "tags"): ["outdoor", "line=3"],
     ("store", "redirect_hosts"): ["cdn.example.com", "*.example.net:8443"],
     ("action", "labels"): ["cat", "dog"],
     ("inbox", "never_labels"): ["person", "face"],
@@ -514,6 +515,30 @@ def test_a_list_is_a_toml_list_or_one_text_with_commas(tmp_path, section, key):
     for wrong in wrongs:
         with pytest.raises(SettingsError, match=rf"\[{section}\] {key}: "):
             read(wrong)
+
+
+@pytest.mark.parametrize(
+    ("section", "line", "told"),
+    [
+        ("device", 'tags = ["site=shop-7"]', r"tags 'site=shop-7': .*settings of their own"),
+        ("device", 'tags = ["class=zero"]', "tags 'class=zero'"),
+        ("device", 'tags = ["a b"]', "tags 'a b'"),
+        ("device", 'tags = ["a=b=c"]', "tags 'a=b=c'"),
+        ("device", 'tags = ["x\\n"]', "tags"),
+        ("device", 'tags = ["a", "a"]', "tags: name each once"),
+        ("device", f"tags = {json.dumps([f't{n}' for n in range(33)])}", "tags: at most 32"),
+        ("device", 'site = "shop/7"', "site 'shop/7'"),
+        ("status", "report_interval_s = -1", "report_interval_s: 0 to 86400"),
+        ("status", "report_interval_s = 1e6", "report_interval_s: 0 to 86400"),
+        ("status", "retain = false\n[homeassistant]\ndiscovery = true", "Home Assistant reads the retained"),
+    ],
+)
+def test_what_a_fleet_could_not_use_is_refused(tmp_path, section, line, told):
+    text = MINIMAL.replace(f"[{section}]\n", f"[{section}]\n{line}\n")
+    if f"[{section}]" not in text:
+        text += f"[{section}]\n{line}\n"
+    with pytest.raises(SettingsError, match=rf"(?s)\[.*\] .*{told}"):
+        load_settings(write(tmp_path, text))
 
 
 def test_every_list_of_the_settings_is_tried():
