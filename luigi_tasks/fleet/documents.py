@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from securesystemslib.signer import Key, Signer
 
+    from luigi_tasks.fleet.seen import SeenVersions
     from luigi_tasks.storage.store import Store
 
 PAYLOAD_TYPE = "application/vnd.edge-fleet.document+json; key="
@@ -54,10 +55,17 @@ class FleetKeys:
 
 
 class SignedDocuments:
-    """Documents of one store under one set of keys."""
+    """Documents of one store under one set of keys.
 
-    def __init__(self, store: Store, keys: FleetKeys) -> None:
+    Args:
+        store: Where they lie.
+        keys: Who may sign them.
+        seen: This machine's memory of the newest versions; None: it has none.
+    """
+
+    def __init__(self, store: Store, keys: FleetKeys, seen: SeenVersions | None = None) -> None:
         self.store = store
+        self.seen = seen
         self._keys = keys
 
     def load(self, kind: type[DocumentT], key: str, *, limit_bytes: int) -> Signed[DocumentT] | None:
