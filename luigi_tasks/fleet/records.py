@@ -1,7 +1,7 @@
 """What the fleet keeps in the bucket: who is in it, what was reported, each rollout, each verdict.
 
     fleet/registry/...                         who is in the fleet (`registry.py`)
-    fleet/snapshots/<time>-<collector>.jsonl.zst  what the devices reported (`snapshots.py`)
+    fleet/snapshots/<time>-<collector>.{json,jsonl.zst}  what the devices reported (`snapshots.py`)
     fleet/rollouts/<channel>/<id>.json         a rollout: plan, state, events (`rollouts.py`)
     fleet/rollouts/<channel>/current.json      which rollout the channel is in, and what is queued
     fleet/verdicts/<channel>/<id>/<n>.json     a verdict with its inputs
