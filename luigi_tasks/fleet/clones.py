@@ -1,9 +1,9 @@
 """Two machines under one device id: a card that was copied, or a bundle that was used twice.
 
-A run is one life of a daemon: (fingerprint of the machine, boot, number of the start). A run that was followed
-by another one has ended. If it reports again, with a higher sequence than before, both may be alive. A report
-that was late looks like two such returns (it, and the run that goes on); three are no accident. A board that was
-replaced, or a state folder that was put back, takes over once and is no clone.
+A run is one life of a daemon: (fingerprint of the machine, boot, number of the start). A run that was
+followed by another one has ended. If it reports again, with a higher sequence than before, both may be alive.
+A report that was late looks like two such returns (it, and the run that goes on); three are no accident. A
+board that was replaced, or a state folder that was put back, takes over once and is no clone.
 """
 
 from __future__ import annotations
