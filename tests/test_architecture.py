@@ -111,6 +111,7 @@ WITH_LUIGI = {
     "pipeline",
     "task",
     "targets",
+    "settings/fleet_section",
     "settings/given",
     "settings/luigi_names",
     "settings/reading",

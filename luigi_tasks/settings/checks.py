@@ -57,6 +57,15 @@ RANGES: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
     ("trust", "snapshot_days", lambda value: value >= 1, "at least 1"),
     ("trust", "targets_days", lambda value: value >= 1, "at least 1"),
     ("broker", "timeout_s", lambda value: 0 < value <= 600, "above 0, at most 600"),
+    ("fleet", "period_s", lambda value: 60 <= value <= 86400, "60 to 86400"),
+    ("fleet", "keep_periods", lambda value: 2 <= value <= 2000, "2 to 2000"),
+    ("fleet", "snapshot_s", lambda value: 5 <= value <= 3600, "5 to 3600"),
+    ("fleet", "sampled_devices", lambda value: value >= 0, "0 or more"),
+    ("fleet", "keep_all_h", lambda value: value >= 0, "0 or more"),
+    ("fleet", "keep_hourly_days", lambda value: value >= 0, "0 or more"),
+    ("fleet", "keep_daily_days", lambda value: value >= 0, "0 or more"),
+    ("fleet", "max_reports_per_min", lambda value: value >= 1, "at least 1"),
+    ("fleet", "max_unknown_devices", lambda value: value >= 0, "0 or more"),
     ("trust", "keep_releases", lambda value: value >= 2, "at least 2"),
 )
 
@@ -106,6 +115,9 @@ def _find_impossible(s: PipelineSettings) -> list[str]:
 def _find_unsafe_names(s: PipelineSettings) -> list[str]:
     """Return the faults of names that become parts of topics, keys or paths."""
     names = [(s.release.channel, "channel"), (s.broker.fleet, "fleet")]
+    names.append((s.fleet.collector, "[fleet] collector"))
+    if s.fleet.share_group:
+        names.append((s.fleet.share_group, "[fleet] share_group"))
     if s.release.device_class:
         names.append((s.release.device_class, "[release] device_class"))
     if s.quantization.calibration:

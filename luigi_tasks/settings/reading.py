@@ -42,7 +42,14 @@ _PATHS = {
     ("trust", "keys"),
 }
 # Settings whose empty value would be the current folder, or nothing that works.
-_NEVER_EMPTY = {("dataset", "cache_dir"), ("model", "weights"), ("trust", "root"), ("trust", "keys")}
+_NEVER_EMPTY = {
+    ("dataset", "cache_dir"),
+    ("model", "weights"),
+    ("trust", "root"),
+    ("trust", "keys"),
+    ("fleet", "database_file"),
+    ("fleet", "collector_key_file"),
+}
 _NO_PATHS = {"", "none", "imagenet"}
 _NAMED = re.compile(r"\[(\w+)\] (\w+)")
 _COMMENT = re.compile(r"\s[#;]")

@@ -16,6 +16,7 @@ from luigi.parameter import ParameterVisibility
 
 from edge_client.contract.errors import SettingsError
 from luigi_tasks.settings.checks import find_faults
+from luigi_tasks.settings.fleet_section import fleet
 from luigi_tasks.settings.given import read_command_line, read_given
 from luigi_tasks.settings.luigi_names import known_names
 from luigi_tasks.settings.reading import read_values, with_place
@@ -28,6 +29,7 @@ from luigi_tasks.settings.values import (
     THIN_EVIDENCE,
     BrokerSettings,
     DatasetSettings,
+    FleetSettings,
     GateSettings,
     ModelSettings,
     PipelineSettings,
@@ -401,7 +403,8 @@ class release(luigi.Config):  # noqa: N801
 
 
 SECTIONS: dict[str, type[luigi.Config]] = {
-    one.__name__: one for one in (dataset, model, training, quantization, gate, store, trust, broker, release)
+    one.__name__: one
+    for one in (dataset, model, training, quantization, gate, store, trust, broker, release, fleet)
 }
 VALUES: dict[str, type[Any]] = {
     "dataset": DatasetSettings,
@@ -413,6 +416,7 @@ VALUES: dict[str, type[Any]] = {
     "trust": TrustSettings,
     "broker": BrokerSettings,
     "release": ReleaseSettings,
+    "fleet": FleetSettings,
 }
 RENAMED = {
     (name, key): parameter.new_name

@@ -235,6 +235,25 @@ class ReleaseSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class FleetSettings:
+    """The collector."""
+
+    collector: str = "collector"
+    collector_key_file: str = "keys/collector.pem"
+    database_file: str = "~/.local/state/edge-fleet/collector.sqlite"
+    share_group: str = ""
+    period_s: int = 3600
+    keep_periods: int = 96
+    snapshot_s: float = 300.0
+    sampled_devices: int = 2000
+    keep_all_h: float = 6.0
+    keep_hourly_days: float = 7.0
+    keep_daily_days: float = 90.0
+    max_reports_per_min: int = 60
+    max_unknown_devices: int = 10000
+
+
+@dataclasses.dataclass(frozen=True)
 class PipelineSettings:
     """Settings of all sections."""
 
@@ -247,6 +266,7 @@ class PipelineSettings:
     trust: TrustSettings
     broker: BrokerSettings
     release: ReleaseSettings
+    fleet: FleetSettings
 
     @property
     def tunes(self) -> bool:

@@ -31,6 +31,8 @@ PATHS = {
     "trust.keys": "keys/pipeline",
     "trust.memory_dir": "memory",
     "trust.passphrase_file": "passphrase",
+    "fleet.collector_key_file": "keys/collector.pem",
+    "fleet.database_file": "collector.sqlite",
     "broker.password_file": "password",
     "broker.ca_file": "ca.pem",
     "broker.certificate_file": "pipeline.pem",
