@@ -112,6 +112,7 @@ WITH_LUIGI = {
     "task",
     "targets",
     "settings/fleet_section",
+    "settings/rollout_section",
     "settings/given",
     "settings/luigi_names",
     "settings/reading",

@@ -275,6 +275,8 @@ class StageRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
         opened_at: Seconds since 1970.
         looks: Verdicts of it so far.
         soaking_since: When all that was asked for but the soak was there, seconds since 1970; 0: not yet.
+        watched_since: From when its time limit counts: `opened_at`, or when a person resumed it.
+        judged: Key of the newest snapshot that it was judged by; another look needs a newer one.
     """
 
     number: int
@@ -283,6 +285,8 @@ class StageRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
     opened_at: float
     looks: int = 0
     soaking_since: float = 0.0
+    watched_since: float = 0.0
+    judged: str = ""
 
 
 class RolloutRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -304,6 +308,9 @@ class RolloutRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
         events: History.
         baseline: Key of the snapshot before the first stage opened.
         skipped: Registered devices that cannot run the release, by id, with the reason.
+        version: Grows by one with each change; a machine that saw a newer one notices an older copy.
+        state_since: Since when it is in its state, seconds since 1970.
+        breached: Soft checks that paused it; who resumes it accepts them.
     """
 
     id: str
@@ -321,6 +328,9 @@ class RolloutRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
     events: tuple[RolloutEvent, ...] = ()
     baseline: str = ""
     skipped: dict[str, str] = {}
+    version: int = 0
+    state_since: float = 0.0
+    breached: tuple[str, ...] = ()
 
 
 class CurrentRollout(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -332,6 +342,7 @@ class CurrentRollout(Document, frozen=True, kw_only=True, omit_defaults=True):
         queued: Release that waits for its end (the newest wins); empty: none.
         queued_at: UTC, ISO 8601.
         last: Id of the rollout before; empty: none.
+        told: Events of the rollout that were told (MQTT, webhooks); the next look tells the others.
     """
 
     channel: str
@@ -339,6 +350,7 @@ class CurrentRollout(Document, frozen=True, kw_only=True, omit_defaults=True):
     queued: str = ""
     queued_at: str = ""
     last: str = ""
+    told: int = 0
 
 
 # A verdict

@@ -11,6 +11,7 @@ from edge_client.contract.broker_tls import find_broker_faults
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.file_urls import folder_of_url, is_file_url
 from edge_client.contract.names import check_name
+from luigi_tasks.settings.rollout import find_rollout_faults
 from luigi_tasks.settings.urls import split_bucket_url
 from luigi_tasks.settings.values import IMAGENET_WIDTHS, SCHEMES, PipelineSettings, split_names
 
@@ -85,6 +86,7 @@ def find_faults(settings: PipelineSettings) -> list[str]:
         *_find_endpoint_faults(settings.store),
         *(f"[broker] {fault}" for fault in find_broker_faults(settings.broker)),
         *_find_unsafe_names(settings),
+        *find_rollout_faults(settings.rollout, settings.release.share_percent),
     ]
 
 

@@ -31,7 +31,12 @@ _TRUTHS = {
     "0": False,
 }
 # Settings that are lists: one text with commas, or a list of TOML.
-_LISTS = {("quantization", "fallbacks"), ("training", "cluster"), ("broker", "alpn")}
+_LISTS = {
+    ("quantization", "fallbacks"),
+    ("training", "cluster"),
+    ("broker", "alpn"),
+    *(("rollout", name) for name in ("stages", "approve", "only", "excluded", "report_only")),
+}
 # Settings that name a path, beside those whose name ends so.
 _PATH_ENDINGS = ("_file", "_dir")
 _PATHS = {

@@ -20,6 +20,8 @@ from luigi_tasks.settings.fleet_section import fleet
 from luigi_tasks.settings.given import read_command_line, read_given
 from luigi_tasks.settings.luigi_names import known_names
 from luigi_tasks.settings.reading import read_values, with_place
+from luigi_tasks.settings.rollout import RolloutSettings
+from luigi_tasks.settings.rollout_section import rollout
 from luigi_tasks.settings.unknown import find_unknown, find_unknown_changes
 from luigi_tasks.settings.values import (
     ADDRESSING_STYLES,
@@ -404,7 +406,7 @@ class release(luigi.Config):  # noqa: N801
 
 SECTIONS: dict[str, type[luigi.Config]] = {
     one.__name__: one
-    for one in (dataset, model, training, quantization, gate, store, trust, broker, release, fleet)
+    for one in (dataset, model, training, quantization, gate, store, trust, broker, release, fleet, rollout)
 }
 VALUES: dict[str, type[Any]] = {
     "dataset": DatasetSettings,
@@ -417,6 +419,7 @@ VALUES: dict[str, type[Any]] = {
     "broker": BrokerSettings,
     "release": ReleaseSettings,
     "fleet": FleetSettings,
+    "rollout": RolloutSettings,
 }
 RENAMED = {
     (name, key): parameter.new_name

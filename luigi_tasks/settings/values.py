@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from luigi_tasks.settings.rollout import RolloutSettings
+
 PICTURES_COME_FROM = (
     "a folder that holds one folder of pictures a class, s3://bucket/prefix, a zip or tar archive (a file, "
     "s3://bucket/pictures.zip, or http(s) with [dataset] sha256), or a preset (preset:digits, preset:flowers)"
@@ -267,6 +269,7 @@ class PipelineSettings:
     broker: BrokerSettings
     release: ReleaseSettings
     fleet: FleetSettings
+    rollout: RolloutSettings = dataclasses.field(default_factory=RolloutSettings)
 
     @property
     def tunes(self) -> bool:

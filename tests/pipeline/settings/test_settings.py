@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import dataclasses
+import io
 from pathlib import Path
 
 import luigi
@@ -105,13 +106,12 @@ def test_each_fault_is_named(section, change, named):
 def luigi_config():
     """Set values as a luigi.cfg would; they are gone after the test."""
     parser = luigi.configuration.get_config()
-    before = {name: dict(parser[name]) for name in parser.sections()}
+    before = io.StringIO()
+    parser.write(before)  # as it is written: a % is no reference
     yield parser
     for name in parser.sections():
         parser.remove_section(name)
-    for name, content in before.items():
-        for key, value in content.items():
-            parser.set(name, key, value)
+    parser.read_string(before.getvalue())
 
 
 def test_every_renamed_setting_is_refused_with_its_new_name(luigi_config):
