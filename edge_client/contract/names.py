@@ -100,6 +100,16 @@ def report_request_topic(fleet: str) -> str:
     return f"edge/{check_name(fleet, 'fleet')}/report"
 
 
+def events_topic(fleet: str) -> str:
+    """Return the topic of what happens in a fleet's rollouts, for people and programs; not retained."""
+    return f"edge/{check_name(fleet, 'fleet')}/events"
+
+
+def rollout_topic(fleet: str, channel: str) -> str:
+    """Return the topic of the retained state of a channel's rollout, for people and programs."""
+    return f"edge/{check_name(fleet, 'fleet')}/rollouts/{check_name(channel, 'channel')}"
+
+
 def online_topic(fleet: str, device_id: str) -> str:
     """Return the topic of the retained `online` or `offline`; the last will is `offline`."""
     return f"{_device(fleet, device_id)}/online"

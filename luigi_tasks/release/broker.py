@@ -1,9 +1,10 @@
-"""Retained messages on the MQTT broker."""
+"""Messages to the MQTT broker, and retained ones read back."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import logging
 import queue
@@ -57,8 +58,17 @@ class _Lost(Exception):  # noqa: N818 - no error yet: who uses the connection sa
     """The connection ended."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """A message to publish; a retained one is kept for subscribers to come."""
+
+    topic: str
+    payload: bytes
+    is_retained: bool = False
+
+
 class BrokerClient:
-    """Client that publishes retained messages and reads them back.
+    """Client that publishes messages, and reads retained ones back.
 
     Args:
         settings: Which broker.
@@ -100,18 +110,27 @@ class BrokerClient:
     def publish_retained(self, topic: str, payload: bytes) -> None:
         """Publish a message that the broker keeps for subscribers to come.
 
-        Raises: TransportError if the broker cannot be reached or does not take the message; SettingsError.
+        Raises: As `publish`.
+        """
+        self.publish(Message(topic, payload, is_retained=True))
+
+    def publish(self, *messages: Message) -> None:
+        """Publish messages in their order, on one connection.
+
+        Raises: TransportError if the broker cannot be reached or does not take a message; SettingsError.
         """
 
         def publish() -> None:
             with self._connected() as connection:
-                right = f"iot:Publish and iot:RetainPublish on topic/{topic}"
-                silence = (
-                    f"{self.address}: no acknowledgement for {topic} within {self._settings.timeout_s} "
-                    "s; the next run announces it"
-                )
-                with self._explained("sending a retained message on", topic, right, silence):
-                    connection.publish(topic, payload)
+                for one in messages:
+                    kind = "a retained message" if one.is_retained else "a message"
+                    right = f"iot:Publish {'and iot:RetainPublish ' * one.is_retained}on topic/{one.topic}"
+                    silence = (
+                        f"{self.address}: no acknowledgement for {one.topic} within "
+                        f"{self._settings.timeout_s} s; the next run announces it"
+                    )
+                    with self._explained(f"sending {kind} on", one.topic, right, silence):
+                        connection.publish(one)
 
         _repeat(publish)
 
@@ -250,9 +269,9 @@ class _Connection:
         reason = self._wait("connect")
         return str(reason) if reason.is_failure else ""
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        """Publish a retained message, and wait until the broker has it."""
-        self._client.publish(topic, payload, qos=1, retain=True)
+    def publish(self, message: Message) -> None:
+        """Publish a message, and wait until the broker has it."""
+        self._client.publish(message.topic, message.payload, qos=1, retain=message.is_retained)
         self._wait("publish")
 
     def subscribe(self, topic: str) -> bool:

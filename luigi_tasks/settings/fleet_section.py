@@ -1,4 +1,4 @@
-"""Section [fleet] of luigi.cfg: the collector, which hears what the devices report."""
+"""Section [fleet] of luigi.cfg: the collector, which hears what the devices report, and who is told."""
 
 from __future__ import annotations
 
@@ -50,4 +50,9 @@ class fleet(luigi.Config):  # noqa: N801 - the class name is the section's name 
         default=10000,
         description="devices that are not in the registry and are shown all the same; of more, those that "
         "were silent for longest are forgotten",
+    )
+    webhooks_file = luigi.Parameter(
+        default="",
+        description="file with a line for each receiver of signed webhooks: its https address and its secret "
+        "(whsec_...); empty: none",
     )

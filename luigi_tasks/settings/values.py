@@ -238,7 +238,7 @@ class ReleaseSettings:
 
 @dataclasses.dataclass(frozen=True)
 class FleetSettings:
-    """The collector."""
+    """The collector, and who is told what happens in the fleet."""
 
     collector: str = "collector"
     collector_key_file: str = "keys/collector.pem"
@@ -253,6 +253,7 @@ class FleetSettings:
     keep_daily_days: float = 90.0
     max_reports_per_min: int = 60
     max_unknown_devices: int = 10000
+    webhooks_file: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,7 @@ PATHS = {
     "broker.ca_file": "ca.pem",
     "broker.certificate_file": "pipeline.pem",
     "broker.key_file": "pipeline.key",
+    "fleet.webhooks_file": "webhooks",
 }
 # Settings whose name or text speaks of a file or folder, and that are no path of this machine.
 NO_PATHS = {"store.url", "store.profile", "store.endpoint_url", "store.addressing_style", "broker.alpn"}
