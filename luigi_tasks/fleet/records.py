@@ -204,7 +204,8 @@ class RolloutPlan(Document, frozen=True, kw_only=True):
         stages: Shares of the fleet, growing: `3d` are three devices, `10%` a share, at least one device.
         min_passed: Devices that must have passed their probation before a stage can pass.
         success: Share of the stage's devices that must have passed, 0 to 1.
-        errors: Failures that halt: a share `10%`, or a number `2d`; with `|` between, whichever is reached.
+        errors: Failures that halt: a share `10%`, and a number `2d` for stages so small that the share is
+            fewer devices; with `|` between, both. See `checks.ErrorLimit`.
         quorum: Share of the stage's devices that must have been heard of, 0 to 1.
         soak_s: Seconds that a stage is watched after its devices passed.
         stage_timeout_s: Seconds after which a stage that did not pass is paused.
@@ -431,10 +432,16 @@ class VerdictRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
         stage: From 1.
         look: Number of this look at the stage, from 1.
         at: Time of the snapshot, seconds since 1970.
+        soaking_since: As in the stage at this look; 0: it did not soak yet.
+        registry: SHA-256 over the registered devices, hex.
         snapshots: Keys of the snapshots that it stands on, with their SHA-256.
         result: `pass`, `halt` or `inconclusive`.
         is_hard: Whether a hard check halted it.
+        is_ready: Whether all that a pass asks for was there but the soak, which starts then.
         counts: Devices of the stage by state.
+        control: Devices outside of the stage by state.
+        clones: Devices whose id two machines use; they vote for nothing.
+        strangers: Devices that reported and were never enrolled; they vote for nothing.
         checks: The checks.
         common: What the hit devices have in common, the strongest first.
         examples: At most twenty devices, the hit ones first.
@@ -446,10 +453,16 @@ class VerdictRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
     stage: int
     look: int
     at: float
+    soaking_since: float = 0.0
+    registry: str = ""
     snapshots: dict[str, str] = {}
     result: str = INCONCLUSIVE
     is_hard: bool = False
+    is_ready: bool = False
     counts: dict[str, int] = {}
+    control: dict[str, int] = {}
+    clones: tuple[str, ...] = ()
+    strangers: int = 0
     checks: tuple[Check, ...] = ()
     common: tuple[Common, ...] = ()
     examples: tuple[Example, ...] = ()

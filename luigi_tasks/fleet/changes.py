@@ -1,0 +1,202 @@
+"""How each device changed from one release to the other: the rows that soft checks compare.
+
+A device is compared with itself: its figures under the release, minus its own under the release before. What
+happened to all meanwhile (night, weather, a sale) happened to the devices outside of the stage too, whose
+change in the same hours is taken off by whoever compares the two groups.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_client.contract.rollout import BY_SITE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from luigi_tasks.fleet.records import DeviceRow, PeriodSum
+    from luigi_tasks.fleet.stage_view import StageView, Vote
+
+# A device with less than this before or after has no figures.
+FRAMES_AT_LEAST, SECONDS_AT_LEAST = 50, 600.0
+# Labels that are looked at: those of at least this share of all frames, the most frequent ones.
+LABEL_SHARE_AT_LEAST, LABELS_AT_MOST = 0.01, 20
+LATENCY, UNSURE, FAILED, RESTARTS, CONFIDENCE = "latency", "unsure", "failed_frames", "restarts", "confidence"
+FIGURES = (LATENCY, UNSURE, FAILED, RESTARTS, CONFIDENCE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """Changes of the devices of one side.
+
+    Attributes:
+        votes: The devices, one a row; where a rollout goes by sites, the first device of each site.
+        values: (N, F): a column for each of `FIGURES`, then for each label. Latency as logarithm of the mean,
+            shares and confidence as they are, restarts an hour, labels as logarithm of their share.
+        levels: (N, F): the same figures after the change.
+    """
+
+    votes: tuple[Vote, ...]
+    values: NDArray[np.float64]
+    levels: NDArray[np.float64]
+
+    def of(self, rows: NDArray[np.int_]) -> NDArray[np.float64]:
+        """The changes of some devices."""
+        return np.asarray(self.values[rows], np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sides:
+    """Both sides of a comparison.
+
+    Attributes:
+        stage: Devices under the release.
+        control: Devices outside of the stage, under the release before.
+        labels: Labels of the columns after `FIGURES`.
+    """
+
+    stage: Changes
+    control: Changes
+    labels: tuple[str, ...]
+
+
+def measure_changes(view: StageView, baseline: Sequence[DeviceRow], until: float) -> Sides:
+    """Return the changes of the devices of a stage, and of those outside.
+
+    Args:
+        view: The stage.
+        baseline: Rows from before the first stage.
+        until: Periods that start later do not count, seconds since 1970.
+    """
+    old = {row.device: row for row in baseline if row.channel == view.record.channel}
+    hours = _Hours(
+        before=view.record.stages[0].opened_at if view.record.stages else view.stage.opened_at,
+        since=view.stage.opened_at,
+        until=until,
+        period_s=view.head.period_s,
+    )
+    sides = []
+    for votes, is_member in ((view.members, True), (view.control, False)):
+        found = []
+        for vote in votes:
+            release = vote.release if is_member else view.record.from_release
+            before, after = _sums(vote, old.get(vote.device), view.record.from_release, release, hours)
+            if before.is_enough and after.is_enough:
+                found.append((vote, before, after))
+        sides.append(found)
+    labels = _labels([total for side in sides for _, *both in side for total in both])
+    stage, control = (_changes(side, labels, by_site=view.record.plan.by == BY_SITE) for side in sides)
+    return Sides(stage, control, labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Hours:
+    before: float
+    since: float
+    until: float
+    period_s: float
+
+    def is_before(self, period: PeriodSum) -> bool:
+        return period.start + self.period_s <= self.before
+
+    def is_after(self, period: PeriodSum) -> bool:
+        return self.since < period.start + self.period_s and period.start < self.until
+
+
+@dataclasses.dataclass
+class _Total:
+    seconds: float = 0.0
+    frames: int = 0
+    failed: int = 0
+    unsure: int = 0
+    restarts: int = 0
+    latency_ms: float = 0.0
+    confidence: float = 0.0
+    sure_of: int = 0
+    labels: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def is_enough(self) -> bool:
+        return self.frames >= FRAMES_AT_LEAST and self.seconds >= SECONDS_AT_LEAST
+
+    def add(self, period: PeriodSum) -> None:
+        self.seconds += period.seconds
+        self.frames += period.frames
+        self.failed += period.failed
+        self.unsure += period.unsure
+        self.restarts += period.restarts
+        self.latency_ms += period.latency_ms
+        for place, count in enumerate(period.confidence):
+            self.confidence += count * (place + 0.5) / len(period.confidence)
+            self.sure_of += count
+        for label, count in period.labels.items():
+            self.labels[label] += count
+
+    def figures(self, labels: Sequence[str]) -> list[float]:
+        latency = max(self.latency_ms / self.frames, 1e-3)
+        # Half a frame more: a label that was not seen has a share too.
+        shares = [math.log((self.labels[label] + 0.5) / (self.frames + 1)) for label in labels]
+        return [
+            math.log(latency),
+            self.unsure / self.frames,
+            self.failed / (self.frames + self.failed),
+            self.restarts / (self.seconds / 3600),
+            self.confidence / self.sure_of if self.sure_of else 0.0,
+            *shares,
+        ]
+
+
+def _sums(
+    vote: Vote, old: DeviceRow | None, from_release: str, release: str, hours: _Hours
+) -> tuple[_Total, _Total]:
+    before, after = _Total(), _Total()
+    for period in _periods(vote.row, old):
+        if period.release == from_release and hours.is_before(period):
+            before.add(period)
+        elif period.release == release and hours.is_after(period):
+            after.add(period)
+    return before, after
+
+
+def _periods(row: DeviceRow | None, old: DeviceRow | None) -> Iterable[PeriodSum]:
+    """Periods of both snapshots; of one that is in both, the newer sum counts."""
+    if old is None or not old.periods:
+        return row.periods if row else ()
+    both = {(one.start, one.release): one for one in old.periods}
+    both |= {(one.start, one.release): one for one in (row.periods if row else ())}
+    return both.values()
+
+
+def _labels(totals: Sequence[_Total]) -> tuple[str, ...]:
+    seen: Counter[str] = Counter()
+    for total in totals:
+        seen.update(total.labels)
+    least = LABEL_SHARE_AT_LEAST * sum(seen.values())
+    frequent = sorted(((-count, label) for label, count in seen.items() if label and count >= least))
+    return tuple(sorted(label for _, label in frequent[:LABELS_AT_MOST]))
+
+
+def _changes(side: Sequence[tuple[Vote, _Total, _Total]], labels: Sequence[str], *, by_site: bool) -> Changes:
+    width = len(FIGURES) + len(labels)
+    before = np.array([one.figures(labels) for _, one, _ in side], np.float64).reshape(-1, width)
+    after = np.array([one.figures(labels) for _, _, one in side], np.float64).reshape(-1, width)
+    votes = tuple(vote for vote, _, _ in side)
+    if not by_site:
+        return Changes(votes, after - before, after)
+    groups: Mapping[str, list[int]] = {}
+    groups = {}
+    for place, vote in enumerate(votes):
+        groups.setdefault(vote.enrolled.site or f"device/{vote.device}", []).append(place)
+    places = list(groups.values())
+    change, level = (
+        np.array([values[group].mean(axis=0) for group in places]).reshape(-1, width)
+        for values in (after - before, after)
+    )
+    return Changes(tuple(votes[group[0]] for group in places), change, level)

@@ -1,0 +1,260 @@
+"""Hard checks of a verdict: failures, silence, devices that passed, quorum. Pure functions of a stage's view.
+
+Failures halt where the lower end of their exact interval lies above the limit, at any look, and pass where
+the upper end lies below it. Those that began are the denominator of a halt: who fails, fails sooner than
+others pass, so that of the devices that have come to an end the first ones are all failures. Those that have
+come to an end are the denominator of a pass.
+
+In a small stage no upper end lies below the limit: 0 failures of 10 devices bound the share at 26%. Once all
+of its devices have come to an end nothing more can be learned in it, and it passes if the share of failures
+itself is not above the limit; the verdict says in words what is not shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import InputError
+from luigi_tasks.fleet.device_state import BEGAN
+from luigi_tasks.fleet.records import (
+    FAILURES,
+    HALT,
+    HARD,
+    INCONCLUSIVE,
+    PASS,
+    PASSED,
+    SILENT,
+    UNSEEN,
+    Check,
+)
+from luigi_tasks.fleet.statistics import fisher_p, lower_bound, rounded, upper_bound
+
+if TYPE_CHECKING:
+    from luigi_tasks.fleet.stage_view import StageView, Vote
+
+# Silence of the stage is the fleet's own where that of other devices is as common as this ...
+COMMON_SILENCE, OTHERS_AT_LEAST = 0.05, 10
+# ... unless chance explains the difference less often than this.
+SILENCE_P = 0.005
+# Passed devices that fall silent, at least, for a halt.
+SILENT_AT_LEAST = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorLimit:
+    """How many failures are too many.
+
+    Attributes:
+        share: `10%`: a share of the devices, compared with the exact interval; None: not asked.
+        devices: `2d`: so many failures, in a stage of which the share is fewer devices (with `10%|2d`: up to
+            19 devices); without a share in any stage; None: not asked.
+    """
+
+    share: float | None
+    devices: int | None
+
+    def is_reached(self, failures: int, began: int, size: int, confidence: float) -> bool:
+        """Whether failures halt.
+
+        Args:
+            failures: Devices that failed.
+            began: Devices that the release has reached.
+            size: Devices of the stage.
+            confidence: One-sided.
+        """
+        if self.share is not None and lower_bound(failures, began, confidence) > self.share:
+            return True
+        if self.devices is None or failures < self.devices:
+            return False
+        return self.share is None or self.share * size < self.devices
+
+    def allows(self, failures: int, ended: int) -> bool:
+        """Whether the failures of a stage, all of whose devices have come to an end, may pass."""
+        if self.share is not None:
+            return failures <= self.share * ended
+        return self.devices is None or failures < self.devices
+
+    @property
+    def limit(self) -> float:
+        """The share, or 1."""
+        return 1.0 if self.share is None else self.share
+
+
+def error_limit(text: str) -> ErrorLimit:
+    """Return the limit of a plan, such as `10%|2d`.
+
+    Raises: InputError.
+    """
+    share, devices = None, None
+    for part in text.replace(" ", "").split("|"):
+        try:
+            if part.endswith("%"):
+                share = float(part[:-1]) / 100
+            else:
+                devices = int(part.removesuffix("d"))
+        except ValueError as e:
+            msg = f"errors {text!r}: a share of the devices such as 10%, a number such as 2d, or both: 10%|2d"
+            raise InputError(msg) from e
+    if (share is not None and not 0 < share < 1) or (devices is not None and devices < 1):
+        msg = f"errors {text!r}: a share above 0% and below 100%, such as 10%; a number from 1d"
+        raise InputError(msg)
+    return ErrorLimit(share, devices)
+
+
+def hard_checks(view: StageView) -> tuple[Check, ...]:
+    """Return the hard checks of a stage."""
+    return (failures(view), silence(view), passed(view), quorum(view))
+
+
+def failed_votes(view: StageView) -> tuple[Vote, ...]:
+    """Return the members that failed, each with its reason in its state or its `fault`.
+
+    Silence that the rest of the fleet shares is no failure of the release.
+    """
+    common = is_silence_common(view)
+    return tuple(
+        one
+        for one in view.members
+        if (one.state in FAILURES and not (one.state == SILENT and common)) or one.fault
+    )
+
+
+def failures(view: StageView) -> Check:
+    """Count devices that failed."""
+    plan = view.record.plan
+    limit = error_limit(plan.errors)
+    hit = failed_votes(view)
+    names = {one.device for one in hit}
+    good = sum(one.state == PASSED and one.device not in names for one in view.members)
+    began, ended = len(view.began), good + len(hit)
+    high = upper_bound(len(hit), ended, plan.confidence)
+    is_settled = ended == len(view.seen) > 0
+    result = INCONCLUSIVE
+    if limit.is_reached(len(hit), began, len(view.members), plan.confidence):
+        result = HALT
+    elif (limit.share is not None and high <= limit.share) or (is_settled and limit.allows(len(hit), ended)):
+        result = PASS
+    return Check(
+        name="failures",
+        kind=HARD,
+        result=result,
+        value=rounded(len(hit) / ended) if ended else None,
+        low=rounded(lower_bound(len(hit), began, plan.confidence)),
+        high=rounded(high),
+        limit=limit.limit,
+        unit="share",
+        counted=ended,
+        words=_words_on_failures(len(hit), ended, high, limit, plan.confidence),
+    )
+
+
+def _words_on_failures(hit: int, ended: int, high: float, limit: ErrorLimit, confidence: float) -> str:
+    if not ended:
+        return "no device has come to an end; nothing is shown"
+    words = f"{hit} failures of {ended}: up to {math.ceil(high * 100)}% of the fleet may still fail"
+    if limit.share is None or high <= limit.share:
+        return words
+    needed = math.ceil(math.log(1 - confidence) / math.log1p(-limit.share))
+    return f"{words}. {limit.share:.0%} is not shown: that takes {needed} devices without a failure"
+
+
+def is_silence_common(view: StageView) -> bool:
+    """Whether other devices are silent too, so that silence says nothing about the release.
+
+    Others are those outside of the stage that were heard of since it opened. All that began are compared with
+    them: of those that are still being tried, an outage leaves only the silent ones. Where nearly all are in
+    the stage, devices that passed before they fell silent take their place.
+    """
+    under = view.began
+    if not any(one.state == SILENT for one in under):
+        return False
+    quiet = sum(not one.is_heard for one in under)
+    control = [one for one in view.control if one.state != UNSEEN]
+    if len(control) >= OTHERS_AT_LEAST:
+        others = sum(not one.is_heard for one in control)
+        is_common = others >= COMMON_SILENCE * len(control)
+        return is_common and fisher_p(quiet, len(under), others, len(control)) >= SILENCE_P
+    passed_before = [one for one in under if one.state == PASSED]
+    others = sum(not one.is_heard for one in passed_before)
+    return len(passed_before) >= OTHERS_AT_LEAST and others >= COMMON_SILENCE * len(passed_before)
+
+
+def silence(view: StageView) -> Check:
+    """Compare the silence of devices under the release with that of devices outside of the stage."""
+    plan = view.record.plan
+    under = [one for one in view.members if one.state in BEGAN]
+    quiet = sum(not one.is_heard for one in under)
+    control = [one for one in view.control if one.state != UNSEEN]
+    quiet_control = sum(not one.is_heard for one in control)
+    result, words = PASS, f"{quiet} of {len(under)} devices that began are silent"
+    value = quiet / len(under) if under else None
+    if len(control) >= OTHERS_AT_LEAST:
+        words += f", and {quiet_control} of {len(control)} outside of the stage"
+        excess = quiet / max(len(under), 1) - quiet_control / len(control)
+        if (
+            quiet >= SILENT_AT_LEAST
+            and excess > error_limit(plan.errors).limit
+            and fisher_p(quiet, len(under), quiet_control, len(control)) < SILENCE_P
+        ):
+            result = HALT
+    if is_silence_common(view):
+        words += ": an outage, which says nothing about the release"
+        result = INCONCLUSIVE
+    return Check(
+        name="silence",
+        kind=HARD,
+        result=result,
+        value=None if value is None else rounded(value),
+        unit="share",
+        counted=len(under),
+        control=len(control),
+        words=words,
+    )
+
+
+def passed(view: StageView) -> Check:
+    """Compare the devices that passed with those that have to."""
+    plan = view.record.plan
+    hit = {one.device for one in failed_votes(view)}
+    good = sum(one.state == PASSED and one.device not in hit for one in view.members)
+    seen = len(view.seen)
+    least = max(min(plan.min_passed, len(view.members)), math.ceil(plan.success * seen - 1e-9), 1)
+    words = f"{good} of {seen} devices have passed their probation, {least} have to"
+    unseen = len(view.members) - seen
+    if unseen:
+        words += f"; nothing is known of {unseen} more"
+    return Check(
+        name="passed",
+        kind=HARD,
+        result=PASS if good >= least else INCONCLUSIVE,
+        value=rounded(good / seen) if seen else None,
+        limit=plan.success,
+        unit="share",
+        counted=seen,
+        words=words,
+    )
+
+
+def quorum(view: StageView) -> Check:
+    """Compare the registered devices of the stage that are heard of with those that have to be."""
+    plan = view.record.plan
+    heard, of = sum(one.is_heard for one in view.members), len(view.members)
+    least = max(1, math.floor(plan.quorum * of + 1e-9))
+    return Check(
+        name="quorum",
+        kind=HARD,
+        result=PASS if heard >= least else INCONCLUSIVE,
+        value=rounded(heard / of) if of else None,
+        limit=plan.quorum,
+        unit="share",
+        counted=of,
+        words=f"{heard} of {of} registered devices are heard of, {least} have to be",
+    )
+
+
+def counts(votes: tuple[Vote, ...]) -> dict[str, int]:
+    """Return the number of devices by state, in a fixed order."""
+    return dict(sorted(Counter(one.state for one in votes).items()))

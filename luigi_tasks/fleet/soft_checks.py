@@ -1,0 +1,257 @@
+"""Soft checks: latency, unsure answers, failed frames, restarts, confidence, mix of labels against control.
+
+A figure halts where Mann-Whitney's test finds the stage's changes worse than those of the control, and the
+difference is larger than what is tolerated. The first holds the rate of false halts, whatever the noise; the
+second keeps a difference that is real and small from halting a large fleet.
+
+False halts of a rollout are kept at 4% (5% with the hard checks): divided by the stages that can be compared,
+then by looks (the first one after the soak has half of it, one at twice the soak a quarter, ...; in between
+the data are those of the last such time, so that asking again is no second look), then by what is looked at:
+four tenths for the whole stage, three for groups of devices (class, runtime, machine, site, tag, client),
+three for labels, of the whole stage and of each group, each divided by the number of its tests (Bonferroni).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from luigi_tasks.fleet.changes import (
+    CONFIDENCE,
+    FAILED,
+    FIGURES,
+    LATENCY,
+    RESTARTS,
+    UNSURE,
+    Changes,
+    Sides,
+    measure_changes,
+)
+from luigi_tasks.fleet.hit_devices import facts_of
+from luigi_tasks.fleet.records import HALT, INCONCLUSIVE, PASS, REPORT, SOFT, Check
+from luigi_tasks.fleet.statistics import rounded, shift
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from luigi_tasks.fleet.records import DeviceRow, RolloutPlan
+    from luigi_tasks.fleet.stage_view import StageView, Vote
+
+# Devices of each side below which a figure is reported, and judges nothing.
+SIDE_AT_LEAST = 10
+# False halts of a rollout by soft checks.
+ALPHA = 0.04
+STAGE_PART, GROUP_PART, LABEL_PART = 0.4, 0.3, 0.3
+# Smallest effects: share of unsure answers, of failed frames, restarts an hour, mean confidence.
+SMALLEST = {LATENCY: 0.0, UNSURE: 0.01, FAILED: 0.005, RESTARTS: 0.05, CONFIDENCE: 0.03}
+# A label's share may change by this part of itself: a release that is better changes it too.
+LABEL_EFFECT = 0.03
+# Figures that are zero on most devices: the median of differences is blind to them, the mean is not.
+BY_MEAN = (FAILED, RESTARTS)
+DRIFT = "drift"
+UNITS = {LATENCY: "relative", RESTARTS: "per hour", DRIFT: "relative"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What the soft checks found.
+
+    Attributes:
+        checks: A check for each figure of the whole stage, and one for each group that is hit.
+        hit: Devices that are worse by more than what is tolerated, where a check halts.
+    """
+
+    checks: tuple[Check, ...] = ()
+    hit: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Devices of both sides that share a fact; the name of the whole stage is empty."""
+
+    name: str
+    stage: NDArray[np.int_]
+    control: NDArray[np.int_]
+
+    @property
+    def is_enough(self) -> bool:
+        return min(len(self.stage), len(self.control)) >= SIDE_AT_LEAST
+
+
+def soft_findings(view: StageView, baseline: Sequence[DeviceRow], *, is_soaked: bool) -> Findings:
+    """Return the soft checks of a stage; none before its soak was served, or without a release before."""
+    if not is_soaked or not view.record.from_release:
+        return Findings()
+    number, until = _look(view)
+    sides = measure_changes(view, baseline, until)
+    alpha = min(1 - view.record.plan.soft_confidence, ALPHA / comparable_stages(view.record.plan))
+    return _compare(sides, view.record.plan, alpha / 2 ** (number + 1))
+
+
+def comparable_stages(plan: RolloutPlan) -> int:
+    """Return the number of stages that have a control and are not known to be too small."""
+    stages = [one for one in plan.stages if one.strip() != "100%"]
+    small = [
+        one for one in stages if one.endswith("d") and one[:-1].isdigit() and int(one[:-1]) < SIDE_AT_LEAST
+    ]
+    return max(len(stages) - len(small), 1)
+
+
+def _look(view: StageView) -> tuple[int, float]:
+    """Return the number of the look, from 0, and the time up to which it has data."""
+    soak_s, taken_at = view.record.plan.soak_s, view.head.taken_at
+    since = max(view.stage.soaking_since, view.head.listening_since)
+    if soak_s <= 0:
+        return 0, taken_at
+    number = max(int(math.log2(max((taken_at - since) / soak_s, 1.0))), 0)
+    return number, since + soak_s * 2**number
+
+
+def _compare(sides: Sides, plan: RolloutPlan, alpha: float) -> Findings:
+    whole = _Group("", np.arange(len(sides.stage.votes)), np.arange(len(sides.control.votes)))
+    if not whole.is_enough:
+        return Findings(_side_reports(sides, plan))
+    groups = _groups(sides)
+    figures, labels = len(FIGURES), len(sides.labels)
+    parts = (
+        STAGE_PART * alpha / figures,
+        GROUP_PART * alpha / max(figures * len(groups), 1),
+        LABEL_PART * alpha / max(2 * labels * (len(groups) + 1), 1),
+    )
+    checks: list[Check] = []
+    hit: set[str] = set()
+    for group in (whole, *groups):
+        found, devices = _look_at(sides, group, plan, parts[bool(group.name)], parts[2])
+        checks += found
+        hit |= devices
+    return Findings(tuple(checks), frozenset(hit))
+
+
+def _groups(sides: Sides) -> tuple[_Group, ...]:
+    """Return the groups that are large enough on both sides; two facts of the same devices are one group."""
+    stage, control = _by_fact(sides.stage.votes), _by_fact(sides.control.votes)
+    found: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
+    for fact in sorted(stage.keys() & control.keys()):
+        members = tuple(stage[fact]), tuple(control[fact])
+        if len(members[0]) + len(members[1]) < len(sides.stage.votes) + len(sides.control.votes):
+            found.setdefault(members, []).append(fact)
+    groups = (_Group(" ".join(facts), np.array(both[0]), np.array(both[1])) for both, facts in found.items())
+    return tuple(one for one in groups if one.is_enough)
+
+
+def _by_fact(votes: Sequence[Vote]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for place, vote in enumerate(votes):
+        for fact in facts_of(vote):
+            places.setdefault(fact, []).append(place)
+    return places
+
+
+def _look_at(
+    sides: Sides, group: _Group, plan: RolloutPlan, alpha: float, alpha_label: float
+) -> tuple[list[Check], set[str]]:
+    """Return the checks of a group, and the devices that are hit; of a part of the stage, those that halt."""
+    stage, control = sides.stage.of(group.stage), sides.control.of(group.control)
+    found = shift(stage, control, 2 * plan.soft_confidence - 1)
+    means = stage.mean(axis=0) - control.mean(axis=0)
+    levels = np.abs(sides.control.levels[group.control]).mean(axis=0)
+    checks, hit = [], set()
+    for place, name in enumerate((*FIGURES, *sides.labels)):
+        is_label = place >= len(FIGURES)
+        sign = -1.0 if name == CONFIDENCE and not is_label else 1.0
+        limit = math.log1p(LABEL_EFFECT) if is_label else _limit(name, plan.tolerance, levels[place])
+        by_mean = not is_label and name in BY_MEAN
+        estimate = float(means[place] if by_mean else found.estimate[place])
+        if is_label:
+            p, size = min(found.p_above[place], found.p_below[place]), abs(estimate)
+            sign = math.copysign(1.0, estimate)
+        else:
+            p, size = (found.p_above if sign > 0 else found.p_below)[place], sign * estimate
+        is_hit = bool(p < (alpha_label if is_label else alpha) and size > limit)
+        if is_hit:
+            worse = sign * (stage[:, place] - np.median(control[:, place])) > limit
+            hit |= {sides.stage.votes[row].device for row in group.stage[worse]}
+        if is_hit or (not is_label and not group.name):
+            measured = (estimate, float(found.low[place]), float(found.high[place]))
+            checks.append(_check(name, group, is_hit, measured, limit, is_label=is_label))
+    return checks, hit
+
+
+def _limit(name: str, tolerance: float, level: float) -> float:
+    if name == LATENCY:
+        return math.log1p(tolerance)
+    if name == CONFIDENCE:
+        return SMALLEST[CONFIDENCE]
+    return max(SMALLEST[name], tolerance * level)
+
+
+def _check(
+    name: str,
+    group: _Group,
+    is_hit: bool,
+    measured: tuple[float, float, float],
+    limit: float,
+    *,
+    is_label: bool,
+) -> Check:
+    kind = DRIFT if is_label else name
+    unit = UNITS.get(kind, "share")
+    if unit == "relative":
+        measured = (math.expm1(measured[0]), math.expm1(measured[1]), math.expm1(measured[2]))
+        limit = math.expm1(limit)
+    value, low, high = measured
+    what = f"frames labelled {name!r}" if is_label else name
+    where = f" on {group.name}" if group.name else ""
+    shown = [f"{one:+.1%}" if unit != "per hour" else f"{one:+.2f}" for one in (value, low, high, limit)]
+    return Check(
+        name=":".join(part for part in (kind, group.name, name if is_label else "") if part),
+        kind=SOFT,
+        result=HALT if is_hit else PASS,
+        value=rounded(value),
+        low=rounded(low),
+        high=rounded(high),
+        limit=rounded(limit),
+        unit=unit,
+        counted=len(group.stage),
+        control=len(group.control),
+        words=(
+            f"{what}{where}: {shown[0]} against control ({shown[1]} to {shown[2]}), {shown[3]} is tolerated"
+        ),
+    )
+
+
+def _side_reports(sides: Sides, plan: RolloutPlan) -> tuple[Check, ...]:
+    """Report medians where a side has too few devices to be judged."""
+    n, m = len(sides.stage.votes), len(sides.control.votes)
+    checks = []
+    for place, name in enumerate(FIGURES):
+        value = _difference(sides.stage, sides.control, place) if n else None
+        unit = UNITS.get(name, "share")
+        limit = math.log1p(plan.tolerance) if name == LATENCY else SMALLEST[name]
+        if unit == "relative":
+            value, limit = None if value is None else math.expm1(value), math.expm1(limit)
+        checks.append(
+            Check(
+                name=name,
+                kind=REPORT,
+                result=INCONCLUSIVE,
+                value=None if value is None else rounded(value),
+                limit=rounded(limit),
+                unit=unit,
+                counted=n,
+                control=m,
+                words=f"{n} devices against {m}: {SIDE_AT_LEAST} of each side are needed to judge",
+            )
+        )
+    return tuple(checks)
+
+
+def _difference(stage: Changes, control: Changes, place: int) -> float:
+    """Return the difference of the medians; without any control the change itself."""
+    value = float(np.median(stage.values[:, place]))
+    return value - float(np.median(control.values[:, place])) if len(control.votes) else value

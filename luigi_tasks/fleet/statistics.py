@@ -1,0 +1,119 @@
+"""Statistics of verdicts: exact bounds of a share, shifts between groups, what devices have in common.
+
+SciPy computes; here is which question is asked. Numbers of a verdict are rounded by `rounded`, so that the
+last bits of a library's arithmetic do not change a document.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Significant digits of a number in a verdict.
+DIGITS = 6
+# Devices of a side beyond which the differences of all pairs are taken between so many of its quantiles.
+QUANTILES_AT_MOST = 400
+
+
+def rounded(value: float) -> float:
+    """Return a value with `DIGITS` significant digits."""
+    return float(f"{value:.{DIGITS}g}") + 0.0
+
+
+def lower_bound(hits: int, of: int, confidence: float) -> float:
+    """Return the lower end of the one-sided exact interval of a share (Clopper and Pearson, 1934)."""
+    if hits == 0:
+        return 0.0
+    from scipy.special import betaincinv  # noqa: PLC0415 - looking at a fleet does not need SciPy
+
+    return float(betaincinv(hits, of - hits + 1, 1 - confidence))
+
+
+def upper_bound(hits: int, of: int, confidence: float) -> float:
+    """Return the upper end of the one-sided exact interval of a share; 1 if nothing was counted."""
+    if hits >= of:
+        return 1.0
+    from scipy.special import betaincinv  # noqa: PLC0415 - as above
+
+    return float(betaincinv(hits + 1, of - hits, confidence))
+
+
+def fisher_p(hit: int, hit_of: int, others: int, others_of: int) -> float:
+    """Return the one-sided p-value of Fisher's exact test: the first share is the larger one."""
+    from scipy.stats import hypergeom  # noqa: PLC0415 - as above
+
+    return float(hypergeom.sf(hit - 1, hit_of + others_of, hit + others, hit_of))
+
+
+def poisson_p(count: int, seconds: float, before: int, before_seconds: float) -> float:
+    """Return the one-sided p-value that two counts have one rate, against more in the first time.
+
+    Given their sum, the first is binomial. One event is added to the second: a device that never had one has
+    a rate too.
+    """
+    from scipy.special import bdtrc  # noqa: PLC0415 - as above
+
+    if count == 0 or seconds <= 0:
+        return 1.0
+    share = seconds / (seconds + before_seconds) if before_seconds > 0 else 1.0
+    return float(bdtrc(count - 1, count + before + 1, share)) if share < 1 else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """How far the first group lies above the second, by figure (column).
+
+    Attributes:
+        estimate: Median of the differences of all pairs (Hodges and Lehmann, 1963).
+        low: Lower end of its interval.
+        high: Upper end.
+        p_above: One-sided p-value of Mann-Whitney's test that the first group is higher.
+        p_below: The same for lower.
+    """
+
+    estimate: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    p_above: NDArray[np.float64]
+    p_below: NDArray[np.float64]
+
+
+def shift(first: NDArray[np.float64], second: NDArray[np.float64], confidence: float) -> Shift:
+    """Compare two groups of devices, figure by figure.
+
+    Args:
+        first: (N, F), a row a device.
+        second: (M, F).
+        confidence: Of the interval, two-sided.
+    """
+    from scipy.special import ndtri  # noqa: PLC0415 - as above
+    from scipy.stats import mannwhitneyu  # noqa: PLC0415 - as above
+
+    above = mannwhitneyu(first, second, alternative="greater", axis=0, method="asymptotic").pvalue
+    below = mannwhitneyu(first, second, alternative="less", axis=0, method="asymptotic").pvalue
+    n, m = len(first), len(second)
+    pairs = _quantiles(first)[:, None, :] - _quantiles(second)[None, :, :]  # (n, m, F)
+    pairs = np.sort(pairs.reshape(-1, pairs.shape[2]), axis=0)  # (n * m, F)
+    half = float(ndtri((1 + confidence) / 2)) * math.sqrt((n + m + 1) / (12 * n * m))
+    last = len(pairs) - 1
+    low, high = (min(max(round(last * (0.5 + side)), 0), last) for side in (-half, half))
+    middle = (pairs[last // 2] + pairs[(last + 1) // 2]) / 2
+    return Shift(middle, pairs[low], pairs[high], _known(above), _known(below))
+
+
+def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    if len(values) <= QUANTILES_AT_MOST:
+        return values
+    places = np.linspace(0, len(values) - 1, QUANTILES_AT_MOST).round().astype(int)
+    return np.asarray(np.sort(values, axis=0)[places], np.float64)
+
+
+def _known(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """All values alike give no p-value: nothing is shown."""
+    return np.asarray(np.where(np.isnan(p), 1.0, p), np.float64)
