@@ -129,7 +129,7 @@ def rebuild(
     again = judge(record, stage, enrolled, rows, head, baseline=baseline, snapshots=verdict.snapshots)
     if encode_document(again) != encode_document(verdict):
         msg = (
-            f"{what}: made again it differs. The snapshot or the rollout is another one than it stands on, or "
+            f"{what}: made again it differs. The snapshot or the rollout is not that one any more, or "
             "the judge has changed since"
         )
         raise InputError(msg)
