@@ -255,6 +255,24 @@ def quorum(view: StageView) -> Check:
     )
 
 
+def soak(view: StageView) -> Check:
+    """Compare the time that the stage was watched, since all else was there, with the soak.
+
+    What happened before the collector listened was not watched.
+    """
+    soak_s, since = view.record.plan.soak_s, view.stage.soaking_since
+    watched_s = view.head.taken_at - max(since, view.head.listening_since) if since else 0.0
+    return Check(
+        name="soak",
+        kind=HARD,
+        result=PASS if watched_s >= soak_s else INCONCLUSIVE,
+        value=rounded(watched_s),
+        limit=rounded(soak_s),
+        unit="s",
+        words=f"watched for {max(watched_s, 0) / 60:.0f} of {soak_s / 60:.0f} min since all else was there",
+    )
+
+
 def counts(votes: tuple[Vote, ...]) -> dict[str, int]:
     """Return the number of devices by state, in a fixed order."""
     return dict(sorted(Counter(one.state for one in votes).items()))

@@ -22,7 +22,7 @@ import msgspec
 
 from edge_client.contract.documents import encode_compact, encode_document
 from edge_client.contract.errors import InputError
-from luigi_tasks.fleet.checks import counts, failed_votes, hard_checks
+from luigi_tasks.fleet.checks import counts, failed_votes, hard_checks, soak
 from luigi_tasks.fleet.hit_devices import examples, in_common
 from luigi_tasks.fleet.records import HALT, HARD, INCONCLUSIVE, PASS, REPORT, SOFT, VerdictRecord
 from luigi_tasks.fleet.soft_checks import soft_findings
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
         SnapshotHead,
         StageRecord,
     )
-    from luigi_tasks.fleet.stage_view import StageView
 
 
 def judge(
@@ -69,9 +68,10 @@ def judge(
     view = view_stage(record, stage, enrolled, rows, head)
     hard = _report_only(hard_checks(view), record.plan)
     is_ready = all(check.result == PASS for check in hard if check.kind == HARD)
-    is_soaked = is_ready and _is_soaked(view)
+    soaked = soak(view)
+    is_soaked = is_ready and soaked.result == PASS
     found = soft_findings(view, baseline, is_soaked=is_soaked)
-    checks = (*hard, *_report_only(found.checks, record.plan))
+    checks = (*hard, soaked, *_report_only(found.checks, record.plan))
     hard_hit = {one.device for one in failed_votes(view)}
     is_hard, is_soft = (
         any(one.result == HALT and one.kind == kind for one in checks) for kind in (HARD, SOFT)
@@ -97,7 +97,7 @@ def judge(
         checks=checks,
         common=in_common(view.seen, hit),
         examples=examples(view.members, hit),
-        words=_words(result, checks, view),
+        words=_words(result, checks),
     )
 
 
@@ -152,15 +152,7 @@ def _report_only(checks: tuple[Check, ...], plan: RolloutPlan) -> tuple[Check, .
     )
 
 
-def _is_soaked(view: StageView) -> bool:
-    """Whether the stage was watched for the soak; the time before the collector listened was not watched."""
-    soak_s, since = view.record.plan.soak_s, view.stage.soaking_since
-    if soak_s <= 0:
-        return True
-    return since > 0 and view.head.taken_at - max(since, view.head.listening_since) >= soak_s
-
-
-def _words(result: str, checks: Sequence[Check], view: StageView) -> str:
+def _words(result: str, checks: Sequence[Check]) -> str:
     if result == HALT:
         told = [one for one in checks if one.result == HALT and one.kind != REPORT]
         return "; ".join(f"{one.name}: {one.words}" for one in told)
@@ -168,6 +160,6 @@ def _words(result: str, checks: Sequence[Check], view: StageView) -> str:
     if result == PASS:
         return failures.words
     missing = [one for one in checks if one.kind == HARD and one.result == INCONCLUSIVE]
-    if not missing:
-        return f"soaks for {view.record.plan.soak_s:g} s; {failures.words}"
+    if [one.name for one in missing] == ["soak"]:
+        return f"{missing[0].words}; {failures.words}"
     return "not yet: " + "; ".join(f"{one.name}: {one.words}" for one in missing)

@@ -364,8 +364,8 @@ class Check(Document, frozen=True, kw_only=True, omit_defaults=True):
     """One check of a verdict.
 
     Attributes:
-        name: `failures`, `passed`, `quorum`, `silence`, `latency`, `unsure`, `failed_frames`, `restarts`,
-            `drift`, ...
+        name: `failures`, `silence`, `passed`, `quorum`, `soak`, `latency`, `unsure`, `failed_frames`,
+            `restarts`, `confidence`, `drift:LABEL`; of a part of the stage: `latency:class=wide`.
         kind: `hard`, `soft` or `report`.
         result: `pass`, `halt` or `inconclusive`.
         value: What was measured; None: nothing could be.
