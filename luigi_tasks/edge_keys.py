@@ -21,10 +21,12 @@ from luigi_tasks.release.keys import (
     ROOT_ROLE,
     ROOT_YEARS,
     Rotation,
+    add_rollouts_key,
     check_vacant,
     make_keys,
     rotate_keys,
 )
+from luigi_tasks.release.rollouts_key import KEY_FILE, ROLLOUTS_ROLE, rollouts_key_path
 from luigi_tasks.release.signing import PIPELINE_ROLES
 from luigi_tasks.settings.files import check_before_luigi
 
@@ -38,7 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `edge-keys`; exit code 0, or 1 with one paragraph on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        commands = {"make": _make, "rotate": _rotate, "renew": _renew, "publish": _publish, "verify": _verify}
+        commands = {
+            "make": _make,
+            "add-rollouts-key": _add_rollouts_key,
+            "rotate": _rotate,
+            "renew": _renew,
+            "publish": _publish,
+            "verify": _verify,
+        }
         check_before_luigi()
         text = commands[options.command](options)
     except EdgeError as e:
@@ -62,16 +71,25 @@ def _make(options: argparse.Namespace) -> str:
         f"{folder}/root/       take OFFLINE now (a USB stick in a safe); needed only to replace other keys\n"
         f"{folder}/pipeline/   the machine that runs luigi: [trust] keys in luigi.cfg; readable by it alone\n"
         f"{folder}/device/     root.json is public: every device gets it ([trust] root in device.toml; "
-        "install -m 644), the pipeline too ([trust] root in luigi.cfg)\n"
+        "install -m 644), the pipeline too ([trust] root in luigi.cfg), with rollouts-key.json next to it\n"
         "Whoever holds pipeline/ can publish models to the fleet. Whoever holds root/ owns the fleet.\n"
     )
 
 
+def _add_rollouts_key(options: argparse.Namespace) -> str:
+    folder = options.folder
+    if not add_rollouts_key(folder, _pipeline_passphrase(options)):
+        return f"{folder}: has a rollouts key already; nothing was changed\n"
+    return _explain_rollouts_key(folder)
+
+
 def _rotate(options: argparse.Namespace) -> str:
-    online = PIPELINE_ROLES if options.stolen else tuple(dict.fromkeys(options.role or ()))
+    has_rollouts = rollouts_key_path(options.folder / "device/root.json").exists()
+    every = (*PIPELINE_ROLES, *((ROLLOUTS_ROLE,) if has_rollouts else ()))
+    online = every if options.stolen else tuple(dict.fromkeys(options.role or ()))
     if (options.root_keys or options.threshold) and not options.root:
         raise InputError("--root-keys and --threshold need --root: they apply to new root keys")
-    roles = (*online, *((ROOT_ROLE,) if options.root else ())) or PIPELINE_ROLES
+    roles = (*online, *((ROOT_ROLE,) if options.root else ())) or every
     rotation = Rotation(roles, options.root_keys, options.threshold, options.stolen, options.years)
     version = rotate_keys(
         options.folder,
@@ -86,6 +104,8 @@ def _rotate(options: argparse.Namespace) -> str:
         if options.stolen
         else ""
     )
+    if roles == (ROLLOUTS_ROLE,):
+        return _explain_rollouts_key(options.folder)
     return f"New keys for {', '.join(roles)}.\n" + _explain_root(options.folder, version) + ends
 
 
@@ -207,6 +227,16 @@ def _explain_root(folder: Path, version: int) -> str:
     )
 
 
+def _explain_rollouts_key(folder: Path) -> str:
+    return (
+        f"{folder}/device/     copy {KEY_FILE} to where [trust] root in luigi.cfg points; devices need "
+        f"nothing\n{folder}/pipeline/   copy the new {ROLLOUTS_ROLE}*.pem to the machines that move channels "
+        "and rollouts, and remove an old one there; all of them need this version of the pipeline before\n"
+        "Where luigi runs with the targets key, run `edge-keys publish` now (or wait for the next Deploy): "
+        f"targets.json names the key from then on, and {ROLLOUTS_ROLE}.json says where channels point.\n"
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edge-keys", description="Make and replace the signing keys.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -214,10 +244,18 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
     make.add_argument("--root-keys", type=int, default=1, help="number of root keys (default 1)")
     make.add_argument("--threshold", type=int, default=1, help="root keys that must sign (default 1)")
+    add = commands.add_parser(
+        "add-rollouts-key",
+        help="give keys of an earlier version the key that signs rollouts; needs no other key",
+    )
+    add.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
     rotate = commands.add_parser("rotate", help="replace keys; needs the root keys in FOLDER/root")
     rotate.add_argument("folder", type=Path, nargs="?", default=Path("keys"))
     rotate.add_argument(
-        "--role", action="append", choices=PIPELINE_ROLES, help="replace this key; repeatable"
+        "--role",
+        action="append",
+        choices=(*PIPELINE_ROLES, ROLLOUTS_ROLE),
+        help=f"replace this key; repeatable ({ROLLOUTS_ROLE} alone needs no root key)",
     )
     rotate.add_argument("--root", action="store_true", help="replace the root keys (alone: only them)")
     rotate.add_argument(
@@ -258,7 +296,7 @@ def _parser() -> argparse.ArgumentParser:
             help="file whose first line is the passphrase of the root keys; default: the file that "
             f"{ROOT_PASSPHRASE_VARIABLE} names, else a prompt",
         )
-    for command in (make, rotate):
+    for command in (make, add, rotate):
         command.add_argument(
             "--passphrase-file",
             default="",

@@ -312,6 +312,9 @@ def test_each_outside_party_has_one_room():
         "tuf": {
             "luigi_tasks/release/repository.py",
             "luigi_tasks/release/published.py",
+            "luigi_tasks/release/reading.py",
+            "luigi_tasks/release/retention.py",
+            "luigi_tasks/release/rollouts_key.py",
             "luigi_tasks/release/recovery.py",
             "luigi_tasks/release/root_chain.py",
             "luigi_tasks/release/writer.py",

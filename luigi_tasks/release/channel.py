@@ -1,19 +1,21 @@
-"""Pointer of a channel, as pure functions: the release that a candidate has to beat, and its moves."""
+"""Pointer and rollout of a channel, as pure functions: the release to beat, and moves."""
 
 from __future__ import annotations
 
-import datetime
+import dataclasses
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from edge_client.contract.errors import InputError
+from edge_client.contract.names import RELEASE_FILE, release_target
 from edge_client.contract.release import ChannelDocument
-from edge_client.contract.times import parse_time
+from luigi_tasks.release.pointers import just_after, later, needed_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edge_client.contract.rollout import RolloutDocument
     from luigi_tasks.release.published import RepositoryState
 
 
@@ -85,8 +87,7 @@ def allow_retry(pointer: ChannelDocument | None, channel: str, release: str, *, 
         msg = f"channel {channel}: points to {points}; devices try only what it points to, so give that"
         raise InputError(msg)
     if at <= pointer.retry_since:  # this machine's clock is behind that of the one before
-        later = parse_time(pointer.retry_since) + datetime.timedelta(milliseconds=1)
-        at = later.isoformat(timespec="milliseconds")
+        at = just_after(pointer.retry_since)
     return msgspec.structs.replace(pointer, retry_since=at)
 
 
@@ -97,19 +98,54 @@ def move_pointer(
 
     A channel that lost its pointer keeps what was withdrawn from it.
     """
+    return _settle(state, move(state.channel(channel)), channel)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pointers:
+    """Where a channel points: its steady pointer, and its rollout.
+
+    Attributes:
+        channel: The channel's pointer; None: nothing was published on it.
+        rollout: The rollout document; None: there never was a rollout.
+    """
+
+    channel: ChannelDocument | None = None
+    rollout: RolloutDocument | None = None
+
+
+def move_pointers(state: RepositoryState, channel: str, change: Callable[[Pointers], Pointers]) -> Pointers:
+    """Return what a change moves: documents that it leaves as they are are None.
+
+    Args:
+        state: What is published.
+        channel: The channel's name.
+        change: Returns the new documents for those that are published.
+    Raises: InputError if a document is of another channel, is taken away, or names a release that is not
+        signed; as `change`.
+    """
+    before = Pointers(state.channel(channel), state.rollout(channel))
+    after = change(before)
+    pointer = None if after.channel == before.channel else after.channel
+    rollout = None if after.rollout == before.rollout else after.rollout
+    for old, new in ((before.channel, after.channel), (before.rollout, after.rollout)):
+        if (old is not None and new is None) or (new is not None and new.channel != channel):
+            msg = f"channel {channel}: its pointer and its rollout can be moved, not taken away or exchanged"
+            raise InputError(msg)
+    for moved in (pointer, rollout):
+        for release in () if moved is None else needed_by(moved):
+            if release_target(release, RELEASE_FILE) not in state.files:
+                msg = f"channel {channel}: release {release} is not signed (any more), so nothing was moved"
+                raise InputError(msg)
+    if rollout is not None and before.rollout is not None:
+        at = later(rollout.moved_at, before.rollout.moved_at)
+        rollout = msgspec.structs.replace(rollout, moved_at=at)
+    return Pointers(None if pointer is None else _settle(state, pointer, channel), rollout)
+
+
+def _settle(state: RepositoryState, pointer: ChannelDocument, channel: str) -> ChannelDocument:
     before = state.channel(channel)
-    pointer = move(before)
     if before is not None:
-        return msgspec.structs.replace(pointer, moved_at=_later(pointer.moved_at, before.moved_at))
+        return msgspec.structs.replace(pointer, moved_at=later(pointer.moved_at, before.moved_at))
     withdrawn = tuple(one for one in state.withdrawn(channel) if one != pointer.release)
     return msgspec.structs.replace(pointer, withdrawn=withdrawn)
-
-
-def _later(moved_at: str, before: str) -> str:
-    """Return the time of a move, later than the one before also where this machine's clock is behind.
-
-    So a pointer that is older than another was there before it.
-    """
-    if not before or moved_at > before:
-        return moved_at
-    return (parse_time(before) + datetime.timedelta(milliseconds=1)).isoformat(timespec="milliseconds")

@@ -5,6 +5,9 @@ are next to the old ones and no root names them; after it, the pipeline uses the
 root next to `[trust] root`. The remaining work (root.json for new devices, old keys to `retired/`) is done by
 the next run if this one was interrupted. The pipeline publishes the roots at its next Deploy, or at once with
 `edge-keys publish` (`repository.py`).
+
+The rollouts key needs no root (`rollouts_key.py`): a new one takes effect when `device/rollouts-key.json`
+names it.
 """
 
 from __future__ import annotations
@@ -25,6 +28,14 @@ from luigi_tasks.release.key_files import (
     open_key,
     read_keyid,
     write_key,
+)
+from luigi_tasks.release.rollouts_key import (
+    ROLLOUTS_ROLE,
+    PublicKey,
+    RolloutsKey,
+    load_rollouts_key,
+    rollouts_key_path,
+    write_rollouts_key,
 )
 from luigi_tasks.release.signing import (
     DISOWNS_FIELD,
@@ -79,7 +90,8 @@ def make_keys(
     """Write a new set of keys and the root document that names them.
 
     Args:
-        folder: Gets `root/root-N.pem`, `pipeline/{targets,snapshot,timestamp,work}.pem`, `device/root.json`.
+        folder: Gets `root/root-N.pem`, `pipeline/{targets,snapshot,timestamp,work,rollouts}.pem`,
+            `device/root.json` and `device/rollouts-key.json`.
         root_keys: Number of root keys.
         threshold: Number of root keys that must sign a new root.
         years: Lifetime of the root document.
@@ -95,12 +107,50 @@ def make_keys(
     files = {folder / "root" / f"root-{number}.pem": ROOT_ROLE for number in range(1, root_keys + 1)}
     files |= {folder / "pipeline" / f"{role}.pem": role for role in PIPELINE_ROLES}
     signers = _write_keys(files, root_passphrase, passphrase)
+    [rollouts] = _write_keys({_rollouts_file(folder, 1): ROLLOUTS_ROLE}, None, passphrase).values()
+    key = RolloutsKey(since_root=root.version, key=PublicKey.of(rollouts.public_key))
+    write_rollouts_key(_root_path(folder), key)
     for path, signer in signers.items():
         _name_key(root, signer.public_key, files[path])
     root.roles[ROOT_ROLE].threshold = threshold
     metadata = Metadata(root)
     _sign(metadata, [signer for path, signer in signers.items() if files[path] == ROOT_ROLE])
     _write_root(_root_path(folder), metadata.to_bytes())
+
+
+def add_rollouts_key(folder: Path, passphrase: str | None = None) -> bool:
+    """Give a folder of an earlier version its rollouts key; no other key is needed.
+
+    Args:
+        folder: Folder that `make_keys` wrote.
+        passphrase: Encrypts the key; None: it is plain.
+    Returns: Whether there was none.
+    Raises: SettingsError if `folder` has no root, or its other keys are encrypted and this one would not be.
+    """
+    root = load_root(_root_path(folder))
+    if load_rollouts_key(_root_path(folder)) is not None:
+        return False
+    _replace_rollouts_key(folder, None, root.signed.version, passphrase, stolen=False)
+    return True
+
+
+def _replace_rollouts_key(
+    folder: Path, old: RolloutsKey | None, since_root: int, passphrase: str | None, *, stolen: bool
+) -> None:
+    """Write a new rollouts key, then the file that names it."""
+    if passphrase is None:
+        _check_plain(folder)
+    version = 1 if old is None else old.version + 1
+    [signer] = _write_keys({_rollouts_file(folder, version): ROLLOUTS_ROLE}, None, passphrase).values()
+    earlier = () if old is None or stolen else (*old.earlier, old.key)
+    key = RolloutsKey(
+        version=version, since_root=since_root, key=PublicKey.of(signer.public_key), earlier=earlier
+    )
+    write_rollouts_key(_root_path(folder), key)
+
+
+def _rollouts_file(folder: Path, version: int) -> Path:
+    return folder / "pipeline" / f"{ROLLOUTS_ROLE}{f'-v{version}' if version > 1 else ''}.pem"
 
 
 def check_vacant(folder: Path) -> None:
@@ -123,7 +173,8 @@ def rotate_keys(
 ) -> int:
     """Write a new root with new keys; the old keys move to `retired/`.
 
-    Interrupted at any moment, it leaves a working set of keys: the old one or the new one.
+    Interrupted at any moment, it leaves a working set of keys: the old one or the new one. For the rollouts
+    key alone there is no new root, and no root key is needed.
 
     Args:
         folder: Folder that `make_keys` wrote; in `root/`, as many keys as the threshold requires.
@@ -131,12 +182,18 @@ def rotate_keys(
         passphrases: Of the root keys in the folder.
         root_passphrase: Encrypts new root keys; None: that of the old ones, if they are encrypted.
         passphrase: Encrypts new keys of the pipeline; None: they are plain.
-    Returns: The new root's version.
+    Returns: The newest root's version.
     Raises: SettingsError if root keys or passphrases are missing; InputError; TrustError if the roots are
         damaged.
     """
     finish_rotation(folder)
     old, passphrases = load_root(_root_path(folder)), passphrases or Passphrases()
+    if ROLLOUTS_ROLE in rotation.roles:
+        rollouts = _demand_rollouts_key(folder)
+        if rotation.roles == (ROLLOUTS_ROLE,) and not rotation.stolen:
+            _replace_rollouts_key(folder, rollouts, rollouts.since_root, passphrase, stolen=False)
+            finish_rotation(folder)
+            return old.signed.version
     signers = _open_root_signers(folder, old, passphrases)
     if passphrase is None and any(role != ROOT_ROLE for role in rotation.roles):
         _check_plain(folder)
@@ -149,12 +206,22 @@ def rotate_keys(
     _sign(new, [*signers, *new_signers])
     path, version = _root_path(folder), new.signed.version
     check_successor(old, new, f"new root {version}")
+    if ROLLOUTS_ROLE in rotation.roles:  # before the root, which disowns it after a theft
+        _replace_rollouts_key(folder, rollouts, version, passphrase, stolen=rotation.stolen)
     if not (before := root_file(path, version - 1)).exists():
         with disk_errors(path):
             _write_root(before, path.read_bytes())
     _write_root(root_file(path, version), new.to_bytes())
     finish_rotation(folder)
     return version
+
+
+def _demand_rollouts_key(folder: Path) -> RolloutsKey:
+    if (found := load_rollouts_key(_root_path(folder))) is None:
+        path = rollouts_key_path(_root_path(folder))
+        msg = f"{path}: missing, so there is no rollouts key to replace; run `edge-keys add-rollouts-key`"
+        raise InputError(msg)
+    return found
 
 
 def finish_rotation(folder: Path) -> None:
@@ -168,8 +235,10 @@ def finish_rotation(folder: Path) -> None:
         with disk_errors(path):
             _write_root(path, root_file(path, newest.signed.version).read_bytes())
     retired = folder / "retired" / f"{_today()}-before-root-{newest.signed.version}"
-    for key, keyid in _read_keyids(_key_files(folder)).items():
-        if keyid not in newest.signed.keys:
+    rollouts = load_rollouts_key(path)
+    current = {*newest.signed.keys, *([] if rollouts is None else [rollouts.key.keyid])}
+    for key, keyid in _read_keyids(_key_files(folder, rollouts)).items():
+        if keyid not in current:
             _move(key, retired / key.parent.name / key.name)
 
 
@@ -190,7 +259,7 @@ def _new_root_files(folder: Path, old: Root, rotation: Rotation) -> dict[Path, s
     Raises: InputError for a threshold that cannot be met.
     """
     files: dict[Path, str] = {}
-    for role in rotation.roles:
+    for role in _of_root(rotation):
         count = len(_keyids(old, role)) or 1
         if role == ROOT_ROLE:
             count = rotation.root_keys or count
@@ -211,13 +280,18 @@ def _build_root(
     root.unrecognized_fields.pop(DISOWNS_FIELD, None)
     if rotation.stolen:
         root.unrecognized_fields[DISOWNS_FIELD] = True
-    for role in rotation.roles:
+    for role in _of_root(rotation):
         _revoke_keys(root, role)
     if ROOT_ROLE in rotation.roles:
         root.roles[ROOT_ROLE].threshold = rotation.threshold or old.signed.roles[ROOT_ROLE].threshold
     for role, key in keys.values():
         _name_key(root, key, role)
     return Metadata(root)
+
+
+def _of_root(rotation: Rotation) -> list[str]:
+    """Return the roles among those of a rotation whose keys the root names."""
+    return [role for role in rotation.roles if role != ROLLOUTS_ROLE]
 
 
 def _keyids(root: Root, role: str) -> list[str]:
@@ -289,9 +363,9 @@ def _root_key_files(folder: Path) -> list[Path]:
     return sorted((folder / "root").glob("root-*.pem"))
 
 
-def _key_files(folder: Path) -> Iterator[Path]:
+def _key_files(folder: Path, rollouts: RolloutsKey | None) -> Iterator[Path]:
     yield from _root_key_files(folder)
-    for role in PIPELINE_ROLES:
+    for role in (*PIPELINE_ROLES, *([] if rollouts is None else [ROLLOUTS_ROLE])):
         yield from sorted((folder / "pipeline").glob(f"{role}*.pem"))
 
 

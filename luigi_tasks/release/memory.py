@@ -1,9 +1,10 @@
 """This machine's memory of what was published: the bucket cannot be asked whether it is older than it was.
 
 One file for each store, `published-<digest of its address>.json`, in `[trust] memory_dir`. It has the newest
-metadata that this machine signed, or found in the bucket signed by its keys, and the channels' pointers. That
-content is verified against the roots again before it is used. What this machine published itself is kept
-apart: it counts even after a theft of the keys, since no signature vouches for it but this machine's disk.
+metadata that this machine signed, or found in the bucket signed by its keys, and where channels and rollouts
+point. That content is verified against the roots again before it is used. What this machine published itself
+is kept apart: it counts even after a theft of the keys, since no signature vouches for it but this machine's
+disk.
 
 The memory is read before the bucket and written after it, so that the bucket is never older than the memory
 unless somebody put it back.
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MEMORY_LIMIT_BYTES = 128 << 20
-ROLES = ("timestamp", "snapshot", "targets")
+ROLES = ("timestamp", "snapshot", "targets", "rollouts")
 VERSION_DIGITS = 4300  # more are no integer for Python, nor in JSON
 
 
@@ -57,7 +58,8 @@ class Remembered(Document, frozen=True, kw_only=True):
         store: Address of the store.
         versions: Newest version of each of `ROLES`, as decimal text: a thief of a key chooses any number.
         metadata: The signed metadata of these versions, as JSON.
-        channels: Content of the channels' pointers, as `metadata` signs it, by target path.
+        channels: Content of the channels' pointers and rollout documents, as `metadata` signs it, by target
+            path.
         own_files: Files among them that this machine published, by target path.
         own_channels: Where this machine moved channels; `withdrawn` has only what it withdrew itself.
         withdrawn: Withdrawn releases of channels that have no pointer any more.

@@ -86,9 +86,11 @@ def publish(
 
 def _empty_old_reports(repository: ReleaseRepository, state: RepositoryState) -> None:
     """Empty reports and evaluations that an earlier version published, since old metadata names them."""
-    for path, file in state.files.items():
-        if path.rpartition("/")[2] in NOT_FOR_DEVICES:
-            repository.store.put(object_key(path, file.hashes["sha256"]), b"")
+    old = {path: file for path, file in state.files.items() if path.rpartition("/")[2] in NOT_FOR_DEVICES}
+    if old and old.keys() & repository.load().files.keys():
+        repository.renew()  # a publication that only moved the channel left the targets as they were
+    for path, file in old.items():
+        repository.store.put(object_key(path, file.hashes["sha256"]), b"")
 
 
 def _check_verdict(release: str, evaluated: Evaluated) -> None:

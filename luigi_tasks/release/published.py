@@ -16,6 +16,7 @@ from edge_client.contract.names import (
     TARGETS_FOLDER,
     channel_target,
     release_target,
+    rollout_target,
 )
 from edge_client.contract.release import (
     CHANNEL_LIMIT_BYTES,
@@ -23,7 +24,10 @@ from edge_client.contract.release import (
     ChannelDocument,
     ReleaseDocument,
 )
+from edge_client.contract.rollout import ROLLOUT_LIMIT_BYTES, RolloutDocument
 from luigi_tasks.release.memory import ROLES, Remembered
+from luigi_tasks.release.rollouts_key import delegated_key, is_pointer, newest_key, pointers_of
+from luigi_tasks.release.signing import disowning_version
 from luigi_tasks.storage.store import TooLargeError
 
 if TYPE_CHECKING:
@@ -31,12 +35,14 @@ if TYPE_CHECKING:
 
     from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
+    from luigi_tasks.release.rollouts_key import RolloutsKey
     from luigi_tasks.settings.values import TrustSettings
     from luigi_tasks.storage.store import Store, StoredObject
 
 
 logger = logging.getLogger(__name__)
 
+METADATA_LIMIT_BYTES = 32 << 20
 TIMESTAMP_KEY = f"{METADATA_FOLDER}/timestamp.json"
 # Files that earlier versions published; they show pictures and file names of the hold-out.
 NOT_FOR_DEVICES = ("report.html", "evaluation.json")
@@ -52,6 +58,7 @@ class Published:
         timestamp: Together with snapshot and targets, one consistent state.
         snapshot: See `timestamp`.
         targets: See `timestamp`.
+        rollouts: Metadata of the delegated role; None where the targets name no key for it.
         stamp: The timestamp object in the bucket.
         root_version: Version of the root whose keys signed all of it.
         restarts_history: There is metadata, but none of it is trusted.
@@ -63,6 +70,7 @@ class Published:
     timestamp: Metadata[Timestamp] | None = None
     snapshot: Metadata[Snapshot] | None = None
     targets: Metadata[Targets] | None = None
+    rollouts: Metadata[Targets] | None = None
     stamp: StoredObject | None = None
     root_version: int = 0
     restarts_history: bool = False
@@ -79,6 +87,17 @@ class Published:
         """Version of each role's metadata."""
         return {role: self.version(role) for role in ROLES}
 
+    @property
+    def files(self) -> dict[str, TargetFile]:
+        """Signed files by path; as clients see it, what the targets sign themselves goes first."""
+        delegated = {} if self.rollouts is None else pointers_of(self.rollouts.signed)
+        return {**delegated, **({} if self.targets is None else self.targets.signed.targets)}
+
+    @property
+    def rollouts_key(self) -> RolloutsKey | None:
+        """The key that the targets name for the delegated role."""
+        return delegated_key(None if self.targets is None else self.targets.signed)
+
 
 class RepositoryState:
     """Verified state of the repository at one moment."""
@@ -90,6 +109,7 @@ class RepositoryState:
         published: Published,
         known: Remembered | None = None,
         contents: Mapping[str, bytes] | None = None,
+        local_key: RolloutsKey | None = None,
     ) -> None:
         """Start from verified metadata.
 
@@ -99,12 +119,15 @@ class RepositoryState:
             published: The metadata.
             known: This machine's memory when they were read.
             contents: Signed files, by target path, that need not be read from the store.
+            local_key: The rollouts key that is next to `[trust] root`, if any.
         """
         self.roots = roots
         self.published = published
         self.known = known or Remembered()
         self.contents = dict(contents or {})
         self.store = store
+        self.local_key = local_key
+        self.files: Mapping[str, TargetFile] = published.files
         self._read = {
             object_key(path, hashlib.sha256(data).hexdigest()): data for path, data in self.contents.items()
         }
@@ -114,15 +137,26 @@ class RepositoryState:
         """The newest root."""
         return self.roots[-1]
 
-    def is_of(self, root: Metadata[Root], stamp: StoredObject | None, known: Remembered) -> bool:
-        """Whether this state belongs to the root, the timestamp and the memory."""
+    def is_of(
+        self,
+        root: Metadata[Root],
+        stamp: StoredObject | None,
+        known: Remembered,
+        local_key: RolloutsKey | None,
+    ) -> bool:
+        """Whether this state belongs to the root, the timestamp, the memory and the key."""
         same = self.published.stamp == stamp and self.known.versions == known.versions
-        return same and self.root.signed.version == root.signed.version
+        return same and self.root.signed.version == root.signed.version and self.local_key == local_key
 
     @property
-    def files(self) -> Mapping[str, TargetFile]:
-        """Signed target files by path."""
-        return self.published.targets.signed.targets if self.published.targets is not None else {}
+    def rollouts_key(self) -> RolloutsKey | None:
+        """The rollouts key that the next targets name; None: there is none, and targets sign all."""
+        return newest_key(self.published.rollouts_key, self.local_key, disowning_version(self.roots))
+
+    @property
+    def awaits_key(self) -> bool:
+        """Whether the targets are to name a newer rollouts key."""
+        return self.rollouts_key != self.published.rollouts_key
 
     def channel(self, name: str) -> ChannelDocument | None:
         """Return a channel's pointer; None if there is no such channel."""
@@ -130,6 +164,13 @@ class RepositoryState:
         if path not in self.files:
             return None
         return decode_document(ChannelDocument, self.read(path), source=path, limit_bytes=CHANNEL_LIMIT_BYTES)
+
+    def rollout(self, name: str) -> RolloutDocument | None:
+        """Return a channel's rollout document; None if there never was one."""
+        path = rollout_target(name)
+        if path not in self.files:
+            return None
+        return decode_document(RolloutDocument, self.read(path), source=path, limit_bytes=ROLLOUT_LIMIT_BYTES)
 
     def withdrawn(self, channel: str) -> tuple[str, ...]:
         """Return the releases withdrawn from a channel; if its pointer is gone, those that are remembered."""
@@ -150,7 +191,8 @@ class RepositoryState:
     def read(self, path: str) -> bytes:
         """Return a signed file's content.
 
-        A channel's pointer that is gone from the bucket, or altered there, is read from the memory.
+        Where a channel or a rollout points, and that is gone from the bucket or altered there, is read from
+        the memory.
         Raises: TransportError if it is missing; TrustError if the bucket has other content under its name.
         """
         signed = self.files[path]
@@ -193,7 +235,7 @@ class RepositoryState:
         return found.data, None
 
     def needs_renewal(self, days: TrustSettings, now: datetime.datetime) -> bool:
-        """Whether a new root waits, the bucket is older than it was, or signatures are half expired.
+        """Whether a new root or key waits, the bucket is older than it was, or signatures are half expired.
 
         Args:
             days: Lifetimes.
@@ -205,12 +247,13 @@ class RepositoryState:
         if published.stamp is None:
             return False
         version = self.root.signed.version
-        if published.root_version < version or not self.store.exists(root_key(version)):
+        if published.root_version < version or not self.store.exists(root_key(version)) or self.awaits_key:
             return True
         lifetimes = (
             (published.timestamp, days.timestamp_days),
             (published.snapshot, days.snapshot_days),
             (published.targets, days.targets_days),
+            (published.rollouts, days.targets_days),
         )
         return any(
             metadata is not None and metadata.signed.expires - now < datetime.timedelta(days=lifetime) / 2
@@ -227,6 +270,12 @@ def _fault_of(signed: TargetFile, data: bytes) -> str:
     except RepositoryError as e:
         return str(e)
     return ""
+
+
+def split_files(files: Mapping[str, TargetFile]) -> tuple[dict[str, TargetFile], dict[str, TargetFile]]:
+    """Return the files that targets sign, and those of the delegated role."""
+    own = {path: file for path, file in files.items() if not is_pointer(path)}
+    return own, {path: file for path, file in files.items() if is_pointer(path)}
 
 
 def releases_in_order(targets: Mapping[str, TargetFile]) -> list[str]:

@@ -18,13 +18,23 @@ from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import EdgeError
 from edge_client.contract.names import RELEASE_FILE, channel_target, is_patch, release_target
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
+from edge_client.contract.rollout import RolloutDocument
 from luigi_tasks.release.memory import ROLES, OwnFile, Remembered
-from luigi_tasks.release.published import ADDED, Published, RepositoryState, object_key
+from luigi_tasks.release.pointers import (
+    decode_pointer,
+    is_before,
+    just_after,
+    named_by,
+    needed_by,
+    read_pointer,
+)
+from luigi_tasks.release.published import ADDED, Published, RepositoryState, object_key, split_files
+from luigi_tasks.release.rollouts_key import ROLLOUTS_ROLE, delegated_key, is_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from tuf.api.metadata import Metadata, Root, TargetFile
+    from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 
 def is_behind(found: Published, known: Remembered) -> bool:
@@ -38,26 +48,25 @@ def describe_versions(found: Published, known: Remembered) -> str:
     return ", ".join(f"{one} {found.version(one) or 'missing'} < {known.version(one)}" for one in older)
 
 
-def is_channel(path: str) -> bool:
-    """Whether a signed file is a channel's pointer."""
-    return path.startswith("channels/")
-
-
 def recall(roots: Iterable[Metadata[Root]], known: Remembered) -> Published | None:
     """Return the remembered metadata, verified; None if there is none that the keys of these roots signed."""
     from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
     from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp  # noqa: PLC0415
 
-    for root in roots if known.metadata.keys() >= {*ROLES} else ():
+    for root in roots if known.metadata.keys() >= {"timestamp", "snapshot", "targets"} else ():
         try:
             timestamp = Metadata[Timestamp].from_bytes(known.metadata["timestamp"].encode())
             snapshot = Metadata[Snapshot].from_bytes(known.metadata["snapshot"].encode())
             targets = Metadata[Targets].from_bytes(known.metadata["targets"].encode())
             for role, metadata in (("timestamp", timestamp), ("snapshot", snapshot), ("targets", targets)):
                 root.verify_delegate(role, metadata)
+            rollouts = None
+            if delegated_key(targets.signed) is not None:
+                rollouts = Metadata[Targets].from_bytes(known.metadata.get(ROLLOUTS_ROLE, "").encode())
+                targets.verify_delegate(ROLLOUTS_ROLE, rollouts)
         except RepositoryError:
             continue
-        return Published(timestamp, snapshot, targets, root_version=root.signed.version)
+        return Published(timestamp, snapshot, targets, rollouts, root_version=root.signed.version)
     return None
 
 
@@ -73,9 +82,13 @@ def went_back(shown: RepositoryState) -> dict[str, bytes]:
     """Return the remembered pointers, by path, that are newer than those that the bucket shows."""
     newer = {}
     for path, text in shown.known.channels.items():
-        known = _decode(path, text.encode())
+        known = decode_pointer(path, text.encode())
         with contextlib.suppress(EdgeError):  # one that cannot be read is an error where it is needed
-            if path in shown.files and _pointer(shown, path).moved_at < known.moved_at:
+            if path in shown.files:
+                is_older = is_before(read_pointer(shown, path).moved_at, known.moved_at)
+            else:  # nothing removes a rollout document: without a rollout, it says so
+                is_older = isinstance(known, RolloutDocument)
+            if is_older:
                 newer[path] = text.encode()
     return newer
 
@@ -84,8 +97,8 @@ def bring_forward(
     shown: RepositoryState, remembered: Published, pointers: Mapping[str, bytes]
 ) -> RepositoryState:
     """Return what the bucket shows, with remembered pointers and the files of their releases."""
-    files = remembered.targets.signed.targets if remembered.targets is not None else {}
-    releases = {_decode(path, data).release for path, data in pointers.items()}
+    files = remembered.files
+    releases = {one for path, data in pointers.items() for one in named_by(decode_pointer(path, data))}
     signed = {path: file for path, file in files.items() if path in pointers or _release_of(path) in releases}
     return _with(shown, _of_files(shown.published, {**shown.files, **signed}), pointers)
 
@@ -141,11 +154,23 @@ def fall_back(state: RepositoryState, shown: RepositoryState, stored: Collection
     signed, older, contents = dict(state.files), dict(shown.files), dict(state.contents)
     found = FallBack(state, [], {})
     gone, gone_there = drop_gone(signed, stored), drop_gone(older, stored)
-    for path in filter(is_channel, list(signed)):
-        pointer = _pointer(state, path)
-        if pointer.release not in gone:
+    for path in filter(is_pointer, list(signed)):
+        pointer = read_pointer(state, path)
+        if not gone.intersection(needed_by(pointer)):
             continue
-        before = _pointer(shown, path) if path in older else None
+        if isinstance(pointer, RolloutDocument):
+            ended = RolloutDocument(
+                channel=pointer.channel,
+                heartbeat_s=pointer.heartbeat_s,
+                moved_at=just_after(pointer.moved_at),
+            )
+            contents[path] = encode_document(ended)
+            signed[path] = _target_file(path, contents[path])
+            found.words.append(
+                f"channel {pointer.channel}: files are gone of what rollout {pointer.id} names; it is over"
+            )
+            continue
+        before = _channel(shown, path) if path in older else None
         lost = f"channel {pointer.channel}: the files of release {pointer.release} are gone"
         if before is None or before.release in {*pointer.withdrawn, *gone_there}:
             del signed[path]
@@ -178,13 +203,14 @@ def lost_pointers(
 ) -> list[str]:
     """Return the channels that point to a release which is not among signed files, with its id."""
     lost = []
-    for path in signed:
-        if not is_channel(path):
-            continue
-        pointer = _decode(path, files[path]) if path in files else _pointer(state, path)
-        if release_target(pointer.release, RELEASE_FILE) not in signed:
-            lost.append(f"{pointer.channel} ({pointer.release})")
-    return lost
+    for path in filter(is_pointer, signed):
+        pointer = decode_pointer(path, files[path]) if path in files else read_pointer(state, path)
+        lost += [
+            f"{pointer.channel} ({one})"
+            for one in needed_by(pointer)
+            if release_target(one, RELEASE_FILE) not in signed
+        ]
+    return list(dict.fromkeys(lost))
 
 
 def own_file(path: str, file: TargetFile) -> OwnFile:
@@ -195,14 +221,23 @@ def own_file(path: str, file: TargetFile) -> OwnFile:
 
 def _of_files(published: Published, files: Mapping[str, TargetFile]) -> Published:
     """Return what is published with other files."""
+    if published.rollouts is None:
+        targets = _holding(published.targets, files)
+        return dataclasses.replace(published, targets=targets, is_recovered=True)
+    own, delegated = split_files(files)
+    targets, rollouts = _holding(published.targets, own), _holding(published.rollouts, delegated)
+    return dataclasses.replace(published, targets=targets, rollouts=rollouts, is_recovered=True)
+
+
+def _holding(metadata: Metadata[Targets] | None, files: Mapping[str, TargetFile]) -> Metadata[Targets]:
     from tuf.api.metadata import Metadata, Targets  # noqa: PLC0415
 
-    targets = copy.deepcopy(published.targets)
-    if targets is None:
-        targets = Metadata(Targets())
-        targets.signed.version = 0
-    targets.signed.targets = dict(files)
-    return dataclasses.replace(published, targets=targets, is_recovered=True)
+    changed = copy.deepcopy(metadata)
+    if changed is None:
+        changed = Metadata(Targets())
+        changed.signed.version = 0
+    changed.signed.targets = dict(files)
+    return changed
 
 
 def _target_file(path: str, data: bytes) -> TargetFile:
@@ -219,7 +254,7 @@ def _signed_file(path: str, one: OwnFile) -> TargetFile:
 
 
 def _with(state: RepositoryState, published: Published, contents: Mapping[str, bytes]) -> RepositoryState:
-    return RepositoryState(state.store, state.roots, published, state.known, contents)
+    return RepositoryState(state.store, state.roots, published, state.known, contents, state.local_key)
 
 
 def _release_of(path: str) -> str:
@@ -228,9 +263,5 @@ def _release_of(path: str) -> str:
     return rest.partition("/")[0] if folder == "releases" else ""
 
 
-def _pointer(state: RepositoryState, path: str) -> ChannelDocument:
-    return _decode(path, state.read(path))
-
-
-def _decode(path: str, data: bytes) -> ChannelDocument:
-    return decode_document(ChannelDocument, data, source=path, limit_bytes=CHANNEL_LIMIT_BYTES)
+def _channel(state: RepositoryState, path: str) -> ChannelDocument:
+    return decode_document(ChannelDocument, state.read(path), source=path, limit_bytes=CHANNEL_LIMIT_BYTES)

@@ -23,35 +23,28 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING
 
-from edge_client.contract.documents import decode_document, encode_document
+from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import TransportError, TrustError
-from edge_client.contract.names import (
-    METADATA_FOLDER,
-    RELEASE_FILE,
-    TARGETS_FOLDER,
-    channel_target,
-    is_patch,
-)
-from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
+from edge_client.contract.names import RELEASE_FILE, TARGETS_FOLDER, channel_target
 from edge_client.contract.times import current_time
-from luigi_tasks.release.channel import move_pointer
+from luigi_tasks.release.channel import Pointers, move_pointer, move_pointers
 from luigi_tasks.release.memory import ROLES, PublisherMemory, forget_channels, remember, remember_own
+from luigi_tasks.release.pointers import document_path
 from luigi_tasks.release.published import (
     ADDED,
-    NOT_FOR_DEVICES,
+    METADATA_LIMIT_BYTES,
     TIMESTAMP_KEY,
     Published,
     RepositoryState,
     object_key,
-    releases_in_order,
 )
+from luigi_tasks.release.reading import MetadataReader
 from luigi_tasks.release.recovery import (
     bring_forward,
     describe_versions,
     drop_gone,
     fall_back,
     is_behind,
-    is_channel,
     lost_pointers,
     own_file,
     recall,
@@ -59,8 +52,10 @@ from luigi_tasks.release.recovery import (
     restore_own,
     went_back,
 )
-from luigi_tasks.release.root_chain import METADATA_LIMIT_BYTES, RootChain, distrust
-from luigi_tasks.release.signing import trusted_roots
+from luigi_tasks.release.retention import drop_old
+from luigi_tasks.release.rollouts_key import ROLLOUTS_ROLE, is_pointer, load_rollouts_key
+from luigi_tasks.release.root_chain import RootChain
+from luigi_tasks.release.signing import rollout_keys, trusted_roots
 from luigi_tasks.storage.store import StoreConflictError
 
 if TYPE_CHECKING:
@@ -69,6 +64,7 @@ if TYPE_CHECKING:
 
     from tuf.api.metadata import Metadata, Root, TargetFile
 
+    from edge_client.contract.release import ChannelDocument
     from luigi_tasks.release.memory import Remembered
     from luigi_tasks.release.writer import MetadataWriter
     from luigi_tasks.settings.values import TrustSettings
@@ -93,6 +89,7 @@ class ReleaseRepository:
         self.now = now
         self.memory = PublisherMemory(settings.memory_folder, store.url(""))
         self.chain = RootChain(store, settings, now)
+        self.reader = MetadataReader(store, settings, self.chain)
         self._latest: RepositoryState | None = None
         self._roots: list[Metadata[Root]] = []
 
@@ -123,16 +120,17 @@ class ReleaseRepository:
         Raises: TrustError if the bucket's metadata is not signed by our keys; TransportError.
         """
         roots, known, stamp = self._read_bucket()
-        if self._latest is not None and self._latest.is_of(roots[-1], stamp, known):
+        key = load_rollouts_key(self.settings.root)
+        if self._latest is not None and self._latest.is_of(roots[-1], stamp, known, key):
             return self._latest  # the signed timestamp names all the rest
         try:
-            published = Published() if stamp is None else self._read_published(roots, stamp)
+            published = Published() if stamp is None else self.reader.read(roots, stamp)
         except TrustError as e:
             if not known.metadata:
                 raise
             msg = f"{e}; `edge-keys publish --force` writes again what this machine remembers"
             raise TrustError(msg) from e
-        self._latest = self._compare(RepositoryState(self.store, roots, published, known))
+        self._latest = self._compare(RepositoryState(self.store, roots, published, known, local_key=key))
         return self._latest
 
     def look(self) -> RepositoryState:
@@ -141,7 +139,7 @@ class ReleaseRepository:
         Raises: As `load`.
         """
         roots, stamp = self._read_roots(), self.store.get(TIMESTAMP_KEY, limit_bytes=METADATA_LIMIT_BYTES)
-        published = Published() if stamp is None else self._read_published(roots, stamp)
+        published = Published() if stamp is None else self.reader.read(roots, stamp)
         return RepositoryState(self.store, roots, published)
 
     def _read_bucket(self) -> tuple[list[Metadata[Root]], Remembered, StoredObject | None]:
@@ -257,52 +255,15 @@ class ReleaseRepository:
             "timestamp": published.timestamp,
             "snapshot": published.snapshot,
             "targets": published.targets,
+            ROLLOUTS_ROLE: published.rollouts,
         }
         texts = {role: compact(one).decode() for role, one in metadata.items() if one is not None}
-        channels = _read_channels(state)
+        channels = _read_pointers(state)
         self.memory.change(lambda known: remember(known, texts, published.versions, channels))
 
     def _stored(self) -> set[str]:
         """Return the keys of all objects in the folder of signed files."""
         return {one.key for one in self.store.list_folder(f"{TARGETS_FOLDER}/")}
-
-    def _read_published(self, roots: Sequence[Metadata[Root]], stamp: StoredObject) -> Published:
-        """Verify the published metadata with the newest trusted root whose keys signed it."""
-        faults: list[TrustError] = []
-        trusted = list(trusted_roots(roots))
-        for root in trusted:
-            try:
-                return self._read_signed_by(root, stamp)
-            except TrustError as e:
-                faults.append(e)
-        if any(self._signed_timestamp(root, stamp) for root in roots[: -len(trusted)]):
-            logger.warning(
-                "%s: signed by keys that root version %d disowns; restarting its history",
-                self.store.url(TIMESTAMP_KEY),
-                trusted[-1].signed.version,
-            )
-            return Published(stamp=stamp, restarts_history=True)
-        self.chain.check(roots)
-        raise faults[0]
-
-    def _signed_timestamp(self, root: Metadata[Root], stamp: StoredObject) -> bool:
-        from tuf.api.metadata import Timestamp  # noqa: PLC0415
-
-        try:
-            self._verified(root, Timestamp, stamp.data, TIMESTAMP_KEY)
-        except TrustError:
-            return False
-        return True
-
-    def _read_signed_by(self, root: Metadata[Root], stamp: StoredObject) -> Published:
-        """Read the published metadata; all of it must be signed by the keys of one root."""
-        from tuf.api.metadata import Snapshot, Targets, Timestamp  # noqa: PLC0415
-
-        timestamp = self._verified(root, Timestamp, stamp.data, TIMESTAMP_KEY)
-        snapshot_version = timestamp.signed.snapshot_meta.version
-        snapshot = self._read(root, Snapshot, snapshot_version)
-        targets = self._read(root, Targets, snapshot.signed.meta["targets.json"].version)
-        return Published(timestamp, snapshot, targets, stamp, root.signed.version)
 
     def publish(
         self,
@@ -319,14 +280,40 @@ class ReleaseRepository:
         Raises: TransportError (the earlier state stays current), TrustError, SettingsError.
         """
         self._upload(files)
+        self._attempt(lambda state: self._write(state, files, _moved(state, move, channel)))
+
+    def point(self, channel: str, change: Callable[[Pointers], Pointers]) -> None:
+        """Move a channel's pointer, its rollout, or both in the same step.
+
+        Only the metadata of rollouts, snapshot and timestamp is signed, and no other key is needed. Nothing
+        is written where nothing changes.
+
+        Args:
+            channel: The channel.
+            change: Returns the new documents for those that are published; called again if another publisher
+                was faster.
+        Raises: InputError if a document names a release that is not signed; SettingsError without keys; as
+            `publish`.
+        """
+
+        def move(state: RepositoryState) -> None:
+            moved = move_pointers(state, channel, change)
+            if moved.rollout is not None and state.rollouts_key is None:
+                rollout_keys(state)  # raises, with the way out
+            if moved != Pointers():
+                self._write(state, {}, moved)
+
+        self._attempt(move)
+
+    def _attempt(self, write: Callable[[RepositoryState], None]) -> None:
+        """Write over what is published; where another publisher was faster, over what that one published."""
         for _ in range(PUBLISH_ATTEMPTS):
             state = self.load()
-            pointer = None if move is None else move_pointer(state, move, channel)
             self._latest = None  # writing changes the state, whether it succeeds or not
             try:
-                self._write(state, files, pointer)
+                write(state)
             except StoreConflictError:
-                continue  # another publisher was faster: start again from its state
+                continue
             return
         msg = (
             f"{self.store.url(TIMESTAMP_KEY)}: other publishers were faster {PUBLISH_ATTEMPTS} times; run "
@@ -354,7 +341,7 @@ class ReleaseRepository:
         state = self._compare(shown)
         self._latest = None
         found = fall_back(state, shown, self._stored())
-        self._write(found.state, {}, None)
+        self._write(found.state, {}, Pointers())
         self.memory.change(lambda known: forget_channels(known, found.emptied))
         return found.words
 
@@ -362,37 +349,41 @@ class ReleaseRepository:
         """Return what the bucket shows; nothing, if that is damaged and this machine has a memory."""
         roots, known, stamp = self._read_bucket()
         try:
-            published = Published() if stamp is None else self._read_published(roots, stamp)
+            published = Published() if stamp is None else self.reader.read(roots, stamp)
         except TrustError:
             self.chain.check(roots)
             if recall(trusted_roots(roots), known) is None and not known.own_channels:
                 raise
             published = Published(stamp=stamp)
-        return RepositoryState(self.store, roots, published, known)
+        key = load_rollouts_key(self.settings.root)
+        return RepositoryState(self.store, roots, published, known, local_key=key)
 
-    def _write(
-        self, state: RepositoryState, files: Mapping[str, bytes], pointer: ChannelDocument | None
-    ) -> None:
-        """Publish `files` and a channel's pointer with what `state` has.
+    def _write(self, state: RepositoryState, files: Mapping[str, bytes], moved: Pointers) -> None:
+        """Publish `files`, and documents that moved, with what `state` has.
 
         Raises: StoreConflictError if another publisher wrote since `state` was read; as `publish`.
         """
-        pointers = {} if pointer is None else {channel_target(pointer.channel): encode_document(pointer)}
-        contents = _read_channels(state)  # before the upload: what is altered in the bucket is found here
-        self._upload({**state.contents, **pointers})
+        documents = {
+            document_path(one): encode_document(one) for one in (moved.channel, moved.rollout) if one
+        }
+        contents = _read_pointers(state)  # before the upload: what is altered in the bucket is found here
+        self._upload({**state.contents, **documents})
         self.chain.publish(state.roots)
-        signed = {**state.files, **self._sign_files({**files, **pointers})}
+        signed = {**state.files, **self._sign_files({**files, **documents})}
         if state.published.is_recovered:
-            self._drop_gone(state, signed, pointers)
-        self._drop_old(signed, state, pointers)
-        written = self.writer.write(state, signed)
-        contents |= {path: data.decode() for path, data in pointers.items()}
+            self._drop_gone(state, signed, documents)
+        # A move leaves the targets as they are: devices need not read them again, nor this machine sign them.
+        only_moves = bool(documents) and not files and state.published.rollouts is not None
+        if not only_moves:
+            drop_old(signed, state, documents, self.settings.keep_releases)
+        written = self.writer.write(state, signed, kept=("targets",) if only_moves else ())
+        contents |= {path: data.decode() for path, data in documents.items()}
         own = {path: own_file(path, signed[path]) for path in files if path in signed}
-        before = None if pointer is None else state.channel(pointer.channel)
+        before = None if moved.channel is None else state.channel(moved.channel.channel)
 
         def change(known: Remembered) -> Remembered:
             known = remember(known, written.metadata, written.versions, contents)
-            return remember_own(known, own, pointer, before, signed, self.store.endpoint)
+            return remember_own(known, own, moved.channel, before, signed, self.store.endpoint)
 
         self.memory.change(change)
 
@@ -423,66 +414,21 @@ class ReleaseRepository:
         if gone:
             logger.error("%s: files are gone of releases %s; dropped", self.store.url(""), sorted(gone))
 
-    def _drop_old(
-        self, targets: dict[str, TargetFile], state: RepositoryState, changed: Mapping[str, bytes]
-    ) -> None:
-        """Drop releases beyond `keep_releases` and patches that no channel points to.
-
-        Every device reads all of this metadata at every release.
-        """
-        channels = [path for path in targets if is_channel(path)]
-        named = {
-            decode_document(
-                ChannelDocument,
-                changed[path] if path in changed else state.read(path),
-                source=path,
-                limit_bytes=CHANNEL_LIMIT_BYTES,
-            ).release
-            for path in channels
-        }
-        order = releases_in_order(targets)
-        surplus = max(len(order) - self.settings.keep_releases, 0)
-        old = set(order[:surplus]) - named
-        for path in list(targets):
-            folder, _, rest = path.partition("/")
-            release, _, name = rest.partition("/")
-            unnamed = is_patch(name) and release not in named
-            if folder == "releases" and (release in old or unnamed or name in NOT_FOR_DEVICES):
-                del targets[path]
-
     def _upload(self, files: Mapping[str, bytes]) -> None:
         for path, data in files.items():
             self.store.put(object_key(path, hashlib.sha256(data).hexdigest()), data)
 
-    def _read(self, root: Metadata[Root], kind: type, version: int) -> Metadata:  # type: ignore[type-arg]
-        key = f"{METADATA_FOLDER}/{version}.{kind.type}.json"  # type: ignore[attr-defined]
-        found = self.store.get(key, limit_bytes=METADATA_LIMIT_BYTES)
-        if found is None:
-            raise self._distrust(key, ValueError("missing, though newer metadata names it"))
-        metadata = self._verified(root, kind, found.data, key)
-        if metadata.signed.version != version:
-            raise self._distrust(key, ValueError(f"holds version {metadata.signed.version}"))
-        return metadata
 
-    def _verified(self, root: Metadata[Root], kind: type, data: bytes, key: str) -> Metadata:  # type: ignore[type-arg]
-        from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
-        from tuf.api.metadata import Metadata  # noqa: PLC0415
-
-        try:
-            metadata = Metadata[kind].from_bytes(data)  # type: ignore[valid-type]
-            root.verify_delegate(kind.type, metadata)  # type: ignore[attr-defined]
-        except RepositoryError as e:
-            raise self._distrust(key, e) from e
-        return metadata
-
-    def _distrust(self, key: str, reason: Exception) -> TrustError:
-        return distrust(self.store, self.settings, key, reason)
+def _moved(
+    state: RepositoryState, move: Callable[[ChannelDocument | None], ChannelDocument] | None, channel: str
+) -> Pointers:
+    return Pointers() if move is None else Pointers(move_pointer(state, move, channel))
 
 
-def _read_channels(state: RepositoryState) -> dict[str, str]:
-    """Return the content of the channels' pointers, as far as it can be read."""
+def _read_pointers(state: RepositoryState) -> dict[str, str]:
+    """Return the content of where channels and rollouts point, as far as it can be read."""
     found = {}
-    for path in filter(is_channel, state.files):
+    for path in filter(is_pointer, state.files):
         with contextlib.suppress(TrustError, TransportError):
             found[path] = state.read(path).decode()
     return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import TrustError
 from edge_client.contract.names import METADATA_FOLDER
-from luigi_tasks.release.published import root_key
+from luigi_tasks.release.published import METADATA_LIMIT_BYTES, root_key
 from luigi_tasks.release.signing import check_successor, load_roots
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-METADATA_LIMIT_BYTES = 32 << 20
 MAX_ROOT_ROTATIONS = 256
 # Renewing the root needs a person and the root keys from a safe: time to plan that.
 ROOT_NOTICE = datetime.timedelta(days=180)

@@ -9,23 +9,26 @@ Keys are securesystemslib signers: a folder of PKCS#8 PEM files (`key_files.py`)
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edge_client.contract.errors import SettingsError, TrustError
+from luigi_tasks.release.rollouts_key import KEY_FILE, ROLLOUTS_ROLE, keys_by_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from securesystemslib.signer import Key, Signer
     from tuf.api.metadata import Metadata, Root
 
     from luigi_tasks.release.key_files import Passphrases
+    from luigi_tasks.release.rollouts_key import RolloutsKey
     from luigi_tasks.settings.values import TrustSettings
 
 ONLINE_ROLES = ("targets", "snapshot", "timestamp")
 # Signs statements about the pipeline's own results, nothing that devices read. Root names its keys in a field
 # of this name: TUF has no such role, and its clients keep unknown fields.
 WORK_ROLE = "work"
+# Roles whose keys a root names; targets name that of ROLLOUTS_ROLE.
 PIPELINE_ROLES = (*ONLINE_ROLES, WORK_ROLE)
 ROLE_MARK = "{role}"
 # Field of a signed root: content that only keys of earlier roots signed must not be signed again.
@@ -83,6 +86,12 @@ def trusted_roots(roots: Sequence[Metadata[Root]]) -> Iterator[Metadata[Root]]:
         yield root
         if root.signed.unrecognized_fields.get(DISOWNS_FIELD):
             return
+
+
+def disowning_version(roots: Sequence[Metadata[Root]]) -> int:
+    """Return the version of the newest root that disowns the roots before it; 0: none does."""
+    versions = [one.signed.version for one in roots if one.signed.unrecognized_fields.get(DISOWNS_FIELD)]
+    return max(versions, default=0)
 
 
 def check_successor(before: Metadata[Root], after: Metadata[Root], path: Path | str) -> None:
@@ -151,7 +160,7 @@ def open_work_signer(root: Root, settings: TrustSettings) -> Signer:
     keyids = work_keyids(root)
     if not keyids:
         raise _no_work_key(root)
-    return _open(root, settings, WORK_ROLE, keyids, 1)[0]
+    return _open(root.keys, settings, WORK_ROLE, keyids, 1)[0]
 
 
 def _no_work_key(root: Root) -> SettingsError:
@@ -167,11 +176,49 @@ def open_signers(root: Root, settings: TrustSettings, role: str) -> list[Signer]
     Raises: SettingsError if a key is missing or not named by the root.
     """
     needed = root.roles[role]
-    return _open(root, settings, role, needed.keyids, needed.threshold)
+    return _open(root.keys, settings, role, needed.keyids, needed.threshold)
+
+
+class NamesRolloutsKey(Protocol):
+    """What is published, as far as the rollouts key is asked for."""
+
+    @property
+    def rollouts_key(self) -> RolloutsKey | None:
+        """The key that the next targets name."""
+
+
+def rollout_keys(state: NamesRolloutsKey) -> Mapping[str, Key]:
+    """Return the keys, by id, whose signatures under the fleet's documents count.
+
+    Those that were replaced in routine count on; those of before a theft do not.
+    Raises: SettingsError if there is no rollouts key.
+    """
+    if state.rollouts_key is None:
+        raise _no_rollouts_key()
+    return keys_by_id(state.rollouts_key)
+
+
+def open_rollout_signer(state: NamesRolloutsKey, settings: TrustSettings) -> Signer:
+    """Return the signer of channels, rollouts and the fleet's documents.
+
+    Raises: SettingsError if there is no rollouts key, or not on this machine.
+    """
+    if state.rollouts_key is None:
+        raise _no_rollouts_key()
+    keyid = state.rollouts_key.key.keyid
+    return _open(keys_by_id(state.rollouts_key), settings, ROLLOUTS_ROLE, [keyid], 1)[0]
+
+
+def _no_rollouts_key() -> SettingsError:
+    return SettingsError(
+        f"[trust] root: no rollouts key, which signs rollouts: run `edge-keys add-rollouts-key FOLDER`, put "
+        f"{KEY_FILE} next to [trust] root and {ROLLOUTS_ROLE}.pem into [trust] keys, then run `edge-keys "
+        "publish`"
+    )
 
 
 def _open(
-    root: Root, settings: TrustSettings, role: str, keyids: Sequence[str], threshold: int
+    keys: Mapping[str, Key], settings: TrustSettings, role: str, keyids: Sequence[str], threshold: int
 ) -> list[Signer]:
     from luigi_tasks.release.key_files import (  # noqa: PLC0415 - a run with nothing to sign
         PASSPHRASE_VARIABLE,
@@ -187,7 +234,7 @@ def _open(
     for place in _key_places(settings.keys, role, threshold):
         for keyid in keyids:
             try:
-                signers.append(_open_signer(place, passphrases, root.keys[keyid]))
+                signers.append(_open_signer(place, passphrases, keys[keyid]))
                 break
             except (SettingsError, OSError, ValueError, TypeError) as e:
                 faults.append(str(e) if isinstance(e, SettingsError) else f"{place}: {e}")

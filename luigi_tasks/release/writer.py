@@ -11,17 +11,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 import datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_client.contract.errors import SettingsError, TransportError
 from edge_client.contract.names import METADATA_FOLDER, SIGNED_AT_FIELD
-from luigi_tasks.release.published import TIMESTAMP_KEY
-from luigi_tasks.release.signing import open_signers
+from luigi_tasks.release.published import METADATA_LIMIT_BYTES, TIMESTAMP_KEY, split_files
+from luigi_tasks.release.rollouts_key import ROLLOUTS_ROLE, delegate
+from luigi_tasks.release.signing import open_rollout_signer, open_signers
 from luigi_tasks.storage.store import StoreConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from securesystemslib.signer import Signer
     from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
     from luigi_tasks.release.published import RepositoryState
@@ -33,6 +35,7 @@ SignedT = TypeVar("SignedT", "Targets", "Snapshot", "Timestamp")
 # No object has it: a write on the condition of this version must fail.
 FOREIGN_ETAG = '"00000000000000000000000000000000"'
 VERSION_ATTEMPTS = 100
+TARGETS_ROLE = "targets"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,64 +59,125 @@ class MetadataWriter:
         self.settings = settings
         self.now = now
 
-    def write(self, state: RepositoryState, files: Mapping[str, TargetFile]) -> Written:
+    def write(
+        self, state: RepositoryState, files: Mapping[str, TargetFile], kept: Collection[str] = ()
+    ) -> Written:
         """Sign `files` as all that is published, in place of what `state` has.
 
+        Metadata of targets or rollouts in which nothing changes stays as it is where its key is not here.
+
+        Args:
+            state: What was read.
+            files: All signed files.
+            kept: Roles that stay so also where their keys are here.
         Raises: StoreConflictError if another publisher wrote since `state` was read; SettingsError without
             keys, or if the store ignores conditions; TransportError (the earlier state stays current).
         """
-        from tuf.api.metadata import MetaFile, Snapshot, Targets, Timestamp  # noqa: PLC0415
+        from tuf.api.metadata import MetaFile, Snapshot, Timestamp  # noqa: PLC0415
 
         settings, published = self.settings, state.published
-        targets = _next(published.targets, Targets(), settings.targets_days, self.now())
-        targets.signed.targets = dict(files)
-        self._write_version(state, targets)
+        targets, rollouts = self._divide(state, files)
+        targets = self._write_targets(state, TARGETS_ROLE, targets, kept)
         snapshot = _next(published.snapshot, Snapshot(), settings.snapshot_days, self.now())
         snapshot.signed.meta["targets.json"] = MetaFile(targets.signed.version)
-        self._write_version(state, snapshot)
+        if rollouts is not None:
+            rollouts = self._write_targets(state, ROLLOUTS_ROLE, rollouts, kept)
+            snapshot.signed.meta[f"{ROLLOUTS_ROLE}.json"] = MetaFile(rollouts.signed.version)
+        self._write_version(state, "snapshot", snapshot)
         timestamp = _next(published.timestamp, Timestamp(), settings.timestamp_days, self.now())
-        timestamp.signed.version = self._version_above(state, timestamp.signed)
+        timestamp.signed.version = self._version_above(state, "timestamp", timestamp.signed)
         timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
         timestamp.signed.unrecognized_fields[SIGNED_AT_FIELD] = self.now().isoformat(timespec="seconds")
         data = self.sign(state.root, timestamp)
         self.store.put_if_unchanged(
             TIMESTAMP_KEY, data, published.stamp.etag if published.stamp is not None else None
         )
+        written: dict[str, Metadata[Any]] = {
+            "timestamp": timestamp,
+            "snapshot": snapshot,
+            TARGETS_ROLE: targets,
+        }
+        if rollouts is not None:
+            written[ROLLOUTS_ROLE] = rollouts
         return Written(
-            {
-                "timestamp": data.decode(),
-                "snapshot": compact(snapshot).decode(),
-                "targets": compact(targets).decode(),
-            },
-            {
-                "timestamp": timestamp.signed.version,
-                "snapshot": snapshot.signed.version,
-                "targets": targets.signed.version,
-            },
+            {role: compact(one).decode() for role, one in written.items()},
+            {role: one.signed.version for role, one in written.items()},
         )
+
+    def _divide(
+        self, state: RepositoryState, files: Mapping[str, TargetFile]
+    ) -> tuple[Metadata[Targets], Metadata[Targets] | None]:
+        """Return the next targets and those of the delegated role, if there is a key for it."""
+        from tuf.api.metadata import Targets  # noqa: PLC0415
+
+        days, key = self.settings.targets_days, state.rollouts_key
+        targets = _next(state.published.targets, Targets(), days, self.now())
+        if key is None:
+            targets.signed.targets = dict(files)
+            return targets, None
+        rollouts = _next(state.published.rollouts, Targets(), days, self.now())
+        targets.signed.targets, rollouts.signed.targets = split_files(files)
+        targets.signed.delegations = delegate(key)
+        return targets, rollouts
+
+    def _write_targets(
+        self, state: RepositoryState, role: str, metadata: Metadata[Targets], kept: Collection[str]
+    ) -> Metadata[Targets]:
+        """Sign and upload metadata of targets; or leave what is published, where that says the same."""
+        before = state.published.rollouts if role == ROLLOUTS_ROLE else state.published.targets
+        if (
+            before is not None
+            and _is_same(state, role, before, metadata)
+            and (role in kept or not self._can_sign(state, role))
+        ):
+            self._put_back(state, role, before)
+            return before
+        self._write_version(state, role, metadata)
+        return metadata
+
+    def _can_sign(self, state: RepositoryState, role: str) -> bool:
+        try:
+            self._open_signers(state, role)
+        except SettingsError:
+            return False
+        return True
+
+    def _open_signers(self, state: RepositoryState, role: str) -> list[Signer]:
+        if role == ROLLOUTS_ROLE:
+            return [open_rollout_signer(state, self.settings)]
+        return open_signers(state.root.signed, self.settings, role)
+
+    def _put_back(self, state: RepositoryState, role: str, metadata: Metadata[Targets]) -> None:
+        """Write metadata again that the memory has, and the bucket may have lost."""
+        if not state.published.is_recovered:
+            return
+        key, data = f"{METADATA_FOLDER}/{metadata.signed.version}.{role}.json", compact(metadata)
+        found = self.store.get(key, limit_bytes=METADATA_LIMIT_BYTES)
+        if found is None or found.data != data:
+            self.store.put(key, data)
 
     def sign(
         self, root: Metadata[Root], metadata: Metadata[Timestamp] | Metadata[Snapshot] | Metadata[Targets]
     ) -> bytes:
-        """Return the metadata with all the signatures that its role needs."""
-        metadata.signatures.clear()
-        for signer in open_signers(root.signed, self.settings, metadata.signed.type):
-            metadata.sign(signer, append=True)
-        return compact(metadata)
+        """Return the metadata of a role that the root names, with all the signatures that it needs."""
+        return _sign(metadata, open_signers(root.signed, self.settings, metadata.signed.type))
 
-    def _version_above(self, state: RepositoryState, signed: Targets | Snapshot | Timestamp) -> int:
+    def _version_above(
+        self, state: RepositoryState, role: str, signed: Targets | Snapshot | Timestamp
+    ) -> int:
         """Return the next version of a role; `signed` has the one before."""
-        floor = max(signed.version, state.published.floors.get(signed.type, 0))
+        floor = max(signed.version, state.published.floors.get(role, 0))
         return max(floor + 1, int(self.now().timestamp()))
 
     def _write_version(
-        self, state: RepositoryState, metadata: Metadata[Targets] | Metadata[Snapshot]
+        self, state: RepositoryState, role: str, metadata: Metadata[Targets] | Metadata[Snapshot]
     ) -> None:
         """Upload under the next free version; a crashed run may have left unreferenced ones."""
-        metadata.signed.version = self._version_above(state, metadata.signed)
+        metadata.signed.version = self._version_above(state, role, metadata.signed)
+        signers = self._open_signers(state, role)
         for _ in range(VERSION_ATTEMPTS):
-            key = f"{METADATA_FOLDER}/{metadata.signed.version}.{metadata.signed.type}.json"
-            data = self.sign(state.root, metadata)
+            key = f"{METADATA_FOLDER}/{metadata.signed.version}.{role}.json"
+            data = _sign(metadata, signers)
             try:
                 self.store.put_if_unchanged(key, data, None)
             except StoreConflictError:
@@ -146,6 +210,29 @@ class MetadataWriter:
                 "let one machine alone publish, and set [store] conditional_writes = false"
             )
             raise SettingsError(msg)
+
+
+def _is_same(state: RepositoryState, role: str, before: Metadata[Targets], after: Metadata[Targets]) -> bool:
+    """Whether published metadata may stand for the next: its keys are the newest, and nothing changes."""
+    published = state.published
+    is_newest = published.root_version == state.root.signed.version
+    if role == ROLLOUTS_ROLE:
+        is_newest = not state.awaits_key
+    return (
+        is_newest
+        and before.signed.version >= published.floors.get(role, 0)
+        and before.signed.targets == after.signed.targets
+        and before.signed.delegations == after.signed.delegations
+    )
+
+
+def _sign(
+    metadata: Metadata[Timestamp] | Metadata[Snapshot] | Metadata[Targets], signers: Sequence[Signer]
+) -> bytes:
+    metadata.signatures.clear()
+    for signer in signers:
+        metadata.sign(signer, append=True)
+    return compact(metadata)
 
 
 def compact(metadata: Metadata) -> bytes:  # type: ignore[type-arg]

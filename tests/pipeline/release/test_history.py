@@ -27,7 +27,7 @@ from luigi_tasks.quantization.records import (
     CandidateRecord,
     QuantizationRecord,
 )
-from luigi_tasks.release import repository
+from luigi_tasks.release import retention
 from luigi_tasks.release.history import load_champion
 from luigi_tasks.release.published import object_key
 from luigi_tasks.workspace import open_workspace
@@ -297,7 +297,7 @@ def test_reports_that_an_earlier_version_published_are_taken_back(settings, monk
     run.publish()
     path = release_target(run.release, "report.html")
     with monkeypatch.context() as earlier:
-        earlier.setattr(repository, "NOT_FOR_DEVICES", ())
+        earlier.setattr(retention, "NOT_FOR_DEVICES", ())
         run.workspace.repository.publish({path: b"<p>pictures"})
     place = object_key(path, run.published().files[path].hashes["sha256"])
     assert run.workspace.store.read(place) == b"<p>pictures"

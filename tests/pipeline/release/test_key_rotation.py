@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,16 +25,18 @@ from edge_client.repository.http_fetcher import StoreFetcher
 from edge_client.repository.trusted import TrustedRepository
 from edge_client.settings.update import StoreCredentials, StoreSettings
 from luigi_tasks.edge_keys import main
-from luigi_tasks.release import key_files
+from luigi_tasks.release import key_files, rollouts_key
 from luigi_tasks.release import keys as keys_module
 from luigi_tasks.release.keys import Rotation, finish_rotation, make_keys, rotate_keys
 from luigi_tasks.release.published import TIMESTAMP_KEY
 from luigi_tasks.release.repository import ReleaseRepository
+from luigi_tasks.release.rollouts_key import ROLLOUTS_ROLE, load_rollouts_key
 from luigi_tasks.release.signing import (
     ONLINE_ROLES,
     PIPELINE_ROLES,
     load_root,
     load_roots,
+    open_rollout_signer,
     open_signers,
     open_work_signer,
     work_keyids,
@@ -46,7 +49,8 @@ from tests.fakes.trust import trust_settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-ALL = Rotation((*PIPELINE_ROLES, "root"))
+KEYS = (*PIPELINE_ROLES, ROLLOUTS_ROLE)
+ALL = Rotation((*KEYS, "root"))
 
 
 @pytest.fixture
@@ -110,6 +114,8 @@ def assert_signs(keys: Path) -> None:
     for role in ONLINE_ROLES:
         assert open_signers(root.signed, trust_settings(keys), role)
     assert open_work_signer(root.signed, trust_settings(keys))
+    published = types.SimpleNamespace(rollouts_key=load_rollouts_key(keys / "device/root.json"))
+    assert open_rollout_signer(published, trust_settings(keys))
 
 
 # On the operator's side
@@ -127,9 +133,9 @@ def test_a_rotation_leaves_new_keys_in_place_and_old_ones_retired(keys):
     assert after["device/2.root.json"] == after["device/root.json"]
     assert after["device/1.root.json"] == before["device/root.json"]
     retired = {path.rpartition("/")[2]: data for path, data in after.items() if path.startswith("retired/")}
-    assert retired == {f"{role}.pem": before[f"pipeline/{role}.pem"] for role in PIPELINE_ROLES}
+    assert retired == {f"{role}.pem": before[f"pipeline/{role}.pem"] for role in KEYS}
     assert {path for path in after if path.startswith("pipeline/")} == {
-        f"pipeline/{role}-v2.pem" for role in PIPELINE_ROLES
+        f"pipeline/{role}-v2.pem" for role in KEYS
     }
     assert_signs(keys)
 
@@ -270,7 +276,7 @@ def test_a_rotation_that_is_interrupted_anywhere_leaves_a_set_that_signs(tmp_pat
             break
         rotate_keys(keys, ALL)
         assert_signs(keys)
-        assert len(list((keys / "pipeline").glob("*.pem"))) == 4
+        assert len(list((keys / "pipeline").glob("*.pem"))) == 5
         assert len(list((keys / "root").glob("*.pem"))) == 1
     assert cut_at > 10
     assert sorted(set(versions)) == [1, 2]
@@ -293,6 +299,7 @@ def cut_after(monkeypatch, cut_at: int, keys: Path) -> bool:
     with monkeypatch.context() as patch:
         patch.setattr(keys_module, "write_durably", counted(write_durably))
         patch.setattr(key_files, "write_durably", counted(write_durably))
+        patch.setattr(rollouts_key, "write_durably", counted(write_durably))
         patch.setattr(keys_module, "_move", counted(keys_module._move))
         try:
             rotate_keys(keys, ALL)
@@ -386,7 +393,8 @@ def test_roots_are_published_before_anything_that_their_keys_signed(keys, open_p
         monkeypatch.setattr(store, name, record)
     open_pipeline().renew()
     metadata = [re.sub(r"^metadata/(\d{9,}\.)?", "", key) for key in written]
-    assert metadata == ["2.root.json", "3.root.json", "targets.json", "snapshot.json", "timestamp.json"]
+    roots, signed = ["2.root.json", "3.root.json"], ["targets.json", "rollouts.json", "snapshot.json"]
+    assert metadata == [*roots, *signed, "timestamp.json"]
 
 
 @pytest.mark.parametrize("dies_at", ["2.root.json", "3.root.json", "targets.json", "timestamp.json"])

@@ -19,7 +19,9 @@ def test_makes_a_full_set_with_the_root_apart(tmp_path, capsys):
         "pipeline/snapshot.pem",
         "pipeline/timestamp.pem",
         "pipeline/work.pem",
+        "pipeline/rollouts.pem",
         "device/root.json",
+        "device/rollouts-key.json",
     }
     printed = capsys.readouterr().out
     assert "OFFLINE" in printed

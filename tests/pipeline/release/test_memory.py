@@ -465,4 +465,4 @@ def test_conditions_are_tried_once(fleet, monkeypatch):
     fleet.publish("r1")
     first = len(asked)
     fleet.publish("r2")
-    assert (first, len(asked) - first) == (7, 3)
+    assert (first, len(asked) - first) == (10, 4)

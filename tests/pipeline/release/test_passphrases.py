@@ -92,7 +92,7 @@ def test_a_short_passphrase_is_refused(tmp_path, secrets, capsys):
 
 
 def test_every_private_key_is_encrypted_and_nobody_else_may_read_it(encrypted):
-    assert len(list(encrypted.rglob("*.pem"))) == 5
+    assert len(list(encrypted.rglob("*.pem"))) == 6
     for path in encrypted.rglob("*.pem"):
         assert is_encrypted(path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -147,7 +147,7 @@ def test_rotated_keys_stay_encrypted(encrypted, secrets, capsys):
     assert "--passphrase-file" in capsys.readouterr().err
     assert main(["rotate", str(encrypted), "--root", *root]) == 0
     assert main(["rotate", str(encrypted), "--stolen", *root, "--passphrase-file", secrets["pipeline"]]) == 0
-    assert len(list((encrypted / "pipeline").glob("*.pem"))) == 4
+    assert len(list((encrypted / "pipeline").glob("*.pem"))) == 5
     assert [path.name for path in (encrypted / "root").iterdir()] == ["root-v2-1.pem"]
     assert all(map(is_encrypted, encrypted.rglob("*.pem")))
     newest = load_roots(encrypted / "device/root.json")[-1].signed
