@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 KEEP_ALIVE_TRIES = 3
 DONE = re.compile(r"\] Worker .* done +(\w+)\(.*?(?:shard=(\w+))?\)$")
 RUNNING = re.compile(r"\] Worker .* running +(\w+)\(")
-# By default, luigid looks for lost workers once a minute; here, whenever another one asks for work.
+# By default, luigid looks for lost workers and failed steps once a minute; here, at each request for work.
 FORGETS_SOON = {"prune_on_get_work": "true"}
 FORGOTTEN_S = 300
 
@@ -173,17 +173,22 @@ def test_two_machines_tune_one_network_as_well_as_one_does(tmp_path, scheduler, 
     assert together > alone - 0.1, accuracies
 
 
-def test_what_a_pod_runs_ends_well_also_where_others_did_the_work(
-    tmp_path, scheduler, object_store, small_weights
-):
+def test_what_a_pod_runs_ends_well_also_where_others_did_the_work(tmp_path, object_store, small_weights):
     """The command of configs/kubernetes_workers.py; a pod that ends with another code has failed."""
-    pod = load_example("kubernetes_workers").KubernetesWorker(
-        number=0, pictures=str(tmp_path / "p/pictures"), scheduler="127.0.0.1", scheduler_port=scheduler.port
-    )
+    example = load_example("kubernetes_workers").KubernetesWorker
     settings = PipelineUnderTest.head_on(small_weights, dataset={"shard_pictures": 50})
-    with PipelineUnderTest(
-        tmp_path / "p", scheduler=scheduler, store=object_store, settings=settings
-    ) as pipeline:
+    with (
+        Scheduler(settings=FORGETS_SOON) as scheduler,
+        PipelineUnderTest(
+            tmp_path / "p", scheduler=scheduler, store=object_store, settings=settings
+        ) as pipeline,
+    ):
+        pod = example(
+            number=0,
+            pictures=str(tmp_path / "p/pictures"),
+            scheduler="127.0.0.1",
+            scheduler_port=scheduler.port,
+        )
         pipeline.write_digits(per_class=20)
         codes, log = run_pods(pipeline, pod.command, 3)
         assert codes == [0, 0, 0], log
