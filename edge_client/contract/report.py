@@ -50,13 +50,17 @@ class MachineFacts(Document, frozen=True, kw_only=True):
 class ReleaseFigures(Document, frozen=True, kw_only=True, omit_defaults=True):
     """What happened under one release on a device since it was activated, restarts included.
 
+    Totals grow within one start of the daemon. After a kill they go on from the last that were written to
+    the disk, some minutes before: who adds up differences adds nothing where a total fell.
+
     Attributes:
         release: Its id.
         activated_at: UTC, ISO 8601.
         seconds: Seconds that it served.
         frames: Frames that it classified.
         failed: Frames that it failed on.
-        unsure: Frames of which it was not sure.
+        unsure: Frames of which it was not sure: below its operating point, or below the device's setting
+            [probation] unsure_below, which holds for releases without one, too.
         restarts: Starts of the daemon while it was current, without those that somebody asked for.
         latency_ms: Sum of the latencies of all frames, for the mean.
         latency: Number of frames by bin of latency, see `latency_bin`; JSON has texts as keys.
@@ -65,6 +69,8 @@ class ReleaseFigures(Document, frozen=True, kw_only=True, omit_defaults=True):
         probation: `running`, `passed` or `sent_back`; empty: it had none (the first release of a device).
         reason: Why it was sent back or refused, in a sentence.
         reason_code: The same as a code (`Ending` of the client, lower case), to count by.
+        failed_stage: Where it failed: `fetching` (download and self-test), `shadow` or `probation`; empty: it
+            did not.
         ended_at: When the probation ended, or the release was refused, UTC, ISO 8601.
     """
 
@@ -82,6 +88,7 @@ class ReleaseFigures(Document, frozen=True, kw_only=True, omit_defaults=True):
     probation: str = ""
     reason: str = ""
     reason_code: str = ""
+    failed_stage: str = ""
     ended_at: str = ""
 
 
@@ -93,7 +100,8 @@ class DeviceReport(Document, frozen=True, kw_only=True, omit_defaults=True):
         device: Its id.
         channel: The channel that it reports on.
         reported_at: The device's clock, UTC, ISO 8601; shown, and never compared with another clock.
-        start: Number of this start of the daemon, kept on the disk: it only grows.
+        start: Number of this start of the daemon: it only grows, on a card that was written anew, too, since
+            the seconds since 1970 are the least that it is.
         sequence: Number of this report since that start. (start, sequence) orders the reports of a device.
         boot_id: Random id of this boot of the machine (Linux).
         interval_s: Seconds until the next heartbeat at the latest.

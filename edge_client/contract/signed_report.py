@@ -16,7 +16,28 @@ from edge_client.contract.errors import InputError, TrustError
 from edge_client.contract.report import REPORT_LIMIT_BYTES, REPORT_PAYLOAD_TYPE, DeviceReport
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import Key, Signer
+    from typing import Protocol
+
+    from securesystemslib.signer import Key
+
+    class Signature(Protocol):
+        """What a signer returns.
+
+        Attributes:
+            keyid: Id of the public key, as securesystemslib derives it.
+            signature: Hex.
+        """
+
+        @property
+        def keyid(self) -> str: ...
+        @property
+        def signature(self) -> str: ...
+
+    class ReportSigner(Protocol):
+        """The key of a device; a `Signer` of securesystemslib is one, too."""
+
+        def sign(self, payload: bytes) -> Signature: ...
+
 
 # An envelope has the payload in base64, and a signature.
 WIRE_LIMIT_BYTES = REPORT_LIMIT_BYTES * 4 // 3 + 2048
@@ -35,16 +56,24 @@ class WireReport:
     is_signed: bool
 
 
-def seal_report(report: DeviceReport, signer: Signer | None) -> bytes:
-    """Return the payload of a report; without a signer it is the plain document."""
+def seal_report(report: DeviceReport, signer: ReportSigner | None) -> bytes:
+    """Return the payload of a report; without a signer it is the plain document.
+
+    The envelope is written here: a library for it would take 19 MB of a device's memory.
+    """
     data = encode_compact(report)
     if signer is None:
         return data
-    from securesystemslib.dsse import Envelope  # noqa: PLC0415 - a device without a key does not need it
-
-    envelope = Envelope(data, REPORT_PAYLOAD_TYPE, {})
-    envelope.sign(signer)
-    return msgspec.json.encode(envelope.to_dict())
+    kind = REPORT_PAYLOAD_TYPE.encode()
+    # The DSSE protocol's pre-authentication encoding, PAE(type, body).
+    signature = signer.sign(b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(data), data))
+    return msgspec.json.encode(
+        {
+            "payload": data,  # base64, as msgspec writes bytes
+            "payloadType": REPORT_PAYLOAD_TYPE,
+            "signatures": [{"keyid": signature.keyid, "sig": bytes.fromhex(signature.signature)}],
+        }
+    )
 
 
 def open_report(payload: bytes, source: str, key: Key | None) -> WireReport:

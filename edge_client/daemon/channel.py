@@ -24,6 +24,7 @@ from edge_client.daemon.explanations import (
     explain_unrecorded,
 )
 from edge_client.daemon.follower import Follower
+from edge_client.daemon.held_figures import held_by
 from edge_client.daemon.reopening import Reopening
 from edge_client.daemon.software import find_runtime, find_software
 from edge_client.offline.handover import BUNDLE_FILE, BundleResult, close_bundle, of_bundle
@@ -144,6 +145,11 @@ class ChannelFollower(Follower):
         return self._serving.serves
 
     @property
+    def release(self) -> str | None:
+        """The serving release."""
+        return self._serving.release
+
+    @property
     def labels(self) -> HeldLabels | None:
         """See `HeldReleases.labels`."""
         return self._serving.labels
@@ -187,6 +193,7 @@ class ChannelFollower(Follower):
     def close(self) -> None:
         """Record that the daemon ends on request; once `follow` has ended, or was never started."""
         self._serving.close()
+        super().close()
 
     # Frames
 
@@ -210,6 +217,7 @@ class ChannelFollower(Follower):
 
     def show_releases(self, **changes: object) -> None:
         """Show which release serves, and whatever else changed."""
+        self.figures.show(held_by(self._serving, self.board.plain.runtime))
         self.board.change(
             state="serving" if self.serves else "waiting",
             release=self._serving.release,

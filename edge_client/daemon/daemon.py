@@ -33,6 +33,7 @@ from edge_client.last_picture import LastPicture
 from edge_client.reporting.broker import BrokerConnection
 from edge_client.reporting.discovery import DISCOVERY_FILE, Discovery
 from edge_client.reporting.homeassistant import discovery_messages, sensor_messages
+from edge_client.reporting.reporter import Reported, Reports, wants_reports
 from edge_client.reporting.systemd import SystemdNotifier
 from edge_client.serving.probation import LastEnd
 from edge_client.settings.file import of_channels
@@ -152,6 +153,7 @@ class Daemon:
         self._stop = threading.Event()
         self._may_serve = threading.Event()
         self._broker: BrokerConnection | None = None
+        self._reports: Reports | None = None
         self._outbox: Outbox | None = None
         self._delivery = Delivery(())
         self._metrics = MetricsPort()
@@ -197,6 +199,7 @@ class Daemon:
 
     def _open_rest(self) -> None:
         settings = self._settings
+        self._reports = self._open_reports()
         self._broker = self._open_broker()
         self._discovery = self._open_discovery()
         boards = [follower.board for follower in self._followers.values()]
@@ -231,6 +234,8 @@ class Daemon:
         for name, follower in self._followers.items():
             yield f"{_UPDATES}{name}", follower.follow
             yield f"{_STATUS}{name}", functools.partial(self._send_status, follower)
+        if self._reports:
+            yield "reports", functools.partial(self._reports.run, self._stop)
 
     def start(self) -> None:
         """Start all threads."""
@@ -257,6 +262,8 @@ class Daemon:
         """End all threads; a running update is abandoned, which is as safe as a power cut."""
         self._stop.set()
         self._may_serve.set()
+        if self._reports:
+            self._reports.end()
         for follower in self._followers.values():
             follower.end()
         reporting = [thread for thread in self._threads if thread.name.startswith(_STATUS)]
@@ -264,6 +271,7 @@ class Daemon:
         for name, follower in self._followers.items():
             if not any(thread.is_alive() for thread in self._threads if thread.name == f"{_UPDATES}{name}"):
                 follower.close()
+            follower.figures.close()
         self._delivery.close()
         for follower in self._followers.values():
             follower.board.close()  # after the sinks: the last status counts what is not sent
@@ -304,10 +312,24 @@ class Daemon:
             broker,
             device.id,
             handlers=announcement_handlers(device, self._followers.values()),
-            commands=command_handlers(device, self._followers.values()),
+            commands=command_handlers(device, self._followers.values(), self._reports),
             online_topic=online_topic(device.fleet, device.id),
             on_connection=self._on_connection,
             on_acknowledged=self._on_acknowledged,
+        )
+
+    def _open_reports(self) -> Reports | None:
+        if not wants_reports(self._settings):
+            return None
+        channels = [
+            Reported(one.channel, self._extra(name), one.board, one.figures)
+            for name, one in self._followers.items()
+        ]
+        return Reports(
+            self._settings,
+            channels,
+            connected=lambda: self._broker is not None and self._broker.connected,
+            send=lambda topic, payload: self._broker is not None and self._broker.report(topic, payload),
         )
 
     def _open_outbox(self, broker: BrokerConnection, kept: KeptResults) -> Outbox:
@@ -353,7 +375,8 @@ class Daemon:
             follower.board.send_again()
         if self._broker:
             self._discovery.publish(self._broker.retain)
-
+        if self._reports:
+            self._reports.note_connection()
         if self._outbox:
             self._outbox.wake()
 
@@ -376,6 +399,7 @@ class Daemon:
             try:
                 going = follower.board.step()
                 follower.keep_drift()
+                follower.figures.keep_if_due()
                 if self._broker and going:
                     self._broker.revive()
                     self._discovery.settle()
@@ -385,9 +409,10 @@ class Daemon:
 
     def _publish_status(self, channel: str, payload: bytes) -> bool:
         device = self._settings.device
-        return self._broker is not None and self._broker.publish_state(
-            status_topic(device.fleet, device.id, channel), payload
-        )
+        if not self._settings.status.retain:
+            return True
+        topic = status_topic(device.fleet, device.id, channel)
+        return self._broker is not None and self._broker.publish_state(topic, payload)
 
     # Frames
 

@@ -14,6 +14,8 @@ from edge_client.contract.errors import EdgeError
 from edge_client.contract.messages import Result
 from edge_client.contract.times import utc_now
 from edge_client.inbox.selection import ChannelAnswer
+from edge_client.reporting.figures import FIGURES_FILE, Figures
+from edge_client.reporting.reporter import wants_reports
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,12 +35,15 @@ class Follower(abc.ABC):
 
     Attributes:
         board: The status.
+        figures: Figures of the releases.
     """
 
     board: StatusBoard
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        file = settings.device.state_dir / FIGURES_FILE
+        self.figures = Figures(file if wants_reports(settings) else None)
         self._source_fault: str | None = None
         self._failing = False
 
@@ -46,6 +51,11 @@ class Follower(abc.ABC):
     @abc.abstractmethod
     def serves(self) -> bool:
         """Whether frames are answered."""
+
+    @property
+    @abc.abstractmethod
+    def release(self) -> str | None:
+        """What answers frames; None if nothing does."""
 
     @property
     @abc.abstractmethod
@@ -101,9 +111,9 @@ class Follower(abc.ABC):
     def end(self) -> None:
         """End `follow`."""
 
-    @abc.abstractmethod
     def close(self) -> None:
         """Record that the daemon ends on request; once `follow` has ended, or was never started."""
+        self.figures.close()
 
     def show_source_fault(self, fault: str) -> None:
         """Show why no frames come, until one does."""
@@ -116,6 +126,7 @@ class Follower(abc.ABC):
         try:
             found = self.predict(frame.pixels)
         except EdgeError as e:
+            self.figures.count_failed(self.release)
             if not self._failing:
                 logger.error("%s: %s", frame.source, e)  # noqa: TRY400 - one line, no traceback
                 self.board.change(last_error=f"{frame.source}: {e}")
@@ -128,6 +139,9 @@ class Follower(abc.ABC):
         self._failing = False
         prediction, release = found
         self.board.count(prediction.latency_ms)
+        confidence = prediction.confidence
+        unsure = not prediction.sure or confidence < self._settings.probation.unsure_below
+        self.figures.count(release, prediction.latency_ms, confidence, prediction.label, unsure=unsure)
         return ChannelAnswer(prediction, self._result(frame, prediction, release))
 
     def results_published(self, _answer: ChannelAnswer) -> None:

@@ -14,6 +14,7 @@ from edge_client.contract.messages import DeviceStatus
 from edge_client.contract.times import utc_now
 from edge_client.daemon.follower import Follower
 from edge_client.daemon.software import find_runtime
+from edge_client.reporting.figures import Held
 from edge_client.reporting.status import STATUS_FILE, StatusBoard
 from edge_client.serving.held import HeldLabels
 from edge_client.serving.model_trial import open_tried
@@ -69,6 +70,7 @@ class ModelFollower(Follower):
         for note in self._model.notes:
             logger.warning("%s: %s", self._file, note)
         may_serve.set()
+        self._since = utc_now()
         self.board = StatusBoard(
             DeviceStatus(
                 device=settings.device.id,
@@ -79,7 +81,7 @@ class ModelFollower(Follower):
                 release=self._model.classifier.release,
                 why=_WHY,
                 runtime=find_runtime(),
-                serving_since=utc_now(),
+                serving_since=self._since,
                 changed_at=utc_now(),
             ),
             file=settings.device.state_dir / STATUS_FILE,
@@ -92,6 +94,11 @@ class ModelFollower(Follower):
     def serves(self) -> bool:
         """Always: it is loaded before anything else."""
         return True
+
+    @property
+    def release(self) -> str | None:
+        """Name of the model."""
+        return self._model.classifier.release
 
     @property
     def has_release(self) -> bool:
@@ -132,6 +139,8 @@ class ModelFollower(Follower):
 
     def show_releases(self, **changes: object) -> None:
         """Show that the file serves."""
+        held = Held(serving=self.release or "", since=self._since, runtime=self.board.plain.runtime)
+        self.figures.show(held)
         self.board.change(state="serving", **changes)
 
     def request_update(self, *, forgiving: bool = False) -> None:
@@ -145,9 +154,6 @@ class ModelFollower(Follower):
 
     def end(self) -> None:
         """`follow` ends with the daemon."""
-
-    def close(self) -> None:
-        """Nothing is recorded."""
 
     def _change_in_words(self) -> str:
         return (

@@ -1,11 +1,11 @@
-"""What the daemon listens to at the broker: the announcements of its channels, and requests to update."""
+"""What the daemon listens to at the broker: announcements of channels, requests to update and to report."""
 
 from __future__ import annotations
 
 import functools
 from typing import TYPE_CHECKING
 
-from edge_client.contract.names import announcement_topic, command_topic
+from edge_client.contract.names import announcement_topic, command_topic, report_request_topic
 from edge_client.daemon.channel import ChannelFollower
 from edge_client.reporting.homeassistant import INSTALL
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from edge_client.daemon.follower import Follower
+    from edge_client.reporting.reporter import Reports
     from edge_client.settings.update import DeviceSettings
 
 
@@ -26,15 +27,18 @@ def announcement_handlers(
 
 
 def command_handlers(
-    device: DeviceSettings, followers: Iterable[Follower]
+    device: DeviceSettings, followers: Iterable[Follower], reports: Reports | None
 ) -> dict[str, Callable[[bytes], None]]:
     """Return who gets the requests of each topic; that of the main channel has no name in its topic."""
-    return {
+    handlers: dict[str, Callable[[bytes], None]] = {
         command_topic(device.fleet, device.id, "" if one.channel == device.channel else one.channel): (
             functools.partial(_on_update_command, one)
         )
         for one in _channels(followers)
     }
+    if reports is not None:
+        handlers[report_request_topic(device.fleet)] = reports.request
+    return handlers
 
 
 def _channels(followers: Iterable[Follower]) -> list[ChannelFollower]:

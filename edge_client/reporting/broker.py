@@ -172,7 +172,7 @@ class BrokerConnection:
         """
         if not self._denials.allows(use_of(topic)):
             return None
-        return self._hand_over(topic, payload, retain=False)
+        return self._hand_over(lambda: self._outgoing.put(topic, payload, retain=False))
 
     def publish_state(self, topic: str, payload: bytes) -> bool:
         """Publish retained state.
@@ -188,7 +188,16 @@ class BrokerConnection:
         """
         if not self._denials.allows(use_of(topic)):
             return self._outgoing.number()
-        return self._hand_over(topic, payload, retain=True)
+        return self._hand_over(lambda: self._outgoing.put(topic, payload, retain=True))
+
+    def report(self, topic: str, payload: bytes) -> bool:
+        """Send state that is not retained; a newer one takes its place.
+
+        Returns: False if the caller has to send it again, after the next connect at the latest.
+        """
+        return self._denials.allows(use_of(topic)) and (
+            self._hand_over(lambda: self._outgoing.report(topic, payload)) is not None
+        )
 
     def stop(self) -> None:
         """Publish `offline` and disconnect, within `STOP_S`."""
@@ -197,11 +206,11 @@ class BrokerConnection:
         if self._thread is not None:
             self._thread.join(STOP_S)
 
-    def _hand_over(self, topic: str, payload: bytes, *, retain: bool) -> int | None:
+    def _hand_over(self, put: Callable[[], int]) -> int | None:
         """Queue a message and return its number; None if the queue is full, or there is no connection."""
         if not self.connected or len(self._outgoing) >= MAX_QUEUED_MESSAGES:
             return None
-        number = self._outgoing.put(topic, payload, retain=retain)
+        number = put()
         self._wake()
         return number
 

@@ -201,7 +201,8 @@ class BrokerTrial:
         client.connect_timeout = min(ANSWER_S, max(self._left_s(), 0.1))
         if self._will is not None:
             client.will_set(self._will.use.topic, self._will.payload, qos=1, retain=True)
-        self._answers = []
+        # Each client numbers its packets from 1.
+        self._answers, self._acknowledged, self._granted = [], set(), {}
         client.on_connect = lambda _c, _u, _f, reason, _p: self._answers.append(reason)
         client.on_publish = lambda _c, _u, number, *_: self._acknowledged.add(number)
         client.on_subscribe = self._subscribed

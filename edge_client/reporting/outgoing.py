@@ -38,7 +38,9 @@ class Operation:
         uses: What it does with which topics; several for a SUBSCRIBE.
         topics: These topics, in full.
         payload: Of a PUBLISH.
-        retain: Whether it is retained state, which is published anew at each connect.
+        retain: Whether the broker shall retain it.
+        is_state: Whether it is state, retained or a report: the newest counts, and it is published anew after
+            a connect.
     """
 
     number: int
@@ -46,6 +48,7 @@ class Operation:
     topics: tuple[str, ...]
     payload: bytes = b""
     retain: bool = False
+    is_state: bool = False
 
     @property
     def subscribes(self) -> bool:
@@ -105,14 +108,20 @@ class Outgoing:
         """Queue a SUBSCRIBE."""
         self._states.append(Operation(next(self._numbers), uses, tuple(use.topic for use in uses)))
 
-    def state(self, topic: str, payload: bytes) -> Operation:
-        """Return a retained message, which takes the place of older ones that wait."""
-        operation = self._operation(topic, payload, retain=True)
+    def report(self, topic: str, payload: bytes) -> int:
+        """Queue state that is not retained; return its number."""
+        operation = self.state(topic, payload, retain=False)
+        self._states.append(operation)
+        return operation.number
+
+    def state(self, topic: str, payload: bytes, *, retain: bool = True) -> Operation:
+        """Return a message with state, which takes the place of older ones that wait."""
+        operation = self._operation(topic, payload, retain=retain, is_state=True)
         self._newest[topic] = operation.number
         return operation
 
-    def _operation(self, topic: str, payload: bytes, *, retain: bool) -> Operation:
-        return Operation(next(self._numbers), (use_of(topic),), (topic,), payload, retain)
+    def _operation(self, topic: str, payload: bytes, *, retain: bool, is_state: bool = False) -> Operation:
+        return Operation(next(self._numbers), (use_of(topic),), (topic,), payload, retain, is_state)
 
     def take(self, now: float, allows: Callable[[Use], bool], *, careful: bool) -> Iterator[Operation]:
         """Yield what may be sent now; what is denied waits if it is a result, and is dropped if it is not.
@@ -131,7 +140,7 @@ class Outgoing:
             try:
                 while queue and len(self._under_way) < (1 if careful else WINDOW):
                     operation = queue.popleft()
-                    if operation.retain and self._newest[operation.topics[0]] != operation.number:
+                    if operation.is_state and self._newest[operation.topics[0]] != operation.number:
                         continue
                     if not all(allows(use) for use in operation.uses):
                         held += [operation] if queue is self._results else []
@@ -191,7 +200,7 @@ class Outgoing:
         return self._states if operation.topics[0].startswith("edge/") else self._entities
 
     def _is_result(self, operation: Operation) -> bool:
-        return not operation.subscribes and not operation.retain
+        return not operation.subscribes and not operation.is_state
 
     def _is_too_fast(self, operation: Operation, now: float) -> bool:
         """Whether AWS IoT Core would drop a message that is sent now."""

@@ -17,7 +17,8 @@ def rights_for(use: Use) -> str:
     pattern = use.topic.replace("/#", "/*")
     if use.act is Act.SUBSCRIBE:
         return f"iot:Subscribe on topicfilter/{pattern} and iot:Receive on topic/{pattern}"
-    retained = "" if "/results" in use.topic else " and iot:RetainPublish"
+    plain = {"results", "report"}.intersection(use.topic.split("/")[4:5])
+    retained = "" if plain else " and iot:RetainPublish"
     return f"iot:Publish{retained} on topic/{pattern}"
 
 
@@ -61,13 +62,22 @@ def _consequence(use: Use) -> str:
     if use.act is Act.CONNECT:
         return "after a power cut the device stays `online` there"
     if use.act is Act.SUBSCRIBE:
-        return (
-            "until then only polling finds releases"
-            if "channels" in parts
-            else "until then requests to update are not heard"
-        )
+        return _unheard(parts[2])
     if parts[0] != "edge":
         return "Home Assistant does not find the device"
     subject = parts[4] if len(parts) > 4 else ""
-    told = {"results": "results wait on this device", "status": "its status is not seen there"}
+    told = {
+        "results": "results wait on this device",
+        "status": "its status is not seen there",
+        "report": "rollouts of its fleet do not count this device. Without a fleet, set [status] "
+        "report_interval_s = 0",
+    }
     return told.get(subject, "it does not show there as online")
+
+
+def _unheard(subject: str) -> str:
+    told = {
+        "channels": "until then only polling finds releases",
+        "report": "until then it reports at its interval alone",
+    }
+    return told.get(subject, "until then requests to update are not heard")

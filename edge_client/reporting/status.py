@@ -33,12 +33,29 @@ STATUS_FILE = "status.json"
 LATENCIES_KEPT = 100
 # Writes of the file: so many at once, as for an update, then one in each interval.
 KEPT_AT_ONCE, KEEP_INTERVAL_S = 10, 120.0
+# The state of the releases: other fields, such as the text of an error, may change with each frame.
+STATE = (
+    "state",
+    "probation",
+    "release",
+    "previous",
+    "latest",
+    "decision",
+    "offered",
+    "refused",
+    "retry_at",
+)
 # Longest error text; the whole document must stay below STATUS_LIMIT_BYTES.
 TEXT_LIMIT = 4000
 
 
 class StatusBoard:
-    """Collects changes from all threads; one thread calls `step` in a loop to publish them."""
+    """Collects changes from all threads; one thread calls `step` in a loop to publish them.
+
+    Attributes:
+        on_change: Called without arguments, in the thread that made the change, when a field of `STATE` has
+            changed; to be set before the threads start.
+    """
 
     def __init__(
         self,
@@ -58,6 +75,7 @@ class StatusBoard:
             interval_s: Shortest time between two messages without a change of state.
             live_fields: Returns fields of the status that are read when it is sent.
         """
+        self.on_change: Callable[[], None] = _nobody_asks
         self._status = status
         self._file = file
         self._publish = publish
@@ -80,6 +98,11 @@ class StatusBoard:
         return self._with_live_fields(counted)
 
     @property
+    def plain(self) -> DeviceStatus:
+        """Current status, without what is read when it is sent."""
+        return self._status
+
+    @property
     def frames(self) -> int:
         """Frames classified since start."""
         return self._frames
@@ -89,12 +112,14 @@ class StatusBoard:
         if isinstance(text := changes.get("last_error"), str):
             changes["last_error"] = text[:TEXT_LIMIT]
         with self._wake:
-            changed = msgspec.structs.replace(self._status, **changes)
-            if changed == self._status:
+            before, changed = self._status, msgspec.structs.replace(self._status, **changes)
+            if changed == before:
                 return
             self._status = msgspec.structs.replace(changed, changed_at=utc_now())
             self._changed = self._unsent = True
             self._wake.notify_all()
+        if any(getattr(before, name) != getattr(changed, name) for name in STATE):
+            self.on_change()
 
     def count(self, latency_ms: float) -> None:
         """Count one classified frame."""
@@ -160,6 +185,10 @@ class StatusBoard:
             write_durably(self._file, payload)
         except DeviceError as e:
             logger.warning("%s", e)  # the broker has the status too; serving does not depend on the file
+
+
+def _nobody_asks() -> None:
+    """Nobody is told of changes."""
 
 
 def _shown(document: DocumentT) -> DocumentT:

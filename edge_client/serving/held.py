@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from edge_client.serving.holder import ClassifierHolder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edge_client.serving.shadow import ShadowRelease
+    from edge_client.update.failures import FailureRecord
     from edge_client.update.slots import PatientSlots
 
 
@@ -72,6 +75,16 @@ class HeldReleases:
     def on_probation(self) -> bool:
         """Whether the serving release is on probation."""
         return self._slots.probation is not None
+
+    @property
+    def probation_release(self) -> str | None:
+        """The release on probation, which may be unable to serve now."""
+        return self._slots.current if self.on_probation else None
+
+    @property
+    def failures(self) -> Mapping[str, FailureRecord]:
+        """Records of the releases that failed on this device, in their order."""
+        return self._slots.failures.records
 
     @property
     def shadow_release(self) -> str | None:

@@ -105,6 +105,11 @@ class Serving(HeldReleases):
         with contextlib.suppress(DeviceError):
             self._slots.keep_trying("")
 
+    @property
+    def operators(self) -> dict[str, int]:
+        """Highest version of each operator that the serving release uses."""
+        return self._watches.operators
+
     def live_fields(self) -> dict[str, Any]:
         """Return the status fields that are read at the time of sending."""
         shadow = self._shadow

@@ -50,6 +50,11 @@ class Watches:
             if document.operating_point is not None:
                 self._sure = SureWatch(document.release, document.operating_point)
 
+    @property
+    def operators(self) -> dict[str, int]:
+        """Highest version of each operator that the watched release uses."""
+        return {} if self._document is None else self._document.operators
+
     def add(self, release: str | None, prediction: Prediction, now: float) -> None:
         """Add a prediction of a release at `now`, monotonic seconds; ignored if it is not the watched one."""
         drift, sure = self._drift, self._sure

@@ -9,6 +9,7 @@ import sys
 import threading
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -19,9 +20,19 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_client.contract.documents import encode_document
 from edge_client.contract.messages import Announcement, DeviceStatus, Result
-from edge_client.contract.names import announcement_topic, online_topic, results_topic, status_topic
+from edge_client.contract.names import (
+    announcement_topic,
+    online_topic,
+    report_topic,
+    results_topic,
+    status_topic,
+)
+from edge_client.contract.signed_report import open_report
 from tests.fakes.tiny_model import plain_picture
 from tests.fakes.tiny_release import png
+
+if TYPE_CHECKING:
+    from edge_client.contract.report import DeviceReport
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEVICE = "camera-1"
@@ -42,12 +53,15 @@ class Watcher:
         self.status: DeviceStatus | None = None
         self.online: str | None = None
         self.results: list[Result] = []
+        self.reports: list[DeviceReport] = []
+        self.payloads: list[bytes] = []  # of the reports
         self._changed = threading.Condition()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"watcher-{uuid.uuid4().hex[:12]}")
         subscribed = threading.Event()
         self._status = status_topic(fleet, DEVICE, channel)
         self._online = online_topic(fleet, DEVICE)
-        topics = [self._status, self._online, results_topic(fleet, DEVICE, channel)]
+        self._report = report_topic(fleet, DEVICE, channel)
+        topics = [self._status, self._online, self._report, results_topic(fleet, DEVICE, channel)]
         self._client.on_connect = lambda client, *_: client.subscribe([(topic, 1) for topic in topics])
         self._client.on_subscribe = lambda *_: subscribed.set()
         self._client.on_message = lambda _c, _u, message: self._take(message.topic, bytes(message.payload))
@@ -64,6 +78,10 @@ class Watcher:
         self.wait(lambda w: w.status is not None and condition(w.status), what)
         assert self.status is not None
         return self.status
+
+    def wait_report(self, condition, what: str) -> DeviceReport:
+        self.wait(lambda w: any(condition(one) for one in w.reports), what)
+        return next(one for one in self.reports if condition(one))
 
     def wait_release(self, release: str) -> DeviceStatus:
         return self.wait_status(lambda s: s.release == release and s.state == "serving", f"release {release}")
@@ -86,6 +104,10 @@ class Watcher:
                 self.status = msgspec.json.decode(payload, type=DeviceStatus)
             elif topic == self._online:
                 self.online = payload.decode()
+            elif topic == self._report:
+                if payload:  # an empty one is doctor's
+                    self.payloads.append(payload)
+                    self.reports.append(open_report(payload, topic, None).report)
             elif payload:  # an empty one is doctor's
                 self.results.append(msgspec.json.decode(payload, type=Result))
             self._changed.notify_all()

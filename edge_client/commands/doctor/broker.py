@@ -12,6 +12,8 @@ from edge_client.contract.names import (
     command_topic,
     online_topic,
     probe_topic,
+    report_request_topic,
+    report_topic,
     results_topic,
     status_topic,
 )
@@ -159,8 +161,11 @@ def _raise_denied(findings: Findings, address: str, client_id: str) -> None:
 def _subscriptions(settings: Settings) -> Iterator[Probe]:
     from edge_client.reporting.broker_trial import Probe  # noqa: PLC0415
     from edge_client.reporting.denials import Act, Use  # noqa: PLC0415
+    from edge_client.reporting.reporter import wants_reports  # noqa: PLC0415
 
     device = settings.device
+    if wants_reports(settings):
+        yield Probe(Use(Act.SUBSCRIBE, report_request_topic(device.fleet)))
     if device.model:
         return  # nobody announces, nor asks for, another one
     for one in of_channels(settings):
@@ -175,6 +180,7 @@ def _publications(settings: Settings) -> Iterator[Probe]:
     from edge_client.reporting.broker_trial import Probe  # noqa: PLC0415
     from edge_client.reporting.denials import Act, Use  # noqa: PLC0415
     from edge_client.reporting.homeassistant import discovery_messages  # noqa: PLC0415
+    from edge_client.reporting.reporter import wants_reports  # noqa: PLC0415
     from edge_client.reporting.status import STATUS_FILE  # noqa: PLC0415
 
     device, home = settings.device, settings.homeassistant
@@ -184,7 +190,10 @@ def _publications(settings: Settings) -> Iterator[Probe]:
         extra = "" if one is settings else one.device.channel
         file = one.device.state_dir / STATUS_FILE
         status = file.read_bytes() if file.exists() else b""
-        yield Probe(Use(Act.PUBLISH, status_topic(device.fleet, device.id, extra)), status, retain=True)
+        if settings.status.retain:
+            yield Probe(Use(Act.PUBLISH, status_topic(device.fleet, device.id, extra)), status, retain=True)
+        if wants_reports(settings):
+            yield Probe(Use(Act.PUBLISH, report_topic(device.fleet, device.id, extra)))
         if settings.sinks.mqtt:
             yield Probe(Use(Act.PUBLISH, results_topic(device.fleet, device.id, extra)))
         if home.discovery:

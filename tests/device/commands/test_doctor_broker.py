@@ -48,14 +48,15 @@ def _quickly(monkeypatch):
 @pytest.mark.usefixtures("_quickly")
 def test_each_denied_topic_is_named_and_nothing_is_left_behind(camera, aws, fleet):
     settings, allowed = load_settings(camera.file), aws.policies[""]
-    assert "accepts this device and its messages, tried on 11 topics" in check_broker(settings)
+    assert "accepts this device and its messages, tried on 14 topics" in check_broker(settings)
     assert {one[0] for one in aws.log} == {DEVICE}  # the policy goes by the client id
     base = f"edge/{fleet}/devices/{DEVICE}"
     cases = {
         "topicfilter/edge": [f"subscribe edge/{fleet}/channels/{name}" for name in ("stable", "doors")],
+        f"/edge/{fleet}/report": [f"subscribe edge/{fleet}/report"],
         "/update*": [f"subscribe {base}/update", f"subscribe {base}/update/doors"],
         "/status*": [f"publish {base}/status", f"publish {base}/status/doors"],
-        "/results*": [f"publish {base}/results", f"publish {base}/results/doors"],
+        "/re*": [f"publish {base}/{name}" for name in ("report", "report/doors", "results", "results/doors")],
         "homeassistant": [
             f"publish homeassistant/sensor/{fleet}_{DEVICE}/{name}/config"
             for name in ("label", "doors_label")
@@ -128,7 +129,7 @@ def test_messages_that_a_broker_acknowledges_and_drops_are_named(camera, tmp_pat
         with pytest.raises(DeviceError) as raised:
             check_broker(load_settings(camera.file))
     told = str(raised.value)
-    assert told.count("(it drops it in silence)") == 2
+    assert told.count("(it drops it in silence)") == 4
     assert f"publish edge/{fleet}/devices/{DEVICE}/results;" in told
     assert "/status;" not in told
 
@@ -149,7 +150,7 @@ def test_beside_a_daemon_doctor_lets_the_daemon_speak(camera, aws, repository):
     with pytest.raises(DeviceError, match=r"changed after the daemon started, .*systemctl restart"):
         check_broker(settings)
     assert aws.connections(DEVICE) == 1
-    aws.policies[""] = without(allowed, "/results*")
+    aws.policies[""] = without(allowed, "/re*")
     camera.drop("blue")
     wait_until(lambda: f"does not let {DEVICE} publish" in camera.log, "the daemon's conclusion")
     with pytest.raises(

@@ -17,6 +17,8 @@ from edge_client.contract.names import (
     command_topic,
     online_topic,
     probe_topic,
+    report_request_topic,
+    report_topic,
     results_topic,
     status_topic,
 )
@@ -94,10 +96,11 @@ def topics(fleet: str) -> dict[str, set[str]]:
     extras = ("", *MORE)
     return {
         "heard": {announcement_topic(fleet, name) for name in ("stable", *MORE)}
-        | {command_topic(fleet, DEVICE, extra) for extra in extras},
+        | {command_topic(fleet, DEVICE, extra) for extra in extras}
+        | {report_request_topic(fleet)},
         "retained": {online_topic(fleet, DEVICE), *(status_topic(fleet, DEVICE, extra) for extra in extras)}
         | {topic for extra in extras for topic in discovery_messages("homeassistant", fleet, DEVICE, extra)},
-        "sent": {results_topic(fleet, DEVICE, extra) for extra in extras},
+        "sent": {topic(fleet, DEVICE, extra) for topic in (results_topic, report_topic) for extra in extras},
     }
 
 
@@ -119,6 +122,9 @@ def test_daemon_doctor_and_announcement_work_under_the_policies(camera, aws, aut
     camera.drop("blue")
     wait_until(lambda: aws.count(DEVICE, "publish", "ok") > 0, "messages")
     wait_until(lambda: any(one[2] == results_topic(fleet, DEVICE) for one in aws.log), "a result")
+    for extra in ("", *MORE):
+        topic = report_topic(fleet, DEVICE, extra)
+        wait_until(lambda: any(one[2] == topic for one in aws.log), f"a report on {topic}")  # noqa: B023
     assert {one[2] for one in aws.log if one[1] == "subscribe" and "doctor" not in one[2]} == topics(fleet)[
         "heard"
     ]
@@ -176,6 +182,8 @@ def test_the_policy_allows_a_device_its_own_topics_alone(fleet):
         online_topic(fleet, f"{DEVICE}2"),
         online_topic("other", DEVICE),
         command_topic(fleet, DEVICE),
+        report_topic(fleet, "camera-2"),
+        report_request_topic(fleet),
         *discovery_messages("homeassistant", fleet, "camera-2"),
     }
     assert not any(may("Publish", one) or may("RetainPublish", one) for one in forbidden)
@@ -218,6 +226,7 @@ def test_no_topic_is_deeper_or_longer_than_aws_takes():
         announcement_topic(long, long),
         status_topic(long, long, long),
         results_topic(long, long, long),
+        report_topic(long, long, long),
         command_topic(long, long, long),
         online_topic(long, long),
         probe_topic(long, long),
