@@ -39,11 +39,19 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
         model_sha256: Hex digest of that file.
         previous: Id of the release kept for a rollback.
         serving_since: When the serving release was activated, UTC, ISO 8601; None if unknown.
-        latest: Release that the signed channel pointed to at the last update check.
-        decision: Decision of that check on `latest`: `serves`, `not_in_share` (of the rollout), `refused`,
-            `held` (until it is requested), `postponed` (a try failed for a reason that may pass), or
-            `install` (it is in shadow mode and serves afterwards); empty before the first check.
+        latest: Release that the last update check found signed for this device: the one of the rollout that
+            includes it, else the one that the channel points to.
+        decision: Decision of that check on `latest`: `serves`, `not_in_share` (of a channel without
+            rollouts), `refused`, `held` (see `waits_for`), `postponed` (a try failed for a reason that may
+            pass), or `install` (it is in shadow mode and serves afterwards); empty before the first
+            check, and while `latest` is fetched and tried.
         offered: Release that this device would install on request; None without one.
+        steady: Release that the channel pointed to, for all devices, at that check.
+        rollout: Id of the rollout that was under way then, whether or not it includes this device; empty:
+            none was.
+        intended: Release that this device is to have in the end; another than `latest` where it takes the
+            steady one first.
+        waits_for: What `latest` waits for: `request`, `window`, `spread` or `retry`; empty: nothing.
         why: Why this release serves, in a sentence for people.
         runtime: Name and version of the TFLite runtime.
         last_error: Why the last update attempt failed, in one paragraph; None after a success.
@@ -52,7 +60,7 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
         retry_at: When a release whose try failed is tried again, UTC, ISO 8601; None if none is.
         frames: Frames classified since start.
         latency_ms: Median of preprocessing plus inference over the last 100 frames.
-        share_percent: Share of the devices that `latest` is for; None before the first check.
+        share_percent: Share of the devices that the channel's release is for; None before the first check.
         update: Metrics of the last completed update.
         shadow: Comparison of the release in shadow mode with the serving one; None if there is none.
         drift: Distance of the predictions from those on the release's hold-out; None while unknown.
@@ -78,6 +86,10 @@ class DeviceStatus(Document, frozen=True, kw_only=True):
     latest: str | None = None
     decision: str = ""
     offered: str | None = None
+    steady: str | None = None
+    rollout: str = ""
+    intended: str | None = None
+    waits_for: str = ""
     why: str = ""
     runtime: str = ""
     last_error: str | None = None

@@ -12,6 +12,8 @@ _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # In the store, and below a device's state folder.
 METADATA_FOLDER = "metadata"
 TARGETS_FOLDER = "targets"
+# Role, delegated by the targets role, that signs the pointers of channels and the rollout documents.
+ROLLOUTS_ROLE = "rollouts"
 # Frames that devices kept for labelling; the only folder that devices write to.
 INBOX_FOLDER = "inbox"
 

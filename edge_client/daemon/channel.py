@@ -17,12 +17,21 @@ from edge_client.contract.messages import DeviceStatus
 from edge_client.contract.names import announcement_topic
 from edge_client.contract.times import seconds_until, utc_now
 from edge_client.daemon.check_result import CheckResult, RunningUpdate
+from edge_client.daemon.decisions import (
+    UNDECIDED,
+    decision_after_verdict,
+    decision_of,
+    name_of,
+    next_look_s,
+    rollout_fields,
+)
 from edge_client.daemon.explanations import (
     explain_outcome,
     explain_problem,
     explain_shadow,
     explain_unrecorded,
 )
+from edge_client.daemon.fleet_pace import PACE_FILE, FleetPace
 from edge_client.daemon.follower import Follower
 from edge_client.daemon.held_figures import held_by
 from edge_client.daemon.reopening import Reopening
@@ -33,7 +42,7 @@ from edge_client.reporting.status import STATUS_FILE, StatusBoard
 from edge_client.serving.probation import LastEnd
 from edge_client.serving.serving import Serving
 from edge_client.update.check_process import CheckCancelledError, CheckEndedError, UpdateCheck, error_kind
-from edge_client.update.decision import Decision, UpdateOutcome
+from edge_client.update.decision import RETRY, Decision, UpdateOutcome
 from edge_client.update.endings import Retry
 from edge_client.update.refusals import PostponedError, RefusedError
 from edge_client.update.schedule import SHORTEST_INTERVAL_S, CheckSchedule
@@ -58,8 +67,6 @@ logger = logging.getLogger(__name__)
 SETTLE_RETRY_S = 10.0
 # Malformed announcements that reach log and status: so many at once, then one in each interval.
 MALFORMED_AT_ONCE, MALFORMED_INTERVAL_S = 10, 60.0
-# Value of the status field `decision` until an update check has decided.
-UNDECIDED = ""
 # A release in shadow mode is judged at least so often, also where no frames come.
 LONGEST_WAIT_S = 600.0
 
@@ -101,6 +108,8 @@ class ChannelFollower(Follower):
         self._chance = chance or random.Random()  # noqa: S311 - no secret
         self._software = find_software(self._settings)
         self._check = UpdateCheck()
+        self.pace = FleetPace(settings.device.state_dir / PACE_FILE)
+        self._doubt = ""
         self._serving = Serving(settings, self._software, on_verdict=self._on_verdict, last_end=last_end)
         self._running_update: RunningUpdate | None = None
         self._update_started = float("-inf")
@@ -133,11 +142,10 @@ class ChannelFollower(Follower):
         )
 
     def _with_fault(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Add to the live fields why the current release does not serve; `last_error` may be another's."""
-        if not self._serving.fault:
-            return fields
-        warnings = [text for text in (self._serving.fault, fields.get("warning")) if text]
-        return {**fields, "warning": "; ".join(warnings)}
+        """Add what does not stop the device from serving; `last_error` may be of another release."""
+        faults = (self._serving.fault, self._doubt, fields.get("warning"))
+        warnings = [text for text in faults if text]
+        return {**fields, "warning": "; ".join(warnings) or None}
 
     @property
     def serves(self) -> bool:
@@ -233,7 +241,11 @@ class ChannelFollower(Follower):
     def follow(self) -> None:
         """Check at the start, at each announcement or request, and at each poll interval; until closed."""
         schedule = CheckSchedule(
-            self._settings.update, time.monotonic(), self._chance.uniform, serves=self.serves
+            self._settings.update,
+            time.monotonic(),
+            self._chance.uniform,
+            serves=self.serves,
+            fleet_spread_s=lambda: self.pace.spread_s,
         )
         requested, retry = False, Retry.RESTART
         while True:
@@ -261,7 +273,13 @@ class ChannelFollower(Follower):
             result = self._run_check(awaited.release if awaited else None, requested=requested, retry=retry)
             requested, retry = False, Retry.DUE if result.settled else retry
             schedule.note_check(time.monotonic(), settled=result.settled, signed=result.signed)
-            if (at := self._serving.retry_at) is not None and (wait_s := seconds_until(at)) > 0:
+            self._schedule_next(schedule, result)
+
+    def _schedule_next(self, schedule: CheckSchedule, result: CheckResult) -> None:
+        retry_at = self._serving.retry_at
+        retry_in_s = seconds_until(retry_at) if retry_at is not None else 0.0
+        for wait_s in (retry_in_s if retry_in_s > 0 else None, result.next_in_s):
+            if wait_s is not None:
                 schedule.request(time.monotonic() + wait_s)
 
     def _wait_s(self, schedule: CheckSchedule, now: float) -> float:
@@ -324,24 +342,11 @@ class ChannelFollower(Follower):
             changes = {"last_error": str(e)}
         if changes is None:
             return False
-        decided = self._decision_after_verdict(changes)
+        decided = decision_after_verdict(
+            self.board.status, changes, self._serving.release, self._serving.shadow_release
+        )
         self.show_releases(**changes, **decided)
         return decided.get("decision") == UNDECIDED
-
-    def _decision_after_verdict(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """Return the status fields that follow from a verdict, on the channel's release or the one before."""
-        status, latest = self.board.status, self.board.status.latest
-        if latest is None:
-            return {}
-        if changes.get("refused") == latest:
-            return {"decision": _name(Decision.REFUSED), "offered": None}
-        if self._serving.release == latest:
-            return {"decision": _name(Decision.SERVES), "offered": None}
-        # It neither serves nor is compared: a rollback ended its shadow mode, or could not be recorded.
-        ended = self._serving.shadow_release != latest
-        if ended and status.decision in {_name(Decision.INSTALL), _name(Decision.SERVES), UNDECIDED}:
-            return {"decision": UNDECIDED, "offered": None}
-        return {}
 
     def _on_verdict(self, urgent: bool) -> None:
         """Wake `follow` for a verdict; an urgent one interrupts a running update check."""
@@ -370,7 +375,7 @@ class ChannelFollower(Follower):
             outcome = self._install_newest(
                 settings or self._settings,
                 expecting=announced is not None,
-                allowed=requested or self._settings.update.automatic,
+                requested=requested,
                 retry=retry,
             )
         except RefusedError as e:
@@ -393,7 +398,7 @@ class ChannelFollower(Follower):
         return self._show_outcome(outcome, announced)
 
     def _install_newest(
-        self, settings: Settings, *, expecting: bool, allowed: bool, retry: Retry
+        self, settings: Settings, *, expecting: bool, requested: bool, retry: Retry
     ) -> UpdateOutcome:
         """Check in a child process; a release that it installed serves afterwards, or is in shadow mode."""
         self._software = self._software or find_software(self._settings)
@@ -404,9 +409,9 @@ class ChannelFollower(Follower):
             outcome = self._check.run(
                 settings,
                 self._software,
-                lambda: self.board.change(state="updating"),
+                self._show_update,
                 expecting=expecting,
-                allowed=allowed,
+                requested=requested,
                 retry=retry,
             )
         except CheckCancelledError:
@@ -414,6 +419,7 @@ class ChannelFollower(Follower):
             self._serving.end_try()
             raise
         finally:
+            self._note_signed(self._check.decided)
             self._serving.reload()  # refusals, too
             if self._serving.note_verified(self._check.signed):
                 self._show_reopened()
@@ -421,6 +427,23 @@ class ChannelFollower(Follower):
         if self.serves:
             self._may_serve.set()
         return outcome
+
+    def _show_update(self, outcome: UpdateOutcome) -> None:
+        """Show which release is being fetched and tried."""
+        self.board.change(
+            state="updating",
+            latest=outcome.release,
+            decision=UNDECIDED,
+            offered=None,
+            **rollout_fields(outcome),
+        )
+
+    def _note_signed(self, decided: UpdateOutcome | None) -> None:
+        """Note what is signed for this device, also where that could not be carried out."""
+        if decided is not None:
+            self._doubt = decided.warning
+            self.pace.note(decided.heartbeat_s)
+            self.board.change(**rollout_fields(decided))
 
     def _begin_measuring(self, outcome: UpdateOutcome) -> None:
         self._running_update = RunningUpdate(outcome.release, outcome.bytes_pulled, self._update_started)
@@ -432,15 +455,17 @@ class ChannelFollower(Follower):
             last_error=str(error),
             refused=release if decision is Decision.REFUSED else None,
             latest=release,
-            decision=_name(decision),
+            decision=name_of(decision),
             offered=None,
+            waits_for=RETRY if decision is Decision.POSTPONED else "",
         )
-        return CheckResult(str(error), error_kind(error), signed=release)
+        signed = self._check.decided.named if self._check.decided is not None else {release or ""}
+        return CheckResult(str(error), error_kind(error), signed=signed)
 
     def _show_outcome(self, outcome: UpdateOutcome, announced: str | None) -> CheckResult:
         channel = self._settings.device.channel
-        expected = announced in {None, outcome.release}
-        decision = self._decision_of(outcome)
+        expected = announced is None or announced in outcome.named
+        decision = decision_of(outcome, self._serving.release, self._serving.shadow_release)
         if decision == UNDECIDED:
             why = self._serving.fault or explain_unrecorded(outcome, channel)
             error: str | None = why
@@ -460,19 +485,4 @@ class ChannelFollower(Follower):
             share_percent=outcome.share_percent,
         )
         message = f"release {self._serving.release} serves: {why}"
-        return CheckResult(message, settled=expected, signed=outcome.release)
-
-    def _decision_of(self, outcome: UpdateOutcome) -> str:
-        """Return the decision of an update check for the status, given what serves by now."""
-        if outcome.decision not in {Decision.SERVES, Decision.INSTALL}:
-            return _name(outcome.decision)
-        if self._serving.release == outcome.release:
-            return _name(Decision.SERVES)
-        if self._serving.shadow_release == outcome.release:
-            return _name(Decision.INSTALL)
-        return UNDECIDED
-
-
-def _name(decision: Decision) -> str:
-    """Return the value of the status field `decision`."""
-    return decision.name.lower()
+        return CheckResult(message, settled=expected, signed=outcome.named, next_in_s=next_look_s(outcome))

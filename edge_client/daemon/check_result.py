@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from edge_client.contract.messages import UpdateMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,14 +19,16 @@ class CheckResult:
         message: In a sentence, for people.
         error: Kind of the error, see `error_kind`; empty without one.
         settled: Whether checking again soon would not help.
-        signed: Release that the signed channel points to; None if unknown.
+        signed: Releases that the signed documents of the channel name; None if unknown.
+        next_in_s: Seconds until another check may find more to do; None: nothing is known of it.
         cancelled: Whether this process cancelled the check.
     """
 
     message: str
     error: str = ""
     settled: bool = True
-    signed: str | None = None
+    signed: Collection[str] | None = None
+    next_in_s: float | None = None
     cancelled: bool = False
 
 

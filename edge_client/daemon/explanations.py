@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 def explain_outcome(outcome: UpdateOutcome, channel: str) -> str:
     """Return why the serving release serves, given the outcome of an update check."""
     if outcome.decision in {Decision.SERVES, Decision.INSTALL}:
-        return f"channel {channel} points to it"
-    other = f"channel {channel} points to {outcome.release}, which {outcome.decision.value}"
+        return f"{_explain_offer(outcome, channel, 'it')}{_explain_others(outcome)}"
+    other = _explain_offer(outcome, channel, outcome.release)
+    if outcome.decision is Decision.HELD and outcome.reason:
+        return f"{other}, which {outcome.reason}"
+    other = f"{other}, which {outcome.decision.value}"
     if outcome.decision is Decision.NOT_IN_SHARE:
         return f"{other} ({outcome.share_percent:g}% of the devices)"
     return f"{other}{': ' if outcome.reason else ''}{outcome.reason}"
@@ -22,12 +25,14 @@ def explain_outcome(outcome: UpdateOutcome, channel: str) -> str:
 
 def explain_shadow(outcome: UpdateOutcome, channel: str) -> str:
     """Return why the serving release still serves while the channel's release is in shadow mode."""
-    return f"channel {channel} points to {outcome.release}, which is compared with it first ([shadow])"
+    offered = _explain_offer(outcome, channel, outcome.release)
+    return f"{offered}, which is compared with it first ([shadow])"
 
 
 def explain_unrecorded(outcome: UpdateOutcome, channel: str) -> str:
     """Return why another release serves than the channel's, which `slots.json` names as current."""
-    return f"channel {channel} points to {outcome.release}, rolled back; the disk could not record that"
+    offered = _explain_offer(outcome, channel, outcome.release)
+    return f"{offered}, rolled back; the disk could not record that"
 
 
 def explain_problem(outcome: UpdateOutcome, announced: str | None, channel: str) -> str | None:
@@ -36,9 +41,26 @@ def explain_problem(outcome: UpdateOutcome, announced: str | None, channel: str)
         return f"release {outcome.release} was refused: {outcome.reason}"
     if outcome.decision is Decision.POSTPONED:
         return f"release {outcome.release} could not be tried: {outcome.reason}"
-    if announced not in {None, outcome.release}:
+    if announced is not None and announced not in outcome.named:
         return (
             f"release {announced} was announced, but the signed channel {channel} "
             f"points to {outcome.release}; the announcement is not followed"
         )
     return None
+
+
+def _explain_offer(outcome: UpdateOutcome, channel: str, release: str) -> str:
+    if outcome.rollout and outcome.release != outcome.steady:
+        return f"rollout {outcome.rollout} of channel {channel} has {release} for this device"
+    return f"channel {channel} points to {release}"
+
+
+def _explain_others(outcome: UpdateOutcome) -> str:
+    """Return what the rollout means for a device that has the steady release."""
+    if not outcome.rollout or outcome.release != outcome.steady:
+        return ""
+    if outcome.intended != outcome.steady:
+        return f"; {outcome.intended} follows, by rollout {outcome.rollout}"
+    if outcome.rollout_release == outcome.steady:
+        return ""
+    return f"; {outcome.rollout_release} is for other devices so far (rollout {outcome.rollout})"

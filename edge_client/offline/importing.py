@@ -72,7 +72,7 @@ def _install(of_bundle: Settings, settings: Settings) -> str:
     """Check and install a release, as the daemon does; return the result, in one sentence."""
     slots, threads = Slots(settings.device.state_dir), settings.device.threads
     software = this_software(settings.device, settings.update)
-    outcome = UpdateCheck().run(of_bundle, software, expecting=True, retry=Retry.REQUESTED)
+    outcome = UpdateCheck().run(of_bundle, software, expecting=True, requested=True, retry=Retry.REQUESTED)
     slots.reload()
     if install(outcome, slots, ClassifierHolder(), software=software, threads=threads):
         return f"release {outcome.release} will serve"

@@ -23,10 +23,17 @@ from tuf.ngclient import Updater, UpdaterConfig
 from edge_client import __version__
 from edge_client.contract.addresses import shown_address, shown_below, without_secrets
 from edge_client.contract.documents import decode_document
-from edge_client.contract.errors import TransportError, TrustError
+from edge_client.contract.errors import InputError, TransportError, TrustError
 from edge_client.contract.file_urls import is_file_url
-from edge_client.contract.names import METADATA_FOLDER, TARGETS_FOLDER, channel_target
+from edge_client.contract.names import (
+    METADATA_FOLDER,
+    ROLLOUTS_ROLE,
+    TARGETS_FOLDER,
+    channel_target,
+    rollout_target,
+)
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
+from edge_client.contract.rollout import ROLLOUT_LIMIT_BYTES, RolloutDocument
 from edge_client.contract.times import current_time
 from edge_client.disk import SCRATCH_PREFIX, disk_errors, write_durably
 from edge_client.repository.clock import check_clock, read_signing_time
@@ -52,13 +59,18 @@ _CONFIG = UpdaterConfig(
     targets_max_length=5_000_000,
     app_user_agent=f"edge-client/{__version__}",
 )
-# Oldest memory last: the timestamp is what protects against a store that goes back in time.
+# Oldest memory last: the timestamp is what protects against a store that goes back in time. The snapshot
+# protects the delegated role likewise: no newer one may name an older version of it, or leave it out.
 METADATA_DIR = METADATA_FOLDER
-_REMEMBERED = ("timestamp.json", "snapshot.json", "targets.json")
+_REMEMBERED = ("timestamp.json", "snapshot.json", "targets.json", f"{ROLLOUTS_ROLE}.json")
 
 
 class NothingPublishedError(TransportError):
     """The store answers, but has no metadata, and this device never saw any."""
+
+
+class NotSignedError(TrustError):
+    """No metadata signs a file of this name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,22 +196,58 @@ class TrustedRepository:
     def channel(self, name: str) -> ChannelDocument:
         """Return the signed pointer of a channel.
 
-        Raises: InputError if it is malformed, and as `fetch`.
+        Raises: InputError if it is malformed; NotSignedError if there is none; and as `fetch`.
         """
         path = channel_target(name)
-        target = self._find(path)
+        target = self._find_pointer(path)
+        if target is None:
+            raise self._not_signed(path)
         if target.length > CHANNEL_LIMIT_BYTES:
             msg = f"{path}: signed length {target.length}, at most {CHANNEL_LIMIT_BYTES}; publish it again"
             raise TrustError(msg)
-        file = self.fetch(path, self._scratch_path)
         document = decode_document(
-            ChannelDocument, file.read_bytes(), source=path, limit_bytes=CHANNEL_LIMIT_BYTES
+            ChannelDocument, self._read_pointer(path), source=path, limit_bytes=CHANNEL_LIMIT_BYTES
         )
         if document.channel != name:
             # Signed, but for another channel: the pipeline is broken, or a key was misused.
             msg = f"{path}: is the pointer of channel {document.channel!r}; publish the channel again"
             raise TrustError(msg)
         return document
+
+    def rollout(self, name: str) -> RolloutDocument | None:
+        """Return the signed rollout document of a channel; None where none is signed, as by older pipelines.
+
+        Raises: InputError if this version cannot use it, which must never widen a rollout; and as `fetch`.
+        """
+        path = rollout_target(name)
+        target = self._find_pointer(path)
+        if target is None:
+            return None
+        if target.length > ROLLOUT_LIMIT_BYTES:
+            msg = f"{path}: signed length {target.length}, at most {ROLLOUT_LIMIT_BYTES}"
+            raise InputError(msg)
+        document = decode_document(
+            RolloutDocument, self._read_pointer(path), source=path, limit_bytes=ROLLOUT_LIMIT_BYTES
+        )
+        if document.channel != name:
+            msg = f"{path}: is the rollout document of channel {document.channel[:80]!r}"
+            raise InputError(msg)
+        return document
+
+    def _find_pointer(self, path: str) -> TargetFile | None:
+        """Return what is signed for a pointer, which a delegated role may sign; remember its metadata."""
+        try:
+            return self._seek(path)
+        finally:
+            if self._remembers:
+                self._remember()
+
+    def _read_pointer(self, path: str) -> bytes:
+        # Below a folder: a channel may be named as metadata is.
+        folder = self._scratch_path / path.partition("/")[0]
+        with disk_errors(folder):
+            folder.mkdir(exist_ok=True)
+        return self.fetch(path, folder).read_bytes()
 
     def look_up(self, path: str) -> SignedFile:
         """Return what is signed for a file.
@@ -252,15 +300,18 @@ class TrustedRepository:
             self._find(path).verify_length_and_hashes(data)
 
     def _find(self, path: str) -> TargetFile:
-        with self._verdicts(shown_below(self._base_url, METADATA_FOLDER)):
-            target = self._updater.get_targetinfo(path)
+        target = self._seek(path)
         if target is None:
-            msg = (
-                f"{self._shown}: {path} is not among the signed files; publish it, or correct [device] "
-                "channel"
-            )
-            raise TrustError(msg)
+            raise self._not_signed(path)
         return target
+
+    def _seek(self, path: str) -> TargetFile | None:
+        with self._verdicts(shown_below(self._base_url, METADATA_FOLDER)):
+            return self._updater.get_targetinfo(path)
+
+    def _not_signed(self, path: str) -> NotSignedError:
+        msg = f"{self._shown}: {path} is not among the signed files; publish it, or correct [device] channel"
+        return NotSignedError(msg)
 
     def _http_way_out(self, status: int) -> str:
         if status in {401, 403}:

@@ -321,7 +321,7 @@ class Serving(HeldReleases):
             software=self._software,
             threads=self._settings.device.threads,
             loaded=loaded,
-            probation=self._begin_probation(outcome.release),
+            probation=None if outcome.returns else self._begin_probation(outcome.release),
             before_swap=begin,
         )
         if activated:

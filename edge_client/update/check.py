@@ -9,19 +9,23 @@ wherever power goes, the old release goes on serving.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import shutil
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import DeviceError, EdgeError, InputError, TrustError
-from edge_client.contract.names import MODEL_FILE, RELEASE_FILE, check_name, release_target
+from edge_client.contract.errors import DeviceError, EdgeError, InputError, TransportError, TrustError
+from edge_client.contract.names import MODEL_FILE, RELEASE_FILE, release_target
 from edge_client.contract.release import RELEASE_LIMIT_BYTES
+from edge_client.contract.rollout import Member
 from edge_client.disk import disk_errors
 from edge_client.releases import check_document, needed_files, read_release
-from edge_client.update.decision import Decision, UpdateOutcome, decide
+from edge_client.update.decision import REQUEST, Decision, Hold, UpdateOutcome, decide
+from edge_client.update.documents import read_documents
 from edge_client.update.endings import Blame, Ending, Retry
 from edge_client.update.failures import describe_failure
+from edge_client.update.offer import find_offer
 from edge_client.update.patches import fetch_model
 from edge_client.update.refusals import refusing, this_software
 from edge_client.update.selftest import SelfTest, SelfTestError
@@ -31,16 +35,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edge_client.contract.release import ChannelDocument
     from edge_client.repository.trusted import TrustedRepository
     from edge_client.settings.update import UpdateSettings
+    from edge_client.update.documents import ChannelDocuments
+    from edge_client.update.offer import Offer
     from edge_client.update.slots import Slots
+    from edge_client.update.timing import MoveTiming
 
 logger = logging.getLogger(__name__)
 
 
 class ReleaseUpdater:
-    """Checks the store and brings the channel's release into a slot. One thread at a time."""
+    """Checks the store and brings the channel's release into a slot. One thread at a time.
+
+    Attributes:
+        decided: What the check decided, also where it failed afterwards; None before.
+    """
 
     def __init__(
         self,
@@ -54,9 +64,11 @@ class ReleaseUpdater:
         open_self_test: Callable[[], SelfTest] | None = None,
         threads: int = 1,
         device_class: str = "",
-        allowed: bool = True,
+        member: Member | None = None,
+        timing: MoveTiming | None = None,
+        requested: bool = False,
         retry: Retry = Retry.DUE,
-        on_install: Callable[[str], None] = lambda _release: None,
+        on_install: Callable[[UpdateOutcome], None] = lambda _outcome: None,
         on_signed: Callable[[str, str], None] = lambda _release, _digest: None,
     ) -> None:
         """Build an updater.
@@ -71,12 +83,13 @@ class ReleaseUpdater:
             open_self_test: Starts the child that tries a release; default: just before the download.
             threads: Threads of the interpreter.
             device_class: Releases for another class are refused.
-            allowed: Whether a release may be installed now.
+            member: The device, as far as rollouts ask; default: its id and class.
+            timing: When the device may move to another release; None: at once.
+            requested: Whether a person asked for the release: it waits for nothing then.
             retry: How a release that failed before is treated.
-            on_install: Called with the release before its download starts.
+            on_install: Called with what was decided before a download starts.
             on_signed: Called with each release on the disk and the digest that is signed for its document.
         """
-        self._device_id = device_id
         self._channel = channel
         self._settings = settings
         self._slots = slots
@@ -84,10 +97,13 @@ class ReleaseUpdater:
         self._software = software
         self._open_self_test = open_self_test or functools.partial(start_self_test, settings, threads)
         self._device_class = device_class
-        self._allowed = allowed
+        self._member = member or Member(device_id, device_class=device_class)
+        self._timing = timing
+        self._requested = requested
         self._retry = retry
         self._on_install = on_install
         self._on_signed = on_signed
+        self.decided: UpdateOutcome | None = None
 
     def check(self) -> UpdateOutcome:
         """Check once; after INSTALL the release is verified, tried and in its slot.
@@ -102,60 +118,108 @@ class ReleaseUpdater:
             for known, digest in repository.remembered_digests(self._slots.kept).items():
                 self._on_signed(known, digest)
             repository.refresh()
-            channel = repository.channel(self._channel)
-            release = check_name(channel.release, "release id")
-            self._forget_failures(channel)
-            interrupted = self._count_interruption(channel, software)
-            decision = self._decide(channel, interrupted=interrupted)
-            if decision is Decision.INSTALL:
+            documents = read_documents(repository, self._channel)
+            self._forget_failures(documents)
+            interrupted = self._count_interruption(documents, software)
+            offer = self._find_offer(documents, interrupted)
+            outcome = _with_documents(self._decide(offer, interrupted), documents)
+            self.decided = outcome
+            if outcome.decision is Decision.INSTALL:
                 counts = self._retry in {Retry.DUE, Retry.RESTART}
-                with refusing(self._slots, release, software, counts=counts):
-                    self._install(repository, release)
+                with refusing(self._slots, offer.release, software, counts=counts):
+                    self._install(repository, outcome)
             else:
-                if decision is not Decision.POSTPONED:
+                if outcome.decision not in {Decision.POSTPONED, Decision.HELD}:
                     self._slots.drop_staged()  # the channel moved on before the download was complete
                 self._mend_slots(repository)
-            failed = decision in {Decision.REFUSED, Decision.POSTPONED}
-            reason = self._reason(release) if failed else ""
-            return UpdateOutcome(decision, release, repository.bytes_pulled, reason, channel.share_percent)
+            return dataclasses.replace(outcome, bytes_pulled=repository.bytes_pulled)
 
-    def _forget_failures(self, channel: ChannelDocument) -> None:
+    def _forget_failures(self, documents: ChannelDocuments) -> None:
         """Forget the failures that count no more."""
         if self._retry is Retry.FORGIVE:
             self._slots.forget_failures()
         else:
-            self._slots.lift_failures(channel.release, channel.retry_since)
+            self._slots.lift_failures(documents.named, documents.retry_since)
 
-    def _count_interruption(self, channel: ChannelDocument, software: str) -> bool:
-        """Count a self-test of the release that neither passed nor failed; return whether there is one."""
-        if self._slots.trying != channel.release:
-            return False
+    def _count_interruption(self, documents: ChannelDocuments, software: str) -> str:
+        """Count a self-test that neither passed nor failed; return its release, or an empty text."""
+        trying = self._slots.trying
+        if trying not in documents.named:
+            return ""
         reason = f"self-test: {Ending.INTERRUPTED.meaning}"
-        self._slots.note_failure(channel.release, Ending.INTERRUPTED, reason, software)
-        return True
+        self._slots.note_failure(trying, Ending.INTERRUPTED, reason, software)
+        return trying
 
-    def _decide(self, channel: ChannelDocument, *, interrupted: bool) -> Decision:
+    def _find_offer(self, documents: ChannelDocuments, interrupted: str) -> Offer:
+        offer = find_offer(
+            documents.channel,
+            documents.rollout,
+            self._member,
+            current=self._slots.current,
+            refused=self._slots.refused,
+            postponed={release for release in documents.named if self._waits(release, interrupted)},
+        )
+        if offer is None:
+            msg = (
+                f"channel {self._channel} has no release for all devices yet, and its rollout does not "
+                "include this one; it gets one when the rollout has ended"
+            )
+            raise TransportError(msg)
+        return offer
+
+    def _waits(self, release: str, interrupted: str) -> bool:
+        """Whether a release that failed here waits for its next try."""
+        record = self._slots.failures.records.get(release)
+        hurried = release == interrupted or (record is not None and record.is_hurried(self._retry))
+        return not hurried and self._slots.is_postponed(release)
+
+    def _decide(self, offer: Offer, interrupted: str) -> UpdateOutcome:
         shadow = self._slots.shadow
-        record = self._slots.failures.records.get(channel.release)
-        hurried = interrupted or (record is not None and record.is_hurried(self._retry))
-        waits = not hurried and self._slots.is_postponed(channel.release)
-        return decide(
-            channel,
-            self._device_id,
+        decision = decide(
+            offer,
             self._slots.current,
             self._slots.refused,
-            allowed=self._allowed,
+            allowed=self._requested or self._settings.automatic,
             shadow=shadow.release if shadow is not None else None,
-            postponed=waits,
+            postponed=self._waits(offer.release, interrupted),
         )
+        hold = self._find_hold(offer, decision)
+        failed = decision in {Decision.REFUSED, Decision.POSTPONED}
+        return UpdateOutcome(
+            decision if hold is None else Decision.HELD,
+            offer.release,
+            0,
+            hold.reason if hold is not None else self._reason(offer.release) if failed else "",
+            offer.share_percent,
+            intended=offer.intended,
+            steady=offer.steady,
+            rollout=offer.rollout,
+            waits_for=hold.waits_for if hold is not None else "",
+            wait_s=hold.wait_s if hold is not None else None,
+            returns=offer.is_way_back and offer.release == self._slots.previous,
+        )
+
+    def _find_hold(self, offer: Offer, decision: Decision) -> Hold | None:
+        """Return what the release waits for; a planned move is kept only as long as it is one."""
+        if decision is Decision.HELD:
+            return Hold(REQUEST, None, "")
+        if self._timing is None:
+            return None
+        if decision is Decision.SERVES:
+            self._timing.forget()
+        shadow = self._slots.shadow
+        begun = self._slots.current is None or (shadow is not None and shadow.release == offer.release)
+        waits = decision is Decision.INSTALL and not begun and not self._requested
+        return self._timing.hold(offer) if waits else None
 
     def _reason(self, release: str) -> str:
         """Return why a release was refused or postponed."""
         record = self._slots.failures.records.get(release)
         return describe_failure(record) if record is not None else self._slots.refused.get(release, "")
 
-    def _install(self, repository: TrustedRepository, release: str) -> None:
-        self._on_install(release)
+    def _install(self, repository: TrustedRepository, outcome: UpdateOutcome) -> None:
+        self._on_install(outcome)
+        release = outcome.release
         slot = self._slots.folder(release)
         if slot.is_dir() and self._is_whole(repository, release, slot):
             logger.info("release %s is on the disk already", release)
@@ -297,6 +361,18 @@ class ReleaseUpdater:
                 "[update] min_free_bytes); free some space, the download will be tried again"
             )
             raise DeviceError(msg)
+
+
+def _with_documents(outcome: UpdateOutcome, documents: ChannelDocuments) -> UpdateOutcome:
+    """Add what the daemon shows of the signed documents, whatever was decided."""
+    rollout = documents.rollout
+    return dataclasses.replace(
+        outcome,
+        rollout_release=rollout.release if rollout is not None else "",
+        named=tuple(sorted(documents.named)),
+        heartbeat_s=rollout.heartbeat_s if rollout is not None else 0.0,
+        warning=documents.warning,
+    )
 
 
 def _fits(repository: TrustedRepository, path: str, file: Path) -> bool:

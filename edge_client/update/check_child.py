@@ -2,9 +2,9 @@
 
     python -m edge_client.update.check_child [COMMAND OF A SELF-TEST]
 
-reads settings from standard input, and prints `installing RELEASE` before it downloads one, then a report. It
-starts the self-test that it is given at once: that process imports its runtime on another core, while this
-one imports what it needs itself.
+reads settings from standard input, and prints `installing OUTCOME` before it downloads a release, then a
+report. It starts the self-test that it is given at once: that process imports its runtime on another core,
+while this one imports what it needs itself.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from edge_client.update.check import ReleaseUpdater
     from edge_client.update.check_process import CheckOrder, Report
+    from edge_client.update.decision import UpdateOutcome
 
 # python-tuf imports signers that a device never needs, and boto3 with them where it is installed; msgspec
 # imports backports of `typing` where they are installed. Together they take a third of the start.
@@ -66,12 +67,14 @@ def _start_self_test(command: list[str]) -> subprocess.Popen[bytes] | None:
 def _check(test: subprocess.Popen[bytes] | None, order_in: BinaryIO, report_out: BinaryIO) -> int:
     import pickle  # noqa: PLC0415 - imports start once the self-test's process runs
 
+    import msgspec  # noqa: PLC0415 - as above
+
     from edge_client.contract.documents import encode_document  # noqa: PLC0415 - as above
     from edge_client.reporting.logs import configure_logs  # noqa: PLC0415 - as above
     from edge_client.update.check_process import INSTALLING, SIGNED  # noqa: PLC0415 - as above
 
-    def on_install(release: str) -> None:
-        report_out.write(INSTALLING + release.encode() + b"\n")
+    def on_install(outcome: UpdateOutcome) -> None:
+        report_out.write(INSTALLING + msgspec.json.encode(outcome) + b"\n")
         report_out.flush()
 
     def on_signed(release: str, digest: str) -> None:
@@ -90,12 +93,14 @@ def _check(test: subprocess.Popen[bytes] | None, order_in: BinaryIO, report_out:
 def _build_updater(
     order: CheckOrder,
     test: subprocess.Popen[bytes] | None,
-    on_install: Callable[[str], None],
+    on_install: Callable[[UpdateOutcome], None],
     on_signed: Callable[[str, str], None],
 ) -> ReleaseUpdater:
+    from edge_client.contract.rollout import Member  # noqa: PLC0415 - as above
     from edge_client.repository.opening import open_repository, sweep_scratch  # noqa: PLC0415 - as above
     from edge_client.update.check import ReleaseUpdater, start_self_test  # noqa: PLC0415 - as above
     from edge_client.update.slots import Slots  # noqa: PLC0415 - as above
+    from edge_client.update.timing import MOVE_FILE, MoveTiming  # noqa: PLC0415 - as above
 
     settings, device = order.settings, order.settings.device
     sweep_scratch(device.state_dir)  # of a check that was killed
@@ -110,7 +115,9 @@ def _build_updater(
             settings.update, device.threads, test, latency_budget_ms=device.latency_budget_ms
         ),
         device_class=device.device_class,
-        allowed=order.allowed,
+        member=Member(device.id, device.site, device.device_class, device.tags),
+        timing=MoveTiming(device.state_dir / MOVE_FILE),
+        requested=order.requested,
         retry=order.retry,
         on_install=on_install,
         on_signed=on_signed,
@@ -121,19 +128,13 @@ def _report(build_updater: Callable[[], ReleaseUpdater]) -> Report:
     from edge_client.contract.errors import EdgeError  # noqa: PLC0415 - as above
     from edge_client.update.check_process import Report, error_kind  # noqa: PLC0415 - as above
 
+    updater = None
     try:
-        outcome = build_updater().check()
+        updater = build_updater()
+        return Report(outcome=updater.check())
     except EdgeError as e:
-        return Report(decision="", release="", bytes_pulled=0, reason="", error=error_kind(e), message=str(e))
-    return Report(
-        decision=outcome.decision.name,
-        release=outcome.release,
-        bytes_pulled=outcome.bytes_pulled,
-        reason=outcome.reason,
-        error="",
-        message="",
-        share_percent=outcome.share_percent,
-    )
+        decided = updater.decided if updater is not None else None
+        return Report(outcome=decided, error=error_kind(e), message=str(e))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import pickle
 import subprocess
 import sys
 import threading
 from typing import IO, TYPE_CHECKING
+
+import msgspec
 
 from edge_client.children import (
     FOLDER,
@@ -32,7 +35,7 @@ from edge_client.contract.errors import (
     TrustError,
 )
 from edge_client.settings.update import CheckSettings
-from edge_client.update.decision import Decision, UpdateOutcome
+from edge_client.update.decision import UpdateOutcome
 from edge_client.update.endings import Retry
 from edge_client.update.refusals import PostponedError, RefusedError
 
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     from edge_client.settings.file import Settings
 
 REPORT_LIMIT_BYTES = 65536
-# First word of the line that the child prints before it downloads a release.
+# First word of the line with the outcome so far, which the child prints before it downloads a release.
 INSTALLING = b"installing "
 # First word of a line that names a release on the disk and the digest that is signed for its document.
 SIGNED = b"signed "
@@ -67,14 +70,14 @@ class CheckOrder:
     Attributes:
         settings: Settings that the check needs.
         software: See `this_software`.
-        allowed: Whether a release may be installed now.
+        requested: Whether a person asked for the release.
         retry: How a release that failed before is treated.
         secrets: Variables that may hold the store's keys.
     """
 
     settings: CheckSettings
     software: str
-    allowed: bool = True
+    requested: bool = False
     retry: Retry = Retry.DUE
     secrets: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -83,22 +86,14 @@ class Report(Document, frozen=True, kw_only=True):
     """Result of an update check, as the child prints it.
 
     Attributes:
-        decision: Name of the `Decision`; empty after an error.
-        release: Release that the signed channel points to.
-        bytes_pulled: Bytes read from the store.
-        reason: Why the release was refused before; empty otherwise.
+        outcome: What was decided, also where that failed afterwards; None if nothing was.
         error: Name of the error's class; empty if there was no error.
         message: Text of the error.
-        share_percent: Share of devices that may install the release.
     """
 
-    decision: str
-    release: str
-    bytes_pulled: int
-    reason: str
-    error: str
-    message: str
-    share_percent: float = 100.0
+    outcome: UpdateOutcome | None = None
+    error: str = ""
+    message: str = ""
 
 
 def error_kind(error: Exception) -> str:
@@ -125,6 +120,7 @@ class UpdateCheck:
     Attributes:
         signed: Digest that is signed for the document of each release on the disk, as the last check, also a
             failed one, found it by verifying signatures.
+        decided: What the last check decided, also where it failed afterwards; None if it decided nothing.
     """
 
     def __init__(self) -> None:
@@ -132,6 +128,7 @@ class UpdateCheck:
         self._child: subprocess.Popen[bytes] | None = None
         self._cancelled = False
         self.signed: dict[str, str] = {}
+        self.decided: UpdateOutcome | None = None
 
     def cancel(self) -> None:
         """Kill the running check, if there is one; what it downloaded stays for the next check."""
@@ -144,10 +141,10 @@ class UpdateCheck:
         self,
         settings: Settings,
         software: str,
-        on_install: Callable[[], None] = lambda: None,
+        on_install: Callable[[UpdateOutcome], None] = lambda _outcome: None,
         *,
         expecting: bool,
-        allowed: bool = True,
+        requested: bool = False,
         retry: Retry = Retry.DUE,
     ) -> UpdateOutcome:
         """Check once.
@@ -155,9 +152,9 @@ class UpdateCheck:
         Args:
             settings: Settings of the channel.
             software: See `this_software`.
-            on_install: Called before a release is downloaded.
+            on_install: Called with what was decided before a release is downloaded.
             expecting: Whether a new release was announced: its self-test then starts at once.
-            allowed: Whether a release may be installed now.
+            requested: Whether a person asked for the release: it waits for nothing then.
             retry: How a release that failed before is treated.
         Raises: CheckCancelledError; what `ReleaseUpdater.check` raises; TransportError if the check took
             too long; DeviceError if the child cannot be started or crashed.
@@ -166,7 +163,7 @@ class UpdateCheck:
         if expecting:
             command += _self_test_command(settings)
         needed = CheckSettings(settings.device, settings.store, settings.trust, settings.update)
-        order = CheckOrder(needed, software, allowed, retry, secrets())
+        order = CheckOrder(needed, software, requested, retry, secrets())
         try:
             child = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=FOLDER
@@ -174,11 +171,20 @@ class UpdateCheck:
         except OSError as e:
             msg = f"{sys.executable} cannot be started: {e}; no update until it can"
             raise DeviceError(msg) from e
-        self.signed = {}
+        self.signed, self.decided = {}, None
+        begin = functools.partial(self._note_decision, on_install=on_install)
         with _ended(child), _time_limit(child, settings.update.check_timeout_s), self._cancellable(child):
-            output = _talk(child, pickle.dumps(order), on_install, self.signed)
+            output = _talk(child, pickle.dumps(order), begin, self.signed)
             child.wait()
-        return _read_report(child.returncode, output)
+        report = _read_report(child.returncode, output)
+        self.decided = report.outcome or self.decided
+        if report.error or report.outcome is None:
+            raise build_error(report.error, report.message)
+        return report.outcome
+
+    def _note_decision(self, line: bytes, on_install: Callable[[UpdateOutcome], None]) -> None:
+        self.decided = msgspec.json.decode(line, type=UpdateOutcome)
+        on_install(self.decided)
 
     @contextlib.contextmanager
     def _cancellable(self, child: subprocess.Popen[bytes]) -> Iterator[None]:
@@ -243,7 +249,10 @@ def _time_limit(child: subprocess.Popen[bytes], limit_s: float) -> Iterator[None
 
 
 def _talk(
-    child: subprocess.Popen[bytes], settings: bytes, on_install: Callable[[], None], signed: dict[str, str]
+    child: subprocess.Popen[bytes],
+    settings: bytes,
+    on_install: Callable[[bytes], None],
+    signed: dict[str, str],
 ) -> bytes:
     """Send the settings to the child; return the report that it prints, and fill `signed`."""
     try:
@@ -254,7 +263,7 @@ def _talk(
     report = b""
     for line in _pipe(child.stdout):
         if line.startswith(INSTALLING):
-            on_install()
+            on_install(line.removeprefix(INSTALLING))
         elif line.startswith(SIGNED):
             release, digest = line.decode().split()[1:]
             signed[release] = digest
@@ -270,17 +279,12 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     return pipe
 
 
-def _read_report(returncode: int, output: bytes) -> UpdateOutcome:
+def _read_report(returncode: int, output: bytes) -> Report:
     try:
-        report = decode_document(
+        return decode_document(
             Report, output, source="report of the update check", limit_bytes=REPORT_LIMIT_BYTES
         )
     except InputError as e:
         end = describe_exit(returncode, "it crashed") or f"code {returncode}"
         msg = f"the update check ended without a report: {end}; it is tried again, see the log"
         raise CheckEndedError(msg) from e
-    if report.error:
-        raise build_error(report.error, report.message)
-    return UpdateOutcome(
-        Decision[report.decision], report.release, report.bytes_pulled, report.reason, report.share_percent
-    )

@@ -12,14 +12,18 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from edge_client.settings.update import UpdateSettings
     from edge_client.update.triggers import ReceivedAnnouncement
 
-# After a lost connection, or when the store does not show yet what was announced (a CDN may lag).
+# After a lost connection, or when the store does not show yet what was announced (a CDN may lag): at most so
+# long. Any part of it may be drawn ("full jitter"): after an outage all devices of a fleet fail together, and
+# would come again together each time (M. Brooker, "Exponential Backoff And Jitter", AWS, 2015).
 RETRY_DELAYS_S = (2.0, 5.0, 15.0, 60.0, 300.0)
-POLL_JITTER = 0.1
+# Part of the poll interval: devices that looked together once, at a power cut or an announcement, are spread
+# over a whole interval from the next look on, and look as often as asked for.
+POLL_JITTER = 0.5
 # Between two checks; the longest applies after several false announcements in a row.
 SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S = 1.0, 16.0
 # Announcements that were checked: so many are known, and for so long.
@@ -39,7 +43,13 @@ class CheckSchedule:
     """Computes when the next update check is due; all times are monotonic seconds."""
 
     def __init__(
-        self, settings: UpdateSettings, now: float, uniform: Callable[[float, float], float], *, serves: bool
+        self,
+        settings: UpdateSettings,
+        now: float,
+        uniform: Callable[[float, float], float],
+        *,
+        serves: bool,
+        fleet_spread_s: Callable[[], float] = float,
     ) -> None:
         """Schedule the first check.
 
@@ -49,10 +59,12 @@ class CheckSchedule:
             uniform: Draws a number between two.
             serves: Whether a release serves. The first check may wait then: all cameras of a shop start
                 at once when the power comes back.
+            fleet_spread_s: Returns the seconds that the size of the fleet asks for, like `spread_s`.
         """
         self._settings = settings
         self._uniform = uniform
-        self._next = now + (uniform(0, settings.spread_s) if serves else 0)
+        self._fleet_spread_s = fleet_spread_s
+        self._next = now + (uniform(0, self._spread_s) if serves else 0)
         self._checked_at = float("-inf")
         self._failures = self._false_announcements = 0
         self._settled: dict[bytes, float] = {}
@@ -85,16 +97,16 @@ class CheckSchedule:
         if self.awaited is None or self.awaited.payload != announcement.payload:
             self.awaited = Awaited(announcement.release, announcement.arrived, announcement.payload)
             self._failures = 0
-        self._next = min(self._next, now + self._uniform(0, self._settings.spread_s))
+        self._next = min(self._next, now + self._uniform(0, self._spread_s))
         return True
 
-    def note_check(self, now: float, *, settled: bool, signed: str | None) -> None:
+    def note_check(self, now: float, *, settled: bool, signed: Collection[str] | None) -> None:
         """Schedule the next check after one has ended.
 
         Args:
             now: Current time.
             settled: False if checking again soon may help.
-            signed: Release that the signed channel points to; None if that is unknown.
+            signed: Releases that the signed documents of the channel name; None if that is unknown.
         """
         self._checked_at = now
         self._failures = 0 if settled else self._failures + 1
@@ -106,9 +118,9 @@ class CheckSchedule:
             self.awaited = None  # anybody may announce anything: from now on the signed channel counts
         self._next = now + self._delay_s()
 
-    def _count_false(self, awaited: Awaited, signed: str) -> None:
+    def _count_false(self, awaited: Awaited, signed: Collection[str]) -> None:
         """Count a false announcement once, however often the store is asked because of it."""
-        if signed == awaited.release:
+        if awaited.release in signed:
             self._false_announcements, self._last_false = 0, b""
         elif awaited.payload != self._last_false:
             self._false_announcements, self._last_false = self._false_announcements + 1, awaited.payload
@@ -119,9 +131,14 @@ class CheckSchedule:
         if len(self._settled) > SETTLED_KEPT:
             del self._settled[next(iter(self._settled))]
 
+    @property
+    def _spread_s(self) -> float:
+        return max(self._settings.spread_s, self._fleet_spread_s())
+
     def _delay_s(self) -> float:
         """Seconds until the next check, spread so that a fleet does not come at once."""
         poll_s = self._settings.poll_s
+        if self._failures == 0:
+            return poll_s * self._uniform(1 - POLL_JITTER, 1 + POLL_JITTER)
         step = min(self._failures, len(RETRY_DELAYS_S)) - 1
-        delay_s = poll_s if self._failures == 0 else min(RETRY_DELAYS_S[step], poll_s)
-        return delay_s * self._uniform(1 - POLL_JITTER, 1 + POLL_JITTER)
+        return self._uniform(0, min(max(RETRY_DELAYS_S[step], self._spread_s), poll_s))

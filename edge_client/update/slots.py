@@ -338,11 +338,11 @@ class Slots:
         if after != known:
             self._write(**failure_fields(after))
 
-    def lift_failures(self, release: str, retry_since: str) -> None:
+    def lift_failures(self, named: Collection[str], retry_since: str) -> None:
         """Forget the refusals that count no more, and the failed tries of releases that nobody waits for.
 
         Args:
-            release: The channel's release.
+            named: Releases that the channel's signed documents name.
             retry_since: The channel's.
         Raises: DeviceError.
         """
@@ -351,7 +351,7 @@ class Slots:
             logger.info("refusals before %s are forgotten, as the signed channel says", retry_since)
             self._write(retry_since=retry_since, **failure_fields(Failures({}, {})))
         else:
-            self.forget_failures({*known.outdated(self._now()), *known.waiting() - {release}})
+            self.forget_failures({*known.outdated(self._now()), *known.waiting().difference(named)})
 
     def is_postponed(self, release: str) -> bool:
         """Return whether a release that failed waits for its next try."""

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+    from edge_client.contract.rollout import Member
     from edge_client.update.decision import UpdateOutcome
+    from edge_client.update.timing import MoveTiming
 
 
 class PassedSelfTest:
@@ -56,6 +58,8 @@ class DeviceUnderTest:
         self.slots = Slots(state_dir)
         self.holder = ClassifierHolder()
         self.installed: list[str] = []
+        self.member: Member | None = None
+        self.timing: MoveTiming | None = None
 
     def open(self) -> TrustedRepository:
         """Open the repository for one check."""
@@ -67,6 +71,8 @@ class DeviceUnderTest:
         self,
         settings: UpdateSettings | None = None,
         on_signed: Callable[[str, str], None] = lambda _release, _digest: None,
+        *,
+        requested: bool = False,
     ) -> ReleaseUpdater:
         return ReleaseUpdater(
             self.device_id,
@@ -74,16 +80,19 @@ class DeviceUnderTest:
             settings or self.settings,
             self.slots,
             self.open,
-            on_install=self.installed.append,
+            on_install=lambda outcome: self.installed.append(outcome.release),
             on_signed=on_signed,
+            member=self.member,
+            timing=self.timing,
+            requested=requested,
         )
 
-    def check(self) -> UpdateOutcome:
+    def check(self, *, requested: bool = False) -> UpdateOutcome:
         """Check once, and install the release if there is one."""
-        return self.check_with(self.settings)
+        return self.check_with(self.settings, requested=requested)
 
-    def check_with(self, settings: UpdateSettings) -> UpdateOutcome:
-        outcome = self.updater(settings).check()
+    def check_with(self, settings: UpdateSettings, *, requested: bool = False) -> UpdateOutcome:
+        outcome = self.updater(settings, requested=requested).check()
         install(outcome, self.slots, self.holder, software=this_software(), threads=1)
         return outcome
 

@@ -15,11 +15,28 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 
 from edge_client.contract.documents import encode_document
-from edge_client.contract.names import SIGNED_AT_FIELD, channel_target, release_target
+from edge_client.contract.names import (
+    ROLLOUTS_ROLE,
+    SIGNED_AT_FIELD,
+    channel_target,
+    release_target,
+    rollout_target,
+)
 from edge_client.contract.release import ChannelDocument
+from edge_client.contract.rollout import RolloutDocument
 from tests.fakes.tiny_release import tiny_release
 
 if TYPE_CHECKING:
@@ -72,6 +89,7 @@ class TufRepository:
         self.co_signers: dict[str, list[CryptoSigner]] = {role: [] for role in ROLES}
         self._targets = Targets()
         self._targets.version = 0
+        self._pointers: Targets | None = None
         self._snapshot_version = self._timestamp_version = 0
         self._root = Root(consistent_snapshot=True, expires=self.expiry[Root.type])
         for role, signer in self.signers.items():
@@ -137,15 +155,46 @@ class TufRepository:
         self.add({channel_target(channel): encode_document(document)})
         self.sign()
 
+    def delegate(self) -> None:
+        """Let a role of its own sign pointers and rollout documents, as newer pipelines do."""
+        signer = CryptoSigner.generate_ed25519()
+        self.signers[ROLLOUTS_ROLE], self.co_signers[ROLLOUTS_ROLE] = signer, []
+        self.expiry[ROLLOUTS_ROLE] = _in_days(30)
+        role = DelegatedRole(
+            ROLLOUTS_ROLE,
+            [signer.public_key.keyid],
+            1,
+            terminating=True,
+            paths=["channels/*.json", "rollouts/*.json"],
+        )
+        self._targets.delegations = Delegations(
+            {signer.public_key.keyid: signer.public_key}, {ROLLOUTS_ROLE: role}
+        )
+        self._pointers = Targets()
+        self._pointers.version = 0
+        for path in [path for path in self._targets.targets if _is_pointer(path)]:
+            self._pointers.targets[path] = self._targets.targets.pop(path)
+        self.sign()
+
+    def roll_out(self, channel: str = "stable", **fields: object) -> RolloutDocument:
+        """Sign a rollout document; nothing is done for the targets role."""
+        document = RolloutDocument(channel=channel, **fields)  # type: ignore[arg-type]
+        self.add({rollout_target(channel): encode_document(document)})
+        self.sign_pointers()
+        return document
+
     def add(self, files: Mapping[str, bytes]) -> None:
         """Store files and have them signed by the next `sign`."""
         for path, data in files.items():
-            self._targets.targets[path] = TargetFile.from_data(path, data)
+            self._role_of(path).targets[path] = TargetFile.from_data(path, data)
             self.objects[object_path(path, data)] = data
 
     def forget(self, path: str) -> None:
         """Sign the file no more."""
-        del self._targets.targets[path]
+        del self._role_of(path).targets[path]
+
+    def _role_of(self, path: str) -> Targets:
+        return self._pointers if self._pointers is not None and _is_pointer(path) else self._targets
 
     def sign(self) -> None:
         """Publish new metadata over all that was added."""
@@ -153,12 +202,19 @@ class TufRepository:
         self._targets.expires = self.expiry[Targets.type]
         version = self._targets.version
         self.objects[f"metadata/{version}.targets.json"] = self._signed(self._targets, Targets.type)
+        self.sign_pointers()
+
+    def sign_pointers(self) -> None:
+        """Publish new metadata over the pointers alone."""
+        meta = {"targets.json": MetaFile(self._targets.version)}
+        if self._pointers is not None:
+            self._pointers.version += 1
+            self._pointers.expires = self.expiry[ROLLOUTS_ROLE]
+            name = f"{self._pointers.version}.{ROLLOUTS_ROLE}.json"
+            self.objects[f"metadata/{name}"] = self._signed(self._pointers, ROLLOUTS_ROLE)
+            meta[f"{ROLLOUTS_ROLE}.json"] = MetaFile(self._pointers.version)
         self._snapshot_version += 1
-        snapshot = Snapshot(
-            version=self._snapshot_version,
-            expires=self.expiry[Snapshot.type],
-            meta={"targets.json": MetaFile(version)},
-        )
+        snapshot = Snapshot(version=self._snapshot_version, expires=self.expiry[Snapshot.type], meta=meta)
         self.objects[f"metadata/{snapshot.version}.snapshot.json"] = self._signed(snapshot, Snapshot.type)
         self.stamp()
 
@@ -252,6 +308,10 @@ def object_path(path: str, data: bytes) -> str:
     """Where a signed file lies: its hash stands before its name."""
     folder, _, name = path.rpartition("/")
     return f"targets/{folder}/{hashlib.sha256(data).hexdigest()}.{name}"
+
+
+def _is_pointer(path: str) -> bool:
+    return path.startswith(("channels/", "rollouts/"))
 
 
 def _in_days(days: int) -> datetime.datetime:

@@ -13,12 +13,14 @@ from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError, TransportError, TrustError
 from edge_client.contract.names import KNOWN_OUTPUT, release_target
 from edge_client.contract.release import TWO_OUTPUTS_SCHEMA, ChannelDocument, ReleaseDocument, in_rollout
+from edge_client.contract.rollout import Member
 from edge_client.repository.trusted import TrustedRepository
 from edge_client.serving.activation import open_best_slot
 from edge_client.serving.holder import ClassifierHolder
 from edge_client.update import check as updater
 from edge_client.update.check import ReleaseUpdater
 from edge_client.update.decision import Decision, decide
+from edge_client.update.offer import find_offer
 from edge_client.update.refusals import PostponedError, RefusedError
 from edge_client.update.slots import Slots
 from tests.device.conftest import PassedSelfTest
@@ -434,6 +436,10 @@ def test_a_damaged_slot_is_mended_by_the_next_check(device, repository, serving)
     device.assert_serves(serving)
 
 
+def offered(channel, current):
+    return find_offer(channel, None, Member("camera-1"), current=current)
+
+
 @pytest.mark.parametrize(
     ("release", "share", "current", "refused", "expected"),
     [
@@ -441,14 +447,14 @@ def test_a_damaged_slot_is_mended_by_the_next_check(device, repository, serving)
         ("a", 100.0, "a", {}, Decision.SERVES),
         ("a", 0.0, "a", {}, Decision.SERVES),
         ("b", 0.0, "a", {}, Decision.NOT_IN_SHARE),
-        ("b", 0.0, None, {}, Decision.NOT_IN_SHARE),
+        ("b", 0.0, None, {}, Decision.INSTALL),  # a camera that is new serves something
         ("b", 100.0, "a", {"b": "no"}, Decision.REFUSED),
         ("b", 100.0, None, {"a": "no"}, Decision.INSTALL),
     ],
 )
 def test_the_signed_channel_decides_what_a_device_does(release, share, current, refused, expected):
     channel = ChannelDocument(channel="stable", release=release, share_percent=share)
-    assert decide(channel, "camera-1", current, refused) is expected
+    assert decide(offered(channel, current), current, refused) is expected
 
 
 @pytest.mark.parametrize(
@@ -462,7 +468,7 @@ def test_the_signed_channel_decides_what_a_device_does(release, share, current, 
 )
 def test_a_release_that_is_not_allowed_yet_is_held_unless_nothing_serves(release, current, refused, expected):
     channel = ChannelDocument(channel="stable", release=release)
-    assert decide(channel, "camera-1", current, refused, allowed=False) is expected
+    assert decide(offered(channel, current), current, refused, allowed=False) is expected
 
 
 def test_a_self_test_that_never_ends_is_ended(device, repository, serving, monkeypatch, tmp_path):
