@@ -61,12 +61,17 @@ class SignedDocuments:
         store: Where they lie.
         keys: Who may sign them.
         seen: This machine's memory of the newest versions; None: it has none.
+
+    Attributes:
+        store: Where they lie.
+        seen: See above.
+        keys: Who may sign them.
     """
 
     def __init__(self, store: Store, keys: FleetKeys, seen: SeenVersions | None = None) -> None:
         self.store = store
         self.seen = seen
-        self._keys = keys
+        self.keys = keys
 
     def load(self, kind: type[DocumentT], key: str, *, limit_bytes: int) -> Signed[DocumentT] | None:
         """Return a document; None if there is none.
@@ -77,7 +82,7 @@ class SignedDocuments:
         if found is None:
             return None
         source = self.store.url(key)
-        payload, keyid = open_envelope(found.data, key, self._keys.trusted(), source)
+        payload, keyid = open_envelope(found.data, key, self.keys.trusted(), source)
         document = decode_document(kind, payload, source=source, limit_bytes=limit_bytes)
         return Signed(document, found.etag, keyid)
 
@@ -86,7 +91,7 @@ class SignedDocuments:
 
         Raises: StoreConflictError if somebody else wrote it meanwhile; SettingsError, TransportError.
         """
-        sealed = seal_envelope(encode_compact(document), key, self._keys.signer())
+        sealed = seal_envelope(encode_compact(document), key, self.keys.signer())
         self.store.put_if_unchanged(key, sealed, etag)
 
 

@@ -1,6 +1,6 @@
 """What happens in the fleet's rollouts, told over MQTT and by signed webhooks.
 
-An event is told at least once: which receiver was told what is kept next to the rollouts in the bucket, and
+An event is told at least once: which receiver was told what is kept in the bucket, and
 what one did not take is told at the next look, with the same id. A receiver that is away costs a look some
 seconds, and never stops a rollout.
 
@@ -96,7 +96,7 @@ class RolloutState(Document, frozen=True, kw_only=True):
 
 
 class ToldEvents(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """`fleet/rollouts/<channel>/told.json`: which receiver was told what.
+    """`fleet/told/<channel>.json`: which receiver was told what.
 
     Attributes:
         fleet: The fleet.
@@ -216,7 +216,7 @@ def state_of(record: RolloutRecord) -> RolloutState:
 
 def told_key(channel: str) -> str:
     """Return the key of what a channel's receivers were told."""
-    return f"fleet/rollouts/{channel}/told.json"
+    return f"fleet/told/{channel}.json"
 
 
 def _tell(

@@ -7,7 +7,7 @@ length, with control and direction characters as escapes.
 from __future__ import annotations
 
 import datetime
-import os
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 UNKNOWN = "unknown"
 _CELL_CHARACTERS = 120
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
-# Less than this fits no table; rich would cut every cell to nothing.
-_LEAST_WIDTH = 40
+# Longer cells are folded in their column.
+_COLUMN_CHARACTERS, _PADDING = 24, 2
 
 
 def shown(text: str, limit: int = _CELL_CHARACTERS) -> str:
@@ -68,12 +68,17 @@ def _on_terminal(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    console = Console(file=sys.stdout, width=max(os.get_terminal_size().columns, _LEAST_WIDTH))
+    kept = [number for number in range(len(columns)) if any(row[number] for row in rows)]
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        drawn.add_column(Text(column), overflow="fold")
+    least = 0
+    for number in kept:
+        widest = max(len(columns[number]), *(len(row[number]) for row in rows))
+        least += min(widest, _COLUMN_CHARACTERS) + _PADDING
+        drawn.add_column(Text(columns[number]), overflow="fold", min_width=min(widest, _COLUMN_CHARACTERS))
     for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
+        drawn.add_row(*(Text(row[number]) for number in kept))
+    # Where the terminal is too narrow it breaks the lines; rich would leave parts of them out.
+    console = Console(file=sys.stdout, width=max(shutil.get_terminal_size().columns, least))
     with console.capture() as capture:
         console.print(drawn)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import io
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from securesystemslib.signer import CryptoSigner
 
 from edge_client.contract.names import release_target
 from edge_client.contract.times import utc_now
 from luigi_tasks import edge_fleet
-from luigi_tasks.release.channel import point_channel
+from luigi_tasks.fleet.opening import documents_of
+from luigi_tasks.fleet.records import CurrentRollout, SnapshotHead
+from luigi_tasks.fleet.registry import RegistryChange, change_registry, load_registry
+from luigi_tasks.fleet.rollouts import Rollouts
+from luigi_tasks.fleet.snapshots import StoredRow, write_snapshot
+from luigi_tasks.release.channel import Pointers, point_channel
 from luigi_tasks.release.keys import make_keys
 from luigi_tasks.release.repository import ReleaseRepository
 from luigi_tasks.settings.sections import load_settings
@@ -18,18 +31,16 @@ from tests.fakes.tiny_release import tiny_release
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
-
     from edge_client.contract.release import ReleaseDocument
+    from edge_client.contract.report import DeviceReport
+    from edge_client.contract.rollout import RolloutDocument
+    from luigi_tasks.fleet.records import EnrolledDevice, RolloutRecord
 
 
 class CommandFleet:
     """A bucket (a folder), keys and a luigi.cfg that names both; what a command says is captured."""
 
-    def __init__(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        self._capsys = capsys
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         make_keys(folder / "keys")
         self.bucket = folder / "bucket"
         SettingsFiles(folder, monkeypatch).start(
@@ -39,6 +50,9 @@ class CommandFleet:
         )
         self.settings = load_settings()
         self.repository = ReleaseRepository(open_store(self.settings.store), self.settings.trust)
+        self.documents = documents_of(self.repository)
+        self.rollouts = Rollouts(self.documents)
+        self._collector = CryptoSigner.generate_ed25519()
 
     def publish(
         self, bias: int = 0, channel: str = "stable", share_percent: float = 100.0
@@ -54,12 +68,74 @@ class CommandFleet:
         )
         return document
 
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Run a command; return its exit code, and what it wrote to standard output and error."""
-        self._capsys.readouterr()
-        try:
-            code = edge_fleet.main(arguments)
-        except SystemExit as e:
-            code = int(e.code or 0)
-        written = self._capsys.readouterr()
-        return code, written.out, written.err
+    def enroll(self, *devices: EnrolledDevice) -> None:
+        """Put devices and the collector's key into the registry."""
+        key = self._collector._private_key.public_key()
+        pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        change_registry(
+            self.documents,
+            [one.device for one in devices],
+            lambda _: RegistryChange(devices, {"c1": pem}),
+            who="ann",
+            begin=True,
+        )
+
+    def report(self, *reports: DeviceReport, age_s: float = 30.0, **head: Any) -> None:
+        """Write a snapshot with these reports, each heard of a moment before."""
+        taken_at = time.time() - age_s
+        enrolled = load_registry(self.documents).devices
+        rows = [
+            StoredRow(
+                device=one.device,
+                channel=one.channel,
+                enrolled=one.device in enrolled,
+                online=True,
+                last_seen=taken_at - 5,
+                start=one.start,
+                sequence=one.sequence,
+                report=msgspec.Raw(msgspec.json.encode(one)),
+            )
+            for one in sorted(reports, key=lambda one: (one.device, one.channel))
+        ]
+        facts = {
+            "fleet": self.settings.broker.fleet,
+            "collector": "c1",
+            "taken_at": taken_at,
+            "devices": len(rows),
+            "registered": len(enrolled),
+            "heard": len({row.device for row in rows if row.enrolled}),
+            **head,
+        }
+        write_snapshot(self.documents.store, SnapshotHead(**facts), rows, self._collector)
+
+    def roll_out(self, record: RolloutRecord, document: RolloutDocument) -> None:
+        """Let a rollout run: its record, what names it, and the signed document."""
+        self.rollouts.save(record, None)
+        self.rollouts.save_current(CurrentRollout(channel=record.channel, rollout=record.id), None)
+        self.repository.point(record.channel, lambda now: Pointers(now.channel, document))
+
+    def run(self, *arguments: str, columns: int = 0) -> tuple[int, str, str]:
+        """Run a command; return its exit code, and what it wrote to standard output and error.
+
+        Args:
+            arguments: Of the command.
+            columns: Width of the terminal that it writes to; 0: a pipe.
+        """
+        out, error = Terminal() if columns else io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("COLUMNS", str(columns or 80))
+            patch.setenv("TERM", "xterm")
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+                try:
+                    code = edge_fleet.main(arguments)
+                except SystemExit as e:
+                    code = int(e.code or 0)
+        return code, out.getvalue(), error.getvalue()
+
+
+class Terminal(io.StringIO):
+    """Standard output that is a terminal."""
+
+    def isatty(self) -> bool:
+        """Whether it is one."""
+        return True

@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edge_client.contract.text import printable_json
+from luigi_tasks.fleet.commands.faults import FoundFaultsError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
+    from luigi_tasks.fleet.view import FleetView
     from luigi_tasks.settings.values import PipelineSettings
 
 Subparsers = Any  # argparse's own type of it has no public name
+
+
+# Exit code where signatures do not hold.
+NOT_TRUSTED = 3
 
 
 def new_command(
@@ -43,6 +49,17 @@ def read_settings() -> PipelineSettings:
     from luigi_tasks.settings.sections import load_settings  # noqa: PLC0415 - imports luigi
 
     return load_settings()
+
+
+def finish(view: FleetView, text: str) -> str:
+    """Return a text that stands on a view; raise it with what could not be shown, if there is any.
+
+    Raises: FoundFaultsError.
+    """
+    if view.faults:
+        message = f"not all is shown: {'; '.join(view.faults)}"
+        raise FoundFaultsError(message, text, NOT_TRUSTED)
+    return text
 
 
 def to_json(value: object) -> str:

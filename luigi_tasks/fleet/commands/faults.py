@@ -10,8 +10,10 @@ class FoundFaultsError(InputError):
 
     Attributes:
         text: What it has to show.
+        code: Exit code.
     """
 
-    def __init__(self, message: str, text: str) -> None:
+    def __init__(self, message: str, text: str, code: int) -> None:
         super().__init__(message)
         self.text = text
+        self.code = code

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import TYPE_CHECKING
+import re
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edge_client.contract.report import DeviceReport, ReleaseFigures
+from edge_client.contract.rollout import Member, RolloutDocument, rollout_hash
+from edge_client.contract.times import utc_now
+from luigi_tasks.fleet.records import EnrolledDevice, RolloutEvent, RolloutRecord, StageRecord
 from tests.fakes.command_fleet import CommandFleet
 
 if TYPE_CHECKING:
@@ -14,11 +21,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def fleet(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> CommandFleet:
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandFleet:
     """A fleet of which nothing is published."""
-    return CommandFleet(tmp_path, monkeypatch, capsys)
+    return CommandFleet(tmp_path, monkeypatch)
 
 
 def test_releases_are_listed_with_what_the_channels_say(fleet):
@@ -44,3 +49,231 @@ def test_a_wrong_command_ends_with_2_and_wrong_settings_too(fleet, monkeypatch):
     code, text, error = fleet.run("releases")
     assert (code, text) == (2, "")
     assert error.startswith("edge-fleet: LUIGI_CONFIG_PATH is empty")
+
+
+# --- what devices reported --------------------------------------------------------------------------
+
+HOSTILE = "evil\x1b[2J\x1b]0;owned\x07\u202e[red]markup[/red]\nsecond line"
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """A fleet in which a rollout runs.
+
+    Attributes:
+        fleet: The fleet.
+        steady: The steady release.
+        release: The release that is rolled out.
+    """
+
+    fleet: CommandFleet
+    steady: str
+    release: str
+
+
+def report(device: str, release: str, **more: Any) -> DeviceReport:
+    return DeviceReport(
+        **{
+            "fleet": "fleet",
+            "device": device,
+            "channel": "stable",
+            "interval_s": 30.0,
+            "release": release,
+            **more,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """Return a fleet that the tests of this module only look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield begin_rollout(CommandFleet(tmp_path_factory.mktemp("running"), patch))
+
+
+def begin_rollout(fleet: CommandFleet) -> Running:
+    """cam-1 has the release of the rollout, cam-2 sent it back, cam-3 waits, cam-4 never reported."""
+    release, steady = fleet.publish(2).release, fleet.publish(1).release
+    fleet.enroll(
+        EnrolledDevice(device="cam-1", site="shop-7", tags=("outdoor", "line=3")),
+        EnrolledDevice(device="cam-2", site="shop-7", device_class="zero2w"),
+        EnrolledDevice(device="cam-3", site="shop-8", tags=("outdoor",)),
+        EnrolledDevice(device="cam-4", site="shop-8"),
+    )
+    threshold = max(rollout_hash("r1", "device", Member(one)) for one in ("cam-1", "cam-2")) + 1
+    fleet.roll_out(
+        RolloutRecord(
+            id="r1",
+            channel="stable",
+            release=release,
+            from_release=steady,
+            state="paused",
+            stages=(StageRecord(number=1, size=2, threshold=threshold, opened_at=time.time() - 7500),),
+            created_at=utc_now(),
+            created_by="ann",
+            events=(
+                RolloutEvent(at=utc_now(), what="opened", who="ann", why="new apples"),
+                RolloutEvent(at=utc_now(), what="paused", who="AdvanceRollout", why="2 of 2 fail", stage=1),
+            ),
+        ),
+        RolloutDocument(channel="stable", id="r1", release=release, from_release=steady, threshold=threshold),
+    )
+    back = ReleaseFigures(
+        release=release, probation="sent_back", reason="latency 900 ms against 300 ms", reason_code="slow"
+    )
+    fleet.report(
+        report("cam-1", release, site="shop-7", offered=release, tags=("outdoor", "line=3")),
+        report(
+            "cam-2",
+            steady,
+            site="shop-7",
+            device_class="zero2w",
+            offered=release,
+            releases=(back,),
+            rollout="r1",
+        ),
+        report("cam-3", steady, site="shop-8", tags=("outdoor",), last_error=HOSTILE, warning=HOSTILE),
+        report("stranger", HOSTILE[:60], runtime=HOSTILE),
+    )
+    return Running(fleet, steady, release)
+
+
+def test_status_shows_what_was_reported_and_how_complete_it_is(running):
+    code, text, error = running.fleet.run("status")
+    assert (code, error) == (0, "")
+    assert "4 devices" in text
+    assert "3 of 4 registered devices heard" in text
+    assert re.search(r"As of .* UTC, 3\d s ago \(collector c1\)", text)
+    lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert lines[running.steady].split()[1:] == ["2", "50%", "steady"]
+    assert lines[running.release].split()[1:] == ["1", "25%", "rolled", "out"]
+    assert lines["unknown"].split()[1:] == ["1", "25%"]
+    assert "rollout r1" in text
+    assert "stage 1 of 5 (1d): 2 devices, open 2 h ago" in text
+    assert "2 of 2 fail" in text
+    assert "1 devices report and are not enrolled" in text
+    told = json.loads(running.fleet.run("status", "--json")[1])
+    assert told["snapshot"]["heard"] == 3
+    assert told["channels"]["stable"]["releases"] == {running.steady: 2, running.release: 1, "unknown": 1}
+    assert told["channels"]["stable"]["strangers"] == 1
+    assert told["channels"]["stable"]["rollout"]["state"] == "paused"
+
+
+@pytest.mark.parametrize(
+    ("options", "devices"),
+    [
+        ((), ["cam-1", "cam-2", "cam-3", "cam-4", "stranger"]),
+        (("--site", "shop-7"), ["cam-1", "cam-2"]),
+        (("--site", "shop-7", "--site", "shop-8", "--tag", "outdoor"), ["cam-1", "cam-3"]),
+        (("--tag", "outdoor", "--tag", "line=3"), ["cam-1"]),
+        (("--class", "zero2w"), ["cam-2"]),
+        (("--release", "unknown"), ["cam-4"]),
+        (("--state", "never"), ["cam-4"]),
+        (("--state", "sent_back", "--state", "stranger"), ["cam-2", "stranger"]),
+        (("--state", "enrolled", "--limit", "2", "--offset", "1"), ["cam-2", "cam-3"]),
+        (("--channel", "beta"), []),
+    ],
+)
+def test_filters_and_pages_choose_devices(running, options, devices):
+    told = json.loads(running.fleet.run("devices", "--json", *options)[1])
+    assert [one["device"] for one in told["devices"]] == devices
+    code, text, _ = running.fleet.run("devices", *options)
+    assert code == 0
+    assert [line.split()[0] for line in text.splitlines()[1:-1]] == devices
+    assert "registered devices heard" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["devices", "status", "why stranger", "why cam-3"])
+@pytest.mark.parametrize("columns", [0, 20, 80, 200])
+def test_what_devices_say_cannot_reach_a_terminal(running, command, columns):
+    code, text, _ = running.fleet.run(*command.split(), columns=columns)
+    assert code == 0
+    assert columns or command == "status" or "[red]markup[/red]" in text
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)  # colours of ours
+    assert all(one.isprintable() or one == "\n" for one in text)
+    assert command != "devices" or all(f"cam-{number}" in text for number in (1, 2, 3, 4))
+    assert running.fleet.run(*command.split(), "--json")[1].rstrip("\n").isprintable()
+
+
+def test_why_explains_each_device_by_what_is_signed_and_what_it_said(running):
+    def why(device):
+        code, text, _ = running.fleet.run("why", device)
+        assert code == 0
+        assert "As of " in text
+        return text
+
+    assert f"serves {running.release}, as it ought to" in why("cam-1")
+    sent_back = why("cam-2")
+    assert f"serves {running.steady}, and ought to have {running.release}" in sent_back
+    assert "it sent it back: latency 900 ms against 300 ms" in sent_back
+    assert "counts as: sent_back" in sent_back
+    never = why("cam-4")
+    assert "what it serves is unknown: it never reported" in never
+    assert "registry: site shop-8" in never
+    assert re.search(r"rollout r1 of release \w+ has (not )?come to it( yet)?: the device has place", never)
+    assert "not in it; it is shown, and votes for nothing" in why("stranger")
+    code, _, error = running.fleet.run("why", "nobody")
+    assert code == 1
+    assert "not in the registry, and no snapshot has heard of it" in error
+
+
+def test_a_fleet_without_collector_or_registry_is_unknown_and_not_empty(fleet):
+    fleet.publish(1)
+    code, text, _ = fleet.run("status")
+    assert code == 0
+    assert "No device was enrolled yet" in text
+    fleet.enroll(EnrolledDevice(device="cam-1"))
+    text = fleet.run("devices")[1]
+    assert "unknown" in text.splitlines()[1]
+    assert "No snapshot: no collector" in text
+    assert "what it serves is unknown: there is no snapshot" in fleet.run("why", "cam-1")[1]
+
+
+def test_an_old_snapshot_is_called_old(fleet):
+    fleet.publish(1)
+    fleet.enroll(EnrolledDevice(device="cam-1"))
+    fleet.report(report("cam-1", "x"), age_s=7200)
+    assert "OLD: the collector has written nothing since" in fleet.run("status")[1]
+
+
+def test_forged_documents_are_named_with_code_3_and_the_rest_is_shown(running):
+    store = running.fleet.documents.store
+    seal = next(one.key for one in store.list_folder("fleet/snapshots/") if one.key.endswith(".json"))
+    genuine = store.read(seal)
+    store.put(seal, b'{"payloadType": "x"}')
+    code, text, error = running.fleet.run("status")
+    store.put(seal, genuine)
+    assert code == 3
+    assert f"steady release {running.steady}" in text
+    assert "not all is shown" in error
+
+
+def test_rollouts_are_listed_and_one_is_shown_with_its_events(running):
+    listed = running.fleet.run("rollouts")[1]
+    assert "paused (runs)" in listed
+    assert running.fleet.run("rollouts", "--state", "done")[1] == "no rollout matches\n"
+    shown = running.fleet.run("rollouts", "current")[1]
+    assert "new apples" in shown
+    told = json.loads(running.fleet.run("rollouts", "r1", "--json")[1])
+    assert told["rollout"]["id"] == "r1"
+    assert running.fleet.run("rollouts", "r9")[0] == 1
+
+
+def test_doctor_names_each_fault_with_the_way_out(fleet):
+    code, text, error = fleet.run("doctor")
+    assert code != 0
+    assert "FAIL bucket" in text
+    fleet.publish(1)
+    fleet.enroll(EnrolledDevice(device="cam-1"))
+    code, text, error = fleet.run("doctor")
+    assert (code, "collector" in error) == (1, True)
+    assert "FAIL collector" in text
+    fleet.report(report("cam-1", "x"))
+    code, text, _ = fleet.run("doctor")
+    assert code == 0
+    assert "FAIL" not in text
+    found = {one["name"]: one["passed"] for one in json.loads(fleet.run("doctor", "--json")[1])["checks"]}
+    assert found["rights"] is True
+    assert found["broker"] is None
+    fleet.report(report("cam-1", "x"), age_s=-300)
+    assert "ahead of this machine" in fleet.run("doctor")[1]

@@ -161,7 +161,7 @@ def test_a_refusal_of_the_gate_waits_for_a_receiver_that_is_away(tmp_path, recei
 
 def test_a_store_that_is_away_or_forged_is_told_and_raises_nothing(tmp_path, receiver):
     told = Telling(tmp_path, receiver)
-    told.documents.store.put("fleet/rollouts/stable/told.json", b"{}")
+    told.documents.store.put("fleet/told/stable.json", b"{}")
     assert (
         "not signed by a trusted key"
         in tell_events(told.settings, told.documents, "stable", record("opened"))[0]

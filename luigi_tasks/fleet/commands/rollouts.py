@@ -1,0 +1,172 @@
+"""`edge-fleet rollouts`: the rollouts of a channel, and one of them with all that happened to it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import InputError
+from edge_client.contract.times import seconds_until
+from luigi_tasks.fleet.commands.command import Subparsers, new_command, read_settings, to_json
+from luigi_tasks.fleet.records import APPROVAL, ENDED, PAUSED
+from luigi_tasks.fleet.tables import age_in_words, clock_in_words, shown, table
+
+if TYPE_CHECKING:
+    import argparse
+
+    from luigi_tasks.fleet.records import RolloutRecord, VerdictRecord
+    from luigi_tasks.fleet.rollouts import Rollouts
+    from luigi_tasks.fleet.view import FleetView
+    from luigi_tasks.settings.values import PipelineSettings
+
+_WORDS = 300
+_LIMIT = 20
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = new_command(
+        subparsers, "rollouts", run, "list rollouts, or show one with its events and verdict"
+    )
+    parser.add_argument("rollout", nargs="?", default="", help="id of a rollout, or `current`")
+    parser.add_argument("--channel", default="", help="only this channel (default: all; for one: [release])")
+    parser.add_argument(
+        "--state", action="append", default=[], help="only rollouts in this state; repeatable"
+    )
+    parser.add_argument("--release", default="", help="only rollouts of this release")
+    parser.add_argument(
+        "--limit", type=int, default=_LIMIT, help=f"at most so many (default {_LIMIT}); 0: all"
+    )
+
+
+def run(options: argparse.Namespace) -> str:
+    """Return the table, or the page of one rollout."""
+    from luigi_tasks.fleet.opening import open_documents  # noqa: PLC0415 - --help needs none of it
+    from luigi_tasks.fleet.reading import find_channels  # noqa: PLC0415 - as above
+    from luigi_tasks.fleet.rollouts import Rollouts  # noqa: PLC0415 - as above
+
+    settings = read_settings()
+    rollouts = Rollouts(open_documents(settings))
+    if options.rollout:
+        return _show_one(options, rollouts, settings)
+    channels = [options.channel] if options.channel else find_channels(rollouts.documents.store)
+    found = [
+        record
+        for channel in channels
+        for record in rollouts.find_all(channel)
+        if (not options.state or record.state in options.state)
+        and (not options.release or record.release == options.release)
+    ]
+    found.sort(key=lambda record: record.created_at, reverse=True)
+    shown_ones = found[: options.limit] if options.limit > 0 else found
+    if options.json:
+        return to_json({"total": len(found), "rollouts": shown_ones})
+    if not found:
+        return "no rollout matches\n" if options.state or options.release else "no rollout was started yet\n"
+    columns = ("rollout", "channel", "release", "from", "state", "stage", "started", "by", "last")
+    return table(columns, [_row(record) for record in shown_ones]) + f"{len(shown_ones)} of {len(found)}\n"
+
+
+def rollout_in_words(view: FleetView, record: RolloutRecord) -> str:
+    """Return where a rollout stands, and what it waits for."""
+    text = f"rollout {record.id}: release {record.release}, {_state(record)}"
+    if record.stages:
+        stage = record.stages[-1]
+        plan = record.plan.stages[stage.number - 1] if stage.number <= len(record.plan.stages) else ""
+        text += f", stage {stage.number} of {len(record.plan.stages)} ({plan}): {stage.size} devices, open "
+        text += age_in_words(view.now - stage.opened_at)
+    text += "\n"
+    if record.events:
+        last = record.events[-1]
+        text += f"last: {last.what} {age_in_words(-seconds_until(last.at))} by {shown(last.who) or 'nobody'}"
+        text += f": {shown(last.why, _WORDS)}\n" if last.why else "\n"
+    if record.skipped:
+        text += f"{len(record.skipped)} devices are skipped: they cannot run it\n"
+    if record.state == APPROVAL:
+        text += f"to go on: edge-fleet approve --channel {record.channel} --why WHY\n"
+    elif record.state == PAUSED:
+        text += f"to go on: edge-fleet resume --channel {record.channel} --why WHY; or back\n"
+    return text
+
+
+def _show_one(options: argparse.Namespace, rollouts: Rollouts, settings: PipelineSettings) -> str:
+    channel = options.channel or settings.release.channel
+    name = options.rollout
+    if name == "current":
+        current = rollouts.current(channel)
+        name = current.document.rollout or current.document.last if current is not None else ""
+        if not name:
+            msg = f"channel {channel}: no rollout was started yet"
+            raise InputError(msg)
+    found = rollouts.find(channel, name)
+    if found is None:
+        msg = f"channel {channel}: no rollout {name[:80]}; `edge-fleet rollouts` lists them"
+        raise InputError(msg)
+    record = found.document
+    keys = [one.verdict for one in record.events if one.verdict]
+    verdict = rollouts.verdict(keys[-1]) if keys else None
+    if options.json:
+        return to_json({"rollout": record, "verdict": verdict})
+    rows = [
+        (
+            f"{one.number} ({record.plan.stages[one.number - 1]})"
+            if one.number <= len(record.plan.stages)
+            else "",
+            str(one.size),
+            clock_in_words(one.opened_at),
+            str(one.looks),
+        )
+        for one in record.stages
+    ]
+    text = f"rollout {record.id} of channel {record.channel}: release {record.release}"
+    text += f", from {record.from_release or 'nothing'}; {_state(record)}\n"
+    if rows:
+        text += "\n" + table(("stage", "devices", "opened", "looks"), rows)
+    events = [
+        (one.at[:19], one.what, shown(one.who), str(one.stage or ""), shown(one.why, _WORDS))
+        for one in record.events
+    ]
+    text += "\n" + table(("at", "what", "who", "stage", "why"), events)
+    return text + (_verdict_in_words(verdict, time.time()) if verdict is not None else "")
+
+
+def _verdict_in_words(verdict: VerdictRecord, now: float) -> str:
+    text = f"\nverdict of stage {verdict.stage}, look {verdict.look}, {age_in_words(now - verdict.at)}: "
+    text += f"{verdict.result}. {shown(verdict.words, _WORDS)}\n"
+    checks = [
+        (one.name, one.kind, one.result, str(one.counted), shown(one.words, _WORDS)) for one in verdict.checks
+    ]
+    if checks:
+        text += table(("check", "kind", "result", "devices", "in words"), checks)
+    if verdict.common:
+        rows = [
+            (one.fact, f"{one.hit} of {one.hit_of}", f"{one.others} of {one.others_of}")
+            for one in verdict.common
+        ]
+        text += "\n" + table(("in common", "hit devices", "others"), rows)
+    if verdict.examples:
+        examples = [
+            (one.device, one.state, one.site, one.device_class, one.reason) for one in verdict.examples
+        ]
+        text += "\n" + table(("device", "state", "site", "class", "reason"), examples)
+    return text
+
+
+def _state(record: RolloutRecord) -> str:
+    return record.state.replace("_", " ")
+
+
+def _row(record: RolloutRecord) -> tuple[str, ...]:
+    last = record.events[-1] if record.events else None
+    stage = record.stages[-1].number if record.stages else 0
+    return (
+        record.id,
+        record.channel,
+        record.release,
+        record.from_release or "nothing",
+        _state(record) if record.state in ENDED else f"{_state(record)} (runs)",
+        f"{stage} of {len(record.plan.stages)}",
+        age_in_words(-seconds_until(record.created_at)),
+        record.created_by,
+        f"{last.what}: {last.why}" if last and last.why else last.what if last else "",
+    )

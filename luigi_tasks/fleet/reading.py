@@ -1,0 +1,110 @@
+"""Reading of all that a view of the fleet is made of. What cannot be trusted is named, and the rest shown."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from edge_client.contract.errors import InputError, TrustError
+from luigi_tasks.fleet.opening import documents_of
+from luigi_tasks.fleet.registry import NoRegistryError, load_registry
+from luigi_tasks.fleet.rollouts import FOLDER, Rollouts
+from luigi_tasks.fleet.snapshots import read_newest_snapshot
+from luigi_tasks.fleet.view import FleetView
+from luigi_tasks.release.repository import ReleaseRepository
+from luigi_tasks.storage.opening import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edge_client.contract.documents import DocumentT
+    from luigi_tasks.fleet.documents import Signed, SignedDocuments
+    from luigi_tasks.fleet.records import RolloutRecord
+    from luigi_tasks.fleet.registry import Registry
+    from luigi_tasks.release.published import RepositoryState
+    from luigi_tasks.settings.values import PipelineSettings
+    from luigi_tasks.storage.store import Store
+
+T = TypeVar("T")
+
+
+def read_view(settings: PipelineSettings) -> FleetView:
+    """Return the fleet as it is now; documents that cannot be trusted or read are left out, and named.
+
+    Raises: TrustError if the signed repository cannot be trusted; TransportError, SettingsError.
+    """
+    repository = ReleaseRepository(open_store(settings.store), settings.trust)
+    documents = documents_of(repository)
+    state = repository.load()
+    faults: list[str] = []
+    notes: list[str] = []
+    registry = _try(faults, lambda: _find_registry(documents, notes))
+    snapshot = None
+    if registry is not None and registry.collectors:
+        trusted = registry.collectors
+        snapshot = _try(faults, lambda: read_newest_snapshot(documents.store, settings.broker.fleet, trusted))
+    rollouts = Rollouts(documents)
+    channels = sorted({*find_channels(documents.store), *_signed_channels(state)})
+    records = _each(faults, channels, lambda one: _find_rollout(rollouts, one))
+    return FleetView(
+        fleet=settings.broker.fleet,
+        now=time.time(),
+        registry=registry,
+        snapshot=snapshot,
+        pointers=_each(faults, channels, state.channel),
+        documents=_each(faults, channels, state.rollout),
+        current=_each(faults, channels, lambda one: _document(rollouts.current(one))),
+        records=records,
+        faults=tuple(faults),
+        notes=tuple(notes),
+    )
+
+
+def find_channels(store: Store) -> list[str]:
+    """Return the channels that rollouts were started on."""
+    keys = (one.key.removeprefix(FOLDER) for one in store.list_folder(FOLDER))
+    return sorted({key.partition("/")[0] for key in keys if "/" in key})
+
+
+def _signed_channels(state: RepositoryState) -> set[str]:
+    """Return the channels that the signed repository names."""
+    paths = (path.partition("/") for path in state.files)
+    return {name.removesuffix(".json") for folder, _, name in paths if folder in {"channels", "rollouts"}}
+
+
+def _find_registry(documents: SignedDocuments, notes: list[str]) -> Registry | None:
+    try:
+        return load_registry(documents)
+    except NoRegistryError as e:
+        notes.append(str(e))
+        return None
+
+
+def _find_rollout(rollouts: Rollouts, channel: str) -> RolloutRecord | None:
+    """Return the rollout that runs on a channel, or ran last."""
+    current = _document(rollouts.current(channel))
+    name = "" if current is None else current.rollout or current.last
+    return _document(rollouts.find(channel, name)) if name else None
+
+
+def _document(signed: Signed[DocumentT] | None) -> DocumentT | None:
+    return None if signed is None else signed.document
+
+
+def _each(faults: list[str], channels: Sequence[str], read: Callable[[str], T | None]) -> dict[str, T]:
+    """Return what is read of each channel, where there is any."""
+    found = {}
+    for channel in channels:
+        one = _try(faults, functools.partial(read, channel))
+        if one is not None:
+            found[channel] = one
+    return found
+
+
+def _try(faults: list[str], read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except (TrustError, InputError) as e:
+        faults.append(str(e))
+        return None
