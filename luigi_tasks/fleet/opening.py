@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from luigi_tasks.fleet.documents import FleetKeys, SignedDocuments
+from luigi_tasks.fleet.seen import SeenVersions
 from luigi_tasks.storage.opening import open_store
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def open_documents(settings: PipelineSettings) -> SignedDocuments:
 def documents_of(repository: ReleaseRepository) -> SignedDocuments:
     """Return the fleet's documents of a signed repository's store."""
     keys = _Keys(repository)
-    return SignedDocuments(repository.store, FleetKeys(keys.trusted, keys.signer))
+    seen = SeenVersions(repository.settings.memory_folder, repository.store.url(""))
+    return SignedDocuments(repository.store, FleetKeys(keys.trusted, keys.signer), seen)
 
 
 class _Keys:

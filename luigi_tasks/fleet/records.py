@@ -277,7 +277,7 @@ class StageRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
         looks: Verdicts of it so far.
         soaking_since: When all that was asked for but the soak was there, seconds since 1970; 0: not yet.
         watched_since: From when its time limit counts: `opened_at`, or when a person resumed it.
-        judged: Key of the newest snapshot that it was judged by; another look needs a newer one.
+        judged_at: Time of the newest snapshot that it was judged by; another look needs a newer one.
     """
 
     number: int
@@ -287,7 +287,7 @@ class StageRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
     looks: int = 0
     soaking_since: float = 0.0
     watched_since: float = 0.0
-    judged: str = ""
+    judged_at: float = 0.0
 
 
 class RolloutRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -307,7 +307,7 @@ class RolloutRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
         created_at: UTC, ISO 8601.
         created_by: Who started it.
         events: History.
-        baseline: Key of the snapshot before the first stage opened.
+        baseline: Keys of the snapshot before the first stage opened; of several collectors, of each.
         skipped: Registered devices that cannot run the release, by id, with the reason.
         version: Grows by one with each change; a machine that saw a newer one notices an older copy.
         state_since: Since when it is in its state, seconds since 1970.
@@ -327,7 +327,7 @@ class RolloutRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
     created_at: str = ""
     created_by: str = ""
     events: tuple[RolloutEvent, ...] = ()
-    baseline: str = ""
+    baseline: tuple[str, ...] = ()
     skipped: dict[str, str] = {}
     version: int = 0
     state_since: float = 0.0
@@ -343,7 +343,6 @@ class CurrentRollout(Document, frozen=True, kw_only=True, omit_defaults=True):
         queued: Release that waits for its end (the newest wins); empty: none.
         queued_at: UTC, ISO 8601.
         last: Id of the rollout before; empty: none.
-        told: Events of the rollout that were told (MQTT, webhooks); the next look tells the others.
     """
 
     channel: str
@@ -351,7 +350,6 @@ class CurrentRollout(Document, frozen=True, kw_only=True, omit_defaults=True):
     queued: str = ""
     queued_at: str = ""
     last: str = ""
-    told: int = 0
 
 
 # A verdict

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import secrets
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,6 +31,8 @@ VERDICTS_FOLDER = "fleet/verdicts/"
 RECORD_LIMIT_BYTES = 16 << 20
 VERDICT_LIMIT_BYTES = 16 << 20
 _CURRENT = "current.json"
+# Also there: which receiver was told what, see `events.py`.
+_OTHERS = (_CURRENT, "told.json")
 _EMPTY = "0" * 8
 
 
@@ -55,9 +58,12 @@ def verdict_key(verdict: VerdictRecord) -> str:
 
 
 def new_id(release: str, now: float) -> str:
-    """Return the id of a new rollout, such as `20261127T223000-ab12cd34`; its order follows from it."""
+    """Return the id of a new rollout, such as `20261127T223000-878b5af1-3f2a`.
+
+    The order of its devices follows from it; a part of it is chance, so that nobody can choose that order.
+    """
     time = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
-    return check_name(f"{time:%Y%m%dT%H%M%S}-{release[:32]}", "rollout id")
+    return check_name(f"{time:%Y%m%dT%H%M%S}-{release[:8]}-{secrets.token_hex(2)}", "rollout id")
 
 
 class Rollouts:
@@ -95,7 +101,7 @@ class Rollouts:
 
         Raises: StoreConflictError if somebody else changed it meanwhile; SettingsError, TransportError.
         """
-        record = msgspec.structs.replace(record, version=record.version + 1)
+        record = msgspec.structs.replace(record, version=self._newest_version(record) + 1)
         self.documents.save(record_key(record.channel, record.id), record, etag)
         self.note(record)
         return record
@@ -119,7 +125,7 @@ class Rollouts:
         found = []
         for one in self.documents.store.list_folder(folder):
             name = one.key.removeprefix(folder).removesuffix(".json")
-            if one.key.endswith(f"/{_CURRENT}"):
+            if one.key.endswith(_OTHERS):
                 continue
             signed = self.find(channel, name)
             if signed is not None and (signed.document.state != PLANNED or name == running):
@@ -143,8 +149,7 @@ class Rollouts:
         newest = self.documents.seen.newest(record_key(record.channel, record.id))
         return newest is not None and newest.version > record.version
 
-    def newest_version(self, record: RolloutRecord) -> int:
-        """Return the newest version of a record that this machine has seen."""
+    def _newest_version(self, record: RolloutRecord) -> int:
         seen = self.documents.seen
         newest = None if seen is None else seen.newest(record_key(record.channel, record.id))
         return max(record.version, newest.version if newest is not None else 0)

@@ -186,20 +186,10 @@ def _count_look(record: RolloutRecord, verdict: VerdictRecord) -> RolloutRecord:
     """Return the rollout with one more look, and the soak that begins or ends with the verdict."""
     stage = record.stages[-1]
     since = stage.soaking_since
-    if only_soak_lacks(verdict) or verdict.result == PASS:
+    if verdict.is_ready:
         since = since or verdict.at
-    elif not verdict.snapshots:
-        since = 0.0
-    stage = msgspec.structs.replace(
-        stage, looks=verdict.look, soaking_since=since, judged=next(iter(verdict.snapshots), stage.judged)
-    )
+    stage = msgspec.structs.replace(stage, looks=verdict.look, soaking_since=since, judged_at=verdict.at)
     return msgspec.structs.replace(record, stages=(*record.stages[:-1], stage))
-
-
-def only_soak_lacks(verdict: VerdictRecord) -> bool:
-    """Whether a verdict would be `pass`, had the stage been watched for long enough."""
-    lacking = [one.name for one in verdict.checks if one.kind != "report" and one.result != PASS]
-    return lacking == ["soak"]
 
 
 def _go_on(record: RolloutRecord, verdict: str, following: StageRecord | None, when: Moment) -> RolloutRecord:
@@ -307,6 +297,24 @@ def abort(record: RolloutRecord, why: str, when: Moment) -> RolloutRecord:
     """Return the rollout ended at once: devices return at their next look, and nothing is withdrawn."""
     _check_runs(record)
     return add_event(enter(record, ABORTED, when), "aborted", when, why)
+
+
+def distrust(record: RolloutRecord, why: str, when: Moment) -> RolloutRecord:
+    """Return the rollout paused, because it is older than what was signed, or than this machine has seen."""
+    words = (
+        f"{why}: somebody put an older copy of the rollout's record back. Nothing moves; restore the newer "
+        "one from the bucket's versions, or go on from here with `edge-fleet resume`"
+    )
+    record = msgspec.structs.replace(record, resume_state=_before_pause(record))
+    return add_event(enter(record, PAUSED, when), "older_copy", when, words)
+
+
+def adopt(record: RolloutRecord, threshold: int) -> RolloutRecord:
+    """Return the rollout with the threshold that was signed for its open stage, if that is larger."""
+    if not record.stages or threshold <= record.stages[-1].threshold:
+        return record
+    stage = msgspec.structs.replace(record.stages[-1], threshold=threshold)
+    return msgspec.structs.replace(record, stages=(*record.stages[:-1], stage))
 
 
 def supersede(record: RolloutRecord, by: str, when: Moment) -> RolloutRecord:

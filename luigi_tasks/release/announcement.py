@@ -16,11 +16,23 @@ from edge_client.contract.times import utc_now
 
 if TYPE_CHECKING:
     from luigi_tasks.release.broker import BrokerClient
+    from luigi_tasks.release.published import RepositoryState
 
 logger = logging.getLogger("luigi-interface")
 
 # A managed broker of many machines may need a moment until all of them have a message that one has taken.
 _READ_BACKS, _PAUSE_S = 3, 0.5
+
+
+def release_to_announce(state: RepositoryState, channel: str) -> str | None:
+    """Return the release that wakes the devices: the one that is rolled out, else the channel's.
+
+    A device ignores the announcement of a release that it has.
+    """
+    pointer, rollout = state.channel(channel), state.rollout(channel)
+    if rollout is not None and rollout.id and rollout.threshold:
+        return rollout.release
+    return None if pointer is None else pointer.release
 
 
 def is_announced(broker: BrokerClient, channel: str, release: str) -> bool:

@@ -44,6 +44,7 @@ def verdict(result: str, *, hard: bool = False, lacks: tuple[str, ...] = ()) -> 
         snapshots={"one": "00"},
         result=result,
         is_hard=hard,
+        is_ready=result == records.PASS or lacks == ("soak",),
         checks=tuple(checks),
         words=result,
     )

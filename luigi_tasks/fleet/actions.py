@@ -1,0 +1,439 @@
+"""What is done to a rollout: started, looked at, approved, paused, sent back, aborted.
+
+Each is one conditional write of the rollout's record, and then the signed move, the announcement and the
+events, in this order. The record says what is meant, so that each may be killed at any instruction: whoever
+looks next does the rest. Two at once: the slower one finds the record changed, and leaves it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edge_client.contract.errors import EdgeError, InputError, TransportError
+from luigi_tasks.fleet import moves, stages
+from luigi_tasks.fleet.looks import take_step
+from luigi_tasks.fleet.records import (
+    DONE,
+    ENDED,
+    GOING_BACK,
+    HALTED,
+    PAUSED,
+    PLANNED,
+    CurrentRollout,
+    RolloutPlan,
+    RolloutRecord,
+)
+from luigi_tasks.fleet.rollouts import Rollouts, new_id
+from luigi_tasks.fleet.stages import ADVANCE, Moment
+from luigi_tasks.logs import LUIGI_LOGGER
+from luigi_tasks.release.channel import Pointers
+from luigi_tasks.storage.store import StoreConflictError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from luigi_tasks.fleet.documents import Signed, SignedDocuments
+    from luigi_tasks.release.broker import BrokerClient
+    from luigi_tasks.release.repository import ReleaseRepository
+    from luigi_tasks.settings.values import PipelineSettings
+
+logger = logging.getLogger(LUIGI_LOGGER)
+
+ATTEMPTS = 5
+
+
+class RolloutRunsError(InputError):
+    """Another rollout runs on the channel."""
+
+
+class RolloutHaltedError(InputError):
+    """A look halted or paused a rollout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What a look at a channel found and did.
+
+    Attributes:
+        record: The rollout; None: none runs.
+        words: In a sentence.
+        is_halted: Whether this look halted the rollout, paused it or sent it back.
+    """
+
+    record: RolloutRecord | None
+    words: str
+    is_halted: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """What a channel is in.
+
+    Attributes:
+        current: `current.json`; None: there is none.
+        running: The rollout that it names; None: none.
+        signed: The signed documents of the channel.
+    """
+
+    current: Signed[CurrentRollout] | None
+    running: Signed[RolloutRecord] | None
+    signed: Pointers
+
+    @property
+    def queued(self) -> str:
+        """Release that waits for the rollout's end; empty: none."""
+        return self.current.document.queued if self.current is not None else ""
+
+
+class Fleet:
+    """The rollouts of a fleet.
+
+    Args:
+        settings: Settings of all sections.
+        documents: The fleet's signed documents.
+        repository: The signed repository.
+        broker: Where channels are announced.
+        clock: Returns seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        documents: SignedDocuments,
+        repository: ReleaseRepository,
+        broker: BrokerClient,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.documents = documents
+        self.rollouts = Rollouts(documents)
+        self.repository = repository
+        self.broker = broker
+        self.clock = clock
+
+    # Looking
+
+    def stand(self, channel: str) -> Standing:
+        """Return what a channel is in.
+
+        The signed document counts where `current.json` is gone, or is an older copy that somebody put back.
+        Raises: InputError if the rollout's record is gone; TrustError; TransportError.
+        """
+        current = self.rollouts.current(channel)
+        name = current.document.rollout if current is not None else ""
+        running = self.rollouts.load(channel, name) if name else None
+        state = self.repository.load()  # after the record: what is signed is never older than it
+        signed = Pointers(state.channel(channel), state.rollout(channel))
+        other = signed.rollout.id if signed.rollout is not None else ""
+        if other not in {"", name} and (running is None or running.document.state in ENDED):
+            found = self.rollouts.find(channel, other)
+            if found is not None and found.document.state not in ENDED:
+                running = found
+        return Standing(current, running, signed)
+
+    def advance(self, channel: str) -> Look:
+        """Take one look at a channel's rollout: judge, move it at most one step, tell.
+
+        Raises: NoRegistryError, InputError, TrustError, SettingsError, TransportError; what was signed
+            before stays.
+        """
+        try:
+            return self._advance(channel)
+        except StoreConflictError:
+            return Look(None, f"channel {channel}: another look was faster; left to that one")
+
+    def _advance(self, channel: str) -> Look:
+        standing = self.stand(channel)
+        if standing.running is None:
+            waits = f"; release {standing.queued} waits for the next Deploy" if standing.queued else ""
+            return Look(None, f"channel {channel}: no rollout runs{waits}")
+        before, when = standing.running.document, self._moment(ADVANCE)
+        record = self._doubt(before, standing.signed, when)
+        if record is before:
+            self._sign(record)  # what an earlier look was killed before
+            record, words = take_step(self.settings, self.rollouts, record, when)
+        else:
+            words = record.events[-1].why
+        if record != before:
+            record = self.rollouts.save(record, standing.running.etag)
+        self._settle(record)
+        news = record.events[len(before.events) :]
+        halts = [one for one in news if one.what in {"halted", "paused", "older_copy", "going_back"}]
+        return Look(record, _in_words(record, halts[0].why if halts else words), is_halted=bool(halts))
+
+    def _doubt(self, record: RolloutRecord, signed: Pointers, when: Moment) -> RolloutRecord:
+        """Return the rollout paused if its record is an older copy."""
+        if record.state in (*ENDED, PAUSED, HALTED, GOING_BACK):
+            return record
+        is_older = self.rollouts.is_older(record)
+        why = "this machine has seen a newer one" if is_older else moves.why_behind(record, signed)
+        return stages.distrust(record, why, when) if why else record
+
+    # Starting
+
+    def start(
+        self,
+        channel: str,
+        release: str,
+        plan: RolloutPlan,
+        who: str,
+        *,
+        variants: Mapping[str, str] | None = None,
+        supersede: bool = False,
+    ) -> RolloutRecord:
+        """Start a rollout, and return it; one of the same release that runs is returned as it is.
+
+        Nothing is signed yet: the first look opens its first stage.
+        Raises: RolloutRunsError if another one runs, or is past its first stage; InputError if the release
+            cannot be rolled out; TrustError; TransportError.
+        """
+        standing = self._finish_ended(channel)
+        self._check(channel, release, variants or {}, standing.signed)
+        running, when = standing.running, self._moment(who)
+        if running is not None:
+            if running.document.release == release:
+                return running.document
+            if not supersede:
+                raise RolloutRunsError(_runs(running.document))
+            self._change(channel, lambda record: stages.supersede(record, release, when))
+            standing = self.stand(channel)
+        pointer = standing.signed.channel
+        record = RolloutRecord(
+            id=new_id(release, when.now),
+            channel=channel,
+            release=release,
+            from_release=pointer.release if pointer is not None else "",
+            variants=dict(variants or {}),
+            plan=plan,
+            created_at=when.at,
+            created_by=who,
+            state=PLANNED,
+            state_since=when.now,
+        )
+        record = self.rollouts.save(stages.add_event(record, "opened", when), None)
+        last = standing.current.document.last if standing.current is not None else ""
+        try:
+            self._save_current(standing, CurrentRollout(channel=channel, rollout=record.id, last=last))
+        except StoreConflictError as e:
+            msg = f"channel {channel}: somebody else started a rollout in this moment; see which one runs"
+            raise RolloutRunsError(msg) from e
+        self._tell(record)
+        return record
+
+    def queue(self, channel: str, release: str, who: str) -> None:
+        """Let a release wait for the end of the channel's rollout; the newest one waits."""
+        for _ in range(ATTEMPTS):
+            standing = self.stand(channel)
+            if standing.running is None or standing.queued == release:
+                return
+            current = CurrentRollout(
+                channel=channel,
+                rollout=standing.running.document.id,
+                last=standing.current.document.last if standing.current is not None else "",
+                queued=release,
+                queued_at=self._moment(who).at,
+            )
+            with contextlib.suppress(StoreConflictError):  # a look ended the rollout, perhaps
+                self._save_current(standing, current)
+
+    def is_taken_up(self, channel: str, release: str) -> bool:
+        """Whether a release needs no Deploy: it is rolled out or waits, or its rollout ended without moving.
+
+        A release that was sent back, or aborted by a person, is started again by a person only.
+        """
+        standing = self.stand(channel)
+        if standing.running is not None and standing.running.document.state not in ENDED:
+            return release in {standing.running.document.release, standing.queued}
+        if standing.running is not None:
+            last: RolloutRecord | None = standing.running.document
+        else:
+            name = standing.current.document.last if standing.current is not None else ""
+            found = self.rollouts.find(channel, name) if name else None
+            last = found.document if found is not None else None
+        if last is None or last.release != release:
+            return False
+        return last.state != DONE or stages.is_limited(last.plan)
+
+    def _check(self, channel: str, release: str, variants: Mapping[str, str], signed: Pointers) -> None:
+        state = self.repository.load()
+        for one in (release, *variants.values()):
+            if state.release(one) is None:
+                msg = f"release {one}: not signed in {self.settings.store.url}; give one that is"
+                raise InputError(msg)
+            if one in state.withdrawn(channel):
+                msg = (
+                    f"release {one}: was withdrawn from channel {channel}, so it is not rolled out again; "
+                    f"`RollBack --to {one}` points the whole channel to it"
+                )
+                raise InputError(msg)
+        if signed.channel is not None and signed.channel.release == release:
+            msg = f"release {release}: channel {channel} points to it already, all devices may have it"
+            raise InputError(msg)
+
+    # What a person does
+
+    def approve(self, channel: str, who: str, why: str = "", stage: int = 0) -> RolloutRecord:
+        """Approve a stage (0: the next that waits); the next look opens it if the evidence passes."""
+        when = self._moment(who)
+        return self._change(channel, lambda record: stages.approve(record, stage, why, when))
+
+    def pause(self, channel: str, who: str, why: str = "") -> RolloutRecord:
+        """Pause a rollout: the devices keep what they have, no stage opens."""
+        when = self._moment(who)
+        return self._change(channel, lambda record: stages.pause(record, why, when))
+
+    def resume(self, channel: str, who: str, why: str = "") -> RolloutRecord:
+        """Let a paused rollout go on; what a soft check found is accepted."""
+        when, document = self._moment(who), self.stand(channel).signed.rollout
+
+        def change(record: RolloutRecord) -> RolloutRecord:
+            record = stages.resume(record, why, when)
+            is_its = document is not None and document.id == record.id
+            return stages.adopt(record, document.threshold) if document is not None and is_its else record
+
+        return self._change(channel, change)
+
+    def back(self, channel: str, who: str, why: str = "") -> RolloutRecord:
+        """Send the devices of a rollout back to the steady release, paced; the release is withdrawn."""
+        when = self._moment(who)
+        return self._change(channel, lambda record: stages.go_back(record, why, when))
+
+    def abort(self, channel: str, who: str, why: str = "") -> RolloutRecord | None:
+        """End a rollout at once; its devices return at their next look, and nothing is withdrawn.
+
+        Also one whose record is gone; None then.
+        """
+        current = self.rollouts.current(channel)
+        name = current.document.rollout if current is not None else ""
+        if current is not None and name and self.rollouts.find(channel, name) is None:
+            self._point_idle(channel)
+            self.rollouts.save_current(msgspec.structs.replace(current.document, rollout=""), current.etag)
+            return None
+        when = self._moment(who)
+        return self._change(channel, lambda record: stages.abort(record, why, when))
+
+    def leave(self, channel: str, who: str, why: str) -> None:
+        """End whatever rollout a channel is in, before a person moves its pointer by hand."""
+        standing = self._finish_ended(channel)
+        if standing.running is not None:
+            self.abort(channel, who, why)
+        if standing.signed.rollout is not None and standing.signed.rollout.id:
+            self._point_idle(channel)
+
+    def _change(self, channel: str, change: Callable[[RolloutRecord], RolloutRecord]) -> RolloutRecord:
+        """Change the rollout of a channel; again if a look was faster."""
+        for _ in range(ATTEMPTS):
+            standing = self._finish_ended(channel)
+            if standing.running is None:
+                msg = f"channel {channel}: no rollout runs"
+                raise InputError(msg)
+            record = change(standing.running.document)
+            try:
+                if record != standing.running.document:
+                    record = self.rollouts.save(record, standing.running.etag)
+            except StoreConflictError:
+                continue
+            self._settle(record)
+            return record
+        msg = f"channel {channel}: others changed its rollout {ATTEMPTS} times meanwhile; try again"
+        raise TransportError(msg)
+
+    # What follows the record
+
+    def _settle(self, record: RolloutRecord) -> None:
+        """Bring the world to what a record says: signatures, announcement, events, `current.json`."""
+        self._sign(record)
+        self._tell(record)
+        if record.state in ENDED:
+            self._close(record)
+
+    def _finish_ended(self, channel: str) -> Standing:
+        """Return what a channel is in, after what a killed look left undone of a rollout that ended."""
+        standing = self.stand(channel)
+        if standing.running is None or standing.running.document.state not in ENDED:
+            return standing
+        self._settle(standing.running.document)
+        standing = self.stand(channel)
+        return dataclasses.replace(standing, running=None)
+
+    def _sign(self, record: RolloutRecord) -> None:
+        state = self.repository.load()
+        before = Pointers(state.channel(record.channel), state.rollout(record.channel))
+        if moves.pointers_after(record, before, "") == before:
+            return
+        self.repository.point(
+            record.channel, lambda now: moves.pointers_after(record, now, self._moment("").at)
+        )
+        self._announce(record.channel)
+
+    def _point_idle(self, channel: str) -> None:
+        self.repository.point(channel, lambda now: moves.idle(now, channel, self._moment("").at))
+        self._announce(channel)
+
+    def _announce(self, channel: str) -> None:
+        """Wake the devices; those that a broker does not reach find the move when they look by themselves."""
+        from luigi_tasks.release import announcement  # noqa: PLC0415 - seldom
+
+        release = announcement.release_to_announce(self.repository.load(), channel)
+        if release is None:
+            return
+        try:
+            announcement.announce(self.broker, channel, release)
+        except EdgeError as e:
+            logger.warning("channel %s is not announced (%s): devices find the move by polling", channel, e)
+
+    def _tell(self, record: RolloutRecord) -> None:
+        from luigi_tasks.fleet.events import tell_events  # noqa: PLC0415 - imports urllib3
+
+        tell_events(self.settings, self.documents, record.channel, record)
+
+    def _close(self, record: RolloutRecord) -> None:
+        """Note that a rollout that ended is the channel's last one."""
+        current = self.rollouts.current(record.channel)
+        if current is None or current.document.rollout not in {"", record.id}:
+            return
+        closed = msgspec.structs.replace(current.document, rollout="", last=record.id)
+        if closed != current.document:
+            self.rollouts.save_current(closed, current.etag)
+
+    def _save_current(self, standing: Standing, current: CurrentRollout) -> None:
+        self.rollouts.save_current(current, standing.current.etag if standing.current is not None else None)
+
+    def _moment(self, who: str) -> Moment:
+        now = self.clock()
+        time_of_day = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
+        return Moment(now, time_of_day.isoformat(timespec="milliseconds"), who)
+
+
+def _in_words(record: RolloutRecord, why: str) -> str:
+    stage = record.stages[-1] if record.stages else None
+    where = f", stage {stage.number} of {len(record.plan.stages)} ({stage.size} devices)" if stage else ""
+    return f"rollout {record.id} of release {record.release} is {record.state}{where}: {why}"
+
+
+def _runs(record: RolloutRecord) -> str:
+    return (
+        f"channel {record.channel}: rollout {record.id} of release {record.release} is {record.state}; one "
+        "rollout a channel. Let it end, send it back, or give --supersede in its first stage"
+    )
+
+
+def open_fleet(settings: PipelineSettings) -> Fleet:
+    """Open the fleet of the settings; nothing is read yet.
+
+    Raises: SettingsError.
+    """
+    from luigi_tasks.fleet.opening import documents_of  # noqa: PLC0415 - imports python-tuf
+    from luigi_tasks.release.broker import BrokerClient  # noqa: PLC0415 - imports paho
+    from luigi_tasks.release.repository import ReleaseRepository  # noqa: PLC0415 - imports python-tuf
+    from luigi_tasks.storage.opening import open_store  # noqa: PLC0415 - seldom
+
+    repository = ReleaseRepository(open_store(settings.store), settings.trust)
+    return Fleet(settings, documents_of(repository), repository, BrokerClient(settings.broker))

@@ -1,0 +1,69 @@
+"""A rollout's plan, from the settings of [rollout]."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import SettingsError
+from edge_client.contract.names import check_name
+from luigi_tasks.fleet.records import RolloutPlan
+from luigi_tasks.settings.rollout import (
+    read_approve,
+    read_conditions,
+    read_duration,
+    read_errors,
+    read_pace,
+    read_share,
+    read_stages,
+    read_window,
+    split_list,
+)
+
+if TYPE_CHECKING:
+    from luigi_tasks.settings.rollout import RolloutSettings
+
+
+def plan_of(settings: RolloutSettings) -> RolloutPlan:
+    """Return the plan that settings describe, which were checked.
+
+    Raises: SettingsError without stages.
+    """
+    stages = read_stages(settings.stages)
+    if not stages:
+        msg = "[rollout] stages is empty: give --stages, such as 1d,3d,10%,50%,100%"
+        raise SettingsError(msg)
+    return RolloutPlan(
+        stages=stages,
+        min_passed=settings.min_passed,
+        success=read_share(settings.success),
+        errors=read_errors(settings.errors),
+        quorum=read_share(settings.quorum),
+        soak_s=read_duration(settings.soak),
+        stage_timeout_s=read_duration(settings.stage_timeout),
+        silent_after=settings.silent_after,
+        approve=read_approve(settings.approve, len(stages)),
+        only=read_conditions(settings.only),
+        excluded=read_conditions(settings.excluded),
+        by=settings.by,
+        apply=settings.apply,
+        window=read_window(settings.window, settings.apply),
+        pace_per_min=read_pace(settings.pace),
+        on_breach=settings.on_breach,
+        report_only=split_list(settings.report_only),
+        tolerance=read_share(settings.tolerance),
+    )
+
+
+def read_variants(text: str) -> dict[str, str]:
+    """Return releases by device class, from `zero2w=RELEASE` with commas.
+
+    Raises: SettingsError.
+    """
+    found = {}
+    for one in split_list(text):
+        device_class, is_given, release = one.partition("=")
+        if not is_given:
+            msg = f"variants {one!r}: give CLASS=RELEASE, with commas between"
+            raise SettingsError(msg)
+        found[check_name(device_class, "device class")] = check_name(release, "release id")
+    return found

@@ -1,0 +1,280 @@
+"""Rollouts on a real signed repository, registry and snapshots: what moves, and what nothing moves."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_client.contract.errors import InputError, TrustError
+from luigi_tasks.fleet.plans import plan_of
+from luigi_tasks.fleet.registry import INDEX_KEY
+from luigi_tasks.fleet.rollouts import current_key, record_key
+from luigi_tasks.storage.folder_store import FolderStore
+from tests.fakes.rollout_fleet import QUICK, Killed, MortalStore, RolloutFleet
+
+if TYPE_CHECKING:
+    from luigi_tasks.fleet import records
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    return RolloutFleet(tmp_path)
+
+
+def start(fleet: RolloutFleet, bias: int = 1, **plan) -> str:
+    release = fleet.publish(bias, move=False).release
+    fleet.machine().start("stable", release, fleet.plan(**plan), "ann")
+    return release
+
+
+def test_a_good_release_goes_through_its_stages_to_everybody(fleet):
+    new = start(fleet)
+    had = []
+    states = []
+    for _ in range(6):
+        states.append(fleet.look())
+        had.append(fleet.has(new))
+    assert states == ["open", "open", "open", "done", "", ""]
+    assert had == [1, 2, 4, 4, 4, 4]
+    signed = fleet.machine().stand("stable").signed
+    assert (signed.channel.release, signed.rollout.id) == (new, "")
+
+
+ACTIONS = {
+    "start": lambda machine: machine.start("stable", machine.new, machine.plan, "ann"),
+    "advance": lambda machine: machine.advance("stable"),
+    "back": lambda machine: machine.back("stable", "ann", "it is bad"),
+    "abort": lambda machine: machine.abort("stable", "ann", "it is bad"),
+}
+# Actions, what the devices say before the last of them, the state after it, and how many devices have the
+# release then.
+LIVES = {
+    "started": (("start",), "passed", "planned", 0),
+    "first stage": (("start", "advance"), "passed", "open", 1),
+    "second stage": (("start", "advance", "advance"), "passed", "open", 2),
+    "done": (("start", "advance", "advance", "advance", "advance"), "passed", "done", 4),
+    "halted": (("start", "advance", "advance", "advance"), "sent_back", "going_back", 0),
+    "sent back": (("start", "advance", "back"), "passed", "going_back", 0),
+    "is back": (("start", "advance", "back", "advance"), "passed", "back", 0),
+    "aborted": (("start", "advance", "abort"), "passed", "aborted", 0),
+}
+
+
+@pytest.mark.parametrize("name", LIVES)
+def test_a_machine_may_be_killed_before_each_write(fleet, tmp_path, name):
+    """Another look, or the same command again, ends where the machine would have ended."""
+    actions, verdict, state, devices = LIVES[name]
+    new = fleet.publish(1, move=False).release
+    for action in actions[:-1]:
+        fleet.report()
+        act(fleet.machine(), action, new)
+        fleet.follow()
+    if verdict != "passed":
+        fleet.verdicts.update(dict.fromkeys(fleet.serving, verdict))
+    fleet.report()
+    had, put_back, last = fleet.has(new), fleet.keep(tmp_path / "before"), actions[-1]
+    for killed in range(100):
+        store = MortalStore(fleet.settings.store)
+        store.left = killed
+        try:
+            act(fleet.machine(store), last, new)
+        except Killed:
+            pass
+        else:
+            break
+        assert fleet.has(new) in {had, devices}, "a part of a step is never signed"
+        act(fleet.machine(), "start" if last == "start" else "advance", new)
+        if last not in {"start", "advance"} and newest(fleet).state != state:
+            act(fleet.machine(), last, new)  # the person was not told that it is done
+        assert newest(fleet).state == state, f"killed before write {killed}, after {store.writes[-1:]}"
+        assert fleet.has(new) == devices
+        put_back()
+    assert killed >= 2
+    assert newest(fleet).state == state
+
+
+def act(machine, action: str, new: str) -> None:
+    machine.new, machine.plan = new, plan_of(QUICK)
+    ACTIONS[action](machine)
+
+
+def newest(fleet: RolloutFleet) -> records.RolloutRecord:
+    standing = fleet.machine().stand("stable")
+    if standing.running is not None:
+        return standing.running.document
+    assert standing.current is not None
+    return fleet.machine().rollouts.load("stable", standing.current.document.last).document
+
+
+def test_a_bad_release_is_sent_back_withdrawn_and_never_started_again(fleet):
+    new = start(fleet)
+    assert [fleet.look(), fleet.look()] == ["open", "open"]
+    fleet.verdicts.update(dict.fromkeys(fleet.serving, "sent_back"))
+    fleet.follow()
+    fleet.report()
+    look = fleet.machine().advance("stable")
+    assert look.is_halted
+    assert look.record.state == "going_back"
+    assert fleet.has(new) == 0
+    assert not fleet.machine().advance("stable").is_halted, "it is told once"
+    assert fleet.look() == "back"
+    standing = fleet.machine().stand("stable")
+    assert standing.signed.channel.withdrawn == (new,)
+    assert standing.signed.rollout.id == ""
+    assert fleet.machine().is_taken_up("stable", new)
+    with pytest.raises(InputError, match="was withdrawn"):
+        fleet.machine().start("stable", new, fleet.plan(), "ann")
+
+
+def test_two_looks_at_once_are_one(fleet):
+    """Both read the same; the slower one finds the record changed, and signs nothing."""
+    new = start(fleet)
+    fleet.look()
+    fleet.follow()
+    fleet.report()
+    slow, fast = fleet.machine(), fleet.machine()
+    standing = slow.stand("stable")
+    slow.stand = lambda _channel: standing  # as read before the other one wrote
+    assert len(fast.advance("stable").record.stages) == 2
+    look = slow.advance("stable")
+    assert "another look was faster" in look.words
+    assert fleet.has(new) == 2
+    assert [one.what for one in newest(fleet).events].count("stage") == 2
+
+
+def test_two_that_start_at_once_start_one(fleet):
+    first, second = (fleet.publish(bias, move=False).release for bias in (1, 2))
+    slow, standing = fleet.machine(), fleet.machine().stand("stable")
+    slow.stand = lambda _channel: standing
+    fleet.machine().start("stable", first, fleet.plan(), "ann")
+    with pytest.raises(InputError, match="somebody else started"):
+        slow.start("stable", second, fleet.plan(), "bob")
+    assert [one.release for one in fleet.machine().rollouts.find_all("stable")] == [first]
+
+
+def test_one_rollout_a_channel_and_superseded_in_its_first_stage_only(fleet):
+    first, second, third = (fleet.publish(bias, move=False).release for bias in (1, 2, 3))
+    fleet.machine().start("stable", first, fleet.plan(), "ann")
+    fleet.look()
+    with pytest.raises(InputError, match="one rollout a channel"):
+        fleet.machine().start("stable", second, fleet.plan(), "ann")
+    fleet.machine().start("stable", second, fleet.plan(), "ann", supersede=True)
+    assert fleet.has(first) == 0
+    assert [fleet.look(), fleet.has(second)] == ["open", 1]
+    assert [fleet.look(), fleet.has(second)] == ["open", 2]
+    with pytest.raises(InputError, match="past its first stage"):
+        fleet.machine().start("stable", third, fleet.plan(), "ann", supersede=True)
+
+
+@pytest.mark.parametrize("trouble", ["no collector", "old snapshot", "same snapshot", "they are silent"])
+def test_silence_advances_nothing(fleet, trouble):
+    new = start(fleet)
+    if trouble == "no collector":
+        look = fleet.machine().advance("stable")
+        assert "no snapshot of the fleet" in look.words
+        assert (look.record.state, fleet.has(new)) == ("planned", 0)
+        return
+    fleet.look()
+    assert [fleet.look(), fleet.has(new)] == ["open", 2]
+    if trouble == "they are silent":
+        fleet.silent.update(one for one, has in fleet.serving.items() if has == new)
+        fleet.report()
+    elif trouble == "old snapshot":
+        fleet.now += 7200
+    for _ in range(3):
+        look = fleet.machine().advance("stable")
+        assert look.record.state == "open"
+        assert not look.is_halted
+    assert fleet.has(new) == 2
+    words = {"old snapshot": "is 2 h old", "same snapshot": "newer than the last look"}
+    assert words.get(trouble, "") in look.words
+
+
+def test_a_registry_that_is_lost_stops_every_look(fleet):
+    new = start(fleet)
+    fleet.look()
+    store = FolderStore(fleet.settings.store)
+    index = store.read(INDEX_KEY)
+    store.delete(INDEX_KEY)
+    with pytest.raises(InputError, match="registry"):
+        fleet.machine().advance("stable")
+    assert fleet.has(new) == 1
+    store.put(INDEX_KEY, index)
+    assert fleet.look() == "open"
+
+
+@pytest.mark.parametrize("memory", ["this machine", "another machine"])
+@pytest.mark.parametrize("which", ["record", "both", "current"])
+def test_an_older_copy_of_the_bucket_moves_nothing_until_a_person_decides(fleet, tmp_path, which, memory):
+    new = start(fleet)
+    fleet.look()
+    store, record = FolderStore(fleet.settings.store), newest(fleet)
+    keys = {"record": [record_key("stable", record.id)], "current": [current_key("stable")]}
+    kept = {one: store.read(one) for one in keys.get(which, keys["record"] + keys["current"])}
+    fleet.look()
+    assert fleet.has(new) == 2
+    for key, data in kept.items():
+        store.put(key, data)
+    if memory == "another machine":
+        for path in (fleet.folder / "keys" / "device" / "memory").iterdir():
+            path.unlink()
+    fleet.report()
+    look = fleet.machine().advance("stable")
+    if which == "current":  # it is the same
+        assert fleet.has(new) == 4
+        return
+    assert look.is_halted
+    assert look.record.state == "paused"
+    assert "older copy" in look.words
+    assert fleet.look() == "paused"
+    assert fleet.has(new) == 2
+    fleet.machine().resume("stable", "ann", "nothing is lost")
+    assert fleet.has(new) == 2
+    assert [fleet.look(), fleet.has(new)] == ["open", 4]
+
+
+def test_an_older_copy_of_current_json_starts_no_rollout_again(fleet):
+    first = start(fleet)
+    store = FolderStore(fleet.settings.store)
+    old = store.read(current_key("stable"))
+    while fleet.look():
+        pass
+    second = start(fleet, bias=2)
+    fleet.look()
+    store.put(current_key("stable"), old)
+    assert [fleet.look(), fleet.has(second)] == ["open", 2]
+    while fleet.look():
+        pass
+    store.put(current_key("stable"), old)
+    assert fleet.machine().advance("stable").record.state == "done"
+    assert (fleet.has(first), fleet.has(second)) == (0, 4)
+
+
+def test_a_record_that_is_gone_or_forged_is_said_and_can_be_aborted(fleet):
+    new = start(fleet)
+    fleet.look()
+    store, key = FolderStore(fleet.settings.store), record_key("stable", newest(fleet).id)
+    envelope = json.loads(store.read(key))
+    store.put(key, json.dumps({**envelope, "payload": "e30="}).encode())
+    with pytest.raises(TrustError, match="not signed by a trusted key"):
+        fleet.machine().advance("stable")
+    store.delete(key)
+    with pytest.raises(InputError, match="edge-fleet abort"):
+        fleet.machine().advance("stable")
+    assert fleet.has(new) == 1
+    fleet.machine().abort("stable", "ann")
+    assert fleet.has(new) == 0
+    assert fleet.machine().advance("stable").record is None
+
+
+def test_a_rollout_for_a_part_of_the_fleet_leaves_the_pointer_and_keeps_the_part(fleet):
+    new = start(fleet, only="device=camera-1,device=camera-2", stages="1d,100%")
+    states = [fleet.look() for _ in range(3)]
+    assert states == ["open", "open", "done"]
+    assert fleet.has(new) == 2
+    assert fleet.machine().stand("stable").signed.channel.release == fleet.steady
+    assert fleet.machine().is_taken_up("stable", new)
+    fleet.machine().leave("stable", "ann", "RollBack")
+    assert fleet.has(new) == 0
