@@ -111,6 +111,8 @@ def _install(options: argparse.Namespace) -> int:
         undo()
         raise
     _put_into_service(machine, environment, old, settings, undo)
+    if options.bundle is not None:
+        print(f"{options.bundle}: its keys are in {SETTINGS_FOLDER} now; delete it, here and elsewhere")
     return _report(found)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Self
 
 LOOPBACK = "127.0.0.1"
@@ -154,14 +154,26 @@ class LocalService:
 class ObjectStore(LocalService):
     """SeaweedFS with its S3 door: real signatures, ranges and conditional writes.
 
-    Two identities: the pipeline may do all, the device may only read the bucket.
+    Two identities: the pipeline may do all, the device may only read the bucket. Further ones have policies.
+
+    Args:
+        folder: Keeps its data.
+        bucket: Name of the bucket.
+        policies: IAM policies, JSON, by the access key of who has them; see `secret_of`.
     """
 
     name = "object-store"
 
-    def __init__(self, folder: Path | None = None, bucket: str = "edge-models") -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        bucket: str = "edge-models",
+        policies: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(folder)
         self.bucket = bucket
+        self._policies = dict(policies or {})
+        self._secrets = {name: secrets.token_hex(16) for name in self._policies}
         names = ("master", "volume", "filer", "s3")
         ports = free_ports(2 * len(names))
         self._ports = dict(zip(names, ports[:4], strict=True))
@@ -176,7 +188,8 @@ class ObjectStore(LocalService):
 
     def command(self) -> list[str]:
         identities = self.folder / "identities.json"
-        identities.write_text(json.dumps({"identities": self._identities()}))
+        policies = [{"name": name, "content": text} for name, text in self._policies.items()]
+        identities.write_text(json.dumps({"identities": self._identities(), "policies": policies}))
         ports = [f"-{name}.port={port}" for name, port in self._ports.items()]
         ports += [f"-{name}.port.grpc={port}" for name, port in self._grpc_ports.items()]
         return [
@@ -242,6 +255,10 @@ class ObjectStore(LocalService):
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
+    def secret_of(self, access_key: str) -> str:
+        """Return the secret key of an identity with a policy."""
+        return self._secrets[access_key]
+
     def _identities(self) -> list[dict[str, object]]:
         def identity(name: str, key: str, secret: str, *actions: str) -> dict[str, object]:
             return {
@@ -260,6 +277,7 @@ class ObjectStore(LocalService):
                 f"Read:{self.bucket}",
                 f"Write:{self.bucket}/*/inbox/*",  # below any store prefix
             ),
+            *(identity(name, name, key) | {"policyNames": [name]} for name, key in self._secrets.items()),
         ]
 
 

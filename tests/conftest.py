@@ -10,6 +10,7 @@ import pytest
 from local_services import MqttBroker, ObjectStore, Scheduler
 
 from tests.fakes.small_weights import make_small_weights
+from tests.fakes.store_roles import role_policies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +63,7 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def object_store() -> Iterator[ObjectStore]:
     """Real S3 on a loopback port; tests keep apart by prefix."""
-    with ObjectStore() as store:
+    with ObjectStore(policies=role_policies()) as store:
         yield store
 
 

@@ -8,6 +8,13 @@ from edge_client.contract.errors import InputError
 
 # One path or topic segment: no separators, no wildcards, no leading dot.
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TAG = re.compile(r"(?=.{1,64}$)[A-Za-z0-9][A-Za-z0-9._-]*(=[A-Za-z0-9][A-Za-z0-9._-]*)?", re.ASCII)
+# What a rollout's condition `name=…` means besides tags, see `contract.rollout.selects`.
+_NO_TAGS = frozenset({"site", "class", "device"})
+TAG_RULE = (
+    "a word of A-Z a-z 0-9 . _ - or name=word, at most 64 characters; site, device_class and id are "
+    "settings of their own"
+)
 
 # In the store, and below a device's state folder.
 METADATA_FOLDER = "metadata"
@@ -47,6 +54,19 @@ def check_name(name: str, what: str) -> str:
         )
         raise InputError(msg)
     return name
+
+
+def is_tag(text: str) -> bool:
+    """Whether a text can be a tag of a device, see `TAG_RULE`."""
+    return bool(_TAG.fullmatch(text)) and text.partition("=")[0] not in _NO_TAGS
+
+
+def check_tag(tag: str) -> str:
+    """Return a tag; raises InputError if it cannot be one."""
+    if not is_tag(tag):
+        msg = f"tag {tag[:80]!r}: {TAG_RULE}"
+        raise InputError(msg)
+    return tag
 
 
 def release_target(release_id: str, file: str) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.addresses import shown_address
 from edge_client.contract.errors import DeviceError, SettingsError
+from edge_client.contract.names import TAG_RULE, is_tag
 from edge_client.permissions import way_to_read
 from edge_client.settings.checks import (
     Section,
@@ -39,13 +40,6 @@ _LONGEST_TOML_BYTES = 1_000_000
 # API reference of AWS IoT, CreateRoleAlias.
 _ROLE_ALIAS = re.compile(r"[\w=,@-]{1,128}", re.ASCII)
 MOST_TAGS = 32
-_TAG = re.compile(r"(?=.{1,64}$)[A-Za-z0-9][A-Za-z0-9._-]*(=[A-Za-z0-9][A-Za-z0-9._-]*)?", re.ASCII)
-_TAG_RULE = (
-    "a word of A-Z a-z 0-9 . _ - or name=word, at most 64 characters; site, device_class and id are "
-    "settings of their own"
-)
-# What a rollout's condition `name=…` means besides tags, see `contract.rollout.selects`.
-_NO_TAGS = frozenset({"site", "class", "device"})
 _WITH_ENDPOINT = ("role_alias", "thing_name", "certificate_file", "key_file", "credentials_ca_file")
 _FIND_ENDPOINT = "`aws iot describe-endpoint --endpoint-type iot:CredentialProvider` prints"
 _TOML_HINT = (
@@ -143,13 +137,13 @@ class DeviceSettings(Section):
 
 def _tag_faults(tags: tuple[str, ...]) -> tuple[str, ...]:
     """Return a sentence for each tag that cannot be one."""
-    bad = [tag for tag in tags if not _TAG.fullmatch(tag) or tag.partition("=")[0] in _NO_TAGS]
+    bad = [tag for tag in tags if not is_tag(tag)]
     return failed(
         (len(tags) <= MOST_TAGS, f"tags: at most {MOST_TAGS}"),
         (len(set(tags)) == len(tags), "tags: name each once"),
         (
             not bad,
-            f"tags {', '.join(map(repr, bad))[:200]}: {_TAG_RULE}",
+            f"tags {', '.join(map(repr, bad))[:200]}: {TAG_RULE}",
         ),
     )
 

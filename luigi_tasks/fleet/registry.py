@@ -126,10 +126,12 @@ class RegistryChange:
     Attributes:
         devices: Devices, in the place of those with the same ids.
         collectors: Public keys, PEM, by name; empty: the collector leaves. Others stay.
+        replaces: Whether a collector may get another key than it has.
     """
 
     devices: tuple[EnrolledDevice, ...] = ()
     collectors: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    replaces: bool = False
 
 
 def load_registry(documents: SignedDocuments, known: Registry | None = None) -> Registry:
@@ -162,6 +164,21 @@ def load_registry(documents: SignedDocuments, known: Registry | None = None) -> 
             collectors=dict(index.collectors),
             shards=read,
         )
+
+
+def find_devices(documents: SignedDocuments, devices: Iterable[str]) -> dict[str, EnrolledDevice]:
+    """Return those of some devices that the registry has, also those that left; only their shards are read.
+
+    Raises: as `load_registry`.
+    """
+    found: dict[str, EnrolledDevice] = {}
+
+    def note(known: Mapping[str, EnrolledDevice]) -> RegistryChange:
+        found.update(known)
+        return RegistryChange()
+
+    change_registry(documents, devices, note, who="")
+    return found
 
 
 def change_registry(
@@ -346,6 +363,9 @@ def _change_once(
     found = [row for rows in _read_shards(documents, index, touched, {}).values() for row in rows]
     wanted = set(ids)
     change = decide({row.device: row for row in found if row.device in wanted})
+    if not change.devices and not change.collectors:
+        return change
+    _check_collectors(index, change)
     if not wanted.issuperset(row.device for row in change.devices):
         raise ValueError("a change of devices that it was not asked about would lose others of their shards")
     bits = _bits_for(index, len({row.device for row in change.devices} - {row.device for row in found}))
@@ -375,6 +395,17 @@ def _change_once(
         raise
     _remove(documents, [_shard_key(name) for name in index.superseded])
     return change
+
+
+def _check_collectors(index: RegistryIndex, change: RegistryChange) -> None:
+    for name, key in change.collectors.items():
+        if key and name in index.collectors and not change.replaces:
+            msg = f"collector {name}: has a key already; --replace gives it another, and its old one ends"
+            raise InputError(msg)
+        if not key and name not in index.collectors:
+            known = ", ".join(index.collectors) or "none"
+            msg = f"collector {name}: is not in the registry; known: {known}"
+            raise InputError(msg)
 
 
 def _bits_for(index: RegistryIndex, more: int) -> int:

@@ -29,7 +29,7 @@ from edge_client.contract.hosts import is_this_machine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from paho.mqtt.client import Client
+    from paho.mqtt.client import Client, MQTTMessage
     from paho.mqtt.reasoncodes import ReasonCode
 
     from edge_client.contract.errors import EdgeError
@@ -150,14 +150,38 @@ class BrokerClient:
                     is_allowed = connection.subscribe(topic)
                     message = connection.message(self._retained_wait_s) if is_allowed else None
             if not is_allowed:
-                msg = (
-                    f"MQTT broker {self.address}: does not let {self._settings.username or self._client_id} "
-                    f"read {topic}; allow it in the broker's ACL or policy"
-                )
-                raise SettingsError(msg)
+                raise self._unreadable_topic(topic)
             return message
 
         return _repeat(read)
+
+    def find_retained(self, topic_filter: str) -> dict[str, bytes]:
+        """Return the retained messages of a filter by topic, as far as the broker tells them.
+
+        Some brokers send none for a filter with wildcards (AWS IoT Core, RabbitMQ).
+        Raises: TransportError; SettingsError if the broker does not let this user read them.
+        """
+
+        def find() -> dict[str, bytes]:
+            with self._connected() as connection:
+                rights = f"iot:Subscribe on topicfilter/{topic_filter}"
+                with self._explained("subscribing", topic_filter, rights, f"{self.address}: no answer"):
+                    is_allowed = connection.subscribe(topic_filter)
+                    while is_allowed and connection.message(self._retained_wait_s) is not None:
+                        pass
+            if not is_allowed:
+                raise self._unreadable_topic(topic_filter)
+            return dict(connection.retained)
+
+        return _repeat(find)
+
+    def _unreadable_topic(self, topic: str) -> SettingsError:
+        user = self._settings.username or self._client_id
+        msg = (
+            f"MQTT broker {self.address}: does not let {user} read {topic}; allow it in the broker's ACL or "
+            "policy"
+        )
+        return SettingsError(msg)
 
     @contextlib.contextmanager
     def _explained(self, act: str, topic: str, rights: str, silence: str) -> Iterator[None]:
@@ -254,11 +278,12 @@ class _Connection:
         self._timeout_s = timeout_s
         self._events: queue.Queue[tuple[str, Any]] = queue.Queue()
         self._messages: collections.deque[bytes] = collections.deque()
+        self.retained: dict[str, bytes] = {}  # by topic
         self.last_words = ""  # of the connection: paho tells them its log alone
         put = self._events.put
         # An exception in a callback would end paho's thread without a message.
         client.on_connect = lambda _c, _u, _f, reason, _p: put(("connect", reason))
-        client.on_message = lambda _c, _u, message: put(("message", bytes(message.payload)))
+        client.on_message = self._received
         client.on_disconnect = lambda *_: put(("lost", None))
         client.on_publish = lambda _c, _u, number, *_: put(("publish", number))
         client.on_subscribe = self._subscribed
@@ -285,6 +310,11 @@ class _Connection:
             with contextlib.suppress(TimeoutError):
                 return bytes(self._wait("message", wait_s))
         return self._messages.popleft() if self._messages else None
+
+    def _received(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
+        if message.retain:
+            self.retained[message.topic] = bytes(message.payload)
+        self._events.put(("message", bytes(message.payload)))
 
     def _subscribed(
         self, client: Client, _userdata: object, _number: int, reasons: list[ReasonCode], _properties: object

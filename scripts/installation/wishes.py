@@ -8,6 +8,7 @@ import dataclasses
 import getpass
 import json
 import sys
+import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,6 +27,8 @@ The first time it asks, or takes flags:
   sudo scripts/install-device
   sudo scripts/install-device --yes --base-url https://s3.example.com/edge-models --root root.json \\
       --broker 192.168.1.5:1883 --camera picamera
+Of a device that `edge-fleet enroll` let into a fleet:
+  sudo scripts/install-device --bundle camera-1.tar --camera picamera
 Later: `sudo scripts/install-device` from a newer checkout brings the device up to date; settings and state
 stay, and flags change single settings. It may be killed at any moment: the next run completes.
 
@@ -66,6 +69,13 @@ class CopiedFile:
 
 
 ROOT = CopiedFile("--root", "root.json", ("trust", "root"), False, "device/root.json of `edge-keys make`")
+REPORT_KEY = CopiedFile(
+    "--report-key-file",
+    "report-key.pem",
+    ("device", "key_file"),
+    True,
+    "key that signs this device's reports",
+)
 MODEL = CopiedFile(
     "--model",
     "model.tflite",
@@ -93,7 +103,17 @@ FILES = (
         "this device's certificate (AWS IoT)",
     ),
     CopiedFile("--broker-key-file", "device-key.pem", ("broker", "key_file"), True, "the certificate's key"),
+    REPORT_KEY,
 )  # fmt: skip
+# How a device proves to the broker, and to the collector, who it is.
+_PROOFS = tuple(
+    kind
+    for kind in FILES
+    if kind.flag
+    in {"--broker-password-file", "--broker-certificate-file", "--broker-key-file", "--report-key-file"}
+)
+_BUNDLE_SETTINGS = "device.toml"
+_BUNDLE_BYTES = 8 << 20
 
 
 @dataclasses.dataclass
@@ -121,6 +141,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     device = parser.add_argument_group("settings of the device (device.toml has all of them)")
+    device.add_argument(
+        "--bundle", metavar="FILE", type=Path,
+        help="settings, keys and root of trust of `edge-fleet enroll`; other flags here go before it",
+    )  # fmt: skip
     device.add_argument(
         "--base-url", metavar="URL", help="address of the releases: bucket, web server or file:///folder"
     )
@@ -184,6 +208,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def read_flags(options: argparse.Namespace) -> Wishes:
     """Turn flags into settings and files. Raises: InstallError."""
     wishes = Wishes()
+    if options.bundle is not None:
+        read_bundle(options.bundle, wishes)
     for name, setting in (
         ("base_url", ("store", "base_url")),
         ("fleet", ("device", "fleet")),
@@ -208,6 +234,65 @@ def read_flags(options: argparse.Namespace) -> Wishes:
         setting, value = given_setting(text)
         wishes.changes[setting] = value
     return wishes
+
+
+def read_bundle(path: Path, wishes: Wishes) -> None:
+    """Take what `edge-fleet enroll` made for this device.
+
+    A setting that names a file of the bundle names its copy below /etc/edge-client. What a device had from an
+    earlier bundle, and this one does not have, is switched off: two ways to prove who it is contradict.
+    Raises: InstallError.
+    """
+    contents = _unpacked(path)
+    try:
+        tables = tomllib.loads(contents.pop(_BUNDLE_SETTINGS, b"").decode())
+    except ValueError as e:
+        msg = f"{path}: its {_BUNDLE_SETTINGS} is no TOML ({_place_only(e)}); have the bundle made again"
+        raise InstallError(msg, 2) from None
+    if not isinstance(tables.get("device"), dict) or not tables["device"].get("id"):
+        msg = f"{path}: names no device; give a file that `edge-fleet enroll` wrote"
+        raise InstallError(msg, 2)
+    for kind in _PROOFS:
+        if kind.setting is not None:
+            wishes.changes[kind.setting] = ""
+    wishes.changes["broker", "username"] = ""
+    wishes.changes |= {
+        (section, key): value
+        for section, values in tables.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }
+    if not _is_root(contents.get(ROOT.place, b"")):
+        msg = f"{path}: has no root of trust; have `edge-fleet enroll` make it again"
+        raise InstallError(msg, 2)
+    for kind in FILES:
+        if kind.place in contents:
+            wishes.add_file(kind, contents[kind.place])
+
+
+def _unpacked(path: Path) -> dict[str, bytes]:
+    """Return the files of a bundle by name; nothing of it touches the disk. Raises: InstallError."""
+    known = {_BUNDLE_SETTINGS, *(kind.place for kind in FILES)}
+    contents = {}
+    try:
+        if path.stat().st_size > _BUNDLE_BYTES:
+            msg = f"{path}: larger than {_BUNDLE_BYTES} bytes; give a file that `edge-fleet enroll` wrote"
+            raise InstallError(msg, 2)
+        with tarfile.open(path, mode="r:") as tar:
+            for entry in tar:
+                is_known = entry.isreg() and entry.name in known and entry.name not in contents
+                file = tar.extractfile(entry) if is_known and entry.size <= _BUNDLE_BYTES else None
+                if file is None:
+                    msg = f"{path}: {entry.name[:80]!r} does not belong into a bundle of `edge-fleet enroll`"
+                    raise InstallError(msg, 2)
+                contents[entry.name] = file.read()
+    except tarfile.TarError as e:
+        msg = f"{path}: damaged, or no bundle of `edge-fleet enroll` ({e}); copy it again"
+        raise InstallError(msg, 2) from e
+    except OSError as e:
+        msg = f"{path}: {e.strerror or e}; name a file that root may read"
+        raise InstallError(msg, 2) from e
+    return contents
 
 
 def checked_file(kind: CopiedFile, path: Path) -> bytes:
