@@ -75,6 +75,7 @@ class MetadataReader:
         self, snapshot: Metadata[Snapshot], targets: Metadata[Targets]
     ) -> Metadata[Targets] | None:
         """Read the metadata of the delegated role; None if the targets name no key for it."""
+        from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
         from tuf.api.metadata import Targets  # noqa: PLC0415
 
         if delegated_key(targets.signed) is None:
@@ -84,23 +85,33 @@ class MetadataReader:
             reason = ValueError(f"names no {ROLLOUTS_ROLE}.json, though the targets delegate to it")
             key = f"{METADATA_FOLDER}/{snapshot.signed.version}.snapshot.json"
             raise self._distrust(key, reason)
-        return self._read(targets, Targets, named.version, ROLLOUTS_ROLE)
+        key = f"{METADATA_FOLDER}/{named.version}.{ROLLOUTS_ROLE}.json"
+        data = self._fetch(key)
+        try:
+            named.verify_length_and_hashes(data)
+        except RepositoryError as e:
+            raise self._distrust(key, e) from e
+        return self._verified(targets, Targets, data, key, ROLLOUTS_ROLE, named.version)
 
-    def _read(
-        self, judge: Metadata[Root] | Metadata[Targets], kind: type, version: int, role: str = ""
-    ) -> Metadata[Any]:
-        name = role or kind.type  # type: ignore[attr-defined]
-        key = f"{METADATA_FOLDER}/{version}.{name}.json"
+    def _read(self, root: Metadata[Root], kind: type, version: int) -> Metadata[Any]:
+        role = kind.type  # type: ignore[attr-defined]
+        key = f"{METADATA_FOLDER}/{version}.{role}.json"
+        return self._verified(root, kind, self._fetch(key), key, role, version)
+
+    def _fetch(self, key: str) -> bytes:
         found = self.store.get(key, limit_bytes=METADATA_LIMIT_BYTES)
         if found is None:
             raise self._distrust(key, ValueError("missing, though newer metadata names it"))
-        metadata = self._verified(judge, kind, found.data, key, name)
-        if metadata.signed.version != version:
-            raise self._distrust(key, ValueError(f"holds version {metadata.signed.version}"))
-        return metadata
+        return found.data
 
     def _verified(
-        self, judge: Metadata[Root] | Metadata[Targets], kind: type, data: bytes, key: str, role: str
+        self,
+        judge: Metadata[Root] | Metadata[Targets],
+        kind: type,
+        data: bytes,
+        key: str,
+        role: str,
+        version: int | None = None,
     ) -> Metadata[Any]:
         from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
         from tuf.api.metadata import Metadata  # noqa: PLC0415
@@ -110,6 +121,8 @@ class MetadataReader:
             judge.verify_delegate(role, metadata)
         except RepositoryError as e:
             raise self._distrust(key, e) from e
+        if version is not None and metadata.signed.version != version:
+            raise self._distrust(key, ValueError(f"holds version {metadata.signed.version}"))
         return metadata
 
     def _distrust(self, key: str, reason: Exception) -> TrustError:

@@ -374,7 +374,7 @@ class ReleaseRepository:
             self._drop_gone(state, signed, documents)
         # A move leaves the targets as they are: devices need not read them again, nor this machine sign them.
         only_moves = bool(documents) and not files and state.published.rollouts is not None
-        if not only_moves:
+        if files or (not only_moves and self.writer.can_sign(state, "targets")):
             drop_old(signed, state, documents, self.settings.keep_releases)
         written = self.writer.write(state, signed, kept=("targets",) if only_moves else ())
         contents |= {path: data.decode() for path, data in documents.items()}

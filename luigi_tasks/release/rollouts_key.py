@@ -78,8 +78,9 @@ class RolloutsKey(Document, frozen=True, kw_only=True):
 
 
 def is_pointer(path: str) -> bool:
-    """Whether a signed file says where a channel or a rollout points."""
-    return path.startswith((CHANNELS_FOLDER, ROLLOUTS_FOLDER))
+    """Whether a signed file says where a channel or a rollout points: whether the role may sign it."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/" in {CHANNELS_FOLDER, ROLLOUTS_FOLDER} and name.endswith(".json")
 
 
 def pointers_of(rollouts: Targets) -> dict[str, TargetFile]:

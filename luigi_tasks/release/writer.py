@@ -11,6 +11,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import datetime
+import hashlib
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_client.contract.errors import SettingsError, TransportError
@@ -24,11 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from securesystemslib.signer import Signer
-    from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+    from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
     from luigi_tasks.release.published import RepositoryState
     from luigi_tasks.settings.values import TrustSettings
     from luigi_tasks.storage.store import Store
+
+logger = logging.getLogger(__name__)
 
 SignedT = TypeVar("SignedT", "Targets", "Snapshot", "Timestamp")
 
@@ -82,7 +86,8 @@ class MetadataWriter:
         snapshot.signed.meta["targets.json"] = MetaFile(targets.signed.version)
         if rollouts is not None:
             rollouts = self._write_targets(state, ROLLOUTS_ROLE, rollouts, kept)
-            snapshot.signed.meta[f"{ROLLOUTS_ROLE}.json"] = MetaFile(rollouts.signed.version)
+            if rollouts is not published.rollouts:
+                snapshot.signed.meta[f"{ROLLOUTS_ROLE}.json"] = _exactly(rollouts)
         self._write_version(state, "snapshot", snapshot)
         timestamp = _next(published.timestamp, Timestamp(), settings.timestamp_days, self.now())
         timestamp.signed.version = self._version_above(state, "timestamp", timestamp.signed)
@@ -128,14 +133,25 @@ class MetadataWriter:
         if (
             before is not None
             and _is_same(state, role, before, metadata)
-            and (role in kept or not self._can_sign(state, role))
+            and (role in kept or not self.can_sign(state, role))
         ):
             self._put_back(state, role, before)
+            self._warn_of_expiry(role, before)
             return before
         self._write_version(state, role, metadata)
         return metadata
 
-    def _can_sign(self, state: RepositoryState, role: str) -> bool:
+    def _warn_of_expiry(self, role: str, metadata: Metadata[Targets]) -> None:
+        left = metadata.signed.expires - self.now()
+        if left < datetime.timedelta(days=self.settings.targets_days) / 2:
+            logger.warning(
+                "%s: expires in %d days, and its key is not used here: run `edge-keys publish` where it is",
+                self.store.url(f"{METADATA_FOLDER}/{metadata.signed.version}.{role}.json"),
+                left.days,
+            )
+
+    def can_sign(self, state: RepositoryState, role: str) -> bool:
+        """Whether this machine has the keys of a role."""
         try:
             self._open_signers(state, role)
         except SettingsError:
@@ -215,15 +231,31 @@ class MetadataWriter:
 def _is_same(state: RepositoryState, role: str, before: Metadata[Targets], after: Metadata[Targets]) -> bool:
     """Whether published metadata may stand for the next: its keys are the newest, and nothing changes."""
     published = state.published
-    is_newest = published.root_version == state.root.signed.version
-    if role == ROLLOUTS_ROLE:
-        is_newest = not state.awaits_key
+    is_newest = not state.awaits_key if role == ROLLOUTS_ROLE else _is_signed_by(state.root, role, before)
     return (
         is_newest
         and before.signed.version >= published.floors.get(role, 0)
         and before.signed.targets == after.signed.targets
         and before.signed.delegations == after.signed.delegations
     )
+
+
+def _is_signed_by(root: Metadata[Root], role: str, metadata: Metadata[Targets]) -> bool:
+    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415
+
+    try:
+        root.verify_delegate(role, metadata)
+    except RepositoryError:
+        return False
+    return True
+
+
+def _exactly(metadata: Metadata[Targets]) -> MetaFile:
+    """Name these bytes in the snapshot: whoever has the role's key alone cannot put others in their place."""
+    from tuf.api.metadata import MetaFile  # noqa: PLC0415
+
+    data = compact(metadata)
+    return MetaFile(metadata.signed.version, len(data), {"sha256": hashlib.sha256(data).hexdigest()})
 
 
 def _sign(

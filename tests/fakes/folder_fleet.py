@@ -54,12 +54,13 @@ class FolderFleet:
         }
         self.machine(machine).publish(
             files,
-            lambda pointer: point_channel(pointer, channel, release, share_percent=100.0, at=self._at),
+            lambda pointer: point_channel(pointer, channel, release, share_percent=100.0, at=self.at_now),
             channel,
         )
 
     @property
-    def _at(self) -> str:
+    def at_now(self) -> str:
+        """The time that moves get."""
         return self.at or self.now.isoformat(timespec="milliseconds")
 
     def pass_time(self, seconds: int = 60) -> None:
@@ -80,7 +81,7 @@ class FolderFleet:
     def roll_back(self, release: str) -> None:
         """Withdraw what stable points to."""
         self.machine().publish(
-            {}, lambda one: roll_channel_back(one, "stable", release, at=self._at), "stable"
+            {}, lambda one: roll_channel_back(one, "stable", release, at=self.at_now), "stable"
         )
 
     def back_up(self) -> None:
