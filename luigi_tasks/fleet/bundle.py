@@ -1,7 +1,7 @@
 """A settings bundle: all that makes a machine one device of the fleet, in one file.
 
-A tar with `device.toml` and the files that it names, which `scripts/install-device --bundle` takes; unpacked
-into /etc/edge-client it does the same. It holds private keys: mode 600, to be deleted once it is used.
+A tar with `device.toml` and the files that it names, which `scripts/install-device --bundle` takes; it can be
+unpacked into a settings folder by hand as well. It holds private keys: mode 600, to be deleted once used.
 """
 
 from __future__ import annotations

@@ -118,9 +118,10 @@ def _read_rows(path: Path, rows: Iterator[list[str]]) -> tuple[WantedDevice, ...
             faults.append(f"row {number}: {len(cells)} cells, and {len(columns)} columns")
             continue
         wanted = _wanted(dict(zip(columns, (cell.strip() for cell in cells), strict=False)))
-        faults += [f"row {number}: {fault}" for fault in wanted.faults()]
-        if wanted.device in found:
-            faults.append(f"row {number}: {wanted.device} stands in row {place[wanted.device]} too")
+        wrong = list(wanted.faults())
+        if not wrong and wanted.device in found:
+            wrong = [f"{wanted.device} stands in row {place[wanted.device]} too"]
+        faults += [f"row {number}: {fault}" for fault in wrong]
         found[wanted.device], place[wanted.device] = wanted, number
     if faults:
         more = f"; and {len(faults) - _TOLD} more" if len(faults) > _TOLD else ""

@@ -399,7 +399,7 @@ def _change_once(
 
 def _check_collectors(index: RegistryIndex, change: RegistryChange) -> None:
     for name, key in change.collectors.items():
-        if key and name in index.collectors and not change.replaces:
+        if key and index.collectors.get(name, key) != key and not change.replaces:
             msg = f"collector {name}: has a key already; --replace gives it another, and its old one ends"
             raise InputError(msg)
         if not key and name not in index.collectors:

@@ -43,6 +43,12 @@ class CertificateAuthority:
         self.certificate = folder / "ca.pem"
         self.certificate.write_bytes(_pem(signed))
 
+    def private_key(self) -> bytes:
+        """Return its own key, PEM."""
+        return self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
     def issue(self, name: str, *, from_day: int = -1, to_day: int = 1) -> KeyPair:
         """Certify `name`, as a client or as a server on 127.0.0.1, from one day to another; today is 0."""
         key = ec.generate_private_key(ec.SECP256R1())
