@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import EdgeError, InputError, TransportError, TrustError
+from edge_client.contract.names import ROLLOUTS_ROLE
 from edge_client.contract.times import utc_now
 from luigi_tasks.release.key_files import (
     PASSPHRASE_VARIABLE,
@@ -26,7 +27,7 @@ from luigi_tasks.release.keys import (
     make_keys,
     rotate_keys,
 )
-from luigi_tasks.release.rollouts_key import KEY_FILE, ROLLOUTS_ROLE, rollouts_key_path
+from luigi_tasks.release.rollouts_key import KEY_FILE, rollouts_key_path
 from luigi_tasks.release.signing import PIPELINE_ROLES
 from luigi_tasks.settings.files import check_before_luigi
 

@@ -19,6 +19,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError, SettingsError
+from edge_client.contract.names import ROLLOUTS_ROLE
 from edge_client.contract.times import current_time
 from edge_client.disk import disk_errors, sync_folder, write_durably
 from luigi_tasks.release.key_files import (
@@ -30,7 +31,6 @@ from luigi_tasks.release.key_files import (
     write_key,
 )
 from luigi_tasks.release.rollouts_key import (
-    ROLLOUTS_ROLE,
     PublicKey,
     RolloutsKey,
     load_rollouts_key,

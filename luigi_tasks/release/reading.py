@@ -6,9 +6,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import TrustError
-from edge_client.contract.names import METADATA_FOLDER
+from edge_client.contract.names import METADATA_FOLDER, ROLLOUTS_ROLE
 from luigi_tasks.release.published import METADATA_LIMIT_BYTES, TIMESTAMP_KEY, Published
-from luigi_tasks.release.rollouts_key import ROLLOUTS_ROLE, delegated_key
+from luigi_tasks.release.rollouts_key import delegated_key
 from luigi_tasks.release.root_chain import distrust
 from luigi_tasks.release.signing import trusted_roots
 

@@ -16,7 +16,7 @@ import msgspec
 
 from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.errors import EdgeError
-from edge_client.contract.names import RELEASE_FILE, channel_target, is_patch, release_target
+from edge_client.contract.names import RELEASE_FILE, ROLLOUTS_ROLE, channel_target, is_patch, release_target
 from edge_client.contract.release import CHANNEL_LIMIT_BYTES, ChannelDocument
 from edge_client.contract.rollout import RolloutDocument
 from luigi_tasks.release.memory import ROLES, OwnFile, Remembered
@@ -29,7 +29,7 @@ from luigi_tasks.release.pointers import (
     read_pointer,
 )
 from luigi_tasks.release.published import ADDED, Published, RepositoryState, object_key, split_files
-from luigi_tasks.release.rollouts_key import ROLLOUTS_ROLE, delegated_key, is_pointer
+from luigi_tasks.release.rollouts_key import delegated_key, is_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

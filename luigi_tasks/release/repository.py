@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import TransportError, TrustError
-from edge_client.contract.names import RELEASE_FILE, TARGETS_FOLDER, channel_target
+from edge_client.contract.names import RELEASE_FILE, ROLLOUTS_ROLE, TARGETS_FOLDER, channel_target
 from edge_client.contract.times import current_time
 from luigi_tasks.release.channel import Pointers, move_pointer, move_pointers
 from luigi_tasks.release.memory import ROLES, PublisherMemory, forget_channels, remember, remember_own
@@ -53,7 +53,7 @@ from luigi_tasks.release.recovery import (
     went_back,
 )
 from luigi_tasks.release.retention import drop_old
-from luigi_tasks.release.rollouts_key import ROLLOUTS_ROLE, is_pointer, load_rollouts_key
+from luigi_tasks.release.rollouts_key import is_pointer, load_rollouts_key
 from luigi_tasks.release.root_chain import RootChain
 from luigi_tasks.release.signing import rollout_keys, trusted_roots
 from luigi_tasks.storage.store import StoreConflictError

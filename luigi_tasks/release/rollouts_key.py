@@ -14,6 +14,7 @@ import msgspec
 
 from edge_client.contract.documents import Document, decode_document, encode_document
 from edge_client.contract.errors import InputError, SettingsError
+from edge_client.contract.names import ROLLOUTS_ROLE
 from edge_client.disk import write_durably
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from securesystemslib.signer import Key
     from tuf.api.metadata import Delegations, TargetFile, Targets
 
-ROLLOUTS_ROLE = "rollouts"
 # Target paths that the role may sign; clients ask it for no others.
 CHANNELS_FOLDER, ROLLOUTS_FOLDER = "channels/", "rollouts/"
 ROLLOUTS_PATHS = (f"{CHANNELS_FOLDER}*.json", f"{ROLLOUTS_FOLDER}*.json")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edge_client.contract.errors import SettingsError, TrustError
-from luigi_tasks.release.rollouts_key import KEY_FILE, ROLLOUTS_ROLE, keys_by_id
+from edge_client.contract.names import ROLLOUTS_ROLE
+from luigi_tasks.release.rollouts_key import KEY_FILE, keys_by_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

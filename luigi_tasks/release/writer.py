@@ -16,9 +16,9 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_client.contract.errors import SettingsError, TransportError
-from edge_client.contract.names import METADATA_FOLDER, SIGNED_AT_FIELD
+from edge_client.contract.names import METADATA_FOLDER, ROLLOUTS_ROLE, SIGNED_AT_FIELD
 from luigi_tasks.release.published import METADATA_LIMIT_BYTES, TIMESTAMP_KEY, split_files
-from luigi_tasks.release.rollouts_key import ROLLOUTS_ROLE, delegate
+from luigi_tasks.release.rollouts_key import delegate
 from luigi_tasks.release.signing import open_rollout_signer, open_signers
 from luigi_tasks.storage.store import StoreConflictError
 

@@ -19,6 +19,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root
 
 from edge_client.contract.errors import DeviceError, SettingsError, TransportError, TrustError
+from edge_client.contract.names import ROLLOUTS_ROLE
 from edge_client.contract.release import ChannelDocument
 from edge_client.disk import write_durably
 from edge_client.repository.http_fetcher import StoreFetcher
@@ -30,7 +31,7 @@ from luigi_tasks.release import keys as keys_module
 from luigi_tasks.release.keys import Rotation, finish_rotation, make_keys, rotate_keys
 from luigi_tasks.release.published import TIMESTAMP_KEY
 from luigi_tasks.release.repository import ReleaseRepository
-from luigi_tasks.release.rollouts_key import ROLLOUTS_ROLE, load_rollouts_key
+from luigi_tasks.release.rollouts_key import load_rollouts_key
 from luigi_tasks.release.signing import (
     ONLINE_ROLES,
     PIPELINE_ROLES,
