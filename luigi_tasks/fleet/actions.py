@@ -18,6 +18,7 @@ import msgspec
 
 from edge_client.contract.errors import EdgeError, InputError, TransportError
 from luigi_tasks.fleet import moves, stages
+from luigi_tasks.fleet.admission import admit
 from luigi_tasks.fleet.looks import take_step
 from luigi_tasks.fleet.records import (
     DONE,
@@ -152,6 +153,7 @@ class Fleet:
     def _advance(self, channel: str) -> Look:
         standing = self.stand(channel)
         if standing.running is None:
+            self._tell(channel, None)  # what a receiver did not take at the end of the last rollout
             waits = f"; release {standing.queued} waits for the next Deploy" if standing.queued else ""
             return Look(None, f"channel {channel}: no rollout runs{waits}")
         before, when = standing.running.document, self._moment(ADVANCE)
@@ -187,12 +189,14 @@ class Fleet:
         *,
         variants: Mapping[str, str] | None = None,
         supersede: bool = False,
+        skip_incompatible: bool = False,
     ) -> RolloutRecord:
         """Start a rollout, and return it; one of the same release that runs is returned as it is.
 
         Nothing is signed yet: the first look opens its first stage.
         Raises: RolloutRunsError if another one runs, or is past its first stage; InputError if the release
-            cannot be rolled out; TrustError; TransportError.
+            cannot be rolled out, or if devices cannot run it and `skip_incompatible` does not leave them out;
+            TrustError; TransportError.
         """
         standing = self._finish_ended(channel)
         self._check(channel, release, variants or {}, standing.signed)
@@ -202,6 +206,17 @@ class Fleet:
                 return running.document
             if not supersede:
                 raise RolloutRunsError(_runs(running.document))
+        admitted = admit(
+            self.documents,
+            self.repository.load(),
+            self.settings.broker.fleet,
+            channel,
+            release,
+            variants or {},
+            plan,
+            skip_incompatible=skip_incompatible,
+        )
+        if running is not None:
             self._change(channel, lambda record: stages.supersede(record, release, when))
             standing = self.stand(channel)
         pointer = standing.signed.channel
@@ -211,20 +226,21 @@ class Fleet:
             release=release,
             from_release=pointer.release if pointer is not None else "",
             variants=dict(variants or {}),
-            plan=plan,
+            plan=admitted.plan,
+            skipped=admitted.skipped,
             created_at=when.at,
             created_by=who,
             state=PLANNED,
             state_since=when.now,
         )
-        record = self.rollouts.save(stages.add_event(record, "opened", when), None)
+        record = self.rollouts.save(stages.add_event(record, "opened", when, admitted.words), None)
         last = standing.current.document.last if standing.current is not None else ""
         try:
             self._save_current(standing, CurrentRollout(channel=channel, rollout=record.id, last=last))
         except StoreConflictError as e:
             msg = f"channel {channel}: somebody else started a rollout in this moment; see which one runs"
             raise RolloutRunsError(msg) from e
-        self._tell(record)
+        self._tell(record.channel, record)
         return record
 
     def queue(self, channel: str, release: str, who: str) -> None:
@@ -350,7 +366,7 @@ class Fleet:
     def _settle(self, record: RolloutRecord) -> None:
         """Bring the world to what a record says: signatures, announcement, events, `current.json`."""
         self._sign(record)
-        self._tell(record)
+        self._tell(record.channel, record)
         if record.state in ENDED:
             self._close(record)
 
@@ -389,10 +405,10 @@ class Fleet:
         except EdgeError as e:
             logger.warning("channel %s is not announced (%s): devices find the move by polling", channel, e)
 
-    def _tell(self, record: RolloutRecord) -> None:
+    def _tell(self, channel: str, record: RolloutRecord | None) -> None:
         from luigi_tasks.fleet.events import tell_events  # noqa: PLC0415 - imports urllib3
 
-        tell_events(self.settings, self.documents, record.channel, record)
+        tell_events(self.settings, self.documents, channel, record)
 
     def _close(self, record: RolloutRecord) -> None:
         """Note that a rollout that ended is the channel's last one."""

@@ -12,7 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from securesystemslib.signer import CryptoSigner
 
-from edge_client.contract.names import release_target
+from edge_client.contract.documents import encode_document
+from edge_client.contract.names import RELEASE_FILE, release_target
 from edge_client.contract.times import utc_now
 from luigi_tasks import edge_fleet
 from luigi_tasks.fleet.opening import documents_of
@@ -55,14 +56,17 @@ class CommandFleet:
         self._collector = CryptoSigner.generate_ed25519()
 
     def publish(
-        self, bias: int = 0, channel: str = "stable", share_percent: float = 100.0
+        self, bias: int = 0, channel: str = "stable", operators: dict[str, int] | None = None
     ) -> ReleaseDocument:
-        """Publish a tiny release and point the channel to it."""
+        """Publish a tiny release, which may claim other operators, and point the channel to it."""
         document, files = tiny_release(bias)
+        if operators is not None:
+            document = msgspec.structs.replace(document, operators=operators)
+            files[RELEASE_FILE] = encode_document(document)
         self.repository.publish(
             {release_target(document.release, name): data for name, data in files.items()},
             lambda pointer: point_channel(
-                pointer, channel, document.release, share_percent=share_percent, at=utc_now()
+                pointer, channel, document.release, share_percent=100.0, at=utc_now()
             ),
             channel,
         )

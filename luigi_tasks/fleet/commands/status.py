@@ -58,7 +58,7 @@ def _channel_in_words(view: FleetView, channel: str, devices: list[ShownDevice])
     counts = count_releases(devices)
     total = sum(counts.values())
     rows = [
-        (release, str(number), f"{number / total:.0%}", _role(view, channel, release))
+        (release, str(number), _share(number / total), _role(view, channel, release))
         for release, number in list(counts.items())[:_RELEASES_AT_MOST]
     ]
     if rows:
@@ -68,6 +68,11 @@ def _channel_in_words(view: FleetView, channel: str, devices: list[ShownDevice])
     if states := count_states(devices):
         text += "\n" + table(("in the rollout", "devices"), [(one, str(n)) for one, n in states.items()])
     return text
+
+
+def _share(share: float) -> str:
+    """Return a share in words; a few of very many are not 0%."""
+    return f"{share:.0%}" if share >= 0.01 else f"{share:.1%}" if share >= 0.001 else "under 0.1%"
 
 
 def _role(view: FleetView, channel: str, release: str) -> str:

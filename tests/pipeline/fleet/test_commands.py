@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edge_client.contract.errors import InputError
 from edge_client.contract.report import DeviceReport, ReleaseFigures
 from edge_client.contract.rollout import Member, RolloutDocument, rollout_hash
 from edge_client.contract.times import utc_now
-from luigi_tasks.fleet.records import EnrolledDevice, RolloutEvent, RolloutRecord, StageRecord
+from luigi_tasks.fleet.actions import open_fleet
+from luigi_tasks.fleet.records import EnrolledDevice, RolloutEvent, RolloutPlan, RolloutRecord, StageRecord
 from tests.fakes.command_fleet import CommandFleet
 
 if TYPE_CHECKING:
@@ -277,3 +279,75 @@ def test_doctor_names_each_fault_with_the_way_out(fleet):
     assert found["broker"] is None
     fleet.report(report("cam-1", "x"), age_s=-300)
     assert "ahead of this machine" in fleet.run("doctor")[1]
+
+
+# --- what a person decides --------------------------------------------------------------------------
+
+
+def test_a_person_decides_on_a_rollout_and_stands_in_its_history(fleet, monkeypatch):
+    running = begin_rollout(fleet)
+    monkeypatch.setenv("LOGNAME", "bea")
+    assert fleet.run("pause")[0] == 2, "--why is asked for"
+    assert fleet.run("resume", "--why", " \n ")[0] == 1
+    code, text, _ = fleet.run("resume", "--why", "the light was off\x1b[2J")
+    assert (code, "r1 of release" in text, "open, stage 1 of 5" in text) == (0, True, True)
+    code, _, error = fleet.run("resume", "--why", "again")
+    assert (code, "only one that is paused or halted" in error) == (1, True)
+    code, text, _ = fleet.run("pause", "--why", "lunch", "--who", "carl", "--json")
+    assert json.loads(text)["rollout"]["state"] == "paused"
+    assert fleet.run("approve", "--why", "looks good", "--stage", "2")[0] == 1
+    assert "going back" in fleet.run("back", "--why", "bad")[1]
+    assert fleet.run("abort", "--why", "enough")[0] == 0
+    code, _, error = fleet.run("abort", "--why", "again")
+    assert (code, "no rollout runs" in error) == (1, True)
+    events = fleet.rollouts.load("stable", "r1").document.events[2:]
+    assert [(one.what, one.who) for one in events] == [
+        ("resumed", "bea"),
+        ("paused", "carl"),
+        ("going_back", "bea"),
+        ("aborted", "bea"),
+    ]
+    assert all(one.why.isprintable() for one in events)
+    assert running.steady in fleet.run("status")[1]
+
+
+# --- which devices can run it -----------------------------------------------------------------------
+
+
+def test_a_rollout_that_devices_cannot_run_is_refused_with_the_list_or_leaves_them_out(fleet):
+    needs_new = fleet.publish(2, operators={"FULLY_CONNECTED": 12}).release
+    steady = fleet.publish(1).release
+    fleet.enroll(*(EnrolledDevice(device=f"cam-{number}") for number in range(3)))
+    old, new = "tflite-runtime 2.14.0", "ai-edge-litert 2.3.0"
+    fleet.report(report("cam-0", steady, runtime=old), report("cam-1", steady, runtime=new))
+    machine, plan = open_fleet(fleet.settings), RolloutPlan(stages=("100%",))
+
+    with pytest.raises(InputError) as caught:
+        machine.start("stable", needs_new, plan, "ann")
+    assert "1 of 3 devices can run it; 1 cannot: tflite-runtime 2.14.0 has no FULLY_CONNECTED" in str(
+        caught.value
+    )
+    assert "of 1 it is unknown: never reported (cam-2)" in str(caught.value)
+    assert "--skip-incompatible" in str(caught.value)
+    assert machine.stand("stable").running is None
+
+    record = machine.start("stable", needs_new, plan, "ann", skip_incompatible=True)
+    assert set(record.skipped) == {"cam-0"}
+    assert "1 of 3 devices can run it" in record.events[0].why
+    machine.advance("stable")
+    signed = machine.stand("stable").signed.rollout
+    assert signed is not None
+    has = {one: signed.release_for(Member(one)) for one in ("cam-0", "cam-1", "cam-2")}
+    assert has == {"cam-0": None, "cam-1": needs_new, "cam-2": needs_new}
+    assert f"rollout {record.id} skips it: tflite-runtime 2.14.0 has no" in fleet.run("why", "cam-0")[1]
+
+
+def test_a_variant_for_their_class_lets_a_rollout_start(fleet):
+    variant, needs_new = fleet.publish(3).release, fleet.publish(2, operators={"FULLY_CONNECTED": 12}).release
+    steady = fleet.publish(1).release
+    fleet.enroll(EnrolledDevice(device="cam-0", device_class="zero2w"))
+    fleet.report(report("cam-0", steady, runtime="tflite-runtime 2.14.0", device_class="zero2w"))
+    record = open_fleet(fleet.settings).start(
+        "stable", needs_new, RolloutPlan(), "ann", variants={"zero2w": variant}
+    )
+    assert (record.skipped, record.events[0].why) == ({}, "1 of 1 devices can run it")

@@ -1,0 +1,79 @@
+"""`edge-fleet approve | pause | resume | back | abort`: what a person decides about a channel's rollout."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import InputError
+from edge_client.contract.text import one_line
+from luigi_tasks.fleet.commands.command import Subparsers, new_command, read_settings, to_json
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from luigi_tasks.fleet.records import RolloutRecord
+
+_TEXT_CHARACTERS = 500
+_COMMANDS = {
+    "approve": "approve the next stage of a rollout that waits for a person",
+    "pause": "pause a rollout: devices keep what they have, and no stage opens",
+    "resume": "let a paused rollout go on; what a check found is accepted",
+    "back": "send the devices of a rollout back to the steady release; its release is withdrawn",
+    "abort": "end a rollout at once; its devices return, and nothing is withdrawn",
+}
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the commands."""
+    for name, text in _COMMANDS.items():
+        parser = new_command(subparsers, name, run, text)
+        parser.add_argument("--channel", default="", help="its channel (default: [release] channel)")
+        parser.add_argument("--why", required=True, help="reason, for the rollout's history")
+        parser.add_argument("--who", default="", help="name of the person (default: the login name)")
+        if name == "approve":
+            parser.add_argument("--stage", type=int, default=0, help="stage, from 1 (default: the next)")
+
+
+def run(options: argparse.Namespace) -> str:
+    """Do it; return where the rollout stands then."""
+    who, why = _check(options.who or login_name(), "--who"), _check(options.why, "--why")
+    settings = read_settings()
+    from luigi_tasks.fleet.actions import open_fleet  # noqa: PLC0415 - --help needs none of it
+
+    channel = options.channel or settings.release.channel
+    fleet = open_fleet(settings)
+    acts: dict[str, Callable[[], RolloutRecord | None]] = {
+        "approve": lambda: fleet.approve(channel, who, why, options.stage),
+        "pause": lambda: fleet.pause(channel, who, why),
+        "resume": lambda: fleet.resume(channel, who, why),
+        "back": lambda: fleet.back(channel, who, why),
+        "abort": lambda: fleet.abort(channel, who, why),
+    }
+    record = acts[options.command]()
+    if options.json:
+        return to_json({"channel": channel, "rollout": record})
+    if record is None:
+        return f"channel {channel}: its rollout is ended; its record was gone\n"
+    stage = record.stages[-1] if record.stages else None
+    place = f", stage {stage.number} of {len(record.plan.stages)}, {stage.size} devices" if stage else ""
+    state = record.state.replace("_", " ")
+    return f"channel {channel}: rollout {record.id} of release {record.release}: {state}{place}\n"
+
+
+def login_name() -> str:
+    """Return the name that this user logged in with; the user's number where there is none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user without a name
+        return f"uid {os.getuid()}"
+
+
+def _check(text: str, option: str) -> str:
+    text = one_line(text.strip())
+    if not text or len(text) > _TEXT_CHARACTERS:
+        msg = f"{option}: give 1 to {_TEXT_CHARACTERS} characters, for the rollout's history"
+        raise InputError(msg)
+    return text
