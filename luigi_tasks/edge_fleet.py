@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 from edge_client.contract.addresses import without_secrets
 from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError, TrustError
 from edge_client.contract.text import one_line
-from luigi_tasks.fleet.commands import decisions, devices, doctor, registry, releases, rollouts, status, why
+from luigi_tasks.fleet.commands import (
+    collect,
+    decisions,
+    devices,
+    doctor,
+    registry,
+    releases,
+    rollouts,
+    status,
+    why,
+)
 from luigi_tasks.fleet.commands.faults import FoundFaultsError
 from luigi_tasks.settings.files import check_before_luigi
 
@@ -29,7 +39,7 @@ EXIT_CODES: dict[type[EdgeError], int] = {
 }
 _INTERRUPTED = 130
 # Each has `add_parser(subparsers)`, which names the function that runs it, see `commands/command.py`.
-SUBJECTS = (status, devices, releases, rollouts, why, decisions, registry, doctor)
+SUBJECTS = (status, devices, releases, rollouts, why, decisions, registry, collect, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -37,8 +37,8 @@ _TABLES = """
 CREATE TABLE rows (
     id INTEGER PRIMARY KEY, device TEXT NOT NULL, channel TEXT NOT NULL, enrolled INTEGER NOT NULL,
     is_signed INTEGER NOT NULL, epoch INTEGER NOT NULL, start INTEGER NOT NULL, sequence INTEGER NOT NULL,
-    first_seen REAL NOT NULL, last_seen REAL NOT NULL, cohort TEXT NOT NULL, report BLOB NOT NULL,
-    state BLOB NOT NULL, UNIQUE (device, channel)
+    first_seen REAL NOT NULL, last_seen REAL NOT NULL, interval_s REAL NOT NULL, cohort TEXT NOT NULL,
+    report BLOB NOT NULL, state BLOB NOT NULL, UNIQUE (device, channel)
 );
 CREATE INDEX strangers ON rows (last_seen) WHERE enrolled = 0;
 CREATE TABLE marks (
@@ -51,15 +51,17 @@ CREATE TABLE taken (object TEXT PRIMARY KEY) WITHOUT ROWID;
 _READ = "SELECT id, epoch, start, sequence, report, state FROM rows WHERE device = ? AND channel = ?"
 _UPDATE = (
     "UPDATE rows SET enrolled = ?, is_signed = ?, epoch = ?, start = ?, sequence = ?, "
-    "last_seen = max(last_seen, ?), cohort = ?, report = ?, state = ? WHERE id = ?"
+    "last_seen = max(last_seen, ?), interval_s = ?, cohort = ?, report = ?, state = ? WHERE id = ?"
 )
 _INSERT = (
-    "INSERT INTO rows (enrolled, is_signed, epoch, start, sequence, last_seen, cohort, report, state, "
-    "first_seen, device, channel) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO rows (enrolled, is_signed, epoch, start, sequence, last_seen, interval_s, cohort, report, "
+    "state, first_seen, device, channel) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _MARK = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?)"
 _CHANNELS_AT_MOST = 16
 _ACTIVATIONS_AT_MOST = 16
+# A device that says that it reports once a year would never be silent.
+_LONGEST_INTERVAL_S = 86400.0
 # Pages of 4 kB before the log is written back: batches of thousands of devices touch as many.
 _LOG_PAGES = 16384
 _CACHE_KB = 32768
@@ -279,6 +281,7 @@ class Database:
             report.start,
             report.sequence,
             heard.at,
+            max(0.0, min(report.interval_s, _LONGEST_INTERVAL_S)),
             cohort_of(report, state.sightings),
             encode_compact(report),
             _pack(state),
@@ -290,7 +293,7 @@ class Database:
             return []
         period = int(heard.at // self._keeping.period_s) * self._keeping.period_s
         counts = dict(state.counts)
-        marks = marks_of(heard.report, before, counts, period)
+        marks = marks_of(heard.report, before, counts, period, self._keeping.period_s)
         if period != state.period:
             state.period, state.activations = period, 0
             oldest = period - self._keeping.periods * self._keeping.period_s

@@ -79,7 +79,7 @@ class Count(msgspec.Struct, frozen=True, array_like=True):
 
 
 def marks_of(
-    report: DeviceReport, before: DeviceReport | None, counts: dict[str, Count], period: int
+    report: DeviceReport, before: DeviceReport | None, counts: dict[str, Count], period: int, period_s: int
 ) -> list[Mark]:
     """Return the marks of a report: a release that counted nothing since the report before has none.
 
@@ -88,6 +88,8 @@ def marks_of(
         before: The one before, as far as the collector knows; None: it did not know the device.
         counts: Count of each release of the device; updated.
         period: Start of the period in which the report arrived.
+        period_s: Length of a period. What a device had counted when it was heard first is the end of the
+            period before.
     """
     marks = []
     for figures in report.releases:
@@ -98,7 +100,8 @@ def marks_of(
             counts[figures.release] = Count(report.start, period)
         elif known.frames == figures.frames and known.seconds == figures.seconds:
             continue
-        marks.append(_mark(figures, report, counts.get(figures.release, Count()), period))
+        at = period if before is not None else period - period_s
+        marks.append(_mark(figures, report, counts.get(figures.release, Count()), at))
     for release in counts.keys() - {figures.release for figures in report.releases}:
         del counts[release]
     return marks

@@ -9,6 +9,7 @@ import functools
 import logging
 import queue
 import random
+import select
 import socket
 import time
 import uuid
@@ -27,7 +28,7 @@ from edge_client.contract.errors import SettingsError, TransportError
 from edge_client.contract.hosts import is_this_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from paho.mqtt.client import Client, MQTTMessage
     from paho.mqtt.reasoncodes import ReasonCode
@@ -41,6 +42,8 @@ logger = logging.getLogger("luigi-interface")
 RETAINED_WAIT_S = 1.0
 # The first byte of a SUBACK's answer from which on it is a refusal (MQTT 3.1.1, section 3.9.3).
 _REFUSED = 0x80
+# While messages are heard: longest wait before others are looked after, and packets that are read at once.
+_TICK_MS, _READ_AT_ONCE = 200, 64
 
 
 # Where a broker ties client ids to user names (configs/mosquitto.conf), a second connection ends the first:
@@ -155,6 +158,40 @@ class BrokerClient:
 
         return _repeat(read)
 
+    def hear(
+        self,
+        topics: Iterable[str],
+        take: Callable[[str, bytes, bool], None],
+        *,
+        client_id: str,
+        on_ready: Callable[[Callable[[Message], None]], None],
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        """Receive what is published on topics, on one connection, until it ends or `is_stopped`.
+
+        Args:
+            topics: Filters to subscribe.
+            take: Gets topic, payload and whether the broker had retained it; must not block.
+            client_id: Id of the connection; the broker ends an older one with the same.
+            on_ready: Called when all topics are subscribed, with what publishes a message on this connection.
+            is_stopped: Asked a few times a second.
+        Raises: TransportError if the broker cannot be reached or the connection ended; SettingsError if the
+            broker refuses.
+        """
+        with self._connected(client_id) as connection:
+            connection.hand_over(take)
+            for topic in topics:
+                rights = f"iot:Subscribe on topicfilter/{topic}, iot:Receive on topic/{topic}"
+                silence = f"{self.address}: no answer to the subscription of {topic}"
+                with self._explained("subscribing", topic, rights, silence):
+                    if not connection.subscribe(topic):
+                        raise self._unreadable_topic(topic)
+            on_ready(connection.send)
+            connection.serve(is_stopped)
+        if not is_stopped():
+            msg = f"MQTT broker {self.address}: the connection ended"
+            raise TransportError(msg)
+
     def find_retained(self, topic_filter: str) -> dict[str, bytes]:
         """Return the retained messages of a filter by topic, as far as the broker tells them.
 
@@ -203,9 +240,9 @@ class BrokerClient:
         return _ConnectionLostError(msg)
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[_Connection]:
+    def _connected(self, client_id: str = "") -> Iterator[_Connection]:
         # A new one each time: AWS IoT Core takes one connection a second with an id.
-        self._client_id = f"pipeline-{uuid.uuid4().hex[:12]}"
+        self._client_id = client_id or f"pipeline-{uuid.uuid4().hex[:12]}"
         client = _make_client(self._client_id)
         self._authenticate(client)
         self._warn()
@@ -279,6 +316,7 @@ class _Connection:
         self._events: queue.Queue[tuple[str, Any]] = queue.Queue()
         self._messages: collections.deque[bytes] = collections.deque()
         self.retained: dict[str, bytes] = {}  # by topic
+        self._heard = 0
         self.last_words = ""  # of the connection: paho tells them its log alone
         put = self._events.put
         # An exception in a callback would end paho's thread without a message.
@@ -303,6 +341,43 @@ class _Connection:
         """Subscribe a topic; return whether the broker allows it."""
         self._client.subscribe(topic, qos=1)
         return all(reason.value < _REFUSED for reason in self._wait("subscribe"))
+
+    def send(self, message: Message) -> None:
+        """Publish a message without waiting for the broker."""
+        self._client.publish(message.topic, message.payload, qos=1, retain=message.is_retained)
+
+    def hand_over(self, take: Callable[[str, bytes, bool], None]) -> None:
+        """Give all messages from now on to `take`."""
+
+        def on_message(_client: Client, _userdata: object, message: MQTTMessage) -> None:
+            self._heard += 1
+            with contextlib.suppress(UnicodeDecodeError):  # a topic that is no text
+                take(message.topic, bytes(message.payload), message.retain)
+
+        self._client.on_message = on_message
+
+    def serve(self, is_stopped: Callable[[], bool]) -> None:
+        """Read and write in this thread, until the connection ends or `is_stopped`.
+
+        paho's own thread takes twice the time for a message: it asks the system before each of them.
+        """
+        client, events = self._client, self._events
+        client.loop_stop()
+        client.on_log = None  # paho would write each message in words
+        client.on_publish = None
+        while (connection := client.socket()) is not None and events.empty() and not is_stopped():
+            waiting = select.poll()
+            with contextlib.suppress(OSError, ValueError):  # closed meanwhile: `loop_misc` finds out
+                waiting.register(connection, select.POLLIN | (select.POLLOUT if client.want_write() else 0))
+                waiting.poll(0 if _has_read_ahead(connection) else _TICK_MS)
+            for _ in range(_READ_AT_ONCE):
+                heard = self._heard
+                client.loop_read()
+                if heard == self._heard:
+                    break
+            if client.want_write():
+                client.loop_write()
+            client.loop_misc()
 
     def message(self, wait_s: float) -> bytes | None:
         """Return the first message that was received; None if there is none within so many seconds."""
@@ -364,6 +439,11 @@ def _make_client(client_id: str) -> Client:
         protocol=mqtt.MQTTv311,
         reconnect_on_failure=False,
     )
+
+
+def _has_read_ahead(connection: Any) -> bool:  # noqa: ANN401 - as below
+    """Whether TLS has decrypted more than was asked for, which polling does not tell."""
+    return hasattr(connection, "pending") and connection.pending() > 0
 
 
 def _acknowledge_at_once(client: Any) -> None:  # noqa: ANN401 - paho's socket type is narrower

@@ -87,8 +87,8 @@ def marks(*reports: tuple[int, DeviceReport], known: bool = True) -> list[Mark]:
     counts: dict[str, Count] = {}
     kept: dict[object, Mark] = {}
     for period, one in reports:
-        for mark in marks_of(one, before, counts, period):
-            kept[period, mark.count] = mark
+        for mark in marks_of(one, before, counts, period, HOUR):
+            kept[mark.period, mark.count] = mark
         before = one
     return list(kept.values())
 
@@ -113,7 +113,7 @@ def test_what_was_counted_before_the_collector_knew_the_device_belongs_to_no_per
     found = marks(
         (0, report(900)), (0, report(1000, sequence=2)), (HOUR, report(1010, sequence=3)), known=False
     )
-    assert frames_by_period(found) == {HOUR: 10}
+    assert frames_by_period(found) == {0: 100, HOUR: 10}
 
 
 @pytest.mark.parametrize(
