@@ -146,7 +146,7 @@ class Clerk:
         """Read the registry; return whether it could be reached."""
         try:
             self._refresh()
-        except TransportError as e:
+        except (TransportError, NoRegistryError) as e:
             logger.warning("%s. Who is in the fleet is not known yet", e)
             return False
         return True
@@ -155,6 +155,8 @@ class Clerk:
         try:
             registry = self._office.load_registry(self._registry)
         except NoRegistryError as e:
+            if (self._registry is not None and self._registry.version) or self._remember():
+                raise  # there was one: that it is gone does not mean that nobody is in the fleet
             self._tell(f"{e}. Devices are shown meanwhile, and none of them counts")
             registry = _NOBODY
         if self._registry is not None and registry.version == self._registry.version:

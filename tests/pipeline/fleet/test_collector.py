@@ -16,6 +16,7 @@ from edge_client.contract.documents import encode_compact
 from edge_client.contract.errors import SettingsError, TransportError, TrustError
 from edge_client.contract.messages import DeviceStatus
 from luigi_tasks.fleet.intake import Intake, RejectedError
+from luigi_tasks.fleet.registry import NoRegistryError
 from luigi_tasks.fleet.snapshots import read_newest_snapshot
 from luigi_tasks.settings.values import StoreSettings
 from luigi_tasks.storage.folder_store import FolderStore
@@ -403,7 +404,7 @@ def test_a_disk_that_is_full_costs_time_and_no_report(bench, monkeypatch):
     assert bench.look()[0].devices == 50
 
 
-@pytest.mark.parametrize("fault", [TransportError("away"), TrustError("forged")])
+@pytest.mark.parametrize("fault", [TransportError("away"), TrustError("forged"), NoRegistryError("gone")])
 def test_a_registry_that_cannot_be_read_changes_nothing(bench, fault):
     device = FakeDevice("cam", CryptoSigner.generate_ed25519())
     bench.enroll(device)
@@ -413,6 +414,10 @@ def test_a_registry_that_cannot_be_read_changes_nothing(bench, fault):
     bench.hear(device.topic, device.payload())
     head, rows = bench.look()
     assert (head.registered, rows["cam"].is_signed) == (1, True)
+    bench.collector.close()
+    if not isinstance(fault, TrustError):
+        bench.open()
+        assert bench.look()[0].registered == 1, "after a restart, too"
 
 
 def test_sums_come_with_a_sample_of_each_release_that_is_always_the_same(tmp_path, fleet, clock):
