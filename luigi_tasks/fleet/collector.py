@@ -200,7 +200,7 @@ class Collector:
         Raises: SettingsError if the broker refuses the first connection.
         """
         delay_s, was_heard = _FIRST_RETRY_S, False
-        topics = subscriptions(self.scope.fleet, self.scope.settings.share_group)
+        topics = subscriptions(self.scope.fleet, self.scope.settings)
 
         def on_ready(publish: Callable[[Outgoing], None]) -> None:
             nonlocal delay_s, was_heard
@@ -313,15 +313,13 @@ class Collector:
         return ""
 
 
-def subscriptions(fleet: str, group: str) -> tuple[str, ...]:
+def subscriptions(fleet: str, settings: FleetSettings) -> tuple[str, ...]:
     """Return the topics that a collector subscribes.
 
-    Args:
-        fleet: Name of the fleet.
-        group: Group of collectors that share the reports; empty: none. Each hears who is online: the broker
-            tells that on subscribing, which it does not in a group.
+    Who is online, and old statuses, are told on subscribing, since the broker keeps them; in a group that
+    shares they would not be: each collector hears them itself.
     """
-    share = f"$share/{group}/" if group else ""
+    share = f"$share/{settings.share_group}/" if settings.share_group else ""
     devices = f"edge/{fleet}/devices/+"
-    reports = (REPORT, f"{REPORT}/+", STATUS, f"{STATUS}/+")
-    return (*(f"{share}{devices}/{one}" for one in reports), f"{devices}/{ONLINE}")
+    statuses = (f"{devices}/{STATUS}", f"{devices}/{STATUS}/+") if settings.old_statuses else ()
+    return (f"{share}{devices}/{REPORT}", f"{share}{devices}/{REPORT}/+", *statuses, f"{devices}/{ONLINE}")

@@ -35,6 +35,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
         start: Of the report.
         sequence: Of the report.
         is_whole: Whether the counting began in this period, before the collector's eyes: all of it counts.
+        is_base: Whether it is what the device had counted when this collector heard it first.
         seconds: As in `ReleaseFigures`, like all that follow.
     """
 
@@ -45,6 +46,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     start: int = 0
     sequence: int = 0
     is_whole: bool = False
+    is_base: bool = False
     seconds: float = 0.0
     frames: int = 0
     failed: int = 0
@@ -100,8 +102,10 @@ def marks_of(
             counts[figures.release] = Count(report.start, period)
         elif known.frames == figures.frames and known.seconds == figures.seconds:
             continue
-        at = period if before is not None else period - period_s
-        marks.append(_mark(figures, report, counts.get(figures.release, Count()), at))
+        mark = _mark(figures, report, counts.get(figures.release, Count()), period)
+        if before is None:
+            mark = msgspec.structs.replace(mark, period=period - period_s, is_base=True)
+        marks.append(mark)
     for release in counts.keys() - {figures.release for figures in report.releases}:
         del counts[release]
     return marks
@@ -116,7 +120,7 @@ def merge_marks(several: Iterable[Iterable[Mark]]) -> tuple[Mark, ...]:
             place = (mark.count, mark.period)
             if mark.is_whole:
                 whole.add(mark.count)
-            if place not in found or found[place].order < mark.order:
+            if place not in found or _counts_before(mark, found[place]):
                 found[place] = mark
     ordered = sorted(found.values(), key=lambda mark: (mark.period, mark.order, mark.count))
     return tuple(msgspec.structs.replace(one, is_whole=one.count in whole) for one in ordered)
@@ -140,6 +144,16 @@ def sums_of(marks: Iterable[Mark]) -> tuple[PeriodSum, ...]:
     return tuple(sums[place] for place in sorted(sums))
 
 
+def _counts_before(mark: Mark, other: Mark) -> bool:
+    """Whether a mark counts in the place of another of the same period.
+
+    The later one does; of what two collectors heard first, the earlier one.
+    """
+    if mark.is_base or other.is_base:
+        return (mark.is_base, mark.order) < (other.is_base, other.order)
+    return mark.order > other.order
+
+
 def _mark(figures: ReleaseFigures, report: DeviceReport, count: Count, period: int) -> Mark:
     return Mark(
         period,
@@ -149,6 +163,7 @@ def _mark(figures: ReleaseFigures, report: DeviceReport, count: Count, period: i
         report.start,
         report.sequence,
         count.whole_in == period,
+        False,
         figures.seconds,
         figures.frames,
         figures.failed,

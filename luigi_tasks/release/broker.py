@@ -361,11 +361,11 @@ class _Connection:
 
         paho's own thread takes twice the time for a message: it asks the system before each of them.
         """
-        client, events = self._client, self._events
+        client = self._client
         client.loop_stop()
         client.on_log = None  # paho would write each message in words
         client.on_publish = None
-        while (connection := client.socket()) is not None and events.empty() and not is_stopped():
+        while (connection := client.socket()) is not None and not is_stopped():
             waiting = select.poll()
             with contextlib.suppress(OSError, ValueError):  # closed meanwhile: `loop_misc` finds out
                 waiting.register(connection, select.POLLIN | (select.POLLOUT if client.want_write() else 0))

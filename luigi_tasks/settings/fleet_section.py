@@ -23,6 +23,12 @@ class fleet(luigi.Config):  # noqa: N801 - the class name is the section's name 
         description="several collectors with the same name here share the reports ($share); empty: this one "
         "hears all",
     )
+    old_statuses = luigi.BoolParameter(
+        default=True,
+        parsing=luigi.BoolParameter.EXPLICIT_PARSING,
+        description="whether the statuses of clients of before there were reports are read too; a large "
+        "fleet without such clients is spared the messages",
+    )
     period_s = luigi.IntParameter(
         default=3600, description="length of the periods that figures are summed over"
     )

@@ -244,6 +244,7 @@ class FleetSettings:
     collector_key_file: str = "keys/collector.pem"
     database_file: str = "~/.local/state/edge-fleet/collector.sqlite"
     share_group: str = ""
+    old_statuses: bool = True
     period_s: int = 3600
     keep_periods: int = 96
     snapshot_s: float = 300.0

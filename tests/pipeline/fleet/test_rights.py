@@ -98,7 +98,7 @@ READS = {
     A: all_of(A) | CHANNELS | REQUEST,
     B: all_of(B) | CHANNELS | REQUEST,
     # Patterns of devices hold for every user, with its own name in them.
-    "collector": REPORTS | ONLINE | CHANNELS | REQUEST,
+    "collector": REPORTS | STATUSES | ONLINE | CHANNELS | REQUEST,
     "pipeline": all_of(A) | all_of(B) | CHANNELS | ROLLOUTS | REQUEST,
     "operator": {topic for topic in TOPICS if topic.startswith("edge/")} | ENTITIES,
 }
