@@ -8,21 +8,25 @@ from typing import Any
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ROLES = ("pipeline", "device", "collector", "approver")
-# The device, in the place of the variable that AWS IoT Core fills in.
-DEVICE = "camera-1"
-THING = "${credentials-iot:ThingName}"
+# The variable that AWS IoT Core fills in, and the one of a store whose users are the devices.
+THING, USER = "${credentials-iot:ThingName}", "${aws:username}"
 PREFIX = "rights"
 
 
+def access_key(role: str) -> str:
+    """Return the access key, and name, of who has a role: of the device, its id."""
+    return "camera-1" if role == "device" else f"ROLE-{role}"
+
+
 def role_policies() -> dict[str, str]:
-    """Return the policy of each role as JSON."""
-    return {f"ROLE-{role}": json.dumps(_below(role_policy(role))) for role in ROLES}
+    """Return the policy of each role as JSON, by access key."""
+    return {access_key(role): json.dumps(_below(role_policy(role))) for role in ROLES}
 
 
 def role_policy(role: str) -> dict[str, Any]:
-    """Return the policy of a role, with the variable filled in."""
+    """Return the policy of a role, as docs/enrolment.md has it for a store of one's own."""
     text = (CONFIGS / f"iam-{role}.json").read_text()
-    return dict(json.loads(text.replace(THING, DEVICE)))
+    return dict(json.loads(text.replace(THING, USER)))
 
 
 def _below(policy: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from luigi_tasks.settings.values import BrokerSettings
 from luigi_tasks.storage.opening import open_store
 from tests.fakes.aws_iot import ACCOUNT, REGION, allows, load_policy
 from tests.fakes.broker_with_rights import AUDITOR, BrokerWithRights, Client
-from tests.fakes.store_roles import PREFIX
+from tests.fakes.store_roles import PREFIX, access_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -294,8 +294,8 @@ def store_of(
     settings: StoreSettings, role: str, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> Store:
     """The store as a role sees it."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"ROLE-{role}")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", object_store.secret_of(f"ROLE-{role}"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", access_key(role))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", object_store.secret_of(access_key(role)))
     return open_store(settings)
 
 
