@@ -316,7 +316,7 @@ class trust(luigi.Config):  # noqa: N801
     root = luigi.Parameter(default="keys/device/root.json", description="trusted root metadata")
     keys = luigi.Parameter(
         default="keys/pipeline",
-        description="folder with targets.pem, snapshot.pem, timestamp.pem and work.pem, or a "
+        description="folder with targets.pem, snapshot.pem, timestamp.pem, work.pem and rollouts.pem, or a "
         "securesystemslib URI with {role} in it (KMS, HSM)",
     )
     timestamp_days = luigi.IntParameter(
