@@ -23,6 +23,7 @@ from luigi_tasks import addresses, artifacts, steps
 from luigi_tasks.evidence.ledger import EvidenceError
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.quantization import schemes
+from luigi_tasks.refusals import tell_refusal
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.targets import FreshSignaturesTarget, PendingTarget, announcement_target, channel_target
 from luigi_tasks.task import PipelineTask, addresses_of, logger
@@ -406,4 +407,6 @@ class Deploy(PipelineTask):
         if evaluation and (evaluation.verdict.thin if evaluation.verdict.passed else not is_published):
             self.tell(evaluation.verdict.in_words())
             logger.warning("%s", evaluation.in_words())
+            if not evaluation.verdict.passed:
+                tell_refusal(self.workspace, evaluation)
         steps.renew_signatures(self.workspace)

@@ -91,10 +91,11 @@ LUIGI_TASKS = {
     "artifacts": "addresses workspace storage evidence dataset backbone training quantization gate labelling",
     "steps": "progress logs provenance workspace settings evidence dataset backbone training quantization "
     "gate labelling release",
+    "refusals": "workspace gate fleet",
     "targets": "workspace storage evidence release",
     "task": "progress logs luigid settings addresses workspace evidence dataset targets",
     "pipeline": "progress logs settings evidence dataset backbone training quantization addresses workspace "
-    "artifacts steps targets task",
+    "artifacts steps refusals targets task",
     "roll_back": "logs luigid settings workspace steps targets",
     "doubtful_labels": "progress workspace addresses artifacts steps labelling task pipeline",
     "edge_fleet": "settings fleet",

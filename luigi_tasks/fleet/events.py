@@ -22,6 +22,7 @@ from edge_client.contract.errors import EdgeError
 from edge_client.contract.names import events_topic, rollout_topic
 from edge_client.contract.text import one_line
 from edge_client.contract.times import seconds_until, utc_now
+from luigi_tasks.fleet.opening import documents_of
 from luigi_tasks.fleet.records import RolloutRecord
 from luigi_tasks.fleet.webhooks import open_webhook_pool, read_webhooks, send_webhook
 from luigi_tasks.logs import LUIGI_LOGGER
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from luigi_tasks.fleet.documents import SignedDocuments
     from luigi_tasks.fleet.webhooks import Webhook
+    from luigi_tasks.release.repository import ReleaseRepository
     from luigi_tasks.settings.values import PipelineSettings
 
 logger = logging.getLogger(LUIGI_LOGGER)
@@ -145,10 +147,10 @@ def tell_events(
         return [_warn(f"events of channel {channel}: {e}")]
 
 
-def tell_gate(settings: PipelineSettings, documents: SignedDocuments, event: FleetEvent) -> list[str]:
+def tell_gate(settings: PipelineSettings, repository: ReleaseRepository, event: FleetEvent) -> list[str]:
     """Tell that the gate did not let a release pass; return in words what could not be told."""
     try:
-        return _tell(settings, documents, settings.release.channel, None, (event,))
+        return _tell(settings, documents_of(repository), settings.release.channel, None, (event,))
     except EdgeError as e:
         return [_warn(f"event {event.type}: {e}")]
 

@@ -13,28 +13,28 @@ import msgspec
 import pytest
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
-from securesystemslib.signer import CryptoSigner
 
 from edge_client.contract.errors import SettingsError
 from edge_client.contract.names import events_topic, rollout_topic
 from luigi_tasks.fleet import events as telling
 from luigi_tasks.fleet import webhooks
-from luigi_tasks.fleet.documents import FleetKeys, SignedDocuments
 from luigi_tasks.fleet.events import gate_event, tell_events, tell_gate
+from luigi_tasks.fleet.opening import documents_of
 from luigi_tasks.fleet.records import RolloutEvent, RolloutRecord
 from luigi_tasks.fleet.webhooks import read_webhooks, sign_webhook
 from luigi_tasks.release.broker import BrokerClient
+from luigi_tasks.release.keys import make_keys
+from luigi_tasks.release.repository import ReleaseRepository
 from luigi_tasks.settings.sections import load_settings
 from luigi_tasks.settings.values import StoreSettings
 from luigi_tasks.storage.folder_store import FolderStore
+from tests.fakes.trust import trust_settings
 from tests.fakes.webhook_receiver import WebhookReceiver
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-SIGNER = CryptoSigner.generate_ed25519()
-KEYS = FleetKeys(lambda: {SIGNER.public_key.keyid: SIGNER.public_key}, lambda: SIGNER)
 
 
 def record(*what: str, rollout: str = "r1") -> RolloutRecord:
@@ -51,10 +51,15 @@ class Telling:
     def __init__(self, folder: Path, *receivers: WebhookReceiver) -> None:
         file = folder / "webhooks"
         file.write_text("# ours\n\n" + "".join(f"{one.url} {SECRET}\n" for one in receivers))
-        settings = load_settings(broker={"host": ""}, fleet={"webhooks_file": str(file)})
         store = StoreSettings((folder / "store").as_uri(), "", "", "when_required", conditional_writes=True)
-        self.documents = SignedDocuments(FolderStore(store), KEYS)
-        self.settings = settings
+        self.settings = dataclasses.replace(
+            load_settings(broker={"host": ""}, fleet={"webhooks_file": str(file)}),
+            store=store,
+            trust=trust_settings(folder / "keys"),
+        )
+        make_keys(folder / "keys")
+        self.repository = ReleaseRepository(FolderStore(store), self.settings.trust)
+        self.documents = documents_of(self.repository)
 
     def tell(self, one: RolloutRecord | None) -> list[str]:
         if one is not None:
@@ -149,11 +154,11 @@ def test_a_refusal_of_the_gate_waits_for_a_receiver_that_is_away(tmp_path, recei
     told = Telling(tmp_path, receiver)
     event = gate_event(told.settings, "abc", "refused: accuracy 0.2\n\x1b[2J", is_refused=True)
     receiver.status = 500
-    assert tell_gate(told.settings, told.documents, event)
+    assert tell_gate(told.settings, told.repository, event)
     receiver.status = 200
     receiver.received.clear()
-    assert tell_gate(told.settings, told.documents, event) == []
-    assert tell_gate(told.settings, told.documents, event) == []
+    assert tell_gate(told.settings, told.repository, event) == []
+    assert tell_gate(told.settings, told.repository, event) == []
     assert told.tell(None) == []
     assert kinds(receiver) == ["release.refused"]
     assert receiver.events[0]["data"]["why"].isprintable()

@@ -7,7 +7,7 @@ import json
 import luigi
 import pytest
 
-from edge_client.contract.names import announcement_topic
+from edge_client.contract.names import announcement_topic, events_topic
 from luigi_tasks import roll_back, task
 from luigi_tasks.pipeline import Deploy
 from luigi_tasks.roll_back import RollBack
@@ -79,6 +79,8 @@ def test_a_release_is_published_held_and_refused_by_its_evidence(site, broker):
     announced = json.loads(broker.retained[announcement_topic("evidence", "stable")])
     assert announced["release"] == site.released
     assert broker.refusals == []
+    # Two were refused and one was held: each was told once, whatever runs followed.
+    assert [topic for _, act, topic, _ in broker.log if act == "publish"].count(events_topic("evidence")) == 3
 
     # A rollback needs no broker either.
     site.broker = ("", 1883)
