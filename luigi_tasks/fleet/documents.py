@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic
 import msgspec
 
 from edge_client.contract.documents import DocumentT, decode_document, encode_compact
-from edge_client.contract.errors import TrustError
+from edge_client.contract.errors import InputError, TrustError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,6 +102,20 @@ def seal_envelope(payload: bytes, key: str, signer: Signer) -> bytes:
     envelope = Envelope(payload, PAYLOAD_TYPE + key, {})
     envelope.sign(signer)
     return msgspec.json.encode(envelope.to_dict())
+
+
+def peek_envelope(data: bytes, source: str) -> bytes:
+    """Return the content of an envelope, whoever signed it: something else must prove it.
+
+    Raises: InputError if it is none.
+    """
+    from securesystemslib.dsse import Envelope  # noqa: PLC0415 - a run with nothing to do
+
+    try:
+        return bytes(Envelope.from_dict(msgspec.json.decode(data)).payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as e:
+        msg = f"{source}: no envelope ({type(e).__name__}); restore the object from its versions"
+        raise InputError(msg) from e
 
 
 def open_envelope(data: bytes, key: str, trusted: Mapping[str, Key], source: str) -> tuple[bytes, str]:

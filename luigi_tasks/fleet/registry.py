@@ -25,13 +25,14 @@ import msgspec
 from edge_client.contract.documents import Document, decode_document, encode_compact
 from edge_client.contract.errors import InputError, SettingsError, TransportError, TrustError
 from edge_client.contract.times import utc_now
+from luigi_tasks.fleet.documents import Signed, peek_envelope
 from luigi_tasks.fleet.records import EnrolledDevice  # noqa: TC001 - msgspec reads it
 from luigi_tasks.storage.store import StoreConflictError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from luigi_tasks.fleet.documents import Signed, SignedDocuments
+    from luigi_tasks.fleet.documents import SignedDocuments
 
 REGISTRY_FOLDER = "fleet/registry/"
 INDEX_KEY = f"{REGISTRY_FOLDER}index.json"
@@ -227,10 +228,17 @@ def change_registry(
 def accept_registry(documents: SignedDocuments, who: str) -> int:
     """Sign the registry that is in the bucket as the newest one; return its version.
 
-    It is for a registry that was restored from a backup, which machines that saw a newer one refuse.
-    Raises: NoRegistryError; TrustError if it is forged or not whole; SettingsError, TransportError.
+    It is for a registry that was restored from a backup, which machines that saw a newer one refuse; and for
+    one that only a key signed that counts no more since it was stolen, if this machine saw it before.
+    Raises: NoRegistryError; TrustError if nothing proves it, or it is not whole; SettingsError,
+        TransportError.
     """
-    signed = documents.load(RegistryIndex, INDEX_KEY, limit_bytes=_INDEX_LIMIT_BYTES)
+    try:
+        signed = documents.load(RegistryIndex, INDEX_KEY, limit_bytes=_INDEX_LIMIT_BYTES)
+    except TrustError:
+        signed = _load_seen(documents)
+        if signed is None:
+            raise
     if signed is None:
         raise _no_registry(documents)
     index = signed.document
@@ -271,12 +279,31 @@ class _ShardMissingError(Exception):
 
 
 def _load_index(documents: SignedDocuments) -> Signed[RegistryIndex] | None:
-    signed = documents.load(RegistryIndex, INDEX_KEY, limit_bytes=_INDEX_LIMIT_BYTES)
+    try:
+        signed = documents.load(RegistryIndex, INDEX_KEY, limit_bytes=_INDEX_LIMIT_BYTES)
+    except TrustError as e:
+        msg = (
+            f"{e}. If its key was replaced as stolen: look at what is there, then `edge-fleet registry "
+            "--accept` on a machine that read the registry before"
+        )
+        raise TrustError(msg) from e
     if signed is not None and documents.seen is not None:
         version, digest = signed.document.version, _digest(signed.document)
         documents.seen.check(INDEX_KEY, version, digest, WAY_OUT)
         documents.seen.note(INDEX_KEY, version, digest)
     return signed
+
+
+def _load_seen(documents: SignedDocuments) -> Signed[RegistryIndex] | None:
+    """Return the index that no trusted key signed, if it is the newest one that this machine has seen."""
+    found = documents.store.get(INDEX_KEY, limit_bytes=_INDEX_LIMIT_BYTES)
+    seen = documents.seen.newest(INDEX_KEY) if documents.seen is not None else None
+    if found is None or seen is None:
+        return None
+    source = documents.store.url(INDEX_KEY)
+    content = peek_envelope(found.data, source)
+    index = decode_document(RegistryIndex, content, source=source, limit_bytes=_INDEX_LIMIT_BYTES)
+    return Signed(index, found.etag, "") if _digest(index) == seen.digest else None
 
 
 def _save_index(documents: SignedDocuments, index: RegistryIndex, etag: str | None) -> None:

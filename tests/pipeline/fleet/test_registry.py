@@ -266,3 +266,23 @@ def test_a_lost_or_damaged_memory_takes_what_is_there(documents, store):
     newest = documents.seen.newest(INDEX_KEY)
     assert newest is not None
     assert newest.version == version
+
+
+def test_after_a_theft_of_the_key_a_person_signs_what_this_machine_saw(documents, store, tmp_path):
+    enroll(documents, ["camera-1"])
+    new = CryptoSigner.generate_ed25519()
+    keys = FleetKeys(lambda: {new.public_key.keyid: new.public_key}, lambda: new)
+    witness = SignedDocuments(store, keys, documents.seen)
+    stranger = SignedDocuments(store, keys, SeenVersions(tmp_path / "other", store.url("")))
+    with pytest.raises(TrustError, match="replaced as stolen"):
+        load_registry(witness)
+    with pytest.raises(TrustError, match="not signed"):
+        accept_registry(stranger, "ann")
+    # What the thief writes afterwards is not what was seen.
+    saved = store.read(INDEX_KEY)
+    enroll(SignedDocuments(store, KEYS), ["thief"])
+    with pytest.raises(TrustError, match="not signed"):
+        accept_registry(witness, "ann")
+    store.put(INDEX_KEY, saved)
+    accept_registry(witness, "ann")
+    assert set(load_registry(stranger).devices) == {"camera-1"}
