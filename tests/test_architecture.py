@@ -51,7 +51,7 @@ EDGE_CLIENT = {
     "state_folder": "contract settings disk machine",
     "last_picture": "contract disk",
     "inference": "contract settings disk releases",
-    "reporting": "__init__ contract settings disk machine rate_limit",
+    "reporting": "__init__ contract settings disk machine permissions rate_limit",
     "sources": "contract settings disk machine permissions last_picture",
     "sinks": "contract settings disk inference",
     "repository": "__init__ contract settings disk",

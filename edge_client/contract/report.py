@@ -168,7 +168,7 @@ def latency_bin(latency_ms: float) -> int:
     if not latency_ms > LATENCY_FLOOR_MS:
         return 0
     place = math.log2(latency_ms / LATENCY_FLOOR_MS) * LATENCY_BINS_PER_OCTAVE
-    return min(int(place), LATENCY_BINS - 1)
+    return int(min(place, LATENCY_BINS - 1))
 
 
 def latency_of_bin(number: int) -> float:

@@ -25,6 +25,7 @@ from edge_client.daemon.channel import ChannelFollower
 from edge_client.daemon.crash_report import crash_report
 from edge_client.daemon.labels import LabelWatch
 from edge_client.daemon.metrics_port import MetricsPort, open_metrics
+from edge_client.daemon.reports import open_reports
 from edge_client.daemon.signals import end_requests
 from edge_client.daemon.subscriptions import announcement_handlers, command_handlers
 from edge_client.daemon.watchdog import Watchdog
@@ -33,7 +34,6 @@ from edge_client.last_picture import LastPicture
 from edge_client.reporting.broker import BrokerConnection
 from edge_client.reporting.discovery import DISCOVERY_FILE, Discovery
 from edge_client.reporting.homeassistant import discovery_messages, sensor_messages
-from edge_client.reporting.reporter import Reported, Reports, wants_reports
 from edge_client.reporting.systemd import SystemdNotifier
 from edge_client.serving.probation import LastEnd
 from edge_client.settings.file import of_channels
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from edge_client.daemon.follower import Follower
+    from edge_client.daemon.reports import DeviceReports
     from edge_client.daemon.watchdog import Hang
     from edge_client.inbox.selection import ChannelAnswer
     from edge_client.inbox.service import Inbox
@@ -153,7 +154,7 @@ class Daemon:
         self._stop = threading.Event()
         self._may_serve = threading.Event()
         self._broker: BrokerConnection | None = None
-        self._reports: Reports | None = None
+        self._reports: DeviceReports | None = None
         self._outbox: Outbox | None = None
         self._delivery = Delivery(())
         self._metrics = MetricsPort()
@@ -199,7 +200,7 @@ class Daemon:
 
     def _open_rest(self) -> None:
         settings = self._settings
-        self._reports = self._open_reports()
+        self._reports = open_reports(settings, self._followers, lambda: self._broker)
         self._broker = self._open_broker()
         self._discovery = self._open_discovery()
         boards = [follower.board for follower in self._followers.values()]
@@ -318,20 +319,6 @@ class Daemon:
             on_acknowledged=self._on_acknowledged,
         )
 
-    def _open_reports(self) -> Reports | None:
-        if not wants_reports(self._settings):
-            return None
-        channels = [
-            Reported(one.channel, self._extra(name), one.board, one.figures)
-            for name, one in self._followers.items()
-        ]
-        return Reports(
-            self._settings,
-            channels,
-            connected=lambda: self._broker is not None and self._broker.connected,
-            send=lambda topic, payload: self._broker is not None and self._broker.report(topic, payload),
-        )
-
     def _open_outbox(self, broker: BrokerConnection, kept: KeptResults) -> Outbox:
         device = self._settings.device
         return Outbox(
@@ -356,6 +343,7 @@ class Daemon:
         faults = (
             self._settings.broker.exposure,
             *(self._broker.warnings if self._broker else ()),
+            *(self._reports.warnings if self._reports else ()),
             self._metrics.fault,
             picture,
             *self._delivery.warnings(),

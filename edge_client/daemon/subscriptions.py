@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from edge_client.daemon.follower import Follower
-    from edge_client.reporting.reporter import Reports
+    from edge_client.daemon.reports import DeviceReports
     from edge_client.settings.update import DeviceSettings
 
 
@@ -27,7 +27,7 @@ def announcement_handlers(
 
 
 def command_handlers(
-    device: DeviceSettings, followers: Iterable[Follower], reports: Reports | None
+    device: DeviceSettings, followers: Iterable[Follower], reports: DeviceReports | None
 ) -> dict[str, Callable[[bytes], None]]:
     """Return who gets the requests of each topic; that of the main channel has no name in its topic."""
     handlers: dict[str, Callable[[bytes], None]] = {

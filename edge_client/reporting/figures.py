@@ -64,6 +64,7 @@ class FiguresDocument(Document, frozen=True, kw_only=True):
         start: Number of the daemon's last start.
         stopped: Whether that run ended because somebody asked for it.
         serving: Release that served then; empty: none.
+        shadow: Release in shadow mode then; empty: none.
         releases: Figures.
         runtime: Name and version of the TFLite runtime.
         operators: Highest version of each operator of the releases that served with it.
@@ -72,6 +73,7 @@ class FiguresDocument(Document, frozen=True, kw_only=True):
     start: int = 0
     stopped: bool = True
     serving: str = ""
+    shadow: str = ""
     releases: tuple[ReleaseFigures, ...] = ()
     runtime: str = ""
     operators: dict[str, int] = {}
@@ -138,7 +140,8 @@ class _Tally:
         self.latency_ms += latency_ms
         self.unsure += unsure
         self.bins[latency_bin(latency_ms)] += 1
-        self.confidence[min(max(int(confidence * CONFIDENCE_BINS), 0), CONFIDENCE_BINS - 1)] += 1
+        place = confidence * CONFIDENCE_BINS
+        self.confidence[int(min(place, CONFIDENCE_BINS - 1)) if place > 0 else 0] += 1
         known = self.labels.get(label)
         if known is None and not self._has_place_for(label):
             label, known = "", self.labels.get("")
@@ -185,7 +188,7 @@ class Figures:
         self._writes = RateLimit(KEPT_AT_ONCE, KEEP_INTERVAL_S, clock)
         before = read_figures(file) if file is not None else FiguresDocument()
         self._tallies = {one.release: _Tally(one) for one in before.releases}
-        self._held = Held(serving=before.serving)
+        self._held = Held(serving=before.serving, shadow=before.shadow)
         self._runtime, self._operators = before.runtime, dict(before.operators)
         self._counted_at: float | None = None  # until `show` is called, it is not known what serves
         self._kept_at = clock()
@@ -319,6 +322,7 @@ class Figures:
                 start=self.start,
                 stopped=stopped,
                 serving=self._held.serving,
+                shadow=self._held.shadow,
                 releases=tuple(tally.figures() for one, tally in self._tallies.items() if one),
                 runtime=self._runtime,
                 operators=self._operators,

@@ -42,9 +42,10 @@ logger = logging.getLogger(__name__)
 
 # Characters of a text in a report; the status has the whole of it.
 TEXT_LIMIT = 1000
-# The longest sleep of the thread, should a clock go wrong.
-_LONGEST_WAIT_S = 3600.0
-_WAITS_FOR = {"held": "request", "postponed": "retry"}
+# The longest sleep of the thread: the fleet may ask for another interval meanwhile.
+_LONGEST_WAIT_S = 60.0
+# Decisions on a release that the device may still come to have.
+_OPEN = frozenset({"held", "postponed", "install", ""})
 
 
 def wants_reports(settings: Settings) -> bool:
@@ -115,8 +116,10 @@ class Reporter:
                 stage=stage_of(status),
                 release=status.release or "",
                 previous=status.previous or "",
-                offered=status.latest or "",
-                waits_for=_WAITS_FOR.get(status.decision, ""),
+                rollout=status.rollout,
+                steady=status.steady or "",
+                offered=status.intended or status.latest or "",
+                waits_for=status.waits_for,
                 retry_at=status.retry_at or "",
                 releases=figures.report(),
                 drift_alarm=status.drift is not None and status.drift.alarm,
@@ -222,15 +225,15 @@ class Reports:
 
 
 def stage_of(status: DeviceStatus) -> str:
-    """Return how far the update to the channel's release is."""
-    if status.state == "updating":
-        return FETCHING
-    if status.shadow is not None:
+    """Return how far the update is to the release that the device is to have in the end."""
+    offered = status.intended or status.latest
+    if offered is None or status.release == offered:
+        return PROBATION if status.probation and offered is not None else IDLE
+    if status.shadow is not None and status.shadow.release == offered:
         return SHADOW
-    if status.probation:
-        return PROBATION
-    waits = status.decision in {"held", "postponed", ""} and status.latest not in {None, status.release}
-    return OFFERED if waits else IDLE
+    if status.state == "updating" and status.latest == offered:
+        return FETCHING
+    return OFFERED if status.decision in _OPEN or status.latest != offered else IDLE
 
 
 def _noting(reports: Reports, reporter: Reporter) -> Callable[[], None]:

@@ -44,6 +44,10 @@ STATE = (
     "offered",
     "refused",
     "retry_at",
+    "rollout",
+    "steady",
+    "intended",
+    "waits_for",
 )
 # Longest error text; the whole document must stay below STATUS_LIMIT_BYTES.
 TEXT_LIMIT = 4000

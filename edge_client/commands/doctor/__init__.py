@@ -14,12 +14,14 @@ from edge_client.commands.doctor.camera import CAMERA_S, check_source
 from edge_client.commands.doctor.inbox import check_inbox
 from edge_client.commands.doctor.machine import check_clock_set, check_files, check_state
 from edge_client.commands.doctor.model import check_own_model, check_release
+from edge_client.commands.doctor.reports import check_reports
 from edge_client.commands.doctor.results import check_action, check_json_lines, check_metrics
 from edge_client.commands.doctor.store import check_keys, check_root, check_store
 from edge_client.contract.addresses import without_secrets
 from edge_client.contract.errors import EdgeError
 from edge_client.contract.times import current_time
 from edge_client.inference.runtime import runtime_name
+from edge_client.reporting.reporter import wants_reports
 from edge_client.settings.file import of_channels
 
 if TYPE_CHECKING:
@@ -113,6 +115,8 @@ def _of_models(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
 
 def _wanted(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], str]]]:
     """Yield the checks of optional features that the settings enable."""
+    if wants_reports(settings):
+        yield "reports", check_reports
     if settings.sinks.json_lines not in {"", "-"}:
         yield "json lines", check_json_lines
     if settings.action.labels:

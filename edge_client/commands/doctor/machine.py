@@ -54,6 +54,7 @@ def check_files(settings: Settings) -> str:
     public = [str(settings.file), *served, store.ca_file, broker.ca_file, broker.certificate_file]
     public += [store.certificate_file, store.credentials_ca_file]
     secret = [store.access_key_file, store.key_file, broker.password_file, broker.key_file]
+    secret += [device.key_file]
     told = [
         f"{file}: run `{command}`"
         for files in (public, secret)

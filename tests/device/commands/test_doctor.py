@@ -150,7 +150,7 @@ def test_the_command_prints_all_checks_and_its_exit_code_counts_faults(
     Path(load_settings(settings_file).source.path, "notes.txt").touch()
     assert main(["doctor", "--config", str(settings_file)]) == 0
     told = capsys.readouterr()
-    assert told.out.count("ok  ") == 10
+    assert told.out.count("ok  ") == 11
     assert "passed over: 1 without the name of a picture" in told.out
     assert not caplog.records, "what the line says is not logged besides"
     repository.stop()

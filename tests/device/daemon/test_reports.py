@@ -6,12 +6,16 @@ import signal
 
 import pytest
 from paho.mqtt import publish
+from securesystemslib.signer import CryptoSigner
 
 from edge_client import __version__
-from edge_client.contract.names import report_request_topic
+from edge_client.contract.errors import TrustError
+from edge_client.contract.names import report_request_topic, report_topic
 from edge_client.contract.report import PASSED, PROBATION, RUNNING, SENT_BACK
+from edge_client.contract.signed_report import open_report
 from edge_client.machine import boot_id, machine_fingerprint
-from tests.fakes.device_daemon import DEVICE, answer_all
+from tests.fakes.device_daemon import DEVICE, Watcher, answer_all
+from tests.fakes.tiny_model import tiny_labels, tiny_model
 
 pytestmark = pytest.mark.slow
 
@@ -96,12 +100,12 @@ def test_figures_outlive_the_daemon(daemon, watcher, repository):
     assert report.figures(first).restarts == 0
 
 
-def test_a_flood_of_requests_makes_no_flood_of_reports(daemon, watcher, serving, mqtt_broker, fleet):
-    daemon.terminate()
+def test_a_flood_of_requests_makes_no_flood_of_reports(daemon, watcher, repository, mqtt_broker, fleet):
     daemon.settings["status"] |= {"report_interval_s": 30.0}
-    before = len(watcher.reports)
+    release = repository.publish_tiny(0).release
     daemon.start()
-    watcher.wait(lambda w: len(w.reports) > before, "the first report")
+    watcher.wait_report(lambda r: r.release == release, "the first release")
+    before = len(watcher.reports)
     ask_to_report(mqtt_broker, fleet, 2000)
     answer_all(daemon, watcher, "red", 5)
     assert len(watcher.reports) - before <= 5
@@ -115,3 +119,72 @@ def test_without_a_fleet_nothing_is_reported(daemon, watcher, repository):
     answer_all(daemon, watcher, "red", 1)
     assert not watcher.reports
     assert not (daemon.state_dir / "figures.json").exists()
+
+
+@pytest.mark.runtime
+def test_reports_are_signed_once_the_key_is_there(daemon, watcher, repository, fleet):
+    daemon.settings["status"] |= {"report_interval_s": 0.3}
+    daemon.settings["device"] |= {"key_file": "device.pem"}
+    repository.publish_tiny(0)
+    daemon.start()
+    report = watcher.wait_report(lambda r: "device.pem" in r.warning, "a report without a signature")
+    assert "edge-fleet enroll" in report.warning
+    assert not open_report(watcher.payloads[0], "a topic", None).is_signed
+    signer = CryptoSigner.generate_ed25519()
+    file = daemon.folder / "device.pem"
+    file.write_bytes(signer.private_bytes)
+    file.chmod(0o644)
+    report = watcher.wait_report(lambda r: "every user of this machine may read" in r.warning, "a signature")
+    topic = report_topic(fleet, DEVICE)
+    assert open_report(watcher.payloads[-1], topic, signer.public_key).is_signed
+    with pytest.raises(TrustError, match="not signed by the key"):
+        open_report(watcher.payloads[-1], topic, CryptoSigner.generate_ed25519().public_key)
+    asked = daemon.ask("doctor")
+    assert (
+        f"FAIL reports        [device] key_file {file}: every user of this machine may read it"
+        in asked.stdout
+    )
+    file.chmod(0o600)
+    asked = daemon.ask("doctor")
+    assert f"signed with key {signer.public_key.keyid[:12]}" in asked.stdout
+
+
+@pytest.mark.runtime
+def test_each_channel_has_a_report_of_its_own_and_no_status_stays_at_the_broker(
+    daemon, watcher, repository, mqtt_broker, fleet
+):
+    daemon.settings["status"] |= {"report_interval_s": 0.3, "retain": False}
+    daemon.settings["device"] |= {"more_channels": ["doors"]}
+    first = repository.publish_tiny(0).release
+    second = repository.publish_tiny(1, "doors").release
+    doors = Watcher(mqtt_broker, fleet, "doors")
+    try:
+        daemon.start()
+        watcher.wait_report(lambda r: r.release == first, "the main channel's report")
+        answer_all(daemon, watcher, "red", 2)
+        report = doors.wait_report(
+            lambda r: r.release == second and r.figures(second).frames == 2, "the extra channel's report"
+        )
+        assert (report.channel, report.device) == ("doors", DEVICE)
+        assert watcher.status is None
+        assert doors.status is None
+        assert watcher.online == "online"
+    finally:
+        doors.close()
+    assert "serving" in daemon.ask("status").stdout
+
+
+@pytest.mark.runtime
+def test_a_model_file_is_reported_as_one(daemon, watcher, tmp_path):
+    daemon.settings["status"] |= {"report_interval_s": 0.3}
+    model = tmp_path / "own.tflite"
+    model.write_bytes(tiny_model(kind="float32", softmax=False))
+    daemon.settings["device"] |= {"model": str(model), "labels": list(tiny_labels())}
+    for section in ("store", "trust"):
+        del daemon.settings[section]
+    daemon.start()
+    daemon.drop("red")
+    report = watcher.wait_report(lambda r: r.releases and r.releases[0].frames == 1, "a report")
+    assert report.release.startswith("model-")
+    assert (report.channel, report.decision, report.offered, report.stage) == ("", "", "", "")
+    assert report.state == "serving"

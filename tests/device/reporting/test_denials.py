@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import struct
 import threading
 import uuid
@@ -142,6 +143,27 @@ def test_a_denied_topic_is_named_and_the_others_go_on(broker, open_device, caplo
     wait_until(device.send, "a result")
     announced = broker.count(DEVICE, "subscribe", "ok")
     assert announced >= len(CHANNELS + COMMANDS)
+
+
+def test_a_policy_that_knows_no_reports_costs_nothing_else(broker, open_device):
+    """As that of AWS IoT Core before this version: the connection ends for what it does not name."""
+    policy = json.loads(json.dumps(broker.policies[""]).replace("/re*", "/results*"))
+    broker.policies[""] = policy
+    device = open_device()
+    told = f"publish {BASE}/report; rollouts of its fleet do not count this device"
+
+    def denied() -> bool:
+        device.connection.report(f"{BASE}/report", b"{}")
+        return any(told in one for one in device.connection.warnings)
+
+    wait_until(denied, "the denial")
+    wait_until(device.send, "a result")
+    wait_until(lambda: broker.retained.keys() >= {f"{BASE}/online", *STATES}, "all states")
+    connections = broker.connections(DEVICE)
+    assert not device.connection.report(f"{BASE}/report", b"{}")
+    wait_until(device.send, "another result")
+    assert broker.connections(DEVICE) == connections
+    assert {one.topic for one in device.connection._denials.denied} == {f"{BASE}/report"}
 
 
 def test_a_subscription_whose_messages_may_not_be_received_is_named(broker, open_device, caplog):
