@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 # Silence of the stage is the fleet's own where that of other devices is as common as this ...
 COMMON_SILENCE, OTHERS_AT_LEAST = 0.05, 10
 # ... unless chance explains the difference less often than this.
-SILENCE_P = 0.005
-# Passed devices that fall silent, at least, for a halt.
-SILENT_AT_LEAST = 3
+UNCOMMON_P = 0.001
+# Devices that began and are silent halt, so many at least, where chance explains the difference less often.
+# Smaller than for one test: each look is one, and shops switch off all of their devices together.
+SILENT_AT_LEAST, SILENCE_P = 3, 0.0001
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +177,7 @@ def is_silence_common(view: StageView) -> bool:
     if len(control) >= OTHERS_AT_LEAST:
         others = sum(not one.is_heard for one in control)
         is_common = others >= COMMON_SILENCE * len(control)
-        return is_common and fisher_p(quiet, len(under), others, len(control)) >= SILENCE_P
+        return is_common and fisher_p(quiet, len(under), others, len(control)) >= UNCOMMON_P
     passed_before = [one for one in under if one.state == PASSED]
     others = sum(not one.is_heard for one in passed_before)
     return len(passed_before) >= OTHERS_AT_LEAST and others >= COMMON_SILENCE * len(passed_before)

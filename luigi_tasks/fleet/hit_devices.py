@@ -39,6 +39,8 @@ def in_common(votes: Sequence[Vote], hit: Collection[str]) -> tuple[Common, ...]
 
     By Fisher's exact test, corrected for the number of facts (Bonferroni).
     """
+    if not hit:
+        return ()
     having: dict[str, list[int]] = {}
     for vote in votes:
         for fact in facts_of(vote):

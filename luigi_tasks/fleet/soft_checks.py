@@ -5,10 +5,14 @@ difference is larger than what is tolerated. The first holds the rate of false h
 second keeps a difference that is real and small from halting a large fleet.
 
 False halts of a rollout are kept at 4% (5% with the hard checks): divided by the stages that can be compared,
-then by looks (the first one after the soak has half of it, one at twice the soak a quarter, ...; in between
-the data are those of the last such time, so that asking again is no second look), then by what is looked at:
-four tenths for the whole stage, three for groups of devices (class, runtime, machine, site, tag, client),
-three for labels, of the whole stage and of each group, each divided by the number of its tests (Bonferroni).
+then by looks (the first one after the soak has three quarters of it, one at twice the soak an eighth, ...; in
+between the data are those of the last such time, so that asking again is no second look), then by what is
+looked at: figures of the whole stage, figures of groups of devices (class, runtime, machine, site, tag,
+client), the mix of labels of the stage and of each group; each divided by the number of its tests.
+
+The mix of labels is tested as a whole, together with unsure answers and confidence: a class that is lost is
+found again in others, and each of them moves little. A label is named where it moved by more than is
+tolerated.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from luigi_tasks.fleet.changes import (
 )
 from luigi_tasks.fleet.hit_devices import facts_of
 from luigi_tasks.fleet.records import HALT, INCONCLUSIVE, PASS, REPORT, SOFT, Check
-from luigi_tasks.fleet.statistics import rounded, shift
+from luigi_tasks.fleet.statistics import mixture_p, rounded, shift
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,13 +50,20 @@ if TYPE_CHECKING:
 SIDE_AT_LEAST = 10
 # False halts of a rollout by soft checks.
 ALPHA = 0.04
-STAGE_PART, GROUP_PART, LABEL_PART = 0.4, 0.3, 0.3
+STAGE_PART, GROUP_PART, DRIFT_PART = 0.4, 0.25, 0.35
+FIRST_LOOK_PART = 0.75
 # Smallest effects: share of unsure answers, of failed frames, restarts an hour, mean confidence.
 SMALLEST = {LATENCY: 0.0, UNSURE: 0.01, FAILED: 0.005, RESTARTS: 0.05, CONFIDENCE: 0.03}
 # A label's share may change by this part of itself: a release that is better changes it too.
 LABEL_EFFECT = 0.03
 # Figures that are zero on most devices: the median of differences is blind to them, the mean is not.
 BY_MEAN = (FAILED, RESTARTS)
+# So little may all labels move at once, each by this part of its share, ...
+MIX_EFFECT = 0.01
+# ... and the figures that are tested with them.
+WITH_LABELS = {FIGURES.index(UNSURE): 0.002, FIGURES.index(CONFIDENCE): 0.001}
+# A label is named where the mix differs, and its own p-value is below.
+LABEL_P = 0.01
 DRIFT = "drift"
 UNITS = {LATENCY: "relative", RESTARTS: "per hour", DRIFT: "relative"}
 
@@ -90,7 +101,8 @@ def soft_findings(view: StageView, baseline: Sequence[DeviceRow], *, is_soaked: 
     number, until = _look(view)
     sides = measure_changes(view, baseline, until)
     alpha = min(1 - view.record.plan.soft_confidence, ALPHA / comparable_stages(view.record.plan))
-    return _compare(sides, view.record.plan, alpha / 2 ** (number + 1))
+    part = FIRST_LOOK_PART if number == 0 else (1 - FIRST_LOOK_PART) / 2**number
+    return _compare(sides, view.record.plan, alpha * part)
 
 
 def comparable_stages(plan: RolloutPlan) -> int:
@@ -117,11 +129,10 @@ def _compare(sides: Sides, plan: RolloutPlan, alpha: float) -> Findings:
     if not whole.is_enough:
         return Findings(_side_reports(sides, plan))
     groups = _groups(sides)
-    figures, labels = len(FIGURES), len(sides.labels)
     parts = (
-        STAGE_PART * alpha / figures,
-        GROUP_PART * alpha / max(figures * len(groups), 1),
-        LABEL_PART * alpha / max(2 * labels * (len(groups) + 1), 1),
+        STAGE_PART * alpha / len(FIGURES),
+        GROUP_PART * alpha / max(len(FIGURES) * len(groups), 1),
+        DRIFT_PART * alpha / (len(groups) + 1),
     )
     checks: list[Check] = []
     hit: set[str] = set()
@@ -153,13 +164,16 @@ def _by_fact(votes: Sequence[Vote]) -> dict[str, list[int]]:
 
 
 def _look_at(
-    sides: Sides, group: _Group, plan: RolloutPlan, alpha: float, alpha_label: float
+    sides: Sides, group: _Group, plan: RolloutPlan, alpha: float, alpha_drift: float
 ) -> tuple[list[Check], set[str]]:
     """Return the checks of a group, and the devices that are hit; of a part of the stage, those that halt."""
     stage, control = sides.stage.of(group.stage), sides.control.of(group.control)
     found = shift(stage, control, 2 * plan.soft_confidence - 1)
     means = stage.mean(axis=0) - control.mean(axis=0)
     levels = np.abs(sides.control.levels[group.control]).mean(axis=0)
+    columns = [*WITH_LABELS, *range(len(FIGURES), stage.shape[1])]
+    tolerated = np.array([*WITH_LABELS.values(), *[MIX_EFFECT] * len(sides.labels)])
+    is_drifted = mixture_p(stage[:, columns], control[:, columns], tolerated) < alpha_drift
     checks, hit = [], set()
     for place, name in enumerate((*FIGURES, *sides.labels)):
         is_label = place >= len(FIGURES)
@@ -172,7 +186,7 @@ def _look_at(
             sign = math.copysign(1.0, estimate)
         else:
             p, size = (found.p_above if sign > 0 else found.p_below)[place], sign * estimate
-        is_hit = bool(p < (alpha_label if is_label else alpha) and size > limit)
+        is_hit = bool((p < LABEL_P and is_drifted if is_label else p < alpha) and size > limit)
         if is_hit:
             worse = sign * (stage[:, place] - np.median(control[:, place])) > limit
             hit |= {sides.stage.votes[row].device for row in group.stage[worse]}

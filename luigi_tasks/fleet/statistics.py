@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DIGITS = 6
 # Devices of a side beyond which the differences of all pairs are taken between so many of its quantiles.
 QUANTILES_AT_MOST = 400
+# Squared shift of a normal figure, in units of its spread, as its ranks show it.
+RANK_EFFICIENCY = 3 / math.pi
 
 
 def rounded(value: float) -> float:
@@ -105,6 +107,45 @@ def shift(first: NDArray[np.float64], second: NDArray[np.float64], confidence: f
     low, high = (min(max(round(last * (0.5 + side)), 0), last) for side in (-half, half))
     middle = (pairs[last // 2] + pairs[(last + 1) // 2]) / 2
     return Shift(middle, pairs[low], pairs[high], _known(above), _known(below))
+
+
+def mixture_p(
+    first: NDArray[np.float64], second: NDArray[np.float64], tolerated: NDArray[np.float64]
+) -> float:
+    """Return the p-value that no figure of two groups differs by more than a little, looked at together.
+
+    Figures that each differ a little show it together long before one of them does alone. The test takes the
+    ranks of each figure, and their covariance as it would be were the groups drawn by lot: the rank test for
+    several variables of Puri and Sen (1971), which for one figure is Mann-Whitney's. What is tolerated moves
+    its distribution from chi-squared to a noncentral one.
+
+    Args:
+        first: (N, F), a row a device.
+        second: (M, F).
+        tolerated: (F,), by how much each may differ.
+    """
+    from scipy.special import chndtr, gammaincc  # noqa: PLC0415 - as above
+    from scipy.stats import rankdata  # noqa: PLC0415 - as above
+
+    n, m = len(first), len(second)
+    varies = np.ptp(first, axis=0) + np.ptp(second, axis=0) > 0
+    first, second, tolerated = first[:, varies], second[:, varies], tolerated[varies]
+    if not varies.any():
+        return 1.0
+    ranks = rankdata(np.concatenate([first, second]), axis=0)  # (N + M, F)
+    ranks = ranks - ranks.mean(axis=0)
+    covariance = ranks.T @ ranks / (n + m - 1)
+    difference = ranks[:n].mean(axis=0)
+    distance = float(difference @ np.linalg.pinv(covariance, rcond=1e-8, hermitian=True) @ difference)
+    spread = np.sqrt((first.var(axis=0) + second.var(axis=0)) / 2)
+    allowed = (
+        float(np.sum((tolerated / np.maximum(spread, np.maximum(tolerated, 1e-12))) ** 2)) * RANK_EFFICIENCY
+    )
+    freedom, scale = len(difference), n * m / (n + m)
+    distance *= n * (n + m) / m
+    if allowed * scale <= 0:
+        return float(gammaincc(freedom / 2, distance / 2))
+    return max(1.0 - float(chndtr(distance, freedom, allowed * scale)), 0.0)
 
 
 def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
