@@ -94,7 +94,7 @@ def main() -> int:
             for case in CASES
             if options.case in {None, case.name}
             for has_probation in ((True,) if case.is_good else (True, False))
-            for seed in range(rollouts if has_probation else rollouts // 4)
+            for seed in range(rollouts if has_probation else max(rollouts // 4, 1))
         ]
         courses = pool.starmap(run, jobs, chunksize=4)
     by_case: dict[tuple[str, bool], list[Course]] = {}
