@@ -59,7 +59,7 @@ LABEL_EFFECT = 0.03
 # Figures that are zero on most devices: the median of differences is blind to them, the mean is not.
 BY_MEAN = (FAILED, RESTARTS)
 # So little may all labels move at once, each by this part of its share, ...
-MIX_EFFECT = 0.01
+MIX_EFFECT = 0.006
 # ... and the figures that are tested with them.
 WITH_LABELS = {FIGURES.index(UNSURE): 0.002, FIGURES.index(CONFIDENCE): 0.001}
 # A label is named where the mix differs, and its own p-value is below.
