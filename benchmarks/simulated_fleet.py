@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
 
-HOUR, DAY = 3600.0, 86400.0
+HOUR, DAY, DAYS = 3600.0, 86400.0, 8
 OLD, NEW, CHANNEL, ROLLOUT = "r1", "r2", "stable", "rollout"
 INTERVAL_S, PROBATION_S, FETCH_S, JITTER_S = 60.0, 600.0, 90.0, 300.0
 LABELS = ("anchor", "bolt", "cap", "gear", "nut", "pin", "rivet", "washer")
@@ -36,6 +36,9 @@ RUNTIMES, CLASSES, MACHINES = (
     ("Pi 4", "Pi 5", "Zero 2 W"),
 )
 FRAMES_PER_HOUR = 3600
+# Spread of an hour's and of a day's noise: latency, unsure answers, confidence, each label.
+HOURLY = np.array([0.03, 0.25, 0.01, *[0.10] * len(LABELS)])
+DAILY = np.array([0.02, 0.10, 0.005, *[0.03] * len(LABELS)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +165,11 @@ class SimulatedFleet:
                 else self.kind >= 0
             )
             self.is_affected = np.asarray(hit)
+        # Noise of each hour and of each day, in units: latency, unsure answers, confidence, labels.
+        width = 3 + len(LABELS)
+        self._hourly = chance.standard_normal((DAYS * 24, n, width), np.float32)
+        self._daily = chance.standard_normal((DAYS + 1, n, width), np.float32)
+        self._before = chance.normal(0, 1, (n, width)) / np.sqrt(24)
         # What the world does meanwhile, on every device, and rather differently on each.
         scale = 1.0 if case.drift else 0.2
         each = chance.lognormal(0, 0.2, n)
@@ -291,16 +299,23 @@ class SimulatedFleet:
         after = self._sums(int(since), hours, is_new, is_later=True)
         return list(zip(before, after, strict=True))
 
+    def _noise(self, start: int, hours: float, *, is_later: bool) -> Numbers:
+        """Mean noise of some hours, as a logarithm: the same hours have the same at each look."""
+        if not is_later:
+            return np.asarray(self._before * HOURLY + self._daily[DAYS] * DAILY, np.float64)
+        first = int((start - self.start) // HOUR)
+        last = min(max(first + round(hours), first + 1), DAYS * 24)
+        day = min(max(first, 0) // 24, DAYS - 1)
+        return np.asarray(
+            self._hourly[first:last].mean(axis=0) * HOURLY + self._daily[day] * DAILY, np.float64
+        )
+
     def _sums(
         self, start: int, hours: float, is_new: NDArray[np.bool_], *, is_later: bool
     ) -> list[PeriodSum]:
         chance, n = self._chance, self.size
-
-        def noise(hourly: float, daily: float, shape: tuple[int, ...] = (n,)) -> Numbers:
-            return np.exp(chance.normal(0, np.hypot(hourly / np.sqrt(hours), daily), shape))
-
-        latency, unsure = self.latency * noise(0.03, 0.02), self.unsure * noise(0.25, 0.10)
-        mix = self.mix * noise(0.10, 0.03, self.mix.shape)
+        noise = np.exp(self._noise(start, hours, is_later=is_later))
+        latency, unsure, mix = self.latency * noise[:, 0], self.unsure * noise[:, 1], self.mix * noise[:, 3:]
         if is_later:
             latency, unsure, mix = (
                 latency * self.world_latency,
@@ -314,7 +329,7 @@ class SimulatedFleet:
         counts = (mix / mix.sum(axis=1, keepdims=True) * frames).round().astype(int)
         unsure = np.clip(unsure, 0, 0.6)
         sure = np.clip(0.93 - 0.6 * unsure - 0.3 * np.where(is_new, self.new_lost, 0), 0.55, 0.95)
-        sure_frames = (frames * np.clip((sure + noise(0.01, 0.005) - 1 - 0.55) / 0.4, 0, 1)).astype(int)
+        sure_frames = (frames * np.clip((sure + noise[:, 2] - 1 - 0.55) / 0.4, 0, 1)).astype(int)
         restarts = chance.poisson(0.02 * hours, n)
         if self.case.crash_every_s:
             restarts = restarts + np.where(is_new, hours * HOUR / np.maximum(self.crash_s, 1), 0).astype(int)

@@ -7,7 +7,7 @@ looks first whether the snapshot is young.
     a hard check halts           halt, is_hard
     a soft check halts           halt
     all hard checks pass         is_ready; the soak starts
-    ... and the soak was served  pass
+    ... and the soak was served  the soft checks are looked at; if none is in doubt: pass
     else                         inconclusive: wait, and pause at the stage's timeout
 
 The choices and their error rates are in `docs/decisions/0022-verdicts.md`.
@@ -77,7 +77,8 @@ def judge(
         any(one.result == HALT and one.kind == kind for one in checks) for kind in (HARD, SOFT)
     )
     hit = found.hit if is_soft and not is_hard else hard_hit
-    result = HALT if is_hard or is_soft else PASS if is_soaked else INCONCLUSIVE
+    is_certain = not any(one.result == INCONCLUSIVE and one.kind != REPORT for one in checks)
+    result = HALT if is_hard or is_soft else PASS if is_certain else INCONCLUSIVE
     return VerdictRecord(
         rollout=record.id,
         channel=record.channel,
@@ -159,7 +160,7 @@ def _words(result: str, checks: Sequence[Check]) -> str:
     failures = next(one for one in checks if one.name == "failures")
     if result == PASS:
         return failures.words
-    missing = [one for one in checks if one.kind == HARD and one.result == INCONCLUSIVE]
+    missing = [one for one in checks if one.kind != REPORT and one.result == INCONCLUSIVE]
     if [one.name for one in missing] == ["soak"]:
         return f"{missing[0].words}; {failures.words}"
     return "not yet: " + "; ".join(f"{one.name}: {one.words}" for one in missing)

@@ -5,10 +5,13 @@ difference is larger than what is tolerated. The first holds the rate of false h
 second keeps a difference that is real and small from halting a large fleet.
 
 False halts of a rollout are kept at 4% (5% with the hard checks): divided by the stages that can be compared,
-then by looks (the first one after the soak has three quarters of it, one at twice the soak an eighth, ...; in
-between the data are those of the last such time, so that asking again is no second look), then by what is
-looked at: figures of the whole stage, figures of groups of devices (class, runtime, machine, site, tag,
-client), the mix of labels of the stage and of each group; each divided by the number of its tests.
+then by looks (after the soak, at twice, four times and eight times the soak; in between the data are those of
+the last such time, so that asking again is no second look), then by what is looked at: figures of the whole
+stage, figures of groups of devices (class, runtime, machine, site, tag, client), the mix of labels of the
+stage and of each group; each divided by the number of its tests.
+
+A difference that is larger than what is tolerated, and not yet certain, waits for the next look: the stage
+soaks on. One that is still not certain at the last look passes.
 
 The mix of labels is tested as a whole, together with unsure answers and confidence: a class that is lost is
 found again in others, and each of them moves little. A label is named where it moved by more than is
@@ -51,7 +54,10 @@ SIDE_AT_LEAST = 10
 # False halts of a rollout by soft checks.
 ALPHA = 0.04
 STAGE_PART, GROUP_PART, DRIFT_PART = 0.4, 0.25, 0.35
-FIRST_LOOK_PART = 0.75
+# Parts of the looks after the soak, twice, four times and eight times the soak.
+LOOK_PARTS = (0.5, 0.2, 0.2, 0.1)
+# A difference with so many times the p-value that halts is waited for.
+SUSPECT = 20.0
 # Smallest effects: share of unsure answers, of failed frames, restarts an hour, mean confidence.
 SMALLEST = {LATENCY: 0.0, UNSURE: 0.01, FAILED: 0.005, RESTARTS: 0.05, CONFIDENCE: 0.03}
 # A label's share may change by this part of itself: a release that is better changes it too.
@@ -94,6 +100,19 @@ class _Group:
         return min(len(self.stage), len(self.control)) >= SIDE_AT_LEAST
 
 
+@dataclasses.dataclass(frozen=True)
+class _Alpha:
+    """p-values below which a figure and the mix of labels halt; `suspect` times as much is waited for."""
+
+    figure: float
+    drift: float
+    suspect: float
+
+    def result(self, p: float, *, of_drift: bool) -> str:
+        limit = self.drift if of_drift else self.figure
+        return HALT if p < limit else INCONCLUSIVE if p < limit * self.suspect else PASS
+
+
 def soft_findings(view: StageView, baseline: Sequence[DeviceRow], *, is_soaked: bool) -> Findings:
     """Return the soft checks of a stage; none before its soak was served, or without a release before."""
     if not is_soaked or not view.record.from_release:
@@ -101,8 +120,9 @@ def soft_findings(view: StageView, baseline: Sequence[DeviceRow], *, is_soaked: 
     number, until = _look(view)
     sides = measure_changes(view, baseline, until)
     alpha = min(1 - view.record.plan.soft_confidence, ALPHA / comparable_stages(view.record.plan))
-    part = FIRST_LOOK_PART if number == 0 else (1 - FIRST_LOOK_PART) / 2**number
-    return _compare(sides, view.record.plan, alpha * part)
+    has_next = number < len(LOOK_PARTS) - 1 and view.record.plan.soak_s > 0
+    suspect = SUSPECT if has_next else 1.0
+    return _compare(sides, view.record.plan, alpha * LOOK_PARTS[number], suspect)
 
 
 def comparable_stages(plan: RolloutPlan) -> int:
@@ -120,11 +140,11 @@ def _look(view: StageView) -> tuple[int, float]:
     since = max(view.stage.soaking_since, view.head.listening_since)
     if soak_s <= 0:
         return 0, taken_at
-    number = max(int(math.log2(max((taken_at - since) / soak_s, 1.0))), 0)
+    number = min(int(math.log2(max((taken_at - since) / soak_s, 1.0))), len(LOOK_PARTS) - 1)
     return number, since + soak_s * 2**number
 
 
-def _compare(sides: Sides, plan: RolloutPlan, alpha: float) -> Findings:
+def _compare(sides: Sides, plan: RolloutPlan, alpha: float, suspect: float) -> Findings:
     whole = _Group("", np.arange(len(sides.stage.votes)), np.arange(len(sides.control.votes)))
     if not whole.is_enough:
         return Findings(_side_reports(sides, plan))
@@ -137,7 +157,7 @@ def _compare(sides: Sides, plan: RolloutPlan, alpha: float) -> Findings:
     checks: list[Check] = []
     hit: set[str] = set()
     for group in (whole, *groups):
-        found, devices = _look_at(sides, group, plan, parts[bool(group.name)], parts[2])
+        found, devices = _look_at(sides, group, plan, _Alpha(parts[bool(group.name)], parts[2], suspect))
         checks += found
         hit |= devices
     return Findings(tuple(checks), frozenset(hit))
@@ -163,9 +183,7 @@ def _by_fact(votes: Sequence[Vote]) -> dict[str, list[int]]:
     return places
 
 
-def _look_at(
-    sides: Sides, group: _Group, plan: RolloutPlan, alpha: float, alpha_drift: float
-) -> tuple[list[Check], set[str]]:
+def _look_at(sides: Sides, group: _Group, plan: RolloutPlan, alpha: _Alpha) -> tuple[list[Check], set[str]]:
     """Return the checks of a group, and the devices that are hit; of a part of the stage, those that halt."""
     stage, control = sides.stage.of(group.stage), sides.control.of(group.control)
     found = shift(stage, control, 2 * plan.soft_confidence - 1)
@@ -173,7 +191,7 @@ def _look_at(
     levels = np.abs(sides.control.levels[group.control]).mean(axis=0)
     columns = [*WITH_LABELS, *range(len(FIGURES), stage.shape[1])]
     tolerated = np.array([*WITH_LABELS.values(), *[MIX_EFFECT] * len(sides.labels)])
-    is_drifted = mixture_p(stage[:, columns], control[:, columns], tolerated) < alpha_drift
+    p_drift = mixture_p(stage[:, columns], control[:, columns], tolerated)
     checks, hit = [], set()
     for place, name in enumerate((*FIGURES, *sides.labels)):
         is_label = place >= len(FIGURES)
@@ -186,13 +204,14 @@ def _look_at(
             sign = math.copysign(1.0, estimate)
         else:
             p, size = (found.p_above if sign > 0 else found.p_below)[place], sign * estimate
-        is_hit = bool((p < LABEL_P and is_drifted if is_label else p < alpha) and size > limit)
-        if is_hit:
+        is_hit = size > limit and (p < LABEL_P or not is_label)
+        result = alpha.result(p_drift if is_label else float(p), of_drift=is_label) if is_hit else PASS
+        if result == HALT:
             worse = sign * (stage[:, place] - np.median(control[:, place])) > limit
             hit |= {sides.stage.votes[row].device for row in group.stage[worse]}
-        if is_hit or (not is_label and not group.name):
+        if result != PASS or (not is_label and not group.name):
             measured = (estimate, float(found.low[place]), float(found.high[place]))
-            checks.append(_check(name, group, is_hit, measured, limit, is_label=is_label))
+            checks.append(_check(name, group, result, measured, limit, is_label=is_label))
     return checks, hit
 
 
@@ -207,7 +226,7 @@ def _limit(name: str, tolerance: float, level: float) -> float:
 def _check(
     name: str,
     group: _Group,
-    is_hit: bool,
+    result: str,
     measured: tuple[float, float, float],
     limit: float,
     *,
@@ -222,10 +241,11 @@ def _check(
     what = f"frames labelled {name!r}" if is_label else name
     where = f" on {group.name}" if group.name else ""
     shown = [f"{one:+.1%}" if unit != "per hour" else f"{one:+.2f}" for one in (value, low, high, limit)]
+    certain = "; not certain yet: soaks on" if result == INCONCLUSIVE else ""
     return Check(
         name=":".join(part for part in (kind, group.name, name if is_label else "") if part),
         kind=SOFT,
-        result=HALT if is_hit else PASS,
+        result=result,
         value=rounded(value),
         low=rounded(low),
         high=rounded(high),
@@ -235,6 +255,7 @@ def _check(
         control=len(group.control),
         words=(
             f"{what}{where}: {shown[0]} against control ({shown[1]} to {shown[2]}), {shown[3]} is tolerated"
+            f"{certain}"
         ),
     )
 
