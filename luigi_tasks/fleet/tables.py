@@ -49,9 +49,14 @@ def clock_in_words(seconds: float) -> str:
     return time.isoformat(sep=" ", timespec="seconds").replace("+00:00", " UTC")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; cells are shown as by `shown`."""
-    safe = [[shown(cell) for cell in row] for row in rows]
+def count(number: int, thing: str) -> str:
+    """Return a number of things, such as `1 device` or `3 devices`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], cell_limit: int = _CELL_CHARACTERS) -> str:
+    """Return a table; cells are shown as by `shown`, with at most so many characters each."""
+    safe = [[shown(cell, cell_limit) for cell in row] for row in rows]
     return _on_terminal(columns, safe) if sys.stdout.isatty() else _plain(columns, safe)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edge_client.contract.errors import InputError
 from edge_client.contract.text import one_line
 from luigi_tasks.fleet.commands.command import Subparsers, new_command, read_settings, to_json
+from luigi_tasks.fleet.tables import count
 
 if TYPE_CHECKING:
     import argparse
@@ -58,7 +59,9 @@ def run(options: argparse.Namespace) -> str:
     if record is None:
         return f"channel {channel}: its rollout is ended; its record was gone\n"
     stage = record.stages[-1] if record.stages else None
-    place = f", stage {stage.number} of {len(record.plan.stages)}, {stage.size} devices" if stage else ""
+    place = (
+        f", stage {stage.number} of {len(record.plan.stages)}, {count(stage.size, 'device')}" if stage else ""
+    )
     state = record.state.replace("_", " ")
     return f"channel {channel}: rollout {record.id} of release {record.release}: {state}{place}\n"
 

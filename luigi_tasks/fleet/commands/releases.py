@@ -6,12 +6,14 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from edge_client.contract.times import seconds_until
-from luigi_tasks.fleet.commands.command import Subparsers, new_command, read_settings, to_json
-from luigi_tasks.fleet.tables import age_in_words, table
+from luigi_tasks.fleet.commands.command import Subparsers, finish, new_command, read_settings, to_json
+from luigi_tasks.fleet.commands.told import told_snapshot
+from luigi_tasks.fleet.tables import UNKNOWN, age_in_words, table
 
 if TYPE_CHECKING:
     import argparse
 
+    from luigi_tasks.fleet.view import FleetView
     from luigi_tasks.release.published import RepositoryState
 
 _LIMIT = 20
@@ -48,31 +50,42 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> str:
     """Return the table of releases."""
-    from luigi_tasks.release.repository import ReleaseRepository  # noqa: PLC0415 - --help needs none of it
+    from luigi_tasks.fleet.reading import read_view  # noqa: PLC0415 - --help needs none of it
+    from luigi_tasks.fleet.view import count_releases, snapshot_in_words  # noqa: PLC0415 - as above
+    from luigi_tasks.release.repository import ReleaseRepository  # noqa: PLC0415 - as above
     from luigi_tasks.storage.opening import open_store  # noqa: PLC0415 - as above
 
     settings = read_settings()
     state = ReleaseRepository(open_store(settings.store), settings.trust).look()
-    signed = state.releases()
+    view = read_view(settings)
+    serving = count_releases([*view.devices()])
     listed = list_releases(state, options.limit)
+    signed = len(state.releases())
     if options.json:
-        return to_json({"signed": len(signed), "releases": listed})
+        told = [{**dataclasses.asdict(one), "devices": _serving(view, serving, one)} for one in listed]
+        return finish(view, to_json({"snapshot": told_snapshot(view), "signed": signed, "releases": told}))
     if not listed:
         return f"{settings.store.url}: no release is signed here yet\n"
     rows = [
         (
             one.release,
-            age_in_words(-seconds_until(one.created_at)),
+            age_in_words(-seconds_until(one.created_at)) if one.created_at else UNKNOWN,
             f"{one.accuracy:.1%}",
-            f"{one.model_bytes / 1e6:.1f} MB",
+            f"{one.model_bytes / 1e3:.0f} kB",
             one.quantization,
             one.device_class or "all",
+            UNKNOWN if (number := _serving(view, serving, one)) is None else str(number),
             ", ".join(f"{channel}: {word}" for channel, word in one.channels.items()),
         )
         for one in listed
     ]
-    text = table(("release", "made", "hold-out", "model", "scheme", "for", "channels"), rows)
-    return text + f"{len(listed)} of {len(signed)} signed releases\n"
+    text = table(("release", "made", "hold-out", "model", "scheme", "for", "devices", "channels"), rows)
+    return finish(view, f"{text}{len(listed)} of {signed} signed releases. {snapshot_in_words(view)}\n")
+
+
+def _serving(view: FleetView, serving: dict[str, int], one: ListedRelease) -> int | None:
+    """Return how many registered devices reported a release; None: unknown, there is no snapshot."""
+    return None if view.head is None else serving.get(one.release, 0)
 
 
 def list_releases(state: RepositoryState, limit: int) -> list[ListedRelease]:

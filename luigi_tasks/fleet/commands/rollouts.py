@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from edge_client.contract.errors import InputError
 from edge_client.contract.times import seconds_until
 from luigi_tasks.fleet.commands.command import Subparsers, new_command, read_settings, to_json
-from luigi_tasks.fleet.records import APPROVAL, ENDED, PAUSED
-from luigi_tasks.fleet.tables import age_in_words, clock_in_words, shown, table
+from luigi_tasks.fleet.records import APPROVAL, ENDED, HALTED, PAUSED
+from luigi_tasks.fleet.tables import age_in_words, clock_in_words, count, shown, table
 
 if TYPE_CHECKING:
     import argparse
@@ -73,19 +73,24 @@ def rollout_in_words(view: FleetView, record: RolloutRecord) -> str:
     if record.stages:
         stage = record.stages[-1]
         plan = record.plan.stages[stage.number - 1] if stage.number <= len(record.plan.stages) else ""
-        text += f", stage {stage.number} of {len(record.plan.stages)} ({plan}): {stage.size} devices, open "
-        text += age_in_words(view.now - stage.opened_at)
+        text += f", stage {stage.number} of {len(record.plan.stages)} ({plan}): "
+        text += f"{count(stage.size, 'device')}, open {age_in_words(view.now - stage.opened_at)}"
     text += "\n"
     if record.events:
         last = record.events[-1]
         text += f"last: {last.what} {age_in_words(-seconds_until(last.at))} by {shown(last.who) or 'nobody'}"
         text += f": {shown(last.why, _WORDS)}\n" if last.why else "\n"
     if record.skipped:
-        text += f"{len(record.skipped)} devices are skipped: they cannot run it\n"
+        text += f"{count(len(record.skipped), 'device')} left out: they cannot run it\n"
     if record.state == APPROVAL:
         text += f"to go on: edge-fleet approve --channel {record.channel} --why WHY\n"
     elif record.state == PAUSED:
-        text += f"to go on: edge-fleet resume --channel {record.channel} --why WHY; or back\n"
+        text += f"to go on: edge-fleet resume --channel {record.channel} --why WHY; to end it: back\n"
+    elif record.state == HALTED:
+        text += (
+            f"to send its devices back: edge-fleet back --channel {record.channel} --why WHY; resume accepts "
+            "what halted it\n"
+        )
     return text
 
 
@@ -126,7 +131,7 @@ def _show_one(options: argparse.Namespace, rollouts: Rollouts, settings: Pipelin
         (one.at[:19], one.what, shown(one.who), str(one.stage or ""), shown(one.why, _WORDS))
         for one in record.events
     ]
-    text += "\n" + table(("at", "what", "who", "stage", "why"), events)
+    text += "\n" + table(("at", "what", "who", "stage", "why"), events, _WORDS)
     return text + (_verdict_in_words(verdict, time.time()) if verdict is not None else "")
 
 
@@ -137,7 +142,7 @@ def _verdict_in_words(verdict: VerdictRecord, now: float) -> str:
         (one.name, one.kind, one.result, str(one.counted), shown(one.words, _WORDS)) for one in verdict.checks
     ]
     if checks:
-        text += table(("check", "kind", "result", "devices", "in words"), checks)
+        text += table(("check", "kind", "result", "devices", "in words"), checks, _WORDS)
     if verdict.common:
         rows = [
             (one.fact, f"{one.hit} of {one.hit_of}", f"{one.others} of {one.others_of}")
@@ -148,7 +153,7 @@ def _verdict_in_words(verdict: VerdictRecord, now: float) -> str:
         examples = [
             (one.device, one.state, one.site, one.device_class, one.reason) for one in verdict.examples
         ]
-        text += "\n" + table(("device", "state", "site", "class", "reason"), examples)
+        text += "\n" + table(("device", "state", "site", "class", "reason"), examples, _WORDS)
     return text
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from luigi_tasks.fleet.tables import count
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
@@ -67,7 +69,7 @@ class Page:
     def in_words(self) -> str:
         """Return which part this is, and how to see more."""
         if len(self.devices) == self.total:
-            return f"{self.total} rows"
+            return count(self.total, "row")
         first, last = self.offset + 1, self.offset + len(self.devices)
         more = f"; --offset {last} goes on" if last < self.total else ""
         return f"rows {first} to {last} of {self.total}{more}" if self.devices else f"no row of {self.total}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from luigi_tasks.fleet.commands.command import Subparsers, finish, new_command, read_settings, to_json
 from luigi_tasks.fleet.commands.selection import add_filters, choose
-from luigi_tasks.fleet.tables import shown, table
+from luigi_tasks.fleet.tables import count, shown, table
 
 if TYPE_CHECKING:
     import argparse
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> str:
         told = {name: _told(view, name, [d for d in devices if d.channel == name]) for name in channels}
         return finish(view, to_json({"fleet": view.fleet, "snapshot": told_snapshot(view), "channels": told}))
     members = len({one.device for one in devices if one.enrolled is not None})
-    text = f"Fleet {view.fleet}: {members} devices. {snapshot_in_words(view)}\n"
+    text = f"Fleet {view.fleet}: {count(members, 'device')}. {snapshot_in_words(view)}\n"
     for name in channels:
         text += "\n" + _channel_in_words(view, name, [one for one in devices if one.channel == name])
     return finish(view, text + _odd_in_words(view, devices))
@@ -96,8 +96,8 @@ def _odd_in_words(view: FleetView, devices: list[ShownDevice]) -> str:
     strangers = {one.device for one in devices if one.enrolled is None}
     cloned = [one.device for one in enrolled if one.row is not None and one.row.clones]
     facts = [
-        (len({one.device for one in enrolled if one.heard == QUIET}), "quiet", "--state quiet"),
-        (len(strangers), "report and are not enrolled; they vote for nothing", "--state stranger"),
+        (len({one.device for one in enrolled if one.heard == QUIET}), "owing reports", "--state quiet"),
+        (len(strangers), "in reports and not in the registry, without a vote", "--state stranger"),
         (sum(1 for one in enrolled if one.report and one.report.drift_alarm), "with a drift alarm", ""),
         (
             sum(1 for one in enrolled if one.report and one.report.last_error),
@@ -106,7 +106,7 @@ def _odd_in_words(view: FleetView, devices: list[ShownDevice]) -> str:
         ),
     ]
     lines = [
-        f"{number} devices {words}" + (f" (edge-fleet devices {option})" if option else "")
+        f"{count(number, 'device')} {words}" + (f" (edge-fleet devices {option})" if option else "")
         for number, words, option in facts
         if number
     ]

@@ -153,7 +153,7 @@ def test_status_shows_what_was_reported_and_how_complete_it_is(running):
     assert "rollout r1" in text
     assert "stage 1 of 5 (1d): 2 devices, open 2 h ago" in text
     assert "2 of 2 fail" in text
-    assert "1 devices report and are not enrolled" in text
+    assert "1 device in reports and not in the registry" in text
     told = json.loads(running.fleet.run("status", "--json")[1])
     assert told["snapshot"]["heard"] == 3
     assert told["channels"]["stable"]["releases"] == {running.steady: 2, running.release: 1, "unknown": 1}
