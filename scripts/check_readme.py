@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIMIT_S = 300
 CRON_TIME_AND_USER = r"^\S+ \* \* \* \* \S+ "
-PROGRAM = r"(sudo|scripts/|pip|python|luigid|luigi|edge-(keys|client|tune)|cd) \S|scripts/\w"
+PROGRAM = r"(sudo|scripts/|pip|python|luigid|luigi|edge-(keys|client|tune|fleet)|cd) \S|scripts/\w"
 DEVICE_STATUS = "edge-client status --config device.toml"
 PASSPHRASE = "a passphrase for the demo of README"  # noqa: S105 - of keys that this run makes and removes
 
@@ -46,12 +46,14 @@ ELSEWHERE = {
     "scripts/test-arm": ".ci/run",
     "pip install": "scripts/environment.sh, from the checkout: the project is on no package index yet",
     "sudo scripts/install-device": "tests/install",
+    "scripts/install-device --bundle": "tests/install",
     "sudo edge-client doctor": "the same as edge-client doctor, which runs here",
     "python -c": "benchmarks/noop.py, beside a Deploy with nothing to do",
     "python benchmarks/": "by hand: they measure for minutes and need photographs and weights",
     "python -m http.server": "tests/end_to_end/test_folder_store.py",
     "edge-keys make": "with its folder, below",
     "edge-tune": "tests/end_to_end/test_workers.py",
+    "edge-fleet": "tests/pipeline/fleet",
 }
 
 # The README's commands that are run here, in this order; of some, as often as a user needs them.
