@@ -1,8 +1,4 @@
-"""The device's own key, which signs its reports: Ed25519, in a PEM file that its enrolment made.
-
-The daemon loads `cryptography` only where a device has a key, and nothing of it but Ed25519: 8 MB, most of it
-code that a tight memory can drop. securesystemslib would take 19 MB.
-"""
+"""The device's own key, which signs its reports: Ed25519, in a PEM file that its enrolment made."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from edge_client.permissions import user_name
 from edge_client.settings.update import unreadable
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from edge_client.reporting.ed25519 import Ed25519Key
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +47,11 @@ class ReportSignature:
 class ReportKey:
     """A device's key."""
 
-    def __init__(self, key: Ed25519PrivateKey) -> None:
+    def __init__(self, key: Ed25519Key) -> None:
         self._key = key
-        public = key.public_key().public_bytes_raw().hex()
         # Canonical JSON of the public key, as securesystemslib writes it.
-        described = f'{{"keytype":"ed25519","keyval":{{"public":"{public}"}},"scheme":"ed25519"}}'
+        public = f'{{"public":"{key.public.hex()}"}}'
+        described = f'{{"keytype":"ed25519","keyval":{public},"scheme":"ed25519"}}'
         self.keyid = hashlib.sha256(described.encode()).hexdigest()
 
     def sign(self, payload: bytes) -> ReportSignature:
@@ -111,9 +107,9 @@ def read_report_key(file: Path) -> ReportKey:
     if (seed := _seed(text)) is None:
         msg = f"{what}: is no private Ed25519 key in PEM (PKCS #8); {_WAY_OUT}"
         raise SettingsError(msg)
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - see above
+    from edge_client.reporting.ed25519 import load_ed25519  # noqa: PLC0415 - most devices have no key
 
-    return ReportKey(Ed25519PrivateKey.from_private_bytes(seed))
+    return ReportKey(load_ed25519(seed))
 
 
 def find_exposure(file: Path) -> str | None:
