@@ -43,7 +43,7 @@ CREATE TABLE rows (
 CREATE INDEX strangers ON rows (last_seen) WHERE enrolled = 0;
 CREATE TABLE marks (
     row INTEGER NOT NULL, period INTEGER NOT NULL, release TEXT NOT NULL, activated_at TEXT NOT NULL,
-    era INTEGER NOT NULL, mark BLOB NOT NULL, PRIMARY KEY (row, period, release, activated_at, era)
+    mark BLOB NOT NULL, PRIMARY KEY (row, period, release, activated_at)
 ) WITHOUT ROWID;
 CREATE TABLE online (device TEXT PRIMARY KEY, online INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE taken (object TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -57,7 +57,7 @@ _INSERT = (
     "INSERT INTO rows (enrolled, is_signed, epoch, start, sequence, last_seen, interval_s, cohort, report, "
     "state, first_seen, device, channel) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_MARK = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?)"
+_MARK = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?)"
 _CHANNELS_AT_MOST = 16
 _ACTIVATIONS_AT_MOST = 16
 # A device that says that it reports once a year would never be silent.
@@ -175,7 +175,7 @@ class Database:
         runs = state.runs if heard.is_status else note_run(state.runs, report, heard.at)
         is_other_run, state.runs = runs is not state.runs, runs
         if heard.epoch > epoch:  # enrolled, or enrolled again: what came before may be of another device
-            before, state.counts = None, {}
+            before, state.began = None, {}
         elif before and (reason := why_not_newer(heard, before, start, sequence)):
             if is_other_run:
                 execute("UPDATE rows SET state = ? WHERE id = ?", (_pack(state), row))
@@ -292,16 +292,16 @@ class Database:
         if heard.epoch == 0 or heard.is_status:
             return []
         period = int(heard.at // self._keeping.period_s) * self._keeping.period_s
-        counts = dict(state.counts)
-        marks = marks_of(heard.report, before, counts, period, self._keeping.period_s)
+        began = dict(state.began)
+        marks = marks_of(heard.report, before, began, period, self._keeping.period_s)
         if period != state.period:
             state.period, state.activations = period, 0
             oldest = period - self._keeping.periods * self._keeping.period_s
             self._connection.execute("DELETE FROM marks WHERE row = ? AND period < ?", (row, oldest))
-        state.activations += sum(counts[one] != state.counts.get(one) for one in counts)
+        state.activations += sum(began[one] != state.began.get(one) for one in began)
         if state.activations > _ACTIVATIONS_AT_MOST:
             raise RejectedError(TOO_MANY_ACTIVATIONS)
-        state.counts = counts
+        state.began = began
         return marks
 
 

@@ -9,7 +9,6 @@ import msgspec
 from luigi_tasks.fleet.clones import RunHistory
 from luigi_tasks.fleet.device_state import report_state
 from luigi_tasks.fleet.intake import OLDER, REPEATED
-from luigi_tasks.fleet.marks import Count  # noqa: TC001 - msgspec reads it
 from luigi_tasks.fleet.records import Sighting
 
 if TYPE_CHECKING:
@@ -24,14 +23,14 @@ class RowState(msgspec.Struct, array_like=True):
 
     Attributes:
         sightings: History of states.
-        counts: Where the counting of each release began.
+        began: Period in which the counting of each release began, see `marks_of`.
         runs: Runs of the daemon, for clones.
         period: Period of the last mark.
         activations: Countings that began in it.
     """
 
     sightings: tuple[Sighting, ...] = ()
-    counts: dict[str, Count] = {}
+    began: dict[str, int] = {}
     runs: RunHistory = RunHistory()
     period: int = 0
     activations: int = 0

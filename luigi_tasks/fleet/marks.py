@@ -3,8 +3,8 @@
 Devices report totals since the activation of a release. The collector keeps the last totals of each period, a
 *mark*, and nothing else: a report that is lost, heard twice or heard by another collector changes no sum.
 Marks of several collectors are merged by the order of the reports they stem from; sums are the differences.
-A counter that starts again, without a new activation, begins another *era*, named by the start of the device
-at which it was seen.
+A total that fell without a new activation adds nothing in that period, and is gone on from: after a kill, a
+device counts on from what it had written.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
         period: Start of the period, seconds since 1970.
         release: The release.
         activated_at: When it was activated, by the device's clock; only tells activations apart.
-        era: Start of the device at which its counters began again; 0: they never did.
         start: Of the report.
         sequence: Of the report.
-        is_whole: Whether the counting began in this period, before the collector's eyes: all of it counts.
+        is_whole: Whether the counting began in this period: all of it counts.
         is_base: Whether it is what the device had counted when this collector heard it first.
         seconds: As in `ReleaseFigures`, like all that follow.
     """
@@ -42,7 +41,6 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     period: int
     release: str
     activated_at: str = ""
-    era: int = 0
     start: int = 0
     sequence: int = 0
     is_whole: bool = False
@@ -58,9 +56,9 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     labels: dict[str, int] = {}
 
     @property
-    def count(self) -> tuple[str, str, int]:
+    def count(self) -> tuple[str, str]:
         """What was counted: marks with the same one grow."""
-        return self.release, self.activated_at, self.era
+        return self.release, self.activated_at
 
     @property
     def order(self) -> tuple[int, int]:
@@ -68,52 +66,40 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
         return self.start, self.sequence
 
 
-class Count(msgspec.Struct, frozen=True, array_like=True):
-    """Where the counting of a release on a device began.
-
-    Attributes:
-        era: As in `Mark`.
-        whole_in: Period in which it began before the collector's eyes; -1: it had begun before.
-    """
-
-    era: int = 0
-    whole_in: int = -1
-
-
 def marks_of(
-    report: DeviceReport, before: DeviceReport | None, counts: dict[str, Count], period: int, period_s: int
+    report: DeviceReport, before: DeviceReport | None, began: dict[str, int], period: int, period_s: int
 ) -> list[Mark]:
     """Return the marks of a report: a release that counted nothing since the report before has none.
 
     Args:
         report: The report.
         before: The one before, as far as the collector knows; None: it did not know the device.
-        counts: Count of each release of the device; updated.
+        began: Period in which the counting of each release began, -1: before the collector knew the device;
+            updated.
         period: Start of the period in which the report arrived.
         period_s: Length of a period. What a device had counted when it was heard first is the end of the
             period before.
     """
     marks = []
     for figures in report.releases:
-        known = before.figures(figures.release) if before is not None else None
+        release = figures.release
+        known = before.figures(release) if before is not None else None
         if known is None or known.activated_at != figures.activated_at:
-            counts[figures.release] = Count(0, -1 if before is None else period)
-        elif _is_less(figures, known):
-            counts[figures.release] = Count(report.start, period)
-        elif known.frames == figures.frames and known.seconds == figures.seconds:
+            began[release] = -1 if before is None else period
+        elif (known.frames, known.seconds) == (figures.frames, figures.seconds):
             continue
-        mark = _mark(figures, report, counts.get(figures.release, Count()), period)
+        mark = _mark(figures, report, period, is_whole=began.get(release, -1) == period)
         if before is None:
             mark = msgspec.structs.replace(mark, period=period - period_s, is_base=True)
         marks.append(mark)
-    for release in counts.keys() - {figures.release for figures in report.releases}:
-        del counts[release]
+    for release in began.keys() - {figures.release for figures in report.releases}:
+        del began[release]
     return marks
 
 
 def merge_marks(several: Iterable[Iterable[Mark]]) -> tuple[Mark, ...]:
     """Return the marks of all collectors: of each count and period the one of the latest report."""
-    found: dict[tuple[tuple[str, str, int], int], Mark] = {}
+    found: dict[tuple[tuple[str, str], int], Mark] = {}
     whole = set()
     for marks in several:
         for mark in marks:
@@ -132,12 +118,12 @@ def sums_of(marks: Iterable[Mark]) -> tuple[PeriodSum, ...]:
     What was counted before the collector knew the device belongs to no period: the first mark of such a count
     only says where it stands. The same where older marks were dropped.
     """
-    last: dict[tuple[str, str, int], Mark] = {}
+    last: dict[tuple[str, str], Mark] = {}
     sums: dict[tuple[int, str], PeriodSum] = {}
     for mark in sorted(marks, key=lambda mark: (mark.period, mark.order)):
         before = last.get(mark.count)
         last[mark.count] = mark
-        if before is None and not mark.is_whole:
+        if (before is None and not mark.is_whole) or (before is not None and _fell(mark, before)):
             continue
         place = (mark.period, mark.release)
         sums[place] = _add(sums.get(place), mark, before or _NOTHING)
@@ -154,15 +140,14 @@ def _counts_before(mark: Mark, other: Mark) -> bool:
     return mark.order > other.order
 
 
-def _mark(figures: ReleaseFigures, report: DeviceReport, count: Count, period: int) -> Mark:
+def _mark(figures: ReleaseFigures, report: DeviceReport, period: int, *, is_whole: bool) -> Mark:
     return Mark(
         period,
         figures.release,
         figures.activated_at,
-        count.era,
         report.start,
         report.sequence,
-        count.whole_in == period,
+        is_whole,
         False,
         figures.seconds,
         figures.frames,
@@ -176,12 +161,8 @@ def _mark(figures: ReleaseFigures, report: DeviceReport, count: Count, period: i
     )
 
 
-def _is_less(figures: ReleaseFigures, known: ReleaseFigures) -> bool:
-    return (
-        figures.frames < known.frames
-        or figures.failed < known.failed
-        or figures.seconds < known.seconds - 1.0
-    )
+def _fell(mark: Mark, before: Mark) -> bool:
+    return mark.frames < before.frames or mark.seconds < before.seconds
 
 
 def _add(total: PeriodSum | None, mark: Mark, before: Mark | ReleaseFigures) -> PeriodSum:

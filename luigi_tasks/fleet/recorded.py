@@ -3,7 +3,7 @@
 One JSON object a line, plain, gzip or zstd:
 
     {"topic": "edge/fleet/devices/cam-1/report", "payload": {...}}           the payload itself, or a text
-    {"topic": "...", "payload_base64": "eyJm...", "at_ms": 1795820400000}    as the rule of docs/fleet-aws.md
+    {"topic": "...", "payload_base64": "eyJm...", "at_ms": 1795820400000}    as the rule of docs/collector.md
 
 `at_ms` is the arrival, milliseconds since 1970; without it, it is the time of reading.
 """

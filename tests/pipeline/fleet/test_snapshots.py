@@ -11,7 +11,7 @@ from securesystemslib.signer import CryptoSigner
 
 from edge_client.contract.errors import InputError, TrustError
 from edge_client.contract.report import DeviceReport, ReleaseFigures
-from luigi_tasks.fleet.marks import Count, Mark, marks_of, merge_marks, sums_of
+from luigi_tasks.fleet.marks import Mark, marks_of, merge_marks, sums_of
 from luigi_tasks.fleet.records import SnapshotHead
 from luigi_tasks.fleet.snapshots import (
     FOLDER,
@@ -84,10 +84,10 @@ def report(frames: int, *, start: int = 1, sequence: int = 1, activated_at: str 
 def marks(*reports: tuple[int, DeviceReport], known: bool = True) -> list[Mark]:
     """The marks that a collector keeps of reports, each with the period in which it arrived."""
     before = DeviceReport(fleet="shops", device="cam", channel="stable") if known else None
-    counts: dict[str, Count] = {}
+    began: dict[str, int] = {}
     kept: dict[object, Mark] = {}
     for period, one in reports:
-        for mark in marks_of(one, before, counts, period, HOUR):
+        for mark in marks_of(one, before, began, period, HOUR):
             kept[mark.period, mark.count] = mark
         before = one
     return list(kept.values())
@@ -116,15 +116,20 @@ def test_what_was_counted_before_the_collector_knew_the_device_belongs_to_no_per
     assert frames_by_period(found) == {0: 100, HOUR: 10}
 
 
-@pytest.mark.parametrize(
-    "again",
-    [report(5, start=2), report(5, sequence=3, activated_at="B")],
-    ids=["counters begin again", "activated again"],
-)
-def test_counters_that_begin_again_lose_nothing(again):
+def test_a_new_activation_is_counted_from_its_beginning():
+    again = report(5, sequence=3, activated_at="B")
     found = marks((0, report(100)), (HOUR, report(130, sequence=2)), (HOUR, again))
     assert frames_by_period(found) == {0: 100, HOUR: 35}
     assert sum(one.labels["cat"] for one in sums_of(found)) == 135
+
+
+def test_a_total_that_fell_counts_nothing_twice():
+    """After a kill a device goes on from what it had written; where its file is lost, from nothing."""
+    before = [(0, report(1000)), (HOUR, report(1500, sequence=2))]
+    killed = [(HOUR, report(1480, start=2)), (HOUR, report(1600, start=2, sequence=2))]
+    assert frames_by_period(marks(*before, *killed)) == {0: 1000, HOUR: 600}
+    lost = [(2 * HOUR, report(30, start=2)), (3 * HOUR, report(90, start=2, sequence=2))]
+    assert frames_by_period(marks(*before, *lost)) == {0: 1000, HOUR: 500, 3 * HOUR: 60}
 
 
 def test_two_collectors_that_share_the_reports_count_each_frame_once():
