@@ -273,9 +273,9 @@ def _export(options: argparse.Namespace) -> int:
     configure_logs(logging.WARNING)
     settings = hurried(_settings(options))
     refuse_own_model(settings, "export")
-    release = export_bundle(of_channel(settings, options.channel), options.bundle)
+    releases = export_bundle(of_channel(settings, options.channel), options.bundle)
     size_bytes = options.bundle.stat().st_size
-    sys.stdout.write(f"{options.bundle}: release {release}, {size_bytes} bytes\n")
+    sys.stdout.write(f"{options.bundle}: release {', '.join(releases)}, {size_bytes} bytes\n")
     return 0
 
 

@@ -102,6 +102,8 @@ def _lines_of_channel(status: DeviceStatus, daemon: str) -> list[tuple[str, str]
         ("probation", "on probation" if status.probation else "none"),
         ("why", status.why or "-"),
         ("latest", status.latest or "unknown"),
+        ("waits for", status.waits_for or "nothing"),
+        ("rollout", _describe_rollout(status)),
         ("share", "-" if status.share_percent is None else f"{status.share_percent:g}% of the devices"),
         ("previous", status.previous or "none"),
         ("runtime", status.runtime),
@@ -121,6 +123,12 @@ def _lines_of_channel(status: DeviceStatus, daemon: str) -> list[tuple[str, str]
         ("last error", status.last_error or "none"),
         ("changed at", status.changed_at),
     ]
+
+
+def _describe_rollout(status: DeviceStatus) -> str:
+    if not status.rollout:
+        return "none under way"
+    return f"{status.rollout}; the channel's release is {status.steady or 'none yet'}"
 
 
 def _describe_update(update: UpdateMetrics | None) -> str:

@@ -31,7 +31,6 @@ from edge_client.daemon.explanations import (
     explain_shadow,
     explain_unrecorded,
 )
-from edge_client.daemon.fleet_pace import PACE_FILE, FleetPace
 from edge_client.daemon.follower import Follower
 from edge_client.daemon.held_figures import held_by
 from edge_client.daemon.reopening import Reopening
@@ -108,7 +107,6 @@ class ChannelFollower(Follower):
         self._chance = chance or random.Random()  # noqa: S311 - no secret
         self._software = find_software(self._settings)
         self._check = UpdateCheck()
-        self.pace = FleetPace(settings.device.state_dir / PACE_FILE)
         self._doubt = ""
         self._serving = Serving(settings, self._software, on_verdict=self._on_verdict, last_end=last_end)
         self._running_update: RunningUpdate | None = None
@@ -361,9 +359,10 @@ class ChannelFollower(Follower):
         if not bundle.exists():
             return
         self._update_started = time.monotonic()
-        result = self._run_check(
-            None, of_bundle(self._settings, bundle), requested=True, retry=Retry.REQUESTED
-        )
+        settings = of_bundle(self._settings, bundle)
+        result = self._run_check(None, settings, requested=True, retry=Retry.REQUESTED)
+        if result.next_in_s == 0.0:  # the channel's release, and then its rollout's
+            result = self._run_check(None, settings, requested=True, retry=Retry.REQUESTED)
         if not result.cancelled:  # else the bundle is read in the next round, or at the next start
             close_bundle(state_dir, BundleResult(message=result.message, error=result.error))
 

@@ -317,6 +317,7 @@ class Daemon:
             online_topic=online_topic(device.fleet, device.id),
             on_connection=self._on_connection,
             on_acknowledged=self._on_acknowledged,
+            spread_s=lambda: max(one.pace.spread_s for one in self._followers.values()),
         )
 
     def _open_outbox(self, broker: BrokerConnection, kept: KeptResults) -> Outbox:

@@ -32,9 +32,7 @@ def rollout_fields(outcome: UpdateOutcome) -> dict[str, Any]:
 
 def next_look_s(outcome: UpdateOutcome) -> float | None:
     """Return the seconds until another check may find more to do; None: nothing is known of it."""
-    if outcome.decision in {Decision.SERVES, Decision.INSTALL} and outcome.intended != outcome.release:
-        return 0.0  # it has the steady release now, to go back to
-    return outcome.wait_s
+    return 0.0 if outcome.is_first_of_two else outcome.wait_s
 
 
 def decision_of(outcome: UpdateOutcome, serving: str | None, shadow: str | None) -> str:

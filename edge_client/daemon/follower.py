@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edge_client.contract.errors import EdgeError
 from edge_client.contract.messages import Result
 from edge_client.contract.times import utc_now
+from edge_client.daemon.fleet_pace import PACE_FILE, FleetPace
 from edge_client.inbox.selection import ChannelAnswer
 from edge_client.reporting.figures import FIGURES_FILE, Figures
 from edge_client.reporting.reporter import wants_reports
@@ -36,6 +37,7 @@ class Follower(abc.ABC):
     Attributes:
         board: The status.
         figures: Figures of the releases.
+        pace: How fast the fleet may come, and how often it wants reports.
     """
 
     board: StatusBoard
@@ -44,6 +46,7 @@ class Follower(abc.ABC):
         self._settings = settings
         file = settings.device.state_dir / FIGURES_FILE
         self.figures = Figures(file if wants_reports(settings) else None)
+        self.pace = FleetPace(settings.device.state_dir / PACE_FILE)
         self._source_fault: str | None = None
         self._failing = False
 

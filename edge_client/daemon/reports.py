@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_client.daemon.channel import ChannelFollower
 from edge_client.reporting.report_key import ReportKeyFile
 from edge_client.reporting.reporter import Reported, Reports, wants_reports
 
@@ -57,11 +56,10 @@ def open_reports(
 def _reported(settings: Settings, follower: Follower) -> Reported:
     channel = follower.channel
     extra = "" if not channel or channel == settings.device.channel else channel
-    pace = follower.pace if isinstance(follower, ChannelFollower) else None
     return Reported(
         channel,
         extra,
         follower.board,
         follower.figures,
-        lambda: 0.0 if pace is None else pace.heartbeat_s,
+        lambda: follower.pace.heartbeat_s,
     )

@@ -20,6 +20,7 @@ from edge_client.repository.fetcher import Fetcher
 from edge_client.repository.opening import open_fetcher
 from edge_client.repository.trusted import TrustedRepository
 from edge_client.settings.update import read_root
+from edge_client.update.documents import read_documents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
     from edge_client.settings.file import Settings
 
 
-def export_bundle(settings: Settings, path: Path) -> str:
-    """Write all that a device needs to install its channel's release to `path`.
+def export_bundle(settings: Settings, path: Path) -> tuple[str, ...]:
+    """Write all that a device needs to install a release of its channel to `path`.
 
-    Returns: The release.
+    Which release that is depends on the device: while a rollout is under way, all that the signed documents
+    name are in the bundle.
+
+    Returns: The releases, the one that the channel points to first.
     Raises: What an update check raises; nothing is written then.
     """
     recorder = _Recorder(open_fetcher(settings.store), settings.store.base_url)
@@ -39,10 +43,11 @@ def export_bundle(settings: Settings, path: Path) -> str:
         root, store = read_root(settings.trust), settings.store.base_url
         with TrustedRepository(root, store, here / METADATA_FOLDER, recorder) as repository:
             repository.refresh()
-            release = repository.channel(settings.device.channel).release
-            repository.fetch(release_target(release, RELEASE_FILE), here)
-            for name in needed_files(read_release(here)):
-                repository.fetch(release_target(release, name), here)
+            documents = read_documents(repository, settings.device.channel)
+            steady = documents.channel.release if documents.channel is not None else ""
+            releases = tuple(sorted(documents.named, key=lambda release: (release != steady, release)))
+            for release in releases:
+                _record(repository, release, here / release)
     with disk_errors(path):
         partial = path.with_name(f".{path.name}.partial")
         try:
@@ -51,7 +56,15 @@ def export_bundle(settings: Settings, path: Path) -> str:
         finally:
             partial.unlink(missing_ok=True)
         sync_folder(path.parent)
-    return release
+    return releases
+
+
+def _record(repository: TrustedRepository, release: str, folder: Path) -> None:
+    """Fetch the files of a release once."""
+    folder.mkdir()
+    repository.fetch(release_target(release, RELEASE_FILE), folder)
+    for name in needed_files(read_release(folder)):
+        repository.fetch(release_target(release, name), folder)
 
 
 class _Recorder(Fetcher):

@@ -71,10 +71,16 @@ def _readable(bundle: Path, file: BinaryIO, settings: Settings) -> Iterator[Path
 def _install(of_bundle: Settings, settings: Settings) -> str:
     """Check and install a release, as the daemon does; return the result, in one sentence."""
     slots, threads = Slots(settings.device.state_dir), settings.device.threads
-    software = this_software(settings.device, settings.update)
-    outcome = UpdateCheck().run(of_bundle, software, expecting=True, requested=True, retry=Retry.REQUESTED)
-    slots.reload()
-    if install(outcome, slots, ClassifierHolder(), software=software, threads=threads):
+    software, holder, installed = this_software(settings.device, settings.update), ClassifierHolder(), False
+    for _ in range(2):  # the channel's release, and then its rollout's
+        outcome = UpdateCheck().run(
+            of_bundle, software, expecting=True, requested=True, retry=Retry.REQUESTED
+        )
+        slots.reload()
+        installed = install(outcome, slots, holder, software=software, threads=threads)
+        if not outcome.is_first_of_two:
+            break
+    if installed:
         return f"release {outcome.release} will serve"
     return f"release {outcome.release} {outcome.decision.value}. {outcome.reason}".rstrip(". ")
 

@@ -57,7 +57,10 @@ ONLINE, OFFLINE = b"online", b"offline"
 # Messages here, sent or not: the results of an outbox's window, and the retained state of one connect, for
 # 10 channels with discovery.
 MAX_QUEUED_MESSAGES = 250
-FIRST_RECONNECT_DELAY_S, LONGEST_RECONNECT_DELAY_S = 1.0, 60.0
+# Any part of these is waited ("full jitter"): where a broker restarts, all its clients lose it together, and
+# with the same delays they would also come back together, each time. How long a fleet needs to come back
+# depends on its size, which only the fleet knows: see `spread_s`. A device that is alone is back within 2 s.
+FIRST_RECONNECT_DELAY_S, LONGEST_RECONNECT_DELAY_S = 2.0, 60.0
 # Limit on `stop`, and on the part of it that waits for the broker to confirm `offline`. systemd gives the
 # daemon 30 s to end (TimeoutStopSec); the rest is for the other threads.
 STOP_S, OFFLINE_S = 3.0, 2.0
@@ -80,6 +83,8 @@ class BrokerConnection:
         on_connection: Callable[[], None],
         commands: Mapping[str, Callable[[bytes], None]] | None = None,
         on_acknowledged: Callable[[int], None] = lambda _number: None,
+        spread_s: Callable[[], float] = float,
+        chance: random.Random | None = None,
     ) -> None:
         """Prepare; `start` connects.
 
@@ -95,6 +100,8 @@ class BrokerConnection:
                 command would run at every connect.
             on_acknowledged: Called in the connection's thread with the number of each message that the broker
                 has, see `send`.
+            spread_s: Returns the seconds over which the fleet spreads its connects; 0: it is small.
+            chance: Draws delays; None: seeded by the system.
         """
         self._settings = settings
         self._client_id = client_id
@@ -103,6 +110,8 @@ class BrokerConnection:
         self._handlers = {**handlers, **(commands or {})}
         self._on_connection = _logged(on_connection)
         self._on_acknowledged = _logged(on_acknowledged)
+        self._spread_s = spread_s
+        self._chance = chance or random.Random()  # noqa: S311 - no secret
         self._denials = Denials()
         self._outgoing = Outgoing(paced=is_aws(settings))
         self._overdue: list[Use] = []
@@ -221,6 +230,8 @@ class BrokerConnection:
     # The thread
 
     def _run(self) -> None:
+        # After a power cut all devices start together; one that is alone, or one of a few, connects at once.
+        self._stopping.wait(self._chance.uniform(0, self._spread_s()))
         while not self._stopping.is_set():
             try:
                 self._connect_and_serve()
@@ -233,11 +244,12 @@ class BrokerConnection:
                 if self._client is not None:
                     hang_up(self._client)
                 self._outgoing.end()
-            self._stopping.wait(self._delay_s())
+            self._stopping.wait(self._chance.uniform(0, self._longest_delay_s()))
 
-    def _delay_s(self) -> float:
+    def _longest_delay_s(self) -> float:
+        """Return the longest delay before the next connect; each failure in a row doubles it."""
         doubled = FIRST_RECONNECT_DELAY_S * 2.0 ** min(max(self._denials.failures - 1, 0), 10)
-        return min(doubled, LONGEST_RECONNECT_DELAY_S) * random.uniform(1.0, 1.3)  # noqa: S311 - no secret
+        return max(min(doubled, LONGEST_RECONNECT_DELAY_S), self._spread_s())
 
     def _connect_and_serve(self) -> None:
         with_will = self._denials.may_try_will(time.monotonic(), self._unanswered)

@@ -62,6 +62,12 @@ class UpdateOutcome:
     returns: bool = False
     warning: str = ""
 
+    @property
+    def is_first_of_two(self) -> bool:
+        """Whether the device has the steady release now, to go back to, and takes the rollout's next."""
+        settled = self.decision in {Decision.SERVES, Decision.INSTALL}
+        return settled and self.intended not in {"", self.release}
+
 
 @dataclasses.dataclass(frozen=True)
 class Hold:

@@ -16,6 +16,7 @@ from local_services import wait_until
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import Announcement
+from edge_client.contract.rollout import EVERYBODY, NOBODY
 from edge_client.daemon import channel
 from edge_client.daemon.channel import ChannelFollower
 from edge_client.reporting.homeassistant import discovery_messages
@@ -25,6 +26,7 @@ from edge_client.sources.source import Frame
 from edge_client.update.schedule import SHORTEST_INTERVAL_S
 from edge_client.update.slots import Slots
 from tests.fakes.tiny_model import plain_picture
+from tests.fakes.tiny_release import tiny_release
 
 FRAME = Frame("camera", plain_picture("red"))
 LIMIT_S = 20.0
@@ -35,6 +37,13 @@ class Highest(random.Random):
 
     def uniform(self, _a: float, b: float) -> float:
         return b
+
+
+class Lowest(random.Random):
+    """Draws the smallest number of each range."""
+
+    def uniform(self, a: float, _b: float) -> float:
+        return a
 
 
 class Followed:
@@ -187,6 +196,72 @@ def test_a_release_that_fails_its_self_test_is_refused_and_not_offered(followed,
     status = followed.status
     assert (status.latest, status.decision, status.offered) == (broken, "refused", None)
     assert shown_by_home_assistant(status)["latest_version"] == first
+
+
+@pytest.mark.slow
+def test_a_rollout_reaches_the_devices_that_it_includes_and_is_no_lie_to_the_others(followed, repository):
+    """From a device that has nothing, past a stage that does not include it, to the release and back."""
+    steady = repository.publish_tiny(0).release
+    repository.delegate()
+    document, files = tiny_release(1)
+    repository.add({f"releases/{document.release}/{name}": data for name, data in files.items()})
+    repository.sign()
+    fields = {"id": "r1", "release": document.release, "from_release": steady}
+
+    repository.roll_out(**fields, threshold=NOBODY, heartbeat_s=600.0)
+    followed.start(chance=Lowest())
+    followed.wait_release(steady)
+    followed.wait(lambda s: s.decision == "serves", "the first decision")
+    followed.announce(document.release)
+    asked = len(repository.requests)
+    wait_until(lambda: len(repository.requests) > asked, "a look", LIMIT_S)
+    followed.wait(lambda s: "for other devices so far" in s.why, "the reason")
+    status = followed.status
+    assert (status.rollout, status.steady, status.latest, status.last_error) == ("r1", steady, steady, None)
+    assert followed.follower.pace.heartbeat_s == 600.0
+
+    repository.roll_out(**fields, threshold=EVERYBODY, apply="window", window="nightly")
+    announced_again(followed, document.release)
+    followed.wait(lambda s: s.decision == "held", "the window to hold the release")
+    status = followed.status
+    assert (status.offered, status.waits_for, status.release) == (document.release, "window", steady)
+    assert "has no window that can be read" in status.why
+    followed.follower.request_update()
+    followed.wait_release(document.release)
+    followed.wait(lambda s: s.decision == "serves", "the decision")
+    assert followed.status.probation
+    assert "rollout r1 of channel stable has it for this device" in followed.status.why
+
+    repository.roll_out(**fields, threshold=NOBODY)
+    announced_again(followed, steady)
+    followed.wait_release(steady)
+    assert not followed.status.probation
+    assert followed.status.refused is None
+
+    repository.roll_out(schema=2, **fields, threshold=EVERYBODY)
+    announced_again(followed, document.release)
+    followed.wait(lambda s: s.warning is not None, "the warning")
+    assert "the rollout is not followed" in followed.status.warning
+    assert followed.status.release == steady
+
+
+def announced_again(followed, release: str) -> None:
+    """Announce what the schedule did not hear before: the same text is no news for an hour."""
+    announcement = Announcement(channel="stable", release=release, announced_at=str(time.monotonic()))
+    followed.follower.triggers.announce(encode_document(announcement))
+
+
+def test_a_new_device_moves_on_from_the_steady_release_by_itself(followed, repository):
+    steady = repository.publish_tiny(0).release
+    repository.delegate()
+    document, files = tiny_release(1)
+    repository.add({f"releases/{document.release}/{name}": data for name, data in files.items()})
+    repository.sign()
+    repository.roll_out(id="r1", release=document.release, threshold=EVERYBODY)
+    followed.start()
+    followed.wait_release(document.release)
+    assert followed.status.previous == steady
+    assert followed.status.probation
 
 
 MALFORMED = {

@@ -19,6 +19,7 @@ from edge_client.cli import main
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError, InputError, TransportError, TrustError
 from edge_client.contract.messages import DeviceStatus
+from edge_client.contract.rollout import EVERYBODY, NOBODY
 from edge_client.offline import handover
 from edge_client.offline import importing as offline
 from edge_client.offline.export import export_bundle
@@ -57,7 +58,7 @@ def bundle(tmp_path, repository):
     """A bundle of release 0, exported where there is a network; returns (path, release)."""
     release = repository.publish_tiny(0).release
     path = tmp_path / "stick.tar"
-    assert export_bundle(device_settings(tmp_path / "office", repository), path) == release
+    assert export_bundle(device_settings(tmp_path / "office", repository), path) == (release,)
     return path, release
 
 
@@ -79,7 +80,7 @@ def test_a_bundle_is_exported_from_a_folder_store_too(tmp_path, repository, bund
     settings = dataclasses.replace(
         settings, store=dataclasses.replace(settings.store, base_url=folder.as_uri())
     )
-    assert export_bundle(settings, tmp_path / "other.tar") == bundle[1]
+    assert export_bundle(settings, tmp_path / "other.tar") == (bundle[1],)
     assert (tmp_path / "other.tar").read_bytes() == bundle[0].read_bytes()
 
 
@@ -91,6 +92,26 @@ def test_a_device_without_a_network_imports_a_bundle(bundle, orchard):
     files = {one.name: one.read_bytes() for one in slots.folder(release).iterdir()}
     assert files == tiny_release(0)[1]
     assert "already" in import_bundle(orchard, path)
+
+
+def test_a_bundle_brings_a_device_what_the_store_would_during_a_rollout(tmp_path, repository):
+    """All releases that are signed for anybody are in it; the device decides."""
+    steady = repository.publish_tiny(0).release
+    repository.delegate()
+    document, files = tiny_release(1)
+    repository.add({f"releases/{document.release}/{name}": data for name, data in files.items()})
+    repository.sign()
+    path = tmp_path / "stick.tar"
+    for name, threshold, expected in (("in", EVERYBODY, document.release), ("out", NOBODY, steady)):
+        repository.roll_out(id="r1", release=document.release, threshold=threshold, spread_s=3600.0)
+        settings = device_settings(tmp_path / name, repository)
+        assert export_bundle(settings, path) == (steady, document.release)
+        repository.stop()
+        assert expected in import_bundle(settings, path)
+        slots = Slots(settings.device.state_dir)
+        assert slots.current == expected
+        assert (slots.previous == steady) is (expected != steady), "the steady release came first"
+        repository.start()
 
 
 def test_a_newer_bundle_follows_an_older_one_and_not_the_other_way_round(
