@@ -127,6 +127,8 @@ class _Total:
         return self.frames >= FRAMES_AT_LEAST and self.seconds >= SECONDS_AT_LEAST
 
     def add(self, period: PeriodSum) -> None:
+        if min(period.seconds, period.frames, period.failed, period.unsure, period.latency_ms) < 0:
+            return  # no device counts so
         self.seconds += period.seconds
         self.frames += period.frames
         self.failed += period.failed
@@ -137,7 +139,7 @@ class _Total:
             self.confidence += count * (place + 0.5) / len(period.confidence)
             self.sure_of += count
         for label, count in period.labels.items():
-            self.labels[label] += count
+            self.labels[label] += max(count, 0)
 
     def figures(self, labels: Sequence[str]) -> list[float]:
         latency = max(self.latency_ms / self.frames, 1e-3)
@@ -187,7 +189,9 @@ def _changes(side: Sequence[tuple[Vote, _Total, _Total]], labels: Sequence[str],
     width = len(FIGURES) + len(labels)
     before = np.array([one.figures(labels) for _, one, _ in side], np.float64).reshape(-1, width)
     after = np.array([one.figures(labels) for _, _, one in side], np.float64).reshape(-1, width)
-    votes = tuple(vote for vote, _, _ in side)
+    known = np.flatnonzero(np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1))
+    before, after = before[known], after[known]
+    votes = tuple(side[int(place)][0] for place in known)
     if not by_site:
         return Changes(votes, after - before, after)
     groups: Mapping[str, list[int]] = {}

@@ -300,6 +300,37 @@ def test_class_that_is_lost_on_one_kind_of_camera_halts_softly() -> None:
     assert check(verdict, "drift:class=wide:bolt").value < -0.05
 
 
+def test_difference_that_is_not_certain_yet_soaks_on_and_passes_at_the_last_look() -> None:
+    """Eight devices of twelve are slower by 60%; chance does as much once in 140 times."""
+
+    def mostly_slower(place: int, period: PeriodSum) -> PeriodSum:
+        return msgspec.structs.replace(period, latency_ms=period.latency_ms * (1.6 if place < 8 else 1.0))
+
+    fleet = Fleet(24, 12).measured(mostly_slower)
+    verdict = fleet.verdict()
+    suspects = [one.name for one in verdict.checks if one.result == "inconclusive"]
+    assert (verdict.result, verdict.is_ready, suspects) == ("inconclusive", True, ["latency"])
+    assert "soaks on" in verdict.words
+    last = fleet.soaking_since + 8 * SOAK
+    fleet.head = msgspec.structs.replace(fleet.head, taken_at=last)
+    fleet.rows = [msgspec.structs.replace(row, last_seen=last) for row in fleet.rows]
+    assert fleet.verdict().result == "pass"
+
+
+def test_figures_of_one_device_that_cannot_be_weigh_nothing() -> None:
+    def broken(place: int, period: PeriodSum) -> PeriodSum:
+        absurd: dict[int, dict[str, Any]] = {
+            0: {"latency_ms": 1e308},
+            1: {"frames": -5},
+            2: {"labels": {"bolt": -(10**9)}},
+        }
+        return msgspec.structs.replace(period, **absurd.get(place, {}))
+
+    verdict = Fleet(90, 45).measured(broken).verdict()
+    assert verdict.result == "pass"
+    assert check(verdict, "latency").counted == 43
+
+
 def test_below_ten_devices_a_side_soft_figures_are_reported_and_judge_nothing() -> None:
     verdict = Fleet(50, 9).measured(slower).verdict()
     assert verdict.result == "pass"
