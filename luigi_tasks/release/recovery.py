@@ -106,6 +106,9 @@ def bring_forward(
 def restore_own(state: RepositoryState, stored: Collection[str]) -> RepositoryState:
     """Return the state with the channels that this machine moved and that are gone, where their files exist.
 
+    Where the history begins anew, also with the files that it signed: another machine may have moved channels
+    to them.
+
     Args:
         state: What is published, without these channels.
         stored: Keys of all objects in the folder of signed files.
@@ -113,17 +116,35 @@ def restore_own(state: RepositoryState, stored: Collection[str]) -> RepositorySt
     known = state.known
     signed = {path: _signed_file(path, one) for path, one in known.own_files.items()}
     gone = drop_gone(signed, stored)
-    releases = {path.split("/")[1] for path in signed if path.endswith(f"/{RELEASE_FILE}")} - gone
+    releases = {_release_of(path) for path in {**signed, **state.files} if path.endswith(f"/{RELEASE_FILE}")}
+    releases -= gone
     pointers = {
         channel_target(name): encode_document(own)
         for name, own in known.own_channels.items()
         if channel_target(name) not in state.files and own.release in releases
     }
-    if not pointers:
+    if not pointers and not (state.published.restarts_history and signed):
         return state
     made = {path: _target_file(path, data) for path, data in pointers.items()}
     published = _of_files(state.published, {**signed, **state.files, **made})
     return _with(state, published, {**state.contents, **pointers})
+
+
+def restore_moved(shown: RepositoryState) -> RepositoryState:
+    """Return the state with the channels that this machine moved later than what is shown.
+
+    So after a theft, where another machine brought back what it had moved before.
+    """
+    pointers = {}
+    for name, own in shown.known.own_channels.items():
+        path = channel_target(name)
+        is_signed = release_target(own.release, RELEASE_FILE) in shown.files
+        if path in shown.files and is_signed and is_before(_channel(shown, path).moved_at, own.moved_at):
+            pointers[path] = encode_document(own)
+    if not pointers:
+        return shown
+    made = {path: _target_file(path, data) for path, data in pointers.items()}
+    return _with(shown, _of_files(shown.published, {**shown.files, **made}), {**shown.contents, **pointers})
 
 
 @dataclasses.dataclass(frozen=True)

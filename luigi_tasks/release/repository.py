@@ -49,6 +49,7 @@ from luigi_tasks.release.recovery import (
     own_file,
     recall,
     recover,
+    restore_moved,
     restore_own,
     went_back,
 )
@@ -162,7 +163,8 @@ class ReleaseRepository:
                 self._merge(shown)
         elif published.stamp is None and not known.versions:
             self._warn_of_move()
-        if any(channel_target(name) not in state.files for name in known.own_channels):
+        lacks_channels = any(channel_target(name) not in state.files for name in known.own_channels)
+        if lacks_channels or (published.restarts_history and known.own_files):
             state = self._restore_own(state)
         return state
 
@@ -188,9 +190,17 @@ class ReleaseRepository:
         back = went_back(shown)
         remembered = self._recall(shown.roots, shown.known) if back else None
         if remembered is None:
-            return shown
+            return self._restore_moved(shown) if back else shown
         self._report(f"signed by another machine over an older copy, of {', '.join(sorted(back))}")
         return bring_forward(shown, remembered, back)
+
+    def _restore_moved(self, shown: RepositoryState) -> RepositoryState:
+        """Return the state with the channels that this machine moved later than another one brought back."""
+        restored = restore_moved(shown)
+        if restored is not shown:
+            paths = sorted(set(restored.contents) - set(shown.contents))
+            self._report(f"without what this machine moved since: {', '.join(paths)}")
+        return restored
 
     def _recall(self, roots: Sequence[Metadata[Root]], known: Remembered) -> Published | None:
         """Return the remembered metadata; None if it does not count after a theft, or is damaged."""
@@ -211,7 +221,16 @@ class ReleaseRepository:
         found = {name for name in lacking if channel_target(name) in restored.files}
         if found:
             self._report(f"without channels that this machine moved: {', '.join(sorted(found))}")
-        if empty := dict.fromkeys(lacking - found, ()):
+        signed = {path.split("/")[1] for path in known.own_files}
+        awaited = {name for name in lacking - found if known.own_channels[name].release not in signed}
+        if awaited:
+            logger.warning(
+                "%s: the releases that this machine pointed %s to are not signed now; the machine that "
+                "signed them brings them back (`edge-keys publish` there)",
+                self.store.url(TARGETS_FOLDER),
+                ", ".join(sorted(awaited)),
+            )
+        if empty := dict.fromkeys(lacking - found - awaited, ()):
             logger.error(
                 "%s: files are gone of the releases that this machine published on %s; nothing is published "
                 "there until the next Deploy",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from edge_client.contract.errors import InputError, SettingsError
 from luigi_tasks.edge_keys import main
 from luigi_tasks.release.key_files import ENCRYPTED_MARK
 from luigi_tasks.release.keys import make_keys
+from luigi_tasks.release.rollouts_key import load_rollouts_key
 from luigi_tasks.release.signing import load_root, load_roots, open_signers, open_work_signer
 from tests.fakes.trust import trust_settings
 
@@ -155,6 +157,22 @@ def test_rotated_keys_stay_encrypted(encrypted, secrets, capsys):
     for role in ("targets", "snapshot", "timestamp"):
         assert open_signers(newest, with_passphrase(encrypted, secrets["pipeline"]), role)
     assert main(["renew", str(encrypted), *root]) == 0
+
+
+def test_a_rollouts_key_beside_encrypted_keys_is_encrypted_too(encrypted, secrets, capsys):
+    for path in ("pipeline/rollouts.pem", "device/rollouts-key.json"):
+        (encrypted / path).unlink()
+    shutil.rmtree(encrypted / "root")  # offline: no root key is needed
+    secret = ["--passphrase-file", secrets["pipeline"]]
+    for number, command in enumerate((["add-rollouts-key"], ["rotate", "--role", "rollouts"]), start=1):
+        assert main([*command, str(encrypted)]) == 1
+        assert "--passphrase-file" in capsys.readouterr().err
+        assert main([*command, str(encrypted), *secret]) == 0
+        [key] = (encrypted / "pipeline").glob("rollouts*.pem")
+        assert is_encrypted(key)
+        named = load_rollouts_key(encrypted / "device/root.json")
+        assert named is not None
+        assert named.version == number
 
 
 def test_plain_root_keys_are_replaced_by_encrypted_ones(tmp_path, secrets):

@@ -24,7 +24,7 @@ from luigi_tasks.edge_keys import main
 from luigi_tasks.fleet.opening import documents_of
 from luigi_tasks.release import writer as writer_module
 from luigi_tasks.release.channel import Pointers
-from luigi_tasks.release.keys import Rotation, add_rollouts_key, rotate_keys
+from luigi_tasks.release.keys import Rotation, rotate_keys
 from luigi_tasks.release.published import object_key
 from luigi_tasks.release.rollouts_key import KEY_FILE
 from luigi_tasks.release.signing import PIPELINE_ROLES, open_rollout_signer, rollout_keys
@@ -42,11 +42,12 @@ def rolling(release: str, steady: str = "", **fields) -> RolloutDocument:
     return RolloutDocument(channel="stable", release=release, from_release=steady, **fields)
 
 
-def to_release(release: str):
+def to_release(release: str, at: str = ""):
     """Move the steady pointer, and nothing else."""
 
     def change(pointers: Pointers) -> Pointers:
-        return dataclasses.replace(pointers, channel=ChannelDocument(channel="stable", release=release))
+        pointer = ChannelDocument(channel="stable", release=release, moved_at=at)
+        return dataclasses.replace(pointers, channel=pointer)
 
     return change
 
@@ -56,19 +57,20 @@ def start(rollout: RolloutDocument):
     return lambda pointers: dataclasses.replace(pointers, rollout=rollout)
 
 
-def sign(fleet: FolderFleet, release: str) -> None:
+def sign(fleet: FolderFleet, release: str, machine: str = "") -> None:
     """Sign a release without moving anything."""
     fleet.pass_time()
     files = {
         f"releases/{release}/{name}": f"{{}} {release}".encode() for name in ("release.json", "model.tflite")
     }
-    fleet.machine().publish(files)
+    fleet.machine(machine).publish(files)
 
 
 def without_targets_key(fleet: FolderFleet) -> None:
     """From now on, machines hold the keys that move channels only."""
-    for name in ("targets.pem", "work.pem"):
-        (fleet.keys / "pipeline" / name).unlink()
+    for role in ("targets", "work"):
+        for path in (fleet.keys / "pipeline").glob(f"{role}*.pem"):
+            path.unlink()
 
 
 def test_a_machine_without_the_targets_key_moves_pointer_and_rollout_in_one_step(fleet):
@@ -109,7 +111,7 @@ def test_a_release_that_is_not_signed_is_pointed_to_by_nothing(fleet):
     assert fleet.metadata() == before
 
 
-def test_keys_of_an_earlier_version_go_on_and_move_at_the_next_publication(fleet):
+def test_keys_of_an_earlier_version_go_on_and_move_at_the_next_publication(fleet, capsys):
     (fleet.keys / "pipeline/rollouts.pem").unlink()
     (fleet.keys / "device" / KEY_FILE).unlink()
     fleet.publish("r1")
@@ -118,7 +120,11 @@ def test_keys_of_an_earlier_version_go_on_and_move_at_the_next_publication(fleet
         fleet.machine().point("stable", start(rolling("r1")))
     assert fleet.device() == "r1"
     assert not any("rollouts" in name for name in fleet.metadata())
-    assert add_rollouts_key(fleet.keys)
+    assert main(["add-rollouts-key", str(fleet.keys)]) == 0
+    assert main(["add-rollouts-key", str(fleet.keys)]) == 0
+    said = capsys.readouterr().out
+    assert "run `edge-keys publish` now" in said
+    assert "has a rollouts key already; nothing was changed" in said
     assert fleet.machine().needs_renewal()
     fleet.machine().renew()
     assert not fleet.machine().needs_renewal()
@@ -194,6 +200,17 @@ def test_a_rollout_whose_files_are_gone_is_over_once_a_person_says_so(fleet):
     rollout = fleet.machine().load().rollout("stable")
     assert (rollout.id, rollout.heartbeat_s) == ("", 60.0)
     assert fleet.device() == "r1"
+
+
+@pytest.mark.parametrize("before", ["9999-12-31T23:59:59.999+00:00", "never", "zzz", ""])
+def test_no_time_that_a_thief_wrote_keeps_a_channel_from_moving(fleet, before):
+    fleet.publish("r1")
+    fleet.publish("r2")
+    fleet.machine().point("stable", to_release("r1", before))
+    fleet.machine("a").load()
+    fleet.machine().point("stable", to_release("r2", fleet.at_now))
+    assert fleet.machine("a").load().channel("stable").release == "r2"
+    assert fleet.device() == "r2"
 
 
 # Stolen keys
@@ -320,6 +337,28 @@ def test_after_a_theft_the_channel_comes_back_and_the_rollout_does_not(fleet):
     assert (state.channel("stable").release, state.rollout("stable")) == ("r1", None)
     assert state.releases() == ["r1", "r2"]
     assert fleet.device() == "r1"
+
+
+@pytest.mark.parametrize("moved_by_both", [True, False])
+def test_after_a_theft_a_machine_that_only_moves_channels_brings_back_its_moves(fleet, moved_by_both, caplog):
+    """The machine that signs releases brings back those, and a channel as it had moved it."""
+    if moved_by_both:
+        fleet.publish("r1", machine="signs")
+    sign(fleet, "r2", "signs")
+    fleet.pass_time()
+    fleet.machine("moves").point("stable", to_release("r2", fleet.at_now))
+    rotate_keys(fleet.keys, Rotation((*PIPELINE_ROLES, ROLLOUTS_ROLE), stolen=True))
+    assert not fleet.machine("moves").load().releases()  # before the other: it does not forget
+    fleet.machine("signs").renew()
+    without_targets_key(fleet)
+    if moved_by_both:
+        assert fleet.device() == "r1"
+    assert fleet.machine("moves").needs_renewal()
+    fleet.machine("moves").renew()
+    assert fleet.device() == "r2"
+    for machine in ("moves", "signs", "moves"):
+        assert not fleet.machine(machine).needs_renewal()
+    assert "this machine moved" in caplog.text
 
 
 # What stays, and what it costs
