@@ -234,7 +234,8 @@ def _explain_rollouts_key(folder: Path) -> str:
         f"nothing\n{folder}/pipeline/   copy the new {ROLLOUTS_ROLE}*.pem to the machines that move channels "
         "and rollouts, and remove an old one there; all of them need this version of the pipeline before\n"
         "Where luigi runs with the targets key and this one, run `edge-keys publish` now (or wait for the "
-        f"next Deploy): targets.json names the key from then on, and {ROLLOUTS_ROLE}.json says where channels point.\n"
+        f"next Deploy): targets.json names the key from then on, and {ROLLOUTS_ROLE}.json says where "
+        "channels point.\n"
     )
 
 
