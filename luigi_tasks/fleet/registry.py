@@ -14,6 +14,7 @@ Nothing here ever reads as an empty fleet: a registry that is not there, or not 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import secrets
@@ -150,6 +151,8 @@ def load_registry(documents: SignedDocuments, known: Registry | None = None) -> 
         if signed is None:
             raise _no_registry(documents)
         index = signed.document
+        if not index.shards and not index.collectors:
+            raise _nobody(documents)
         try:
             read = _read_shards(documents, index, index.shards, known.shards if known else {})
         except _ShardMissingError as e:
@@ -207,13 +210,11 @@ def change_registry(
     for attempt in range(_ATTEMPTS):
         signed = _load_index(documents)
         if signed is None:
-            if not begin or _has_shards(documents):
-                raise _no_registry(documents)
-            index = RegistryIndex(version=_first_version(documents))
-        else:
-            index = signed.document
+            _begin(documents, who, begin=begin)
+            continue
+        index = signed.document
         try:
-            return _change_once(documents, index, signed.etag if signed else None, ids, decide, who)
+            return _change_once(documents, index, signed.etag, ids, decide, who)
         except _ShardMissingError as e:
             if before == index.version:
                 raise e.as_trust_error(documents) from None
@@ -223,6 +224,17 @@ def change_registry(
         before = index.version
         time.sleep(0.05 * attempt + secrets.randbelow(100) / 1000)
     raise AssertionError("unreachable")
+
+
+def _begin(documents: SignedDocuments, who: str, *, begin: bool) -> None:
+    """Write an index without devices, if there never was one: shards without an index are a lost registry."""
+    if not begin or _has_shards(documents):
+        if documents.store.exists(INDEX_KEY):  # somebody began it meanwhile
+            return
+        raise _no_registry(documents)
+    index = RegistryIndex(version=_first_version(documents), written_at=utc_now(), written_by=who)
+    with contextlib.suppress(StoreConflictError):
+        _save_index(documents, index, None)
 
 
 def accept_registry(documents: SignedDocuments, who: str) -> int:
@@ -325,12 +337,16 @@ def _has_shards(documents: SignedDocuments) -> bool:
     return bool(documents.store.list_folder(SHARDS_FOLDER))
 
 
+def _nobody(documents: SignedDocuments) -> NoRegistryError:
+    msg = f"{documents.store.url(INDEX_KEY)}: no device was enrolled yet: `edge-fleet enroll DEVICE`"
+    return NoRegistryError(msg)
+
+
 def _no_registry(documents: SignedDocuments) -> NoRegistryError:
     url = documents.store.url(INDEX_KEY)
     seen = documents.seen.newest(INDEX_KEY) if documents.seen is not None else None
     if seen is None and not _has_shards(documents):
-        msg = f"{url}: missing. No device was enrolled yet: `edge-fleet enroll DEVICE`"
-        return NoRegistryError(msg)
+        return _nobody(documents)
     msg = (
         f"{url}: missing, and the fleet had a registry: somebody removed it, or [store] url is another one. "
         "Restore it from the bucket's versions. If it is lost, remove what is left below "
@@ -417,7 +433,7 @@ def _change_once(
     _for_each(lambda one: documents.store.put(*one), written)
     try:
         _save_index(documents, new, etag)
-    except StoreConflictError:
+    except (StoreConflictError, SettingsError):  # anything else may have come through
         _remove(documents, [key for key, _ in written])
         raise
     _remove(documents, [_shard_key(name) for name in index.superseded])

@@ -223,7 +223,7 @@ def test_a_fleet_without_collector_or_registry_is_unknown_and_not_empty(fleet):
     fleet.publish(1)
     code, text, _ = fleet.run("status")
     assert code == 0
-    assert "No device was enrolled yet" in text
+    assert "no device was enrolled yet" in text
     fleet.enroll(EnrolledDevice(device="cam-1"))
     text = fleet.run("devices")[1]
     assert "unknown" in text.splitlines()[1]

@@ -231,6 +231,7 @@ def test_a_registry_that_cannot_be_changed_leaves_no_bundle(fleet, tmp_path):
 
 
 def test_a_collector_has_a_key_of_its_own_which_the_registry_names(fleet, tmp_path):
+    fleet.run("enroll", "camera-1")
     code, text, _ = fleet.run("collector-key", "east", "--out", "east.pem")
     assert code == 0
     key = (tmp_path / "east.pem").read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING
@@ -157,9 +158,9 @@ def test_a_change_that_is_refused_changes_nothing(documents, store):
 
 
 def test_no_registry_is_an_error_and_tells_never_from_lost(documents, store):
-    with pytest.raises(NoRegistryError, match="No device was enrolled yet"):
+    with pytest.raises(NoRegistryError, match="no device was enrolled yet"):
         load_registry(documents)
-    with pytest.raises(NoRegistryError, match="No device was enrolled yet"):
+    with pytest.raises(NoRegistryError, match="no device was enrolled yet"):
         change_registry(documents, ["a"], lambda _: RegistryChange(), who="ann")
     enroll(documents, ["camera-1"])
     store.delete(INDEX_KEY)
@@ -173,6 +174,35 @@ def test_no_registry_is_an_error_and_tells_never_from_lost(documents, store):
         store.delete(one.key)
     with pytest.raises(NoRegistryError, match="the fleet had a registry"):
         load_registry(documents)
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, SettingsError])
+@pytest.mark.parametrize("number", range(1, 5))
+def test_an_enrolment_that_ends_at_any_write_is_repeated_or_done(
+    documents, store, monkeypatch, fault, number
+):
+    """A first enrolment that was killed is not taken for a registry that somebody removed."""
+    writes = 0
+
+    def failing(write):
+        def act(*arguments, **options):
+            nonlocal writes
+            writes += 1
+            if writes == number:
+                raise fault
+            return write(*arguments, **options)
+
+        return act
+
+    with monkeypatch.context() as patch:
+        for name in ("put", "put_if_unchanged", "delete"):
+            patch.setattr(store, name, failing(getattr(store, name)))
+        with contextlib.suppress(fault):
+            enroll(documents, ["camera-1"])
+    with contextlib.suppress(NoRegistryError):
+        assert set(load_registry(documents).devices) <= {"camera-1"}
+    enroll(documents, ["camera-1", "camera-2"])
+    assert set(load_registry(documents).devices) == {"camera-1", "camera-2"}
 
 
 def test_a_registry_begun_anew_is_newer_than_the_lost_one_everywhere(documents, store, monkeypatch):
