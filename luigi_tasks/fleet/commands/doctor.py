@@ -190,7 +190,7 @@ def _check_collector(settings: PipelineSettings, documents: SignedDocuments) -> 
     if late:
         msg = (
             f"{'; '.join(late)}: older than two of [fleet] snapshot_s ({settings.fleet.snapshot_s:g} s). No "
-            "rollout moves meanwhile: look at `systemctl status edge-fleet-collector` there"
+            "rollout moves meanwhile: look at `systemctl status edge-fleet-collect` there"
         )
         raise TransportError(msg)
     return "; ".join(texts)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import re
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_client.contract.errors import InputError
 from edge_client.contract.report import DeviceReport, ReleaseFigures
@@ -16,7 +20,8 @@ from edge_client.contract.rollout import Member, RolloutDocument, rollout_hash
 from edge_client.contract.times import utc_now
 from luigi_tasks.fleet.actions import open_fleet
 from luigi_tasks.fleet.records import EnrolledDevice, RolloutEvent, RolloutPlan, RolloutRecord, StageRecord
-from tests.fakes.command_fleet import CommandFleet
+from luigi_tasks.fleet.tables import table
+from tests.fakes.command_fleet import CommandFleet, Terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -351,3 +356,17 @@ def test_a_variant_for_their_class_lets_a_rollout_start(fleet):
         "stable", needs_new, RolloutPlan(), "ann", variants={"zero2w": variant}
     )
     assert (record.skipped, record.events[0].why) == ({}, "1 of 1 devices can run it")
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=200), st.text(max_size=200)), max_size=4), st.sampled_from([0, 30])
+)
+def test_a_table_of_any_text_is_printable_and_has_a_line_for_each_row(rows, columns):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(columns))
+        out = Terminal() if columns else io.StringIO()
+        with contextlib.redirect_stdout(out):
+            text = table(("one", "two"), rows)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert all(one.isprintable() or one == "\n" for one in plain)
+    assert columns or len(plain.splitlines()) == len(rows) + 1

@@ -263,6 +263,7 @@ TAKEN = {
     "fleet/snapshots/1.json",
     "fleet/rollouts/stable/current.json",
     "fleet/verdicts/stable/r/1.json",
+    "fleet/told/stable.json",
     "inbox/camera-1/1.jpg",
     "inbox/camera-2/1.jpg",
     "work/plans/1.json",
@@ -284,7 +285,7 @@ MAY = {
     "collector": (keys("metadata/", "targets/", "fleet/"), *[keys("fleet/snapshots/")] * 2),
     "approver": (
         keys("metadata/", "targets/", "fleet/"),
-        MOVES | keys("fleet/rollouts/", "fleet/verdicts/", "fleet/registry/"),
+        MOVES | keys("fleet/rollouts/", "fleet/verdicts/", "fleet/told/", "fleet/registry/"),
         keys("fleet/registry/"),
     ),
 }
