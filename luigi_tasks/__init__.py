@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from luigi_tasks.doubtful_labels import DoubtfulLabels
+    from luigi_tasks.fleet.tasks import AdvanceRollout, Approve, Back, Rollout
     from luigi_tasks.labelling.tasks import ListInbox, TakeLabelled
     from luigi_tasks.pipeline import (
         AnnounceRelease,
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from luigi_tasks.roll_back import RollBack
 
 __all__ = [
+    "AdvanceRollout",
     "AnnounceRelease",
+    "Approve",
+    "Back",
     "DatasetSnapshot",
     "Deploy",
     "DoubtfulLabels",
@@ -34,14 +38,19 @@ __all__ = [
     "PublishRelease",
     "QuantizeModel",
     "RollBack",
+    "Rollout",
     "TakeLabelled",
     "TrainModel",
 ]
 
 _ELSEWHERE = {
+    "AdvanceRollout": "luigi_tasks.fleet.tasks",
+    "Approve": "luigi_tasks.fleet.tasks",
+    "Back": "luigi_tasks.fleet.tasks",
     "DoubtfulLabels": "luigi_tasks.doubtful_labels",
     "ListInbox": "luigi_tasks.labelling.tasks",
     "RollBack": "luigi_tasks.roll_back",
+    "Rollout": "luigi_tasks.fleet.tasks",
     "TakeLabelled": "luigi_tasks.labelling.tasks",
 }
 
@@ -58,5 +67,6 @@ if "luigi" in sys.modules:  # `luigi --module luigi_tasks`: Luigi finds the task
     importlib.import_module("luigi_tasks.labelling.tasks")
     importlib.import_module("luigi_tasks.doubtful_labels")
     importlib.import_module("luigi_tasks.pipeline")
+    importlib.import_module("luigi_tasks.fleet.tasks")
     importlib.import_module("luigi_tasks.roll_back")
     importlib.import_module("luigi_tasks.command_line").check_command(sys.argv[1:], __all__)

@@ -42,6 +42,8 @@ EXIT_CODES = {
     "unhandled_exception": 40,
 }
 _HELP = {"--help", "--help-all"}
+# The task that has an option with which those of a section begin.
+_RELEASE_OPTION = {"Rollout"}
 
 
 def check_command(arguments: Sequence[str], tasks: Sequence[str]) -> None:
@@ -54,6 +56,8 @@ def check_command(arguments: Sequence[str], tasks: Sequence[str]) -> None:
     log_errors_as_messages()
     if not _names_module(arguments):
         return
+    if _RELEASE_OPTION & {*arguments}:
+        _take_options_as_written()
     configuration: Any = luigi.configuration.get_config()
     for name, code in EXIT_CODES.items():
         if not configuration.has_option("retcode", name):
@@ -73,6 +77,23 @@ def check_command(arguments: Sequence[str], tasks: Sequence[str]) -> None:
     except EdgeError as e:
         sys.stderr.write(f"luigi: {one_line(str(e))}\n")
         sys.exit(code)
+
+
+def _take_options_as_written() -> None:
+    """Let Luigi take no beginning of an option for the option.
+
+    It reads the options once without those of the task, where the `--release` of Rollout would be the
+    beginning of `--release-channel` and others.
+    """
+    luigis: Any = CmdlineParser
+    build = luigis._build_parser  # noqa: SLF001 - as in _parser
+
+    def build_exact(*args: Any, **kwargs: Any) -> argparse.ArgumentParser:  # noqa: ANN401 - Luigi's
+        parser: argparse.ArgumentParser = build(*args, **kwargs)
+        parser.allow_abbrev = False
+        return parser
+
+    luigis._build_parser = staticmethod(build_exact)  # noqa: SLF001 - as above
 
 
 def _names_module(arguments: Sequence[str]) -> bool:

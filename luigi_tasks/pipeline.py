@@ -339,7 +339,7 @@ class PublishRelease(TrainingTask):
         return self.clone(EvaluateModel)
 
     def output(self) -> ChannelTarget | PendingTarget:  # type: ignore[override]
-        """Exists when the signed channel points to the candidate."""
+        """Exists when the signed channel points to the candidate, or its rollout runs or waits."""
         candidate = artifacts.find_candidate(self.clone(QuantizeModel).output())
         return PendingTarget() if candidate is None else channel_target(self.workspace, candidate.release)
 
@@ -349,8 +349,9 @@ class PublishRelease(TrainingTask):
         made, judged = self.clone(QuantizeModel).own_target(), self.requires().own_target()
         evidence = Evidence(self.workspace.ledger, [made.key, judged.key])
         evaluated, candidate = artifacts.load_evaluation(judged), artifacts.load_candidate(made)
-        steps.publish_release(self.workspace, candidate, evaluated, self.load_snapshot(), progress, evidence)
-        return f"channel {self.identity.settings.release.channel} points to {evaluated.record.release}"
+        return steps.publish_release(
+            self.workspace, candidate, evaluated, self.load_snapshot(), progress, evidence
+        )
 
 
 class AnnounceRelease(PipelineTask):

@@ -41,6 +41,8 @@ class RollBack(Reschedulable):
         return steps.current_release(self.workspace) == self.to and self.output().exists()
 
     def run(self) -> None:
-        """Publish the older release under newer metadata, then announce."""
+        """Publish the older release under newer metadata, then announce; a rollout that runs is aborted."""
+        channel = self.workspace.settings.release.channel
+        self.workspace.fleet.leave(channel, "RollBack", f"the channel goes back to {self.to}")
         steps.roll_back(self.workspace, str(self.to))
         steps.announce(self.workspace)

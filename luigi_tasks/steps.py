@@ -412,8 +412,11 @@ def publish_release(
     snapshot: Snapshot,
     progress: Progress = ignore_progress,
     evidence: Evidence | None = None,
-) -> None:
+) -> str:
     """Sign the release and upload it, then point the channel to it: data first, pointer last.
+
+    With `[rollout] stages`, a rollout is started in the place of that; while another one runs, the release
+    waits for its end. Returns in words what was done.
 
     Args:
         workspace: The run.
@@ -427,11 +430,18 @@ def publish_release(
         stays current).
     """
     from luigi_tasks.evidence.release import Evidence  # noqa: PLC0415 - only where something is published
-    from luigi_tasks.release.publication import publish  # noqa: PLC0415 - as above
+    from luigi_tasks.fleet.deployment import deploy  # noqa: PLC0415 - as above
+    from luigi_tasks.release.publication import check_verdict, publish  # noqa: PLC0415 - as above
 
-    evidence, load = evidence or Evidence(workspace.ledger), workspace.pixel_loader(progress)
-    holdout, repository = snapshot.split(HOLDOUT), workspace.repository
-    publish(repository, candidate, evaluated, holdout, load, workspace.settings, evidence, progress)
+    release, proof = candidate.record.release, evidence or Evidence(workspace.ledger)
+    check_verdict(release, evaluated)
+
+    def sign() -> None:
+        holdout, load = snapshot.split(HOLDOUT), workspace.pixel_loader(progress)
+        settings, repository = workspace.settings, workspace.repository
+        publish(repository, candidate, evaluated, holdout, load, settings, proof, progress)
+
+    return deploy(workspace.fleet, release, sign)
 
 
 def current_release(workspace: Workspace) -> str | None:
@@ -444,14 +454,14 @@ def current_release(workspace: Workspace) -> str | None:
 
 
 def announce(workspace: Workspace) -> str:
-    """Publish the retained announcement of what the channel points to; return the release.
+    """Publish the retained announcement of the channel's release, or of the one that is rolled out.
 
     Raises: InputError if the channel does not exist; TransportError; SettingsError; TrustError.
     """
     from luigi_tasks.release import announcement  # noqa: PLC0415 - as in publish_release
 
     channel = workspace.settings.release.channel
-    release = current_release(workspace)
+    release = announcement.release_to_announce(workspace.repository.load(), channel)
     if release is None:
         msg = f"channel {channel}: nothing is published on it, so there is nothing to announce; run Deploy"
         raise InputError(msg)

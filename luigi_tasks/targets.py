@@ -42,13 +42,19 @@ class PublishedTarget(luigi.Target):
 class ChannelTarget(PublishedTarget):
     """Exists when the signed channel points to the release for the right share of devices.
 
-    Also where a person withdrew the release: then there is nothing to do.
+    Also where a person withdrew the release, or its rollout runs or waits: then there is nothing to do.
     """
 
     def __init__(
-        self, load: Callable[[], RepositoryState], channel: str, release: str, share_percent: float
+        self,
+        load: Callable[[], RepositoryState],
+        channel: str,
+        release: str,
+        share_percent: float,
+        is_taken_up: Callable[[], bool] = bool,
     ) -> None:
         super().__init__(load)
+        self.is_taken_up = is_taken_up
         self.channel = channel
         self.release = release
         self.share_percent = share_percent
@@ -59,7 +65,7 @@ class ChannelTarget(PublishedTarget):
         pointer = state.channel(self.channel)
         wanted = (self.release, self.share_percent)
         points_here = pointer is not None and (pointer.release, pointer.share_percent) == wanted
-        return points_here or self.release in state.withdrawn(self.channel)
+        return points_here or self.release in state.withdrawn(self.channel) or self.is_taken_up()
 
 
 class FreshSignaturesTarget(PublishedTarget):
@@ -77,7 +83,10 @@ class FreshSignaturesTarget(PublishedTarget):
 
 
 class AnnouncementTarget(PublishedTarget):
-    """Exists when the broker, if there is one, retains the announcement of what the channel points to."""
+    """Exists when the broker, if there is one, retains the announcement of the channel's release.
+
+    While a release is rolled out, that one is announced: a device ignores the announcement of what it has.
+    """
 
     def __init__(self, load: Callable[[], RepositoryState], client: BrokerClient, channel: str) -> None:
         super().__init__(load)
@@ -86,10 +95,11 @@ class AnnouncementTarget(PublishedTarget):
 
     def exists(self) -> bool:
         """Whether a device that connects now receives the announcement of the current release."""
-        from luigi_tasks.release.announcement import is_announced  # noqa: PLC0415 - seldom asked for
+        from luigi_tasks.release import announcement  # noqa: PLC0415 - seldom asked for
 
-        pointer = self.load().channel(self.channel)
-        return pointer is not None and is_announced(self.client, self.channel, pointer.release)
+        release = announcement.release_to_announce(self.load(), self.channel)
+        # Without one, the channel's first rollout has not begun: there is nothing to announce.
+        return release is None or announcement.is_announced(self.client, self.channel, release)
 
 
 def channel_target(
@@ -97,7 +107,13 @@ def channel_target(
 ) -> ChannelTarget:
     """Return the target of a release that the run's channel offers."""
     rules = workspace.settings.release
-    return ChannelTarget(load or workspace.repository.load, rules.channel, release, rules.share_percent)
+    return ChannelTarget(
+        load or workspace.repository.load,
+        rules.channel,
+        release,
+        rules.share_percent,
+        lambda: workspace.is_taken_up(release),
+    )
 
 
 def announcement_target(

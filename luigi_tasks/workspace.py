@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.pixel_cache import PixelCache
     from luigi_tasks.dataset.pixels import PixelLoader
     from luigi_tasks.dataset.records import Entry, LeftOut, Picture, ReadPicture, Snapshot
+    from luigi_tasks.fleet.actions import Fleet
     from luigi_tasks.release.broker import BrokerClient
     from luigi_tasks.release.published import RepositoryState
     from luigi_tasks.release.repository import ReleaseRepository
@@ -279,6 +280,23 @@ class Workspace:
         from luigi_tasks.release.repository import ReleaseRepository  # noqa: PLC0415 - imports python-tuf
 
         return ReleaseRepository(self.store, self.settings.trust)
+
+    @functools.cached_property
+    def fleet(self) -> Fleet:
+        """The rollouts of the fleet."""
+        from luigi_tasks.fleet.actions import Fleet  # noqa: PLC0415 - as above
+        from luigi_tasks.fleet.opening import documents_of  # noqa: PLC0415 - as above
+
+        return Fleet(self.settings, documents_of(self.repository), self.repository, self.broker)
+
+    def is_taken_up(self, release: str) -> bool:
+        """Whether a release needs no publication: it is rolled out, or waits, or was sent back.
+
+        Raises: as `published`; InputError if the record of a rollout is gone.
+        """
+        from luigi_tasks.fleet.deployment import is_taken_up  # noqa: PLC0415 - as above
+
+        return is_taken_up(self.fleet, release)
 
     def published(self) -> RepositoryState:
         """Return what is published, verified; an empty state where nothing is, with or without keys.

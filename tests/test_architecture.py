@@ -87,10 +87,10 @@ LUIGI_TASKS = {
     "fleet": "cells progress pages logs luigid settings storage release",
     "labelling": "cells progress pages logs luigid settings storage dataset training",
     "addresses": "settings storage dataset backbone training",
-    "workspace": "logs progress addresses settings storage evidence dataset backbone release",
+    "workspace": "logs progress addresses settings storage evidence dataset backbone release fleet",
     "artifacts": "addresses workspace storage evidence dataset backbone training quantization gate labelling",
     "steps": "progress logs provenance workspace settings evidence dataset backbone training quantization "
-    "gate labelling release",
+    "gate labelling release fleet",
     "refusals": "workspace gate fleet",
     "targets": "workspace storage evidence release",
     "task": "progress logs luigid settings addresses workspace evidence dataset targets",
@@ -102,7 +102,7 @@ LUIGI_TASKS = {
     "edge_keys": "settings release workspace steps",
     "heartbeat": "",
     "edge_tune": "settings evidence training addresses workspace artifacts steps",
-    "__init__": "labelling pipeline doubtful_labels roll_back command_line",
+    "__init__": "labelling pipeline doubtful_labels roll_back fleet command_line",
 }
 # What the pipeline may use of the device's package.
 SHARED = "__init__ children contract disk inference update"
@@ -120,6 +120,7 @@ WITH_LUIGI = {
     "settings/sections",
     "command_line",
     "labelling/tasks",
+    "fleet/tasks",
     "luigid",
     "roll_back",
     "doubtful_labels",

@@ -31,8 +31,10 @@ from luigi_tasks.fleet.records import (
     RolloutPlan,
     RolloutRecord,
 )
+from luigi_tasks.fleet.registry import load_registry
 from luigi_tasks.fleet.rollouts import Rollouts, new_id
 from luigi_tasks.fleet.stages import ADVANCE, Moment
+from luigi_tasks.fleet.standing import Look, RolloutRunsError, Standing, in_words, runs_already
 from luigi_tasks.logs import LUIGI_LOGGER
 from luigi_tasks.release.channel import Pointers
 from luigi_tasks.storage.store import StoreConflictError
@@ -40,7 +42,7 @@ from luigi_tasks.storage.store import StoreConflictError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from luigi_tasks.fleet.documents import Signed, SignedDocuments
+    from luigi_tasks.fleet.documents import SignedDocuments
     from luigi_tasks.release.broker import BrokerClient
     from luigi_tasks.release.repository import ReleaseRepository
     from luigi_tasks.settings.values import PipelineSettings
@@ -48,49 +50,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(LUIGI_LOGGER)
 
 ATTEMPTS = 5
-
-
-class RolloutRunsError(InputError):
-    """Another rollout runs on the channel."""
-
-
-class RolloutHaltedError(InputError):
-    """A look halted or paused a rollout."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """What a look at a channel found and did.
-
-    Attributes:
-        record: The rollout; None: none runs.
-        words: In a sentence.
-        is_halted: Whether this look halted the rollout, paused it or sent it back.
-    """
-
-    record: RolloutRecord | None
-    words: str
-    is_halted: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Standing:
-    """What a channel is in.
-
-    Attributes:
-        current: `current.json`; None: there is none.
-        running: The rollout that it names; None: none.
-        signed: The signed documents of the channel.
-    """
-
-    current: Signed[CurrentRollout] | None
-    running: Signed[RolloutRecord] | None
-    signed: Pointers
-
-    @property
-    def queued(self) -> str:
-        """Release that waits for the rollout's end; empty: none."""
-        return self.current.document.queued if self.current is not None else ""
 
 
 class Fleet:
@@ -168,7 +127,7 @@ class Fleet:
         self._settle(record)
         news = record.events[len(before.events) :]
         halts = [one for one in news if one.what in {"halted", "paused", "older_copy", "going_back"}]
-        return Look(record, _in_words(record, halts[0].why if halts else words), is_halted=bool(halts))
+        return Look(record, in_words(record, halts[0].why if halts else words), is_halted=bool(halts))
 
     def _doubt(self, record: RolloutRecord, signed: Pointers, when: Moment) -> RolloutRecord:
         """Return the rollout paused if its record is an older copy."""
@@ -205,35 +164,12 @@ class Fleet:
             if running.document.release == release:
                 return running.document
             if not supersede:
-                raise RolloutRunsError(_runs(running.document))
-        admitted = admit(
-            self.documents,
-            self.repository.load(),
-            self.settings.broker.fleet,
-            channel,
-            release,
-            variants or {},
-            plan,
-            skip_incompatible=skip_incompatible,
-        )
+                raise RolloutRunsError(runs_already(running.document))
+        record = self._new(channel, release, plan, variants or {}, when, skip_incompatible=skip_incompatible)
         if running is not None:
             self._change(channel, lambda record: stages.supersede(record, release, when))
             standing = self.stand(channel)
-        pointer = standing.signed.channel
-        record = RolloutRecord(
-            id=new_id(release, when.now),
-            channel=channel,
-            release=release,
-            from_release=pointer.release if pointer is not None else "",
-            variants=dict(variants or {}),
-            plan=admitted.plan,
-            skipped=admitted.skipped,
-            created_at=when.at,
-            created_by=who,
-            state=PLANNED,
-            state_since=when.now,
-        )
-        record = self.rollouts.save(stages.add_event(record, "opened", when, admitted.words), None)
+        record = self.rollouts.save(record, None)
         last = standing.current.document.last if standing.current is not None else ""
         try:
             self._save_current(standing, CurrentRollout(channel=channel, rollout=record.id, last=last))
@@ -243,12 +179,71 @@ class Fleet:
         self._tell(record.channel, record)
         return record
 
-    def queue(self, channel: str, release: str, who: str) -> None:
-        """Let a release wait for the end of the channel's rollout; the newest one waits."""
+    def draft(
+        self,
+        channel: str,
+        release: str,
+        plan: RolloutPlan,
+        who: str,
+        *,
+        variants: Mapping[str, str] | None = None,
+        skip_incompatible: bool = False,
+    ) -> RolloutRecord:
+        """Return a rollout with the stages that it would open, were the registry to stay as it is.
+
+        Raises: As `start`; NoRegistryError.
+        """
+        self._check(channel, release, variants or {}, self.stand(channel).signed)
+        when = self._moment(who)
+        record = self._new(channel, release, plan, variants or {}, when, skip_incompatible=skip_incompatible)
+        enrolled = load_registry(self.documents).devices.values()
+        return msgspec.structs.replace(record, stages=tuple(stages.preview(record, enrolled, when.now)))
+
+    def _new(
+        self,
+        channel: str,
+        release: str,
+        plan: RolloutPlan,
+        variants: Mapping[str, str],
+        when: Moment,
+        *,
+        skip_incompatible: bool,
+    ) -> RolloutRecord:
+        state = self.repository.load()
+        admitted = admit(
+            self.documents,
+            state,
+            self.settings.broker.fleet,
+            channel,
+            release,
+            variants,
+            plan,
+            skip_incompatible=skip_incompatible,
+        )
+        pointer = state.channel(channel)
+        record = RolloutRecord(
+            id=new_id(release, when.now),
+            channel=channel,
+            release=release,
+            from_release=pointer.release if pointer is not None else "",
+            variants=dict(variants),
+            plan=admitted.plan,
+            skipped=admitted.skipped,
+            created_at=when.at,
+            created_by=when.who,
+            state=PLANNED,
+            state_since=when.now,
+        )
+        return stages.add_event(record, "opened", when, admitted.words)
+
+    def queue(self, channel: str, release: str, who: str) -> bool:
+        """Let a release wait for the end of the rollout that runs, if one does; the newest one waits."""
         for _ in range(ATTEMPTS):
-            standing = self.stand(channel)
-            if standing.running is None or standing.queued == release:
-                return
+            standing = self._finish_ended(channel)
+            if standing.running is None or standing.running.document.release == release:
+                return False
+            if standing.queued == release:
+                return True
             current = CurrentRollout(
                 channel=channel,
                 rollout=standing.running.document.id,
@@ -258,6 +253,8 @@ class Fleet:
             )
             with contextlib.suppress(StoreConflictError):  # a look ended the rollout, perhaps
                 self._save_current(standing, current)
+        msg = f"channel {channel}: others changed its rollout {ATTEMPTS} times meanwhile; try again"
+        raise TransportError(msg)
 
     def is_taken_up(self, channel: str, release: str) -> bool:
         """Whether a release needs no Deploy: it is rolled out or waits, or its rollout ended without moving.
@@ -275,7 +272,7 @@ class Fleet:
             last = found.document if found is not None else None
         if last is None or last.release != release:
             return False
-        return last.state != DONE or stages.is_limited(last.plan)
+        return last.state != DONE or stages.is_limited(last)
 
     def _check(self, channel: str, release: str, variants: Mapping[str, str], signed: Pointers) -> None:
         state = self.repository.load()
@@ -426,19 +423,6 @@ class Fleet:
         now = self.clock()
         time_of_day = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
         return Moment(now, time_of_day.isoformat(timespec="milliseconds"), who)
-
-
-def _in_words(record: RolloutRecord, why: str) -> str:
-    stage = record.stages[-1] if record.stages else None
-    where = f", stage {stage.number} of {len(record.plan.stages)} ({stage.size} devices)" if stage else ""
-    return f"rollout {record.id} of release {record.release} is {record.state}{where}: {why}"
-
-
-def _runs(record: RolloutRecord) -> str:
-    return (
-        f"channel {record.channel}: rollout {record.id} of release {record.release} is {record.state}; one "
-        "rollout a channel. Let it end, send it back, or give --supersede in its first stage"
-    )
 
 
 def open_fleet(settings: PipelineSettings) -> Fleet:

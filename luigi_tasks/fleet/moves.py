@@ -90,7 +90,7 @@ def why_behind(record: RolloutRecord, signed: Pointers) -> str:
             "the signed document sends the devices back, and the record does not",
         ),
         (
-            not is_its and points_to == record.release and not is_limited(record.plan),
+            not is_its and points_to == record.release and not is_limited(record),
             "the channel points to the release already",
         ),
         (
@@ -139,7 +139,7 @@ def _done(record: RolloutRecord, before: Pointers, at: str) -> RolloutDocument |
 
     For a part of the fleet, and for the classes that have a variant, it stays: the pointer is everybody's.
     """
-    if not (is_limited(record.plan) or record.variants):
+    if not (is_limited(record) or record.variants):
         return idle(before, record.channel, at).rollout
     return msgspec.structs.replace(_open(record, before, at), threshold=EVERYBODY, spread_s=0.0)
 
@@ -150,7 +150,7 @@ def _move(record: RolloutRecord, before: Pointers, at: str) -> ChannelDocument |
     is_left = pointer is not None and (
         pointer.release == record.release or record.release in pointer.withdrawn
     )
-    if is_limited(record.plan) or is_left:
+    if is_limited(record) or is_left:
         return pointer
     return point_channel(pointer, record.channel, record.release, share_percent=100.0, at=at)
 

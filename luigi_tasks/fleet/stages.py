@@ -44,7 +44,7 @@ from luigi_tasks.settings.rollout import devices_of
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from luigi_tasks.fleet.records import EnrolledDevice, RolloutPlan, RolloutRecord, VerdictRecord
+    from luigi_tasks.fleet.records import EnrolledDevice, RolloutRecord, VerdictRecord
 
 ADVANCE = "AdvanceRollout"
 # States in which a verdict may open the next stage.
@@ -378,9 +378,14 @@ def add_event(
     return msgspec.structs.replace(record, events=(*record.events, event))
 
 
-def is_limited(plan: RolloutPlan) -> bool:
-    """Whether a rollout is for a part of the fleet only."""
-    return bool(plan.only or plan.excluded)
+def is_limited(record: RolloutRecord) -> bool:
+    """Whether a rollout is for a part of the fleet only: one that a person chose.
+
+    Devices that cannot run the release are left out of its stages, and limit nothing: when the pointer moves,
+    they refuse by themselves and keep what they serve.
+    """
+    unable = {f"device={one}" for one in record.skipped}
+    return bool(record.plan.only or set(record.plan.excluded) - unable)
 
 
 def in_words(seconds: float) -> str:

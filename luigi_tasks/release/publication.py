@@ -43,7 +43,8 @@ def publish(
 ) -> None:
     """Sign the release and upload it, then point the channel to it: data first, pointer last.
 
-    What is signed already, since the channel pointed to it before, is not made again.
+    With `[rollout] stages` the channel stays: a rollout moves it. What is signed already, since the channel
+    pointed to it before, is not made again.
 
     Args:
         repository: Where it is published.
@@ -58,7 +59,7 @@ def publish(
         than the file gives now; SettingsError without keys; TrustError; TransportError (the earlier release
         stays current).
     """
-    _check_verdict(candidate.record.release, evaluated)
+    check_verdict(candidate.record.release, evaluated)
     release, rules, state = candidate.record.release, settings.release, repository.load()
     files, model = dict[str, bytes](), candidate.model
     if state.release(release) is None:
@@ -74,13 +75,16 @@ def publish(
     else:
         model = state.read(release_target(release, MODEL_FILE))
     files |= make_patches(state, release, model, rules.channel, rules.patches)
-    repository.publish(
-        files,
-        lambda pointer: point_channel(
-            pointer, rules.channel, release, share_percent=rules.share_percent, at=utc_now()
-        ),
-        rules.channel,
-    )
+    if settings.rollout.stages:
+        repository.publish(files)
+    else:
+        repository.publish(
+            files,
+            lambda pointer: point_channel(
+                pointer, rules.channel, release, share_percent=rules.share_percent, at=utc_now()
+            ),
+            rules.channel,
+        )
     _empty_old_reports(repository, state)
 
 
@@ -93,8 +97,8 @@ def _empty_old_reports(repository: ReleaseRepository, state: RepositoryState) ->
         repository.store.put(object_key(path, file.hashes["sha256"]), b"")
 
 
-def _check_verdict(release: str, evaluated: Evaluated) -> None:
-    """Raise InputError if this release may not be published."""
+def check_verdict(release: str, evaluated: Evaluated) -> None:
+    """Refuse a release that may not be published; raises InputError."""
     if evaluated.record.release != release:
         msg = f"release {release}: the evaluation is of release {evaluated.record.release}; evaluate this one"
         raise InputError(msg)

@@ -87,21 +87,27 @@ class RolloutFleet:
         silent: Devices of which nothing is heard.
     """
 
-    def __init__(self, folder: Path, devices: int = 4) -> None:
+    def __init__(self, folder: Path, devices: int = 4, settings: PipelineSettings | None = None) -> None:
+        """Enroll devices in the bucket that settings name, where something is published, or in a new one."""
         self.folder = folder
         self.now = time.time()
-        url = (folder / "bucket").as_uri()
-        store = StoreSettings(url, "", "", "when_required", conditional_writes=True)
-        settings = settings_with_keys(store, folder / "keys")
-        self.settings: PipelineSettings = dataclasses.replace(
-            settings, broker=dataclasses.replace(settings.broker, host=""), rollout=QUICK
-        )
+        self.settings = settings or self._make_bucket()
         self.signer = CryptoSigner.generate_ed25519()
         self.serving: dict[str, str] = {}
         self.verdicts: dict[str, str] = {}
         self.silent: set[str] = set()
-        self.steady = self.publish(0).release
+        if settings is None:
+            self.publish(0)
+        pointer = self.machine().repository.load().channel("stable")
+        self.steady = pointer.release if pointer is not None else ""
         self.enroll(f"camera-{number}" for number in range(devices))
+
+    def _make_bucket(self) -> PipelineSettings:
+        url = (self.folder / "bucket").as_uri()
+        store = StoreSettings(url, "", "", "when_required", conditional_writes=True)
+        settings = settings_with_keys(store, self.folder / "keys")
+        broker = dataclasses.replace(settings.broker, host="")
+        return dataclasses.replace(settings, broker=broker, rollout=QUICK)
 
     def keep(self, place: Path) -> Callable[[], None]:
         """Copy bucket and memory to a place; return what puts them back."""

@@ -60,6 +60,7 @@ class Site:
         self.folder, self.weights, self.broker = folder, weights, broker
         self.pictures, self.store = folder / "pictures", folder / "store"
         self.messages: list[str] = []
+        self.rollout: dict[str, object] = {}
         make_keys(folder / "keys")
 
     def load_settings(self, pictures: str = "", **changes: Mapping[str, object]) -> PipelineSettings:
@@ -82,6 +83,7 @@ class Site:
             },
             broker={"host": self.broker[0], "port": self.broker[1], "fleet": "evidence", "timeout_s": 5.0},
             release={"self_test_pictures": 2},
+            rollout=changes.get("rollout", self.rollout),
         )
 
     def deploy(self, pictures: Mapping[str, bytes], **options: object) -> str:

@@ -1,0 +1,58 @@
+"""What Deploy does with a release that passed the gate: it moves the channel at once, or by stages.
+
+With `[rollout] stages` the release is signed and its rollout started. While another rollout runs it waits:
+depth one, the newest wins. When that one has ended, the next Deploy finds the release not taken up, and has
+its gate decide again, against the champion of then: the gate's result lies under an address that the champion
+is part of. So nothing that waits is ever started without a verdict against what is deployed, and nothing here
+needs the gate.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from luigi_tasks.fleet.plans import plan_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from luigi_tasks.fleet.actions import Fleet
+
+WHO = "Deploy"
+
+
+def deploy(fleet: Fleet, release: str, publish: Callable[[], None]) -> str:
+    """Publish a release, and move the channel to it or start its rollout; return in words what was done.
+
+    Args:
+        fleet: The fleet.
+        release: The release.
+        publish: Signs it, and moves the channel where there are no stages.
+    Raises: as `publish`, and `Fleet.start`.
+    """
+    channel = fleet.settings.release.channel
+    moved = f"channel {channel} points to {release}"
+    if not _is_staged(fleet):
+        publish()
+        return moved
+    if fleet.queue(channel, release, WHO):
+        return f"release {release} waits for the end of the rollout on channel {channel}"
+    publish()
+    if not fleet.settings.rollout.stages:
+        fleet.leave(channel, WHO, "the channel moves at once")  # the last rollout was for a part of the fleet
+        return moved
+    fleet.start(channel, release, plan_of(fleet.settings.rollout), WHO)
+    return fleet.advance(channel).words
+
+
+def is_taken_up(fleet: Fleet, release: str) -> bool:
+    """Whether Deploy has nothing to do with a release that the channel does not point to."""
+    return _is_staged(fleet) and fleet.is_taken_up(fleet.settings.release.channel, release)
+
+
+def _is_staged(fleet: Fleet) -> bool:
+    """Whether the channel moves by stages, or is in a rollout that a person started."""
+    if fleet.settings.rollout.stages:
+        return True
+    rollout = fleet.repository.load().rollout(fleet.settings.release.channel)
+    return rollout is not None and bool(rollout.id)
