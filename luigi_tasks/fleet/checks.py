@@ -30,13 +30,14 @@ from luigi_tasks.fleet.records import (
     UNSEEN,
     Check,
 )
+from luigi_tasks.fleet.stage_view import BROKEN_RESTARTS
 from luigi_tasks.fleet.statistics import fisher_p, lower_bound, rounded, upper_bound
 
 if TYPE_CHECKING:
     from luigi_tasks.fleet.stage_view import StageView, Vote
 
-# Silence of the stage is the fleet's own where that of other devices is as common as this ...
-COMMON_SILENCE, OTHERS_AT_LEAST = 0.05, 10
+# Silence and restarts of the stage are the fleet's own where those of other devices are as common as this ...
+COMMON_SHARE, OTHERS_AT_LEAST = 0.05, 10
 # ... unless chance explains the difference less often than this.
 UNCOMMON_P = 0.001
 # Devices that began and are silent halt, so many at least, where chance explains the difference less often.
@@ -113,13 +114,14 @@ def hard_checks(view: StageView) -> tuple[Check, ...]:
 def failed_votes(view: StageView) -> tuple[Vote, ...]:
     """Return the members that failed, each with its reason in its state or its `fault`.
 
-    Silence that the rest of the fleet shares is no failure of the release.
+    Silence and restarts that the rest of the fleet shares are no failures of the release.
     """
-    common = is_silence_common(view)
+    is_outage, is_power = is_silence_common(view), are_restarts_common(view)
     return tuple(
         one
         for one in view.members
-        if (one.state in FAILURES and not (one.state == SILENT and common)) or one.fault
+        if (one.state in FAILURES and not (one.state == SILENT and is_outage))
+        or (one.fault and not (one.is_restarting and is_power))
     )
 
 
@@ -176,11 +178,26 @@ def is_silence_common(view: StageView) -> bool:
     control = [one for one in view.control if one.state != UNSEEN]
     if len(control) >= OTHERS_AT_LEAST:
         others = sum(not one.is_heard for one in control)
-        is_common = others >= COMMON_SILENCE * len(control)
+        is_common = others >= COMMON_SHARE * len(control)
         return is_common and fisher_p(quiet, len(under), others, len(control)) >= UNCOMMON_P
     passed_before = [one for one in under if one.state == PASSED]
     others = sum(not one.is_heard for one in passed_before)
-    return len(passed_before) >= OTHERS_AT_LEAST and others >= COMMON_SILENCE * len(passed_before)
+    return len(passed_before) >= OTHERS_AT_LEAST and others >= COMMON_SHARE * len(passed_before)
+
+
+def are_restarts_common(view: StageView) -> bool:
+    """Whether devices outside of the stage were started as often since it opened, as in a thunderstorm."""
+    hit = sum(one.is_restarting for one in view.members)
+    control = [one.row for one in view.control if one.row is not None and one.state != UNSEEN]
+    if not hit or len(control) < OTHERS_AT_LEAST:
+        return False
+    opened, period_s = view.stage.opened_at, view.head.period_s
+    others = sum(
+        sum(one.restarts for one in row.periods if one.start + period_s > opened) >= BROKEN_RESTARTS
+        for row in control
+    )
+    is_common = others >= COMMON_SHARE * len(control)
+    return is_common and fisher_p(hit, len(view.began), others, len(control)) >= UNCOMMON_P
 
 
 def silence(view: StageView) -> Check:

@@ -40,6 +40,7 @@ class Vote:
         release: The release that the rollout has for it.
         is_heard: Whether its last report is young enough; the collector's own silence counts as silence.
         fault: Why it fails though it serves the release, in a sentence; empty: it does not.
+        is_restarting: Whether that is because it was started again and again.
     """
 
     enrolled: EnrolledDevice
@@ -48,6 +49,7 @@ class Vote:
     release: str
     is_heard: bool
     fault: str = ""
+    is_restarting: bool = False
 
     @property
     def device(self) -> str:
@@ -130,21 +132,24 @@ def _vote(record: RolloutRecord, device: EnrolledDevice, row: DeviceRow | None, 
     if row is None or row.report is None or (device.key and not row.is_signed):
         return Vote(device, row, state, release, is_heard=False)
     heard = is_heard(row, head.taken_at, silent_after)
-    fault = _fault(row.report, release, record.from_release) if state in BEGAN else ""
-    return Vote(device, row, state, release, heard, fault)
+    fault, is_restarting = "", False
+    if state in BEGAN:
+        fault, is_restarting = _fault(row.report, release, record.from_release)
+    return Vote(device, row, state, release, heard, fault, is_restarting)
 
 
-def _fault(report: DeviceReport | None, release: str, from_release: str) -> str:
-    now = report.figures(release) if report else None
-    if report is None or now is None:
-        return ""
+def _fault(report: DeviceReport, release: str, from_release: str) -> tuple[str, bool]:
+    now = report.figures(release)
+    if now is None:
+        return "", False
     before = report.figures(from_release) if from_release else None
     frames = now.frames + now.failed
     if frames >= BROKEN_FRAMES and now.failed >= BROKEN_SHARE * frames and not _failed_before(before):
-        return f"it failed on {now.failed} of {frames} frames"
+        return f"it failed on {now.failed} of {frames} frames", False
     if now.restarts >= BROKEN_RESTARTS and _restarts_more(now, before):
-        return f"it was started {now.restarts} times in {now.seconds / 3600:.1f} h, and nobody asked for it"
-    return ""
+        hours = now.seconds / 3600
+        return f"it was started {now.restarts} times in {hours:.1f} h, and nobody asked for it", True
+    return "", False
 
 
 def _restarts_more(now: ReleaseFigures, before: ReleaseFigures | None) -> bool:

@@ -222,6 +222,12 @@ def test_devices_that_crash_though_they_passed_are_failures() -> None:
     assert "started 3 times" in verdict.examples[0].reason
     assert Fleet(50, 3).put(range(3), figures(1)).verdict().result == "pass"
 
+    fleet = Fleet(50, 3).put(range(3), figures(3))
+    storm = (PeriodSum(start=OPENED, release=OLD, seconds=HOUR, restarts=3),)
+    for place in range(3, 40):
+        fleet.rows[place] = fleet.row(place, WAITING, periods=storm)
+    assert fleet.verdict().result == "pass", "power failed everywhere"
+
 
 def test_silence_never_advances() -> None:
     """Devices that were never heard, that waited, that passed and then fell silent."""
