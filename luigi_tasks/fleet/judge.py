@@ -85,6 +85,7 @@ def judge(
         stage=stage.number,
         look=stage.looks + 1,
         at=head.taken_at,
+        plan=record.plan,
         soaking_since=stage.soaking_since,
         registry=_digest(enrolled),
         snapshots=dict(sorted((snapshots or {}).items())),
@@ -127,6 +128,7 @@ def rebuild(
         )
         raise InputError(msg)
     stage = msgspec.structs.replace(stage, looks=verdict.look - 1, soaking_since=verdict.soaking_since)
+    record = msgspec.structs.replace(record, plan=verdict.plan)
     again = judge(record, stage, enrolled, rows, head, baseline=baseline, snapshots=verdict.snapshots)
     if encode_document(again) != encode_document(verdict):
         msg = (

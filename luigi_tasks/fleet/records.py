@@ -430,6 +430,7 @@ class VerdictRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
         stage: From 1.
         look: Number of this look at the stage, from 1.
         at: Time of the snapshot, seconds since 1970.
+        plan: The rollout's plan at this look; a person who resumes a rollout changes it.
         soaking_since: As in the stage at this look; 0: it did not soak yet.
         registry: SHA-256 over the registered devices, hex.
         snapshots: Keys of the snapshots that it stands on, with their SHA-256.
@@ -451,6 +452,7 @@ class VerdictRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
     stage: int
     look: int
     at: float
+    plan: RolloutPlan = RolloutPlan()
     soaking_since: float = 0.0
     registry: str = ""
     snapshots: dict[str, str] = {}
