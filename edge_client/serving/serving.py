@@ -347,7 +347,7 @@ class Serving(HeldReleases):
 
     def _comes_into_shadow(self, outcome: UpdateOutcome) -> bool:
         """Return whether a release is to be compared first; not the previous one, whose way is short."""
-        wanted = self._settings.shadow.seconds > 0 and self.serves
+        wanted = self._settings.shadow.seconds > 0 and self.serves and not outcome.returns
         return wanted and outcome.decision is Decision.INSTALL and outcome.release != self._slots.previous
 
     def _begin_shadow(self, outcome: UpdateOutcome) -> None:

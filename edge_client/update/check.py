@@ -196,7 +196,7 @@ class ReleaseUpdater:
             rollout=offer.rollout,
             waits_for=hold.waits_for if hold is not None else "",
             wait_s=hold.wait_s if hold is not None else None,
-            returns=offer.is_way_back and offer.release == self._slots.previous,
+            returns=offer.is_return(self._slots.current, self._slots.previous),
         )
 
     def _find_hold(self, offer: Offer, decision: Decision) -> Hold | None:

@@ -33,7 +33,9 @@ class Offer:
         apply: When the release may be installed, see `RolloutDocument`.
         window: See `RolloutDocument`.
         spread_s: See `RolloutDocument`.
-        is_way_back: Whether the steady release is signed as one, so that a return to it needs no proof.
+        left: Releases that the device is not to have any more: withdrawn, or of a rollout that does not
+            include it. Whoever leaves one of them is not to be judged by it.
+        has_rollouts: Whether the pipeline rolls releases out: a steady release is a proven one then.
     """
 
     release: str
@@ -45,7 +47,18 @@ class Offer:
     apply: str = NOW
     window: str = ""
     spread_s: float = 0.0
-    is_way_back: bool = False
+    left: frozenset[str] = frozenset()
+    has_rollouts: bool = False
+
+    def is_return(self, current: str | None, previous: str | None) -> bool:
+        """Whether the device would go back to the steady release: it is not tried against what it leaves.
+
+        Args:
+            current: Serving release.
+            previous: The one before.
+        """
+        known = self.has_rollouts and self.release == previous
+        return self.release == self.steady and (known or current in self.left)
 
     @property
     def is_rolled_out(self) -> bool:
@@ -93,8 +106,16 @@ def find_offer(
         apply=rollout.apply if rollout is not None else NOW,
         window=rollout.window if rollout is not None else "",
         spread_s=rollout.spread_s if rollout is not None else 0.0,
-        is_way_back=rollout is not None and release == steady,
+        left=_left(channel, rollout) - {release, intended},
+        has_rollouts=rollout is not None,
     )
+
+
+def _left(channel: ChannelDocument | None, rollout: RolloutDocument | None) -> frozenset[str]:
+    withdrawn = frozenset(channel.withdrawn if channel is not None else ())
+    if rollout is None or not rollout.id:
+        return withdrawn
+    return withdrawn | {rollout.release, *rollout.variants.values()}
 
 
 def _includes(channel: ChannelDocument, member: Member, current: str | None) -> bool:

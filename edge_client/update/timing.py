@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 MOVE_FILE = "move.json"
 MOVE_LIMIT_BYTES = 4096
+# Longer moves are not waited for, whatever the document or the file says.
+LONGEST_SPREAD_S = 14 * 86400.0
 # The last part of a window is for those that are late: a moment is drawn from the rest.
 DRAWN_SHARE = 0.9
 
@@ -86,7 +88,7 @@ class MoveTiming:
                 return Hold(WINDOW, None, f"waits, because its rollout has no window that can be read: {e}")
         plan = self._read(offer.release)
         # A spread that the idle document no longer names still holds for a move that was drawn before.
-        if window is None and not offer.spread_s and (offer.rollout or plan is None):
+        if window is None and offer.spread_s <= 0 and (offer.rollout or plan is None):
             return None
         return self._hold_until_due(offer, window, plan)
 
@@ -112,7 +114,7 @@ class MoveTiming:
 
     def _plan(self, offer: Offer, window: DailyWindow | None) -> float:
         """Draw and keep the moment of a move; return the seconds until then."""
-        wait_s, spread_s = 0.0, offer.spread_s
+        wait_s, spread_s = 0.0, min(max(offer.spread_s, 0.0), LONGEST_SPREAD_S)
         if window is not None:
             local = self._now().astimezone()
             wait_s = window.opens_in_s(local)
@@ -144,4 +146,6 @@ class MoveTiming:
         except (OSError, EdgeError) as e:
             logger.warning("%s: %s; the move is drawn anew", self._file, e)
             return None
-        return plan if plan.release == release and 0 <= plan.wait_s < float("inf") else None
+        # A day more, for a window that has to open first.
+        is_sane = 0 <= plan.wait_s <= LONGEST_SPREAD_S + 86400
+        return plan if plan.release == release and is_sane else None

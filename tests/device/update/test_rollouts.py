@@ -226,6 +226,21 @@ def test_going_back_needs_no_download_no_probation_and_refuses_nothing(fleet):
     assert fleet.settle() == fleet.release
 
 
+def test_a_device_is_not_judged_by_the_release_that_it_leaves(fleet):
+    """Also where the steady release was never on it: it went from an older one straight to the rollout's."""
+    newer = fleet.add(2)
+    fleet.roll_out()
+    fleet.settle()
+    fleet.repository.point("stable", newer)
+    fleet.roll_out(NOBODY)
+    outcome = fleet.device.check()
+    assert (outcome.release, outcome.returns) == (newer, True)
+    # A pointer that moves on without a rollout is no way back, and the release is on probation.
+    fleet.end()
+    fleet.repository.point("stable", fleet.add(3))
+    assert not fleet.device.check().returns
+
+
 def signed_as(fleet, **changes: object) -> None:
     """Sign a rollout document that no constructor would make."""
     fields = {"channel": "stable", "id": "r1", "release": fleet.release, "threshold": EVERYBODY}
@@ -345,8 +360,16 @@ def test_the_move_waits_its_part_of_the_spread_and_a_restart_does_not_begin_anew
 
 def test_a_planned_move_that_is_damaged_is_drawn_anew(fleet):
     fleet.roll_out(spread_s=600.0)
-    fleet.clock.file.write_bytes(b"{")
-    assert fleet.device.check().wait_s == 600.0
+    far = {"release": fleet.release, "at": "9999-12-31T00:00:00Z", "wait_s": 1e300}
+    for content in (b"{", b"", json.dumps(far).encode(), json.dumps(far | {"wait_s": -1}).encode()):
+        fleet.clock.file.write_bytes(content)
+        assert fleet.device.check().wait_s == 600.0
+
+
+@pytest.mark.parametrize("spread_s", [-5.0, 1e300])
+def test_an_absurd_spread_neither_ends_the_check_nor_holds_a_device_for_ever(fleet, spread_s):
+    fleet.roll_out(spread_s=spread_s)
+    assert (fleet.device.check().wait_s or 0.0) <= 14 * 86400
 
 
 def test_a_release_that_asks_waits_for_a_request_and_the_way_back_does_not(fleet):
