@@ -7,10 +7,12 @@ or settings; 3 signatures do not hold; 4 store or broker cannot be reached, try 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
 
+from edge_client import __version__
 from edge_client.contract.addresses import without_secrets
 from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError, TrustError
 from edge_client.contract.text import one_line
@@ -44,6 +46,11 @@ SUBJECTS = (status, devices, releases, rollouts, why, decisions, registry, colle
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; an error is one paragraph on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a terminal of another encoding shows what it has no sign for
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         check_before_luigi()
@@ -72,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edge-fleet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"edge-fleet {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for subject in SUBJECTS:
         subject.add_parser(commands)

@@ -58,6 +58,7 @@ def read_view(settings: PipelineSettings) -> FleetView:
         records=records,
         faults=tuple(faults),
         notes=tuple(notes),
+        snapshot_s=settings.fleet.snapshot_s,
     )
 
 

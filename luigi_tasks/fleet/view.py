@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 # How a device is heard of.
 HEARD, QUIET, NEVER = "heard", "quiet", "never"
 NONE = "none"
-# Twice the pause between two snapshots, by default, and a minute.
-STALE_S = 660.0
+# Clocks of the collector and of this machine, both kept by NTP.
+_CLOCKS_APART_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,7 @@ class FleetView:
         records: The rollout that runs or ran last, by channel.
         faults: What could not be trusted or read, and is not shown.
         notes: What is missing, and how to get it.
+        snapshot_s: Time between two snapshots of a collector.
     """
 
     fleet: str
@@ -65,6 +66,12 @@ class FleetView:
     records: Mapping[str, RolloutRecord] = dataclasses.field(default_factory=dict)
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    snapshot_s: float = 300.0
+
+    @property
+    def is_old(self) -> bool:
+        """Whether a newer snapshot is overdue."""
+        return self.head is not None and self.now - self.head.taken_at > 2 * self.snapshot_s + _CLOCKS_APART_S
 
     @property
     def head(self) -> SnapshotHead | None:
@@ -260,11 +267,11 @@ def snapshot_in_words(view: FleetView) -> str:
     text = f"As of {clock_in_words(head.taken_at)}, {age_in_words(age_s)}"
     text += f" (collector {shown(head.collector) or UNKNOWN}): {head.heard} of {head.registered} registered "
     text += "devices heard"
-    if head.listening_since > head.taken_at - STALE_S:
+    if head.listening_since > head.taken_at - view.snapshot_s:
         text += f"; the collector has listened only since {clock_in_words(head.listening_since)}"
-    if age_s > STALE_S:
+    if view.is_old:
         text += ". OLD: the collector has written nothing since; what happened later is unknown"
-    elif age_s < -STALE_S:
+    elif age_s < -_CLOCKS_APART_S:
         text += ". The clocks of this machine and of the collector differ"
     return text
 

@@ -16,6 +16,7 @@ def told_snapshot(view: FleetView) -> dict[str, Any] | None:
     return {
         "taken_at": head.taken_at,
         "age_s": round(view.now - head.taken_at, 1),
+        "is_old": view.is_old,
         "collector": head.collector,
         "listening_since": head.listening_since,
         "registered": head.registered,

@@ -18,6 +18,7 @@ from edge_client.contract.errors import InputError
 from edge_client.contract.report import DeviceReport, ReleaseFigures
 from edge_client.contract.rollout import Member, RolloutDocument, rollout_hash
 from edge_client.contract.times import utc_now
+from luigi_tasks import edge_fleet
 from luigi_tasks.fleet.actions import open_fleet
 from luigi_tasks.fleet.records import EnrolledDevice, RolloutEvent, RolloutPlan, RolloutRecord, StageRecord
 from luigi_tasks.fleet.tables import table
@@ -140,7 +141,7 @@ def begin_rollout(fleet: CommandFleet) -> Running:
             rollout="r1",
         ),
         report("cam-3", steady, site="shop-8", tags=("outdoor",), last_error=HOSTILE, warning=HOSTILE),
-        report("stranger", HOSTILE[:60], runtime=HOSTILE),
+        report("stranger", HOSTILE[:60], runtime=HOSTILE, site="日本"),
     )
     return Running(fleet, steady, release)
 
@@ -370,3 +371,11 @@ def test_a_table_of_any_text_is_printable_and_has_a_line_for_each_row(rows, colu
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     assert all(one.isprintable() or one == "\n" for one in plain)
     assert columns or len(plain.splitlines()) == len(rows) + 1
+
+
+def test_an_output_of_another_encoding_gets_all_of_it(running):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with contextlib.redirect_stdout(out):
+        assert edge_fleet.main(["devices", "--site", "日本"]) == 0
+        out.flush()
+    assert rb"\u65e5\u672c" in out.buffer.getvalue()
