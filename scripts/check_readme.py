@@ -54,6 +54,8 @@ ELSEWHERE = {
     "edge-keys make": "with its folder, below",
     "edge-tune": "tests/end_to_end/test_workers.py",
     "edge-fleet": "tests/pipeline/fleet",
+    "luigi --module luigi_tasks AdvanceRollout": "tests/pipeline/fleet/test_tasks.py",
+    "luigi --module luigi_tasks Rollout": "tests/pipeline/fleet/test_tasks.py",
 }
 
 # The README's commands that are run here, in this order; of some, as often as a user needs them.
