@@ -14,8 +14,10 @@ counting anything twice, whether they share the reports or all of them hear all.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import gc
 import hashlib
 import heapq
 import io
@@ -182,11 +184,24 @@ def read_snapshots(store: Store, keys: Iterable[str], fleet: str, trusted: Mappi
         raise InputError("no snapshot was named; give the keys that a verdict names")
     files = [_read_rows(store, key, seal) for key, seal in seals.items()]
     head = _merge_heads([seal.head for seal in seals.values()])
-    rows = tuple(_to_row(row) for row in _merge_rows(files))
+    with _without_garbage():
+        rows = tuple(_to_row(row) for row in _merge_rows(files))
     sources = {key: seal.sha256 for key, seal in seals.items()}
     if len(seals) > 1:
         head = msgspec.structs.replace(head, devices=len(rows), heard=count_heard(rows, head.taken_at))
     return Snapshot(head, rows, sources)
+
+
+@contextlib.contextmanager
+def _without_garbage() -> Iterator[None]:
+    """Let Python not look for cycles while millions of objects are made, which doubles the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def count_heard(rows: Iterable[DeviceRow], now: float) -> int:
