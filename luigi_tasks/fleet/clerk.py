@@ -202,6 +202,8 @@ class Clerk:
         try:
             yield
         except (EdgeError, DatabaseBusyError, DamagedError) as e:
+            if isinstance(e, DamagedError):
+                self._collector.note_damage(str(e))
             logger.warning("%s. Meanwhile %s", e, meanwhile)
 
 

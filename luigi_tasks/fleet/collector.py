@@ -147,6 +147,7 @@ class Collector:
         self._online_is_stale = threading.Event()
         self._online_is_stale.set()
         self._listening_since: float | None = None
+        self._damage = ""  # of the database, as a reader found it
 
     @property
     def listening_since(self) -> float | None:
@@ -157,6 +158,10 @@ class Collector:
         """Let the devices of the registry count from now on."""
         self.intake.members = members
         self._members_changed.set()
+
+    def note_damage(self, what: str) -> None:
+        """Let the writer put the database aside: a reader found it damaged."""
+        self._damage = what
 
     @contextlib.contextmanager
     def running(self, *works: Callable[[], object]) -> Iterator[None]:
@@ -279,6 +284,7 @@ class Collector:
                 break
             except DamagedError as e:
                 self._database.replace(str(e))
+                self._members_changed.set()
                 lost = "What it knew is lost; devices tell their totals again"
                 logger.warning("%s. %s", self._database.replaced, lost)
             except DatabaseBusyError as e:
@@ -291,6 +297,9 @@ class Collector:
             self.intake.rejections.count(reason, number)
 
     def _bring_up_to_date(self) -> None:
+        if self._damage:
+            damage, self._damage = self._damage, ""
+            raise DamagedError(damage)
         if self._online_is_stale.is_set():
             self._online_is_stale.clear()
             self._database.forget_online()

@@ -170,8 +170,7 @@ class Database:
             self._write_new(heard)
             return
         row, epoch, start, sequence, known, packed = found
-        state = _STATE.decode(packed)
-        before: DeviceReport | None = _REPORT.decode(known)
+        state, before = _remembered(packed, known)
         runs = state.runs if heard.is_status else note_run(state.runs, report, heard.at)
         is_other_run, state.runs = runs is not state.runs, runs
         if heard.epoch > epoch:  # enrolled, or enrolled again: what came before may be of another device
@@ -305,11 +304,22 @@ class Database:
         return marks
 
 
+def _remembered(packed: bytes, known: bytes) -> tuple[RowState, DeviceReport | None]:
+    try:
+        return _STATE.decode(packed), _REPORT.decode(known)
+    except msgspec.DecodeError as e:
+        msg = f"a row holds something else: {e}"
+        raise DamagedError(msg) from e
+
+
 @contextlib.contextmanager
 def database_faults(path: Path) -> Iterator[None]:
     """Tell the errors of SQLite apart: what may pass, and a file that is damaged."""
     try:
         yield
+    except msgspec.DecodeError as e:
+        msg = f"a row holds something else: {e}"
+        raise DamagedError(msg) from e
     except sqlite3.DatabaseError as e:
         code = getattr(e, "sqlite_errorcode", 0) & 0xFF  # Python 3.11; the words of SQLite before
         if code in {_CORRUPT, _NOT_A_DATABASE} or any(one in str(e) for one in _DAMAGE):

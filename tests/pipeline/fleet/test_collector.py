@@ -372,6 +372,25 @@ def test_a_damaged_database_is_put_aside_and_begun_anew(bench, clock):
     assert list(bench.tmp_path.glob("collector.sqlite.damaged-*"))
 
 
+DAMAGE = ("UPDATE rows SET state = x'c1'", "UPDATE rows SET report = x'c1'")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_row_that_cannot_be_read_is_damage_too(bench, damage):
+    device = FakeDevice("cam")
+    bench.enroll(device)
+    bench.hear(device.topic, device.payload())
+    bench.collector._database._connection.execute(damage)
+    bench.hear(device.topic, device.payload())
+    assert bench.last_sequence("cam") == 2
+    bench.hear(device.topic, device.payload())
+    bench.collector._database._connection.execute("UPDATE marks SET mark = x'c1'")
+    with bench.clerk._told_faults("reports are kept"):
+        bench.clerk.write_snapshot()
+    bench.hear(device.topic, device.payload())
+    assert bench.last_sequence("cam") == 4
+
+
 def test_a_database_that_somebody_else_holds_costs_time_and_no_report(bench, monkeypatch):
     device = FakeDevice("cam")
     bench.enroll(device)
