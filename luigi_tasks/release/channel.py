@@ -114,13 +114,16 @@ class Pointers:
     rollout: RolloutDocument | None = None
 
 
-def move_pointers(state: RepositoryState, channel: str, change: Callable[[Pointers], Pointers]) -> Pointers:
+def move_pointers(
+    state: RepositoryState, channel: str, change: Callable[[Pointers], Pointers], at: str
+) -> Pointers:
     """Return what a change moves: documents that it leaves as they are are None.
 
     Args:
         state: What is published.
         channel: The channel's name.
         change: Returns the new documents for those that are published.
+        at: Time of the move, UTC, ISO 8601, for documents that do not tell one.
     Raises: InputError if a document is of another channel, is taken away, or names a release that is not
         signed; as `change`.
     """
@@ -137,10 +140,13 @@ def move_pointers(state: RepositoryState, channel: str, change: Callable[[Pointe
             if release_target(release, RELEASE_FILE) not in state.files:
                 msg = f"channel {channel}: release {release} is not signed (any more), so nothing was moved"
                 raise InputError(msg)
-    if rollout is not None and before.rollout is not None:
-        at = later(rollout.moved_at, before.rollout.moved_at)
-        rollout = msgspec.structs.replace(rollout, moved_at=at)
-    return Pointers(None if pointer is None else _settle(state, pointer, channel), rollout)
+    if rollout is not None:
+        last = "" if before.rollout is None else before.rollout.moved_at
+        rollout = msgspec.structs.replace(rollout, moved_at=later(rollout.moved_at or at, last))
+    if pointer is not None:
+        pointer = msgspec.structs.replace(pointer, moved_at=pointer.moved_at or at)
+        pointer = _settle(state, pointer, channel)
+    return Pointers(pointer, rollout)
 
 
 def _settle(state: RepositoryState, pointer: ChannelDocument, channel: str) -> ChannelDocument:

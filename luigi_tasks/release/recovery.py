@@ -180,12 +180,7 @@ def fall_back(state: RepositoryState, shown: RepositoryState, stored: Collection
         if not gone.intersection(needed_by(pointer)):
             continue
         if isinstance(pointer, RolloutDocument):
-            ended = RolloutDocument(
-                channel=pointer.channel,
-                heartbeat_s=pointer.heartbeat_s,
-                moved_at=just_after(pointer.moved_at),
-            )
-            contents[path] = encode_document(ended)
+            contents[path] = encode_document(_ended(pointer))
             signed[path] = _target_file(path, contents[path])
             found.words.append(
                 f"channel {pointer.channel}: files are gone of what rollout {pointer.id} names; it is over"
@@ -205,6 +200,13 @@ def fall_back(state: RepositoryState, shown: RepositoryState, stored: Collection
         signed[path] = _target_file(path, contents[path])
         found.words.append(f"{lost}; it points to {before.release} again, as the bucket shows")
     return dataclasses.replace(found, state=_with(state, _of_files(state.published, signed), contents))
+
+
+def _ended(rollout: RolloutDocument) -> RolloutDocument:
+    """Return the document of a channel whose rollout is over."""
+    return RolloutDocument(
+        channel=rollout.channel, heartbeat_s=rollout.heartbeat_s, moved_at=just_after(rollout.moved_at)
+    )
 
 
 def drop_gone(signed: dict[str, TargetFile], stored: Collection[str]) -> set[str]:

@@ -316,7 +316,7 @@ class ReleaseRepository:
         """
 
         def move(state: RepositoryState) -> None:
-            moved = move_pointers(state, channel, change)
+            moved = move_pointers(state, channel, change, self.now().isoformat(timespec="milliseconds"))
             if moved.rollout is not None and state.rollouts_key is None:
                 rollout_keys(state)  # raises, with the way out
             if moved != Pointers():

@@ -77,37 +77,48 @@ class MetadataWriter:
         Raises: StoreConflictError if another publisher wrote since `state` was read; SettingsError without
             keys, or if the store ignores conditions; TransportError (the earlier state stays current).
         """
-        from tuf.api.metadata import MetaFile, Snapshot, Timestamp  # noqa: PLC0415
-
-        settings, published = self.settings, state.published
         targets, rollouts = self._divide(state, files)
-        targets = self._write_targets(state, TARGETS_ROLE, targets, kept)
-        snapshot = _next(published.snapshot, Snapshot(), settings.snapshot_days, self.now())
-        snapshot.signed.meta["targets.json"] = MetaFile(targets.signed.version)
+        written: dict[str, Metadata[Any]] = {
+            TARGETS_ROLE: self._write_targets(state, TARGETS_ROLE, targets, kept)
+        }
         if rollouts is not None:
-            rollouts = self._write_targets(state, ROLLOUTS_ROLE, rollouts, kept)
-            if rollouts is not published.rollouts:
-                snapshot.signed.meta[f"{ROLLOUTS_ROLE}.json"] = _exactly(rollouts)
+            written[ROLLOUTS_ROLE] = self._write_targets(state, ROLLOUTS_ROLE, rollouts, kept)
+        written["snapshot"] = self._write_snapshot(state, written)
+        written["timestamp"] = self._write_timestamp(state, written["snapshot"].signed.version)
+        return Written(
+            {role: compact(one).decode() for role, one in written.items()},
+            {role: one.signed.version for role, one in written.items()},
+        )
+
+    def _write_snapshot(
+        self, state: RepositoryState, written: Mapping[str, Metadata[Targets]]
+    ) -> Metadata[Snapshot]:
+        """Sign and upload the snapshot of targets and rollouts."""
+        from tuf.api.metadata import MetaFile, Snapshot  # noqa: PLC0415
+
+        published = state.published
+        snapshot = _next(published.snapshot, Snapshot(), self.settings.snapshot_days, self.now())
+        snapshot.signed.meta["targets.json"] = MetaFile(written[TARGETS_ROLE].signed.version)
+        rollouts = written.get(ROLLOUTS_ROLE)
+        if rollouts is not None and rollouts is not published.rollouts:
+            snapshot.signed.meta[f"{ROLLOUTS_ROLE}.json"] = _exactly(rollouts)
         self._write_version(state, "snapshot", snapshot)
-        timestamp = _next(published.timestamp, Timestamp(), settings.timestamp_days, self.now())
+        return snapshot
+
+    def _write_timestamp(self, state: RepositoryState, snapshot_version: int) -> Metadata[Timestamp]:
+        """Sign the timestamp and write it in the place of the one that was read: now all the rest counts."""
+        from tuf.api.metadata import MetaFile, Timestamp  # noqa: PLC0415
+
+        published = state.published
+        timestamp = _next(published.timestamp, Timestamp(), self.settings.timestamp_days, self.now())
         timestamp.signed.version = self._version_above(state, "timestamp", timestamp.signed)
-        timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
+        timestamp.signed.snapshot_meta = MetaFile(snapshot_version)
         timestamp.signed.unrecognized_fields[SIGNED_AT_FIELD] = self.now().isoformat(timespec="seconds")
         data = self.sign(state.root, timestamp)
         self.store.put_if_unchanged(
             TIMESTAMP_KEY, data, published.stamp.etag if published.stamp is not None else None
         )
-        written: dict[str, Metadata[Any]] = {
-            "timestamp": timestamp,
-            "snapshot": snapshot,
-            TARGETS_ROLE: targets,
-        }
-        if rollouts is not None:
-            written[ROLLOUTS_ROLE] = rollouts
-        return Written(
-            {role: compact(one).decode() for role, one in written.items()},
-            {role: one.signed.version for role, one in written.items()},
-        )
+        return timestamp
 
     def _divide(
         self, state: RepositoryState, files: Mapping[str, TargetFile]

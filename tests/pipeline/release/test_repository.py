@@ -77,7 +77,7 @@ def test_channels_move_apart(repository):
 def test_store_down_mid_upload_leaves_the_previous_release_and_the_next_run_finishes(repository, monkeypatch):
     publish(repository, "r1")
     real_put = repository.store.put_if_unchanged
-    for dies_at in ("targets.json", "snapshot.json", "timestamp.json"):
+    for dies_at in ("targets.json", "rollouts.json", "snapshot.json", "timestamp.json"):
 
         def put(key, data, etag, dies_at=dies_at):
             if key.endswith(dies_at):
@@ -111,7 +111,7 @@ def test_a_faster_publisher_is_not_undone(repository, monkeypatch):
     assert (state.channel("stable").release, state.channel("canary").release) == ("r2", "r9")
 
 
-@pytest.mark.parametrize("name", ["timestamp.json", "snapshot.json", "targets.json"])
+@pytest.mark.parametrize("name", ["timestamp.json", "snapshot.json", "targets.json", "rollouts.json"])
 def test_metadata_that_our_keys_did_not_sign_is_not_signed_again(repository, name):
     publish(repository, "r1")
     [key] = [one.key for one in repository.store.list_folder("metadata/") if one.key.endswith(name)]
