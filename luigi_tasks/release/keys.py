@@ -188,12 +188,11 @@ def rotate_keys(
     """
     finish_rotation(folder)
     old, passphrases = load_root(_root_path(folder)), passphrases or Passphrases()
-    if ROLLOUTS_ROLE in rotation.roles:
-        rollouts = _demand_rollouts_key(folder)
-        if rotation.roles == (ROLLOUTS_ROLE,) and not rotation.stolen:
-            _replace_rollouts_key(folder, rollouts, rollouts.since_root, passphrase, stolen=False)
-            finish_rotation(folder)
-            return old.signed.version
+    rollouts = _demand_rollouts_key(folder) if ROLLOUTS_ROLE in rotation.roles else None
+    if rotation.roles == (ROLLOUTS_ROLE,) and not rotation.stolen:
+        _replace_rollouts_key(folder, rollouts, old.signed.version, passphrase, stolen=False)
+        finish_rotation(folder)
+        return old.signed.version
     signers = _open_root_signers(folder, old, passphrases)
     if passphrase is None and any(role != ROOT_ROLE for role in rotation.roles):
         _check_plain(folder)
@@ -206,14 +205,20 @@ def rotate_keys(
     _sign(new, [*signers, *new_signers])
     path, version = _root_path(folder), new.signed.version
     check_successor(old, new, f"new root {version}")
-    if ROLLOUTS_ROLE in rotation.roles:  # before the root, which disowns it after a theft
+    if rollouts is not None:  # before the root, which disowns it after a theft
         _replace_rollouts_key(folder, rollouts, version, passphrase, stolen=rotation.stolen)
+    _add_root(path, new)
+    finish_rotation(folder)
+    return version
+
+
+def _add_root(path: Path, new: Metadata[Root]) -> None:
+    """Write a new root next to the one at `path`, of which a copy stays under its version."""
+    version = new.signed.version
     if not (before := root_file(path, version - 1)).exists():
         with disk_errors(path):
             _write_root(before, path.read_bytes())
     _write_root(root_file(path, version), new.to_bytes())
-    finish_rotation(folder)
-    return version
 
 
 def _demand_rollouts_key(folder: Path) -> RolloutsKey:
