@@ -298,7 +298,8 @@ class Figures:
             if failed is None:  # another release took its place before it was judged
                 return msgspec.structs.replace(base, probation="")
             return _sent_back(base, failed)
-        if failed is not None and failed.at != base.ended_at and release != held.serving:
+        is_over = release not in {held.serving, held.probation}
+        if failed is not None and failed.at != base.ended_at and is_over:
             if before.serving == release:
                 return _sent_back(base, failed)
             return _refused(base, failed, SHADOW if before.shadow == release else FETCHING)

@@ -212,12 +212,13 @@ class Reports:
                     one.schedule.note_failed(self._clock())
 
     def _report(self, reporter: Reporter) -> bool:
+        """Send a report; return whether nothing is to be tried again soon."""
         try:
             return self._send(reporter.topic, seal_report(reporter.describe(), self._signer()))
         except Exception:
-            # Serving does not depend on reports; the next one tries again.
+            # Serving does not depend on reports; the next heartbeat tries again.
             logger.exception("%s: no report", reporter.topic)
-            return False
+            return True
 
     def _rouse(self) -> None:
         self._woken = True
