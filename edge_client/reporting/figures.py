@@ -1,8 +1,9 @@
 """Figures of a channel's releases on this device since their activation, kept over restarts.
 
 Per frame, two numbers are put into a table in memory. The file is written at a start (it counts the starts),
-at a verdict, at a requested stop, and at most every `KEEP_EVERY_S` besides: writing wears out an SD card. So
-whoever kills the daemon, or pulls the plug, takes at most the figures of so long.
+at a verdict, at a requested stop, and at most every `KEEP_EVERY_S` besides, sooner after a start: writing
+wears out an SD card. So whoever kills the daemon, or pulls the plug, takes at most the figures of so long, and
+a release that crashes every few minutes is seen to have served meanwhile.
 
 Totals never fall within one start. After a kill they go on from the file, below what was reported last, and
 `start` is another one: a reader that adds up differences adds nothing for a total that fell. A release that
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 FIGURES_FILE = "figures.json"
 # 3 kB a time, 1 MB a day; 10 more at once for verdicts, and one in 2 minutes after these.
-KEEP_EVERY_S = 300.0
+FIRST_KEEP_S, KEEP_EVERY_S = 30.0, 300.0
 KEPT_AT_ONCE, KEEP_INTERVAL_S = 10, 120.0
 CONFIDENCE_BINS = 10
 # A reason is cut to so many characters: three of them are in a report.
@@ -192,6 +193,7 @@ class Figures:
         self._runtime, self._operators = before.runtime, dict(before.operators)
         self._counted_at: float | None = None  # until `show` is called, it is not known what serves
         self._kept_at = clock()
+        self._keep_after_s = FIRST_KEEP_S
         self._counted = False
         # Of a card that was written anew, or cannot be written, the clock alone tells that this is later.
         self.start = max(before.start + 1, int(unix_time()))
@@ -252,9 +254,10 @@ class Figures:
 
     def keep_if_due(self) -> None:
         """Write the file if frames were counted, and it is time; not in the thread of the frames."""
-        if self._file is None or self._clock() - self._kept_at < KEEP_EVERY_S:
+        if self._file is None or self._clock() - self._kept_at < self._keep_after_s:
             return
         if self._counted:
+            self._keep_after_s = min(2 * self._keep_after_s, KEEP_EVERY_S)
             self._keep(stopped=False)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from edge_client.contract.report import (
     latency_bin,
     latency_of_bin,
 )
-from edge_client.reporting.figures import FIGURES_FILE, KEEP_EVERY_S, Failed, Figures, Held
+from edge_client.reporting.figures import FIGURES_FILE, FIRST_KEEP_S, KEEP_EVERY_S, Failed, Figures, Held
 
 pytestmark = pytest.mark.runtime
 
@@ -157,6 +157,21 @@ def test_a_stop_loses_nothing_and_a_kill_some_minutes(disk):
     figures.show(STEADY)
     assert (told(figures, "a").frames, told(figures, "a").restarts) == (20, 1)
     assert figures.start > before, "a reader knows by it that totals may have fallen"
+
+
+def test_writes_come_soon_after_a_start_and_then_seldom(disk):
+    figures = disk.start()
+    figures.show(STEADY)
+    written, last = [], disk.file.read_bytes()
+    for second in range(3600):
+        disk.now = float(second)
+        count(figures, "a", 1)
+        figures.keep_if_due()
+        if (now := disk.file.read_bytes()) != last:
+            written.append(second)
+            last = now
+    assert written[0] == FIRST_KEEP_S
+    assert len(written) <= 3600 / KEEP_EVERY_S + 4
 
 
 def test_a_kill_counts_for_what_served_then(disk):
