@@ -2,8 +2,8 @@
 
 Per frame, two numbers are put into a table in memory. The file is written at a start (it counts the starts),
 at a verdict, at a requested stop, and at most every `KEEP_EVERY_S` besides, sooner after a start: writing
-wears out an SD card. So whoever kills the daemon, or pulls the plug, takes at most the figures of so long, and
-a release that crashes every few minutes is seen to have served meanwhile.
+wears out an SD card. So whoever kills the daemon, or pulls the plug, takes at most the figures of so long,
+and a release that crashes every few minutes is seen to have served meanwhile.
 
 Totals never fall within one start. After a kill they go on from the file, below what was reported last, and
 `start` is another one: a reader that adds up differences adds nothing for a total that fell. A release that

@@ -161,9 +161,10 @@ def test_each_channel_has_a_report_of_its_own_and_no_status_stays_at_the_broker(
     try:
         daemon.start()
         watcher.wait_report(lambda r: r.release == first, "the main channel's report")
+        doors.wait_report(lambda r: r.release == second, "the extra channel's report")
         answer_all(daemon, watcher, "red", 2)
         report = doors.wait_report(
-            lambda r: r.release == second and r.figures(second).frames == 2, "the extra channel's report"
+            lambda r: r.release == second and r.figures(second).frames == 2, "the extra channel's figures"
         )
         assert (report.channel, report.device) == ("doors", DEVICE)
         assert watcher.status is None
