@@ -7,6 +7,7 @@ test's.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import shutil
 import time
 from typing import TYPE_CHECKING
@@ -146,7 +147,8 @@ class RolloutFleet:
 
     def enroll(self, names: Iterable[str]) -> None:
         """Put devices into the registry, and the collector's key."""
-        rows = tuple(EnrolledDevice(device=name) for name in names)
+        at = datetime.datetime.fromtimestamp(self.now, datetime.timezone.utc).isoformat()
+        rows = tuple(EnrolledDevice(device=name, enrolled_at=at) for name in names)
         key = self.signer._private_key.public_key()
         pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
         change_registry(

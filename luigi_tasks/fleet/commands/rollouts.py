@@ -35,6 +35,11 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--release", default="", help="only rollouts of this release")
     parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="make the last verdict of a rollout again from the snapshots that it names, and compare",
+    )
+    parser.add_argument(
         "--limit", type=int, default=_LIMIT, help=f"at most so many (default {_LIMIT}); 0: all"
     )
 
@@ -47,6 +52,9 @@ def run(options: argparse.Namespace) -> str:
 
     settings = read_settings()
     rollouts = Rollouts(open_documents(settings))
+    if options.verify and not options.rollout:
+        msg = "--verify: name a rollout, or `current`"
+        raise InputError(msg)
     if options.rollout:
         return _show_one(options, rollouts, settings)
     channels = [options.channel] if options.channel else find_channels(rollouts.documents.store)
@@ -110,8 +118,9 @@ def _show_one(options: argparse.Namespace, rollouts: Rollouts, settings: Pipelin
     record = found.document
     keys = [one.verdict for one in record.events if one.verdict]
     verdict = rollouts.verdict(keys[-1]) if keys else None
+    verified = _verify(rollouts, settings, record, verdict) if options.verify else ""
     if options.json:
-        return to_json({"rollout": record, "verdict": verdict})
+        return to_json({"rollout": record, "verdict": verdict, "verified": verified})
     rows = [
         (
             f"{one.number} ({record.plan.stages[one.number - 1]})"
@@ -132,7 +141,19 @@ def _show_one(options: argparse.Namespace, rollouts: Rollouts, settings: Pipelin
         for one in record.events
     ]
     text += "\n" + table(("at", "what", "who", "stage", "why"), events, _WORDS)
-    return text + (_verdict_in_words(verdict, time.time()) if verdict is not None else "")
+    text += _verdict_in_words(verdict, time.time()) if verdict is not None else ""
+    return text + (f"\nverified: {verified}\n" if verified else "")
+
+
+def _verify(
+    rollouts: Rollouts, settings: PipelineSettings, record: RolloutRecord, verdict: VerdictRecord | None
+) -> str:
+    from luigi_tasks.fleet.verification import verify_verdict  # noqa: PLC0415 - for this alone
+
+    if verdict is None:
+        msg = f"rollout {record.id}: nothing was decided by a verdict yet; nothing to verify"
+        raise InputError(msg)
+    return verify_verdict(rollouts.documents, settings.broker.fleet, record, verdict)
 
 
 def _verdict_in_words(verdict: VerdictRecord, now: float) -> str:
