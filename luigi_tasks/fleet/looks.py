@@ -17,8 +17,9 @@ from luigi_tasks.fleet.snapshots import keep_snapshot
 
 if TYPE_CHECKING:
     from luigi_tasks.fleet.observed import Observed
-    from luigi_tasks.fleet.records import DeviceRow, RolloutRecord, StageRecord
+    from luigi_tasks.fleet.records import RolloutRecord, StageRecord
     from luigi_tasks.fleet.rollouts import Rollouts
+    from luigi_tasks.fleet.snapshots import Snapshot
     from luigi_tasks.fleet.stages import Moment
     from luigi_tasks.settings.values import PipelineSettings
 
@@ -41,7 +42,8 @@ def take_step(
     if record.state == GOING_BACK:
         return stages.finish_going_back(record, _serving(record, seen), when), "its devices go back"
     if seen.stale:
-        return record, f"nothing moves, {seen.stale}"
+        words = f"nothing moves, {seen.stale}"
+        return stages.wait(record, words, "", when), words
     following = stages.next_stage(record, seen.enrolled.values(), when.now)
     if not record.stages:
         return _open_first(rollouts, record, seen, following, when)
@@ -67,7 +69,7 @@ def _judge(
     rollouts: Rollouts,
     record: RolloutRecord,
     seen: Observed,
-    baseline: tuple[DeviceRow, ...],
+    baseline: Snapshot | None,
     following: StageRecord | None,
     when: Moment,
 ) -> tuple[RolloutRecord, str]:
@@ -84,8 +86,8 @@ def _judge(
         seen.enrolled,
         snapshot.rows,
         snapshot.head,
-        baseline=baseline,
-        snapshots=snapshot.sources,
+        baseline=baseline.rows if baseline is not None else (),
+        snapshots={**(baseline.sources if baseline is not None else {}), **snapshot.sources},
     )
     after = stages.look(record, verdict, verdict_key(verdict), following, when)
     if len(after.events) > len(record.events):  # what something was decided on stays

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import TYPE_CHECKING
 
+from edge_client.contract.errors import InputError, TrustError
 from luigi_tasks.fleet.registry import load_registry
 from luigi_tasks.fleet.snapshots import Snapshot, read_newest_snapshot, read_snapshots
 from luigi_tasks.fleet.stages import in_words
+from luigi_tasks.logs import LUIGI_LOGGER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from luigi_tasks.fleet.documents import SignedDocuments
-    from luigi_tasks.fleet.records import DeviceRow, EnrolledDevice
+    from luigi_tasks.fleet.records import EnrolledDevice
     from luigi_tasks.settings.values import PipelineSettings
+
+logger = logging.getLogger(LUIGI_LOGGER)
 
 # A collector that is restarted or slow misses a snapshot or two.
 SNAPSHOTS_MISSED = 3
@@ -57,14 +62,19 @@ def observe(settings: PipelineSettings, documents: SignedDocuments, now: float) 
 
 def read_baseline(
     settings: PipelineSettings, documents: SignedDocuments, keys: Sequence[str], seen: Observed
-) -> tuple[DeviceRow, ...]:
-    """Return the rows of the snapshot from before the first stage; none where it had none.
+) -> Snapshot | None:
+    """Return the snapshot from before the first stage; None where there is none that counts.
 
-    Raises: TrustError or InputError if it is gone or damaged; TransportError.
+    Its collector may have left the registry since. Soft checks then have less to stand on, and say so.
+    Raises: TransportError; SettingsError.
     """
     if not keys:
-        return ()
-    return read_snapshots(documents.store, keys, settings.broker.fleet, seen.collectors).rows
+        return None
+    try:
+        return read_snapshots(documents.store, keys, settings.broker.fleet, seen.collectors)
+    except (InputError, TrustError) as e:
+        logger.warning("The snapshot from before the rollout does not count: %s", e)
+        return None
 
 
 def _find_stale(snapshot: Snapshot | None, snapshot_s: float, now: float) -> str:

@@ -168,17 +168,24 @@ def look(
         return _break_off(record, verdict, key, when)
     if verdict.result == PASS and record.state != PAUSED:
         return _go_on(record, key, following, when)
-    return _wait(record, verdict, key, when)
+    return wait(record, verdict.words, key, when)
 
 
-def _wait(record: RolloutRecord, verdict: VerdictRecord, key: str, when: Moment) -> RolloutRecord:
-    """Return the rollout while its stage neither passes nor breaks a limit; paused after its time limit."""
+def wait(record: RolloutRecord, why: str, verdict: str, when: Moment) -> RolloutRecord:
+    """Return the rollout while its stage neither passes nor breaks a limit; paused after its time limit.
+
+    Args:
+        record: The rollout.
+        why: Why the stage does not pass.
+        verdict: Key of the verdict; empty: there is none.
+        when: The time of the look.
+    """
     if record.state not in {OPEN, SOAKING}:
         return record  # a person is waited for
     stage = record.stages[-1]
     if when.now - stage.watched_since > record.plan.stage_timeout_s:
         limit = in_words(record.plan.stage_timeout_s)
-        return _pause(record, f"stage {stage.number} did not pass in {limit}: {verdict.words}", key, when)
+        return _pause(record, f"stage {stage.number} did not pass in {limit}: {why}", verdict, when)
     return enter(record, SOAKING if stage.soaking_since else OPEN, when)
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import uuid
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from edge_client.contract.errors import InputError, TrustError
+from edge_client.contract.rollout import Member
 from luigi_tasks.fleet.plans import plan_of
-from luigi_tasks.fleet.registry import INDEX_KEY
+from luigi_tasks.fleet.registry import INDEX_KEY, RegistryChange, change_registry
 from luigi_tasks.fleet.rollouts import current_key, record_key
+from luigi_tasks.release.announcement import announced_release
+from luigi_tasks.release.broker import BrokerClient
 from luigi_tasks.storage.folder_store import FolderStore
 from tests.fakes.rollout_fleet import QUICK, Killed, MortalStore, RolloutFleet
 
@@ -60,9 +66,12 @@ LIVES = {
     "is back": (("start", "advance", "back", "advance"), "passed", "back", 0),
     "aborted": (("start", "advance", "abort"), "passed", "aborted", 0),
 }
+LONGER = ("second stage", "sent back", "is back")
 
 
-@pytest.mark.parametrize("name", LIVES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow] * (one in LONGER)) for one in LIVES]
+)
 def test_a_machine_may_be_killed_before_each_write(fleet, tmp_path, name):
     """Another look, or the same command again, ends where the machine would have ended."""
     actions, verdict, state, devices = LIVES[name]
@@ -190,6 +199,10 @@ def test_silence_advances_nothing(fleet, trouble):
     assert fleet.has(new) == 2
     words = {"old snapshot": "is 2 h old", "same snapshot": "newer than the last look"}
     assert words.get(trouble, "") in look.words
+    if trouble == "old snapshot":
+        fleet.now += 3 * 86400
+        look = fleet.machine().advance("stable")
+        assert (look.record.state, look.is_halted, fleet.has(new)) == ("paused", True, 2)
 
 
 def test_a_registry_that_is_lost_stops_every_look(fleet):
@@ -278,3 +291,78 @@ def test_a_rollout_for_a_part_of_the_fleet_leaves_the_pointer_and_keeps_the_part
     assert fleet.machine().is_taken_up("stable", new)
     fleet.machine().leave("stable", "ann", "RollBack")
     assert fleet.has(new) == 0
+
+
+def test_the_first_release_of_a_channel_goes_by_stages_too(fleet):
+    release = fleet.publish(1, move=False).release
+    fleet.machine().start("beta", release, fleet.plan(), "ann")
+    machine = fleet.machine()
+    change_registry(
+        machine.documents,
+        ["camera-0"],
+        lambda known: RegistryChange((msgspec.structs.replace(known["camera-0"], channels=("beta",)),)),
+        who="ann",
+    )
+    fleet.report()
+    assert machine.advance("beta").record.state == "open"
+    standing = machine.stand("beta")
+    assert (standing.signed.channel, standing.signed.rollout.release) == (None, release)
+    machine.back("beta", "ann", "it is bad")
+    fleet.now += 2 * 86400
+    fleet.report(0)
+    assert machine.advance("beta").record.state == "back"
+    assert machine.is_taken_up("beta", release), "there is no pointer that could have it withdrawn"
+
+
+def test_what_is_signed_says_how_devices_move_and_a_class_keeps_its_variant(fleet):
+    new, lean = (fleet.publish(bias, move=False).release for bias in (1, 2))
+    plan = fleet.plan(stages="50%,100%", apply="window", window="01:00-05:00", pace="1/min")
+    fleet.machine().start("stable", new, plan, "ann", variants={"zero2w": lean})
+    fleet.look()
+    document = fleet.machine().stand("stable").signed.rollout
+    assert (document.from_release, document.variants) == (fleet.steady, {"zero2w": lean})
+    assert (document.apply, document.window, document.spread_s) == ("window", "01:00-05:00", 120.0)
+    while fleet.look():
+        pass
+    standing = fleet.machine().stand("stable")
+    assert standing.signed.channel.release == new
+    assert standing.signed.rollout.release_for(Member("z", device_class="zero2w")) == lean
+    assert standing.signed.rollout.release_for(Member("y")) == new
+
+
+def test_the_way_back_is_paced_and_waits_for_no_window(fleet):
+    start(fleet, apply="window", window="01:00-05:00", pace="1/min")
+    fleet.look()
+    fleet.machine().back("stable", "ann", "it is bad")
+    document = fleet.machine().stand("stable").signed.rollout
+    assert (document.threshold, document.apply, document.spread_s) == (0, "now", 60.0)
+
+
+def test_an_aborted_release_is_started_again_by_a_person_alone(fleet):
+    new = start(fleet)
+    fleet.look()
+    fleet.machine().abort("stable", "ann", "lunch")
+    assert fleet.has(new) == 0
+    assert fleet.machine().is_taken_up("stable", new)
+    fleet.machine().start("stable", new, fleet.plan(), "ann")
+    assert [fleet.look(), fleet.has(new)] == ["open", 1]
+
+
+def test_moves_are_announced_so_that_those_wake_whom_they_are_about(fleet, mqtt_broker):
+    """A device ignores the announcement of what it has."""
+    broker = dataclasses.replace(
+        fleet.settings.broker, host=mqtt_broker.host, port=mqtt_broker.port, fleet=uuid.uuid4().hex
+    )
+    fleet.settings = dataclasses.replace(fleet.settings, broker=broker)
+    new, client = start(fleet), BrokerClient(broker)
+    fleet.look()
+    assert announced_release(client, "stable") == new
+    fleet.machine().back("stable", "ann", "it is bad")
+    assert announced_release(client, "stable") == fleet.steady
+
+
+def test_a_broker_that_is_down_stops_no_rollout(fleet):
+    broker = dataclasses.replace(fleet.settings.broker, host="127.0.0.1", port=1, timeout_s=1.0)
+    fleet.settings = dataclasses.replace(fleet.settings, broker=broker)
+    new = start(fleet)
+    assert [fleet.look(), fleet.has(new)] == ["open", 1]
