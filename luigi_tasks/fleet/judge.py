@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     )
 
 
+# Checks that the words of a verdict tell, and clones that it names.
+TOLD_AT_MOST, CLONES_AT_MOST = 3, 100
+
+
 def judge(
     record: RolloutRecord,
     stage: StageRecord,
@@ -94,7 +98,7 @@ def judge(
         is_ready=is_ready,
         counts=counts(view.members),
         control=counts(view.control),
-        clones=view.clones,
+        clones=view.clones[:CLONES_AT_MOST],
         strangers=view.strangers,
         checks=checks,
         common=in_common(view.seen, hit),
@@ -158,11 +162,12 @@ def _report_only(checks: tuple[Check, ...], plan: RolloutPlan) -> tuple[Check, .
 def _words(result: str, checks: Sequence[Check]) -> str:
     if result == HALT:
         told = [one for one in checks if one.result == HALT and one.kind != REPORT]
-        return "; ".join(f"{one.name}: {one.words}" for one in told)
+        more = f"; and {len(told) - TOLD_AT_MOST} more" if len(told) > TOLD_AT_MOST else ""
+        return "; ".join(f"{one.name}: {one.words}" for one in told[:TOLD_AT_MOST]) + more
     failures = next(one for one in checks if one.name == "failures")
     if result == PASS:
         return failures.words
     missing = [one for one in checks if one.kind != REPORT and one.result == INCONCLUSIVE]
     if [one.name for one in missing] == ["soak"]:
         return f"{missing[0].words}; {failures.words}"
-    return "not yet: " + "; ".join(f"{one.name}: {one.words}" for one in missing)
+    return "not yet: " + "; ".join(f"{one.name}: {one.words}" for one in missing[: TOLD_AT_MOST + 2])

@@ -439,7 +439,7 @@ class VerdictRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
         is_ready: Whether all that a pass asks for was there but the soak, which starts then.
         counts: Devices of the stage by state.
         control: Devices outside of the stage by state.
-        clones: Devices whose id two machines use; they vote for nothing.
+        clones: Devices whose id two machines use, the first hundred; they vote for nothing.
         strangers: Devices that reported and were never enrolled; they vote for nothing.
         checks: The checks.
         common: What the hit devices have in common, the strongest first.

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from luigi_tasks.fleet.records import DeviceRow, RolloutPlan
     from luigi_tasks.fleet.stage_view import StageView, Vote
 
+# Checks of groups and labels in a verdict, the smallest p-values first: a document stays one.
+PARTS_AT_MOST = 20
 # Devices of each side below which a figure is reported, and judges nothing.
 SIDE_AT_LEAST = 10
 # False halts of a rollout by soft checks.
@@ -155,11 +157,15 @@ def _compare(sides: Sides, plan: RolloutPlan, alpha: float, suspect: float) -> F
         DRIFT_PART * alpha / (len(groups) + 1),
     )
     checks: list[Check] = []
+    of_parts: list[tuple[float, Check]] = []
     hit: set[str] = set()
     for group in (whole, *groups):
         found, devices = _look_at(sides, group, plan, _Alpha(parts[bool(group.name)], parts[2], suspect))
-        checks += found
+        checks += [check for _, check in found if check.name in FIGURES]
+        of_parts += [one for one in found if one[1].name not in FIGURES]
         hit |= devices
+    of_parts.sort(key=lambda one: (one[1].result != HALT, one[0], one[1].name))
+    checks += [check for _, check in of_parts[:PARTS_AT_MOST]]
     return Findings(tuple(checks), frozenset(hit))
 
 
@@ -183,8 +189,13 @@ def _by_fact(votes: Sequence[Vote]) -> dict[str, list[int]]:
     return places
 
 
-def _look_at(sides: Sides, group: _Group, plan: RolloutPlan, alpha: _Alpha) -> tuple[list[Check], set[str]]:
-    """Return the checks of a group, and the devices that are hit; of a part of the stage, those that halt."""
+def _look_at(
+    sides: Sides, group: _Group, plan: RolloutPlan, alpha: _Alpha
+) -> tuple[list[tuple[float, Check]], set[str]]:
+    """Return checks of a group with their p-values, and the devices that are hit.
+
+    Of a part of the stage, and of labels, only those that do not pass.
+    """
     stage, control = sides.stage.of(group.stage), sides.control.of(group.control)
     found = shift(stage, control, 2 * plan.soft_confidence - 1)
     means = stage.mean(axis=0) - control.mean(axis=0)
@@ -192,7 +203,8 @@ def _look_at(sides: Sides, group: _Group, plan: RolloutPlan, alpha: _Alpha) -> t
     columns = [*WITH_LABELS, *range(len(FIGURES), stage.shape[1])]
     tolerated = np.array([*WITH_LABELS.values(), *[MIX_EFFECT] * len(sides.labels)])
     p_drift = mixture_p(stage[:, columns], control[:, columns], tolerated)
-    checks, hit = [], set()
+    checks: list[tuple[float, Check]] = []
+    hit: set[str] = set()
     for place, name in enumerate((*FIGURES, *sides.labels)):
         is_label = place >= len(FIGURES)
         sign = -1.0 if name == CONFIDENCE and not is_label else 1.0
@@ -211,7 +223,8 @@ def _look_at(sides: Sides, group: _Group, plan: RolloutPlan, alpha: _Alpha) -> t
             hit |= {sides.stage.votes[row].device for row in group.stage[worse]}
         if result != PASS or (not is_label and not group.name):
             measured = (estimate, float(found.low[place]), float(found.high[place]))
-            checks.append(_check(name, group, result, measured, limit, is_label=is_label))
+            check = _check(name, group, result, measured, limit, is_label=is_label)
+            checks.append((p_drift if is_label else float(p), check))
     return checks, hit
 
 
