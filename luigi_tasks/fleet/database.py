@@ -170,6 +170,8 @@ class Database:
             self._write_new(heard)
             return
         row, epoch, start, sequence, known, packed = found
+        if heard.is_status and start:
+            return  # the device reports: its status tells nothing more
         state, before = _remembered(packed, known)
         runs = state.runs if heard.is_status else note_run(state.runs, report, heard.at)
         is_other_run, state.runs = runs is not state.runs, runs

@@ -44,7 +44,7 @@ def why_not_newer(heard: Heard, before: DeviceReport, start: int, sequence: int)
     """
     report = heard.report
     if heard.is_status:
-        return OLDER if start else ""
+        return ""
     if (report.start, report.sequence) > (start, sequence):
         return ""
     if (report.start, report.sequence) == (start, sequence):

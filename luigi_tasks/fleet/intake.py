@@ -138,10 +138,13 @@ class Intake:
     def admit(self, topic: str, payload: bytes, at: float, *, is_retained: bool = False) -> Message | None:
         """Return the message if it is to be read; None if it does not count, which is counted."""
         try:
-            return self._admit(topic, payload, at, is_retained=is_retained)
+            message = self._admit(topic, payload, at, is_retained=is_retained)
         except RejectedError as e:
             self.rejections.count(e.reason)
             return None
+        if message.kind == STATUS and self._has_key(message.device):
+            return None  # it reports, and nobody signs a status
+        return message
 
     def read(self, message: Message) -> Heard:
         """Return the report of a message.
@@ -173,6 +176,10 @@ class Intake:
             is_status=is_status,
             is_keyed=bool(member is not None and member.key),
         )
+
+    def _has_key(self, device: str) -> bool:
+        member = self.members.get(device)
+        return member is not None and bool(member.key)
 
     def _admit(self, topic: str, payload: bytes, at: float, *, is_retained: bool) -> Message:
         parts = topic.split("/")
