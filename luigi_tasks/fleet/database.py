@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import zstandard
 
 from edge_client.contract.documents import encode_compact
 from edge_client.contract.errors import SettingsError
@@ -110,6 +111,9 @@ class Database:
         self._keeping = keeping
         self._lock = _lock(path)
         self._strangers = 0
+        # Reports are compressed: four rows fit into a page where one would. No two threads may share these.
+        self._compressor = zstandard.ZstdCompressor(level=1)
+        self._decompressor = zstandard.ZstdDecompressor()
         self.replaced = ""
         try:
             self._open()
@@ -172,7 +176,7 @@ class Database:
         row, epoch, start, sequence, known, packed = found
         if heard.is_status and start:
             return  # the device reports: its status tells nothing more
-        state, before = _remembered(packed, known)
+        state, before = self._remembered(packed, known)
         runs = state.runs if heard.is_status else note_run(state.runs, report, heard.at)
         is_other_run, state.runs = runs is not state.runs, runs
         if heard.epoch > epoch:  # enrolled, or enrolled again: what came before may be of another device
@@ -267,6 +271,13 @@ class Database:
                 self._strangers = 0
                 self.forget_strangers()
 
+    def _remembered(self, packed: bytes, known: bytes) -> tuple[RowState, DeviceReport | None]:
+        try:
+            return _STATE.decode(packed), _REPORT.decode(self._decompressor.decompress(known))
+        except (msgspec.DecodeError, zstandard.ZstdError) as e:
+            msg = f"a row holds something else: {e}"
+            raise DamagedError(msg) from e
+
     def _write_marks(self, row: int, marks: Iterable[Mark]) -> None:
         for mark in marks:
             self._connection.execute(_MARK, (row, mark.period, *mark.count, _pack(mark)))
@@ -284,7 +295,7 @@ class Database:
             heard.at,
             max(0.0, min(report.interval_s, _LONGEST_INTERVAL_S)),
             cohort_of(report, state.sightings),
-            encode_compact(report),
+            self._compressor.compress(encode_compact(report)),
             _pack(state),
         )
 
@@ -306,20 +317,12 @@ class Database:
         return marks
 
 
-def _remembered(packed: bytes, known: bytes) -> tuple[RowState, DeviceReport | None]:
-    try:
-        return _STATE.decode(packed), _REPORT.decode(known)
-    except msgspec.DecodeError as e:
-        msg = f"a row holds something else: {e}"
-        raise DamagedError(msg) from e
-
-
 @contextlib.contextmanager
 def database_faults(path: Path) -> Iterator[None]:
     """Tell the errors of SQLite apart: what may pass, and a file that is damaged."""
     try:
         yield
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, zstandard.ZstdError) as e:
         msg = f"a row holds something else: {e}"
         raise DamagedError(msg) from e
     except sqlite3.DatabaseError as e:

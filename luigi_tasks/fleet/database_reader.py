@@ -7,6 +7,7 @@ import heapq
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import zstandard
 
 from luigi_tasks.fleet.clones import find_clones
 from luigi_tasks.fleet.database import Keeping, connect, database_faults
@@ -26,6 +27,7 @@ _ALL = (
     "channel"
 )
 
+_REPORT_AT = 10  # of what `_ALL` selects, without the id
 _STATE = msgspec.msgpack.Decoder(RowState)
 _MARKS = msgspec.msgpack.Decoder(Mark)
 
@@ -42,6 +44,7 @@ class DatabaseReader:
     def __init__(self, path: Path, keeping: Keeping) -> None:
         self._path = path
         self._keeping = keeping
+        self._decompressor = zstandard.ZstdDecompressor()  # of one thread alone
         with database_faults(path):
             self._connection = connect(path)
             self._connection.execute("PRAGMA query_only = ON")
@@ -82,6 +85,7 @@ class DatabaseReader:
             with_marks = self._draw(sampled)
             for row, *facts in self._connection.execute(_ALL):
                 marks = self._marks(row, oldest) if row in with_marks else ()
+                facts[_REPORT_AT] = self._decompressor.decompress(facts[_REPORT_AT])
                 yield _stored(facts, marks, now)
 
     def _draw(self, sampled: int) -> set[int]:
@@ -116,7 +120,7 @@ def _stored(facts: list[Any], marks: tuple[Mark, ...], now: float) -> StoredRow:
         epoch=epoch,
         start=start,
         sequence=sequence,
-        report=msgspec.Raw(facts[10]),
+        report=msgspec.Raw(facts[_REPORT_AT]),
         sightings=state.sightings,
         marks=marks,
         clones=find_clones(state.runs, now),
