@@ -291,8 +291,8 @@ class SimulatedFleet:
     def _periods(
         self, is_new: NDArray[np.bool_], now: float, record: RolloutRecord
     ) -> list[tuple[PeriodSum, ...]]:
-        """A day before, in one sum, and what came since the open stage, in another: sums of sums are sums."""
-        since = record.stages[-1].opened_at
+        """A day before, in one sum, and what came since the soak began, in another: sums of sums are sums."""
+        since = record.stages[-1].soaking_since
         hours = max((now - since) / HOUR, 0.5)
         first = record.stages[0].opened_at
         before = self._sums(int(first - 25 * HOUR), 24.0, np.zeros(self.size, bool), is_later=False)

@@ -70,6 +70,9 @@ class Sides:
 def measure_changes(view: StageView, baseline: Sequence[DeviceRow], until: float) -> Sides:
     """Return the changes of the devices of a stage, and of those outside.
 
+    The hours afterwards begin with the soak: devices that move in their window move at night, and what their
+    control did by day is no measure for them.
+
     Args:
         view: The stage.
         baseline: Rows from before the first stage.
@@ -78,7 +81,7 @@ def measure_changes(view: StageView, baseline: Sequence[DeviceRow], until: float
     old = {row.device: row for row in baseline if row.channel == view.record.channel}
     hours = _Hours(
         before=view.record.stages[0].opened_at if view.record.stages else view.stage.opened_at,
-        since=view.stage.opened_at,
+        since=view.stage.soaking_since or view.stage.opened_at,
         until=until,
         period_s=view.head.period_s,
     )

@@ -119,7 +119,7 @@ def _voters(record: RolloutRecord, enrolled: Mapping[str, EnrolledDevice]) -> It
     for _, device in sorted(enrolled.items()):
         if device.retired_at or record.channel not in device.channels or device.device in record.skipped:
             continue
-        if selects(plan.only, plan.excluded, device.member):
+        if not (plan.only or plan.excluded) or selects(plan.only, plan.excluded, device.member):
             yield device
 
 

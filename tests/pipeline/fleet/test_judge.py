@@ -306,6 +306,22 @@ def test_class_that_is_lost_on_one_kind_of_camera_halts_softly() -> None:
     assert check(verdict, "drift:class=wide:bolt").value < -0.05
 
 
+def test_control_is_compared_in_the_hours_in_which_the_stage_soaks() -> None:
+    """Devices move in their window, long after the stage opened; before, it was day, and warm."""
+    fleet = Fleet(90, 45, soaking_since=OPENED + 2 * HOUR).measured()
+    for place in range(90):
+        row = fleet.rows[place]
+        kept = [
+            msgspec.structs.replace(one, latency_ms=one.latency_ms * 3) if is_day else one
+            for one in row.periods
+            if not ((is_day := OPENED <= one.start < OPENED + 2 * HOUR) and place < 45)
+        ]
+        fleet.rows[place] = msgspec.structs.replace(row, periods=tuple(kept))
+    verdict = fleet.verdict()
+    assert verdict.result == "pass"
+    assert abs(check(verdict, "latency").value) < 0.05
+
+
 def test_difference_that_is_not_certain_yet_soaks_on_and_passes_at_the_last_look() -> None:
     """Eight devices of twelve are slower by 60%; chance does as much once in 140 times."""
 
