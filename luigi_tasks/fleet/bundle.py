@@ -14,7 +14,6 @@ import tarfile
 from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import InputError
-from edge_client.disk import write_durably
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,14 +44,13 @@ _LIMIT_BYTES = 1 << 20
 Settings = dict[str, dict[str, Any]]
 
 
-def write_bundle(path: Path, settings: Settings, files: Mapping[tuple[str, str], bytes]) -> None:
-    """Write a bundle durably, readable by its owner alone.
+def pack_bundle(settings: Settings, files: Mapping[tuple[str, str], bytes]) -> bytes:
+    """Return the content of a bundle.
 
     Args:
-        path: The file.
         settings: Values by section and key.
         files: Content by the setting that is to name the file.
-    Raises: DeviceError if it cannot be written; InputError for a value that no setting can have.
+    Raises: InputError for a value that no setting can have.
     """
     named = {section: dict(values) for section, values in settings.items()}
     for section, key in files:
@@ -65,7 +63,7 @@ def write_bundle(path: Path, settings: Settings, files: Mapping[tuple[str, str],
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(data), 0o600
             tar.addfile(entry, io.BytesIO(data))
-    write_durably(path, packed.getvalue(), mode=0o600)
+    return packed.getvalue()
 
 
 def read_template(path: Path) -> tuple[Settings, dict[tuple[str, str], bytes]]:

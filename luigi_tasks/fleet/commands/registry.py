@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import getpass
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from luigi_tasks.fleet.commands.command import Subparsers, new_command, read_set
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from luigi_tasks.fleet.documents import SignedDocuments
     from luigi_tasks.fleet.enrolment import WantedDevice
@@ -28,6 +29,8 @@ _FOLDER = Path("enrolled")
 _PASSWORDS = "mosquitto-passwords"
 _POLICIES = ("edge-aws-iot-policy",)
 _SHOWN = 20
+# Of so many devices the command tells how far it is.
+_MANY = 100
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -207,17 +210,15 @@ def _hand_over(
     rows: Callable[[Mapping[str, EnrolledDevice], Mapping[str, str]], tuple[EnrolledDevice, ...]],
 ) -> list[HandedOver]:
     """Make credentials and bundles, and then the change of the registry: a device in it has its bundle."""
-    from luigi_tasks.fleet.handover import change_passwords, hand_over, write_aws_script  # noqa: PLC0415 - as above
+    from luigi_tasks.fleet.handover import change_passwords, hand_over_all, write_aws_script  # noqa: PLC0415 - as above
     from luigi_tasks.fleet.registry import RegistryChange, change_registry  # noqa: PLC0415
 
     how = _how(options, settings)
     if options.aws_iot and (dots := [one.device for one in wanted if "." in one.device]):
         msg = f"{', '.join(dots[:_SHOWN])}: names of things in AWS IoT Core have no dots"
         raise InputError(msg)
-    handed: list[HandedOver] = []
     try:
-        for one in wanted:
-            handed.append(hand_over(how, one))  # noqa: PERF401 - what was written is removed if one fails
+        handed = list(_with_progress(hand_over_all(how, wanted), len(wanted)))
         keys = {one.device: one.key for one in handed}
         change_registry(
             documents, keys, lambda known: RegistryChange(rows(known, keys)), who=person(), begin=True
@@ -226,15 +227,26 @@ def _hand_over(
         msg = f"{e}. If it is said to be enrolled when you try again, the bundles in {how.folder} are good"
         raise TransportError(msg) from e
     except (EdgeError, KeyboardInterrupt):
-        for done in handed:
-            done.path.unlink(missing_ok=True)
-            how.certificate(done.device).unlink(missing_ok=True)
+        for one in wanted:
+            how.path(one.device).unlink(missing_ok=True)
+            how.certificate(one.device).unlink(missing_ok=True)
         raise
     if lines := {one.device: one.password_line for one in handed if one.password_line}:
         change_passwords(_password_file(options), lines)
     if options.aws_iot:
         write_aws_script(how.folder, [one.device for one in handed], options.aws_policy or _POLICIES)
     return handed
+
+
+def _with_progress(handed: Iterable[HandedOver], count: int) -> Iterator[HandedOver]:
+    """Tell on a terminal how far many bundles are."""
+    is_shown = count >= _MANY and sys.stderr.isatty()
+    for number, one in enumerate(handed, 1):
+        if is_shown and (number % _MANY == 0 or number == count):
+            ends = "\n" if number == count else ""
+            sys.stderr.write(f"\r{number} of {count} bundles{ends}")
+            sys.stderr.flush()
+        yield one
 
 
 def _how(options: argparse.Namespace, settings: PipelineSettings) -> Handover:
