@@ -55,7 +55,8 @@ class ReleaseFigures(Document, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         release: Its id.
-        activated_at: UTC, ISO 8601.
+        activated_at: UTC, ISO 8601. Another one where the totals begin anew: the release failed before and is
+            tried again, or was gone from the device. Going back to a release is no new activation.
         seconds: Seconds that it served.
         frames: Frames that it classified.
         failed: Frames that it failed on.

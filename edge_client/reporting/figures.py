@@ -6,8 +6,9 @@ wears out an SD card. So whoever kills the daemon, or pulls the plug, takes at m
 and a release that crashes every few minutes is seen to have served meanwhile.
 
 Totals never fall within one start. After a kill they go on from the file, below what was reported last, and
-`start` is another one: a reader that adds up differences adds nothing for a total that fell. A release that
-was dropped from the device and comes back begins anew, with another `activated_at`.
+`start` is another one: a reader that adds up differences adds nothing for a total that fell. They go on where
+a device goes back to a release. One that failed and is tried again, or was dropped from the device and comes
+back, begins anew, with another `activated_at`.
 """
 
 from __future__ import annotations
@@ -53,8 +54,6 @@ CONFIDENCE_BINS = 10
 # A reason is cut to so many characters: three of them are in a report.
 REASON_LIMIT = 500
 _LABEL_LIMIT_BYTES = 64
-# Of figures, while a probation goes on.
-_RUNNING = {"probation": RUNNING, "reason": "", "reason_code": "", "failed_stage": "", "ended_at": ""}
 _FILE_LIMIT_BYTES = 1 << 18
 
 
@@ -285,12 +284,18 @@ class Figures:
             self._operators[name] = max(version, self._operators.get(name, 0))
 
     def _note_beginning(self, held: Held) -> None:
-        if held.serving and held.since:
-            tally = self._tally(held.serving)
-            tally.base = msgspec.structs.replace(tally.base, activated_at=held.since)
-        if held.probation:
-            tally = self._tally(held.probation)
-            tally.base = msgspec.structs.replace(tally.base, **_RUNNING)
+        for release in filter(None, dict.fromkeys((held.serving, held.probation))):
+            known = self._tallies.get(release)
+            if known is None or self._failed_before(known.base, held):
+                since = (held.since if release == held.serving else "") or self._now()
+                known = self._tallies[release] = _Tally(ReleaseFigures(release=release, activated_at=since))
+            if release == held.probation and known.base.probation != RUNNING:
+                known.base = msgspec.structs.replace(known.base, probation=RUNNING, ended_at="")
+
+    def _failed_before(self, base: ReleaseFigures, held: Held) -> bool:
+        """Return whether a release has failed before, and is tried anew: its totals begin anew, too."""
+        forgiven = base.release not in held.failures
+        return bool(base.reason_code) and (forgiven or base.release == held.probation)
 
     def _verdict(self, release: str, base: ReleaseFigures, held: Held, before: Held) -> ReleaseFigures | None:
         """Return the figures with what became of a release; None: nothing new."""

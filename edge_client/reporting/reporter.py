@@ -196,13 +196,11 @@ class Reports:
     def step(self, stop: threading.Event) -> None:
         """Wait until a report is due, or something has changed, and send what is due."""
         with self._wake:
-            now = self._clock()
-            for one in self._reporters:
-                one.renew_interval(now)
+            now = self._renew_intervals()
             wait_s = min(one.schedule.due_in(now) for one in self._reporters)
             self._wake.wait_for(lambda: self._woken or stop.is_set(), min(wait_s, _LONGEST_WAIT_S))
             self._woken = False
-            now = self._clock()
+            now = self._renew_intervals()  # a report must not promise the next one for the old interval
             due = [one for one in self._reporters if one.schedule.due_in(now) <= 0]
             for one in due:
                 one.schedule.note_report(now)
@@ -210,6 +208,13 @@ class Reports:
             if not (self._connected() and self._report(one)):
                 with self._wake:
                     one.schedule.note_failed(self._clock())
+
+    def _renew_intervals(self) -> float:
+        """Take the intervals that the fleet asks for; return the time."""
+        now = self._clock()
+        for one in self._reporters:
+            one.renew_interval(now)
+        return now
 
     def _report(self, reporter: Reporter) -> bool:
         """Send a report; return whether nothing is to be tried again soon."""

@@ -292,7 +292,8 @@ def _check_plausible(report: DeviceReport) -> None:
     Raises: RejectedError.
     """
     try:
-        check_name(report.channel, "channel")
+        if report.channel:  # empty: a model file of the device's own serves
+            check_name(report.channel, "channel")
     except InputError as e:
         raise RejectedError(BAD_NAME) from e
     if len(report.releases) > _RELEASES_AT_MOST or len(report.tags) > _TEXTS_AT_MOST:

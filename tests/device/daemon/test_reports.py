@@ -189,3 +189,21 @@ def test_a_model_file_is_reported_as_one(daemon, watcher, tmp_path):
     assert report.release.startswith("model-")
     assert (report.channel, report.decision, report.offered, report.stage) == ("", "", "", "")
     assert report.state == "serving"
+
+
+@pytest.mark.runtime
+def test_a_device_outside_the_rollout_says_what_it_saw_at_the_interval_that_the_fleet_asks_for(
+    daemon, watcher, repository
+):
+    first = repository.publish_tiny(0).release
+    repository.delegate()
+    rollout = {"id": "r-1", "release": "b" * 20, "from_release": first, "threshold": 0, "heartbeat_s": 0.5}
+    repository.roll_out(**rollout)
+    daemon.start()
+    report = watcher.wait_report(lambda r: r.interval_s == 0.5, "a report at the fleet's pace")
+    assert (report.rollout, report.steady, report.offered) == ("r-1", first, first)
+    watcher.wait(lambda w: len([one for one in w.reports if one.interval_s == 0.5]) > 3, "heartbeats")
+    repository.roll_out(**{**rollout, "heartbeat_s": 0.0, "id": "", "release": ""})
+    daemon.process.send_signal(signal.SIGHUP)
+    report = watcher.wait_report(lambda r: r.sequence > report.sequence and not r.rollout, "the end of it")
+    assert report.interval_s == 30.0

@@ -139,6 +139,25 @@ def test_what_became_of_a_release_is_told(disk, story, restarted):
     assert one.reason == (WORSE.reason if story.code else "")
 
 
+def test_totals_go_on_on_the_way_back_and_begin_anew_with_another_try(disk):
+    figures = disk.start()
+    figures.show(Held(serving="a", since="2026-01-01T00:00:00+00:00"))
+    count(figures, "a", 10)
+    figures.show(ON_PROBATION)
+    count(figures, "b", 7)
+    began = told(figures, "b").activated_at
+    figures.show(dataclasses.replace(BACK, since="2026-01-02T00:00:00+00:00"))
+    count(figures, "a", 1)
+    assert (told(figures, "a").frames, told(figures, "a").activated_at) == (11, "2026-01-01T00:00:00+00:00")
+    assert (told(figures, "b").frames, told(figures, "b").activated_at) == (7, began)
+    figures.show(dataclasses.replace(ON_PROBATION, since="2026-01-03T00:00:00+00:00", failures=BACK.failures))
+    count(figures, "b", 2)
+    figures.show(dataclasses.replace(ON_PROBATION, failures=BACK.failures))
+    again = told(figures, "b")
+    assert (again.frames, again.activated_at) == (2, "2026-01-03T00:00:00+00:00")
+    assert (again.probation, again.reason, again.reason_code, again.failed_stage) == (RUNNING, "", "", "")
+
+
 def test_a_stop_loses_nothing_and_a_kill_some_minutes(disk):
     figures = disk.start()
     figures.show(STEADY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -120,3 +121,20 @@ def test_a_key_that_others_may_read_is_warned_of(tmp_path):
         file.chmod(mode)
         assert (find_exposure(file) is not None) == exposed
         assert (ReportKeyFile(str(file)).warnings != ()) == exposed
+
+
+def test_signing_loads_no_library_of_signatures(tmp_path):
+    if own.find_openssl() is None:
+        pytest.skip("this Python has its OpenSSL built in")
+    file = tmp_path / "device.pem"
+    file.write_bytes(CryptoSigner.generate_ed25519().private_bytes)
+    code = (
+        "import sys, pathlib\n"
+        "from edge_client.contract.report import DeviceReport\n"
+        "from edge_client.contract.signed_report import seal_report\n"
+        "from edge_client.reporting.report_key import read_report_key\n"
+        "key = read_report_key(pathlib.Path(sys.argv[1]))\n"
+        "assert seal_report(DeviceReport(fleet='f', device='d', channel='c'), key)\n"
+        "assert not {'cryptography', 'securesystemslib'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, file], check=True)

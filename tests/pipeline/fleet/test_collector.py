@@ -272,6 +272,14 @@ def test_bad_input_costs_a_counter_by_its_reason(bench):
     assert head.rejected == bench.rejected
 
 
+def test_a_device_that_serves_a_model_file_of_its_own_is_heard(bench):
+    device = FakeDevice("cam")
+    bench.enroll(device)
+    bench.hear(device.topic, encode_compact(device.report(channel="", release="model-0123456789ab")))
+    assert bench.rejected == {}
+    assert bench.look()[1]["cam"].report.release == "model-0123456789ab"
+
+
 @given(st.binary(max_size=300) | st.from_regex(rb'\{"(fleet|payloadType)":.*\}', fullmatch=True))
 @settings(max_examples=200, deadline=None, database=None, derandomize=True)
 def test_any_payload_is_read_or_rejected(payload):
