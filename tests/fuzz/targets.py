@@ -28,6 +28,7 @@ from edge_client.contract.errors import DeviceError, EdgeError, InputError, Tran
 from edge_client.contract.messages import Announcement
 from edge_client.contract.names import LABELS_FILE, MODEL_FILE, RELEASE_FILE, release_target
 from edge_client.contract.preprocessing import decode_picture, fit_pixels
+from edge_client.contract.rollout import EVERYBODY
 from edge_client.contract.structure import check_structure, count_scans, is_heavy_directory
 from edge_client.inference.classifier import classifier_from_release
 from edge_client.inference.file_metadata import read_associated, read_metadata
@@ -270,17 +271,18 @@ class _Memory(Fetcher):
 def _repository() -> TufRepository:
     repository = TufRepository()
     repository.rotate("timestamp")
-    repository.publish_tiny(0)
+    release = repository.publish_tiny(0).release
+    repository.delegate()
+    repository.roll_out(id="1", release=release, threshold=EVERYBODY)
     return repository
 
 
 _REPOSITORY = _repository()
-_ROLES = ("timestamp", "snapshot", "targets", "root")
-_FILES = (*(f"metadata/1.{role}.json" for role in ("snapshot", "targets")), "metadata/2.root.json")
+_ROLES = ("timestamp", "snapshot", "targets", "rollouts", "root")
 _OBJECTS = (
     "metadata/timestamp.json",
-    *_FILES,
-    _REPOSITORY.find("stable.json"),
+    *(f"metadata/{version}.{role}.json" for version, role in zip((3, 2, 2, 2), _ROLES[1:], strict=True)),
+    *(path for path in _REPOSITORY.objects if path.endswith(".stable.json")),
     _REPOSITORY.find(RELEASE_FILE),
 )
 
@@ -291,6 +293,7 @@ def _check(fetcher: Fetcher, base_url: str, folder: Path) -> None:
     staged.mkdir()
     with TrustedRepository(_REPOSITORY.root, base_url, folder / "metadata", fetcher) as trusted:
         trusted.refresh()
+        trusted.rollout("stable")
         found = trusted.channel("stable").release
         trusted.fetch(release_target(found, RELEASE_FILE), staged)
         names = needed_files(read_release(staged))

@@ -95,6 +95,26 @@ def test_a_machine_without_the_targets_key_moves_pointer_and_rollout_in_one_step
     assert new == {"rollouts.json", "snapshot.json"}
 
 
+def test_a_machine_without_the_rollouts_key_signs_releases_and_moves_nothing(fleet):
+    fleet.publish("r1")
+    before = fleet.machine().load().published.versions
+    key = fleet.keys / "pipeline/rollouts.pem"
+    key.rename(fleet.keys / "elsewhere")
+    sign(fleet, "r2")
+    after = fleet.machine().load().published.versions
+    assert (after["rollouts"], after["targets"] > before["targets"]) == (before["rollouts"], True)
+    for move in (lambda: fleet.publish("r3"), lambda: fleet.machine().point("stable", to_release("r2"))):
+        with pytest.raises(SettingsError, match=r"rollouts\.pem"):
+            move()
+    assert fleet.device() == "r1"
+    (fleet.keys / "elsewhere").rename(key)
+    without_targets_key(fleet)
+    fleet.machine().point("stable", to_release("r2"))
+    assert fleet.device() == "r2"
+    fleet.roll_back("r1")
+    assert fleet.device() == "r1"
+
+
 def test_nothing_is_written_where_nothing_moves(fleet):
     fleet.publish("r1")
     before = fleet.metadata()
