@@ -306,8 +306,13 @@ class TrustedRepository:
         return target
 
     def _seek(self, path: str) -> TargetFile | None:
-        with self._verdicts(shown_below(self._base_url, METADATA_FOLDER)):
-            return self._updater.get_targetinfo(path)
+        what = shown_below(self._base_url, METADATA_FOLDER)
+        with self._verdicts(what):
+            try:
+                return self._updater.get_targetinfo(path)
+            except TypeError as e:  # python-tuf takes any JSON value for the name of a delegated role
+                msg = f"{what}: a delegation of the signed targets names no role ({e}). Nothing was changed"
+                raise TrustError(msg) from e
 
     def _not_signed(self, path: str) -> NotSignedError:
         msg = f"{self._shown}: {path} is not among the signed files; publish it, or correct [device] channel"

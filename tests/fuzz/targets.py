@@ -387,10 +387,12 @@ def _metadata_seeds() -> tuple[bytes, ...]:
 
 
 def _signed_seeds() -> tuple[bytes, ...]:
-    return tuple(
-        bytes([n]) + json.dumps(json.loads(_REPOSITORY.objects[path])["signed"]).encode()
-        for n, path in enumerate(_OBJECTS[: len(_ROLES)])
-    )
+    signed = [
+        json.dumps(json.loads(_REPOSITORY.objects[path])["signed"]).encode()
+        for path in _OBJECTS[: len(_ROLES)]
+    ]
+    signed.append(signed[2].replace(b'"name": "rollouts"', b'"name": 0'))  # python-tuf takes it for a name
+    return tuple(bytes([2 if n == len(_ROLES) else n]) + data for n, data in enumerate(signed))
 
 
 def _document_seeds() -> tuple[bytes, ...]:
