@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from installation import wishes as user
 from installation.places import InstallError
 from installation.settings import change_settings
@@ -37,6 +40,17 @@ from tests.fakes.command_fleet import CommandFleet
 
 if TYPE_CHECKING:
     from edge_client.settings.file import Settings
+
+
+@st.composite
+def cut_and_pasted(draw: st.DrawFn, example: bytes) -> bytes:
+    """An example with some bytes put in the place of others."""
+    data = bytearray(example)
+    for _ in range(draw(st.integers(0, 4))):
+        start = draw(st.integers(0, len(data)))
+        data[start : start + draw(st.integers(0, 40))] = draw(st.binary(max_size=40))
+    return bytes(data)
+
 
 EXAMPLE = (Path(__file__).resolve().parents[3] / "configs/device.toml").read_text()
 LIMIT_S = 15.0
@@ -261,6 +275,19 @@ def test_a_restored_registry_is_refused_until_a_person_accepts_it(fleet):
     assert "Devices in the fleet: 1" in text
 
 
+CSV = b"device,site,tags\ncamera-1,shop-7,a b\n"
+
+
+@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode), cut_and_pasted(CSV)))
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_any_file_of_devices_is_read_or_refused(tmp_path_factory, data):
+    file = tmp_path_factory.getbasetemp() / "any.csv"
+    file.write_bytes(data)
+    with contextlib.suppress(InputError):
+        for one in read_devices(file):
+            assert list(one.faults()) == []
+
+
 # Certificates
 
 
@@ -453,6 +480,16 @@ def test_a_bundle_that_is_none_is_refused_before_anything_is_written(tmp_path, c
     with pytest.raises(InstallError, match=told) as caught:
         user.read_flags(user.parse(["--bundle", str(bundle)]))
     assert "secret" not in str(caught.value)
+
+
+@given(cut_and_pasted(tar_of(entry("device.toml", TOML), entry("root.json", b'{"signed":{"_type":"root"}}'))))
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+def test_any_bundle_is_read_or_refused(tmp_path_factory, data):
+    bundle = tmp_path_factory.getbasetemp() / "any.tar"
+    bundle.write_bytes(data)
+    with contextlib.suppress(InstallError):
+        wanted = user.read_flags(user.parse(["--bundle", str(bundle)]))
+        assert wanted.files.keys() == {"root.json"}
 
 
 def test_a_bundle_changes_an_installed_device_and_leaves_the_rest_as_it_is(fleet, tmp_path):
