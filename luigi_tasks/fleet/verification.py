@@ -40,17 +40,20 @@ def verify_verdict(
     if not verdict.snapshots:
         msg = f"{what} names no snapshot: nothing to make it from again"
         raise InputError(msg)
-    snapshot = read_snapshots(documents.store, verdict.snapshots, fleet, registry.collectors)
-    if snapshot.sources != verdict.snapshots:
+    old = [key for key in record.baseline if key in verdict.snapshots]
+    new = [key for key in verdict.snapshots if key not in old]
+    snapshot = read_snapshots(documents.store, new, fleet, registry.collectors)
+    baseline = read_snapshots(documents.store, old, fleet, registry.collectors) if old else None
+    sources = {**(baseline.sources if baseline is not None else {}), **snapshot.sources}
+    if sources != verdict.snapshots:
         msg = (
             f"{what}: a snapshot that it names was replaced by another one of the same collector; find out "
             "who can write the bucket, and restore the object's version"
         )
         raise InputError(msg)
-    keys = record.baseline
-    baseline = read_snapshots(documents.store, keys, fleet, registry.collectors).rows if keys else ()
+    rows = baseline.rows if baseline is not None else ()
     enrolled = devices_at(registry, verdict.at)
-    data = rebuild(verdict, record, enrolled, snapshot.rows, snapshot.head, baseline=baseline)
+    data = rebuild(verdict, record, enrolled, snapshot.rows, snapshot.head, baseline=rows)
     return (
         f"made again from {len(verdict.snapshots)} snapshots, {len(snapshot.rows)} rows and "
         f"{len(enrolled)} registered devices: the same {len(data)} bytes"
