@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.names import COMPRESSED_MODEL_FILE, MODEL_FILE, patch_file, release_target
 from edge_client.update.patches import MODEL_LIMIT_BYTES, unpack
+from luigi_tasks.release.pointers import needed_by
 
 if TYPE_CHECKING:
     from luigi_tasks.release.published import RepositoryState
@@ -22,7 +23,8 @@ def make_patches(
 ) -> dict[str, bytes]:
     """Return the compressed model and the patches that are not signed yet, by signed target path.
 
-    Patches start from the release that the channel points to, and from the latest releases before this one.
+    Patches start from the release that the channel points to, from those of its rollout, and from the latest
+    releases before this one.
 
     Args:
         state: The published state.
@@ -76,8 +78,8 @@ def _pack_proven(model: bytes, base: bytes) -> bytes:
 
 
 def _bases(state: RepositoryState, release: str, channel: str, count: int) -> list[str]:
-    pointer = state.channel(channel)
-    latest = [pointer.release] if pointer is not None else []
+    pointers = (state.channel(channel), state.rollout(channel))
+    latest = [release for one in pointers if one is not None for release in needed_by(one)]
     latest += reversed(state.releases())
     usable = [
         one

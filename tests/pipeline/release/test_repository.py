@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import random
@@ -11,6 +12,7 @@ import pytest
 from edge_client.contract.errors import DeviceError, SettingsError, TransportError, TrustError
 from edge_client.contract.names import is_patch
 from edge_client.contract.release import ChannelDocument
+from edge_client.contract.rollout import RolloutDocument
 from edge_client.update.patches import unpack
 from luigi_tasks.release import patches as patches_module
 from luigi_tasks.release.keys import make_keys
@@ -189,6 +191,18 @@ def test_a_patch_leads_from_what_the_channel_points_to_first(repository, clock):
         clock.now += datetime.timedelta(minutes=1)
     assert "model.tflite.from-r0.zst" in names_of(repository, "r3")
     assert "model.tflite.from-r1.zst" in names_of(repository, "r2")
+
+
+def test_a_patch_leads_from_what_is_rolled_out_too(repository, clock):
+    """A device is at the steady release, or at that of the rollout."""
+    for release, channel in enumerate(("stable", "canary", "canary")):
+        publish_with_patches(repository, release, channel)
+        clock.now += datetime.timedelta(minutes=1)
+    rollout = RolloutDocument(channel="stable", id="1", release="r1", from_release="r0")
+    repository.point("stable", lambda now: dataclasses.replace(now, rollout=rollout))
+    publish_with_patches(repository, 3, "stable")
+    names = {name for name in names_of(repository, "r3") if is_patch(name)}
+    assert names == {"model.tflite.from-r0.zst", "model.tflite.from-r1.zst"}
 
 
 def test_what_is_signed_already_is_not_made_again(repository):
