@@ -243,11 +243,16 @@ class TrustedRepository:
                 self._remember()
 
     def _read_pointer(self, path: str) -> bytes:
-        # Below a folder: a channel may be named as metadata is.
-        folder = self._scratch_path / path.partition("/")[0]
+        """Fetch a pointer, unless the one that was fetched before is still signed.
+
+        So a look without news costs two requests. The copy needs no care: it is compared with what is signed
+        each time.
+        """
+        memory = self._memory if self._remembers else self._scratch_path
+        folder = memory / path.partition("/")[0]  # a channel may be named as metadata is
         with disk_errors(folder):
             folder.mkdir(exist_ok=True)
-        return self.fetch(path, folder).read_bytes()
+            return self.fetch(path, folder).read_bytes()
 
     def look_up(self, path: str) -> SignedFile:
         """Return what is signed for a file.

@@ -292,6 +292,17 @@ def test_moving_a_rollout_costs_a_device_neither_the_targets_nor_their_memory(fl
         assert set(trusted.remembered_digests([fleet.release])) == {fleet.release}
 
 
+def test_a_look_without_news_is_two_small_requests(fleet):
+    fleet.settle()
+    asked = len(fleet.repository.requests)
+    (fleet.device.state_dir / "metadata/channels/stable.json").write_bytes(b"rotten")
+    fleet.settle()
+    assert len(fleet.repository.requests) - asked == 3, "the pointer is fetched again"
+    asked = len(fleet.repository.requests)
+    fleet.settle()
+    assert fleet.repository.requests[asked:] == ["metadata/2.root.json", "metadata/timestamp.json"]
+
+
 @pytest.mark.parametrize("attack", ["key", "altered", "older", "left out", "expired"])
 def test_a_rollout_that_the_delegated_key_did_not_sign_changes_nothing(fleet, attack):
     repository = fleet.repository
