@@ -127,7 +127,7 @@ def hand_over_all(how: Handover, devices: Sequence[WantedDevice]) -> Iterator[Ha
 def _hand_over(how: Handover, wanted: WantedDevice) -> HandedOver:
     settings = {section: dict(values) for section, values in how.settings.items()}
     settings.setdefault("device", {}).update(_device_settings(wanted))
-    broker = settings.setdefault("broker", {})
+    broker = settings.get("broker", {})
     files = dict(how.files)
     key = make_signing_key() if how.is_signing else KeyTexts(b"", b"")
     if key.private:

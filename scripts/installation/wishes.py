@@ -240,7 +240,8 @@ def read_bundle(path: Path, wishes: Wishes) -> None:
     """Take what `edge-fleet enroll` made for this device.
 
     A setting that names a file of the bundle names its copy below /etc/edge-client. What a device had from an
-    earlier bundle, and this one does not have, is switched off: two ways to prove who it is contradict.
+    earlier bundle, and this one does not have, is switched off: two ways to prove who it is contradict. A
+    bundle that says nothing of the broker leaves that as it is.
     Raises: InstallError.
     """
     contents = _unpacked(path)
@@ -253,9 +254,10 @@ def read_bundle(path: Path, wishes: Wishes) -> None:
         msg = f"{path}: names no device; give a file that `edge-fleet enroll` wrote"
         raise InstallError(msg, 2)
     for kind in _PROOFS:
-        if kind.setting is not None:
+        if kind.setting is not None and kind.setting[0] in tables:
             wishes.changes[kind.setting] = ""
-    wishes.changes["broker", "username"] = ""
+    if "broker" in tables:
+        wishes.changes["broker", "username"] = ""
     wishes.changes |= {
         (section, key): value
         for section, values in tables.items()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError
+from edge_client.contract.hosts import is_this_machine
 from edge_client.contract.names import check_name
 from edge_client.contract.times import utc_now
 from luigi_tasks.fleet.commands.command import Subparsers, new_command, read_settings, to_json
@@ -123,6 +124,9 @@ def _add_handover(parser: argparse.ArgumentParser) -> None:
         "--aws-iot", action="store_true", help="a certificate, and commands that register it at AWS IoT Core"
     )
     broker.add_argument("--anonymous", action="store_true", help="no credentials for the broker")
+    broker.add_argument(
+        "--keep-broker", action="store_true", help="nothing: a device that runs already keeps what it has"
+    )
     group.add_argument("--ca-certificate", type=Path, metavar="FILE", help="CA that signs certificates, PEM")
     group.add_argument("--ca-key", type=Path, metavar="FILE", help="its private key, PEM")
     group.add_argument("--days", type=int, default=3650, help="a certificate is valid for (%(default)s)")
@@ -268,7 +272,16 @@ def _how(options: argparse.Namespace, settings: PipelineSettings) -> Handover:
         files |= named
         for section, values in template.items():
             common[section] = {**common.get(section, {}), **values}
-    has_broker = bool(common["broker"].get("host")) and not options.anonymous
+    if options.keep_broker:
+        common.pop("broker")
+        files = {place: data for place, data in files.items() if place[0] != "broker"}
+    host = str(common.get("broker", {}).get("host", ""))
+    if host and is_this_machine(host):
+        sys.stderr.write(
+            f"edge-fleet: the bundle names the broker {host}, which is each device itself; give its address in "
+            "the network, [broker] host, in --settings FILE\n"
+        )
+    has_broker = bool(host) and not options.anonymous
     return Handover(
         folder=options.out,
         settings=common,

@@ -503,3 +503,21 @@ def test_a_bundle_changes_an_installed_device_and_leaves_the_rest_as_it_is(fleet
     assert (loaded.broker.username, loaded.broker.password_file) == ("", "")
     assert '"/srv/pictures"  # mine' in text
     assert "broker-password" not in wanted.files
+
+
+def test_a_device_that_runs_already_is_enrolled_and_keeps_its_broker(fleet, tmp_path):
+    with_broker(tmp_path)
+    mine = change_settings(
+        EXAMPLE,
+        {
+            ("broker", "host"): "10.0.0.5",
+            ("broker", "username"): "mine",
+            ("broker", "password_file"): "/etc/edge-client/my-password",
+        },
+    )
+    assert fleet.run("enroll", "camera-1", "--settings", "all.toml", "--keep-broker")[0] == 0
+    loaded, wanted, _ = installed(tmp_path / "enrolled/camera-1.tar", tmp_path, mine)
+    assert (loaded.broker.host, loaded.broker.username) == ("10.0.0.5", "mine")
+    assert loaded.broker.password_file == "/etc/edge-client/my-password"
+    assert wanted.files.keys() == {"root.json", "report-key.pem"}
+    assert not (tmp_path / "enrolled/mosquitto-passwords").exists()
