@@ -278,8 +278,8 @@ def _how(options: argparse.Namespace, settings: PipelineSettings) -> Handover:
     host = str(common.get("broker", {}).get("host", ""))
     if host and is_this_machine(host):
         sys.stderr.write(
-            f"edge-fleet: the bundle names the broker {host}, which is each device itself; give its address in "
-            "the network, [broker] host, in --settings FILE\n"
+            f"edge-fleet: the bundle names the broker {host}, which is each device itself; give its address "
+            "in the network, [broker] host, in --settings FILE\n"
         )
     has_broker = bool(host) and not options.anonymous
     return Handover(
