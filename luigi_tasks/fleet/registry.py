@@ -412,32 +412,45 @@ def _change_once(
     if not wanted.issuperset(row.device for row in change.devices):
         raise ValueError("a change of devices that it was not asked about would lose others of their shards")
     bits = _bits_for(index, len({row.device for row in change.devices} - {row.device for row in found}))
-    if bits != index.bits:
-        touched = set(index.shards)
-        found = [row for rows in _read_shards(documents, index, touched, {}).values() for row in rows]
-    rows = {row.device: row for row in (*found, *change.devices)}
-    contents = _pack(rows.values(), bits)
-    kept = {} if bits != index.bits else {n: e for n, e in index.shards.items() if n not in contents}
-    shards = kept | {number: entry for number, (entry, _) in contents.items()}
+    if bits != index.bits:  # all are divided anew
+        found = [row for rows in _read_shards(documents, index, index.shards, {}).values() for row in rows]
+    contents = _pack({row.device: row for row in (*found, *change.devices)}.values(), bits)
+    new = _next_index(index, change, bits, {number: entry for number, (entry, _) in contents.items()}, who)
+    _write(documents, new, etag, [(_shard_key(entry.sha256), data) for entry, data in contents.values()])
+    _remove(documents, [_shard_key(name) for name in index.superseded])
+    return change
+
+
+def _next_index(
+    index: RegistryIndex, change: RegistryChange, bits: int, written: Mapping[str, ShardEntry], who: str
+) -> RegistryIndex:
+    """Return the index after a change, with the shards that are written for it."""
+    kept = index.shards if bits == index.bits else {}
+    shards = {**kept, **written}
     left = {entry.sha256 for entry in index.shards.values()} - {entry.sha256 for entry in shards.values()}
-    new = RegistryIndex(
+    collectors = {**index.collectors, **change.collectors}
+    return RegistryIndex(
         version=index.version + 1,
         bits=bits,
         shards=shards,
-        collectors={name: key for name, key in {**index.collectors, **change.collectors}.items() if key},
+        collectors={name: key for name, key in collectors.items() if key},
         superseded=tuple(sorted(left)),
         written_at=utc_now(),
         written_by=who,
     )
-    written = [(_shard_key(entry.sha256), data) for entry, data in contents.values()]
-    _for_each(lambda one: documents.store.put(*one), written)
+
+
+def _write(
+    documents: SignedDocuments, index: RegistryIndex, etag: str | None, shards: list[tuple[str, bytes]]
+) -> None:
+    """Write shards and then the index that names them; who loses a race leaves nothing behind."""
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as writers:
+        list(writers.map(lambda one: documents.store.put(*one), shards))
     try:
-        _save_index(documents, new, etag)
+        _save_index(documents, index, etag)
     except (StoreConflictError, SettingsError):  # anything else may have come through
-        _remove(documents, [key for key, _ in written])
+        _remove(documents, [key for key, _ in shards])
         raise
-    _remove(documents, [_shard_key(name) for name in index.superseded])
-    return change
 
 
 def _check_collectors(index: RegistryIndex, change: RegistryChange) -> None:
@@ -469,11 +482,6 @@ def _pack(rows: Iterable[EnrolledDevice], bits: int) -> dict[str, tuple[ShardEnt
         data = encode_compact(RegistryShard(devices=tuple(group), nonce=secrets.token_hex(8)))
         packed[number] = (ShardEntry(sha256=hashlib.sha256(data).hexdigest(), devices=len(group)), data)
     return packed
-
-
-def _for_each(act: Callable[[tuple[str, bytes]], None], things: list[tuple[str, bytes]]) -> None:
-    with concurrent.futures.ThreadPoolExecutor(_READERS) as workers:
-        list(workers.map(act, things))
 
 
 def _remove(documents: SignedDocuments, keys: Iterable[str]) -> None:
