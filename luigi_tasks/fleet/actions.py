@@ -303,13 +303,24 @@ class Fleet:
         return self._change(channel, lambda record: stages.pause(record, why, when))
 
     def resume(self, channel: str, who: str, why: str = "") -> RolloutRecord:
-        """Let a paused rollout go on; what a soft check found is accepted."""
-        when, document = self._moment(who), self.stand(channel).signed.rollout
+        """Let a paused rollout go on; what a soft check found is accepted.
+
+        Raises: InputError if it is not paused, or its record is a copy from before what was signed.
+        """
+        when, signed = self._moment(who), self.stand(channel).signed
+        document = signed.rollout
 
         def change(record: RolloutRecord) -> RolloutRecord:
             record = stages.resume(record, why, when)
-            is_its = document is not None and document.id == record.id
-            return stages.adopt(record, document.threshold) if document is not None and is_its else record
+            if document is not None and document.id == record.id:
+                record = stages.adopt(record, document.threshold)
+            if reason := moves.why_behind(record, signed):
+                msg = (
+                    f"rollout {record.id}: {reason}, so it cannot go on from this copy of its record; "
+                    "restore the newer one from the bucket's versions, or end it with `edge-fleet abort`"
+                )
+                raise InputError(msg)
+            return record
 
         return self._change(channel, change)
 

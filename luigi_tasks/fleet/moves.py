@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from luigi_tasks.fleet.records import RolloutRecord
 
 
-# A time is written in milliseconds.
-_CLOCKS_APART_S = 1.0
+# Clocks of two machines that look, both kept by NTP.
+_CLOCKS_APART_S = 30.0
 
 
 def pointers_after(record: RolloutRecord, before: Pointers, at: str) -> Pointers:
@@ -74,12 +74,16 @@ def why_behind(record: RolloutRecord, signed: Pointers) -> str:
 
     The signature follows the record, so it may be behind it, and never ahead.
     """
-    if not record.stages or record.state in ENDED:
+    if record.state in ENDED:
         return ""
-    document, stage = signed.rollout, record.stages[-1]
+    document = signed.rollout
     is_its = document is not None and document.id == record.id
-    points_to = signed.channel.release if signed.channel is not None else ""
     moved_at = _time(document.moved_at) if document is not None and document.moved_at else 0.0
+    if not record.stages:
+        is_newer = is_its or moved_at > record.state_since + _CLOCKS_APART_S
+        return "the signed document was moved after this rollout was started" if is_newer else ""
+    stage = record.stages[-1]
+    points_to = signed.channel.release if signed.channel is not None else ""
     reasons = (
         (
             is_its and document is not None and document.threshold > stage.threshold,

@@ -310,7 +310,7 @@ def distrust(record: RolloutRecord, why: str, when: Moment) -> RolloutRecord:
     """Return the rollout paused, because it is older than what was signed, or than this machine has seen."""
     words = (
         f"{why}: somebody put an older copy of the rollout's record back. Nothing moves; restore the newer "
-        "one from the bucket's versions, or go on from here with `edge-fleet resume`"
+        "one from the bucket's versions, go on from here with `edge-fleet resume`, or `edge-fleet abort`"
     )
     record = msgspec.structs.replace(record, resume_state=_before_pause(record))
     return add_event(enter(record, PAUSED, when), "older_copy", when, words)

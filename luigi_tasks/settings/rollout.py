@@ -188,6 +188,8 @@ def find_rollout_faults(settings: RolloutSettings, share_percent: float) -> list
             read()  # type: ignore[no-untyped-call]
         except ValueError as e:
             faults.append(f"[rollout] {name}: {e}")
+    if not faults and read_duration(settings.soak) >= read_duration(settings.stage_timeout):
+        faults.append("[rollout] soak: shorter than stage_timeout, or no stage could pass")
     if settings.min_passed < 1:
         faults.append("[rollout] min_passed: at least 1")
     if settings.silent_after < 1:

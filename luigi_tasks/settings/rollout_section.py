@@ -26,8 +26,8 @@ class rollout(luigi.Config):  # noqa: N801 - the class name is the section's nam
     )
     errors = luigi.Parameter(
         default="10%|2d",
-        description="failures that halt a rollout: a share, a number of devices, or with | between whichever "
-        "is reached",
+        description="failures that halt a rollout: a share, and a number of devices for stages of which the "
+        "share would be fewer; with | between",
     )
     quorum = luigi.Parameter(
         default="80%", description="share of a stage's devices that must have been heard of"

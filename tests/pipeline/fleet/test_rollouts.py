@@ -265,6 +265,54 @@ def test_an_older_copy_of_current_json_starts_no_rollout_again(fleet):
     assert (fleet.has(first), fleet.has(second)) == (0, 4)
 
 
+def test_a_rollout_that_was_aborted_is_not_started_by_older_copies(fleet):
+    new = start(fleet)
+    store, planned = FolderStore(fleet.settings.store), newest(fleet)
+    keys = record_key("stable", planned.id), current_key("stable")
+    kept = {one: store.read(one) for one in keys}
+    fleet.look()
+    fleet.now += 60
+    fleet.machine().abort("stable", "ann", "it is bad")
+    for key, data in kept.items():
+        store.put(key, data)
+    for path in (fleet.folder / "keys" / "device" / "memory").iterdir():
+        path.unlink()  # another machine looks, which has seen nothing
+    fleet.report()
+    look = fleet.machine().advance("stable")
+    assert (look.record.state, fleet.has(new)) == ("paused", 0)
+    assert "moved after this rollout was started" in look.words
+    fleet.machine().resume("stable", "ann", "it was a mistake")
+    assert [fleet.look(), fleet.has(new)] == ["open", 1]
+
+
+def test_a_rollout_that_is_over_does_not_go_on_from_an_older_copy(fleet):
+    new = start(fleet)
+    fleet.look()
+    store, record = FolderStore(fleet.settings.store), newest(fleet)
+    keys = record_key("stable", record.id), current_key("stable")
+    kept = {one: store.read(one) for one in keys}
+    while fleet.look():
+        pass
+    for key, data in kept.items():
+        store.put(key, data)
+    fleet.report()
+    assert fleet.machine().advance("stable").record.state == "paused"
+    with pytest.raises(InputError, match="points to the release already, so it cannot go on"):
+        fleet.machine().resume("stable", "ann")
+    fleet.machine().abort("stable", "ann")
+    assert fleet.has(new) == 4
+    assert fleet.machine().advance("stable").record is None
+
+
+def test_a_machine_without_the_key_of_releases_looks(fleet):
+    new = start(fleet)
+    for name in ("targets.pem", "work.pem"):
+        (fleet.folder / "keys" / "pipeline" / name).unlink()
+    while fleet.look():
+        pass
+    assert fleet.machine().stand("stable").signed.channel.release == new
+
+
 def test_a_record_that_is_gone_or_forged_is_said_and_can_be_aborted(fleet):
     new = start(fleet)
     fleet.look()

@@ -250,6 +250,7 @@ def test_what_has_ended_is_changed_by_nobody():
         ({"window": "1-5"}, "01:00-05:00"),
         ({"apply": "window"}, "01:00-05:00"),
         ({"pace": "2000"}, "2000/min"),
+        ({"soak": "3d"}, "shorter than stage_timeout"),
         ({"min_passed": 0}, "at least 1"),
     ],
 )
