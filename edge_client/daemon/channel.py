@@ -243,6 +243,7 @@ class ChannelFollower(Follower):
             time.monotonic(),
             self._chance.uniform,
             serves=self.serves,
+            start_spread_s=self.pace.start_spread_s,
             fleet_spread_s=lambda: self.pace.spread_s,
         )
         requested, retry = False, Retry.RESTART

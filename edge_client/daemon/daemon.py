@@ -317,6 +317,7 @@ class Daemon:
             online_topic=online_topic(device.fleet, device.id),
             on_connection=self._on_connection,
             on_acknowledged=self._on_acknowledged,
+            start_spread_s=max(one.pace.start_spread_s for one in self._followers.values()),
             spread_s=lambda: max(one.pace.spread_s for one in self._followers.values()),
         )
 

@@ -3,14 +3,16 @@
 Only the fleet knows its size, and it sets `heartbeat_s` by it: 30 s for ten devices, an hour for 100,000.
 After a power cut or an outage of the broker all of them come at once. A device that knows of a large fleet
 lets a random part of a tenth of that interval pass: 100,000 devices are then 280 a second, where AWS IoT Core
-takes 500. A device that is alone, or one of a few, comes at once. The interval is kept on the disk: a start
-after a power cut is when it counts.
+takes 500. A device that is alone, or one of a few, comes at once, and so does one whose machine has been up
+for a while: a power cut starts machines, and a person at one device starts its daemon. The interval is kept
+on the disk: a start after a power cut is when it counts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from edge_client.contract.documents import Document, decode_document, encode_document
@@ -26,6 +28,8 @@ PACE_FILE = "pace.json"
 PACE_LIMIT_BYTES = 4096
 # Of the interval of reports; a fleet of that pace in seconds is small enough to come at once.
 SPREAD_SHARE, AT_ONCE_S = 0.1, 3.0
+# A daemon that starts later than this was not started by a power cut; a slow board is up in two minutes.
+BOOTED_S = 600.0
 # No fleet needs longer: a million devices at 500 connects a second.
 LONGEST_SPREAD_S = 2400.0
 
@@ -41,16 +45,24 @@ class FleetPace:
 
     Attributes:
         heartbeat_s: Seconds between two reports that the fleet asked for last; 0: nothing.
+        start_spread_s: Seconds over which the devices spread what they do when their machines have started.
     """
 
-    def __init__(self, file: Path) -> None:
-        """Read what is known; never fails."""
+    def __init__(self, file: Path, uptime_s: float | None = None) -> None:
+        """Read what is known; never fails.
+
+        Args:
+            file: Where it is kept.
+            uptime_s: Seconds since the machine started; None: what Linux' monotonic clock tells.
+        """
         self._file = file
+        uptime_s = time.monotonic() if uptime_s is None else uptime_s
         self.heartbeat_s = 0.0
         with contextlib.suppress(OSError, EdgeError):
             data = file.read_bytes()
             known = decode_document(KnownPace, data, source=str(file), limit_bytes=PACE_LIMIT_BYTES)
             self.heartbeat_s = _sane(known.heartbeat_s)
+        self.start_spread_s = self.spread_s if uptime_s < BOOTED_S else 0.0
 
     @property
     def spread_s(self) -> float:

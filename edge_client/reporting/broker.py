@@ -83,6 +83,7 @@ class BrokerConnection:
         on_connection: Callable[[], None],
         commands: Mapping[str, Callable[[bytes], None]] | None = None,
         on_acknowledged: Callable[[int], None] = lambda _number: None,
+        start_spread_s: float = 0.0,
         spread_s: Callable[[], float] = float,
         chance: random.Random | None = None,
     ) -> None:
@@ -100,6 +101,7 @@ class BrokerConnection:
                 command would run at every connect.
             on_acknowledged: Called in the connection's thread with the number of each message that the broker
                 has, see `send`.
+            start_spread_s: Longest wait before the first connect.
             spread_s: Returns the seconds over which the fleet spreads its connects; 0: it is small.
             chance: Draws delays; None: seeded by the system.
         """
@@ -110,7 +112,7 @@ class BrokerConnection:
         self._handlers = {**handlers, **(commands or {})}
         self._on_connection = _logged(on_connection)
         self._on_acknowledged = _logged(on_acknowledged)
-        self._spread_s = spread_s
+        self._start_spread_s, self._spread_s = start_spread_s, spread_s
         self._chance = chance or random.Random()  # noqa: S311 - no secret
         self._denials = Denials()
         self._outgoing = Outgoing(paced=is_aws(settings))
@@ -230,8 +232,7 @@ class BrokerConnection:
     # The thread
 
     def _run(self) -> None:
-        # After a power cut all devices start together; one that is alone, or one of a few, connects at once.
-        self._stopping.wait(self._chance.uniform(0, self._spread_s()))
+        self._stopping.wait(self._chance.uniform(0, self._start_spread_s))
         while not self._stopping.is_set():
             try:
                 self._connect_and_serve()

@@ -49,6 +49,7 @@ class CheckSchedule:
         uniform: Callable[[float, float], float],
         *,
         serves: bool,
+        start_spread_s: float = 0.0,
         fleet_spread_s: Callable[[], float] = float,
     ) -> None:
         """Schedule the first check.
@@ -59,12 +60,13 @@ class CheckSchedule:
             uniform: Draws a number between two.
             serves: Whether a release serves. The first check may wait then: all cameras of a shop start
                 at once when the power comes back.
+            start_spread_s: Seconds that the size of the fleet asks for before the first check.
             fleet_spread_s: Returns the seconds that the size of the fleet asks for, like `spread_s`.
         """
         self._settings = settings
         self._uniform = uniform
         self._fleet_spread_s = fleet_spread_s
-        self._next = now + (uniform(0, self._spread_s) if serves else 0)
+        self._next = now + (uniform(0, max(settings.spread_s, start_spread_s)) if serves else 0)
         self._checked_at = float("-inf")
         self._failures = self._false_announcements = 0
         self._settled: dict[bytes, float] = {}

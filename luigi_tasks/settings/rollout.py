@@ -10,6 +10,9 @@ import itertools
 import math
 import re
 
+from edge_client.contract.errors import InputError
+from edge_client.contract.windows import parse_window
+
 BY = ("device", "site")
 APPLY = ("now", "window", "ask")
 ON_BREACH = ("back", "pause")
@@ -26,7 +29,6 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 _DEVICES = re.compile(r"([1-9]\d*)d")
 _PACE = re.compile(r"(\d+(?:\.\d+)?)(?:/(min|h))?")
-_WINDOW = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 _CONDITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(=[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 
 
@@ -149,9 +151,12 @@ def read_pace(text: str) -> float:
 
 def read_window(text: str, apply: str) -> str:
     """Return a window; raises ValueError, also where `apply` needs one and there is none."""
-    if (text or apply == "window") and not _WINDOW.fullmatch(text):
-        msg = f"{text!r}: give {WINDOW_ALLOWED}, in the local time of the devices"
-        raise ValueError(msg)
+    if text or apply == "window":
+        try:
+            parse_window(text)  # as the devices do
+        except InputError as e:
+            msg = f"{text!r}: give {WINDOW_ALLOWED}, in the local time of the devices"
+            raise ValueError(msg) from e
     return text
 
 

@@ -22,7 +22,7 @@ CONNECTS_PER_S = 500
 def pace(tmp_path):
     """The pace that a device of a large fleet knows when it starts again."""
     FleetPace(tmp_path / PACE_FILE).note(HEARTBEAT_S)
-    return FleetPace(tmp_path / PACE_FILE)
+    return FleetPace(tmp_path / PACE_FILE, uptime_s=40.0)
 
 
 def most_in_a_second(times) -> int:
@@ -31,7 +31,7 @@ def most_in_a_second(times) -> int:
 
 def test_a_large_fleet_connects_no_faster_than_a_broker_takes_it(pace):
     chance = random.Random(1)
-    starts = (chance.uniform(0, pace.spread_s) for _ in range(DEVICES))
+    starts = (chance.uniform(0, pace.start_spread_s) for _ in range(DEVICES))
     assert most_in_a_second(starts) < CONNECTS_PER_S
     connection = BrokerConnection(
         BrokerSettings(host="127.0.0.1"),
@@ -46,6 +46,11 @@ def test_a_large_fleet_connects_no_faster_than_a_broker_takes_it(pace):
         connection._denials.failed()
 
 
+def test_a_person_who_starts_one_daemon_of_a_large_fleet_does_not_wait(tmp_path, pace):
+    assert pace.start_spread_s == pace.spread_s
+    assert FleetPace(tmp_path / PACE_FILE, uptime_s=86400.0).start_spread_s == 0
+
+
 def test_a_device_that_is_alone_or_one_of_a_few_comes_at_once(tmp_path):
     pace = FleetPace(tmp_path / PACE_FILE)
     assert pace.spread_s == 0
@@ -58,7 +63,12 @@ def test_a_fleet_that_failed_together_looks_apart(pace):
     chance = random.Random(2)
     schedules = [
         CheckSchedule(
-            UpdateSettings(), 0.0, chance.uniform, serves=True, fleet_spread_s=lambda: pace.spread_s
+            UpdateSettings(),
+            0.0,
+            chance.uniform,
+            serves=True,
+            start_spread_s=pace.start_spread_s,
+            fleet_spread_s=lambda: pace.spread_s,
         )
         for _ in range(2000)
     ]

@@ -248,6 +248,7 @@ def test_what_has_ended_is_changed_by_nobody():
         ({"approve": "1"}, "none without stages"),
         ({"only": "site=shop 7"}, "site=NAME"),
         ({"window": "1-5"}, "01:00-05:00"),
+        ({"window": "05:00-05:00"}, "01:00-05:00"),  # it would never open
         ({"apply": "window"}, "01:00-05:00"),
         ({"pace": "2000"}, "2000/min"),
         ({"soak": "3d"}, "shorter than stage_timeout"),
