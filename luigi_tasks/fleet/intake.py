@@ -118,7 +118,7 @@ class Intake:
 
     Args:
         fleet: Name of the fleet.
-        max_per_min: Messages a minute of one device that count.
+        max_per_min: Messages a minute of one device that count, of each kind.
         max_unknown: Devices that are not in the registry, in one minute.
         members: Devices in the registry, by id; may be set again.
     """
@@ -133,7 +133,7 @@ class Intake:
         self._max_unknown = max_unknown
         self._minute = -1
         self._sent: dict[str, int] = {}
-        self._unknown = 0
+        self._unknown: set[str] = set()
 
     def admit(self, topic: str, payload: bytes, at: float, *, is_retained: bool = False) -> Message | None:
         """Return the message if it is to be read; None if it does not count, which is counted."""
@@ -190,33 +190,35 @@ class Intake:
         if kind not in _LIMITS:
             raise RejectedError(FOREIGN_TOPIC)
         is_member = device in self.members
-        self._check_rate(device, at, is_member=is_member)
-        if len(payload) > _LIMITS[kind] or (not is_member and len(payload) > _UNKNOWN_LIMIT_BYTES):
-            raise RejectedError(TOO_LARGE)
-        if kind == REPORT and is_retained:
-            raise RejectedError(RETAINED)
-        try:
+        try:  # first of all: what follows remembers names
             if not is_member:
                 check_name(device, "device id")
             if channel:
                 check_name(channel, "channel")
         except InputError as e:
             raise RejectedError(BAD_NAME) from e
+        self._check_rate(device, kind, at, is_member=is_member)
+        if len(payload) > _LIMITS[kind] or (not is_member and len(payload) > _UNKNOWN_LIMIT_BYTES):
+            raise RejectedError(TOO_LARGE)
+        if kind == REPORT and is_retained:
+            raise RejectedError(RETAINED)
         return Message(device, channel, kind, payload, at, is_retained)
 
-    def _check_rate(self, device: str, at: float, *, is_member: bool) -> None:
+    def _check_rate(self, device: str, kind: str, at: float, *, is_member: bool) -> None:
         minute = int(at // _MINUTE_S)
         if minute != self._minute:
-            self._minute, self._unknown = minute, 0
+            self._minute = minute
             self._sent.clear()
-        sent = self._sent.get(device, 0)
+            self._unknown.clear()
+        sender = f"{device}/{kind}"
+        sent = self._sent.get(sender, 0)
         if sent >= self._max_per_min:
             raise RejectedError(TOO_MANY)
-        if sent == 0 and not is_member:
-            if self._unknown >= self._max_unknown:
+        if not is_member and device not in self._unknown:
+            if len(self._unknown) >= self._max_unknown:
                 raise RejectedError(TOO_MANY_UNKNOWN)
-            self._unknown += 1
-        self._sent[device] = sent + 1
+            self._unknown.add(device)
+        self._sent[sender] = sent + 1
 
     def _decode(self, message: Message, member: EnrolledDevice | None) -> tuple[DeviceReport, bool]:
         if message.kind == STATUS:

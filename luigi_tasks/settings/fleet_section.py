@@ -50,7 +50,7 @@ class fleet(luigi.Config):  # noqa: N801 - the class name is the section's name 
         description="one snapshot a day of so many days stays; those that verdicts name do anyway",
     )
     max_reports_per_min = luigi.IntParameter(
-        default=60, description="reports a minute that one device may send; more are counted and ignored"
+        default=120, description="reports a minute that one device may send; more are counted and ignored"
     )
     max_unknown_devices = luigi.IntParameter(
         default=10000,
