@@ -311,7 +311,9 @@ class Collector:
         """Take a message into the batch; return why it does not count, empty if it does."""
         try:
             if message.kind == ONLINE:
-                self._database.note_online(message.device, is_online=read_online(message.payload))
+                is_member = message.device in self.intake.members
+                is_online = read_online(message.payload)
+                self._database.note_online(message.device, is_online=is_online, is_member=is_member)
             else:
                 self._database.note_report(self.intake.read(message))
         except RejectedError as e:

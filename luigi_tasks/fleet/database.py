@@ -189,10 +189,10 @@ class Database:
         execute(_UPDATE, (*self._values(heard, state), row))
         self._write_marks(row, marks)
 
-    def note_online(self, device: str, *, is_online: bool) -> None:
-        """Take a device's last will into the batch, if the device is known."""
+    def note_online(self, device: str, *, is_online: bool, is_member: bool) -> None:
+        """Take a device's last will into the batch, if it is known: a member is, before its first report."""
         execute = self._connection.execute
-        if execute("SELECT 1 FROM rows WHERE device = ? LIMIT 1", (device,)).fetchone():
+        if is_member or execute("SELECT 1 FROM rows WHERE device = ? LIMIT 1", (device,)).fetchone():
             execute("INSERT OR REPLACE INTO online VALUES (?, ?)", (device, is_online))
 
     def forget_online(self) -> None:

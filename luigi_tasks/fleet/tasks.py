@@ -14,14 +14,13 @@ so that cron mails it, and later looks at it succeed.
 from __future__ import annotations
 
 import functools
-import getpass
 import logging
-import os
 import secrets
 from typing import TYPE_CHECKING, Any
 
 import luigi
 
+from luigi_tasks.fleet.person import person
 from luigi_tasks.logs import LUIGI_LOGGER, for_page, log_errors_as_messages
 from luigi_tasks.luigid import Reschedulable
 from luigi_tasks.settings.rollout_section import rollout as section
@@ -206,12 +205,3 @@ for _name, _setting in parameters_of(section).items():
     _option = luigi.Parameter(default="", description=f"{_setting.description}; empty: as in [rollout]")
     setattr(Rollout, OPTIONS[_name], _option)
     _option.__set_name__(Rollout, OPTIONS[_name])
-
-
-def person() -> str:
-    """Return who runs this, such as `ann@board`, for the rollout's history."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        name = str(os.getuid())
-    return f"{name}@{os.uname().nodename}"

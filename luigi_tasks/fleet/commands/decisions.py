@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
 from edge_client.contract.text import one_line
 from luigi_tasks.fleet.commands.command import Subparsers, new_command, read_settings, to_json
+from luigi_tasks.fleet.person import person
 from luigi_tasks.fleet.tables import count
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> str:
     """Do it; return where the rollout stands then."""
-    who, why = _check(options.who or login_name(), "--who"), _check(options.why, "--why")
+    who, why = _check(options.who or person(), "--who"), _check(options.why, "--why")
     settings = read_settings()
     from luigi_tasks.fleet.actions import open_fleet  # noqa: PLC0415 - --help needs none of it
 
@@ -64,14 +63,6 @@ def run(options: argparse.Namespace) -> str:
     )
     state = record.state.replace("_", " ")
     return f"channel {channel}: rollout {record.id} of release {record.release}: {state}{place}\n"
-
-
-def login_name() -> str:
-    """Return the name that this user logged in with; the user's number where there is none."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user without a name
-        return f"uid {os.getuid()}"
 
 
 def _check(text: str, option: str) -> str:

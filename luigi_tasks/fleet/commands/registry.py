@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import getpass
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from edge_client.contract.hosts import is_this_machine
 from edge_client.contract.names import check_name
 from edge_client.contract.times import utc_now
 from luigi_tasks.fleet.commands.command import Subparsers, new_command, read_settings, to_json
+from luigi_tasks.fleet.person import person
 
 if TYPE_CHECKING:
     import argparse
@@ -453,11 +452,3 @@ def _open() -> tuple[PipelineSettings, SignedDocuments]:
 
     settings = read_settings()
     return settings, open_documents(settings)
-
-
-def person() -> str:
-    """Return who runs this command, for the records."""
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):  # a container without a name for its user
-        return socket.gethostname()

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import re
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -306,12 +307,12 @@ def test_a_person_decides_on_a_rollout_and_stands_in_its_history(fleet, monkeypa
     assert fleet.run("abort", "--why", "enough")[0] == 0
     code, _, error = fleet.run("abort", "--why", "again")
     assert (code, "no rollout runs" in error) == (1, True)
-    events = fleet.rollouts.load("stable", "r1").document.events[2:]
+    events, host = fleet.rollouts.load("stable", "r1").document.events[2:], socket.gethostname()
     assert [(one.what, one.who) for one in events] == [
-        ("resumed", "bea"),
+        ("resumed", f"bea@{host}"),
         ("paused", "carl"),
-        ("going_back", "bea"),
-        ("aborted", "bea"),
+        ("going_back", f"bea@{host}"),
+        ("aborted", f"bea@{host}"),
     ]
     assert all(one.why.isprintable() for one in events)
     assert running.steady in fleet.run("status")[1]
