@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from luigi_tasks.fleet.records import VerdictRecord
 
 # Minutes after a stage opened at which it is looked at; later every six hours.
-LOOKS_MIN = (12, 25, 75, 146, 170, 270, 400, 520, 640, 800, 1020, 1200, 1440)
+LOOKS_MIN = (25, 75, 146, 170, 270, 400, 520, 640, 800, 1020, 1200, 1440)
 
 
 @dataclasses.dataclass(frozen=True)

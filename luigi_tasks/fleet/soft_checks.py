@@ -39,15 +39,16 @@ from luigi_tasks.fleet.changes import (
 )
 from luigi_tasks.fleet.hit_devices import facts_of
 from luigi_tasks.fleet.records import HALT, INCONCLUSIVE, PASS, REPORT, SOFT, Check
-from luigi_tasks.fleet.statistics import mixture_p, rounded, shift
+from luigi_tasks.fleet.statistics import mean_shift, mixture_p, p_above, rounded, shift
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from luigi_tasks.fleet.records import DeviceRow, RolloutPlan
     from luigi_tasks.fleet.stage_view import StageView, Vote
+    from luigi_tasks.fleet.statistics import Shift
 
 # Checks of groups and labels in a verdict, the smallest p-values first: a document stays one.
 PARTS_AT_MOST = 20
@@ -66,6 +67,8 @@ SMALLEST = {LATENCY: 0.0, UNSURE: 0.01, FAILED: 0.005, RESTARTS: 0.05, CONFIDENC
 LABEL_EFFECT = 0.03
 # Figures that are zero on most devices: the median of differences is blind to them, the mean is not.
 BY_MEAN = (FAILED, RESTARTS)
+# All figures are worse when they are higher, but confidence.
+SIGNS = np.array([-1.0 if name == CONFIDENCE else 1.0 for name in FIGURES])
 # So little may all labels move at once, each by this part of its share, ...
 MIX_EFFECT = 0.006
 # ... and the figures that are tested with them.
@@ -197,35 +200,47 @@ def _look_at(
     Of a part of the stage, and of labels, only those that do not pass.
     """
     stage, control = sides.stage.of(group.stage), sides.control.of(group.control)
-    found = shift(stage, control, 2 * plan.soft_confidence - 1)
-    means = stage.mean(axis=0) - control.mean(axis=0)
     levels = np.abs(sides.control.levels[group.control]).mean(axis=0)
-    columns = [*WITH_LABELS, *range(len(FIGURES), stage.shape[1])]
-    tolerated = np.array([*WITH_LABELS.values(), *[MIX_EFFECT] * len(sides.labels)])
-    p_drift = mixture_p(stage[:, columns], control[:, columns], tolerated)
     checks: list[tuple[float, Check]] = []
     hit: set[str] = set()
-    for place, name in enumerate((*FIGURES, *sides.labels)):
-        is_label = place >= len(FIGURES)
-        sign = -1.0 if name == CONFIDENCE and not is_label else 1.0
+    for place, p, is_label in _suspects(stage, control, group, alpha):
+        name = (*FIGURES, *sides.labels)[place]
+        by = mean_shift if not is_label and name in BY_MEAN else shift
+        found = by(stage[:, place], control[:, place], 2 * plan.soft_confidence - 1)
+        sign = math.copysign(1.0, found.estimate) if is_label else SIGNS[place]
         limit = math.log1p(LABEL_EFFECT) if is_label else _limit(name, plan.tolerance, levels[place])
-        by_mean = not is_label and name in BY_MEAN
-        estimate = float(means[place] if by_mean else found.estimate[place])
-        if is_label:
-            p, size = min(found.p_above[place], found.p_below[place]), abs(estimate)
-            sign = math.copysign(1.0, estimate)
-        else:
-            p, size = (found.p_above if sign > 0 else found.p_below)[place], sign * estimate
-        is_hit = size > limit and (p < LABEL_P or not is_label)
-        result = alpha.result(p_drift if is_label else float(p), of_drift=is_label) if is_hit else PASS
+        is_large = sign * found.estimate > limit
+        result = alpha.result(p, of_drift=is_label) if is_large else PASS
         if result == HALT:
             worse = sign * (stage[:, place] - np.median(control[:, place])) > limit
             hit |= {sides.stage.votes[row].device for row in group.stage[worse]}
         if result != PASS or (not is_label and not group.name):
-            measured = (estimate, float(found.low[place]), float(found.high[place]))
-            check = _check(name, group, result, measured, limit, is_label=is_label)
-            checks.append((p_drift if is_label else float(p), check))
+            checks.append((p, _check(name, group, result, found, limit, is_label=is_label)))
     return checks, hit
+
+
+def _suspects(
+    stage: NDArray[np.float64], control: NDArray[np.float64], group: _Group, alpha: _Alpha
+) -> Iterator[tuple[int, float, bool]]:
+    """Yield columns that may not pass with their p-values, and whether they are labels.
+
+    Of the whole stage all figures; labels have the p-value of the mix.
+    """
+    figures = slice(len(FIGURES))
+    for place, p in enumerate(p_above(stage[:, figures] * SIGNS, control[:, figures] * SIGNS)):
+        if not group.name or alpha.result(float(p), of_drift=False) != PASS:
+            yield place, float(p), False
+    labels = range(len(FIGURES), stage.shape[1])
+    columns = [*WITH_LABELS, *labels]
+    tolerated = np.array([*WITH_LABELS.values(), *[MIX_EFFECT] * len(labels)])
+    p_drift = mixture_p(stage[:, columns], control[:, columns], tolerated)
+    if alpha.result(p_drift, of_drift=True) == PASS:
+        return
+    more = p_above(stage[:, labels], control[:, labels])
+    fewer = p_above(-stage[:, labels], -control[:, labels])
+    for place, own in zip(labels, np.minimum(more, fewer), strict=True):
+        if own < LABEL_P:
+            yield place, p_drift, True
 
 
 def _limit(name: str, tolerance: float, level: float) -> float:
@@ -236,21 +251,12 @@ def _limit(name: str, tolerance: float, level: float) -> float:
     return max(SMALLEST[name], tolerance * level)
 
 
-def _check(
-    name: str,
-    group: _Group,
-    result: str,
-    measured: tuple[float, float, float],
-    limit: float,
-    *,
-    is_label: bool,
-) -> Check:
+def _check(name: str, group: _Group, result: str, found: Shift, limit: float, *, is_label: bool) -> Check:
     kind = DRIFT if is_label else name
     unit = UNITS.get(kind, "share")
+    value, low, high = found.estimate, found.low, found.high
     if unit == "relative":
-        measured = (math.expm1(measured[0]), math.expm1(measured[1]), math.expm1(measured[2]))
-        limit = math.expm1(limit)
-    value, low, high = measured
+        value, low, high, limit = (math.expm1(one) for one in (value, low, high, limit))
     what = f"frames labelled {name!r}" if is_label else name
     where = f" on {group.name}" if group.name else ""
     shown = [f"{one:+.1%}" if unit != "per hour" else f"{one:+.2f}" for one in (value, low, high, limit)]

@@ -69,44 +69,61 @@ def poisson_p(count: int, seconds: float, before: int, before_seconds: float) ->
 
 @dataclasses.dataclass(frozen=True)
 class Shift:
-    """How far the first group lies above the second, by figure (column).
+    """How far one group lies above another.
 
     Attributes:
-        estimate: Median of the differences of all pairs (Hodges and Lehmann, 1963).
+        estimate: The difference.
         low: Lower end of its interval.
         high: Upper end.
-        p_above: One-sided p-value of Mann-Whitney's test that the first group is higher.
-        p_below: The same for lower.
     """
 
-    estimate: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    p_above: NDArray[np.float64]
-    p_below: NDArray[np.float64]
+    estimate: float
+    low: float
+    high: float
 
 
-def shift(first: NDArray[np.float64], second: NDArray[np.float64], confidence: float) -> Shift:
-    """Compare two groups of devices, figure by figure.
+def p_above(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Mann-Whitney's one-sided p-values, figure by figure, that the first group is higher.
 
     Args:
         first: (N, F), a row a device.
         second: (M, F).
+    """
+    from scipy.stats import mannwhitneyu  # noqa: PLC0415 - as above
+
+    found = mannwhitneyu(first, second, alternative="greater", axis=0, method="asymptotic").pvalue
+    # All values alike give no p-value: nothing is shown.
+    return np.asarray(np.where(np.isnan(found), 1.0, found), np.float64)
+
+
+def shift(first: NDArray[np.float64], second: NDArray[np.float64], confidence: float) -> Shift:
+    """Return the median of the differences of all pairs (Hodges and Lehmann, 1963).
+
+    Args:
+        first: (N,), a value a device.
+        second: (M,).
         confidence: Of the interval, two-sided.
     """
     from scipy.special import ndtri  # noqa: PLC0415 - as above
-    from scipy.stats import mannwhitneyu  # noqa: PLC0415 - as above
 
-    above = mannwhitneyu(first, second, alternative="greater", axis=0, method="asymptotic").pvalue
-    below = mannwhitneyu(first, second, alternative="less", axis=0, method="asymptotic").pvalue
     n, m = len(first), len(second)
-    pairs = _quantiles(first)[:, None, :] - _quantiles(second)[None, :, :]  # (n, m, F)
-    pairs = np.sort(pairs.reshape(-1, pairs.shape[2]), axis=0)  # (n * m, F)
+    pairs = (_quantiles(first)[:, None] - _quantiles(second)[None, :]).ravel()
     half = float(ndtri((1 + confidence) / 2)) * math.sqrt((n + m + 1) / (12 * n * m))
     last = len(pairs) - 1
     low, high = (min(max(round(last * (0.5 + side)), 0), last) for side in (-half, half))
-    middle = (pairs[last // 2] + pairs[(last + 1) // 2]) / 2
-    return Shift(middle, pairs[low], pairs[high], _known(above), _known(below))
+    middle = last // 2, (last + 1) // 2
+    pairs.partition(sorted({low, high, *middle}))
+    return Shift(float(pairs[middle[0]] + pairs[middle[1]]) / 2, float(pairs[low]), float(pairs[high]))
+
+
+def mean_shift(first: NDArray[np.float64], second: NDArray[np.float64], confidence: float) -> Shift:
+    """Return the difference of the means, for figures that are zero on most devices; arguments as `shift`."""
+    from scipy.special import ndtri  # noqa: PLC0415 - as above
+
+    value = float(first.mean() - second.mean())
+    spread = math.sqrt(float(first.var()) / len(first) + float(second.var()) / len(second))
+    half = float(ndtri((1 + confidence) / 2)) * spread
+    return Shift(value, value - half, value + half)
 
 
 def mixture_p(
@@ -152,9 +169,4 @@ def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(values) <= QUANTILES_AT_MOST:
         return values
     places = np.linspace(0, len(values) - 1, QUANTILES_AT_MOST).round().astype(int)
-    return np.asarray(np.sort(values, axis=0)[places], np.float64)
-
-
-def _known(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """All values alike give no p-value: nothing is shown."""
-    return np.asarray(np.where(np.isnan(p), 1.0, p), np.float64)
+    return np.asarray(np.sort(values)[places], np.float64)
