@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_client.contract.errors import SettingsError
 from luigi_tasks.fleet.commands.command import Subparsers, new_command, read_settings, to_json
 
 if TYPE_CHECKING:
@@ -48,20 +50,11 @@ def run(options: argparse.Namespace) -> str:
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     settings = read_settings()
-    collector = Collector(CollectorScope(settings.fleet, settings.broker.fleet))
-    if options.no_snapshot and options.from_file:
-        return _take_file(collector, None, options)
-    clerk = _open_clerk(collector, settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: collector.stopping.set())
-    clerk.open()
-    if options.from_file:
-        return _take_file(collector, clerk, options)
-    if options.from_bucket:
-        _follow_bucket(collector, clerk, settings, options.from_bucket)
-    else:
-        _follow_broker(collector, clerk, settings, ask=not options.no_ask)
-    return to_json(_figures(collector)) if options.json else ""
+    if not (options.from_file or options.from_bucket or settings.broker.host):
+        msg = "[broker] host is empty: nothing can be heard. Name the broker, or give --from-bucket"
+        raise SettingsError(msg)
+    with contextlib.closing(Collector(CollectorScope(settings.fleet, settings.broker.fleet))) as collector:
+        return _collect(collector, settings, options)
 
 
 def run_ask(options: argparse.Namespace) -> str:
@@ -75,6 +68,23 @@ def run_ask(options: argparse.Namespace) -> str:
     if options.json:
         return to_json({"asked": topic})
     return f"{topic}: all devices that are online were asked to report; each answers after a random time\n"
+
+
+def _collect(collector: Collector, settings: PipelineSettings, options: argparse.Namespace) -> str:
+    if options.no_snapshot and options.from_file:
+        return _take_file(collector, None, options)
+    clerk = _open_clerk(collector, settings)
+    if options.from_file:
+        clerk.open()
+        return _take_file(collector, clerk, options)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: collector.stopping.set())
+    clerk.open()
+    if options.from_bucket:
+        _follow_bucket(collector, clerk, settings, options.from_bucket)
+    else:
+        _follow_broker(collector, clerk, settings, ask=not options.no_ask)
+    return to_json(_figures(collector)) if options.json else ""
 
 
 def _open_clerk(collector: Collector, settings: PipelineSettings) -> Clerk:
