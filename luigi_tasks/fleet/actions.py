@@ -153,10 +153,11 @@ class Fleet:
         """Start a rollout, and return it; one of the same release that runs is returned as it is.
 
         Nothing is signed yet: the first look opens its first stage.
-        Raises: RolloutRunsError if another one runs, or is past its first stage; InputError if the release
-            cannot be rolled out, or if devices cannot run it and `skip_incompatible` does not leave them out;
-            TrustError; TransportError.
+        Raises: RolloutRunsError if another one runs, or is past its first stage; NoRegistryError; InputError
+            if the release cannot be rolled out, or if devices cannot run it and `skip_incompatible` does not
+            leave them out; TrustError; TransportError.
         """
+        load_registry(self.documents)  # without one no look would open a stage
         standing = self._finish_ended(channel)
         self._check(channel, release, variants or {}, standing.signed)
         running, when = standing.running, self._moment(who)

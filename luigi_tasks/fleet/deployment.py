@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from luigi_tasks.fleet.plans import plan_of
+from luigi_tasks.fleet.registry import load_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,7 @@ def deploy(fleet: Fleet, release: str, publish: Callable[[], None]) -> str:
         fleet: The fleet.
         release: The release.
         publish: Signs it, and moves the channel where there are no stages.
-    Raises: as `publish`, and `Fleet.start`.
+    Raises: As `publish`, and `Fleet.start`: NoRegistryError, InputError, TrustError, TransportError.
     """
     channel = fleet.settings.release.channel
     moved = f"channel {channel} points to {release}"
@@ -37,6 +38,8 @@ def deploy(fleet: Fleet, release: str, publish: Callable[[], None]) -> str:
         return moved
     if fleet.queue(channel, release, WHO):
         return f"release {release} waits for the end of the rollout on channel {channel}"
+    if fleet.settings.rollout.stages:
+        load_registry(fleet.documents)  # before anything is signed
     publish()
     if not fleet.settings.rollout.stages:
         fleet.leave(channel, WHO, "the channel moves at once")  # the last rollout was for a part of the fleet

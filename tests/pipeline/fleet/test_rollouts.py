@@ -213,6 +213,8 @@ def test_a_registry_that_is_lost_stops_every_look(fleet):
     store.delete(INDEX_KEY)
     with pytest.raises(InputError, match="registry"):
         fleet.machine().advance("stable")
+    with pytest.raises(InputError, match="registry"):
+        fleet.machine().start("stable", fleet.publish(2, move=False).release, fleet.plan(), "ann")
     assert fleet.has(new) == 1
     store.put(INDEX_KEY, index)
     assert fleet.look() == "open"
