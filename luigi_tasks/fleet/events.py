@@ -18,7 +18,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from edge_client.contract.documents import Document, encode_compact
-from edge_client.contract.errors import EdgeError
+from edge_client.contract.errors import EdgeError, InputError, TrustError
 from edge_client.contract.names import events_topic, rollout_topic
 from edge_client.contract.text import one_line
 from edge_client.contract.times import seconds_until, utc_now
@@ -27,7 +27,7 @@ from luigi_tasks.fleet.records import RolloutRecord
 from luigi_tasks.fleet.webhooks import open_webhook_pool, read_webhooks, send_webhook
 from luigi_tasks.logs import LUIGI_LOGGER
 from luigi_tasks.release.broker import BrokerClient, Message
-from luigi_tasks.storage.store import StoreConflictError
+from luigi_tasks.storage.store import StoreConflictError, TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -231,8 +231,7 @@ def _tell(
     receivers = _open_receivers(settings, record)
     if not receivers:
         return []
-    found = documents.load(ToldEvents, told_key(channel), limit_bytes=_LIMIT_BYTES)
-    before = found.document if found is not None else ToldEvents()
+    before, etag = _load(documents, channel)
     names = [one.name for one in receivers]
     owed = _find_owed(documents, channel, before, names)
     if record is not None:
@@ -243,8 +242,22 @@ def _tell(
     done = {name: took[name] | (_given_up(todo[name]) if name in faults else set()) for name in names}
     after = _count(before, owed, waiting, done)
     if after != before:
-        _save(documents, channel, after, found.etag if found is not None else None)
+        _save(documents, channel, after, etag)
     return [_warn(text) for text in faults.values()]
+
+
+def _load(documents: SignedDocuments, channel: str) -> tuple[ToldEvents, str | None]:
+    """Return what was told, and its version; nothing where that cannot be trusted: silence is no way out."""
+    key = told_key(channel)
+    try:
+        found = documents.load(ToldEvents, key, limit_bytes=_LIMIT_BYTES)
+    except (TrustError, InputError, TooLargeError) as e:
+        _warn(f"{e}. Events of the current rollout are told again")
+        if isinstance(e, TooLargeError):
+            documents.store.put(key, b"{}")  # what is not read has no version to write under
+        stored = documents.store.get(key, limit_bytes=_LIMIT_BYTES)
+        return ToldEvents(), stored.etag if stored is not None else None
+    return (ToldEvents(), None) if found is None else (found.document, found.etag)
 
 
 def _find_owed(

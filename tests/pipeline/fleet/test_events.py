@@ -164,13 +164,28 @@ def test_a_refusal_of_the_gate_waits_for_a_receiver_that_is_away(tmp_path, recei
     assert receiver.events[0]["data"]["why"].isprintable()
 
 
-def test_a_store_that_is_away_or_forged_is_told_and_raises_nothing(tmp_path, receiver):
+def test_what_was_told_is_forged_and_events_are_told_again(tmp_path, receiver, caplog):
+    """Whoever can write the bucket silences nobody."""
     told = Telling(tmp_path, receiver)
-    told.documents.store.put("fleet/told/stable.json", b"{}")
-    assert (
-        "not signed by a trusted key"
-        in tell_events(told.settings, told.documents, "stable", record("opened"))[0]
-    )
+    assert told.tell(record("opened")) == []
+    for forged in (b"{}", b"x" * (2 << 20)):
+        told.documents.store.put("fleet/told/stable.json", forged)
+        receiver.received.clear()
+        told.tell(record("opened", "halted"))
+        assert [one["id"] for one in receiver.events] == ["r1-1", "r1-2"]
+        receiver.received.clear()
+        assert told.tell(record("opened", "halted")) == []
+        assert receiver.events == []
+    assert "not signed by a trusted key" in caplog.text
+
+
+def test_a_machine_without_the_key_tells_and_says_so(tmp_path, receiver):
+    """The event is worth more than the note that it was told."""
+    told = Telling(tmp_path, receiver)
+    next(tmp_path.glob("keys/**/rollouts.pem")).unlink()
+    faults = tell_events(told.settings, told.documents, "stable", record("halted"))
+    assert len(faults) == 1
+    assert kinds(receiver) == ["rollout.halted"]
 
 
 @pytest.mark.parametrize(
