@@ -24,6 +24,7 @@ from edge_client.contract.names import (
     rollout_topic,
     status_topic,
 )
+from luigi_tasks.fleet.collector import subscriptions
 from luigi_tasks.fleet.credentials import make_password, password_line
 from luigi_tasks.fleet.documents import FleetKeys, SignedDocuments
 from luigi_tasks.fleet.handover import change_passwords
@@ -32,7 +33,7 @@ from luigi_tasks.fleet.registry import RegistryChange, change_registry, load_reg
 from luigi_tasks.fleet.retained import clear_retained
 from luigi_tasks.fleet.snapshots import write_snapshot
 from luigi_tasks.release.broker import BrokerClient, Message
-from luigi_tasks.settings.values import BrokerSettings
+from luigi_tasks.settings.values import BrokerSettings, FleetSettings
 from luigi_tasks.storage.opening import open_store
 from tests.fakes.aws_iot import ACCOUNT, REGION, allows, load_policy
 from tests.fakes.broker_with_rights import AUDITOR, BrokerWithRights, Client
@@ -241,6 +242,9 @@ def test_the_policies_of_aws_say_the_same(user):
     )
     shared = f"$share/secret/edge/{FLEET}/devices/+/report"
     assert may("Subscribe", shared, "topicfilter") == (user == "collector")
+    for group in ("", "secret"):
+        heard = subscriptions(FLEET, FleetSettings(share_group=group))
+        assert user != "collector" or all(may("Subscribe", one, "topicfilter") for one in heard)
     assert not any(may("RetainPublish", one) for one in REPORTS | REQUEST | EVENTS), (
         "an event is not retained"
     )
