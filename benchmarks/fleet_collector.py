@@ -20,8 +20,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_client.contract.report import DeviceReport, MachineFacts, ReleaseFigures
-from edge_client.contract.signed_report import seal_report
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY)]
+
+import msgspec  # noqa: E402 - found through the line above
+
+from edge_client.contract.report import DeviceReport, MachineFacts, ReleaseFigures  # noqa: E402
+from edge_client.contract.signed_report import seal_report  # noqa: E402
+from luigi_tasks.fleet.records import EnrolledDevice  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,21 +64,19 @@ def main() -> int:
 
 def measure(devices: int, rounds: int, signed: int) -> dict[str, float]:
     """Return the figures of collectors that hear unsigned and signed reports."""
-    figures = measure_once(devices, rounds, None)
+    figures = measure_once(devices, rounds, with_keys=False)
     if signed:
-        from securesystemslib.signer import CryptoSigner  # noqa: PLC0415 - unsigned reports need none
-
-        with_keys = measure_once(signed, rounds, CryptoSigner.generate_ed25519())
+        signed_figures = measure_once(signed, rounds, with_keys=True)
         for name in ("reports_per_s", "reports_per_cpu_s"):
-            figures[f"collector_signed_{name}"] = with_keys[f"collector_{name}"]
+            figures[f"collector_signed_{name}"] = signed_figures[f"collector_{name}"]
     return figures
 
 
-def measure_once(devices: int, rounds: int, signer: CryptoSigner | None) -> dict[str, float]:
+def measure_once(devices: int, rounds: int, *, with_keys: bool) -> dict[str, float]:
     """Return the figures of one collector, and of a reader of its snapshot."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_messages(folder, devices, rounds, signer)
+        write_messages(folder, devices, rounds, with_keys=with_keys)
         collected = in_process("--collect", folder, devices, rounds)
         return {**collected, **in_process("--read", folder, devices, rounds)}
 
@@ -86,17 +90,33 @@ def in_process(what: str, folder: Path, devices: int, rounds: int) -> dict[str, 
     return found
 
 
-def write_messages(folder: Path, devices: int, rounds: int, signer: CryptoSigner | None) -> None:
+def write_messages(folder: Path, devices: int, rounds: int, *, with_keys: bool) -> None:
     """Write the heartbeats of each round into a file of its own, as they would come over the broker."""
+    from securesystemslib.signer import CryptoSigner  # noqa: PLC0415 - in the process that needs it
+
+    names = [f"cam-{one:06}" for one in range(devices)]
+    signers = {one: CryptoSigner.generate_ed25519() for one in names} if with_keys else {}
+    keys = {one: public_pem(signer) for one, signer in signers.items()}
+    members = [
+        EnrolledDevice(
+            device=one,
+            site=f"shop-{one[-3:]}",
+            device_class="pi4",
+            tags=("outdoor",),
+            key=keys.get(one, ""),
+            enrolled_at="2026-11-27T10:00:00Z",
+            enrolled_by="ann",
+        )
+        for one in names
+    ]
+    (folder / "members.json").write_bytes(msgspec.json.encode(members))
     for number in range(rounds):
         with (folder / f"{number}.jsonl").open("wb") as file:
             for device, report in heartbeats(devices, number):
                 topic = f"edge/{FLEET}/devices/{device}/report"
                 at_ms = (BEGAN + number * HEARTBEAT_S) * 1000
-                payload = seal_report(report, signer)
+                payload = seal_report(report, signers.get(device))
                 file.write(b'{"topic":"%s","at_ms":%d,"payload":%s}\n' % (topic.encode(), at_ms, payload))
-    if signer is not None:
-        (folder / "key.pem").write_text(public_pem(signer))
 
 
 def heartbeats(devices: int, number: int) -> Iterator[tuple[str, DeviceReport]]:
@@ -174,14 +194,11 @@ def collect(folder: Path, devices: int, rounds: int) -> dict[str, float]:
     from luigi_tasks.fleet.clerk import Clerk, Office  # noqa: PLC0415
     from luigi_tasks.fleet.collector import Collector, CollectorScope  # noqa: PLC0415
     from luigi_tasks.fleet.recorded import take_file  # noqa: PLC0415
-    from luigi_tasks.fleet.records import EnrolledDevice  # noqa: PLC0415
     from luigi_tasks.fleet.registry import Registry  # noqa: PLC0415
     from luigi_tasks.settings.values import FleetSettings  # noqa: PLC0415
 
-    key = folder / "key.pem"
-    pem = key.read_text() if key.exists() else ""
-    names = [f"cam-{one:06}" for one in range(devices)]
-    members = {one: EnrolledDevice(device=one, site=f"shop-{one[-3:]}", key=pem) for one in names}
+    enrolled = msgspec.json.decode((folder / "members.json").read_bytes(), type=list[EnrolledDevice])
+    members = {one.device: one for one in enrolled}
     now = [float(BEGAN)]
     settings = FleetSettings(database_file=str(folder / "collector.sqlite"))
     collector = Collector(CollectorScope(settings, FLEET, lambda: now[0]))
