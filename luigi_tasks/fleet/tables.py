@@ -20,7 +20,7 @@ UNKNOWN = "unknown"
 _CELL_CHARACTERS = 120
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 # Longer cells are folded in their column.
-_COLUMN_CHARACTERS, _PADDING = 24, 2
+_COLUMN_CHARACTERS, _PADDING = 24, 3
 
 
 def shown(text: str, limit: int = _CELL_CHARACTERS) -> str:
@@ -86,4 +86,5 @@ def _on_terminal(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     console = Console(file=sys.stdout, width=max(shutil.get_terminal_size().columns, least))
     with console.capture() as capture:
         console.print(drawn)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+    lines = [line.rstrip() for line in capture.get().split("\n")]
+    return "\n".join(lines).strip("\n") + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import io
@@ -12,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_client.contract.errors import InputError
@@ -22,7 +23,7 @@ from edge_client.contract.times import utc_now
 from luigi_tasks import edge_fleet
 from luigi_tasks.fleet.actions import open_fleet
 from luigi_tasks.fleet.records import EnrolledDevice, RolloutEvent, RolloutPlan, RolloutRecord, StageRecord
-from luigi_tasks.fleet.tables import table
+from luigi_tasks.fleet.tables import shown, table
 from tests.fakes.command_fleet import CommandFleet, Terminal
 
 if TYPE_CHECKING:
@@ -360,18 +361,23 @@ def test_a_variant_for_their_class_lets_a_rollout_start(fleet):
     assert (record.skipped, record.events[0].why) == ({}, "1 of 1 devices can run it")
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(st.text(max_size=200), st.text(max_size=200)), max_size=4), st.sampled_from([0, 30])
 )
 def test_a_table_of_any_text_is_printable_and_has_a_line_for_each_row(rows, columns):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", str(columns))
+        patch.setenv("TERM", "xterm")
         out = Terminal() if columns else io.StringIO()
         with contextlib.redirect_stdout(out):
             text = table(("one", "two"), rows)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     assert all(one.isprintable() or one == "\n" for one in plain)
     assert columns or len(plain.splitlines()) == len(rows) + 1
+    cells = collections.Counter("".join(shown(cell) for row in rows for cell in row))
+    del cells[" "]
+    assert cells <= collections.Counter(plain), "nothing is left out for want of room"
 
 
 def test_an_output_of_another_encoding_gets_all_of_it(running):
