@@ -37,7 +37,7 @@ from luigi_tasks.fleet.intake import (
 from luigi_tasks.release.broker import Message as Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from luigi_tasks.fleet.intake import Message
     from luigi_tasks.fleet.records import EnrolledDevice
@@ -258,6 +258,10 @@ class Collector:
     def was_taken(self, name: str) -> bool:
         """Whether an object of recorded messages was read before."""
         return self._database.was_taken(name)
+
+    def keep_taken(self, names: Collection[str]) -> None:
+        """Forget the objects of recorded messages that are not among these."""
+        self._database.keep_taken(names)
 
     def close(self) -> None:
         """Close the database; another collector may have it then."""

@@ -26,7 +26,7 @@ from luigi_tasks.fleet.intake import TOO_MANY_ACTIVATIONS, TOO_MANY_CHANNELS, Re
 from luigi_tasks.fleet.marks import marks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import Self
 
@@ -230,6 +230,15 @@ class Database:
                 self._connection.execute("SELECT 1 FROM taken WHERE object = ?", (name,)).fetchone()
                 is not None
             )
+
+    def keep_taken(self, names: Collection[str]) -> None:
+        """Forget the objects that are not among these any more: the bucket's lifecycle removed them."""
+        with self.batch():
+            execute = self._connection.execute
+            found = execute("SELECT object FROM taken").fetchall()
+            for (name,) in found:
+                if name not in names:
+                    execute("DELETE FROM taken WHERE object = ?", (name,))
 
     def note_taken(self, name: str) -> None:
         """Note that an object of recorded messages was read, with the batch."""

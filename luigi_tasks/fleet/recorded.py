@@ -80,8 +80,9 @@ def take_objects(collector: Collector, store: Store, prefix: str) -> int:
     Raises: TransportError, SettingsError.
     """
     taken = 0
-    for listed in store.list_folder(prefix.rstrip("/") + "/"):
-        name = f"{listed.key} {listed.etag}"
+    objects = {f"{one.key} {one.etag}": one for one in store.list_folder(prefix.rstrip("/") + "/")}
+    collector.keep_taken(objects.keys())
+    for name, listed in objects.items():
         if collector.stopping.is_set():
             break
         if collector.was_taken(name):

@@ -159,6 +159,10 @@ def test_reports_that_a_rule_of_aws_wrote_to_the_bucket_count_once(tmp_path, sto
     put("3.gz", line(device.payload(), clock.now - 10))
     assert take_objects(collector, store, "reports") == 1, "those of before were taken, also after a restart"
     clerk.write_snapshot()
+    store.delete("reports/2026/11/27/1.gz")
+    assert take_objects(collector, store, "reports") == 0
+    [kept] = collector._database._connection.execute("SELECT count(*) FROM taken").fetchone()
+    assert kept == 2, "what the bucket does not have any more is forgotten"
     collector.close()
     found = read_newest_snapshot(store, FLEET, fleet.collectors)
     assert found is not None
