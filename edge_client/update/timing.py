@@ -117,7 +117,7 @@ class MoveTiming:
         wait_s, spread_s = 0.0, min(max(offer.spread_s, 0.0), LONGEST_SPREAD_S)
         if window is not None:
             local = self._now().astimezone()
-            wait_s = window.opens_in_s(local)
+            wait_s = _real_seconds(local, window.opens_in_s(local))
             left_s = window.length_s if wait_s > 0 else window.closes_in_s(local)
             spread_s = min(spread_s, DRAWN_SHARE * left_s)
         wait_s += self._uniform(0.0, spread_s)
@@ -149,3 +149,10 @@ class MoveTiming:
         # A day more, for a window that has to open first.
         is_sane = 0 <= plan.wait_s <= LONGEST_SPREAD_S + 86400
         return plan if plan.release == release and is_sane else None
+
+
+def _real_seconds(local: datetime.datetime, seconds: float) -> float:
+    """Return how long a time of the clock on the wall takes to come, where the clocks change before it."""
+    then = (local + datetime.timedelta(seconds=seconds)).astimezone()
+    changed = (then.utcoffset() or datetime.timedelta()) - (local.utcoffset() or datetime.timedelta())
+    return max(seconds - changed.total_seconds(), 0.0)
