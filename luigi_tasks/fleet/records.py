@@ -195,6 +195,7 @@ PLANNED, APPROVAL, OPEN, SOAKING, DONE = "planned", "waiting_for_approval", "ope
 PAUSED, HALTED, GOING_BACK, BACK = "paused", "halted", "going_back", "back"
 SUPERSEDED, ABORTED = "superseded", "aborted"
 ENDED = (DONE, BACK, SUPERSEDED, ABORTED)
+ROLLOUT_STATES = (PLANNED, APPROVAL, OPEN, SOAKING, PAUSED, HALTED, GOING_BACK, *ENDED)
 
 
 class RolloutPlan(Document, frozen=True, kw_only=True):

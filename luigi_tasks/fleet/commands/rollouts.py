@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edge_client.contract.errors import InputError
 from edge_client.contract.times import seconds_until
 from luigi_tasks.fleet.commands.command import Subparsers, new_command, read_settings, to_json
-from luigi_tasks.fleet.records import APPROVAL, ENDED, HALTED, PAUSED
+from luigi_tasks.fleet.records import APPROVAL, ENDED, HALTED, PAUSED, ROLLOUT_STATES
 from luigi_tasks.fleet.tables import age_in_words, clock_in_words, count, shown, table
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("rollout", nargs="?", default="", help="id of a rollout, or `current`")
     parser.add_argument("--channel", default="", help="only this channel (default: all; for one: [release])")
     parser.add_argument(
-        "--state", action="append", default=[], help="only rollouts in this state; repeatable"
+        "--state",
+        action="append",
+        default=[],
+        choices=ROLLOUT_STATES,
+        metavar="STATE",
+        help=f"only rollouts in this state; repeatable: {', '.join(ROLLOUT_STATES)}",
     )
     parser.add_argument("--release", default="", help="only rollouts of this release")
     parser.add_argument(

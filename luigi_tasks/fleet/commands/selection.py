@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from luigi_tasks.fleet.records import DEVICE_STATES
 from luigi_tasks.fleet.tables import count
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 LIMIT = 50
 ENROLLED, STRANGER = "enrolled", "stranger"
+# How a device is heard of, whether it is connected and registered, and its state in a rollout.
+STATES = ("heard", "quiet", "never", "unknown", "online", "offline", ENROLLED, STRANGER, *DEVICE_STATES)
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +41,9 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         "--state",
         action="append",
         default=[],
-        help="only devices in this state: heard, quiet, never, unknown; online, offline; enrolled, stranger; "
-        "or a state in the rollout, such as waiting, probation, passed, sent_back, refused, silent; "
-        "repeatable",
+        choices=STATES,
+        metavar="STATE",
+        help=f"only devices in this state; repeatable: {', '.join(STATES)}",
     )
 
 

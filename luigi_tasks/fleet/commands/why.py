@@ -112,6 +112,9 @@ def _explain_lag(one: ShownDevice, report: DeviceReport, wanted: str) -> str:
 
 def _of_registry(view: FleetView, one: ShownDevice) -> list[str]:
     entry = one.enrolled
+    if view.registry is not None and one.device in view.registry.retired:
+        at = view.registry.retired[one.device].retired_at
+        return [f"registry: it left the fleet at {at}, and votes for nothing (`edge-fleet re-enroll`)"]
     if entry is None:
         return ["registry: not in it; it is shown, and votes for nothing (`edge-fleet enroll`)"]
     tags = ", ".join(entry.tags) or "none"

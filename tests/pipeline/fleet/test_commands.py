@@ -55,6 +55,8 @@ def test_releases_are_listed_with_what_the_channels_say(fleet):
 
 def test_a_wrong_command_ends_with_2_and_wrong_settings_too(fleet, monkeypatch):
     assert fleet.run("relases")[0] == 2
+    assert fleet.run("devices", "--state", "sent-back")[0] == 2
+    assert fleet.run("rollouts", "--state", "running")[0] == 2
     monkeypatch.setenv("LUIGI_CONFIG_PATH", "")
     code, text, error = fleet.run("releases")
     assert (code, text) == (2, "")
@@ -109,6 +111,7 @@ def begin_rollout(fleet: CommandFleet) -> Running:
         EnrolledDevice(device="cam-2", site="shop-7", device_class="zero2w"),
         EnrolledDevice(device="cam-3", site="shop-8", tags=("outdoor",)),
         EnrolledDevice(device="cam-4", site="shop-8"),
+        EnrolledDevice(device="gone", retired_at="2026-11-01T00:00:00.000+00:00"),
     )
     threshold = max(rollout_hash("r1", "device", Member(one)) for one in ("cam-1", "cam-2")) + 1
     fleet.roll_out(
@@ -143,6 +146,7 @@ def begin_rollout(fleet: CommandFleet) -> Running:
             rollout="r1",
         ),
         report("cam-3", steady, site="shop-8", tags=("outdoor",), last_error=HOSTILE, warning=HOSTILE),
+        report("gone", steady),
         report("stranger", HOSTILE[:60], runtime=HOSTILE, site="日本"),
     )
     return Running(fleet, steady, release)
@@ -161,25 +165,25 @@ def test_status_shows_what_was_reported_and_how_complete_it_is(running):
     assert "rollout r1" in text
     assert "stage 1 of 5 (1d): 2 devices, open 2 h ago" in text
     assert "2 of 2 fail" in text
-    assert "1 device in reports and not in the registry" in text
+    assert "2 devices in reports and not in the registry" in text
     told = json.loads(running.fleet.run("status", "--json")[1])
     assert told["snapshot"]["heard"] == 3
     assert told["channels"]["stable"]["releases"] == {running.steady: 2, running.release: 1, "unknown": 1}
-    assert told["channels"]["stable"]["strangers"] == 1
+    assert told["channels"]["stable"]["strangers"] == 2
     assert told["channels"]["stable"]["rollout"]["state"] == "paused"
 
 
 @pytest.mark.parametrize(
     ("options", "devices"),
     [
-        ((), ["cam-1", "cam-2", "cam-3", "cam-4", "stranger"]),
+        ((), ["cam-1", "cam-2", "cam-3", "cam-4", "gone", "stranger"]),
         (("--site", "shop-7"), ["cam-1", "cam-2"]),
         (("--site", "shop-7", "--site", "shop-8", "--tag", "outdoor"), ["cam-1", "cam-3"]),
         (("--tag", "outdoor", "--tag", "line=3"), ["cam-1"]),
         (("--class", "zero2w"), ["cam-2"]),
         (("--release", "unknown"), ["cam-4"]),
         (("--state", "never"), ["cam-4"]),
-        (("--state", "sent_back", "--state", "stranger"), ["cam-2", "stranger"]),
+        (("--state", "sent_back", "--state", "stranger"), ["cam-2", "gone", "stranger"]),
         (("--state", "enrolled", "--limit", "2", "--offset", "1"), ["cam-2", "cam-3"]),
         (("--channel", "beta"), []),
     ],
@@ -222,6 +226,7 @@ def test_why_explains_each_device_by_what_is_signed_and_what_it_said(running):
     assert "registry: site shop-8" in never
     assert re.search(r"rollout r1 of release \w+ has (not )?come to it( yet)?: the device has place", never)
     assert "not in it; it is shown, and votes for nothing" in why("stranger")
+    assert "it left the fleet at 2026-11-01" in why("gone")
     code, _, error = running.fleet.run("why", "nobody")
     assert code == 1
     assert "not in the registry, and no snapshot has heard of it" in error
