@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -92,8 +93,12 @@ class ServiceUnderTest(DaemonUnderTest):
         )
 
     def assert_owned(self) -> None:
-        found = [self.state_dir, *self.state_dir.rglob("*")]
-        assert {path: path.lstat().st_uid for path in found if path.lstat().st_uid != SERVICE} == {}
+        owners = {}
+        for path in [self.state_dir, *self.state_dir.rglob("*")]:
+            with contextlib.suppress(FileNotFoundError):  # the daemon writes files anew meanwhile
+                owners[path] = path.lstat().st_uid
+        assert {path: owner for path, owner in owners.items() if owner != SERVICE} == {}
+        assert self.state_dir in owners
 
 
 @pytest.fixture
