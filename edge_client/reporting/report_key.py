@@ -60,7 +60,7 @@ class ReportKey:
 
 
 class ReportKeyFile:
-    """The key in a file, which may come, or be mended, while the daemon runs.
+    """The key in a file, which may come, be mended or exchanged while the daemon runs.
 
     Attributes:
         warnings: What is wrong with the file, with the way out; empty: nothing.
@@ -74,19 +74,30 @@ class ReportKeyFile:
         """
         self._file = Path(file) if file else None
         self._key: ReportKey | None = None
+        self._stamp: tuple[int, ...] | None = None
         self.warnings: tuple[str, ...] = ()
         self.key()
 
     def key(self) -> ReportKey | None:
-        """Return the key; None without one, or while it cannot be read: reports are not signed then."""
-        if self._file is None or self._key is not None:
+        """Return the key; None without one, or while it cannot be read: reports are not signed then.
+
+        A file that is gone, or cannot be read any more, leaves the key that was in it.
+        """
+        if self._file is None:
+            return None
+        stamp = _stamp(self._file)
+        if self._key is not None and stamp == self._stamp:
             return self._key
+        self._stamp = stamp
         before = self.warnings
         try:
             self._key = read_report_key(self._file)
             self.warnings = tuple(filter(None, [find_exposure(self._file)]))
         except EdgeError as e:
-            self.warnings = (f"{e}; reports are not signed until then, and a fleet does not count them",)
+            outcome = "are not signed until then, and a fleet does not count them"
+            if self._key is not None:
+                outcome = "are signed with the key that was in it"
+            self.warnings = (f"{e}; reports {outcome}",)
         for one in self.warnings:
             if one not in before:
                 logger.warning("%s", one)
@@ -124,6 +135,15 @@ def find_exposure(file: Path) -> str | None:
         f"[device] key_file {file}: every user of this machine may read it, and speak for this device: run "
         f"`sudo chmod o= {file}` (it belongs to {user_name(found.st_uid)})"
     )
+
+
+def _stamp(file: Path) -> tuple[int, ...] | None:
+    """Return what tells two states of a file apart; None if it is not there."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _seed(text: str) -> bytes | None:

@@ -369,7 +369,6 @@ def test_the_state_folder_holds_nothing_superfluous_after_kills(daemon, watcher,
         "lock",
         "incoming",
         "crash.txt",
-        "figures.json",
     }
     assert len(list((daemon.state_dir / "slots").iterdir())) == 2
 

@@ -123,6 +123,29 @@ def test_a_key_that_others_may_read_is_warned_of(tmp_path):
         assert (ReportKeyFile(str(file)).warnings != ()) == exposed
 
 
+def test_a_key_that_is_exchanged_signs_from_then_on(tmp_path):
+    old, new = CryptoSigner.generate_ed25519(), CryptoSigner.generate_ed25519()
+    file = tmp_path / "device.pem"
+    file.write_bytes(old.private_bytes)
+    file.chmod(0o600)
+    found = ReportKeyFile(str(file))
+
+    def key_id() -> str:
+        key = found.key()
+        assert key is not None
+        return key.keyid
+
+    assert key_id() == old.public_key.keyid
+    (tmp_path / "next.pem").write_bytes(new.private_bytes)
+    (tmp_path / "next.pem").chmod(0o600)
+    (tmp_path / "next.pem").rename(file)
+    assert key_id() == new.public_key.keyid
+    assert not found.warnings
+    file.unlink()
+    assert key_id() == new.public_key.keyid
+    assert "are signed with the key that was in it" in found.warnings[0]
+
+
 def test_signing_loads_no_library_of_signatures(tmp_path):
     if own.find_openssl() is None:
         pytest.skip("this Python has its OpenSSL built in")
