@@ -459,8 +459,12 @@ class ChannelFollower(Follower):
             offered=None,
             waits_for=RETRY if decision is Decision.POSTPONED else "",
         )
-        signed = self._check.decided.named if self._check.decided is not None else {release or ""}
-        return CheckResult(str(error), error_kind(error), signed=signed)
+        decided = self._check.decided
+        if decided is None:
+            return CheckResult(str(error), error_kind(error), signed={release or ""})
+        another = not self.serves and decided.intended != decided.release  # for a device that has nothing
+        next_in_s = 0.0 if another else None
+        return CheckResult(str(error), error_kind(error), signed=decided.named, next_in_s=next_in_s)
 
     def _show_outcome(self, outcome: UpdateOutcome, announced: str | None) -> CheckResult:
         channel = self._settings.device.channel

@@ -26,7 +26,7 @@ class Offer:
     Attributes:
         release: Its id.
         intended: Release that the device is to have in the end; another one if it needs the steady one first.
-        steady: Release of the steady pointer; empty: none is signed.
+        steady: Release of the steady pointer, or its variant for the device's class; empty: none is signed.
         rollout: Id of the rollout that is under way; empty: none is.
         in_share: Whether the pointer's share includes the device, of pipelines without rollouts.
         share_percent: That share.
@@ -86,8 +86,12 @@ def find_offer(
         postponed: Releases that failed on it and wait for their next try.
     """
     steady = channel.release if channel is not None else ""
-    intended = rollout.release_for(member) if rollout is not None else None
-    intended = intended or steady
+    found = rollout.release_for(member) if rollout is not None else None
+    intended = found or steady
+    if found and rollout is not None and rollout.release == steady:
+        steady = (
+            found  # the rollout has ended, and its document keeps what the device's class has in its place
+        )
     if not intended:
         return None
     unusable = {*refused, *postponed}
@@ -101,7 +105,7 @@ def find_offer(
         intended=intended,
         steady=steady,
         rollout=rollout.id if rollout is not None else "",
-        in_share=channel is None or release != steady or _includes(channel, member, current),
+        in_share=channel is None or release != channel.release or _includes(channel, member, current),
         share_percent=channel.share_percent if channel is not None else 100.0,
         apply=rollout.apply if rollout is not None else NOW,
         window=rollout.window if rollout is not None else "",

@@ -264,6 +264,19 @@ def test_a_new_device_moves_on_from_the_steady_release_by_itself(followed, repos
     assert followed.status.probation
 
 
+@pytest.mark.slow
+def test_a_new_device_that_refuses_the_steady_release_tries_the_other_one_at_once(followed, repository):
+    steady = repository.publish_tiny(5, device_class="other").release
+    repository.delegate()
+    document, files = tiny_release(1)
+    repository.add({f"releases/{document.release}/{name}": data for name, data in files.items()})
+    repository.sign()
+    repository.roll_out(id="r1", release=document.release, threshold=EVERYBODY)
+    followed.start()
+    followed.wait_release(document.release)
+    assert set(followed.follower._serving._slots.refused) == {steady}
+
+
 MALFORMED = {
     b"not json": "not a valid Announcement",
     b"": "not a valid Announcement",

@@ -155,6 +155,18 @@ def test_a_device_class_gets_its_variant(fleet):
     assert fleet.settle() == variant
 
 
+def test_a_new_device_of_a_class_with_a_variant_takes_it_at_once_when_the_rollout_is_done(device, repository):
+    """The pointer's release may not run on that class at all."""
+    fleet = Fleet(device, repository)
+    variant = fleet.add(2)
+    device.member = Member("camera-1", device_class="zero2w")
+    repository.point("stable", fleet.release)
+    fleet.roll_out(variants={"zero2w": variant}, apply="ask")
+    outcome = device.check()
+    assert (outcome.decision, outcome.release, outcome.steady) == (Decision.INSTALL, variant, variant)
+    assert device.installed == [variant]
+
+
 def test_a_device_that_has_nothing_starts_with_the_steady_release_and_moves_on_from_it(device, repository):
     """So it has something to go back to, and its rollout's release is on probation."""
     fleet = Fleet(device, repository)
