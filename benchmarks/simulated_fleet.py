@@ -145,7 +145,8 @@ class SimulatedFleet:
         mix = chance.lognormal(0, 0.4, (n, len(LABELS)))
         self.mix = mix / mix.sum(axis=1, keepdims=True)
         # What the release does on every device, and a little differently on each.
-        self.new_latency = chance.uniform(0.95, 1.05) * chance.lognormal(0, 0.02, n)
+        common = chance.uniform(0.95, 1.05)
+        self.new_latency = (common if case.slower == 1 else 1.0) * chance.lognormal(0, 0.02, n)
         self.new_unsure = chance.uniform(0.85, 1.05) * chance.lognormal(0, 0.05, n)
         self.new_mix = chance.lognormal(0, 0.006, len(LABELS)) * chance.lognormal(0, 0.01, (n, len(LABELS)))
         self.new_lost = np.zeros(n)

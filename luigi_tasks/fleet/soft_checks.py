@@ -13,9 +13,8 @@ stage and of each group; each divided by the number of its tests.
 A difference that is larger than what is tolerated, and not yet certain, waits for the next look: the stage
 soaks on. One that is still not certain at the last look passes.
 
-The mix of labels is tested as a whole, together with unsure answers and confidence: a class that is lost is
-found again in others, and each of them moves little. A label is named where it moved by more than is
-tolerated.
+The mix of labels is tested as a whole: a class that is lost is found again in others, and each of them moves
+little. A label is named where it moved by more than is tolerated.
 """
 
 from __future__ import annotations
@@ -69,10 +68,8 @@ LABEL_EFFECT = 0.03
 BY_MEAN = (FAILED, RESTARTS)
 # All figures are worse when they are higher, but confidence.
 SIGNS = np.array([-1.0 if name == CONFIDENCE else 1.0 for name in FIGURES])
-# So little may all labels move at once, each by this part of its share, ...
+# So little may all labels move at once, each by this part of its share.
 MIX_EFFECT = 0.006
-# ... and the figures that are tested with them.
-WITH_LABELS = {FIGURES.index(UNSURE): 0.002, FIGURES.index(CONFIDENCE): 0.001}
 # A label is named where the mix differs, and its own p-value is below.
 LABEL_P = 0.01
 DRIFT = "drift"
@@ -231,9 +228,7 @@ def _suspects(
         if not group.name or alpha.result(float(p), of_drift=False) != PASS:
             yield place, float(p), False
     labels = range(len(FIGURES), stage.shape[1])
-    columns = [*WITH_LABELS, *labels]
-    tolerated = np.array([*WITH_LABELS.values(), *[MIX_EFFECT] * len(labels)])
-    p_drift = mixture_p(stage[:, columns], control[:, columns], tolerated)
+    p_drift = mixture_p(stage[:, labels], control[:, labels], np.full(len(labels), MIX_EFFECT))
     if alpha.result(p_drift, of_drift=True) == PASS:
         return
     more = p_above(stage[:, labels], control[:, labels])
