@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from luigi_tasks.doubtful_labels import DoubtfulLabels
-    from luigi_tasks.fleet.tasks import AdvanceRollout, Approve, Back, Rollout
+    from luigi_tasks.fleet.tasks import AdvanceRollout, Approve, Back, RefreshMetadata, Rollout
     from luigi_tasks.labelling.tasks import ListInbox, TakeLabelled
     from luigi_tasks.pipeline import (
         AnnounceRelease,
@@ -37,6 +37,7 @@ __all__ = [
     "ListInbox",
     "PublishRelease",
     "QuantizeModel",
+    "RefreshMetadata",
     "RollBack",
     "Rollout",
     "TakeLabelled",
@@ -49,6 +50,7 @@ _ELSEWHERE = {
     "Back": "luigi_tasks.fleet.tasks",
     "DoubtfulLabels": "luigi_tasks.doubtful_labels",
     "ListInbox": "luigi_tasks.labelling.tasks",
+    "RefreshMetadata": "luigi_tasks.fleet.tasks",
     "RollBack": "luigi_tasks.roll_back",
     "Rollout": "luigi_tasks.fleet.tasks",
     "TakeLabelled": "luigi_tasks.labelling.tasks",

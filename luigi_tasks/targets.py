@@ -79,7 +79,7 @@ class FreshSignaturesTarget(PublishedTarget):
 
     def exists(self) -> bool:
         """Whether there is nothing to renew (also where nothing is published yet)."""
-        return not self.load().needs_renewal(self.repository.settings, self.repository.now())
+        return not self.repository.is_renewable(self.load())
 
 
 class AnnouncementTarget(PublishedTarget):

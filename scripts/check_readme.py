@@ -55,6 +55,7 @@ ELSEWHERE = {
     "edge-tune": "tests/end_to_end/test_workers.py",
     "edge-fleet": "tests/pipeline/fleet",
     "luigi --module luigi_tasks AdvanceRollout": "tests/pipeline/fleet/test_tasks.py",
+    "luigi --module luigi_tasks RefreshMetadata": "tests/pipeline/fleet/test_tasks.py",
     "luigi --module luigi_tasks Rollout": "tests/pipeline/fleet/test_tasks.py",
 }
 

@@ -1,9 +1,10 @@
-"""The tasks of rollouts: start one, look at it, approve a stage, send it back.
+"""The tasks of rollouts: start one, look at it, approve a stage, send it back; and of signatures that expire.
 
     luigi --module luigi_tasks Rollout --release RELEASE --stages 1d,3d,10%,50%,100%
     luigi --module luigi_tasks AdvanceRollout      # one look, from cron; waiting is success
     luigi --module luigi_tasks Approve
     luigi --module luigi_tasks Back
+    luigi --module luigi_tasks RefreshMetadata     # signs again what is half expired, from cron
 
 A task is done when it has run: each command is another task, so that cron looks each time, also under a
 luigid that knows the task of an hour ago. Two at once have one id: the second ends with exit code 10. Exit
@@ -39,10 +40,9 @@ def parameters_of(kind: type[luigi.Task]) -> dict[str, luigi.Parameter[Any]]:
     return dict(kind.get_params())
 
 
-class FleetTask(Reschedulable):
-    """A look at a channel's rollout, or a decision about it."""
+class OnceARun(Reschedulable):
+    """A task that is done when it has run, whatever it found."""
 
-    channel = luigi.Parameter(default="", description="the channel; empty: [release] channel")
     run_id = luigi.Parameter(default="", significant=False, description="names this run; filled in")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Luigi's
@@ -52,7 +52,7 @@ class FleetTask(Reschedulable):
 
     @classmethod
     def get_param_values(cls, params: Any, args: Any, kwargs: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
-        """Make each run another one: Luigi keeps tasks, and rollouts go on."""
+        """Make each run another one: Luigi keeps tasks, and the world goes on."""
         values = super().get_param_values(params, args, kwargs)  # type: ignore[no-untyped-call]
         return [
             (name, value or secrets.token_hex(8) if name == "run_id" else value) for name, value in values
@@ -65,15 +65,10 @@ class FleetTask(Reschedulable):
 
     @functools.cached_property
     def fleet(self) -> Fleet:
-        """The rollouts."""
+        """The rollouts, and the signed repository."""
         from luigi_tasks.fleet.actions import open_fleet  # noqa: PLC0415 - a Deploy does without
 
         return open_fleet(self.settings)
-
-    @property
-    def channel_name(self) -> str:
-        """The channel."""
-        return str(self.channel) or self.settings.release.channel
 
     def complete(self) -> bool:
         """Whether this task has run."""
@@ -90,6 +85,30 @@ class FleetTask(Reschedulable):
     def work(self) -> str:
         """Do it; return in a sentence what was found and done."""
         raise NotImplementedError
+
+
+class RefreshMetadata(OnceARun):
+    """Sign again what is half expired, as far as its key is on this machine; tell what is due when.
+
+    It fails where devices would be locked out soon by a role whose key is elsewhere.
+    """
+
+    def work(self) -> str:
+        """Look, and sign; nothing due is success."""
+        from luigi_tasks.release.renewal import refresh  # noqa: PLC0415 - as above
+
+        return refresh(self.fleet.repository)
+
+
+class FleetTask(OnceARun):
+    """A look at a channel's rollout, or a decision about it."""
+
+    channel = luigi.Parameter(default="", description="the channel; empty: [release] channel")
+
+    @property
+    def channel_name(self) -> str:
+        """The channel."""
+        return str(self.channel) or self.settings.release.channel
 
     def look(self) -> str:
         """Take one look; return what was found.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import logging
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
     from luigi_tasks.release.rollouts_key import RolloutsKey
-    from luigi_tasks.settings.values import TrustSettings
     from luigi_tasks.storage.store import Store, StoredObject
 
 
@@ -234,31 +232,15 @@ class RepositoryState:
             return b"", TrustError(msg)
         return found.data, None
 
-    def needs_renewal(self, days: TrustSettings, now: datetime.datetime) -> bool:
-        """Whether a new root or key waits, the bucket is older than it was, or signatures are half expired.
-
-        Args:
-            days: Lifetimes.
-            now: Aware, UTC.
-        """
+    def awaits_signing(self) -> bool:
+        """Whether a new root or key waits to be used, or the bucket is older than it was."""
         published = self.published
         if published.is_recovered:
             return True
         if published.stamp is None:
             return False
         version = self.root.signed.version
-        if published.root_version < version or not self.store.exists(root_key(version)) or self.awaits_key:
-            return True
-        lifetimes = (
-            (published.timestamp, days.timestamp_days),
-            (published.snapshot, days.snapshot_days),
-            (published.targets, days.targets_days),
-            (published.rollouts, days.targets_days),
-        )
-        return any(
-            metadata is not None and metadata.signed.expires - now < datetime.timedelta(days=lifetime) / 2
-            for metadata, lifetime in lifetimes
-        )
+        return published.root_version < version or not self.store.exists(root_key(version)) or self.awaits_key
 
 
 def _fault_of(signed: TargetFile, data: bytes) -> str:

@@ -53,6 +53,7 @@ from luigi_tasks.release.recovery import (
     restore_own,
     went_back,
 )
+from luigi_tasks.release.renewal import measure_freshness
 from luigi_tasks.release.retention import drop_old
 from luigi_tasks.release.rollouts_key import is_pointer, load_rollouts_key
 from luigi_tasks.release.root_chain import RootChain
@@ -61,12 +62,13 @@ from luigi_tasks.storage.store import StoreConflictError
 
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from tuf.api.metadata import Metadata, Root, TargetFile
 
     from edge_client.contract.release import ChannelDocument
     from luigi_tasks.release.memory import Remembered
+    from luigi_tasks.release.renewal import Freshness
     from luigi_tasks.release.writer import MetadataWriter
     from luigi_tasks.settings.values import TrustSettings
     from luigi_tasks.storage.store import Store, StoredObject
@@ -342,11 +344,29 @@ class ReleaseRepository:
 
     def needs_renewal(self) -> bool:
         """Whether a new root waits, the bucket is older than it was, or signatures are half expired."""
-        return self.load().needs_renewal(self.settings, self.now())
+        return self.is_renewable(self.load())
+
+    def is_renewable(self, state: RepositoryState) -> bool:
+        """Whether this machine is to sign a state again: what is due elsewhere is none of its business."""
+        if state.awaits_signing():
+            return True
+        due = [one.role for one in self._freshness(state) if one.is_due]
+        return any(self.writer.can_sign(state, role) for role in due)
 
     def renew(self) -> None:
-        """Sign what is published again, with new expiry."""
-        self.publish({})
+        """Sign what is published again, with new expiry.
+
+        Targets that are fresh stay as they are: every device reads them when they change.
+        """
+
+        def write(state: RepositoryState) -> None:
+            fresh = [one.role for one in self._freshness(state) if not one.is_due]
+            self._write(state, {}, Pointers(), kept=() if state.awaits_signing() else fresh)
+
+        self._attempt(write)
+
+    def _freshness(self, state: RepositoryState) -> tuple[Freshness, ...]:
+        return measure_freshness(state.published, self.settings, self.now())
 
     def force(self) -> list[str]:
         """Sign everything again, above all versions known, also where the bucket's metadata is damaged.
@@ -377,9 +397,16 @@ class ReleaseRepository:
         key = load_rollouts_key(self.settings.root)
         return RepositoryState(self.store, roots, published, known, local_key=key)
 
-    def _write(self, state: RepositoryState, files: Mapping[str, bytes], moved: Pointers) -> None:
+    def _write(
+        self,
+        state: RepositoryState,
+        files: Mapping[str, bytes],
+        moved: Pointers,
+        kept: Collection[str] = (),
+    ) -> None:
         """Publish `files`, and documents that moved, with what `state` has.
 
+        Metadata of the roles `kept` stays as it is where nothing in it changes.
         Raises: StoreConflictError if another publisher wrote since `state` was read; as `publish`.
         """
         documents = {
@@ -395,7 +422,7 @@ class ReleaseRepository:
         only_moves = bool(documents) and not files and state.published.rollouts is not None
         if files or (not only_moves and self.writer.can_sign(state, "targets")):
             drop_old(signed, state, documents, self.settings.keep_releases)
-        written = self.writer.write(state, signed, kept=("targets",) if only_moves else ())
+        written = self.writer.write(state, signed, kept=("targets",) if only_moves else kept)
         contents |= {path: data.decode() for path, data in documents.items()}
         own = {path: own_file(path, signed[path]) for path in files if path in signed}
         before = None if moved.channel is None else state.channel(moved.channel.channel)

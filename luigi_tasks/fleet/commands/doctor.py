@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Clocks that differ by more spoil ages and the expiry of signatures.
 _CLOCK_S = 60.0
-_SOON_DAYS = 3
+_ROOT_DAYS = 30
 _DAY_S = 86400.0
 _WORDS = 600
 # Written over each time: a role may lack the right to delete.
@@ -126,20 +126,23 @@ def _check_bucket(repository: ReleaseRepository) -> str:
 
 
 def _check_signatures(repository: ReleaseRepository) -> str:
+    from luigi_tasks.release.renewal import explain_late, measure_freshness  # noqa: PLC0415 - as above
+
     state = repository.load()
-    timestamp = state.published.timestamp
-    if timestamp is None:
+    ages = measure_freshness(state.published, repository.settings, repository.now())
+    if not ages:
         raise NotAskedError("nothing is published yet")
-    left = (timestamp.signed.expires - repository.now()).total_seconds() / _DAY_S
     root_left = (state.root.signed.expires - repository.now()).total_seconds() / _DAY_S
-    if left < _SOON_DAYS:
+    if late := [one for one in ages if one.is_late]:
+        raise TrustError(explain_late(late, repository.store.url("metadata/")))
+    if root_left < _ROOT_DAYS:
         msg = (
-            f"the signed timestamp ends in {left:.1f} days, and devices refuse the store then: run "
-            "`edge-keys publish`, and let cron do it"
+            f"the root ends in {root_left:.0f} days, and then no device installs a release: run `edge-keys "
+            "renew` with the root keys, then `edge-keys publish`"
         )
         raise TrustError(msg)
-    root = f"root version {state.root.signed.version} ({root_left:.0f} days left)"
-    return f"trusted by {root}; fresh for {left:.0f} days"
+    left = ", ".join(one.in_words() for one in ages)
+    return f"trusted by root version {state.root.signed.version}; left: {left}, root {root_left:.0f} days"
 
 
 def _check_key(documents: SignedDocuments) -> str:

@@ -12,7 +12,7 @@ import luigi
 import pytest
 
 from luigi_tasks.fleet import tasks
-from luigi_tasks.fleet.tasks import AdvanceRollout, Rollout
+from luigi_tasks.fleet.tasks import AdvanceRollout, RefreshMetadata, Rollout
 from tests.fakes.rollout_fleet import QUICK, RolloutFleet
 
 
@@ -66,6 +66,9 @@ def test_each_look_is_a_run_of_its_own_and_the_one_that_halts_fails(fleet, monke
     assert run(Rollout(release=fleet.steady)), "the channel points to it"
     assert not run(Rollout(release=new)), "it was withdrawn"
     assert AdvanceRollout().task_id == AdvanceRollout().task_id, "two at once are one for luigid"
+    refresh = RefreshMetadata()
+    assert not refresh.complete(), "each run of cron looks"
+    assert run(refresh), "nothing is due"
 
 
 def report_now(fleet: RolloutFleet) -> None:
