@@ -279,7 +279,12 @@ class Workspace:
         """The signed repository, for changes."""
         from luigi_tasks.release.repository import ReleaseRepository  # noqa: PLC0415 - imports python-tuf
 
-        return ReleaseRepository(self.store, self.settings.trust)
+        return ReleaseRepository(self.store, self.settings.trust, in_use=self._in_use)
+
+    def _in_use(self, state: RepositoryState) -> frozenset[str] | None:
+        from luigi_tasks.fleet.in_use import find_in_use  # noqa: PLC0415 - where one is to be dropped
+
+        return find_in_use(self.settings, state)
 
     @functools.cached_property
     def fleet(self) -> Fleet:

@@ -442,10 +442,12 @@ def open_fleet(settings: PipelineSettings) -> Fleet:
 
     Raises: SettingsError.
     """
+    from luigi_tasks.fleet.in_use import find_in_use  # noqa: PLC0415 - seldom
     from luigi_tasks.fleet.opening import documents_of  # noqa: PLC0415 - imports python-tuf
     from luigi_tasks.release.broker import BrokerClient  # noqa: PLC0415 - imports paho
     from luigi_tasks.release.repository import ReleaseRepository  # noqa: PLC0415 - imports python-tuf
     from luigi_tasks.storage.opening import open_store  # noqa: PLC0415 - seldom
 
-    repository = ReleaseRepository(open_store(settings.store), settings.trust)
+    store = open_store(settings.store)
+    repository = ReleaseRepository(store, settings.trust, in_use=lambda one: find_in_use(settings, one))
     return Fleet(settings, documents_of(repository), repository, BrokerClient(settings.broker))

@@ -78,6 +78,11 @@ logger = logging.getLogger(__name__)
 PUBLISH_ATTEMPTS = 5
 
 
+def _nobody(_state: RepositoryState) -> frozenset[str]:
+    """Return the releases of a fleet without a registry, as of a program that knows of none."""
+    return frozenset()
+
+
 class ReleaseRepository:
     """The repository below the store's prefix: read, changed and signed."""
 
@@ -86,10 +91,20 @@ class ReleaseRepository:
         store: Store,
         settings: TrustSettings,
         now: Callable[[], datetime.datetime] = current_time,
+        in_use: Callable[[RepositoryState], Collection[str] | None] = _nobody,
     ) -> None:
+        """Read nothing yet.
+
+        Args:
+            store: The store.
+            settings: Roots, keys, lifetimes.
+            now: The clock, aware, UTC.
+            in_use: Returns the releases that devices have, see `drop_old`.
+        """
         self.store = store
         self.settings = settings
         self.now = now
+        self.in_use = in_use
         self.memory = PublisherMemory(settings.memory_folder, store.url(""))
         self.chain = RootChain(store, settings, now)
         self.reader = MetadataReader(store, settings, self.chain)
@@ -421,7 +436,7 @@ class ReleaseRepository:
         # A move leaves the targets as they are: devices need not read them again, nor this machine sign them.
         only_moves = bool(documents) and not files and state.published.rollouts is not None
         if files or (not only_moves and self.writer.can_sign(state, "targets")):
-            drop_old(signed, state, documents, self.settings.keep_releases)
+            drop_old(signed, state, documents, self.settings.keep_releases, lambda: self.in_use(state))
         written = self.writer.write(state, signed, kept=("targets",) if only_moves else kept)
         contents |= {path: data.decode() for path, data in documents.items()}
         own = {path: own_file(path, signed[path]) for path in files if path in signed}

@@ -11,7 +11,7 @@ from luigi_tasks.release.published import NOT_FOR_DEVICES, releases_in_order
 from luigi_tasks.release.rollouts_key import is_pointer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from tuf.api.metadata import TargetFile
 
@@ -23,8 +23,9 @@ def drop_old(
     state: RepositoryState,
     changed: Mapping[str, bytes],
     keep_releases: int,
+    in_use: Callable[[], Collection[str] | None],
 ) -> None:
-    """Drop releases beyond `keep_releases` that no channel or rollout names, and patches of such releases.
+    """Drop releases beyond `keep_releases` that no channel, rollout or device needs, and patches of such.
 
     A release that is newer than all that are named keeps its patches: its rollout may be about to begin.
 
@@ -33,6 +34,8 @@ def drop_old(
         state: What was published.
         changed: Content of pointers and rollout documents that move now, by target path.
         keep_releases: `[trust] keep_releases`.
+        in_use: Returns the releases that devices have; None: unknown, and no release is dropped. It is asked
+            only if there is one to drop.
     """
     pointers = [
         decode_pointer(path, changed[path]) if path in changed else read_pointer(state, path)
@@ -44,6 +47,9 @@ def drop_old(
     }
     order = releases_in_order(signed)
     old = set(order[: max(len(order) - keep_releases, 0)]) - named
+    if old:
+        used = in_use()
+        old = set() if used is None else old.difference(used)
     newest_named = max((number for number, one in enumerate(order) if one in named), default=-1)
     patched = {*named, *order[newest_named + 1 :]} - (withdrawn - named)
     for path in list(signed):

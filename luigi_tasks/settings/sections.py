@@ -327,7 +327,8 @@ class trust(luigi.Config):  # noqa: N801
     targets_days = luigi.IntParameter(default=365, description="lifetime of targets metadata")
     keep_releases = luigi.IntParameter(
         default=50,
-        description="number of releases that stay signed; older ones that no channel points to are dropped",
+        description="number of releases that stay signed; older ones that no channel, rollout or registered "
+        "device needs are dropped",
     )
     memory_dir = luigi.Parameter(
         default="",
