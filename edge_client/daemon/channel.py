@@ -49,7 +49,7 @@ from edge_client.update.triggers import UpdateTriggers, read_announcement
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -84,6 +84,7 @@ class ChannelFollower(Follower):
         last_end: LastEnd = LastEnd.UNKNOWN,
         on_renewal: Callable[[], None] = lambda: None,
         chance: random.Random | None = None,
+        check: UpdateCheck | None = None,
     ) -> None:
         """Load the release on the disk; touch no network.
 
@@ -96,6 +97,7 @@ class ChannelFollower(Follower):
             last_end: How the last run of the daemon ended, if nobody requested it.
             on_renewal: Called if a new process can serve what this one cannot.
             chance: Spreads update checks over time; None: seeded by the system.
+            check: Runs update checks; None: in a child process.
         Raises: SettingsError, DeviceError.
         """
         super().__init__(settings)
@@ -106,7 +108,7 @@ class ChannelFollower(Follower):
         self._malformed_told = RateLimit(MALFORMED_AT_ONCE, MALFORMED_INTERVAL_S)
         self._chance = chance or random.Random()  # noqa: S311 - no secret
         self._software = find_software(self._settings)
-        self._check = UpdateCheck()
+        self._check = check or UpdateCheck()
         self._doubt = ""
         self._serving = Serving(settings, self._software, on_verdict=self._on_verdict, last_end=last_end)
         self._running_update: RunningUpdate | None = None
@@ -238,6 +240,16 @@ class ChannelFollower(Follower):
 
     def follow(self) -> None:
         """Check at the start, at each announcement or request, and at each poll interval; until closed."""
+        rounds = self.rounds()
+        wait_s = next(rounds)
+        while True:
+            trigger = self.triggers.wait(wait_s)
+            if self._stop.is_set():
+                return
+            wait_s = rounds.send(trigger)
+
+    def rounds(self) -> Generator[float, Trigger, None]:
+        """Do what is due, in rounds; yields the seconds to wait for the trigger that is sent for the next."""
         schedule = CheckSchedule(
             self._settings.update,
             time.monotonic(),
@@ -248,9 +260,7 @@ class ChannelFollower(Follower):
         )
         requested, retry = False, Retry.RESTART
         while True:
-            trigger = self.triggers.wait(self._wait_s(schedule, time.monotonic()))
-            if self._stop.is_set():
-                return
+            trigger = yield self._wait_s(schedule, time.monotonic())
             if self._serving.fault:
                 self._reopen_if_due(requested=trigger.requested)
             if self._settle():
