@@ -38,7 +38,7 @@ from luigi_tasks.fleet.changes import (
 )
 from luigi_tasks.fleet.hit_devices import facts_of
 from luigi_tasks.fleet.records import HALT, INCONCLUSIVE, PASS, REPORT, SOFT, Check
-from luigi_tasks.fleet.statistics import mean_shift, mixture_p, p_above, rounded, shift
+from luigi_tasks.fleet.statistics import fisher_p, mean_shift, mixture_p, p_above, rounded, shift
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -200,13 +200,16 @@ def _look_at(
     levels = np.abs(sides.control.levels[group.control]).mean(axis=0)
     checks: list[tuple[float, Check]] = []
     hit: set[str] = set()
-    for place, p, is_label in _suspects(stage, control, group, alpha):
+    for place, p_first, is_label in _suspects(stage, control, group, alpha):
         name = (*FIGURES, *sides.labels)[place]
-        by = mean_shift if not is_label and name in BY_MEAN else shift
+        is_rare = not is_label and name in BY_MEAN
+        by = mean_shift if is_rare else shift
         found = by(stage[:, place], control[:, place], 2 * plan.soft_confidence - 1)
         sign = math.copysign(1.0, found.estimate) if is_label else SIGNS[place]
         limit = math.log1p(LABEL_EFFECT) if is_label else _limit(name, plan.tolerance, levels[place])
         is_large = sign * found.estimate > limit
+        p_worse = _p_of_worse(stage[:, place], control[:, place], limit) if is_rare else 0.0
+        p = max(p_first, p_worse)
         result = alpha.result(p, of_drift=is_label) if is_large else PASS
         if result == HALT:
             worse = sign * (stage[:, place] - np.median(control[:, place])) > limit
@@ -214,6 +217,13 @@ def _look_at(
         if result != PASS or (not is_label and not group.name):
             checks.append((p, _check(name, group, result, found, limit, is_label=is_label)))
     return checks, hit
+
+
+def _p_of_worse(stage: NDArray[np.float64], control: NDArray[np.float64], limit: float) -> float:
+    """Return Fisher's p-value for the number of devices that are worse: exact, where nearly all are alike."""
+    middle = np.median(control)
+    worse, others = int((stage - middle > limit).sum()), int((control - middle > limit).sum())
+    return fisher_p(worse, len(stage), others, len(control))
 
 
 def _suspects(
