@@ -20,7 +20,7 @@ BY_NAME = {case.name: case for case in CASES}
     ],
 )
 def test_rollout_ends_as_its_release_deserves(name, ends):
-    course = run(BY_NAME[name], 100, 3, 2.0, has_probation=True)
+    course = run(BY_NAME[name], 150, 3, 2.0, has_probation=True)
     assert course.end in ends
     assert (course.stage == 5) == (course.end == "done")
 
