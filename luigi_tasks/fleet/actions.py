@@ -20,6 +20,7 @@ from edge_client.contract.errors import EdgeError, InputError, TransportError
 from luigi_tasks.fleet import moves, stages
 from luigi_tasks.fleet.admission import admit
 from luigi_tasks.fleet.looks import take_step
+from luigi_tasks.fleet.plans import heartbeat_of
 from luigi_tasks.fleet.records import (
     DONE,
     ENDED,
@@ -222,13 +223,14 @@ class Fleet:
             skip_incompatible=skip_incompatible,
         )
         pointer = state.channel(channel)
+        heartbeat_s = heartbeat_of(self.settings.fleet, admitted.devices)
         record = RolloutRecord(
             id=new_id(release, when.now),
             channel=channel,
             release=release,
             from_release=pointer.release if pointer is not None else "",
             variants=dict(variants),
-            plan=admitted.plan,
+            plan=msgspec.structs.replace(admitted.plan, heartbeat_s=heartbeat_s),
             skipped=admitted.skipped,
             created_at=when.at,
             created_by=when.who,

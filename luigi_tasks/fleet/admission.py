@@ -33,11 +33,13 @@ class Admission:
         plan: Its plan, without the devices that cannot run the release.
         skipped: Those devices, with the reason.
         words: How many devices can run it, in a sentence.
+        devices: Number of registered devices.
     """
 
     plan: RolloutPlan
     skipped: dict[str, str]
     words: str
+    devices: int = 0
 
 
 def admit(
@@ -86,13 +88,14 @@ def admit(
         excluded=plan.excluded,
     )
     if not found.incompatible:
-        return Admission(plan, {}, found.in_words())
+        return Admission(plan, {}, found.in_words(), len(registry.devices))
     named = tuple(f"device={one}" for one in sorted(found.incompatible))
     too_many = sum(len(one) + 3 for one in named) > _NAMED_BYTES
     if too_many or not skip_incompatible:
         raise InputError(_refuse(release, found, too_many=too_many))
     plan = msgspec.structs.replace(plan, excluded=(*plan.excluded, *named))
-    return Admission(plan, found.incompatible, f"{found.in_words()}; those that cannot are left out")
+    words = f"{found.in_words()}; those that cannot are left out"
+    return Admission(plan, found.incompatible, words, len(registry.devices))
 
 
 def _refuse(release: str, found: Compatibility, *, too_many: bool) -> str:

@@ -49,11 +49,11 @@ def pointers_after(record: RolloutRecord, before: Pointers, at: str) -> Pointers
     is_signed = before.rollout is not None and before.rollout.id == record.id
     channel, rollout = before.channel, before.rollout
     if record.state in {OPEN, SOAKING, APPROVAL} and record.stages:
-        rollout = _open(record, before, at)
+        rollout = _open(record, at)
     elif record.state in {GOING_BACK, BACK}:
         channel = _withdraw(record, before, at)
     if is_signed and record.state == GOING_BACK:
-        rollout = _going_back(record, before, at)
+        rollout = _going_back(record, at)
     elif is_signed and record.state == DONE:
         rollout, channel = _done(record, before, at), _move(record, before, at)
     elif is_signed and record.state in {BACK, ABORTED, SUPERSEDED}:
@@ -113,7 +113,7 @@ def _time(at: str) -> float:
     return parse_time(at).timestamp()
 
 
-def _open(record: RolloutRecord, before: Pointers, at: str) -> RolloutDocument:
+def _open(record: RolloutRecord, at: str) -> RolloutDocument:
     plan = record.plan
     return RolloutDocument(
         channel=record.channel,
@@ -127,15 +127,15 @@ def _open(record: RolloutRecord, before: Pointers, at: str) -> RolloutDocument:
         apply=plan.apply,
         window=plan.window,
         spread_s=spread_s(record),
-        heartbeat_s=_heartbeat_s(before),
+        heartbeat_s=plan.heartbeat_s,
         variants=record.variants,
         moved_at=at,
     )
 
 
-def _going_back(record: RolloutRecord, before: Pointers, at: str) -> RolloutDocument:
+def _going_back(record: RolloutRecord, at: str) -> RolloutDocument:
     """Return the document that takes the release from everybody, paced; at once, whatever the window says."""
-    return msgspec.structs.replace(_open(record, before, at), threshold=NOBODY, apply=NOW, window="")
+    return msgspec.structs.replace(_open(record, at), threshold=NOBODY, apply=NOW, window="")
 
 
 def _done(record: RolloutRecord, before: Pointers, at: str) -> RolloutDocument | None:
@@ -145,7 +145,7 @@ def _done(record: RolloutRecord, before: Pointers, at: str) -> RolloutDocument |
     """
     if not (is_limited(record) or record.variants):
         return idle(before, record.channel, at).rollout
-    return msgspec.structs.replace(_open(record, before, at), threshold=EVERYBODY, spread_s=0.0)
+    return msgspec.structs.replace(_open(record, at), threshold=EVERYBODY, spread_s=0.0)
 
 
 def _move(record: RolloutRecord, before: Pointers, at: str) -> ChannelDocument | None:
@@ -168,10 +168,6 @@ def _withdraw(record: RolloutRecord, before: Pointers, at: str) -> ChannelDocume
     if withdrawn == pointer.withdrawn:
         return pointer
     return msgspec.structs.replace(pointer, withdrawn=withdrawn, moved_at=at)
-
-
-def _heartbeat_s(before: Pointers) -> float:
-    return before.rollout.heartbeat_s if before.rollout is not None else 0.0
 
 
 def _unless_same(rollout: RolloutDocument | None, before: RolloutDocument | None) -> RolloutDocument | None:

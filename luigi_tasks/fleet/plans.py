@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import SettingsError
@@ -21,6 +22,12 @@ from luigi_tasks.settings.rollout import (
 
 if TYPE_CHECKING:
     from luigi_tasks.settings.rollout import RolloutSettings
+    from luigi_tasks.settings.values import FleetSettings
+
+
+# Of all devices together: 100,000 report every hour. A device's own setting is 30 s if nobody changes it.
+REPORTS_PER_S = 100_000 / 3600
+OWN_HEARTBEAT_S, LONGEST_HEARTBEAT_S = 30.0, 3600.0
 
 
 def plan_of(settings: RolloutSettings) -> RolloutPlan:
@@ -52,6 +59,14 @@ def plan_of(settings: RolloutSettings) -> RolloutPlan:
         report_only=split_list(settings.report_only),
         tolerance=read_share(settings.tolerance),
     )
+
+
+def heartbeat_of(settings: FleetSettings, devices: int) -> float:
+    """Return the longest time between two reports of a device that suits a fleet of so many; 0: its own."""
+    if settings.heartbeat_s:
+        return settings.heartbeat_s
+    every_s = float(math.ceil(devices / REPORTS_PER_S))
+    return min(every_s, LONGEST_HEARTBEAT_S) if every_s > OWN_HEARTBEAT_S else 0.0
 
 
 def read_variants(text: str) -> dict[str, str]:

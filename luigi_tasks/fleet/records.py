@@ -221,6 +221,7 @@ class RolloutPlan(Document, frozen=True, kw_only=True):
         on_breach: `pause` or `back`: what a hard breach does. A soft one always pauses.
         report_only: Checks that report and do not judge.
         tolerance: Relative change of a soft figure that is tolerated, such as 0.25.
+        heartbeat_s: Longest time between two reports of a device; 0: as in its own settings.
         confidence: One-sided confidence of the hard checks.
         soft_confidence: Confidence of the soft checks.
     """
@@ -243,6 +244,7 @@ class RolloutPlan(Document, frozen=True, kw_only=True):
     on_breach: str = "back"
     report_only: tuple[str, ...] = ()
     tolerance: float = 0.25
+    heartbeat_s: float = 0.0
     confidence: float = 0.95
     soft_confidence: float = 0.98
 

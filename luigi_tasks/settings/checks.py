@@ -60,6 +60,7 @@ RANGES: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
     ("broker", "timeout_s", lambda value: 0 < value <= 600, "above 0, at most 600"),
     ("fleet", "period_s", lambda value: 1 <= value <= 86400, "1 to 86400"),
     ("fleet", "keep_periods", lambda value: 2 <= value <= 2000, "2 to 2000"),
+    ("fleet", "heartbeat_s", lambda value: value == 0 or 5 <= value <= 86400, "0, or 5 to 86400"),
     ("fleet", "snapshot_s", lambda value: 1 <= value <= 3600, "1 to 3600"),
     ("fleet", "sampled_devices", lambda value: value >= 0, "0 or more"),
     ("fleet", "keep_all_h", lambda value: value >= 0, "0 or more"),

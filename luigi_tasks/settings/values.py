@@ -252,6 +252,7 @@ class FleetSettings:
     keep_all_h: float = 6.0
     keep_hourly_days: float = 7.0
     keep_daily_days: float = 90.0
+    heartbeat_s: float = 0.0
     max_reports_per_min: int = 120
     max_unknown_devices: int = 10000
     webhooks_file: str = ""

@@ -12,11 +12,12 @@ import pytest
 
 from edge_client.contract.errors import InputError, TrustError
 from edge_client.contract.rollout import Member
-from luigi_tasks.fleet.plans import plan_of
+from luigi_tasks.fleet.plans import heartbeat_of, plan_of
 from luigi_tasks.fleet.registry import INDEX_KEY, RegistryChange, change_registry
 from luigi_tasks.fleet.rollouts import current_key, record_key
 from luigi_tasks.release.announcement import announced_release
 from luigi_tasks.release.broker import BrokerClient
+from luigi_tasks.settings.values import FleetSettings
 from luigi_tasks.storage.folder_store import FolderStore
 from tests.fakes.rollout_fleet import QUICK, Killed, MortalStore, RolloutFleet
 
@@ -36,6 +37,8 @@ def start(fleet: RolloutFleet, bias: int = 1, **plan) -> str:
 
 
 def test_a_good_release_goes_through_its_stages_to_everybody(fleet):
+    settings = dataclasses.replace(fleet.settings.fleet, heartbeat_s=900.0)
+    fleet.settings = dataclasses.replace(fleet.settings, fleet=settings)
     new = start(fleet)
     had = []
     states = []
@@ -46,6 +49,14 @@ def test_a_good_release_goes_through_its_stages_to_everybody(fleet):
     assert had == [1, 2, 4, 4, 4, 4]
     signed = fleet.machine().stand("stable").signed
     assert (signed.channel.release, signed.rollout.id) == (new, "")
+    assert signed.rollout.heartbeat_s == 900.0
+
+
+@pytest.mark.parametrize(
+    ("devices", "heartbeat_s"), [(0, 0), (12, 0), (833, 0), (3_000, 108), (100_000, 3600), (10**6, 3600)]
+)
+def test_a_large_fleet_reports_more_seldom(devices, heartbeat_s):
+    assert heartbeat_of(FleetSettings(), devices) == heartbeat_s
 
 
 ACTIONS = {
