@@ -102,7 +102,8 @@ def _rotate(options: argparse.Namespace) -> str:
     ends = (
         "Content that only the old keys signed is disowned: this machine publishes again what it "
         "remembers to have published, and the next Deploy computes everything in work/ again. With a fleet: "
-        "look at its registry and run `edge-fleet registry --accept`; rollouts are started again.\n"
+        "look at its registry, run `edge-fleet registry --accept`, then `edge-fleet rollouts --accept`; the "
+        "next Deploy starts again what was rolled out.\n"
         if options.stolen
         else ""
     )

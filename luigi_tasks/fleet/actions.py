@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_client.contract.errors import EdgeError, InputError, TransportError
+from edge_client.contract.errors import EdgeError, InputError, TransportError, TrustError
 from luigi_tasks.fleet import moves, stages
+from luigi_tasks.fleet.acceptance import accept_rollouts
 from luigi_tasks.fleet.admission import admit
 from luigi_tasks.fleet.looks import take_step
 from luigi_tasks.fleet.plans import heartbeat_of
@@ -119,6 +120,7 @@ class Fleet:
         before, when = standing.running.document, self._moment(ADVANCE)
         record = self._doubt(before, standing.signed, when)
         if record is before:
+            self.rollouts.note(record)
             self._sign(record)  # what an earlier look was killed before
             record, words = take_step(self.settings, self.rollouts, record, when)
         else:
@@ -335,16 +337,27 @@ class Fleet:
     def abort(self, channel: str, who: str, why: str = "") -> RolloutRecord | None:
         """End a rollout at once; its devices return at their next look, and nothing is withdrawn.
 
-        Also one whose record is gone; None then.
+        Also one whose record is gone or forged; None then.
         """
         current = self.rollouts.current(channel)
         name = current.document.rollout if current is not None else ""
-        if current is not None and name and self.rollouts.find(channel, name) is None:
+        if current is not None and name and not self._is_recorded(channel, name):
             self._point_idle(channel)
             self.rollouts.save_current(msgspec.structs.replace(current.document, rollout=""), current.etag)
             return None
         when = self._moment(who)
         return self._change(channel, lambda record: stages.abort(record, why, when))
+
+    def _is_recorded(self, channel: str, rollout: str) -> bool:
+        try:
+            return self.rollouts.find(channel, rollout) is not None
+        except TrustError:
+            return False
+
+    def accept(self, channel: str, who: str) -> str:
+        """Sign again what this machine saw of records that no trusted key signs, see `acceptance.py`."""
+        when = self._moment(who)
+        return accept_rollouts(self.rollouts, channel, when, lambda: self._point_idle(channel))
 
     def leave(self, channel: str, who: str, why: str) -> None:
         """End whatever rollout a channel is in, before a person moves its pointer by hand."""

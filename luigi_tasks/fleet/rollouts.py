@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge_client.contract.documents import encode_compact
-from edge_client.contract.errors import InputError
+from edge_client.contract.errors import InputError, TrustError
 from edge_client.contract.names import check_name
 from luigi_tasks.fleet.records import PLANNED, CurrentRollout, RolloutRecord, VerdictRecord
 
 if TYPE_CHECKING:
+    from edge_client.contract.documents import DocumentT
     from luigi_tasks.fleet.documents import Signed, SignedDocuments
 
 FOLDER = "fleet/rollouts/"
@@ -74,12 +75,21 @@ class Rollouts:
 
     def current(self, channel: str) -> Signed[CurrentRollout] | None:
         """Return what a channel is in; None if it never was in anything."""
-        return self.documents.load(CurrentRollout, current_key(channel), limit_bytes=RECORD_LIMIT_BYTES)
+        return self._load(CurrentRollout, current_key(channel))
 
     def find(self, channel: str, rollout: str) -> Signed[RolloutRecord] | None:
         """Return a rollout; None if there is no such."""
-        key = record_key(channel, rollout)
-        return self.documents.load(RolloutRecord, key, limit_bytes=RECORD_LIMIT_BYTES)
+        return self._load(RolloutRecord, record_key(channel, rollout))
+
+    def _load(self, kind: type[DocumentT], key: str) -> Signed[DocumentT] | None:
+        try:
+            return self.documents.load(kind, key, limit_bytes=RECORD_LIMIT_BYTES)
+        except TrustError as e:
+            msg = (
+                f"{e}. If its key was replaced as stolen: `edge-fleet rollouts --accept`, on the machine "
+                "that looked at rollouts before, ends what ran and signs again what it saw"
+            )
+            raise TrustError(msg) from e
 
     def load(self, channel: str, rollout: str) -> Signed[RolloutRecord]:
         """Return a rollout that must be there.
@@ -117,17 +127,31 @@ class Rollouts:
             self.documents.save(key, verdict, None)
         return key
 
-    def find_all(self, channel: str) -> list[RolloutRecord]:
-        """Return the rollouts of a channel, oldest first, without those that never started."""
+    def names(self, channel: str) -> list[str]:
+        """Return the ids of a channel's rollouts, as the bucket lists them."""
         folder = f"{FOLDER}{check_name(channel, 'channel')}/"
-        current = self.current(channel)
-        running = current.document.rollout if current is not None else ""
-        found = []
-        for one in self.documents.store.list_folder(folder):
-            name = one.key.removeprefix(folder).removesuffix(".json")
-            if one.key.endswith(_OTHERS):
+        keys = (one.key for one in self.documents.store.list_folder(folder))
+        return [key.removeprefix(folder).removesuffix(".json") for key in keys if not key.endswith(_OTHERS)]
+
+    def find_all(self, channel: str, faults: list[str]) -> list[RolloutRecord]:
+        """Return the rollouts of a channel, oldest first, without those that never started.
+
+        Args:
+            channel: The channel.
+            faults: Gets what cannot be trusted, which is left out.
+        """
+        running, found = "", []
+        try:
+            current = self.current(channel)
+            running = current.document.rollout if current is not None else ""
+        except TrustError as e:
+            faults.append(str(e))
+        for name in self.names(channel):
+            try:
+                signed = self.find(channel, name)
+            except TrustError as e:
+                faults.append(str(e))
                 continue
-            signed = self.find(channel, name)
             if signed is not None and (signed.document.state != PLANNED or name == running):
                 found.append(signed.document)
         return sorted(found, key=lambda record: (record.created_at, record.id))
@@ -158,8 +182,9 @@ class Rollouts:
         """Remember the version of a record on this machine."""
         if self.documents.seen is not None:
             key = record_key(record.channel, record.id)
-            self.documents.seen.note(key, record.version, _digest(record))
+            self.documents.seen.note(key, record.version, digest_of(record))
 
 
-def _digest(record: RolloutRecord) -> str:
+def digest_of(record: RolloutRecord) -> str:
+    """Return the SHA-256 of a record's content, hex."""
     return hashlib.sha256(encode_compact(record)).hexdigest()

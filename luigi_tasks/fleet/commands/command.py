@@ -15,7 +15,7 @@ from luigi_tasks.fleet.commands.faults import FoundFaultsError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from luigi_tasks.fleet.view import FleetView
     from luigi_tasks.settings.values import PipelineSettings
@@ -25,6 +25,7 @@ Subparsers = Any  # argparse's own type of it has no public name
 
 # Exit code where signatures do not hold.
 NOT_TRUSTED = 3
+_FAULTS = 5
 
 
 def new_command(
@@ -56,8 +57,17 @@ def finish(view: FleetView, text: str) -> str:
 
     Raises: FoundFaultsError.
     """
-    if view.faults:
-        message = f"not all is shown: {'; '.join(view.faults)}"
+    return finish_with(view.faults, text)
+
+
+def finish_with(faults: Sequence[str], text: str) -> str:
+    """Return a text; raise it with what could not be shown, if there is any.
+
+    Raises: FoundFaultsError.
+    """
+    if faults:
+        more = f"; and {len(faults) - _FAULTS} more" if len(faults) > _FAULTS else ""
+        message = f"not all is shown: {'; '.join(faults[:_FAULTS])}{more}"
         raise FoundFaultsError(message, text, NOT_TRUSTED)
     return text
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import InputError
+from edge_client.contract.errors import InputError, TrustError
 from edge_client.contract.times import seconds_until
-from luigi_tasks.fleet.commands.command import Subparsers, new_command, read_settings, to_json
+from luigi_tasks.fleet.commands.command import Subparsers, finish_with, new_command, read_settings, to_json
+from luigi_tasks.fleet.person import person
 from luigi_tasks.fleet.records import APPROVAL, ENDED, HALTED, PAUSED, ROLLOUT_STATES
 from luigi_tasks.fleet.tables import age_in_words, clock_in_words, count, shown, table
 
@@ -45,6 +46,11 @@ def add_parser(subparsers: Subparsers) -> None:
         help="make the last verdict of a rollout again from the snapshots that it names, and compare",
     )
     parser.add_argument(
+        "--accept",
+        action="store_true",
+        help="after a theft of the key: end what ran, and sign again what this machine saw of its records",
+    )
+    parser.add_argument(
         "--limit", type=int, default=_LIMIT, help=f"at most so many (default {_LIMIT}); 0: all"
     )
 
@@ -56,6 +62,8 @@ def run(options: argparse.Namespace) -> str:
     from luigi_tasks.fleet.rollouts import Rollouts  # noqa: PLC0415 - as above
 
     settings = read_settings()
+    if options.accept:
+        return _accept(options, settings)
     rollouts = Rollouts(open_documents(settings))
     if options.verify and not options.rollout:
         msg = "--verify: name a rollout, or `current`"
@@ -63,21 +71,35 @@ def run(options: argparse.Namespace) -> str:
     if options.rollout:
         return _show_one(options, rollouts, settings)
     channels = [options.channel] if options.channel else find_channels(rollouts.documents.store)
+    faults: list[str] = []
     found = [
         record
         for channel in channels
-        for record in rollouts.find_all(channel)
+        for record in rollouts.find_all(channel, faults)
         if (not options.state or record.state in options.state)
         and (not options.release or record.release == options.release)
     ]
     found.sort(key=lambda record: record.created_at, reverse=True)
     shown_ones = found[: options.limit] if options.limit > 0 else found
     if options.json:
-        return to_json({"total": len(found), "rollouts": shown_ones})
+        return finish_with(faults, to_json({"total": len(found), "rollouts": shown_ones}))
     if not found:
-        return "no rollout matches\n" if options.state or options.release else "no rollout was started yet\n"
+        is_chosen = options.state or options.release
+        return finish_with(faults, "no rollout matches\n" if is_chosen else "no rollout was started yet\n")
     columns = ("rollout", "channel", "release", "from", "state", "stage", "started", "by", "last")
-    return table(columns, [_row(record) for record in shown_ones]) + f"{len(shown_ones)} of {len(found)}\n"
+    text = table(columns, [_row(record) for record in shown_ones])
+    return finish_with(faults, f"{text}{len(shown_ones)} of {len(found)}\n")
+
+
+def _accept(options: argparse.Namespace, settings: PipelineSettings) -> str:
+    """Return what became of each channel's rollouts."""
+    from luigi_tasks.fleet.actions import open_fleet  # noqa: PLC0415 - --help needs none of it
+    from luigi_tasks.fleet.reading import find_channels  # noqa: PLC0415 - as above
+
+    fleet = open_fleet(settings)
+    channels = [options.channel] if options.channel else find_channels(fleet.documents.store)
+    words = [fleet.accept(channel, person()) for channel in channels]
+    return to_json({"accepted": words}) if options.json else "".join(f"{one}\n" for one in words)
 
 
 def rollout_in_words(view: FleetView, record: RolloutRecord) -> str:
@@ -122,10 +144,11 @@ def _show_one(options: argparse.Namespace, rollouts: Rollouts, settings: Pipelin
         raise InputError(msg)
     record = found.document
     keys = [one.verdict for one in record.events if one.verdict]
-    verdict = rollouts.verdict(keys[-1]) if keys else None
+    faults: list[str] = []
+    verdict = _find_verdict(rollouts, keys[-1], faults) if keys else None
     verified = _verify(rollouts, settings, record, verdict) if options.verify else ""
     if options.json:
-        return to_json({"rollout": record, "verdict": verdict, "verified": verified})
+        return finish_with(faults, to_json({"rollout": record, "verdict": verdict, "verified": verified}))
     rows = [
         (
             f"{one.number} ({record.plan.stages[one.number - 1]})"
@@ -147,7 +170,15 @@ def _show_one(options: argparse.Namespace, rollouts: Rollouts, settings: Pipelin
     ]
     text += "\n" + table(("at", "what", "who", "stage", "why"), events, _WORDS)
     text += _verdict_in_words(verdict, time.time()) if verdict is not None else ""
-    return text + (f"\nverified: {verified}\n" if verified else "")
+    return finish_with(faults, text + (f"\nverified: {verified}\n" if verified else ""))
+
+
+def _find_verdict(rollouts: Rollouts, key: str, faults: list[str]) -> VerdictRecord | None:
+    try:
+        return rollouts.verdict(key)
+    except TrustError as e:
+        faults.append(str(e))
+        return None
 
 
 def _verify(

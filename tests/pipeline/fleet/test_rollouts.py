@@ -12,6 +12,7 @@ import pytest
 
 from edge_client.contract.errors import InputError, TrustError
 from edge_client.contract.rollout import Member
+from luigi_tasks.fleet.enrolment import retire_row
 from luigi_tasks.fleet.plans import heartbeat_of, plan_of
 from luigi_tasks.fleet.registry import INDEX_KEY, RegistryChange, change_registry
 from luigi_tasks.fleet.rollouts import current_key, record_key
@@ -22,6 +23,8 @@ from luigi_tasks.storage.folder_store import FolderStore
 from tests.fakes.rollout_fleet import QUICK, Killed, MortalStore, RolloutFleet
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from luigi_tasks.fleet import records
 
 
@@ -171,7 +174,7 @@ def test_two_that_start_at_once_start_one(fleet):
     fleet.machine().start("stable", first, fleet.plan(), "ann")
     with pytest.raises(InputError, match="somebody else started"):
         slow.start("stable", second, fleet.plan(), "bob")
-    assert [one.release for one in fleet.machine().rollouts.find_all("stable")] == [first]
+    assert [one.release for one in fleet.machine().rollouts.find_all("stable", [])] == [first]
 
 
 def test_one_rollout_a_channel_and_superseded_in_its_first_stage_only(fleet):
@@ -326,16 +329,37 @@ def test_a_machine_without_the_key_of_releases_looks(fleet):
     assert fleet.machine().stand("stable").signed.channel.release == new
 
 
+def test_a_registry_with_a_collector_and_no_device_passes_no_stage(tmp_path):
+    """Nobody is enrolled, or all were retired in the middle: nothing was shown, and the pointer stays."""
+    fleet = RolloutFleet(tmp_path, devices=0)
+    new = start(fleet, stages="100%", min_passed=1, soak="0s")
+    assert [fleet.look() for _ in range(3)] == ["planned"] * 3
+    assert "no device of the registry" in fleet.machine().advance("stable").words
+    fleet.enroll(["camera-0", "camera-1"])
+    assert fleet.look() == "open"
+    documents, left = fleet.machine().documents, ("camera-0", "camera-1")
+
+    def retire(known: Mapping[str, records.EnrolledDevice]) -> RegistryChange:
+        return RegistryChange(tuple(retire_row(known[one], "2026-11-27T00:00:00+00:00") for one in left))
+
+    change_registry(documents, left, retire, who="ann")
+    fleet.serving.clear()
+    assert [fleet.look() for _ in range(3)] == ["open"] * 3
+    pointer = fleet.machine().stand("stable").signed.channel
+    assert pointer is not None
+    assert pointer.release == fleet.steady != new
+
+
 def test_a_record_that_is_gone_or_forged_is_said_and_can_be_aborted(fleet):
     new = start(fleet)
     fleet.look()
     store, key = FolderStore(fleet.settings.store), record_key("stable", newest(fleet).id)
     envelope = json.loads(store.read(key))
-    store.put(key, json.dumps({**envelope, "payload": "e30="}).encode())
-    with pytest.raises(TrustError, match="not signed by a trusted key"):
-        fleet.machine().advance("stable")
     store.delete(key)
     with pytest.raises(InputError, match="edge-fleet abort"):
+        fleet.machine().advance("stable")
+    store.put(key, json.dumps({**envelope, "payload": "e30="}).encode())
+    with pytest.raises(TrustError, match="not signed by a trusted key"):
         fleet.machine().advance("stable")
     assert fleet.has(new) == 1
     fleet.machine().abort("stable", "ann")
