@@ -99,7 +99,13 @@ def admit(
 
 
 def _refuse(release: str, found: Compatibility, *, too_many: bool) -> str:
-    ways = "give a release for their class with --variants, or exclude them by class, site or tag"
-    if not too_many:
-        ways += ", or leave them out with --skip-incompatible"
-    return f"release {release} is not rolled out: {found.in_words()}. {ways[0].upper()}{ways[1:]}"
+    ways = "a release for their class (--variants)"
+    ways += (
+        ", or without their class, site or tag (--not)"
+        if too_many
+        else (", without their class, site or tag (--not), or without them (--skip-incompatible)")
+    )
+    return (
+        f"release {release} is signed, and not rolled out: {found.in_words()}. Start it with "
+        f"`luigi --module luigi_tasks Rollout --release {release}` and {ways}"
+    )

@@ -17,6 +17,8 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from edge_client.contract.errors import InputError
 from luigi_tasks.fleet.device_state import BEGAN
 from luigi_tasks.fleet.records import (
@@ -32,8 +34,10 @@ from luigi_tasks.fleet.records import (
 )
 from luigi_tasks.fleet.stage_view import BROKEN_RESTARTS
 from luigi_tasks.fleet.statistics import fisher_p, lower_bound, rounded, upper_bound
+from luigi_tasks.fleet.tables import count
 
 if TYPE_CHECKING:
+    from luigi_tasks.fleet.records import RolloutPlan
     from luigi_tasks.fleet.stage_view import StageView, Vote
 
 # Silence and restarts of the stage are the fleet's own where those of other devices are as common as this ...
@@ -140,7 +144,7 @@ def failures(view: StageView) -> Check:
         result = HALT
     elif (limit.share is not None and high <= limit.share) or (is_settled and limit.allows(len(hit), ended)):
         result = PASS
-    return Check(
+    check = Check(
         name="failures",
         kind=HARD,
         result=result,
@@ -150,17 +154,27 @@ def failures(view: StageView) -> Check:
         limit=limit.limit,
         unit="share",
         counted=ended,
-        words=_words_on_failures(len(hit), ended, high, limit, plan.confidence),
     )
+    return msgspec.structs.replace(check, words=_words_on_failures(plan, check, len(hit), began))
 
 
-def _words_on_failures(hit: int, ended: int, high: float, limit: ErrorLimit, confidence: float) -> str:
-    if not ended:
+def _words_on_failures(plan: RolloutPlan, check: Check, failed: int, began: int) -> str:
+    """Return what was counted, what limit it broke, and else what the count does not show."""
+    if not check.counted:
         return "no device has come to an end; nothing is shown"
-    words = f"{hit} failures of {ended}: up to {math.ceil(high * 100)}% of the fleet may still fail"
+    limit = error_limit(plan.errors)
+    words = f"{failed} of {count(began, 'device')} failed"
+    low, high = check.low or 0.0, 1.0 if check.high is None else check.high
+    if check.result == HALT and limit.share is not None and low > limit.share:
+        words += f": at least {low:.0%} of the fleet would"
+        return f"{words}, and the limit is {limit.share:.0%} (errors {plan.errors})"
+    if check.result == HALT:
+        return f"{words}, and the limit is {limit.devices} (errors {plan.errors})"
+    share = f"up to {math.ceil(high * 100)}% of the fleet may still"
+    words = f"{failed} of {count(check.counted, 'device')} failed: {share}"
     if limit.share is None or high <= limit.share:
         return words
-    needed = math.ceil(math.log(1 - confidence) / math.log1p(-limit.share))
+    needed = math.ceil(math.log(1 - plan.confidence) / math.log1p(-limit.share))
     return f"{words}. {limit.share:.0%} is not shown: that takes {needed} devices without a failure"
 
 
@@ -207,10 +221,10 @@ def silence(view: StageView) -> Check:
     quiet = sum(not one.is_heard for one in under)
     control = [one for one in view.control if one.state != UNSEEN]
     quiet_control = sum(not one.is_heard for one in control)
-    result, words = PASS, f"{quiet} of {len(under)} devices that began are silent"
+    result, words = PASS, f"{quiet} of {count(len(under), 'device')} fell silent under the release"
     value = quiet / len(under) if under else None
     if len(control) >= OTHERS_AT_LEAST:
-        words += f", and {quiet_control} of {len(control)} outside of the stage"
+        words += f", {quiet_control} of {len(control)} outside of the stage"
         excess = quiet / max(len(under), 1) - quiet_control / len(control)
         if (
             quiet >= SILENT_AT_LEAST
@@ -218,6 +232,7 @@ def silence(view: StageView) -> Check:
             and fisher_p(quiet, len(under), quiet_control, len(control)) < SILENCE_P
         ):
             result = HALT
+            words += f": more than chance explains and errors {plan.errors} allow"
     if is_silence_common(view):
         words += ": an outage, which says nothing about the release"
         result = INCONCLUSIVE
@@ -240,7 +255,7 @@ def passed(view: StageView) -> Check:
     good = sum(one.state == PASSED and one.device not in hit for one in view.members)
     seen = len(view.seen)
     least = max(min(plan.min_passed, len(view.members)), math.ceil(plan.success * seen - 1e-9), 1)
-    words = f"{good} of {seen} devices have passed their probation, {least} have to"
+    words = f"{good} of {count(seen, 'device')} passed probation, and {least} must"
     unseen = len(view.members) - seen
     if unseen:
         words += f"; nothing is known of {unseen} more"
@@ -269,7 +284,7 @@ def quorum(view: StageView) -> Check:
         limit=plan.quorum,
         unit="share",
         counted=of,
-        words=f"{heard} of {of} registered devices are heard of, {least} have to be",
+        words=f"{heard} of {count(of, 'registered device')} reported lately, and {least} must",
     )
 
 
@@ -280,6 +295,8 @@ def soak(view: StageView) -> Check:
     """
     soak_s, since = view.record.plan.soak_s, view.stage.soaking_since
     watched_s = view.head.taken_at - max(since, view.head.listening_since) if since else 0.0
+    unit, length_s = ("min", 60.0) if soak_s >= 600 else ("s", 1.0)
+    times = f"{max(watched_s, 0) / length_s:.0f} of {soak_s / length_s:.0f} {unit}"
     return Check(
         name="soak",
         kind=HARD,
@@ -287,7 +304,7 @@ def soak(view: StageView) -> Check:
         value=rounded(watched_s),
         limit=rounded(soak_s),
         unit="s",
-        words=f"watched for {max(watched_s, 0) / 60:.0f} of {soak_s / 60:.0f} min since all else was there",
+        words=f"watched for {times} since all else was there",
     )
 
 

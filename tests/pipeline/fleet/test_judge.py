@@ -174,6 +174,15 @@ def test_meaning_of_errors(errors: str, failed: int, size: int, halts: bool) -> 
     assert error_limit(errors).is_reached(failed, size, size, 0.95) is halts
 
 
+def test_halt_says_first_what_broke_which_limit() -> None:
+    few = Fleet(100, 6, {"errors": "10%|1d"}).put((0,), SENT_BACK)
+    assert few.verdict().words == "failures: 1 of 6 devices failed, and the limit is 1 (errors 10%|1d)"
+    many = Fleet(100, 40).put(range(10), SENT_BACK)
+    assert many.verdict().words.startswith(
+        "failures: 10 of 40 devices failed: at least 14% of the fleet would, "
+    )
+
+
 @pytest.mark.parametrize("errors", ["", "ten", "10%|x", "0%", "100%", "0d"])
 def test_errors_that_mean_nothing_are_refused(errors: str) -> None:
     with pytest.raises(InputError, match="10%"):
@@ -183,7 +192,7 @@ def test_errors_that_mean_nothing_are_refused(errors: str) -> None:
 def test_small_stage_of_which_all_passed_passes_and_says_what_is_not_shown() -> None:
     verdict = Fleet(100, 10).verdict()
     assert (verdict.result, verdict.is_ready) == ("pass", True)
-    assert "0 failures of 10: up to 26% of the fleet may still fail" in verdict.words
+    assert "0 of 10 devices failed: up to 26% of the fleet may still" in verdict.words
     assert "29 devices" in verdict.words
 
 
