@@ -21,7 +21,7 @@ from luigi_tasks.fleet import moves, stages
 from luigi_tasks.fleet.acceptance import accept_rollouts
 from luigi_tasks.fleet.admission import admit
 from luigi_tasks.fleet.looks import take_step
-from luigi_tasks.fleet.plans import heartbeat_of
+from luigi_tasks.fleet.plans import every, heartbeat_of
 from luigi_tasks.fleet.records import (
     DONE,
     ENDED,
@@ -33,7 +33,7 @@ from luigi_tasks.fleet.records import (
     RolloutPlan,
     RolloutRecord,
 )
-from luigi_tasks.fleet.registry import load_registry
+from luigi_tasks.fleet.registry import NoRegistryError, load_registry
 from luigi_tasks.fleet.rollouts import Rollouts, new_id
 from luigi_tasks.fleet.stages import ADVANCE, Moment
 from luigi_tasks.fleet.standing import Look, RolloutRunsError, Standing, in_words, runs_already
@@ -116,7 +116,7 @@ class Fleet:
         if standing.running is None:
             self._tell(channel, None)  # what a receiver did not take at the end of the last rollout
             waits = f"; release {standing.queued} waits for the next Deploy" if standing.queued else ""
-            return Look(None, f"channel {channel}: no rollout runs{waits}")
+            return Look(None, f"channel {channel}: no rollout runs{waits}{self._pace(channel, standing)}")
         before, when = standing.running.document, self._moment(ADVANCE)
         record = self._doubt(before, standing.signed, when)
         if record is before:
@@ -416,6 +416,21 @@ class Fleet:
     def _point_idle(self, channel: str) -> None:
         self.repository.point(channel, lambda now: moves.idle(now, channel, self._moment("").at))
         self._announce(channel)
+
+    def _pace(self, channel: str, standing: Standing) -> str:
+        """Sign how often devices report, where that no longer suits their number; return it in words.
+
+        They find it when they look by themselves: nothing is urgent about it.
+        """
+        try:
+            devices = len(load_registry(self.documents).devices)
+        except NoRegistryError:
+            return ""
+        wanted = heartbeat_of(self.settings.fleet, devices)
+        if moves.paced(standing.signed, channel, wanted, "") == standing.signed:
+            return ""
+        self.repository.point(channel, lambda now: moves.paced(now, channel, wanted, self._moment("").at))
+        return f"; devices are told to report {every(wanted)}"
 
     def _announce(self, channel: str) -> None:
         """Wake the devices; those that a broker does not reach find the move when they look by themselves."""

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # Clocks of two machines that look, both kept by NTP.
 _CLOCKS_APART_S = 30.0
+# Part of the time between two reports by which it may differ from what suits the fleet.
+_PACE_LEFT = 0.1
 
 
 def pointers_after(record: RolloutRecord, before: Pointers, at: str) -> Pointers:
@@ -67,6 +69,17 @@ def idle(before: Pointers, channel: str, at: str) -> Pointers:
         return before
     heartbeat_s = before.rollout.heartbeat_s
     return Pointers(before.channel, RolloutDocument(channel=channel, heartbeat_s=heartbeat_s, moved_at=at))
+
+
+def paced(before: Pointers, channel: str, heartbeat_s: float, at: str) -> Pointers:
+    """Return a channel that no rollout runs on with the time between two reports that suits its fleet.
+
+    A little more or less is left: a fleet that grows device by device signs nothing for each.
+    """
+    rollout = before.rollout if before.rollout is not None else RolloutDocument(channel=channel)
+    if abs(heartbeat_s - rollout.heartbeat_s) <= _PACE_LEFT * rollout.heartbeat_s:
+        return before
+    return Pointers(before.channel, msgspec.structs.replace(rollout, heartbeat_s=heartbeat_s, moved_at=at))
 
 
 def why_behind(record: RolloutRecord, signed: Pointers) -> str:

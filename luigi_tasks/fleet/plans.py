@@ -69,6 +69,11 @@ def heartbeat_of(settings: FleetSettings, devices: int) -> float:
     return min(every_s, LONGEST_HEARTBEAT_S) if every_s > OWN_HEARTBEAT_S else 0.0
 
 
+def every(heartbeat_s: float) -> str:
+    """Return in words how often devices report."""
+    return f"every {heartbeat_s:g} s" if heartbeat_s else "as their own settings say"
+
+
 def read_variants(text: str) -> dict[str, str]:
     """Return releases by device class, from `zero2w=RELEASE` with commas.
 

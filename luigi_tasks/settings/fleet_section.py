@@ -51,8 +51,8 @@ class fleet(luigi.Config):  # noqa: N801 - the class name is the section's name 
     )
     heartbeat_s = luigi.FloatParameter(
         default=0.0,
-        description="longest time between two reports of a device, which the next rollout tells the devices; "
-        "0: their own settings up to 833 devices, then 28 reports a second of all of them together",
+        description="longest time between two reports of a device, which AdvanceRollout signs for the "
+        "devices; 0: their own settings up to 833 devices, then 28 reports a second of all of them together",
     )
     max_reports_per_min = luigi.IntParameter(
         default=120, description="reports a minute that one device may send; more are counted and ignored"

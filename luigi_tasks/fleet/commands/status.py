@@ -45,12 +45,15 @@ def run(options: argparse.Namespace) -> str:
 
 def _channel_in_words(view: FleetView, channel: str, devices: list[ShownDevice]) -> str:
     from luigi_tasks.fleet.commands.rollouts import rollout_in_words  # noqa: PLC0415 - as above
+    from luigi_tasks.fleet.plans import every  # noqa: PLC0415 - as above
     from luigi_tasks.fleet.view import count_releases, count_states  # noqa: PLC0415 - as above
 
     pointer, record = view.pointers.get(channel), view.running(channel)
     text = f"channel {channel}: steady release {pointer.release if pointer else 'none'}"
     if pointer is not None and pointer.share_percent < 100:
         text += f", for {pointer.share_percent:g}% of the devices"
+    if heartbeat_s := _heartbeat_s(view, channel):
+        text += f"; devices report {every(heartbeat_s)}"
     text += f"\n{rollout_in_words(view, record)}" if record is not None else "; no rollout runs\n"
     current = view.current.get(channel)
     if current is not None and current.queued:
@@ -68,6 +71,12 @@ def _channel_in_words(view: FleetView, channel: str, devices: list[ShownDevice])
     if states := count_states(devices):
         text += "\n" + table(("in the rollout", "devices"), [(one, str(n)) for one, n in states.items()])
     return text
+
+
+def _heartbeat_s(view: FleetView, channel: str) -> float:
+    """Return the seconds between two reports that the signed documents ask for; 0: none."""
+    document = view.documents.get(channel)
+    return document.heartbeat_s if document is not None else 0.0
 
 
 def _share(share: float) -> str:
@@ -129,6 +138,7 @@ def _told(view: FleetView, channel: str, devices: list[ShownDevice]) -> dict[str
         if record is None
         else {"id": record.id, "release": record.release, "state": record.state, "stages": record.stages},
         "queued": current.queued if current else "",
+        "heartbeat_s": _heartbeat_s(view, channel),
         "releases": count_releases(devices),
         "rollout_states": count_states(devices),
         "heard": dict(collections.Counter(one.heard for one in devices if one.enrolled is not None)),

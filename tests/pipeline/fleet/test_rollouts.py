@@ -53,6 +53,13 @@ def test_a_good_release_goes_through_its_stages_to_everybody(fleet):
     signed = fleet.machine().stand("stable").signed
     assert (signed.channel.release, signed.rollout.id) == (new, "")
     assert signed.rollout.heartbeat_s == 900.0
+    # without a rollout a look signs another interval, once
+    settings = dataclasses.replace(fleet.settings.fleet, heartbeat_s=60.0)
+    fleet.settings = dataclasses.replace(fleet.settings, fleet=settings)
+    assert "every 60 s" in fleet.machine().advance("stable").words
+    signed = fleet.machine().stand("stable").signed
+    assert (signed.channel.release, signed.rollout.id, signed.rollout.heartbeat_s) == (new, "", 60.0)
+    assert fleet.machine().advance("stable").words == "channel stable: no rollout runs"
 
 
 @pytest.mark.parametrize(
