@@ -360,12 +360,17 @@ class Fleet:
         return accept_rollouts(self.rollouts, channel, when, lambda: self._point_idle(channel))
 
     def leave(self, channel: str, who: str, why: str) -> None:
-        """End whatever rollout a channel is in, before a person moves its pointer by hand."""
+        """End whatever rollout a channel is in, and what waits, before its pointer is moved at once."""
         standing = self._finish_ended(channel)
         if standing.running is not None:
             self.abort(channel, who, why)
         if standing.signed.rollout is not None and standing.signed.rollout.id:
             self._point_idle(channel)
+        current = self.rollouts.current(channel)
+        if current is not None and current.document.queued:
+            emptied = msgspec.structs.replace(current.document, queued="", queued_at="")
+            with contextlib.suppress(StoreConflictError):  # somebody starts a rollout, or lets another wait
+                self.rollouts.save_current(emptied, current.etag)
 
     def _change(self, channel: str, change: Callable[[RolloutRecord], RolloutRecord]) -> RolloutRecord:
         """Change the rollout of a channel; again if a look was faster."""

@@ -31,19 +31,16 @@ def deploy(fleet: Fleet, release: str, publish: Callable[[], None]) -> str:
         publish: Signs it, and moves the channel where there are no stages.
     Raises: As `publish`, and `Fleet.start`: NoRegistryError, InputError, TrustError, TransportError.
     """
-    channel = fleet.settings.release.channel
-    moved = f"channel {channel} points to {release}"
-    if not _is_staged(fleet):
-        publish()
-        return moved
-    if fleet.queue(channel, release, WHO):
+    channel, stages = fleet.settings.release.channel, fleet.settings.rollout.stages
+    if _is_staged(fleet) and fleet.queue(channel, release, WHO):
         return f"release {release} waits for the end of the rollout on channel {channel}"
-    if fleet.settings.rollout.stages:
+    if stages:
         load_registry(fleet.documents)  # before anything is signed
     publish()
-    if not fleet.settings.rollout.stages:
-        fleet.leave(channel, WHO, "the channel moves at once")  # the last rollout was for a part of the fleet
-        return moved
+    if not stages:
+        # What the last rollout left for a part of the fleet, or waiting, ends with it.
+        fleet.leave(channel, WHO, "the channel moves at once")
+        return f"channel {channel} points to {release}"
     fleet.start(channel, release, plan_of(fleet.settings.rollout), WHO)
     return fleet.advance(channel).words
 
@@ -57,5 +54,5 @@ def _is_staged(fleet: Fleet) -> bool:
     """Whether the channel moves by stages, or is in a rollout that a person started."""
     if fleet.settings.rollout.stages:
         return True
-    rollout = fleet.repository.load().rollout(fleet.settings.release.channel)
-    return rollout is not None and bool(rollout.id)
+    standing = fleet.stand(fleet.settings.release.channel)  # also of one that is planned, and not signed yet
+    return standing.running is not None or bool(standing.signed.rollout and standing.signed.rollout.id)
