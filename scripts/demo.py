@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -25,10 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from demo_settings import CHANNEL, FLEET, choose_network, write_pipeline_settings
+from demo_words import console, explain_failure, say
 from device_watcher import DeviceWatcher, device_settings, running_device, write_settings
 from local_services import MqttBroker, ObjectStore, Scheduler, wait_until
 from pipeline_under_test import REPORT_IMPORTS
-from rich.console import Console
 from rich.markup import escape
 from task_bars import luigi_tasks, show_tasks
 
@@ -39,16 +38,15 @@ from luigi_tasks.release.keys import make_keys
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from demo_fleet import FleetDemo
     from demo_pictures import DemoPictures
 
     from edge_client.contract.messages import DeviceStatus
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEVICE = "camera-1"
+LEAST_FLEET, LARGEST_FLEET = 6, 48
 EDGE_CLIENT = Path(sys.executable).with_name("edge-client")
-
-# A log has no width of its own, and the bars need some.
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
 def main() -> int:
@@ -62,7 +60,7 @@ def main() -> int:
     try:
         with contextlib.ExitStack() as stack:
             stack.callback(be_patient)
-            demo = Demo(options, work, stack)
+            demo = open_demo(options, work, stack)
             demo.run()
             if options.keep:
                 demo.wait_for_user()
@@ -72,6 +70,15 @@ def main() -> int:
         # All that writes there has ended.
         shutil.rmtree(work, ignore_errors=True)
     return 0
+
+
+def open_demo(options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) -> Demo | FleetDemo:
+    """Start the services and devices of the demo that was asked for."""
+    if not options.fleet:
+        return Demo(options, work, stack)
+    from demo_fleet import FleetDemo  # noqa: PLC0415 - one device does without
+
+    return FleetDemo(options.fleet, work, stack)
 
 
 def be_patient() -> None:
@@ -92,7 +99,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--weights", type=Path, help="no-top ImageNet weights (.h5, named as Keras names them) for --data"
     )
+    parser.add_argument(
+        "--fleet",
+        type=int,
+        default=0,
+        metavar="N",
+        help=f"{LEAST_FLEET} to {LARGEST_FLEET} devices instead of one, in three shops: a good release is "
+        "rolled out in stages, a bad one is halted",
+    )
     options = parser.parse_args()
+    if options.fleet and not LEAST_FLEET <= options.fleet <= LARGEST_FLEET:
+        parser.error(f"--fleet {options.fleet}: {LEAST_FLEET} to {LARGEST_FLEET} devices")
+    if options.fleet and (options.data or options.weights):
+        parser.error("--fleet has pictures of its own: without --data and --weights")
     if options.data is not None and not options.data.exists():
         parser.error(f"--data {options.data}: no such folder or file")
     if options.weights is not None and not options.weights.is_file():
@@ -431,27 +450,9 @@ def drop_picture(picture: Path, folder: Path, name: str) -> str:
     return name
 
 
-def say(text: str) -> None:
-    """Print a line."""
-    console.print(text)
-
-
-def explain_failure(log: Path) -> str:
-    """Return the error that a run logged last; else the end of its log."""
-    errors = re.findall(
-        r"(?:Input|Settings|Transport|Trust|Device)Error: (.+)", log.read_text(errors="replace")
-    )
-    return str(errors[-1]) if errors else f"its log ends:\n{tail(log)}"
-
-
 def in_words_of_demo(error: str) -> str:
     """Return what the pipeline says of its options, with those of this command."""
     return error.replace("--pictures", "--data")
-
-
-def tail(path: Path, lines: int = 40) -> str:
-    """Return the end of a log."""
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
 if __name__ == "__main__":

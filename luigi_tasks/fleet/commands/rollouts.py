@@ -9,7 +9,7 @@ from edge_client.contract.errors import InputError, TrustError
 from edge_client.contract.times import seconds_until
 from luigi_tasks.fleet.commands.command import Subparsers, finish_with, new_command, read_settings, to_json
 from luigi_tasks.fleet.person import person
-from luigi_tasks.fleet.records import APPROVAL, ENDED, HALTED, PAUSED, ROLLOUT_STATES
+from luigi_tasks.fleet.records import APPROVAL, DONE, ENDED, HALTED, PAUSED, ROLLOUT_STATES
 from luigi_tasks.fleet.tables import age_in_words, clock_in_words, count, shown, table
 
 if TYPE_CHECKING:
@@ -127,6 +127,17 @@ def rollout_in_words(view: FleetView, record: RolloutRecord) -> str:
             "what halted it\n"
         )
     return text
+
+
+def ended_in_words(record: RolloutRecord) -> str:
+    """Return how the last rollout of a channel ended, and why."""
+    text = f"the last, {record.id} of release {record.release}, is {_state(record)}"
+    if record.events:
+        text += f" since {age_in_words(-seconds_until(record.events[-1].at))}"
+    decided = [one for one in record.events if one.what in {"halted", "paused"}]
+    reason = (decided or list(record.events))[-1:]
+    told = f"stage {reason[0].stage}: {shown(reason[0].why, _WORDS)}" if reason and reason[0].why else ""
+    return f"{text}; {told}\n" if told and record.state != DONE else f"{text}\n"
 
 
 def _show_one(options: argparse.Namespace, rollouts: Rollouts, settings: PipelineSettings) -> str:

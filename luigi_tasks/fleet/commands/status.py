@@ -44,7 +44,10 @@ def run(options: argparse.Namespace) -> str:
 
 
 def _channel_in_words(view: FleetView, channel: str, devices: list[ShownDevice]) -> str:
-    from luigi_tasks.fleet.commands.rollouts import rollout_in_words  # noqa: PLC0415 - as above
+    from luigi_tasks.fleet.commands.rollouts import (  # noqa: PLC0415 - as above
+        ended_in_words,
+        rollout_in_words,
+    )
     from luigi_tasks.fleet.plans import every  # noqa: PLC0415 - as above
     from luigi_tasks.fleet.view import count_releases, count_states  # noqa: PLC0415 - as above
 
@@ -55,6 +58,8 @@ def _channel_in_words(view: FleetView, channel: str, devices: list[ShownDevice])
     if heartbeat_s := _heartbeat_s(view, channel):
         text += f"; devices report {every(heartbeat_s)}"
     text += f"\n{rollout_in_words(view, record)}" if record is not None else "; no rollout runs\n"
+    if record is None and (last := view.records.get(channel)) is not None:
+        text += ended_in_words(last)
     current = view.current.get(channel)
     if current is not None and current.queued:
         text += f"queued: release {current.queued}\n"
