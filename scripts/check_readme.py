@@ -39,6 +39,7 @@ PASSPHRASE = "a passphrase for the demo of README"  # noqa: S105 - of keys that 
 # Of the README's commands those that something else runs, and what.
 ELSEWHERE = {
     "scripts/demo": ".ci/run",
+    "scripts/demo --fleet": ".ci/run",
     "scripts/demo --data": "by hand: photographs are too large for a repository",
     "scripts/test": ".ci/run",
     "scripts/fuzz": ".ci/run",
