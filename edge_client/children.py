@@ -19,7 +19,7 @@ import edge_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import NoReturn
+    from typing import IO, Any, NoReturn
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
@@ -177,6 +177,19 @@ def start(command: list[str]) -> subprocess.Popen[bytes]:
     """
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=bare_environment(), cwd=FOLDER)
+
+
+def read_order(pipe: IO[bytes]) -> Any:  # noqa: ANN401 - what the daemon pickled
+    """Return what the daemon pickled for its child, which ends in silence if the daemon was killed before.
+
+    `die_with_parent` does not see a daemon that died while Python started.
+    """
+    import pickle  # noqa: PLC0415 - a self-test, which imports this module, does without
+
+    try:
+        return pickle.load(pipe)  # noqa: S301 - only from the daemon that started this process
+    except (EOFError, pickle.UnpicklingError):
+        exit_now(1)
 
 
 def exit_now(code: int) -> NoReturn:

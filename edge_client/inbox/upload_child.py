@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import pickle
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from edge_client.children import (
     forbid_privileges,
     hide_from_others,
     prefer_as_oom_victim,
+    read_order,
 )
 from edge_client.contract.addresses import shown_below
 from edge_client.contract.documents import encode_document
@@ -195,9 +195,8 @@ def main() -> int:
     hide_from_others()
     forbid_privileges()
     die_with_parent()
-    # Standard input is a pipe from the daemon that started this process.
     settings: Settings
-    settings, secrets = pickle.load(sys.stdin.buffer)  # noqa: S301
+    settings, secrets = read_order(sys.stdin.buffer)
     os.environ.update(secrets)
     try:
         report = upload(settings, open_writer(settings))

@@ -199,7 +199,10 @@ def main() -> int:
     die_with_parent()
     # A crash is a possible verdict: no core file of a whole model on an SD card.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    order = decode_document(ModelOrder, sys.stdin.buffer.read(), source="order", limit_bytes=_LIMIT_BYTES)
+    data = sys.stdin.buffer.read()
+    if not data:
+        return 1  # the daemon was killed while this process started
+    order = decode_document(ModelOrder, data, source="order", limit_bytes=_LIMIT_BYTES)
     if order.memory_bytes:
         resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

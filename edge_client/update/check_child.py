@@ -21,6 +21,7 @@ from edge_client.children import (
     hidden_modules,
     hide_from_others,
     prefer_as_oom_victim,
+    read_order,
     start,
 )
 
@@ -65,9 +66,7 @@ def _start_self_test(command: list[str]) -> subprocess.Popen[bytes] | None:
 
 
 def _check(test: subprocess.Popen[bytes] | None, order_in: BinaryIO, report_out: BinaryIO) -> int:
-    import pickle  # noqa: PLC0415 - imports start once the self-test's process runs
-
-    import msgspec  # noqa: PLC0415 - as above
+    import msgspec  # noqa: PLC0415 - imports start once the self-test's process runs
 
     from edge_client.contract.documents import encode_document  # noqa: PLC0415 - as above
     from edge_client.reporting.logs import configure_logs  # noqa: PLC0415 - as above
@@ -80,8 +79,7 @@ def _check(test: subprocess.Popen[bytes] | None, order_in: BinaryIO, report_out:
     def on_signed(release: str, digest: str) -> None:
         report_out.write(SIGNED + f"{release} {digest}\n".encode())
 
-    # Only from the daemon that started this process.
-    order: CheckOrder = pickle.load(order_in)  # noqa: S301
+    order: CheckOrder = read_order(order_in)
     os.environ.update(order.secrets)
     configure_logs()
     report = _report(lambda: _build_updater(order, test, on_install, on_signed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from local_services import wait_until
 
+from edge_client.children import FOLDER, environment, python_command
 from edge_client.contract.errors import DeviceError
 from edge_client.settings.file import load_settings
 from edge_client.update.check_process import UpdateCheck
@@ -110,3 +112,13 @@ def test_a_machine_without_threads_keeps_no_pipe_and_no_process(settings, monkey
                 UpdateCheck().run(settings, "software", expecting=True)
     assert len(list(descriptors.iterdir())) == before
     assert "check_child" not in "".join(commands_of_children())
+
+
+@pytest.mark.parametrize("module", ["update.check_child", "inbox.upload_child", "serving.model_trial"])
+def test_a_child_whose_daemon_was_killed_meanwhile_ends_in_silence(module):
+    half_an_order = b"" if module == "serving.model_trial" else pickle.dumps("order" * 99)[:40]
+    command = python_command(f"edge_client.{module}")
+    ended = subprocess.run(
+        command, input=half_an_order, capture_output=True, env=environment(), cwd=FOLDER, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, b"", b"")
