@@ -39,6 +39,7 @@ from edge_client.disk import SCRATCH_PREFIX, disk_errors, write_durably
 from edge_client.repository.clock import check_clock, read_signing_time
 from edge_client.repository.remembered import verified_digests
 from edge_client.repository.transfer import download
+from edge_client.settings.update import BUNDLE_SCHEME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -160,6 +161,11 @@ class TrustedRepository:
     def bytes_pulled(self) -> int:
         """Bytes read from the store so far."""
         return self._fetcher.bytes_pulled
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether this is what somebody exported, with the files that one device wanted."""
+        return self._base_url.startswith(BUNDLE_SCHEME)
 
     def refresh(self) -> None:
         """Fetch and verify the newest metadata, and store it durably.

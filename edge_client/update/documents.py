@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import InputError
+from edge_client.contract.errors import InputError, TransportError
 from edge_client.contract.names import check_name
 from edge_client.repository.trusted import NotSignedError
 
@@ -50,7 +50,7 @@ def read_documents(repository: TrustedRepository, channel: str) -> ChannelDocume
     """Read what is signed for a channel.
 
     A rollout document that this version cannot read is as none: the steady pointer counts, and a rollout is
-    never wider than it was signed.
+    never wider than it was signed. So is one that a bundle lacks, as those of clients that knew no rollouts.
 
     Raises: NotSignedError if neither is signed; as `TrustedRepository.channel`; InputError if a release's id
         is not safe.
@@ -65,6 +65,10 @@ def read_documents(repository: TrustedRepository, channel: str) -> ChannelDocume
     except InputError as e:
         rollout, warning = None, f"the rollout is not followed: {e}"
         logger.warning("%s", warning)
+    except TransportError as e:
+        if not repository.is_bundle:
+            raise
+        logger.warning("%s; the channel's release counts, as for a client that knows no rollouts", e)
     try:
         pointer = repository.channel(channel)
     except NotSignedError:

@@ -112,6 +112,12 @@ def test_a_bundle_brings_a_device_what_the_store_would_during_a_rollout(tmp_path
         assert slots.current == expected
         assert (slots.previous == steady) is (expected != steady), "the steady release came first"
         repository.start()
+    # A client that knows no rollouts exports what it reads.
+    rewrite(path, lambda members: {name: data for name, data in members.items() if "/rollouts/" not in name})
+    settings = device_settings(tmp_path / "old", repository)
+    repository.stop()
+    assert steady in import_bundle(settings, path)
+    repository.start()
 
 
 def test_a_newer_bundle_follows_an_older_one_and_not_the_other_way_round(
