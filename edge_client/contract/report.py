@@ -159,6 +159,11 @@ class DeviceReport(Document, frozen=True, kw_only=True, omit_defaults=True):
     warning: str = ""
     last_error: str = ""
 
+    @property
+    def knows_rollouts(self) -> bool:
+        """Whether the client does: an older one has a status alone, without client, site, class and tags."""
+        return bool(self.client)
+
     def figures(self, release: str) -> ReleaseFigures | None:
         """Return the figures of a release, if the device has any."""
         return next((one for one in self.releases if one.release == release), None)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 # During an update the old model and the new one are both in memory.
 _MODELS_IN_MEMORY = 2
 _LISTED = 10
+_OLD_CLIENT = (
+    "its client knows no rollouts: it passes no stage, and gets the release when the channel moves; "
+    "upgrade it first (scripts/install-device)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +87,8 @@ def find_incompatible(
     compatible, incompatible, unknown = [], {}, {}
     for one in members:
         report = reports.get(one.device)
-        device_class = report.device_class if report is not None else one.device_class
+        told = report if report is not None and report.knows_rollouts else one
+        device_class = told.device_class
         wanted = (variants or {}).get(device_class, release)
         if faults := _find_faults(wanted, device_class, report, proven):
             incompatible[one.device] = "; ".join(faults)
@@ -138,6 +143,8 @@ def _find_doubts(
     """Return why it is unknown whether a device can run a release."""
     if report is None:
         return ["never reported"]
+    if not report.knows_rollouts:
+        return [_OLD_CLIENT]
     if not report.runtime:
         return ["never reported its runtime"]
     doubts = []

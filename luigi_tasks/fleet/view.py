@@ -180,7 +180,7 @@ class ShownDevice:
     def member(self) -> Member:
         """What a rollout asks of it: by its own report, as it decides itself, else by the registry."""
         report = self.report
-        if report is not None:
+        if report is not None and report.knows_rollouts:
             return Member(self.device, report.site, report.device_class, report.tags)
         return self.enrolled.member if self.enrolled is not None else Member(self.device)
 

@@ -97,6 +97,8 @@ def _explain_lag(one: ShownDevice, report: DeviceReport, wanted: str) -> str:
     if figures is not None and figures.reason:
         verb = "sent it back" if figures.probation == "sent_back" else "refused it"
         why = f"it {verb}: {figures.reason}"
+    elif not report.knows_rollouts:
+        why = "its client knows no rollouts, and waits until the channel moves; upgrade it"
     elif report.offered != wanted:
         why = (
             f"when it reported last it was offered {report.offered or 'nothing'}, and did not know of it yet"
@@ -139,12 +141,13 @@ def _of_report(view: FleetView, one: ShownDevice) -> list[str]:
         return []
     signed = "signed" if row.is_signed else "not signed"
     online = {True: "online", False: "offline", None: "online or not is unknown"}[row.online]
-    client = f"client {report.client or UNKNOWN}, {report.runtime or 'runtime unknown'}"
+    client = f"client {report.client or 'of an earlier version'}, {report.runtime or 'runtime unknown'}"
+    every = f"every {report.interval_s:g} s" if report.interval_s else "at changes"
     decision = _DECISIONS.get(report.decision, report.decision or UNKNOWN)
     seen = f"{age_in_words(view.now - row.last_seen)}, {signed}, {one.heard}, {online}"
     said = f"serves {report.release or 'nothing'}, state {report.state or UNKNOWN}; {decision}"
     lines = [
-        f"report: {seen}; every {report.interval_s:g} s; {client}",
+        f"report: {seen}; {every}; {client}",
         f"it said: {said}; offered {report.offered or 'nothing'}",
         f"it knew: steady {report.steady or 'nothing'}, rollout {report.rollout or 'none'}",
     ]

@@ -90,6 +90,7 @@ def report(device: str, release: str, **more: Any) -> DeviceReport:
             "device": device,
             "channel": "stable",
             "interval_s": 30.0,
+            "client": "0.1.0",
             "release": release,
             **more,
         }
@@ -207,6 +208,14 @@ def test_what_devices_say_cannot_reach_a_terminal(running, command, columns):
     assert all(one.isprintable() or one == "\n" for one in text)
     assert command != "devices" or all(f"cam-{number}" in text for number in (1, 2, 3, 4))
     assert running.fleet.run(*command.split(), "--json")[1].rstrip("\n").isprintable()
+
+
+def test_why_tells_that_a_client_of_an_earlier_version_waits_for_the_channel(fleet):
+    running = begin_rollout(fleet)
+    fleet.report(report("cam-2", running.steady, client="", interval_s=0.0))
+    text = fleet.run("why", "cam-2")[1]
+    assert "its client knows no rollouts, and waits until the channel moves" in text
+    assert "its own settings differ" not in text, "such a client tells no class"
 
 
 def test_why_explains_each_device_by_what_is_signed_and_what_it_said(running):

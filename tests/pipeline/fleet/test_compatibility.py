@@ -71,6 +71,13 @@ def test_a_device_that_never_told_is_unknown_and_not_among_those_that_can():
     }
 
 
+def test_a_client_that_knows_no_rollouts_has_the_class_that_it_is_enrolled_with_and_is_told_of():
+    for_pi5 = msgspec.structs.replace(RELEASE, device_class="pi5")
+    found = find_incompatible(for_pi5, enrolled("a", device_class="pi5"), [row("a", client="")])
+    assert found.incompatible == {}
+    assert "knows no rollouts" in found.unknown["a"]
+
+
 def test_what_a_runtime_ran_on_one_registered_device_another_of_the_same_can_run_too():
     unheard_of = "ai-edge-litert-nightly"
     ran = row("a", unheard_of, operators={"FULLY_CONNECTED": 12, "SOFTMAX": 2})
