@@ -246,9 +246,10 @@ class FolderStore:
             if stat.S_ISREG(status.st_mode) and status.st_size > limit_of(
                 key
             ):  # a hole of a terabyte is quick
-                return ListedObject(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+                unread = f"{status.st_size}-{status.st_mtime_ns}"
+                return ListedObject(key, status.st_size, unread, written_at=status.st_mtime)
             if (etag := self._etag(path)) is not None:
-                return ListedObject(key, status.st_size, etag)
+                return ListedObject(key, status.st_size, etag, written_at=status.st_mtime)
         return None
 
     @contextlib.contextmanager

@@ -166,7 +166,12 @@ class S3Store:
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start)
             found = [one for page in pages for one in page.get("Contents", ())]
         listed = [
-            ListedObject(one["Key"][len(self.prefix) :], int(one["Size"]), _quoted(one.get("ETag", "")))
+            ListedObject(
+                one["Key"][len(self.prefix) :],
+                int(one["Size"]),
+                _quoted(one.get("ETag", "")),
+                written_at=one["LastModified"].timestamp() if "LastModified" in one else None,
+            )
             for one in found
         ]
         return tuple(sorted(listed, key=lambda one: one.key))

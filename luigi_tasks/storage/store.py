@@ -32,12 +32,14 @@ class ListedObject:
         size_bytes: Its size.
         etag: Names this version of it.
         archived: Storage class of one that is to be restored before it can be read, where that was asked for.
+        written_at: When it was written, by the store's clock, seconds since 1970; None: unknown.
     """
 
     key: str
     size_bytes: int
     etag: str
     archived: str = ""
+    written_at: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -305,6 +305,15 @@ def test_doctor_names_each_fault_with_the_way_out(fleet):
     assert "ahead of this machine" in fleet.run("doctor")[1]
 
 
+def test_cleaning_counts_first_and_refuses_what_may_be_in_use(fleet):
+    fleet.publish(1)
+    code, text, _ = fleet.run("clean")
+    assert (code, "0 files of releases, 0 pointers and 0 versions of metadata" in text) == (0, True)
+    assert json.loads(fleet.run("clean", "--delete", "--json")[1])["keys"] == []
+    assert fleet.run("clean", "--older-than", "1h")[0] == 1
+    assert fleet.run("clean", "--older-than", "soon")[0] == 1
+
+
 # --- what a person decides --------------------------------------------------------------------------
 
 

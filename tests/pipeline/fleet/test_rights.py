@@ -284,7 +284,12 @@ MOVES = keys(
 )
 MAY = {
     # role: what it may read, write and remove
-    "pipeline": (TAKEN, TAKEN, keys("inbox/", "fleet/registry/shards/", "fleet/snapshots/")),
+    "pipeline": (
+        TAKEN,
+        TAKEN,
+        keys("inbox/", "fleet/registry/shards/", "fleet/snapshots/", "targets/")
+        | keys("metadata/3.snapshot", "metadata/3.rollouts", "metadata/3.targets"),
+    ),
     "device": (keys("metadata/", "targets/"), {"inbox/camera-1/1.jpg"}, set()),
     "collector": (keys("metadata/", "targets/", "fleet/"), *[keys("fleet/snapshots/")] * 2),
     "approver": (
