@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
 # A device with less than this before or after has no figures.
 FRAMES_AT_LEAST, SECONDS_AT_LEAST = 50, 600.0
-# Labels that are looked at: those of at least this share of all frames, the most frequent ones.
+# Labels that are looked at: those of at least this share of the frames of a device on average, the most
+# frequent ones.
 LABEL_SHARE_AT_LEAST, LABELS_AT_MOST = 0.01, 20
+# Shares of labels are added in such parts: as whole numbers, whose sum no order changes.
+_PARTS = 1_000_000
 LATENCY, UNSURE, FAILED, RESTARTS, CONFIDENCE = "latency", "unsure", "failed_frames", "restarts", "confidence"
 FIGURES = (LATENCY, UNSURE, FAILED, RESTARTS, CONFIDENCE)
 
@@ -182,7 +185,8 @@ def _periods(row: DeviceRow | None, old: DeviceRow | None) -> Iterable[PeriodSum
 def _labels(totals: Sequence[_Total]) -> tuple[str, ...]:
     seen: Counter[str] = Counter()
     for total in totals:
-        seen.update(total.labels)
+        if count := sum(total.labels.values()):
+            seen.update({label: round(_PARTS * one / count) for label, one in total.labels.items()})
     least = LABEL_SHARE_AT_LEAST * sum(seen.values())
     frequent = sorted(((-count, label) for label, count in seen.items() if label and count >= least))
     return tuple(sorted(label for _, label in frequent[:LABELS_AT_MOST]))

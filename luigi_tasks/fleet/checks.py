@@ -276,6 +276,8 @@ def quorum(view: StageView) -> Check:
     plan = view.record.plan
     heard, of = sum(one.is_heard for one in view.members), len(view.members)
     least = max(1, math.floor(plan.quorum * of + 1e-9))
+    clones = sum(one.device in view.clones for one in view.members)
+    doubled = f"; under the ids of {clones} two machines report (`edge-fleet devices`)" if clones else ""
     return Check(
         name="quorum",
         kind=HARD,
@@ -284,7 +286,7 @@ def quorum(view: StageView) -> Check:
         limit=plan.quorum,
         unit="share",
         counted=of,
-        words=f"{heard} of {count(of, 'registered device')} reported lately, and {least} must",
+        words=f"{heard} of {count(of, 'registered device')} reported lately, and {least} must{doubled}",
     )
 
 

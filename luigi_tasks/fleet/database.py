@@ -21,6 +21,7 @@ from edge_client.contract.documents import encode_compact
 from edge_client.contract.errors import SettingsError
 from edge_client.contract.report import DeviceReport
 from luigi_tasks.fleet.clones import RunHistory, note_run
+from luigi_tasks.fleet.device_state import LONGEST_INTERVAL_S
 from luigi_tasks.fleet.history import RowState, cohort_of, sight, why_not_newer
 from luigi_tasks.fleet.intake import TOO_MANY_ACTIVATIONS, TOO_MANY_CHANNELS, RejectedError
 from luigi_tasks.fleet.marks import marks_of
@@ -61,8 +62,6 @@ _INSERT = (
 _MARK = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?)"
 _CHANNELS_AT_MOST = 16
 _ACTIVATIONS_AT_MOST = 16
-# A device that says that it reports once a year would never be silent.
-_LONGEST_INTERVAL_S = 86400.0
 # Pages of 4 kB before the log is written back: batches of thousands of devices touch as many.
 _LOG_PAGES = 16384
 _CACHE_KB = 32768
@@ -302,7 +301,7 @@ class Database:
             report.start,
             report.sequence,
             heard.at,
-            max(0.0, min(report.interval_s, _LONGEST_INTERVAL_S)),
+            max(0.0, min(report.interval_s, LONGEST_INTERVAL_S)),
             cohort_of(report, state.sightings),
             self._compressor.compress(encode_compact(report)),
             _pack(state),

@@ -41,6 +41,8 @@ TRYING = (FETCHING, SHADOW, PROBATION)
 BEGAN = (*TRYING, PASSED, SENT_BACK, REFUSED, SILENT)
 # Heartbeat of a device that names none, the default of its settings; seconds.
 DEFAULT_INTERVAL_S = 3600.0
+# A device that says that it reports once a year would never be silent.
+LONGEST_INTERVAL_S = 86400.0
 
 _STAGES = {
     reports.OFFERED: OFFERED,
@@ -125,7 +127,8 @@ def is_heard(row: DeviceRow, now: float, silent_after: float, *, listening_since
 
     The time in which the collector did not listen is not held against it.
     """
-    interval_s = (row.report.interval_s if row.report else 0.0) or DEFAULT_INTERVAL_S
+    told_s = row.report.interval_s if row.report else 0.0
+    interval_s = min(told_s, LONGEST_INTERVAL_S) if told_s > 0 else DEFAULT_INTERVAL_S
     return now - max(row.last_seen, listening_since) <= silent_after * interval_s
 
 

@@ -40,6 +40,8 @@ _LIMITS = {REPORT: WIRE_LIMIT_BYTES, STATUS: STATUS_LIMIT_BYTES, ONLINE: 16}
 # A report of a device that nobody enrolled: they are shown, and must not fill the disk.
 _UNKNOWN_LIMIT_BYTES = 12288
 _RELEASES_AT_MOST, _TEXTS_AT_MOST = 8, 64
+# Ids, times and labels, of which the collector keeps a history: clients send no longer ones.
+_NAME_CHARACTERS = 64
 # Whole numbers that JSON readers and SQLite keep.
 _LARGEST = 1 << 53
 _MINUTE_S = 60
@@ -304,6 +306,17 @@ def _check_plausible(report: DeviceReport) -> None:
         raise RejectedError(MALFORMED)
     if not all(_is_plausible(one) for one in report.releases):
         raise RejectedError(MALFORMED)
+    names = (
+        report.boot_id,
+        report.machine.fingerprint,
+        report.rollout,
+        report.steady,
+        report.offered,
+        report.release,
+        report.previous,
+    )
+    if max(map(len, names)) > _NAME_CHARACTERS:
+        raise RejectedError(MALFORMED)
 
 
 def _is_plausible(figures: ReleaseFigures) -> bool:
@@ -324,4 +337,6 @@ def _is_plausible(figures: ReleaseFigures) -> bool:
         and max(counts) < _LARGEST
         and 0 <= figures.seconds < _LARGEST
         and 0 <= figures.latency_ms < _LARGEST
+        and max(map(len, (figures.release, figures.activated_at, *figures.latency, *figures.labels)))
+        <= _NAME_CHARACTERS
     )

@@ -34,6 +34,7 @@ from luigi_tasks.fleet.device_state import is_heard
 from luigi_tasks.fleet.documents import open_envelope, seal_envelope
 from luigi_tasks.fleet.marks import Mark, merge_marks, sums_of
 from luigi_tasks.fleet.records import DeviceRow, RolloutPlan, Sighting, SnapshotHead
+from luigi_tasks.storage.store import TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -184,8 +185,12 @@ def read_snapshots(store: Store, keys: Iterable[str], fleet: str, trusted: Mappi
         raise InputError("no snapshot was named; give the keys that a verdict names")
     files = [_read_rows(store, key, seal) for key, seal in seals.items()]
     head = _merge_heads([seal.head for seal in seals.values()])
-    with _without_garbage():
-        rows = tuple(_to_row(row) for row in _merge_rows(files))
+    try:
+        with _without_garbage():
+            rows = tuple(_to_row(row) for row in _merge_rows(files))
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        msg = f"{', '.join(store.url(key) for key in seals)}: a row has no report ({e}); update this software"
+        raise InputError(msg) from e
     sources = {key: seal.sha256 for key, seal in seals.items()}
     if len(seals) > 1:
         head = msgspec.structs.replace(head, devices=len(rows), heard=count_heard(rows, head.taken_at))
@@ -246,13 +251,19 @@ def thin_snapshots(store: Store, collector: str, policy: SnapshotPolicy, now: fl
 
 
 def pack_rows(head: SnapshotHead, rows: Iterable[StoredRow]) -> bytes:
-    """Return the object that holds the rows."""
+    """Return the object that holds the rows; the oldest marks of a row that is too long are left out."""
     import zstandard  # noqa: PLC0415 - heads alone do without
 
     target, encoder, line = io.BytesIO(), msgspec.json.Encoder(), bytearray()
     with zstandard.ZstdCompressor(level=_LEVEL).stream_writer(target, closefd=False) as file:
-        for one in itertools.chain([head], rows):
+        encoder.encode_into(head, line)
+        file.write(line + b"\n")
+        for row in rows:
+            one = row
             encoder.encode_into(one, line)
+            while len(line) >= _LINE_LIMIT_BYTES and one.marks:  # one device must not make it unreadable
+                one = msgspec.structs.replace(one, marks=one.marks[(len(one.marks) + 1) // 2 :])
+                encoder.encode_into(one, line)
             line += b"\n"
             file.write(line)
     return target.getvalue()
@@ -362,7 +373,11 @@ def public_key_of(pem: str, collector: str) -> dict[str, Key]:
 
 def _read_rows(store: Store, key: str, seal: SnapshotSeal) -> Iterator[StoredRow]:
     source = store.url(key)
-    stored = store.get(key, limit_bytes=_ROWS_LIMIT_BYTES)
+    try:
+        stored = store.get(key, limit_bytes=min(seal.size_bytes, _ROWS_LIMIT_BYTES))
+    except TooLargeError as e:
+        msg = f"{source}: larger than what its collector signed; find out who can write there"
+        raise TrustError(msg) from e
     if stored is None:
         msg = f"{source}: its seal is there, and it is not; restore it from the bucket's versions"
         raise InputError(msg)
@@ -387,14 +402,15 @@ def unpack_rows(data: bytes, devices: int, source: str) -> Iterator[StoredRow]:
     count = -1
     with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)) as raw:
         try:
-            for count, line in enumerate(_lines(raw)):
+            for count, line in enumerate(itertools.islice(_lines(raw), devices + 2)):
                 if count:
                     yield decoder.decode(line)
         except (zstandard.ZstdError, msgspec.DecodeError, UnicodeDecodeError) as e:
             msg = f"{source}: line {count + 1} is no row ({e}); take an earlier snapshot"
             raise InputError(msg) from e
     if count != devices:
-        msg = f"{source}: {count} rows, {devices} were promised; take an earlier snapshot"
+        more = " or more" if count > devices else ""
+        msg = f"{source}: {count}{more} rows, {devices} were promised; take an earlier snapshot"
         raise InputError(msg)
 
 

@@ -38,7 +38,7 @@ from luigi_tasks.fleet.changes import (
 )
 from luigi_tasks.fleet.hit_devices import facts_of
 from luigi_tasks.fleet.records import HALT, INCONCLUSIVE, PASS, REPORT, SOFT, Check
-from luigi_tasks.fleet.statistics import fisher_p, mean_shift, mixture_p, p_above, rounded, shift
+from luigi_tasks.fleet.statistics import fisher_p, mean_shift, mixture_p, p_above, rounded, shift, tamed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -197,7 +197,7 @@ def _look_at(
     Of a part of the stage, and of labels, only those that do not pass.
     """
     stage, control = sides.stage.of(group.stage), sides.control.of(group.control)
-    levels = np.abs(sides.control.levels[group.control]).mean(axis=0)
+    levels = tamed(np.abs(sides.control.levels[group.control])).mean(axis=0)
     checks: list[tuple[float, Check]] = []
     hit: set[str] = set()
     for place, p_first, is_label in _suspects(stage, control, group, alpha):

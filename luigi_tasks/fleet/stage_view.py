@@ -2,7 +2,8 @@
 
 Votes have the devices of the registry that follow the channel, that the rollout is for and that can run the
 release. Devices outside of the stage are its control: the hash that divides them is as good as chance. A
-device that was never enrolled has no vote, nor has an id under which two machines report.
+device that was never enrolled has no vote. An id under which two machines report is as one that nothing was
+heard of, which the quorum counts: whoever makes devices look like clones would else take failures away.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def view_stage(
         row = known.get(device.device)
         if row is not None and row.clones:
             clones.append(device.device)
-            continue
+            row = None
         vote = _vote(record, device, row, head)
         is_member = rollout_hash(record.id, record.plan.by, device.member) < stage.threshold
         (members if is_member else control).append(vote)

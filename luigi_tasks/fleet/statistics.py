@@ -117,13 +117,29 @@ def shift(first: NDArray[np.float64], second: NDArray[np.float64], confidence: f
 
 
 def mean_shift(first: NDArray[np.float64], second: NDArray[np.float64], confidence: float) -> Shift:
-    """Return the difference of the means, for figures that are zero on most devices; arguments as `shift`."""
+    """Return the difference of the means, for figures that are zero on most devices; arguments as `shift`.
+
+    The means are those of `tamed` values.
+    """
     from scipy.special import ndtri  # noqa: PLC0415 - as above
 
+    first, second = tamed(first), tamed(second)
     value = float(first.mean() - second.mean())
     spread = math.sqrt(float(first.var()) / len(first) + float(second.var()) / len(second))
     half = float(ndtri((1 + confidence) / 2)) * spread
     return Shift(value, value - half, value + half)
+
+
+def tamed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return values with the largest and the smallest of each column set to the one next to it.
+
+    A mean of them is no matter of one device, whatever that says of itself.
+
+    Args:
+        values: (N,) or (N, F), a row a device, at least three.
+    """
+    ordered = np.sort(values, axis=0)
+    return np.clip(values, ordered[1], ordered[-2])
 
 
 def mixture_p(

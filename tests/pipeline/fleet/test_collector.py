@@ -238,6 +238,14 @@ HOSTILE = (
     Hostile(
         "many releases", "malformed", GOOD.replace(b'"releases":[', b'"releases":[' + b'{"release":"x"},' * 9)
     ),
+    Hostile("label of 1,000 characters", "malformed", GOOD.replace(b'"cat"', b'"' + b"x" * 1000 + b'"')),
+    Hostile("bin of 1,000 characters", "malformed", GOOD.replace(b'"40"', b'"' + b"4" * 1000 + b'"')),
+    Hostile("boot of 1,000 characters", "malformed", GOOD.replace(b'"boot 1"', b'"' + b"x" * 1000 + b'"')),
+    Hostile(
+        "offer of 1,000 characters",
+        "malformed",
+        GOOD.replace(b'"offered":"r1"', b'"offered":"%b"' % (b"x" * 1000)),
+    ),
     Hostile("other device", "says it is another device", topic="cam-2/report"),
     Hostile("other fleet", "says it is another device", GOOD.replace(FLEET.encode(), b"other")),
     Hostile("other channel", "says it is another device", topic="cam/report/extra"),

@@ -268,7 +268,15 @@ def test_what_was_never_enrolled_votes_for_nothing_and_clones_are_named() -> Non
     fleet.rows[0] = msgspec.structs.replace(fleet.rows[0], clones=("a", "b"))
     verdict = fleet.verdict()
     assert (verdict.result, verdict.strangers, verdict.clones) == ("pass", 500, (fleet.order[0],))
-    assert verdict.counts == {"passed": 4}
+    assert verdict.counts == {"passed": 4, "unseen": 1}
+
+
+def test_devices_that_are_made_to_look_like_clones_take_no_failure_away() -> None:
+    fleet = Fleet(50, 10).put(range(9), SENT_BACK)
+    fleet.rows[:9] = [msgspec.structs.replace(row, clones=("a", "b")) for row in fleet.rows[:9]]
+    verdict = fleet.verdict()
+    assert verdict.result == "inconclusive"
+    assert "under the ids of 9 two machines report" in check(verdict, "quorum").words
 
 
 def test_change_that_hits_control_too_passes() -> None:
@@ -360,6 +368,29 @@ def test_figures_of_one_device_that_cannot_be_weigh_nothing() -> None:
     verdict = Fleet(90, 45).measured(broken).verdict()
     assert verdict.result == "pass"
     assert check(verdict, "latency").counted == 43
+
+
+@pytest.mark.parametrize(
+    ("what", "effect", "hostile"),
+    [
+        ("restarts", {"restarts": 4}, {"restarts": 2**53}),
+        ("unsure", {"unsure": 600}, {"unsure": 2**53}),
+        ("failed_frames", {"failed": 90}, {"failed": 2**53}),
+        (
+            "drift:bolt",
+            {"labels": {"bolt": 500, "cap": 1200, "nut": 900, "pin": 900}},
+            {"labels": {"x": 2**53}},
+        ),
+    ],
+)
+def test_figures_of_one_hostile_device_of_the_control_hide_nothing(
+    what: str, effect: dict[str, Any], hostile: dict[str, Any]
+) -> None:
+    fleet = Fleet(60, 30).measured(lambda _, period: msgspec.structs.replace(period, **effect))
+    row = fleet.rows[45]
+    absurd = (msgspec.structs.replace(one, **hostile) if one.start >= OPENED else one for one in row.periods)
+    fleet.rows[45] = msgspec.structs.replace(row, periods=tuple(absurd))
+    assert check(fleet.verdict(), what).result == "halt"
 
 
 def test_below_ten_devices_a_side_soft_figures_are_reported_and_judge_nothing() -> None:

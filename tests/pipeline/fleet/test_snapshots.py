@@ -184,9 +184,44 @@ def test_what_was_not_signed_by_the_collector_that_it_names_is_refused(store):
     store.put(key, b"other rows")
     with pytest.raises(TrustError, match="not what its collector signed"):
         read_newest_snapshot(store, "shops", {"one": one.pem})
+    store.put(key, b"x" * 100_000)
+    with pytest.raises(TrustError, match="larger than what its collector signed"):
+        read_newest_snapshot(store, "shops", {"one": one.pem})
     store.delete(key)
     with pytest.raises(InputError, match="restore it"):
         read_newest_snapshot(store, "shops", {"one": one.pem})
+
+
+def test_a_collector_that_signs_more_rows_than_it_promises_fills_no_memory(store):
+    one, made = collector("one"), []
+
+    def rows():
+        for number in range(3000):
+            made.append(number)
+            yield row(1)
+
+    write_snapshot(store, one.head(devices=1), rows(), one.signer)
+    with pytest.raises(InputError, match="2 or more rows, 1 were promised"):
+        read_newest_snapshot(store, "shops", {"one": one.pem})
+    assert len(made) == 3000
+    unread = msgspec.structs.replace(row(1), report=msgspec.Raw(b'{"fleet":7}'))
+    write_snapshot(store, one.head(NOW + 60, devices=1), [unread], one.signer)
+    with pytest.raises(InputError, match="no report"):
+        read_newest_snapshot(store, "shops", {"one": one.pem})
+
+
+def test_totals_of_one_device_make_no_snapshot_unreadable(store):
+    one, labels = collector("one"), {f"{number:064}": number for number in range(64)}
+    found = [
+        Mark(HOUR * hour, "r1", "A", 1, hour, frames=10 * hour, seconds=10.0 * hour, labels=labels)
+        for hour in range(400)
+    ]
+    write_snapshot(store, one.head(devices=1), [row(1, found)], one.signer)
+    snapshot = read_newest_snapshot(store, "shops", {"one": one.pem})
+    assert snapshot is not None
+    hours = [sums.start // HOUR for sums in snapshot.rows[0].periods]
+    assert hours == list(range(hours[0], 400)), "the newest ones"
+    assert len(hours) > 100
 
 
 def test_old_snapshots_are_thinned_and_those_of_verdicts_stay(store):
