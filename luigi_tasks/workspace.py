@@ -337,12 +337,16 @@ class Workspace:
         return document.release
 
     def check_release(self) -> None:
-        """Refuse a missing or foreign root, and a missing broker, before anything is trained for them.
+        """Refuse a missing or foreign root, a missing broker, and stages that cannot begin, before training.
 
-        Raises: SettingsError; TrustError; TransportError.
+        Raises: SettingsError; TrustError; TransportError; InputError.
         """
         self.repository.load()
         self.broker_answers  # noqa: B018 - asked once a run
+        if self.settings.rollout.stages:
+            from luigi_tasks.fleet.deployment import check_stages  # noqa: PLC0415 - without stages, not needed
+
+            check_stages(self.fleet)
 
     @functools.cached_property
     def broker_answers(self) -> bool:

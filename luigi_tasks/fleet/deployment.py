@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from luigi_tasks.fleet.plans import plan_of
 from luigi_tasks.fleet.registry import load_registry
+from luigi_tasks.release.signing import open_rollout_signer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from luigi_tasks.fleet.actions import Fleet
 
 WHO = "Deploy"
+
+
+def check_stages(fleet: Fleet) -> None:
+    """Check that a rollout can begin: there is a rollouts key on this machine, and a registry.
+
+    Raises: SettingsError; NoRegistryError; InputError, TrustError, TransportError.
+    """
+    open_rollout_signer(fleet.repository.load(), fleet.settings.trust)
+    load_registry(fleet.documents)
 
 
 def deploy(fleet: Fleet, release: str, publish: Callable[[], None]) -> str:

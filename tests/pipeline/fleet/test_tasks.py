@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,8 +12,10 @@ import time
 import luigi
 import pytest
 
+from edge_client.contract.errors import InputError, SettingsError
 from luigi_tasks.fleet import tasks
 from luigi_tasks.fleet.tasks import AdvanceRollout, RefreshMetadata, Rollout
+from luigi_tasks.workspace import open_workspace
 from tests.fakes.rollout_fleet import QUICK, RolloutFleet
 
 
@@ -43,6 +46,18 @@ def command(fleet, scheduler):
         return done.returncode, done.stdout + done.stderr
 
     return run
+
+
+def test_stages_without_a_registry_or_the_rollouts_key_are_refused_before_anything_is_trained(tmp_path):
+    fleet = RolloutFleet(tmp_path)
+    open_workspace(fleet.settings).check_release()
+
+    shutil.rmtree(tmp_path / "bucket/fleet/registry")
+    with pytest.raises(InputError, match="registry"):
+        open_workspace(fleet.settings).check_release()
+    (tmp_path / "keys/pipeline/rollouts.pem").unlink()
+    with pytest.raises(SettingsError, match=r"rollouts\.pem"):
+        open_workspace(fleet.settings).check_release()
 
 
 def test_each_look_is_a_run_of_its_own_and_the_one_that_halts_fails(fleet, monkeypatch):
