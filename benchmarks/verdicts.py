@@ -5,7 +5,7 @@ seeds. A rollout is looked at as by a cron line, until it is done, halted, or pa
 
     python benchmarks/verdicts.py [--json] [--quick] [--devices 300] [--rollouts 200] [--soak-h 2]
 
-    good_halted_share       worst of the good cases: halted, or paused by a soft check
+    good_halted_share       worst of the good cases: halted, or paused by a soft check, or by a question of it
     good_finished_share     worst of the good cases: on all devices in the end
     bad_finished_share      worst of the bad cases: on all devices, with nobody asked
     bad_past_stage_2_share  worst of the bad cases: reached more than stages 1 and 2
@@ -60,7 +60,8 @@ class Course:
     """How a rollout went.
 
     Attributes:
-        end: `done`, `hard`, `soft` or `paused` (by a time limit).
+        end: `done`, `hard`, `soft`, `asked` (a person has to look at a soft figure) or `paused` (by a time
+            limit).
         stage: Last stage that was opened.
         harmed: See above.
         why: Words of the last verdict.
@@ -135,6 +136,8 @@ def run(case: Case, devices: int, seed: int, soak_h: float, has_probation: bool)
     end = "done" if record.state == DONE else "paused"
     if verdict is not None and verdict.result == "halt":
         end = "hard" if verdict.is_hard else "soft"
+    elif verdict is not None and verdict.asks:
+        end = "asked"
     if end == "done":  # somebody notices after a day
         now += 24 * HOUR
     return Course(
@@ -166,6 +169,7 @@ def shares(courses: Sequence[Course]) -> dict[str, float]:
         "finished": round(sum(one.end == "done" for one in courses) / of, 4),
         "hard": round(sum(one.end == "hard" for one in courses) / of, 4),
         "soft": round(sum(one.end == "soft" for one in courses) / of, 4),
+        "asked": round(sum(one.end == "asked" for one in courses) / of, 4),
         "paused": round(sum(one.end == "paused" for one in courses) / of, 4),
         "past_stage_2": round(sum(one.stage > 2 for one in courses) / of, 4),
         "harmed": statistics.median(one.harmed for one in courses),
@@ -180,7 +184,7 @@ def summary(by_case: dict[tuple[str, bool], list[Course]]) -> dict[str, float]:
     ended = [shares(courses) for (_, has_probation), courses in bad.items() if has_probation]
     figures: dict[str, float] = {}
     if good:
-        figures["good_halted_share"] = max(round(one["hard"] + one["soft"], 4) for one in good)
+        figures["good_halted_share"] = max(round(one["hard"] + one["soft"] + one["asked"], 4) for one in good)
         figures["good_finished_share"] = min(one["finished"] for one in good)
     if bad:
         figures["bad_finished_share"] = max(one["finished"] for one in ended)
@@ -193,7 +197,7 @@ def summary(by_case: dict[tuple[str, bool], list[Course]]) -> dict[str, float]:
 
 def print_table(by_case: dict[tuple[str, bool], list[Course]], figures: dict[str, float]) -> None:
     """Print a line for each case, and the figures."""
-    names = ("finished", "hard", "soft", "paused", "past_stage_2", "harmed")
+    names = ("finished", "hard", "soft", "asked", "paused", "past_stage_2", "harmed")
     print(f"{'case':<34}" + "".join(f"{name:>13}" for name in names) + f"{'no probation':>14}")
     for (name, has_probation), courses in by_case.items():
         if not has_probation:

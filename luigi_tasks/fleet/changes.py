@@ -54,6 +54,11 @@ class Changes:
         """The changes of some devices."""
         return np.asarray(self.values[rows], np.float64)
 
+    def only(self, figure: str) -> Changes:
+        """The same devices, with one figure."""
+        place = [FIGURES.index(figure)]
+        return Changes(self.votes, self.values[:, place], self.levels[:, place])
+
 
 @dataclasses.dataclass(frozen=True)
 class Sides:
@@ -62,12 +67,29 @@ class Sides:
     Attributes:
         stage: Devices under the release.
         control: Devices outside of the stage, under the release before.
-        labels: Labels of the columns after `FIGURES`.
+        labels: Labels of the columns after the figures.
+        late: Devices of each side whose figures may still come: they had them before, and are heard of.
     """
 
     stage: Changes
     control: Changes
     labels: tuple[str, ...]
+    late: tuple[int, int] = (0, 0)
+
+    @property
+    def figures(self) -> int:
+        """Number of the columns that are no labels."""
+        return int(self.stage.values.shape[1]) - len(self.labels)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return (*FIGURES[: self.figures], *self.labels)
+
+    @property
+    def signs(self) -> NDArray[np.float64]:
+        """A factor for each column: all figures are worse when they are higher, but confidence."""
+        return np.array([-1.0 if name == CONFIDENCE else 1.0 for name in self.names])
 
 
 def measure_changes(view: StageView, baseline: Sequence[DeviceRow], until: float) -> Sides:
@@ -88,18 +110,23 @@ def measure_changes(view: StageView, baseline: Sequence[DeviceRow], until: float
         until=until,
         period_s=view.head.period_s,
     )
-    sides = []
+    sides, late = [], []
     for votes, is_member in ((view.members, True), (view.control, False)):
-        found = []
+        found, is_late = [], 0
         for vote in votes:
+            if vote.enrolled.key and (vote.row is None or not vote.row.is_signed):
+                continue  # anybody may have said it
             release = vote.release if is_member else view.record.from_release
             before, after = _sums(vote, old.get(vote.device), view.record.from_release, release, hours)
             if before.is_enough and after.is_enough:
                 found.append((vote, before, after))
+            elif before.is_enough and vote.is_heard and not vote.fault:
+                is_late += 1
         sides.append(found)
+        late.append(is_late)
     labels = _labels([total for side in sides for _, *both in side for total in both])
     stage, control = (_changes(side, labels, by_site=view.record.plan.by == BY_SITE) for side in sides)
-    return Sides(stage, control, labels)
+    return Sides(stage, control, labels, (late[0], late[1]))
 
 
 @dataclasses.dataclass(frozen=True)

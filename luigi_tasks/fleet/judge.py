@@ -8,6 +8,7 @@ looks first whether the snapshot is young.
     a soft check halts           halt
     all hard checks pass         is_ready; the soak starts
     ... and the soak was served  the soft checks are looked at; if none is in doubt: pass
+    a soft check asks            inconclusive, with what a person has to look at: pause
     else                         inconclusive: wait, and pause at the stage's timeout
 
 The choices and their error rates are in `docs/decisions/0022-verdicts.md`.
@@ -29,7 +30,7 @@ from luigi_tasks.fleet.soft_checks import soft_findings
 from luigi_tasks.fleet.stage_view import view_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from luigi_tasks.fleet.records import (
         Check,
@@ -80,7 +81,8 @@ def judge(
     is_hard, is_soft = (
         any(one.result == HALT and one.kind == kind for one in checks) for kind in (HARD, SOFT)
     )
-    hit = found.hit if is_soft and not is_hard else hard_hit
+    asks = tuple(one.name for one in checks if one.name in found.asks and one.kind != REPORT)
+    hit = found.hit if (is_soft or asks) and not is_hard else hard_hit
     is_certain = not any(one.result == INCONCLUSIVE and one.kind != REPORT for one in checks)
     result = HALT if is_hard or is_soft else PASS if is_certain else INCONCLUSIVE
     return VerdictRecord(
@@ -101,9 +103,10 @@ def judge(
         clones=view.clones[:CLONES_AT_MOST],
         strangers=view.strangers,
         checks=checks,
+        asks=asks,
         common=in_common(view.seen, hit),
         examples=examples(view.members, hit),
-        words=_words(result, checks),
+        words=_words(result, checks, asks),
     )
 
 
@@ -159,9 +162,10 @@ def _report_only(checks: tuple[Check, ...], plan: RolloutPlan) -> tuple[Check, .
     )
 
 
-def _words(result: str, checks: Sequence[Check]) -> str:
-    if result == HALT:
+def _words(result: str, checks: Sequence[Check], asks: Collection[str]) -> str:
+    if result == HALT or asks:
         told = [one for one in checks if one.result == HALT and one.kind != REPORT]
+        told += [one for one in checks if one.name in asks]
         more = f"; and {len(told) - TOLD_AT_MOST} more" if len(told) > TOLD_AT_MOST else ""
         return "; ".join(f"{one.name}: {one.words}" for one in told[:TOLD_AT_MOST]) + more
     failures = next(one for one in checks if one.name == "failures")

@@ -445,6 +445,7 @@ class VerdictRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
         clones: Devices whose id two machines use, the first hundred; they vote for nothing.
         strangers: Devices that reported and were never enrolled; they vote for nothing.
         checks: The checks.
+        asks: Names of the checks that more time makes no clearer: the rollout pauses, and a person looks.
         common: What the hit devices have in common, the strongest first.
         examples: At most twenty devices, the hit ones first.
         words: The verdict in a sentence.
@@ -467,6 +468,7 @@ class VerdictRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
     clones: tuple[str, ...] = ()
     strangers: int = 0
     checks: tuple[Check, ...] = ()
+    asks: tuple[str, ...] = ()
     common: tuple[Common, ...] = ()
     examples: tuple[Example, ...] = ()
     words: str = ""

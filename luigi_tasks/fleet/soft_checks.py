@@ -11,7 +11,8 @@ stage, figures of groups of devices (class, runtime, machine, site, tag, client)
 stage and of each group; each divided by the number of its tests.
 
 A difference that is larger than what is tolerated, and not yet certain, waits for the next look: the stage
-soaks on. One that is still not certain at the last look passes.
+soaks on. One that is still not certain at the last look neither halts nor passes: a person is asked, and so
+for what groups of three to nine devices a side show, which are too few to judge by (`small_groups`).
 
 The mix of labels is tested as a whole: a class that is lost is found again in others, and each of them moves
 little. A label is named where it moved by more than is tolerated.
@@ -38,6 +39,7 @@ from luigi_tasks.fleet.changes import (
 )
 from luigi_tasks.fleet.hit_devices import facts_of
 from luigi_tasks.fleet.records import HALT, INCONCLUSIVE, PASS, REPORT, SOFT, Check
+from luigi_tasks.fleet.small_groups import SMALL_AT_LEAST, SmallGroups
 from luigi_tasks.fleet.statistics import fisher_p, mean_shift, mixture_p, p_above, rounded, shift, tamed
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ PARTS_AT_MOST = 20
 SIDE_AT_LEAST = 10
 # False halts of a rollout by soft checks.
 ALPHA = 0.04
+# Good rollouts in which a person is asked about groups that are too small to judge by.
+ASK_ALPHA = 0.01
 STAGE_PART, GROUP_PART, DRIFT_PART = 0.4, 0.25, 0.35
 # Parts of the looks after the soak, twice, four times and eight times the soak.
 LOOK_PARTS = (0.5, 0.2, 0.2, 0.1)
@@ -66,13 +70,15 @@ SMALLEST = {LATENCY: 0.0, UNSURE: 0.01, FAILED: 0.005, RESTARTS: 0.05, CONFIDENC
 LABEL_EFFECT = 0.03
 # Figures that are zero on most devices: the median of differences is blind to them, the mean is not.
 BY_MEAN = (FAILED, RESTARTS)
-# All figures are worse when they are higher, but confidence.
-SIGNS = np.array([-1.0 if name == CONFIDENCE else 1.0 for name in FIGURES])
 # So little may all labels move at once, each by this part of its share.
 MIX_EFFECT = 0.006
 # A label is named where the mix differs, and its own p-value is below.
 LABEL_P = 0.01
 DRIFT = "drift"
+# Neither: no further look makes it clearer.
+ASK = "ask"
+# Facts of a device that no hour of the day and no customer changes.
+TECHNICAL = ("class", "runtime", "machine", "architecture", "client")
 UNITS = {LATENCY: "relative", RESTARTS: "per hour", DRIFT: "relative"}
 
 
@@ -82,11 +88,13 @@ class Findings:
 
     Attributes:
         checks: A check for each figure of the whole stage, and one for each group that is hit.
-        hit: Devices that are worse by more than what is tolerated, where a check halts.
+        hit: Devices that are worse by more than what is tolerated, where a check halts or asks.
+        asks: Checks that soaking on makes no clearer: a person has to look.
     """
 
     checks: tuple[Check, ...] = ()
     hit: frozenset[str] = frozenset()
+    asks: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,18 +109,29 @@ class _Group:
     def is_enough(self) -> bool:
         return min(len(self.stage), len(self.control)) >= SIDE_AT_LEAST
 
+    @property
+    def is_small(self) -> bool:
+        return SMALL_AT_LEAST <= min(len(self.stage), len(self.control)) < SIDE_AT_LEAST
+
 
 @dataclasses.dataclass(frozen=True)
 class _Alpha:
-    """p-values below which a figure and the mix of labels halt; `suspect` times as much is waited for."""
+    """p-values below which a figure and the mix of labels halt; `suspect` times as much is waited for.
+
+    At the last look, and in a group that is too small to judge by, a person is asked.
+    """
 
     figure: float
     drift: float
     suspect: float
+    is_last: bool
+    is_small: bool = False
 
     def result(self, p: float, *, of_drift: bool) -> str:
         limit = self.drift if of_drift else self.figure
-        return HALT if p < limit else INCONCLUSIVE if p < limit * self.suspect else PASS
+        if p < limit:
+            return ASK if self.is_small else HALT
+        return PASS if p >= limit * self.suspect else ASK if self.is_last else INCONCLUSIVE
 
 
 def soft_findings(view: StageView, baseline: Sequence[DeviceRow], *, is_soaked: bool) -> Findings:
@@ -121,10 +140,15 @@ def soft_findings(view: StageView, baseline: Sequence[DeviceRow], *, is_soaked: 
         return Findings()
     number, until = _look(view)
     sides = measure_changes(view, baseline, until)
+    part = LOOK_PARTS[number]
     alpha = min(1 - view.record.plan.soft_confidence, ALPHA / comparable_stages(view.record.plan))
-    has_next = number < len(LOOK_PARTS) - 1 and view.record.plan.soak_s > 0
-    suspect = SUSPECT if has_next else 1.0
-    return _compare(sides, view.record.plan, alpha * LOOK_PARTS[number], suspect)
+    return _compare(
+        sides,
+        view.record.plan,
+        alpha * part,
+        ASK_ALPHA * part / (comparable_stages(view.record.plan) + 1),
+        _Alpha(0, 0, SUSPECT if view.record.plan.soak_s > 0 else 1.0, number == len(LOOK_PARTS) - 1),
+    )
 
 
 def comparable_stages(plan: RolloutPlan) -> int:
@@ -146,39 +170,106 @@ def _look(view: StageView) -> tuple[int, float]:
     return number, since + soak_s * 2**number
 
 
-def _compare(sides: Sides, plan: RolloutPlan, alpha: float, suspect: float) -> Findings:
+def _compare(sides: Sides, plan: RolloutPlan, alpha: float, ask_alpha: float, rule: _Alpha) -> Findings:
     whole = _Group("", np.arange(len(sides.stage.votes)), np.arange(len(sides.control.votes)))
+    if not whole.is_enough and not rule.is_last and _may_come(sides):
+        return Findings((*_side_reports(sides, plan), _late(sides)))
     if not whole.is_enough:
-        return Findings(_side_reports(sides, plan))
-    groups = _groups(sides)
-    parts = (
-        STAGE_PART * alpha / len(FIGURES),
-        GROUP_PART * alpha / max(len(FIGURES) * len(groups), 1),
-        DRIFT_PART * alpha / (len(groups) + 1),
+        return _without_control(sides, plan, ask_alpha, rule)
+    groups, small = _groups(sides)
+    of_groups = max(len(groups), 1)
+    judged = dataclasses.replace(
+        rule,
+        figure=GROUP_PART * alpha / (len(FIGURES) * of_groups),
+        drift=DRIFT_PART * alpha / (len(groups) + 1),
     )
-    checks: list[Check] = []
-    of_parts: list[tuple[float, Check]] = []
-    hit: set[str] = set()
-    for group in (whole, *groups):
-        found, devices = _look_at(sides, group, plan, _Alpha(parts[bool(group.name)], parts[2], suspect))
-        checks += [check for _, check in found if check.name in FIGURES]
-        of_parts += [one for one in found if one[1].name not in FIGURES]
-        hit |= devices
-    of_parts.sort(key=lambda one: (one[1].result != HALT, one[0], one[1].name))
-    checks += [check for _, check in of_parts[:PARTS_AT_MOST]]
-    return Findings(tuple(checks), frozenset(hit))
+    of_stage = dataclasses.replace(judged, figure=STAGE_PART * alpha / len(FIGURES))
+    each = ask_alpha / ((len(FIGURES) + 1) * max(len(small), 1))
+    asked = dataclasses.replace(rule, figure=each, drift=each, is_small=True)
+    spread = (
+        SmallGroups(sides.stage.values * sides.signs, sides.control.values * sides.signs) if small else None
+    )
+    looked = [_look_at(sides, whole, plan, of_stage, None)]
+    looked += [_look_at(sides, group, plan, judged, None) for group in groups]
+    looked += [_look_at(sides, group, plan, asked, spread) for group in small]
+    return _findings(looked)
 
 
-def _groups(sides: Sides) -> tuple[_Group, ...]:
-    """Return the groups that are large enough on both sides; two facts of the same devices are one group."""
+def _may_come(sides: Sides) -> bool:
+    """Whether a side that is too small now is not, once the devices that had figures before have them again.
+
+    Devices that report every hour are late, and cameras of a shop that is closed see nothing.
+    """
+    both = zip((sides.stage, sides.control), sides.late, strict=True)
+    return min(len(side.votes) + late for side, late in both) >= SIDE_AT_LEAST
+
+
+def _late(sides: Sides) -> Check:
+    n, m = len(sides.stage.votes), len(sides.control.votes)
+    return Check(
+        name="figures",
+        kind=SOFT,
+        result=INCONCLUSIVE,
+        counted=n,
+        control=m,
+        words=(
+            f"{n} devices have figures since the soak began, and {m} outside of the stage; "
+            f"{sides.late[0]} and {sides.late[1]} more had them before, and are waited for"
+        ),
+    )
+
+
+def _without_control(sides: Sides, plan: RolloutPlan, ask_alpha: float, rule: _Alpha) -> Findings:
+    """Compare groups of the stage with its other devices, in what neither hours nor customers change.
+
+    In the last stage nobody is left outside. A group that became slower by more than is tolerated, and than
+    the rest, is asked about: it may be the release, and it may be the weather where the group is.
+    """
+    reports = Findings(_side_reports(sides, plan))
+    groups = []
+    everybody = set(range(len(sides.stage.votes)))
+    for fact, members in sorted(_by_fact(sides.stage.votes).items()):
+        rest = sorted(everybody - set(members))
+        if fact.startswith(tuple(f"{one}=" for one in TECHNICAL)):
+            groups.append(_Group(fact, np.array(members), np.array(rest)))
+    groups = [one for one in groups if one.is_small or one.is_enough]
+    groups = [one for one in groups if len(one.control) >= SIDE_AT_LEAST]
+    if not groups or len(sides.control.votes) >= SIDE_AT_LEAST:
+        return reports
+    asked = dataclasses.replace(rule, figure=ask_alpha / len(groups), drift=0.0, is_small=True)
+    latency = Sides(sides.stage.only(LATENCY), sides.stage.only(LATENCY), ())
+    spread = SmallGroups(latency.stage.values, latency.control.values)
+    found = _findings([_look_at(latency, group, plan, asked, spread) for group in groups])
+    return dataclasses.replace(found, checks=(*reports.checks, *found.checks))
+
+
+def _findings(looked: Sequence[tuple[list[_Found], set[str]]]) -> Findings:
+    found = [one for several, _ in looked for one in several]
+    parts = sorted(
+        (one for one in found if one.check.name not in FIGURES),
+        key=lambda one: (one.check.result != HALT, not one.asks, one.p, one.check.name),
+    )
+    shown = [one for one in found if one.check.name in FIGURES] + parts[:PARTS_AT_MOST]
+    return Findings(
+        tuple(one.check for one in shown),
+        frozenset().union(*(hit for _, hit in looked)),
+        frozenset(one.check.name for one in shown if one.asks),
+    )
+
+
+def _groups(sides: Sides) -> tuple[tuple[_Group, ...], tuple[_Group, ...]]:
+    """Return the groups that are large enough on both sides, and those that are small.
+
+    Two facts of the same devices are one group.
+    """
     stage, control = _by_fact(sides.stage.votes), _by_fact(sides.control.votes)
     found: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
     for fact in sorted(stage.keys() & control.keys()):
         members = tuple(stage[fact]), tuple(control[fact])
         if len(members[0]) + len(members[1]) < len(sides.stage.votes) + len(sides.control.votes):
             found.setdefault(members, []).append(fact)
-    groups = (_Group(" ".join(facts), np.array(both[0]), np.array(both[1])) for both, facts in found.items())
-    return tuple(one for one in groups if one.is_enough)
+    groups = [_Group(" ".join(facts), np.array(both[0]), np.array(both[1])) for both, facts in found.items()]
+    return tuple(one for one in groups if one.is_enough), tuple(one for one in groups if one.is_small)
 
 
 def _by_fact(votes: Sequence[Vote]) -> dict[str, list[int]]:
@@ -190,33 +281,51 @@ def _by_fact(votes: Sequence[Vote]) -> dict[str, list[int]]:
 
 
 def _look_at(
-    sides: Sides, group: _Group, plan: RolloutPlan, alpha: _Alpha
-) -> tuple[list[tuple[float, Check]], set[str]]:
-    """Return checks of a group with their p-values, and the devices that are hit.
+    sides: Sides, group: _Group, plan: RolloutPlan, alpha: _Alpha, spread: SmallGroups | None
+) -> tuple[list[_Found], set[str]]:
+    """Return checks of a group, and the devices that are hit.
 
     Of a part of the stage, and of labels, only those that do not pass.
+
+    Args:
+        sides: Both sides.
+        group: Its devices.
+        plan: What is tolerated.
+        alpha: Which p-value means what.
+        spread: Of the fleet, for groups too small for ranks; None: by ranks.
     """
     stage, control = sides.stage.of(group.stage), sides.control.of(group.control)
     levels = tamed(np.abs(sides.control.levels[group.control])).mean(axis=0)
-    checks: list[tuple[float, Check]] = []
+    checks: list[_Found] = []
     hit: set[str] = set()
-    for place, p_first, is_label in _suspects(stage, control, group, alpha):
-        name = (*FIGURES, *sides.labels)[place]
+    p_values = _p_of_ranks(stage, control, sides) if spread is None else _p_of_spread(spread, group, sides)
+    for place, p_first, is_label in _suspects(p_values, group, alpha, sides):
+        name = sides.names[place]
         is_rare = not is_label and name in BY_MEAN
         by = mean_shift if is_rare else shift
         found = by(stage[:, place], control[:, place], 2 * plan.soft_confidence - 1)
-        sign = math.copysign(1.0, found.estimate) if is_label else SIGNS[place]
+        sign = math.copysign(1.0, found.estimate) if is_label else sides.signs[place]
         limit = math.log1p(LABEL_EFFECT) if is_label else _limit(name, plan.tolerance, levels[place])
         is_large = sign * found.estimate > limit
         p_worse = _p_of_worse(stage[:, place], control[:, place], limit) if is_rare else 0.0
         p = max(p_first, p_worse)
         result = alpha.result(p, of_drift=is_label) if is_large else PASS
-        if result == HALT:
+        if result in {HALT, ASK}:
             worse = sign * (stage[:, place] - np.median(control[:, place])) > limit
             hit |= {sides.stage.votes[row].device for row in group.stage[worse]}
         if result != PASS or (not is_label and not group.name):
-            checks.append((p, _check(name, group, result, found, limit, is_label=is_label)))
+            check = _check(name, group, result, found, limit, is_label=is_label)
+            checks.append(_Found(p, check, asks=result == ASK))
     return checks, hit
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A check, with its p-value and whether a person is asked."""
+
+    p: float
+    check: Check
+    asks: bool
 
 
 def _p_of_worse(stage: NDArray[np.float64], control: NDArray[np.float64], limit: float) -> float:
@@ -226,26 +335,48 @@ def _p_of_worse(stage: NDArray[np.float64], control: NDArray[np.float64], limit:
     return fisher_p(worse, len(stage), others, len(control))
 
 
+@dataclasses.dataclass(frozen=True)
+class _PValues:
+    """Of figures, that they are worse; of the mix of labels; of each label, that it is more or less."""
+
+    figures: NDArray[np.float64]
+    drift: float
+    labels: NDArray[np.float64]
+
+
+def _p_of_ranks(stage: NDArray[np.float64], control: NDArray[np.float64], sides: Sides) -> _PValues:
+    signs, of_labels = sides.signs, slice(sides.figures, None)
+    above = p_above(stage * signs, control * signs)
+    below = p_above(-stage[:, of_labels], -control[:, of_labels])
+    allowed = np.full(len(sides.labels), MIX_EFFECT)
+    return _PValues(
+        above[: sides.figures],
+        mixture_p(stage[:, of_labels], control[:, of_labels], allowed),
+        np.minimum(above[of_labels], below),
+    )
+
+
+def _p_of_spread(spread: SmallGroups, group: _Group, sides: Sides) -> _PValues:
+    above, of_labels = spread.p_above(group.stage, group.control), slice(sides.figures, None)
+    own = np.minimum(above[of_labels], 1 - above[of_labels])
+    return _PValues(above[: sides.figures], spread.p_together(group.stage, group.control, of_labels), own)
+
+
 def _suspects(
-    stage: NDArray[np.float64], control: NDArray[np.float64], group: _Group, alpha: _Alpha
+    found: _PValues, group: _Group, alpha: _Alpha, sides: Sides
 ) -> Iterator[tuple[int, float, bool]]:
     """Yield columns that may not pass with their p-values, and whether they are labels.
 
     Of the whole stage all figures; labels have the p-value of the mix.
     """
-    figures = slice(len(FIGURES))
-    for place, p in enumerate(p_above(stage[:, figures] * SIGNS, control[:, figures] * SIGNS)):
+    for place, p in enumerate(found.figures):
         if not group.name or alpha.result(float(p), of_drift=False) != PASS:
             yield place, float(p), False
-    labels = range(len(FIGURES), stage.shape[1])
-    p_drift = mixture_p(stage[:, labels], control[:, labels], np.full(len(labels), MIX_EFFECT))
-    if alpha.result(p_drift, of_drift=True) == PASS:
+    if alpha.result(found.drift, of_drift=True) == PASS:
         return
-    more = p_above(stage[:, labels], control[:, labels])
-    fewer = p_above(-stage[:, labels], -control[:, labels])
-    for place, own in zip(labels, np.minimum(more, fewer), strict=True):
+    for place, own in enumerate(found.labels, start=sides.figures):
         if own < LABEL_P:
-            yield place, p_drift, True
+            yield place, found.drift, True
 
 
 def _limit(name: str, tolerance: float, level: float) -> float:
@@ -265,11 +396,14 @@ def _check(name: str, group: _Group, result: str, found: Shift, limit: float, *,
     what = f"frames labelled {name!r}" if is_label else name
     where = f" on {group.name}" if group.name else ""
     shown = [f"{one:+.1%}" if unit != "per hour" else f"{one:+.2f}" for one in (value, low, high, limit)]
-    certain = "; not certain yet: soaks on" if result == INCONCLUSIVE else ""
+    certain = {
+        INCONCLUSIVE: "; not certain yet: soaks on",
+        ASK: "; not enough to judge by: a person has to look",
+    }.get(result, "")
     return Check(
         name=":".join(part for part in (kind, group.name, name if is_label else "") if part),
         kind=SOFT,
-        result=result,
+        result=INCONCLUSIVE if result == ASK else result,
         value=rounded(value),
         low=rounded(low),
         high=rounded(high),

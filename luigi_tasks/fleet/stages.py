@@ -1,7 +1,7 @@
 """How a rollout goes from state to state: pure functions of its record, a verdict and the time.
 
     planned -> [waiting_for_approval ->] open -> soaking -> open (next stage) ... -> done
-    open, soaking, waiting: a hard breach -> going_back (or halted), a soft one, a timeout -> paused
+    open, soaking, waiting: a hard breach -> going_back (or halted); a soft one, a timeout -> paused
     paused, halted -> what was before, by a person
     going_back -> back
     not ended -> superseded (in the first stage), aborted
@@ -168,6 +168,8 @@ def look(
         return _break_off(record, verdict, key, when)
     if verdict.result == PASS and record.state != PAUSED:
         return _go_on(record, key, following, when)
+    if verdict.asks and record.state != PAUSED:  # who resumes it accepts what was asked
+        return _pause(msgspec.structs.replace(record, breached=verdict.asks), verdict.words, key, when)
     return wait(record, verdict.words, key, when)
 
 

@@ -121,12 +121,15 @@ def _stage_share(text: str) -> float:
 
 def read_errors(text: str) -> str:
     """Return what halts, as it is written; raises ValueError."""
-    for one in text.split("|"):
-        if read_count(one) is None and not _SHARE.fullmatch(one.strip()):
-            msg = f"{text!r}: give {ERRORS_ALLOWED}"
-            raise ValueError(msg)
-        if read_count(one) is None:
-            read_share(one)
+    parts = [one.strip() for one in text.split("|")]
+    shares = [read_share(one) for one in parts if _SHARE.fullmatch(one)]
+    counts = [one for one in parts if read_count(one) is not None]
+    if len(shares) + len(counts) < len(parts) or max(len(shares), len(counts)) > 1:
+        msg = f"{text!r}: give {ERRORS_ALLOWED}"
+        raise ValueError(msg)
+    if any(not 0 < one < 1 for one in shares):
+        msg = f"{text!r}: a share above 0% and below 100%, such as 10%; 1d halts at the first failure"
+        raise ValueError(msg)
     return "|".join(one.strip() for one in text.split("|"))
 
 

@@ -6,8 +6,10 @@ import dataclasses
 import random
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import msgspec
 import pytest
+from hypothesis import strategies as st
 
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import InputError
@@ -25,6 +27,7 @@ from luigi_tasks.fleet.records import (
     StageRecord,
     VerdictRecord,
 )
+from luigi_tasks.fleet.stages import Moment, look, resume
 from luigi_tasks.fleet.statistics import lower_bound, upper_bound
 
 if TYPE_CHECKING:
@@ -397,6 +400,72 @@ def test_below_ten_devices_a_side_soft_figures_are_reported_and_judge_nothing() 
     verdict = Fleet(50, 9).measured(slower).verdict()
     assert verdict.result == "pass"
     assert (check(verdict, "latency").kind, check(verdict, "latency").counted) == ("report", 9)
+
+
+def slower_wide(place: int, period: PeriodSum) -> PeriodSum:
+    """30% slower on one kind of camera, a third of all."""
+    factor = 1.3 if place % 3 == 0 else 1.0
+    return msgspec.structs.replace(period, latency_ms=period.latency_ms * factor)
+
+
+def test_group_too_small_to_judge_asks_a_person_who_may_accept_it() -> None:
+    fleet = Fleet(48, 24).measured(slower_wide)
+    verdict = fleet.verdict()
+    assert (verdict.result, verdict.is_hard, verdict.asks) == ("inconclusive", False, ("latency:class=wide",))
+    assert "a person has to look" in verdict.words
+    assert {one.device for one in verdict.examples} <= {fleet.order[place] for place in range(0, 24, 3)}
+    when = Moment(NOW, "later")
+    paused = look(msgspec.structs.replace(fleet.record, state="soaking"), verdict, "key", None, when)
+    assert (paused.state, paused.breached) == ("paused", verdict.asks)
+    resumed = resume(paused, "the new lens is slower", when)
+    again = judge(resumed, resumed.stages[-1], fleet.enrolled, fleet.rows, fleet.head)
+    assert (again.result, again.asks) == ("pass", ())
+
+
+def test_last_stage_asks_where_one_kind_of_device_became_slower_than_the_rest() -> None:
+    verdict = Fleet(36, 36).measured(slower_wide).verdict()
+    assert verdict.asks == ("latency:class=wide",)
+    assert Fleet(36, 36).measured().verdict().result == "pass"  # all are slower: nothing to compare with
+
+
+def test_figures_that_come_late_are_waited_for() -> None:
+    """Devices that report every hour have told nothing of the soak yet."""
+    fleet = Fleet(60, 30).measured()
+    fleet.rows = [
+        msgspec.structs.replace(row, periods=tuple(one for one in row.periods if one.start < OPENED))
+        for row in fleet.rows
+    ]
+    verdict = fleet.verdict()
+    assert (verdict.result, verdict.is_ready) == ("inconclusive", True)
+    assert "30 and 30 more had them before" in verdict.words
+    last = fleet.soaking_since + 8 * SOAK
+    fleet.head = msgspec.structs.replace(fleet.head, taken_at=last)
+    fleet.rows = [msgspec.structs.replace(row, last_seen=last) for row in fleet.rows]
+    assert fleet.verdict().result == "pass"
+
+
+RANKS = {"pass": 0, "inconclusive": 1, "halt": 2}
+
+
+@hypothesis.given(
+    st.integers(1, 40).flatmap(lambda size: st.tuples(st.just(size), st.sets(st.integers(0, size - 1)))),
+    st.sampled_from(["10%|2d", "5%", "1d", "20%|3d"]),
+    st.sampled_from([(SENT_BACK, 30.0), (SHADOW, 9999.0)]),
+    st.randoms(use_true_random=False),
+)
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_one_more_failure_or_silence_never_helps(drawn: Any, errors: str, fault: Any, chance: Any) -> None:
+    size, failed = drawn
+    fleet = Fleet(60, size, plan={"errors": errors, "success": 0.5})
+    before = None
+    for count in range(len(failed) + 1):
+        if count:
+            fleet.put((sorted(failed)[count - 1],), fault[0], ago=fault[1])
+        verdict = fleet.verdict()
+        assert before is None or RANKS[verdict.result] >= RANKS[before], (count, verdict.words)
+        before = verdict.result
+    chance.shuffle(fleet.rows)
+    assert encode_document(fleet.verdict()) == encode_document(verdict)
 
 
 def test_same_snapshot_gives_the_same_bytes() -> None:

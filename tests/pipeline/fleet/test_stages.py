@@ -242,6 +242,8 @@ def test_what_has_ended_is_changed_by_nobody():
         ({"success": "0.95"}, "a share such as 95%"),
         ({"success": "101%"}, "0% to 100%"),
         ({"errors": "10%|two"}, "a number of devices such as 2d"),
+        ({"errors": "10%|20%"}, "a number of devices such as 2d"),
+        ({"errors": "0%"}, "above 0% and below 100%"),
         ({"soak": "2"}, "30m, 2h or 3d"),
         ({"stage_timeout": "3 days"}, "30m, 2h or 3d"),
         ({"stages": "1d,100%", "approve": "3"}, "1 to 2"),
