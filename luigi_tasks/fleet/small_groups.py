@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from luigi_tasks.fleet.statistics import tamed
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -40,7 +42,8 @@ class SmallGroups:
         self._freedom = max(len(stage) + len(control) - 2, 1)
         apart = np.concatenate([side - np.median(side, axis=0) for side in (stage, control)])
         self._spread = np.median(np.abs(apart), axis=0) / MEDIAN_DISTANCE
-        self._residuals = np.concatenate([side - side.mean(axis=0) for side in (stage, control)])
+        calm = [tamed(side) for side in (stage, control)]
+        self._residuals = np.concatenate([side - side.mean(axis=0) for side in calm])
 
     def p_above(self, stage: Rows, control: Rows) -> Numbers:
         """Return one-sided p-values, figure by figure, that devices of the stage changed more than others."""
