@@ -97,6 +97,7 @@ class SimulatedFleet:
         self.enrolled = {
             name: EnrolledDevice(
                 device=name,
+                key="PEM",
                 site=f"shop-{sites[n]}",
                 device_class=CLASSES[self.kind[n]],
                 tags=(f"line={n % 4}",),
@@ -231,6 +232,7 @@ class SimulatedFleet:
                 device=name,
                 channel=CHANNEL,
                 enrolled=True,
+                is_signed=True,
                 last_seen=heard[n],
                 report=self._report(n, served[n], opened[n] <= heard[n]),
                 periods=sums[n],

@@ -254,7 +254,7 @@ def passed(view: StageView) -> Check:
     hit = {one.device for one in failed_votes(view)}
     good = sum(one.state == PASSED and one.device not in hit for one in view.members)
     seen = len(view.seen)
-    least = max(min(plan.min_passed, len(view.members)), math.ceil(plan.success * seen - 1e-9), 1)
+    least = _least_passed(view)
     words = f"{good} of {count(seen, 'device')} passed probation, and {least} must"
     unseen = len(view.members) - seen
     if unseen:
@@ -269,6 +269,20 @@ def passed(view: StageView) -> Check:
         counted=seen,
         words=words,
     )
+
+
+def unsigned_passes(view: StageView) -> int:
+    """Return the devices that passed and have no key; 0 where those that sign are enough for the stage."""
+    hit = {one.device for one in failed_votes(view)}
+    good = [one for one in view.members if one.state == PASSED and one.device not in hit]
+    signed = sum(bool(one.enrolled.key) for one in good)
+    return 0 if signed >= _least_passed(view) else len(good) - signed
+
+
+def _least_passed(view: StageView) -> int:
+    plan = view.record.plan
+    share = math.ceil(plan.success * len(view.seen) - 1e-9)
+    return max(min(plan.min_passed, len(view.members)), share, 1)
 
 
 def quorum(view: StageView) -> Check:

@@ -23,7 +23,7 @@ import msgspec
 
 from edge_client.contract.documents import encode_compact, encode_document
 from edge_client.contract.errors import InputError
-from luigi_tasks.fleet.checks import counts, failed_votes, hard_checks, soak
+from luigi_tasks.fleet.checks import counts, failed_votes, hard_checks, soak, unsigned_passes
 from luigi_tasks.fleet.hit_devices import examples, in_common
 from luigi_tasks.fleet.records import HALT, HARD, INCONCLUSIVE, PASS, REPORT, SOFT, VerdictRecord
 from luigi_tasks.fleet.soft_checks import soft_findings
@@ -98,6 +98,7 @@ def judge(
         result=result,
         is_hard=is_hard,
         is_ready=is_ready,
+        unsigned=unsigned_passes(view),
         counts=counts(view.members),
         control=counts(view.control),
         clones=view.clones[:CLONES_AT_MOST],

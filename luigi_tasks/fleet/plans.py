@@ -56,6 +56,7 @@ def plan_of(settings: RolloutSettings) -> RolloutPlan:
         window=read_window(settings.window, settings.apply),
         pace_per_min=read_pace(settings.pace),
         on_breach=settings.on_breach,
+        unsigned=settings.unsigned,
         report_only=split_list(settings.report_only),
         tolerance=read_share(settings.tolerance),
     )

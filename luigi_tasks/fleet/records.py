@@ -219,6 +219,8 @@ class RolloutPlan(Document, frozen=True, kw_only=True):
         window: Local time of the devices, such as `01:00-05:00`.
         pace_per_min: Devices a minute that move at most; 0: no limit.
         on_breach: `pause` or `back`: what a hard breach does. A soft one always pauses.
+        unsigned: `approve`: stages from the third on wait for a person where reports that nobody signed are
+            needed to pass the one before; `count`: they do not.
         report_only: Checks that report and do not judge.
         tolerance: Relative change of a soft figure that is tolerated, such as 0.25.
         heartbeat_s: Longest time between two reports of a device; 0: as in its own settings.
@@ -242,6 +244,7 @@ class RolloutPlan(Document, frozen=True, kw_only=True):
     window: str = ""
     pace_per_min: float = 0.0
     on_breach: str = "back"
+    unsigned: str = "approve"
     report_only: tuple[str, ...] = ()
     tolerance: float = 0.25
     heartbeat_s: float = 0.0
@@ -440,6 +443,7 @@ class VerdictRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
         result: `pass`, `halt` or `inconclusive`.
         is_hard: Whether a hard check halted it.
         is_ready: Whether all that a pass asks for was there but the soak, which starts then.
+        unsigned: Devices of the stage that passed and have no key, where those that sign would not be enough.
         counts: Devices of the stage by state.
         control: Devices outside of the stage by state.
         clones: Devices whose id two machines use, the first hundred; they vote for nothing.
@@ -463,6 +467,7 @@ class VerdictRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
     result: str = INCONCLUSIVE
     is_hard: bool = False
     is_ready: bool = False
+    unsigned: int = 0
     counts: dict[str, int] = {}
     control: dict[str, int] = {}
     clones: tuple[str, ...] = ()

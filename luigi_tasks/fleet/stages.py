@@ -39,7 +39,8 @@ from luigi_tasks.fleet.records import (
     RolloutEvent,
     StageRecord,
 )
-from luigi_tasks.settings.rollout import devices_of
+from luigi_tasks.fleet.tables import count
+from luigi_tasks.settings.rollout import APPROVE, devices_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -167,7 +168,8 @@ def look(
     if verdict.result == HALT:
         return _break_off(record, verdict, key, when)
     if verdict.result == PASS and record.state != PAUSED:
-        return _go_on(record, key, following, when)
+        record, why = _distrust_unsigned(record, verdict, following)
+        return _go_on(record, key, following, when, why)
     if verdict.asks and record.state != PAUSED:  # who resumes it accepts what was asked
         return _pause(msgspec.structs.replace(record, breached=verdict.asks), verdict.words, key, when)
     return wait(record, verdict.words, key, when)
@@ -201,14 +203,36 @@ def _count_look(record: RolloutRecord, verdict: VerdictRecord) -> RolloutRecord:
     return msgspec.structs.replace(record, stages=(*record.stages[:-1], stage))
 
 
-def _go_on(record: RolloutRecord, verdict: str, following: StageRecord | None, when: Moment) -> RolloutRecord:
+def _distrust_unsigned(
+    record: RolloutRecord, verdict: VerdictRecord, following: StageRecord | None
+) -> tuple[RolloutRecord, str]:
+    """Return the rollout waiting for a person before its next stage where too little is signed, and why.
+
+    Whoever owns the broker speaks for devices without a key; they open the second stage, and none after it.
+    """
+    plan = record.plan
+    if not verdict.unsigned or plan.unsigned != APPROVE or len(record.stages) < 2 or following is None:
+        return record, ""
+    plan = msgspec.structs.replace(plan, approve=tuple(sorted({*plan.approve, following.number})))
+    unsigned, stage = count(verdict.unsigned, "device"), record.stages[-1].number
+    why = (
+        f", since {unsigned} that passed stage {stage} sign no reports: "
+        "`edge-fleet re-enroll` gives them keys; [rollout] unsigned = count trusts the broker"
+    )
+    return msgspec.structs.replace(record, plan=plan), why
+
+
+def _go_on(
+    record: RolloutRecord, verdict: str, following: StageRecord | None, when: Moment, because: str = ""
+) -> RolloutRecord:
     """Open the next stage, wait for a person, or end."""
     if record.stages and record.state != APPROVAL:
         record = add_event(record, "passed", when, verdict=verdict)
     if awaited := awaited_approvals(record, following):
         if record.state == APPROVAL:
             return record
-        why = f"stage {', '.join(map(str, awaited))} waits for `edge-fleet approve` (or the task Approve)"
+        numbers = ", ".join(map(str, awaited))
+        why = f"stage {numbers} waits for `edge-fleet approve` (or the task Approve){because}"
         return add_event(enter(record, APPROVAL, when), "waiting", when, why, verdict)
     if following is None:
         if not record.stages:

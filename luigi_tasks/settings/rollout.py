@@ -16,6 +16,7 @@ from edge_client.contract.windows import parse_window
 BY = ("device", "site")
 APPLY = ("now", "window", "ask")
 ON_BREACH = ("back", "pause")
+UNSIGNED = APPROVE, COUNT = ("approve", "count")
 
 STAGES_ALLOWED = "devices or shares that grow up to 100%, with commas, such as 1d,3d,10%,50%,100%"
 SHARE_ALLOWED = "a share such as 95%, 0% to 100%"
@@ -52,6 +53,7 @@ class RolloutSettings:
     window: str = ""
     pace: str = "0"
     on_breach: str = "back"
+    unsigned: str = "approve"
     report_only: str = ""
     tolerance: str = "25%"
 

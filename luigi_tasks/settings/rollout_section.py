@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import luigi
 
-from luigi_tasks.settings.rollout import APPLY, BY, ON_BREACH
+from luigi_tasks.settings.rollout import APPLY, BY, ON_BREACH, UNSIGNED
 
 
 class rollout(luigi.Config):  # noqa: N801 - the class name is the section's name in luigi.cfg
@@ -71,6 +71,12 @@ class rollout(luigi.Config):  # noqa: N801 - the class name is the section's nam
         choices=ON_BREACH,
         default="back",
         description="what a broken limit on failures does: the devices go back, or a person decides",
+    )
+    unsigned = luigi.ChoiceParameter(
+        choices=UNSIGNED,
+        default="approve",
+        description="where reports of devices without a key are needed to pass a stage: from the third on "
+        "each waits for a person, or they count as those that are signed (the broker is yours alone)",
     )
     report_only = luigi.Parameter(
         default="",

@@ -86,7 +86,11 @@ class RolloutFleet:
         serving: Release that each device serves.
         verdicts: Verdict of a device's probation, other than `passed`.
         silent: Devices of which nothing is heard.
+        signing: Devices that sign their reports.
+        device_key: Public key of the devices that are enrolled; empty: nobody signs.
     """
+
+    device_key = "PEM"
 
     def __init__(self, folder: Path, devices: int = 4, settings: PipelineSettings | None = None) -> None:
         """Enroll devices in the bucket that settings name, where something is published, or in a new one."""
@@ -97,6 +101,7 @@ class RolloutFleet:
         self.serving: dict[str, str] = {}
         self.verdicts: dict[str, str] = {}
         self.silent: set[str] = set()
+        self.signing: set[str] = set()
         if settings is None:
             self.publish(0)
         pointer = self.machine().repository.load().channel("stable")
@@ -148,7 +153,7 @@ class RolloutFleet:
     def enroll(self, names: Iterable[str]) -> None:
         """Put devices into the registry, and the collector's key."""
         at = datetime.datetime.fromtimestamp(self.now, datetime.timezone.utc).isoformat()
-        rows = tuple(EnrolledDevice(device=name, enrolled_at=at) for name in names)
+        rows = tuple(EnrolledDevice(device=name, enrolled_at=at, key=self.device_key) for name in names)
         key = self.signer._private_key.public_key()
         pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
         change_registry(
@@ -159,6 +164,7 @@ class RolloutFleet:
             begin=True,
         )
         self.serving.update(dict.fromkeys((row.device for row in rows), self.steady))
+        self.signing |= {row.device for row in rows if row.key}
 
     def plan(self, **changes: object) -> RolloutPlan:
         """Return the plan of the settings, changed."""
@@ -217,6 +223,7 @@ class RolloutFleet:
             device=device,
             channel="stable",
             enrolled=True,
+            is_signed=device in self.signing,
             first_seen=self.now - 2,
             last_seen=self.now - 2,
             report=msgspec.Raw(msgspec.json.encode(report)),

@@ -63,6 +63,27 @@ def test_a_good_release_goes_through_its_stages_to_everybody(fleet):
 
 
 @pytest.mark.parametrize(
+    ("unsigned", "with_key", "has"),
+    [("approve", 0, [1, 2, 2, 2, 4]), ("count", 0, [1, 2, 4, 4, 4]), ("approve", 4, [1, 2, 4, 4, 4])],
+)
+def test_unsigned_reports_open_the_second_stage_and_none_after_it(tmp_path, unsigned, with_key, has):
+    fleet = RolloutFleet(tmp_path, with_key)
+    fleet.device_key = ""
+    fleet.enroll(f"old-{number}" for number in range(4 - with_key))
+    new = start(fleet, unsigned=unsigned)
+    had = []
+    for look in range(5):
+        if look == 4 and (running := fleet.machine().stand("stable").running) is not None:
+            waits = running.document
+            assert waits.state == "waiting_for_approval"
+            assert "2 devices that passed stage 2 sign no reports" in waits.events[-1].why
+            fleet.machine().approve("stable", "ann", "the broker is ours")
+        fleet.look()
+        had.append(fleet.has(new))
+    assert had == has
+
+
+@pytest.mark.parametrize(
     ("devices", "heartbeat_s"), [(0, 0), (12, 0), (833, 0), (3_000, 108), (100_000, 3600), (10**6, 3600)]
 )
 def test_a_large_fleet_reports_more_seldom(devices, heartbeat_s):
