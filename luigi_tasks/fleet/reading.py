@@ -56,7 +56,7 @@ def read_view(settings: PipelineSettings) -> FleetView:
         documents=_each(faults, channels, state.rollout),
         current=_each(faults, channels, lambda one: _document(rollouts.current(one))),
         records=records,
-        faults=tuple(faults),
+        faults=tuple(dict.fromkeys(faults)),
         notes=tuple(notes),
         snapshot_s=settings.fleet.snapshot_s,
     )

@@ -62,7 +62,9 @@ class NotAskedError(Exception):
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
-    new_command(subparsers, "doctor", run, "check keys, bucket, registry, collector, clock, broker, rights")
+    new_command(
+        subparsers, "doctor", run, "check keys, bucket, registry, rollouts, collector, clock, broker, rights"
+    )
 
 
 def run(options: argparse.Namespace) -> str:
@@ -95,6 +97,7 @@ def examine(settings: PipelineSettings) -> list[Finding]:
         ("signatures", lambda: _check_signatures(repository)),
         ("key", lambda: _check_key(documents)),
         ("registry", lambda: _check_registry(documents)),
+        ("rollouts", lambda: _check_rollouts(documents)),
         ("collector", lambda: _check_collector(settings, documents)),
         ("clock", lambda: _check_clock(settings, repository, documents)),
         ("rights", lambda: _check_rights(documents)),
@@ -172,6 +175,21 @@ def _check_registry(documents: SignedDocuments) -> str:
     keyless = sum(1 for one in registry.devices.values() if not one.key)
     text = f"{len(registry.devices)} devices, collectors: {', '.join(registry.collectors)}"
     return text + (f"; {keyless} devices have no key, and their reports are not signed" if keyless else "")
+
+
+def _check_rollouts(documents: SignedDocuments) -> str:
+    from luigi_tasks.fleet.reading import find_channels  # noqa: PLC0415 - as above
+    from luigi_tasks.fleet.rollouts import Rollouts  # noqa: PLC0415 - as above
+
+    rollouts, texts = Rollouts(documents), []
+    for channel in find_channels(documents.store):
+        current = rollouts.current(channel)
+        name = current.document.rollout if current is not None else ""
+        state = rollouts.load(channel, name).document.state if name else "no rollout runs"
+        texts.append(f"{channel}: {state}")
+    if not texts:
+        raise NotAskedError("none was started yet")
+    return "; ".join(texts)
 
 
 def _check_collector(settings: PipelineSettings, documents: SignedDocuments) -> str:

@@ -281,6 +281,7 @@ def test_rollouts_are_listed_and_one_is_shown_with_its_events(running):
     told = json.loads(running.fleet.run("rollouts", "r1", "--json")[1])
     assert told["rollout"]["id"] == "r1"
     assert running.fleet.run("rollouts", "r9")[0] == 1
+    assert "ok   rollouts   stable: paused" in running.fleet.run("doctor")[1]
     code, text, _ = running.fleet.run("rollouts", "--accept")
     assert (code, "nothing to do" in text) == (0, True)
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import multiprocessing
 import os
+import time
 import urllib.request
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -210,6 +211,7 @@ def test_a_listing_has_what_lies_below_its_folder_by_key(store):
     listed = store.list_folder("a/")
     assert [(one.key, one.size_bytes) for one in listed] == [("a/1", 3), ("a/2", 3), ("a/b/3", 5)]
     assert listed[0].etag == store.get("a/1").etag
+    assert all(abs((one.written_at or 0.0) - time.time()) < 3600 for one in listed)
     assert [one.key for one in store.list_folder("")] == ["5", "a-b/4", "a/1", "a/2", "a/b/3", "ab/4"]
     assert store.list_folder("none/") == ()
 
