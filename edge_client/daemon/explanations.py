@@ -63,4 +63,5 @@ def _explain_others(outcome: UpdateOutcome) -> str:
         return f"; {outcome.intended} follows, by rollout {outcome.rollout}"
     if outcome.rollout_release == outcome.steady:
         return ""
-    return f"; {outcome.rollout_release} is for other devices so far (rollout {outcome.rollout})"
+    meaning = "is taken back from all devices" if outcome.is_taken_back else "is for other devices so far"
+    return f"; {outcome.rollout_release} {meaning} (rollout {outcome.rollout})"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from edge_client.contract.errors import DeviceError, EdgeError, InputError, TransportError, TrustError
 from edge_client.contract.names import MODEL_FILE, RELEASE_FILE, release_target
 from edge_client.contract.release import RELEASE_LIMIT_BYTES
-from edge_client.contract.rollout import Member
+from edge_client.contract.rollout import NOBODY, Member
 from edge_client.disk import disk_errors
 from edge_client.releases import check_document, needed_files, read_release
 from edge_client.update.decision import REQUEST, Decision, Hold, UpdateOutcome, decide
@@ -369,6 +369,7 @@ def _with_documents(outcome: UpdateOutcome, documents: ChannelDocuments) -> Upda
     return dataclasses.replace(
         outcome,
         rollout_release=rollout.release if rollout is not None else "",
+        is_taken_back=rollout is not None and bool(rollout.id) and rollout.threshold == NOBODY,
         named=tuple(sorted(documents.named)),
         heartbeat_s=rollout.heartbeat_s if rollout is not None else 0.0,
         warning=documents.warning,

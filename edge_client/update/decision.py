@@ -38,6 +38,7 @@ class UpdateOutcome:
         steady: Release of the channel's pointer; empty: none is signed.
         rollout: Id of the rollout that is under way; empty: none is.
         rollout_release: Release of that rollout.
+        is_taken_back: Whether that release is taken back from all devices.
         named: All releases that the signed documents name.
         waits_for: What a held release waits for: `request`, `window` or `spread`; empty: nothing.
         wait_s: Seconds until the next check may find that it waits no more; None: unknown.
@@ -55,6 +56,7 @@ class UpdateOutcome:
     steady: str = ""
     rollout: str = ""
     rollout_release: str = ""
+    is_taken_back: bool = False
     named: tuple[str, ...] = ()
     waits_for: str = ""
     wait_s: float | None = None

@@ -16,7 +16,7 @@ from local_services import wait_until
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError
 from edge_client.contract.messages import Announcement
-from edge_client.contract.rollout import EVERYBODY, NOBODY
+from edge_client.contract.rollout import EVERYBODY, NOBODY, Member, rollout_hash
 from edge_client.daemon import channel
 from edge_client.daemon.channel import ChannelFollower
 from edge_client.reporting.homeassistant import discovery_messages
@@ -208,7 +208,8 @@ def test_a_rollout_reaches_the_devices_that_it_includes_and_is_no_lie_to_the_oth
     repository.sign()
     fields = {"id": "r1", "release": document.release, "from_release": steady}
 
-    repository.roll_out(**fields, threshold=NOBODY, heartbeat_s=600.0)
+    place = rollout_hash("r1", "device", Member("camera-1"))
+    repository.roll_out(**fields, threshold=place, heartbeat_s=600.0)
     followed.start(chance=Lowest())
     followed.wait_release(steady)
     followed.wait(lambda s: s.decision == "serves", "the first decision")
@@ -235,6 +236,7 @@ def test_a_rollout_reaches_the_devices_that_it_includes_and_is_no_lie_to_the_oth
     repository.roll_out(**fields, threshold=NOBODY)
     announced_again(followed, steady)
     followed.wait_release(steady)
+    followed.wait(lambda s: "is taken back from all devices" in s.why, "the reason")
     assert not followed.status.probation
     assert followed.status.refused is None
 
