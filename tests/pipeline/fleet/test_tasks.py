@@ -101,12 +101,12 @@ def test_a_rollout_by_command(fleet, command):
     given = ["Rollout", "--release", new, "--stages", "1d,50%,100%", "--approve", "2", "--not", "device=x"]
     code, said = command(*given, "--dry-run")
     assert code == 0
-    assert "stage 1 (1d): 1 devices; stage 2 (50%): 2 devices, 1 more; waits for a person" in said
+    assert "stage 1 (1d): 1 device; stage 2 (50%): 2 devices, 1 more; waits for a person" in said
     assert fleet.machine().stand("stable").current is None, "a dry run changes nothing"
 
     code, said = command(*given)
     assert (code, fleet.has(new)) == (0, 1)
-    assert "is open, stage 1 of 3 (1 devices)" in said
+    assert "is open, stage 1 of 3 (1 device)" in said
 
     # Cron, seconds later: luigid knows the task as done, and the look is taken all the same.
     for words in ("newer than the last look", "newer than the last look"):
