@@ -239,7 +239,7 @@ def _go_on(
             return record  # nobody is registered: nothing was shown
         return add_event(enter(record, DONE, when), "done", when, verdict=verdict)
     record = msgspec.structs.replace(record, stages=(*record.stages, following))
-    why = f"{count(following.size)} ({record.plan.stages[following.number - 1]})"
+    why = f"{count(following.size, 'device')} ({record.plan.stages[following.number - 1]})"
     return add_event(enter(record, OPEN, when), "stage", when, why)
 
 
@@ -419,11 +419,6 @@ def is_limited(record: RolloutRecord) -> bool:
     """
     unable = {f"device={one}" for one in record.skipped}
     return bool(record.plan.only or set(record.plan.excluded) - unable)
-
-
-def count(devices: int) -> str:
-    """Return a number of devices in words."""
-    return f"{devices} device{'s' * (devices != 1)}"
 
 
 def in_words(seconds: float) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
-from luigi_tasks.fleet.stages import count
+from luigi_tasks.fleet.tables import count
 
 if TYPE_CHECKING:
     from luigi_tasks.fleet.documents import Signed
@@ -60,7 +60,11 @@ class Standing:
 def in_words(record: RolloutRecord, why: str) -> str:
     """Return where a rollout is, and why."""
     stage = record.stages[-1] if record.stages else None
-    where = f", stage {stage.number} of {len(record.plan.stages)} ({count(stage.size)})" if stage else ""
+    where = (
+        f", stage {stage.number} of {len(record.plan.stages)} ({count(stage.size, 'device')})"
+        if stage
+        else ""
+    )
     return f"rollout {record.id} of release {record.release} is {record.state}{where}: {why}"
 
 

@@ -207,11 +207,11 @@ class Rollout(FleetTask):
 
 def describe(drafted: RolloutRecord) -> str:
     """Return the stages that would be opened, and how many devices cannot run the release."""
-    from luigi_tasks.fleet.stages import count  # noqa: PLC0415 - a Deploy does without
+    from luigi_tasks.fleet.tables import count  # noqa: PLC0415 - a Deploy does without
 
     sizes = [0, *(one.size for one in drafted.stages)]
     stages = [
-        f"stage {stage.number} ({drafted.plan.stages[stage.number - 1]}): {count(stage.size)}"
+        f"stage {stage.number} ({drafted.plan.stages[stage.number - 1]}): {count(stage.size, 'device')}"
         + (f", {stage.size - before} more" if before else "")
         + ("; waits for a person" if stage.number in drafted.plan.approve else "")
         for before, stage in zip(sizes, drafted.stages, strict=False)
