@@ -7,9 +7,11 @@ come every two seconds.
 
     python benchmarks/fleet.py [--json] [--quick] [--sizes 100,1000,3000] [--no-collector]
 
-    growth_exponent          largest exponent of the fleet's total time, PUBLISH packets, bytes of packets,
-                             bytes from the store and memory over the number of devices: of a fit over all
-                             sizes, and between the two largest
+    growth_exponent          largest exponent of the fleet's totals over the number of devices, by a fit over
+                             all sizes and from each size to the next: seconds; messages (PUBLISH packets that
+                             the broker took and delivered) and their bytes, without heartbeats, whose number
+                             goes by time, and without what the slow reader got; bytes from the store; peak
+                             memory of the simulated devices' processes beyond what they have without a device
     devices_without_release  devices that do not serve the release in the end
     reports_lost             reports that the broker acknowledged, and that the collector neither took nor got
                              a newer one of the same device for
@@ -74,11 +76,11 @@ def main() -> int:
     return 0
 
 
-def in_process(program: str, *arguments: str) -> dict[str, float]:
+def in_process(program: str, *arguments: str) -> dict[str, Any]:
     """Measure in a process of its own."""
     command = [sys.executable, str(Path(__file__).with_name(program)), *arguments]
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     return found
 
 
@@ -106,17 +108,23 @@ def measure(devices: int) -> dict[str, float]:
         snapshot = site.snapshot(newer_than=time.time())
         taken = {row.device: (row.report.start, row.report.sequence) for row in snapshot.rows if row.report}
         counts = site.broker_counts()
+        all_messages = counts["messages/received"] + counts["messages/sent"]
+        all_bytes = counts["bytes/received"] + counts["bytes/sent"]
         memory_bytes = 1024 * (told["peak_kb"] - told["base_kb"])
         figures = {
             "devices": devices,
             "seconds": round(ended - begun, 1),
             "seconds_first_release": round(installed - begun, 1),
             "seconds_rollout": round(ended - installed, 1),
-            "messages": counts["messages/received"] + counts["messages/sent"],
-            "message_bytes": counts["bytes/received"] + counts["bytes/sent"],
+            "messages": all_messages - 2 * told["heartbeats"] - reader.heard,
+            "message_bytes": all_bytes - 2 * told["heartbeat_bytes"] - reader.heard_bytes,
+            "heartbeats": told["heartbeats"],
+            "all_messages": all_messages,
+            "all_message_bytes": all_bytes,
             "messages_dropped_for_slow_reader": counts.get("messages/dropped", 0),
             "store_bytes": told["bytes_pulled"],
             "memory_bytes": memory_bytes,
+            "connects": told["connects"],
             "checks": told["checks"],
             "reports_sent": told["acknowledged"],
             "reports_lost": count_lost(told["newest"], taken),

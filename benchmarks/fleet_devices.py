@@ -20,7 +20,6 @@ import json
 import logging
 import queue
 import random
-import resource
 import selectors
 import socket
 import sys
@@ -268,6 +267,12 @@ class PolledReports(DeviceReports):
         [reporter] = self._reporters
         return reporter.schedule.due_in(self._clock())
 
+    @property
+    def has_no_news(self) -> bool:
+        """Whether the next report is a heartbeat: nothing has changed, and nobody asks."""
+        schedule, now = self._reporters[0].schedule, self._clock()
+        return min(schedule._change_at, schedule._answer_at) > now  # noqa: SLF001 - no device asks for this
+
 
 class SimulatedDevice:
     """A device; the loop's thread does all but `follow`.
@@ -277,6 +282,9 @@ class SimulatedDevice:
         bytes_pulled: Bytes from the store so far.
         newest: (start, sequence) of the newest report that the broker has acknowledged.
         acknowledged: Reports that the broker has acknowledged.
+        connects: Connections that the broker has accepted.
+        heartbeats: Reports that were sent without news.
+        heartbeat_bytes: Their payloads.
         is_offline: Whether neither broker nor store can be reached.
     """
 
@@ -292,11 +300,11 @@ class SimulatedDevice:
             key_file=str(process.states / plan.name / "key.pem"),
         )
         self.settings = dataclasses.replace(process.settings, device=device)
-        self.checks = self.bytes_pulled = self.acknowledged = 0
-        self.newest = (0, 0)
+        self.checks = self.bytes_pulled = self.acknowledged = self.heartbeats = self.heartbeat_bytes = 0
+        self.newest, self.connects = (0, 0), 0
         self.opened: TrustedRepository | None = None
         self.is_offline = self.is_on = False
-        self.is_busy = self.is_triggered = False
+        self.is_busy = self.is_triggered = self.is_heartbeat = False
         self.follow_at = self.frame_at = self.misc_at = 0.0
         self._mids: dict[int, tuple[int, int]] = {}
         self._client: Client | None = None
@@ -403,6 +411,9 @@ class SimulatedDevice:
         sent = self._client.publish(topic, payload, qos=1)
         if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             return False
+        if self.is_heartbeat:
+            self.heartbeats += 1
+            self.heartbeat_bytes += len(payload)
         [reporter] = self.reports._reporters  # noqa: SLF001 - the order of reports is asked for here alone
         self._mids[sent.mid] = (self.follower.figures.start, reporter._sequence)  # noqa: SLF001
         return True
@@ -457,6 +468,7 @@ class SimulatedDevice:
         if self._client is None:
             return
         self._connected, self._failures = True, 0
+        self.connects += 1
         self._client.subscribe([(one, 1) for one in self._handlers])
         self._client.publish(topic, b"online", qos=1, retain=True)
         self.reports.note_connection()
@@ -513,7 +525,7 @@ class DeviceProcess:
         activation.open_slot = self._open_slot
         runtime_name()  # imports the runtime
         gc.collect()
-        self._base_kb = resident_kb()
+        self._base_kb = memory_kb("VmRSS")
         self.devices = {one.name: SimulatedDevice(one, self) for one in plan.devices}
 
     def frame(self, chance: random.Random) -> Frame:
@@ -578,11 +590,12 @@ class DeviceProcess:
             if not device.is_busy and (device.is_triggered or device.follow_at <= now):
                 device.is_busy, device.is_triggered = True, False
                 self._jobs.put(device)
-            if device.connect_at <= now:
+            if device.connect_at <= now and not device.is_offline:
                 device.connect()
             if device.frame_at <= now and device.follower.serves:
                 device.classify(now)
             if device.connected and device.reports.due_in() <= 0:
+                device.is_heartbeat = device.reports.has_no_news
                 device.reports.step(ALWAYS)
             if device.misc_at <= now:
                 device.misc_at = now + MISC_EVERY_S
@@ -637,9 +650,12 @@ class DeviceProcess:
             "releases": releases,
             "checks": sum(one.checks for one in devices),
             "bytes_pulled": sum(one.bytes_pulled for one in devices),
+            "connects": sum(one.connects for one in devices),
+            "heartbeats": sum(one.heartbeats for one in devices),
+            "heartbeat_bytes": sum(one.heartbeat_bytes for one in devices),
             "acknowledged": sum(one.acknowledged for one in devices),
             "base_kb": self._base_kb,
-            "peak_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            "peak_kb": memory_kb("VmHWM"),
             "cpu_s": time.process_time(),
         }
         if with_devices:
@@ -660,10 +676,13 @@ class DeviceProcess:
 OPEN_SLOT = activation.open_slot
 
 
-def resident_kb() -> int:
-    """Return the resident memory of this process now."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
+def memory_kb(what: str, pid: int | str = "self") -> int:
+    """Return `VmRSS` or `VmHWM`, the peak, of a process.
+
+    getrusage(2) tells the peak of the process that forked it, where that was larger.
+    """
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(what):
             return int(line.split()[1])
     return 0
 

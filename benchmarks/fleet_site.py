@@ -21,7 +21,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "scripts")]
 import msgspec  # noqa: E402 - found through the line above
 import numpy as np  # noqa: E402
 from device_watcher import device_settings, write_settings  # noqa: E402
-from fleet_devices import DevicePlan, ProcessPlan, Trace  # noqa: E402
+from fleet_devices import DevicePlan, ProcessPlan, Trace, memory_kb  # noqa: E402
 from local_services import MqttBroker, ObjectStore  # noqa: E402
 
 from edge_client.contract.names import release_target  # noqa: E402
@@ -127,12 +127,12 @@ class SlowReader:
     def __init__(self, broker: MqttBroker) -> None:
         from edge_client.reporting.mqtt_client import make_client  # noqa: PLC0415 - imports paho
 
-        self.heard = 0
+        self.heard = self.heard_bytes = 0
         self._stop = threading.Event()
         self._broker = broker
         self._client = make_client("slow-reader")
         self._client.on_connect = lambda client, *_: client.subscribe(f"edge/{FLEET}/devices/+/report", 1)
-        self._client.on_message = lambda *_: self._note()
+        self._client.on_message = lambda _client, _data, message: self._note(len(message.payload))
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -143,8 +143,9 @@ class SlowReader:
         self._stop.set()
         self._thread.join()
 
-    def _note(self) -> None:
+    def _note(self, size_bytes: int) -> None:
         self.heard += 1
+        self.heard_bytes += size_bytes
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -319,12 +320,12 @@ class FleetSite:
 
     def collector_rss_mb(self) -> float:
         """Return the peak memory of the collector."""
-        return peak_mb(self._collector.pid) if self._collector is not None else 0.0
+        return memory_kb("VmHWM", self._collector.pid) / 1024 if self._collector is not None else 0.0
 
     def broker_rss_mb(self) -> float:
         """Return the peak memory of the broker."""
         process = self.broker._process  # noqa: SLF001 - the service has no door for this
-        return peak_mb(process.pid) if process is not None else 0.0
+        return memory_kb("VmHWM", process.pid) / 1024 if process is not None else 0.0
 
     def snapshot(self, newer_than: float = 0.0) -> Snapshot:
         """Return the newest snapshot, once there is one that was taken later than a time."""
@@ -407,11 +408,3 @@ def place_of(name: str) -> tuple[str, tuple[str, ...]]:
     """Return site and tags of a device."""
     number = int(name.rpartition("-")[2])
     return f"shop-{number // 6}", (("outdoor",) if number % 3 == 0 else ("indoor",))
-
-
-def peak_mb(pid: int) -> float:
-    """Return the peak resident memory of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    return 0.0
