@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECKS_AT_ONCE = 3
-TICK_S = 0.1
+TICK_S = 0.2
 # Frames: a burst where a release is new, as many as a probation asks for, then one at a time.
 BURST, FRAME_EVERY_S = 25, 10.0
 MISC_EVERY_S = 5.0

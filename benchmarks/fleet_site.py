@@ -55,7 +55,7 @@ class CountingBroker(MqttBroker):
     def command(self) -> list[str]:
         command = super().command()
         configuration = Path(command[-1])
-        configuration.write_text(f"{configuration.read_text()}sys_interval 1\n")
+        configuration.write_text(f"{configuration.read_text()}sys_interval 1\nlog_type error\n")
         return command
 
 
@@ -355,6 +355,8 @@ class FleetSite:
 
     def start_devices(self, releases: Sequence[Release], start_s: float, slower: Mapping[str, float]) -> None:
         """Start the processes of the devices, which switch them on one after the other."""
+        from luigi_tasks.fleet.plans import heartbeat_of  # noqa: PLC0415 - as above
+
         np.save(self.folder / "pictures.npy", self.pictures)
         settings = device_settings(
             self.folder,
@@ -365,6 +367,8 @@ class FleetSite:
             broker=self.broker,
         )
         settings |= {"status": {"retain": False}, "probation": {"frames": 20}}
+        if heartbeat_s := heartbeat_of(self.settings.fleet, len(self.names)):  # as a rollout tells them, too
+            settings["status"]["report_interval_s"] = heartbeat_s
         settings["source"] = {"kind": "folder", "path": str(self.folder)}
         file = write_settings(self.folder / "device.toml", settings)
         os.environ["AWS_ACCESS_KEY_ID"] = self.store.device_access_key
