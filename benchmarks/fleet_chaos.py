@@ -1,6 +1,6 @@
 """The verdicts of a fleet in trouble, compared with those of a quiet one.
 
-A good release goes through all stages, then a bad one, a hundred times as slow, until it is sent back: once
+A good release goes through all stages, then a bad one, a thousand times as slow, until it is sent back: once
 in peace, and once while devices lose their power, broker, store and collector are killed and started again,
 and a third of the devices has no network. The devices are those of `fleet.py`.
 
@@ -35,7 +35,7 @@ STAGES = "1d,3d,10%,50%,100%"
 ROLLOUT = {"stages": STAGES, "soak": "4s", "stage_timeout": "1h"}
 # The bad release begins with a stage that can show a share of failures.
 BAD_STAGES = ("10%", "50%", "100%")
-SLOWER = 100.0
+SLOWER = 1000.0
 AWAY_S, DOWN_S, OFF_S = 20.0, 3.0, 2.0
 KILLED_A_LOOK = 3
 
