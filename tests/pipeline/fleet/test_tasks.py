@@ -139,3 +139,6 @@ def test_a_rollout_by_command(fleet, command):
     ]
     code, said = command("Back")
     assert code == 0
+    for _ in range(2):  # seconds apart, under one luigid
+        code, said = command("RefreshMetadata")
+        assert (code, "nothing is due; left: timestamp" in said) == (0, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from typing import TYPE_CHECKING
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_client.contract.errors import InputError, TransportError, TrustError
-from luigi_tasks.release.garbage import find_garbage, remove_garbage
+from edge_client.contract.release import ChannelDocument
+from luigi_tasks.release.garbage import count_kinds, find_garbage, remove_garbage
+from luigi_tasks.release.repository import ReleaseRepository
+from luigi_tasks.storage.s3_store import S3Store
 from tests.fakes.folder_fleet import FolderFleet
+from tests.fakes.trust import trust_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from luigi_tasks.release.repository import ReleaseRepository
 
 DAY_S = 86400
 
@@ -40,6 +43,10 @@ def age(fleet: FolderFleet, days: float) -> None:
     for path in fleet.bucket.rglob("*.*"):
         written = path.stat().st_mtime - days * DAY_S
         os.utime(path, (written, written))
+
+
+def _to(pointer: ChannelDocument, _before: ChannelDocument | None) -> ChannelDocument:
+    return pointer
 
 
 def clean(fleet: FolderFleet, days: float = 30) -> set[str]:
@@ -96,6 +103,23 @@ def test_what_is_young_foreign_or_a_root_stays_and_a_dry_look_changes_nothing(fl
     assert left > {*foreign, young, "metadata/1.root.json", "metadata/timestamp.json"}
     assert before - left == {one.key for one in garbage.objects}
     assert not find_garbage(fleet.machine(), time.time() - 30 * DAY_S).objects
+
+
+def test_what_is_left_of_a_bucket_is_whole(store_settings, keys):
+    repository = ReleaseRepository(S3Store(store_settings), trust_settings(keys, keep_releases=2))
+    for number in range(6):
+        files = {f"releases/r{number}/{name}": name.encode() for name in ("release.json", "model.tflite")}
+        pointer = ChannelDocument(channel="stable", release=f"r{number}")
+        repository.publish(files, functools.partial(_to, pointer), "stable")
+    garbage = find_garbage(repository, time.time() + DAY_S)
+    assert count_kinds(garbage.objects)["metadata"] > 0
+    remove_garbage(repository.store, garbage)
+    state = ReleaseRepository(S3Store(store_settings), repository.settings).load()
+    assert state.releases() == ["r4", "r5"]
+    assert all(state.read(path) for path in state.files)
+    left = {one.key for one in repository.store.list_folder("")}
+    assert not left & {one.key for one in garbage.objects}
+    assert len(left) == garbage.kept
 
 
 def test_nothing_is_removed_where_the_bucket_cannot_be_believed_or_somebody_publishes(fleet):
