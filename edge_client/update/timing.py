@@ -13,6 +13,8 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from edge_client.contract.documents import Document, decode_document, encode_document
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.rollout import IN_WINDOW, ON_REQUEST
@@ -43,11 +45,15 @@ class PlannedMove(Document, frozen=True, kw_only=True):
 
     Attributes:
         release: That release.
+        rollout: Rollout whose document it was drawn by.
+        window: Window in which it was drawn; empty: none.
         at: UTC, ISO 8601.
         wait_s: Seconds from the drawing to `at`: no clock that jumps makes the device wait longer.
     """
 
     release: str
+    rollout: str = ""
+    window: str = ""
     at: str
     wait_s: float
 
@@ -86,7 +92,7 @@ class MoveTiming:
                 window = parse_window(offer.window)
             except InputError as e:
                 return Hold(WINDOW, None, f"waits, because its rollout has no window that can be read: {e}")
-        plan = self._read(offer.release)
+        plan = self._read(offer, offer.window if window is not None else "")
         # A spread that the idle document no longer names still holds for a move that was drawn before.
         if window is None and offer.spread_s <= 0 and (offer.rollout or plan is None):
             return None
@@ -122,7 +128,13 @@ class MoveTiming:
             spread_s = min(spread_s, DRAWN_SHARE * left_s)
         wait_s += self._uniform(0.0, spread_s)
         at = self._now() + datetime.timedelta(seconds=wait_s)
-        plan = PlannedMove(release=offer.release, at=at.isoformat(), wait_s=wait_s)
+        plan = PlannedMove(
+            release=offer.release,
+            rollout=offer.rollout,
+            window=offer.window if window is not None else "",
+            at=at.isoformat(),
+            wait_s=wait_s,
+        )
         write_durably(self._file, encode_document(plan))
         return wait_s
 
@@ -132,11 +144,15 @@ class MoveTiming:
             return due_in_s
         # The clock went back since: it begins anew, and no longer than it was drawn.
         at = self._now() + datetime.timedelta(seconds=plan.wait_s)
-        moved = PlannedMove(release=plan.release, at=at.isoformat(), wait_s=plan.wait_s)
+        moved = msgspec.structs.replace(plan, at=at.isoformat())
         write_durably(self._file, encode_document(moved))
         return plan.wait_s
 
-    def _read(self, release: str) -> PlannedMove | None:
+    def _read(self, offer: Offer, window: str) -> PlannedMove | None:
+        """Return the planned move, unless it is of another release, rollout or window.
+
+        The idle document, which names no rollout, leaves it as it was drawn.
+        """
         try:
             plan = decode_document(
                 PlannedMove, self._file.read_bytes(), source=str(self._file), limit_bytes=MOVE_LIMIT_BYTES
@@ -148,7 +164,8 @@ class MoveTiming:
             return None
         # A day more, for a window that has to open first.
         is_sane = 0 <= plan.wait_s <= LONGEST_SPREAD_S + 86400
-        return plan if plan.release == release and is_sane else None
+        is_of_this = not offer.rollout or (plan.rollout, plan.window) == (offer.rollout, window)
+        return plan if plan.release == offer.release and is_of_this and is_sane else None
 
 
 def _real_seconds(local: datetime.datetime, seconds: float) -> float:

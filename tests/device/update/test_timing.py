@@ -82,6 +82,23 @@ def test_a_window_after_the_clocks_have_changed_is_met_at_its_first_second(tmp_p
     assert hold.wait_s == pytest.approx(3600 * hours, abs=1)
 
 
+def test_a_moment_drawn_for_another_rollout_or_window_of_the_release_does_not_count(tmp_path):
+    """A rollout with the wrong window is aborted, and started again with the right one."""
+    timing = MoveTiming(tmp_path / MOVE_FILE, Times(DAYS[2], minutes=12 * 60), random.Random(1).uniform)
+    wrong = msgspec.structs.replace(ROLLOUT, apply="window", window="01:00-05:00", spread_s=600.0)
+    hold = timing.hold(offered(wrong))
+    assert hold is not None
+    assert hold.wait_s == pytest.approx(13.1 * 3600, abs=600)
+    again = timing.hold(offered(wrong))
+    assert again is not None
+    assert again.wait_s == pytest.approx(hold.wait_s), "drawn once"
+    spread = timing.hold(offered(msgspec.structs.replace(ROLLOUT, id="r2", spread_s=600.0)))
+    assert spread is not None
+    assert spread.wait_s is not None
+    assert spread.wait_s <= 600
+    assert timing.hold(offered(msgspec.structs.replace(wrong, window="11:00-14:00", spread_s=0.0))) is None
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.text(max_size=12) | st.from_regex(r"\d{1,2}:\d{2} ?- ?\d{1,2}:\d{2}", fullmatch=True))
 def test_any_text_is_a_window_or_an_input_error(text):
