@@ -49,6 +49,8 @@ def main() -> int:
     try:
         with hidden_modules(*_UNNEEDED):
             return _check(test, sys.stdin.buffer, sys.stdout.buffer)
+    except BrokenPipeError:
+        return 1  # the daemon was killed: nobody reads the report
     finally:
         if test is not None:
             test.kill()
