@@ -324,7 +324,7 @@ class SimulatedDevice:
             chance=self._chance,
             check=InProcessCheck(self),
         )
-        self.follower.triggers = ReportedTriggers(self.follower._read_announcement, self._note_trigger)  # noqa: SLF001
+        self.follower.triggers = ReportedTriggers(self.follower._announcements.read, self._note_trigger)  # noqa: SLF001
         self.reports = PolledReports(self.settings, {"": self.follower}, lambda: self)  # type: ignore[arg-type, return-value]
         self.follower.show_releases()
         self._rounds = self.follower.rounds()

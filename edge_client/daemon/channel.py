@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge_client.contract.errors import DeviceError, EdgeError, TransportError
 from edge_client.contract.messages import DeviceStatus
-from edge_client.contract.names import announcement_topic
 from edge_client.contract.times import seconds_until, utc_now
+from edge_client.daemon.announcements import Announcements
 from edge_client.daemon.check_result import CheckResult, RunningUpdate
 from edge_client.daemon.decisions import (
     UNDECIDED,
@@ -25,27 +25,26 @@ from edge_client.daemon.decisions import (
     next_look_s,
     rollout_fields,
 )
-from edge_client.daemon.explanations import (
-    explain_outcome,
-    explain_problem,
-    explain_shadow,
-    explain_unrecorded,
-)
 from edge_client.daemon.follower import Follower
 from edge_client.daemon.held_figures import held_by
 from edge_client.daemon.reopening import Reopening
 from edge_client.daemon.software import find_runtime, find_software
 from edge_client.offline.handover import BUNDLE_FILE, BundleResult, close_bundle, of_bundle
-from edge_client.rate_limit import RateLimit
 from edge_client.reporting.status import STATUS_FILE, StatusBoard
 from edge_client.serving.probation import LastEnd
 from edge_client.serving.serving import Serving
 from edge_client.update.check_process import CheckCancelledError, CheckEndedError, UpdateCheck, error_kind
 from edge_client.update.decision import RETRY, Decision, UpdateOutcome
 from edge_client.update.endings import Retry
+from edge_client.update.explanations import (
+    explain_outcome,
+    explain_problem,
+    explain_shadow,
+    explain_unrecorded,
+)
 from edge_client.update.refusals import PostponedError, RefusedError
 from edge_client.update.schedule import SHORTEST_INTERVAL_S, CheckSchedule
-from edge_client.update.triggers import UpdateTriggers, read_announcement
+from edge_client.update.triggers import UpdateTriggers
 
 if TYPE_CHECKING:
     import threading
@@ -64,8 +63,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SETTLE_RETRY_S = 10.0
-# Malformed announcements that reach log and status: so many at once, then one in each interval.
-MALFORMED_AT_ONCE, MALFORMED_INTERVAL_S = 10, 60.0
 # A release in shadow mode is judged at least so often, also where no frames come.
 LONGEST_WAIT_S = 600.0
 
@@ -104,8 +101,8 @@ class ChannelFollower(Follower):
         self._stop = stop
         self._on_renewal = on_renewal
         self._may_serve = may_serve
-        self.triggers = UpdateTriggers(self._read_announcement)
-        self._malformed_told = RateLimit(MALFORMED_AT_ONCE, MALFORMED_INTERVAL_S)
+        self._announcements = Announcements(settings.device)
+        self.triggers = UpdateTriggers(self._announcements.read)
         self._chance = chance or random.Random()  # noqa: S311 - no secret
         self._software = find_software(self._settings)
         self._check = check or UpdateCheck()
@@ -272,7 +269,9 @@ class ChannelFollower(Follower):
             now = time.monotonic()
             if requested:
                 schedule.request(now)
-            if self._is_noise(trigger, schedule, now):
+            if fault := self._announcements.describe_fault(trigger):
+                self.board.change(last_error=fault)
+            if self._announcements.is_noise(trigger, schedule, self._serving.newest, now):
                 # A flood of announcements must not keep this device busy.
                 self._stop.wait(min(schedule.due_in(now), SHORTEST_INTERVAL_S))
             if schedule.due_in(time.monotonic()) > 0:
@@ -318,24 +317,6 @@ class ChannelFollower(Follower):
             logger.info("release %s serves", self._serving.release)
             self._may_serve.set()
         self.show_releases(last_error=self._serving.fault or None, runtime=find_runtime())
-
-    def _is_noise(self, trigger: Trigger, schedule: CheckSchedule, now: float) -> bool:
-        """Pass announcements to the schedule; return whether some came, and none is news."""
-        newest = self._serving.newest
-        news = [schedule.note_announcement(one, newest, now) for one in trigger.announcements]
-        if trigger.malformed and self._malformed_told.allows():
-            logger.warning("%s", trigger.malformed)
-            # Without the text, which anybody may write: each new one would wear out the card.
-            topic = announcement_topic(self._settings.device.fleet, self._settings.device.channel)
-            text = f"the last message on {topic} was not a valid announcement; see the log"
-            self.board.change(last_error=text)
-        return bool(trigger.malformed or news) and not any(news)
-
-    def _read_announcement(self, payload: bytes) -> str:
-        """Return the release of an announcement; raises InputError if it is malformed."""
-        device = self._settings.device
-        topic = announcement_topic(device.fleet, device.channel)
-        return read_announcement(payload, topic=topic, channel=device.channel)
 
     def _settle(self) -> bool:
         """Carry out a verdict: of a probation, or of shadow mode; return whether it voided a decision."""

@@ -16,7 +16,6 @@ from edge_client.update.decision import Decision
 from edge_client.update.endings import Blame, Ending, find_ending
 from edge_client.update.integrity import check_slot
 from edge_client.update.refusals import fail_try
-from edge_client.update.selftest import SelfTest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -175,33 +174,6 @@ def can_open(slots: Slots, release: str, threads: int, verified: Mapping[str, st
         logger.warning("release %s cannot serve now: %s", release, e)
         return False
     return True
-
-
-def try_elsewhere(
-    slots: Slots, release: str, threads: int, verified: Mapping[str, str], timeout_s: float
-) -> None:
-    """Run the self-test of a release on the disk in another process.
-
-    Raises: DeviceError or InputError if it is not what was signed, or cannot serve there.
-    """
-    slot = slots.folder(release)
-    check_slot(slot, recorded=slots.digest(release), verified=verified.get(release))
-    with SelfTest(timeout_s=timeout_s, threads=threads) as test:
-        test.run(slot)
-
-
-def opens_elsewhere(slots: Slots, threads: int, verified: Mapping[str, str], timeout_s: float) -> bool:
-    """Return whether a new process can serve the current or the previous release: tries their self-tests."""
-    for release in (slots.current, slots.previous):
-        if release is None:
-            continue
-        try:
-            try_elsewhere(slots, release, threads, verified, timeout_s)
-        except EdgeError as e:
-            logger.info("release %s: in another process: %s", release, e)
-            continue
-        return True
-    return False
 
 
 def open_slot(folder: Path, threads: int) -> Classifier:

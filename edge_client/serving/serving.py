@@ -20,6 +20,7 @@ from edge_client.machine import boot_id
 from edge_client.serving import activation
 from edge_client.serving.held import HeldReleases
 from edge_client.serving.holder import ClassifierHolder
+from edge_client.serving.other_process import OtherProcess
 from edge_client.serving.probation import (
     STOPPED,
     Breach,
@@ -33,6 +34,7 @@ from edge_client.serving.shadow import Shadow, ShadowRelease
 from edge_client.serving.watches import Watches
 from edge_client.update.decision import Decision
 from edge_client.update.endings import Blame, Ending, find_ending
+from edge_client.update.explanations import explain_outcome
 from edge_client.update.refusals import PostponedError, RefusedError, fail_try, refusing
 from edge_client.update.slots import PatientSlots
 from edge_client.update.slots_document import ProbationRecord
@@ -48,9 +50,6 @@ if TYPE_CHECKING:
     from edge_client.update.decision import UpdateOutcome
 
 logger = logging.getLogger(__name__)
-
-# Longest self-test at a start; systemd waits 90 s for both releases.
-PROBE_S = 30.0
 
 
 class Serving(HeldReleases):
@@ -81,8 +80,6 @@ class Serving(HeldReleases):
         Raises: DeviceError.
         """
         self._last_end = self._last_shadow_end = last_end
-        # A release that crashes this process while it is loaded would keep it from every update.
-        self._probe = self._try_elsewhere if last_end is LastEnd.SERVING_MODEL else _trust
         self._settings = settings
         self._software = software
         self._on_verdict = on_verdict
@@ -95,6 +92,10 @@ class Serving(HeldReleases):
         self._recent = RecentPredictions(settings.probation.unsure_below)
         self._probation: Probation | None = None
         self._verified: dict[str, str] = {}
+        self._other_process = OtherProcess(settings, self._slots, self._verified)
+        # A release that crashes this process while it is loaded would keep it from every update.
+        crashed = last_end is LastEnd.SERVING_MODEL
+        self._probe = self._other_process.try_at_start if crashed else _trust
         self._open()
         if self.serves:
             self._slots.clean_slots()
@@ -149,14 +150,7 @@ class Serving(HeldReleases):
 
     def opens_elsewhere(self) -> bool:
         """Return whether a new process can serve a release of the disk."""
-        update, threads = self._settings.update, self._settings.device.threads
-        return activation.opens_elsewhere(self._slots, threads, self._verified, update.self_test_timeout_s)
-
-    def _try_elsewhere(self, release: str) -> None:
-        """Run the self-test of a release in another process. Raises: EdgeError if it fails."""
-        timeout_s = min(self._settings.update.self_test_timeout_s, PROBE_S)
-        threads = self._settings.device.threads
-        activation.try_elsewhere(self._slots, release, threads, self._verified, timeout_s)
+        return self._other_process.opens_any()
 
     def _is_signed(self, classifier: Classifier) -> bool:
         return activation.is_signed(classifier, self._verified.get(classifier.release or ""))
@@ -409,8 +403,8 @@ class Serving(HeldReleases):
         logger.info("release %s %s", metrics.release, agreed)
         self._activate(shadow.outcome, before_swap, shadow.classifier)
         self._shadow = None
-        why = f"channel {self._settings.device.channel} points to it; it {agreed}"
-        return {"last_error": None, "why": why}
+        why = explain_outcome(shadow.outcome, self._settings.device.channel)
+        return {"last_error": None, "why": f"{why}; it {agreed}"}
 
     # Probation
 

@@ -19,7 +19,7 @@ from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import DeviceError, TransportError
 from edge_client.contract.names import release_target
 from edge_client.machine import boot_id
-from edge_client.serving import activation
+from edge_client.serving import other_process
 from edge_client.serving.probation import ENDS, FAILURES, STOPPED, LastEnd
 from edge_client.serving.serving import Serving
 from edge_client.settings.file import load_settings
@@ -251,7 +251,7 @@ def test_a_bad_start_by_a_crash_inside_a_model_is_not_repeated(camera, monkeypat
                 raise SelfTestError("the model crashed the runtime (SIGSEGV)", Ending.CRASHED)
             return super().run(folder)
 
-    monkeypatch.setattr(activation, "SelfTest", Crashing)
+    monkeypatch.setattr(other_process, "SelfTest", Crashing)
     camera.start()
     assert not tried
     end = LastEnd.SERVING_MODEL
