@@ -32,6 +32,8 @@ SPREAD_SHARE, AT_ONCE_S = 0.1, 3.0
 BOOTED_S = 600.0
 # No fleet needs longer: a million devices at 500 connects a second.
 LONGEST_SPREAD_S = 2400.0
+# The pipeline asks for 5 s to a day; who stole its keys neither floods a broker nor silences a fleet.
+SHORTEST_S, LONGEST_S = 0.5, 86400.0
 
 
 class KnownPace(Document, frozen=True, kw_only=True):
@@ -82,4 +84,4 @@ class FleetPace:
 
 
 def _sane(seconds: float) -> float:
-    return seconds if 0 <= seconds < float("inf") else 0.0
+    return min(max(seconds, SHORTEST_S), LONGEST_S) if seconds > 0 else 0.0

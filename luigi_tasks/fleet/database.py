@@ -53,7 +53,8 @@ CREATE TABLE taken (object TEXT PRIMARY KEY) WITHOUT ROWID;
 _READ = "SELECT id, epoch, start, sequence, report, state FROM rows WHERE device = ? AND channel = ?"
 _UPDATE = (
     "UPDATE rows SET enrolled = ?, is_signed = ?, epoch = ?, start = ?, sequence = ?, "
-    "last_seen = max(last_seen, ?), interval_s = ?, cohort = ?, report = ?, state = ? WHERE id = ?"
+    "last_seen = coalesce(nullif(?, 0), last_seen), interval_s = ?, cohort = ?, report = ?, state = ? "
+    "WHERE id = ?"
 )
 _INSERT = (
     "INSERT INTO rows (enrolled, is_signed, epoch, start, sequence, last_seen, interval_s, cohort, report, "

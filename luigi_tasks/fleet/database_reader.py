@@ -11,7 +11,7 @@ import zstandard
 
 from luigi_tasks.fleet.clones import find_clones
 from luigi_tasks.fleet.database import Keeping, connect, database_faults
-from luigi_tasks.fleet.device_state import DEFAULT_INTERVAL_S
+from luigi_tasks.fleet.device_state import CLOCKS_APART_S, DEFAULT_INTERVAL_S
 from luigi_tasks.fleet.history import RowState
 from luigi_tasks.fleet.marks import Mark
 from luigi_tasks.fleet.snapshots import StoredRow
@@ -65,11 +65,13 @@ class DatabaseReader:
     def count_heard(self, now: float, silent_after: float) -> int:
         """Return the number of registered devices that do not owe a report."""
         query = (
-            "SELECT count(DISTINCT device) FROM rows WHERE enrolled = 1 AND ? - last_seen <= ? * CASE WHEN "
-            "interval_s > 0 THEN interval_s ELSE ? END"
+            "SELECT count(DISTINCT device) FROM rows WHERE enrolled = 1 AND ? - last_seen BETWEEN ? AND ? * "
+            "CASE WHEN interval_s > 0 THEN interval_s ELSE ? END"
         )
         with database_faults(self._path):
-            [number] = self._connection.execute(query, (now, silent_after, DEFAULT_INTERVAL_S)).fetchone()
+            [number] = self._connection.execute(
+                query, (now, -CLOCKS_APART_S, silent_after, DEFAULT_INTERVAL_S)
+            ).fetchone()
         return int(number)
 
     def rows(self, now: float, sampled: int) -> Iterator[StoredRow]:

@@ -43,6 +43,9 @@ BEGAN = (*TRYING, PASSED, SENT_BACK, REFUSED, SILENT)
 DEFAULT_INTERVAL_S = 3600.0
 # A device that says that it reports once a year would never be silent.
 LONGEST_INTERVAL_S = 86400.0
+# Clocks of collectors and of the pipeline's machines, kept by NTP. What came later than that by a row came
+# while a clock was wrong.
+CLOCKS_APART_S = 120.0
 
 _STAGES = {
     reports.OFFERED: OFFERED,
@@ -129,7 +132,8 @@ def is_heard(row: DeviceRow, now: float, silent_after: float, *, listening_since
     """
     told_s = row.report.interval_s if row.report else 0.0
     interval_s = min(told_s, LONGEST_INTERVAL_S) if told_s > 0 else DEFAULT_INTERVAL_S
-    return now - max(row.last_seen, listening_since) <= silent_after * interval_s
+    age_s = now - max(row.last_seen, listening_since)
+    return -CLOCKS_APART_S <= age_s <= silent_after * interval_s
 
 
 def release_for(record: RolloutRecord, enrolled: EnrolledDevice) -> str:

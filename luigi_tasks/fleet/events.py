@@ -269,7 +269,11 @@ def _find_owed(
         if all(before.told.get(name, {}).get(rollout, total) >= total for name in names):
             continue
         key = f"fleet/rollouts/{channel}/{rollout}.json"
-        signed = documents.load(RolloutRecord, key, limit_bytes=_LIMIT_BYTES)
+        try:
+            signed = documents.load(RolloutRecord, key, limit_bytes=_LIMIT_BYTES)
+        except (TrustError, InputError, TooLargeError) as e:
+            _warn(f"{e}. Its events wait; others are told")
+            continue
         if signed is not None:
             owed[rollout] = events_of(signed.document, before.fleet)
     return owed

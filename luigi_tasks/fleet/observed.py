@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError, TrustError
+from luigi_tasks.fleet.device_state import CLOCKS_APART_S
 from luigi_tasks.fleet.registry import load_registry
 from luigi_tasks.fleet.snapshots import Snapshot, read_newest_snapshot, read_snapshots
 from luigi_tasks.fleet.stages import in_words
@@ -24,8 +25,6 @@ logger = logging.getLogger(LUIGI_LOGGER)
 # A collector that is restarted or slow misses a snapshot or two.
 SNAPSHOTS_MISSED = 3
 SHORTEST_S = 900.0
-# Clocks of the collector and of this machine, both kept by NTP.
-CLOCKS_APART_S = 120.0
 
 
 @dataclasses.dataclass(frozen=True)

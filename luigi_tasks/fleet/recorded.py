@@ -145,7 +145,8 @@ def _read(collector: Collector, line: bytes) -> Message | None:
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, binascii.Error):
         collector.intake.rejections.count(MALFORMED)
         return None
-    at = recorded.at_ms / 1000 or collector.scope.clock()
+    now = collector.scope.clock()
+    at = min(recorded.at_ms / 1000 or now, now)  # heard in the future, a device would never be silent
     return collector.intake.admit(recorded.topic, payload, at)
 
 

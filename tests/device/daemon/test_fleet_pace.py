@@ -83,6 +83,13 @@ def test_a_fleet_that_failed_together_looks_apart(pace):
     assert most_in_a_second(one.due_in(0.0) // 60 for one in schedules) * share < 5000  # in a minute
 
 
+@pytest.mark.parametrize(("asked", "taken"), [(1e-9, 0.5), (1e300, 86400), (-1, 0), (0, 0), (900, 900)])
+def test_no_interval_floods_a_broker_or_silences_a_device(tmp_path, asked, taken):
+    pace = FleetPace(tmp_path / PACE_FILE)
+    pace.note(asked)
+    assert pace.heartbeat_s == taken
+
+
 DAMAGED = (b"", b"{", b'{"heartbeat_s": -5}', b'{"heartbeat_s": 1e400}', b'{"schema": 9}')
 
 

@@ -133,6 +133,18 @@ def test_the_states_of_a_device_in_a_rollout_are_kept_with_their_times(bench, cl
     ]
 
 
+def test_a_device_that_died_after_the_clock_was_ahead_is_not_heard_for_ever(bench, clock):
+    device = FakeDevice("cam")
+    bench.enroll(device)
+    clock.now += 10**7
+    bench.hear(device.topic, device.payload())
+    clock.now -= 10**7
+    assert bench.look()[0].heard == 0
+    bench.hear(device.topic, device.payload())
+    head, rows = bench.look()
+    assert (head.heard, rows["cam"].last_seen) == (1, clock.now)
+
+
 def test_reports_of_before_count_no_more(bench):
     device = FakeDevice("cam")
     bench.enroll(device)

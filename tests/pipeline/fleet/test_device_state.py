@@ -106,6 +106,9 @@ def test_silence_is_a_failure_only_after_the_device_began_to_fetch() -> None:
     assert state(waiting, later) == "held"
     assert state(passed, later) == "passed"
     assert state(fetching, later, since=later - 10) == "fetching", "the collector was away"
+    assert state(row(later + 10**8, release=OLD, offered=NEW, stage="fetching"), later) == "silent", (
+        "wrong clock"
+    )
     endless = row(release=OLD, offered=NEW, stage="fetching", interval_s=1e308)
     assert state(endless, OPENED + 4 * 86400) == "silent", "whatever a device says about its interval"
 

@@ -179,6 +179,18 @@ def test_what_was_told_is_forged_and_events_are_told_again(tmp_path, receiver, c
     assert "not signed by a trusted key" in caplog.text
 
 
+def test_a_forged_record_of_the_last_rollout_keeps_no_event_of_this_one_back(tmp_path, receiver, caplog):
+    telling = Telling(tmp_path, receiver)
+    receiver.refuse_after = 0
+    assert telling.tell(record("opened"))
+    telling.documents.store.put("fleet/rollouts/stable/r1.json", b"{}")
+    receiver.refuse_after = None
+    receiver.received.clear()
+    assert telling.tell(record("halted", rollout="r2")) == []
+    assert [one["id"] for one in receiver.events] == ["r2-1"]
+    assert "r1.json" in caplog.text
+
+
 def test_a_machine_without_the_key_tells_and_says_so(tmp_path, receiver):
     """The event is worth more than the note that it was told."""
     told = Telling(tmp_path, receiver)
