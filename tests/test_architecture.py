@@ -91,7 +91,7 @@ LUIGI_TASKS = {
     "artifacts": "addresses workspace storage evidence dataset backbone training quantization gate labelling",
     "steps": "progress logs provenance workspace settings evidence dataset backbone training quantization "
     "gate labelling release fleet",
-    "refusals": "workspace gate fleet",
+    "refusals": "logs workspace gate fleet",
     "targets": "workspace storage evidence release",
     "task": "progress logs luigid settings addresses workspace evidence dataset targets",
     "pipeline": "progress logs settings evidence dataset backbone training quantization addresses workspace "

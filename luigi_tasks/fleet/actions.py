@@ -366,11 +366,16 @@ class Fleet:
             self.abort(channel, who, why)
         if standing.signed.rollout is not None and standing.signed.rollout.id:
             self._point_idle(channel)
+        self.empty_queue(channel)
+
+    def empty_queue(self, channel: str) -> None:
+        """Let no release wait, unless a rollout runs."""
         current = self.rollouts.current(channel)
-        if current is not None and current.document.queued:
-            emptied = msgspec.structs.replace(current.document, queued="", queued_at="")
-            with contextlib.suppress(StoreConflictError):  # somebody starts a rollout, or lets another wait
-                self.rollouts.save_current(emptied, current.etag)
+        if current is None or current.document.rollout or not current.document.queued:
+            return
+        emptied = msgspec.structs.replace(current.document, queued="", queued_at="")
+        with contextlib.suppress(StoreConflictError):  # somebody starts a rollout
+            self.rollouts.save_current(emptied, current.etag)
 
     def _change(self, channel: str, change: Callable[[RolloutRecord], RolloutRecord]) -> RolloutRecord:
         """Change the rollout of a channel; again if a look was faster."""

@@ -68,9 +68,14 @@ def test_the_first_release_of_a_channel_goes_by_stages_too(tmp_path):
     first, said = deploy_now(fleet, 1)
     assert "is open, stage 1 of 3 (1 device)" in said
     assert sorted(fleet.follow().values()) == ["", "", "", first]
-    assert "waits for the end" in deploy_now(fleet, 2)[1]
+    waiting, said = deploy_now(fleet, 2)
+    assert "waits for the end" in said
+    fleet.machine().empty_queue("stable")
+    assert fleet.machine().stand("stable").queued == waiting, "while a rollout runs, it waits"
     assert [fleet.look() for _ in range(3)] == ["open", "open", "done"]
     assert fleet.has(first) == 4
     pointer = fleet.machine().stand("stable").signed.channel
     assert pointer is not None
     assert pointer.release == first
+    fleet.machine().empty_queue("stable")  # the gate, asked again, refused it
+    assert fleet.machine().stand("stable").queued == ""
