@@ -20,6 +20,7 @@ from edge_client.contract.errors import EdgeError, InputError, TransportError, T
 from luigi_tasks.fleet import moves, stages
 from luigi_tasks.fleet.acceptance import accept_rollouts
 from luigi_tasks.fleet.admission import admit
+from luigi_tasks.fleet.evidence import what_is_not_seen
 from luigi_tasks.fleet.looks import take_step
 from luigi_tasks.fleet.plans import every, heartbeat_of
 from luigi_tasks.fleet.records import (
@@ -225,7 +226,7 @@ class Fleet:
             skip_incompatible=skip_incompatible,
         )
         pointer = state.channel(channel)
-        heartbeat_s = heartbeat_of(self.settings.fleet, admitted.devices)
+        heartbeat_s = heartbeat_of(self.settings.fleet, len(admitted.enrolled))
         record = RolloutRecord(
             id=new_id(release, when.now),
             channel=channel,
@@ -239,7 +240,8 @@ class Fleet:
             state=PLANNED,
             state_since=when.now,
         )
-        return stages.add_event(record, "opened", when, admitted.words)
+        words = (admitted.words, what_is_not_seen(record, admitted.enrolled))
+        return stages.add_event(record, "opened", when, "; ".join(one for one in words if one))
 
     def queue(self, channel: str, release: str, who: str) -> bool:
         """Let a release wait for the end of the rollout that runs, if one does; the newest one waits."""

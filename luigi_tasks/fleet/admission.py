@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from luigi_tasks.fleet.compatibility import Compatibility
     from luigi_tasks.fleet.documents import SignedDocuments
-    from luigi_tasks.fleet.records import RolloutPlan
+    from luigi_tasks.fleet.records import EnrolledDevice, RolloutPlan
     from luigi_tasks.release.published import RepositoryState
 
 # Devices that are left out are named in the signed document; so much of it is left to the rest.
@@ -33,13 +33,13 @@ class Admission:
         plan: Its plan, without the devices that cannot run the release.
         skipped: Those devices, with the reason.
         words: How many devices can run it, in a sentence.
-        devices: Number of registered devices.
+        enrolled: The registered devices.
     """
 
     plan: RolloutPlan
     skipped: dict[str, str]
     words: str
-    devices: int = 0
+    enrolled: tuple[EnrolledDevice, ...] = ()
 
 
 def admit(
@@ -72,6 +72,7 @@ def admit(
         registry = load_registry(documents)
     except NoRegistryError:
         return Admission(plan, {}, "whether devices can run it is unknown: there is no registry")
+    enrolled = tuple(registry.devices.values())
     snapshot = read_newest_snapshot(documents.store, fleet, registry.collectors)
     wanted = {name: state.release(one) for name, one in variants.items()}
     document = state.release(release)
@@ -80,7 +81,7 @@ def admit(
         raise InputError(msg)
     found = find_incompatible(
         document,
-        registry.devices.values(),
+        enrolled,
         snapshot.rows if snapshot is not None else (),
         channel=channel,
         variants={name: one for name, one in wanted.items() if one is not None},
@@ -88,14 +89,14 @@ def admit(
         excluded=plan.excluded,
     )
     if not found.incompatible:
-        return Admission(plan, {}, found.in_words(), len(registry.devices))
+        return Admission(plan, {}, found.in_words(), enrolled)
     named = tuple(f"device={one}" for one in sorted(found.incompatible))
     too_many = sum(len(one) + 3 for one in named) > _NAMED_BYTES
     if too_many or not skip_incompatible:
         raise InputError(_refuse(release, found, too_many=too_many))
     plan = msgspec.structs.replace(plan, excluded=(*plan.excluded, *named))
     words = f"{found.in_words()}; those that cannot are left out"
-    return Admission(plan, found.incompatible, words, len(registry.devices))
+    return Admission(plan, found.incompatible, words, enrolled)
 
 
 def _refuse(release: str, found: Compatibility, *, too_many: bool) -> str:

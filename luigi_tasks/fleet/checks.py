@@ -37,11 +37,13 @@ from luigi_tasks.fleet.statistics import fisher_p, lower_bound, rounded, upper_b
 from luigi_tasks.fleet.tables import count
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from luigi_tasks.fleet.records import RolloutPlan
     from luigi_tasks.fleet.stage_view import StageView, Vote
 
 # Silence and restarts of the stage are the fleet's own where those of other devices are as common as this ...
-COMMON_SHARE, OTHERS_AT_LEAST = 0.05, 10
+COMMON_SHARE, OTHERS_AT_LEAST, FEW = 0.05, 10, 2
 # ... unless chance explains the difference less often than this.
 UNCOMMON_P = 0.001
 # Devices that began and are silent halt, so many at least, where chance explains the difference less often.
@@ -183,7 +185,7 @@ def is_silence_common(view: StageView) -> bool:
 
     Others are those outside of the stage that were heard of since it opened. All that began are compared with
     them: of those that are still being tried, an outage leaves only the silent ones. Where nearly all are in
-    the stage, devices that passed before they fell silent take their place.
+    the stage, devices that passed before they fell silent take their place. Of fewer than ten, half have to be.
     """
     under = view.began
     if not any(one.state == SILENT for one in under):
@@ -194,9 +196,17 @@ def is_silence_common(view: StageView) -> bool:
         others = sum(not one.is_heard for one in control)
         is_common = others >= COMMON_SHARE * len(control)
         return is_common and fisher_p(quiet, len(under), others, len(control)) >= UNCOMMON_P
+    if _is_half_silent(control):
+        return True
     passed_before = [one for one in under if one.state == PASSED]
-    others = sum(not one.is_heard for one in passed_before)
-    return len(passed_before) >= OTHERS_AT_LEAST and others >= COMMON_SHARE * len(passed_before)
+    if len(passed_before) < OTHERS_AT_LEAST:
+        return _is_half_silent(passed_before)
+    return sum(not one.is_heard for one in passed_before) >= COMMON_SHARE * len(passed_before)
+
+
+def _is_half_silent(few: Sequence[Vote]) -> bool:
+    """Whether of a few devices, at least two, half or more are silent: no test tells more of so few."""
+    return len(few) >= FEW and 2 * sum(not one.is_heard for one in few) >= len(few)
 
 
 def are_restarts_common(view: StageView) -> bool:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
     Rows = NDArray[np.int_]
 
-SMALL_AT_LEAST = 3
 # Median distance from the median, of a normal figure, in units of its spread.
 MEDIAN_DISTANCE = 0.6744897501960817
 # The covariance of so many labels needs so many times as many devices.

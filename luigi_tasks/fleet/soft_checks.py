@@ -37,9 +37,10 @@ from luigi_tasks.fleet.changes import (
     Sides,
     measure_changes,
 )
+from luigi_tasks.fleet.evidence import SIDE_AT_LEAST, SMALL_AT_LEAST
 from luigi_tasks.fleet.hit_devices import facts_of
 from luigi_tasks.fleet.records import HALT, INCONCLUSIVE, PASS, REPORT, SOFT, Check
-from luigi_tasks.fleet.small_groups import SMALL_AT_LEAST, SmallGroups
+from luigi_tasks.fleet.small_groups import SmallGroups
 from luigi_tasks.fleet.statistics import fisher_p, mean_shift, mixture_p, p_above, rounded, shift, tamed
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
 
 # Checks of groups and labels in a verdict, the smallest p-values first: a document stays one.
 PARTS_AT_MOST = 20
-# Devices of each side below which a figure is reported, and judges nothing.
-SIDE_AT_LEAST = 10
 # False halts of a rollout by soft checks.
 ALPHA = 0.04
 # Good rollouts in which a person is asked about groups that are too small to judge by.
@@ -233,8 +232,7 @@ def _without_control(sides: Sides, plan: RolloutPlan, ask_alpha: float, rule: _A
         if fact.startswith(tuple(f"{one}=" for one in TECHNICAL)):
             groups.append(_Group(fact, np.array(members), np.array(rest)))
     groups = [one for one in groups if one.is_small or one.is_enough]
-    groups = [one for one in groups if len(one.control) >= SIDE_AT_LEAST]
-    if not groups or len(sides.control.votes) >= SIDE_AT_LEAST:
+    if not groups or len(everybody) < SIDE_AT_LEAST <= len(sides.control.votes):
         return reports
     asked = dataclasses.replace(rule, figure=ask_alpha / len(groups), drift=0.0, is_small=True)
     latency = Sides(sides.stage.only(LATENCY), sides.stage.only(LATENCY), ())

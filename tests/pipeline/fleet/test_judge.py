@@ -16,6 +16,7 @@ from edge_client.contract.errors import InputError
 from edge_client.contract.report import DeviceReport, MachineFacts, ReleaseFigures
 from edge_client.contract.rollout import rollout_hash
 from luigi_tasks.fleet.checks import error_limit
+from luigi_tasks.fleet.evidence import what_is_not_seen
 from luigi_tasks.fleet.judge import judge, rebuild
 from luigi_tasks.fleet.records import (
     DeviceRow,
@@ -263,6 +264,15 @@ def test_silence_in_the_try_is_a_failure_unless_the_rest_is_silent_too() -> None
     assert "an outage" in check(outage, "silence").words
 
 
+def test_an_outage_of_a_small_fleet_is_none_of_the_release() -> None:
+    fleet = Fleet(10, 3).put((0, 1), SHADOW, ago=9999)
+    assert fleet.verdict().result == "halt"
+    assert fleet.put(range(3, 10), WAITING, ago=9999).verdict().result == "inconclusive"
+    last = Fleet(10, 10).put((0, 1, 2), SHADOW, ago=9999)
+    assert last.verdict().result == "halt"
+    assert last.put(range(3, 10), PASSED, ago=9999).verdict().result == "inconclusive"
+
+
 def test_what_was_never_enrolled_votes_for_nothing_and_clones_are_named() -> None:
     fleet = Fleet(50, 5)
     forged = dataclasses.replace(fleet)
@@ -466,6 +476,28 @@ def test_one_more_failure_or_silence_never_helps(drawn: Any, errors: str, fault:
         before = verdict.result
     chance.shuffle(fleet.rows)
     assert encode_document(fleet.verdict()) == encode_document(verdict)
+
+
+@pytest.mark.parametrize(
+    ("devices", "plan", "told"),
+    [
+        (12, {}, "no stage has 10 devices inside and as many outside"),
+        (
+            48,
+            {},
+            "fewer than 6 devices is not seen unless they fail, nor a few points in the labels of one of",
+        ),
+        (48, {}, "fewer than 50: of the classes wide (16), zoom (32)"),
+        (48, {"by": "site"}, "no stage has 10 sites inside"),
+        (150, {}, "of one of fewer than 50"),
+    ],
+)
+def test_what_verdicts_will_not_see_is_said_before_the_rollout(
+    devices: int, plan: dict[str, Any], told: str
+) -> None:
+    fleet = Fleet(devices, 1, plan=plan)
+    drafted = msgspec.structs.replace(fleet.record, stages=())
+    assert told in what_is_not_seen(drafted, fleet.enrolled.values())
 
 
 def test_same_snapshot_gives_the_same_bytes() -> None:
