@@ -185,7 +185,8 @@ def is_silence_common(view: StageView) -> bool:
 
     Others are those outside of the stage that were heard of since it opened. All that began are compared with
     them: of those that are still being tried, an outage leaves only the silent ones. Where nearly all are in
-    the stage, devices that passed before they fell silent take their place. Of fewer than ten, half have to be.
+    the stage, devices that passed before they fell silent take their place. Of fewer than ten, half have to
+    be silent.
     """
     under = view.began
     if not any(one.state == SILENT for one in under):

@@ -30,19 +30,23 @@ DEVICES_A_LABEL = 2
 class SmallGroups:
     """The spread of a fleet's changes, and tests of groups by it."""
 
-    def __init__(self, stage: Numbers, control: Numbers) -> None:
+    def __init__(self, stage: Numbers, control: Numbers, figures: int) -> None:
         """Measure the spread.
 
         Args:
             stage: (N, F), a row a device: changes under the release.
             control: (M, F), changes of those that it is compared with.
+            figures: Columns before those that are tested together.
         """
         self._stage, self._control = stage, control
         self._freedom = max(len(stage) + len(control) - 2, 1)
         apart = np.concatenate([side - np.median(side, axis=0) for side in (stage, control)])
         self._spread = np.median(np.abs(apart), axis=0) / MEDIAN_DISTANCE
         calm = [tamed(side) for side in (stage, control)]
-        self._residuals = np.concatenate([side - side.mean(axis=0) for side in calm])
+        residuals = np.concatenate([side - side.mean(axis=0) for side in calm])[:, figures:]
+        covariance = residuals.T @ residuals / self._freedom
+        self._inverse = np.linalg.pinv(covariance, rcond=1e-4, hermitian=True)
+        self._together = slice(figures, None)
 
     def p_above(self, stage: Rows, control: Rows) -> Numbers:
         """Return one-sided p-values, figure by figure, that devices of the stage changed more than others."""
@@ -56,22 +60,19 @@ class SmallGroups:
             stdtr(self._freedom, (second.mean(axis=0) - first.mean(axis=0)) / spread), np.float64
         )
 
-    def p_together(self, stage: Rows, control: Rows, columns: slice) -> float:
-        """Return the p-value that no figure of some columns moved: the test of Hotelling (1931).
+    def p_together(self, stage: Rows, control: Rows) -> float:
+        """Return the p-value that none of the last columns moved: the test of Hotelling (1931).
 
         It is 1 where the fleet has too few devices to know how the figures move together.
         """
         from scipy.special import fdtrc  # noqa: PLC0415 - as above
 
-        residuals = self._residuals[:, columns]
-        covariance = residuals.T @ residuals / self._freedom
-        first, second = self._stage[stage, columns], self._control[control, columns]
+        first, second = self._stage[stage, self._together], self._control[control, self._together]
         difference = first.mean(axis=0) - second.mean(axis=0)
         labels = len(difference)
         if not labels or self._freedom < DEVICES_A_LABEL * labels:
             return 1.0
-        inverse = np.linalg.pinv(covariance, rcond=1e-4, hermitian=True)
-        distance = float(difference @ inverse @ difference) * len(first) * len(second)
+        distance = float(difference @ self._inverse @ difference) * len(first) * len(second)
         distance /= len(first) + len(second)
         rest = self._freedom - labels + 1
         return float(fdtrc(labels, rest, distance * rest / (self._freedom * labels)))

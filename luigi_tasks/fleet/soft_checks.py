@@ -185,9 +185,8 @@ def _compare(sides: Sides, plan: RolloutPlan, alpha: float, ask_alpha: float, ru
     of_stage = dataclasses.replace(judged, figure=STAGE_PART * alpha / len(FIGURES))
     each = ask_alpha / ((len(FIGURES) + 1) * max(len(small), 1))
     asked = dataclasses.replace(rule, figure=each, drift=each, is_small=True)
-    spread = (
-        SmallGroups(sides.stage.values * sides.signs, sides.control.values * sides.signs) if small else None
-    )
+    stage, control = sides.stage.values * sides.signs, sides.control.values * sides.signs
+    spread = SmallGroups(stage, control, sides.figures) if small else None
     looked = [_look_at(sides, whole, plan, of_stage, None)]
     looked += [_look_at(sides, group, plan, judged, None) for group in groups]
     looked += [_look_at(sides, group, plan, asked, spread) for group in small]
@@ -236,7 +235,7 @@ def _without_control(sides: Sides, plan: RolloutPlan, ask_alpha: float, rule: _A
         return reports
     asked = dataclasses.replace(rule, figure=ask_alpha / len(groups), drift=0.0, is_small=True)
     latency = Sides(sides.stage.only(LATENCY), sides.stage.only(LATENCY), ())
-    spread = SmallGroups(latency.stage.values, latency.control.values)
+    spread = SmallGroups(latency.stage.values, latency.control.values, latency.figures)
     found = _findings([_look_at(latency, group, plan, asked, spread) for group in groups])
     return dataclasses.replace(found, checks=(*reports.checks, *found.checks))
 
@@ -357,7 +356,7 @@ def _p_of_ranks(stage: NDArray[np.float64], control: NDArray[np.float64], sides:
 def _p_of_spread(spread: SmallGroups, group: _Group, sides: Sides) -> _PValues:
     above, of_labels = spread.p_above(group.stage, group.control), slice(sides.figures, None)
     own = np.minimum(above[of_labels], 1 - above[of_labels])
-    return _PValues(above[: sides.figures], spread.p_together(group.stage, group.control, of_labels), own)
+    return _PValues(above[: sides.figures], spread.p_together(group.stage, group.control), own)
 
 
 def _suspects(
