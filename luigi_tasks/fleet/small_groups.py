@@ -1,4 +1,4 @@
-"""Groups of three to nine devices a side: too few for a test by ranks, and enough to ask a person about.
+"""Groups of few devices a side: too few for a test by ranks, and enough to ask a person about.
 
 Nine devices against nine have ranks that chance gives once in 50,000 rollouts at best, which is not certain
 enough among all that is looked at. What they lack is told by the others: how far devices of this fleet move

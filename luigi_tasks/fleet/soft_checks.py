@@ -12,7 +12,8 @@ stage and of each group; each divided by the number of its tests.
 
 A difference that is larger than what is tolerated, and not yet certain, waits for the next look: the stage
 soaks on. One that is still not certain at the last look neither halts nor passes: a person is asked, and so
-for what groups of three to nine devices a side show, which are too few to judge by (`small_groups`).
+for what groups of three devices a side and more show by the spread of the fleet, which takes its noise for
+normal and asks therefore, and does not judge (`small_groups`).
 
 The mix of labels is tested as a whole: a class that is lost is found again in others, and each of them moves
 little. A label is named where it moved by more than is tolerated.
@@ -44,7 +45,7 @@ from luigi_tasks.fleet.small_groups import SmallGroups
 from luigi_tasks.fleet.statistics import fisher_p, mean_shift, mixture_p, p_above, rounded, shift, tamed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -61,8 +62,10 @@ ASK_ALPHA = 0.01
 STAGE_PART, GROUP_PART, DRIFT_PART = 0.4, 0.25, 0.35
 # Parts of the looks after the soak, twice, four times and eight times the soak.
 LOOK_PARTS = (0.5, 0.2, 0.2, 0.1)
-# A difference with so many times the p-value that halts is waited for.
-SUSPECT = 20.0
+# A difference with so many times the p-value that halts, or asks, is waited for; at the last look it asks.
+SUSPECT, SUSPECT_SMALL = 20.0, 100.0
+# Devices of each side of a group from which ranks alone tell enough.
+SMALL_BELOW = 30
 # Smallest effects: share of unsure answers, of failed frames, restarts an hour, mean confidence.
 SMALLEST = {LATENCY: 0.0, UNSURE: 0.01, FAILED: 0.005, RESTARTS: 0.05, CONFIDENCE: 0.03}
 # A label's share may change by this part of itself: a release that is better changes it too.
@@ -110,7 +113,7 @@ class _Group:
 
     @property
     def is_small(self) -> bool:
-        return SMALL_AT_LEAST <= min(len(self.stage), len(self.control)) < SIDE_AT_LEAST
+        return SMALL_AT_LEAST <= min(len(self.stage), len(self.control)) < SMALL_BELOW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +187,8 @@ def _compare(sides: Sides, plan: RolloutPlan, alpha: float, ask_alpha: float, ru
     )
     of_stage = dataclasses.replace(judged, figure=STAGE_PART * alpha / len(FIGURES))
     each = ask_alpha / ((len(FIGURES) + 1) * max(len(small), 1))
-    asked = dataclasses.replace(rule, figure=each, drift=each, is_small=True)
+    suspect = SUSPECT_SMALL if rule.suspect > 1 and not rule.is_last else rule.suspect
+    asked = dataclasses.replace(rule, figure=each, drift=each, suspect=suspect, is_small=True)
     stage, control = sides.stage.values * sides.signs, sides.control.values * sides.signs
     spread = SmallGroups(stage, control, sides.figures) if small else None
     looked = [_look_at(sides, whole, plan, of_stage, None)]
@@ -241,10 +245,10 @@ def _without_control(sides: Sides, plan: RolloutPlan, ask_alpha: float, rule: _A
 
 
 def _findings(looked: Sequence[tuple[list[_Found], set[str]]]) -> Findings:
-    found = [one for several, _ in looked for one in several]
+    found = _strongest(one for several, _ in looked for one in several)
     parts = sorted(
         (one for one in found if one.check.name not in FIGURES),
-        key=lambda one: (one.check.result != HALT, not one.asks, one.p, one.check.name),
+        key=lambda one: one.rank,
     )
     shown = [one for one in found if one.check.name in FIGURES] + parts[:PARTS_AT_MOST]
     return Findings(
@@ -254,8 +258,18 @@ def _findings(looked: Sequence[tuple[list[_Found], set[str]]]) -> Findings:
     )
 
 
+def _strongest(found: Iterable[_Found]) -> list[_Found]:
+    """Return one check of each name: one that halts, or asks, before one that waits."""
+    best: dict[str, _Found] = {}
+    for one in found:
+        other = best.get(one.check.name)
+        if other is None or one.rank < other.rank:
+            best[one.check.name] = one
+    return list(best.values())
+
+
 def _groups(sides: Sides) -> tuple[tuple[_Group, ...], tuple[_Group, ...]]:
-    """Return the groups that are large enough on both sides, and those that are small.
+    """Return the groups that are large enough on both sides, and those that are small; some are both.
 
     Two facts of the same devices are one group.
     """
@@ -323,6 +337,10 @@ class _Found:
     p: float
     check: Check
     asks: bool
+
+    @property
+    def rank(self) -> tuple[bool, bool, float, str]:
+        return self.check.result != HALT, not self.asks, self.p, self.check.name
 
 
 def _p_of_worse(stage: NDArray[np.float64], control: NDArray[np.float64], limit: float) -> float:
