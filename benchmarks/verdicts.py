@@ -3,7 +3,8 @@
 The judge and the stage transitions are the real ones; reports come from `simulated_fleet.py`, with fixed
 seeds. A rollout is looked at as by a cron line, until it is done, halted, or paused by a stage's time limit.
 
-    python benchmarks/verdicts.py [--json] [--quick] [--devices 300] [--rollouts 200] [--soak-h 2]
+    python benchmarks/verdicts.py [--json] [--quick] [--devices 300] [--rollouts 200]
+        [--first-seed 0] [--soak-h 2]
 
     good_halted_share       worst of the good cases: halted, or paused by a soft check, or by a question of it
     good_finished_share     worst of the good cases: on all devices in the end
@@ -82,6 +83,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="25 rollouts a case")
     parser.add_argument("--devices", type=int, default=300, help="size of the fleet (default 300)")
     parser.add_argument("--rollouts", type=int, default=200, help="rollouts of each case (default 200)")
+    parser.add_argument("--first-seed", type=int, default=0, help="of each case (default 0)")
     parser.add_argument("--case", choices=[case.name for case in CASES], help="this case only")
     parser.add_argument("--soak-h", type=float, default=2.0, help="hours that each stage soaks (default 2)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
@@ -95,7 +97,10 @@ def main() -> int:
             for case in CASES
             if options.case in {None, case.name}
             for has_probation in ((True,) if case.is_good else (True, False))
-            for seed in range(rollouts if has_probation else max(rollouts // 4, 1))
+            for seed in range(
+                options.first_seed,
+                options.first_seed + (rollouts if has_probation else max(rollouts // 4, 1)),
+            )
         ]
         courses = pool.starmap(run, jobs, chunksize=4)
     by_case: dict[tuple[str, bool], list[Course]] = {}

@@ -179,6 +179,7 @@ def _compare(sides: Sides, plan: RolloutPlan, alpha: float, ask_alpha: float, ru
     if not whole.is_enough:
         return _without_control(sides, plan, ask_alpha, rule)
     groups, small = _groups(sides)
+    small = (*(one for one in [whole] if one.is_small), *small)
     of_groups = max(len(groups), 1)
     judged = dataclasses.replace(
         rule,
@@ -339,8 +340,9 @@ class _Found:
     asks: bool
 
     @property
-    def rank(self) -> tuple[bool, bool, float, str]:
-        return self.check.result != HALT, not self.asks, self.p, self.check.name
+    def rank(self) -> tuple[int, float, str]:
+        worst_first = (HALT, ASK, INCONCLUSIVE, PASS)
+        return worst_first.index(ASK if self.asks else self.check.result), self.p, self.check.name
 
 
 def _p_of_worse(stage: NDArray[np.float64], control: NDArray[np.float64], limit: float) -> float:
