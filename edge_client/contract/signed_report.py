@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         def sign(self, payload: bytes) -> Signature: ...
 
 
+# What is raised for JSON that is no envelope: securesystemslib takes its fields for what they should be.
+NO_ENVELOPE = (msgspec.DecodeError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 # An envelope has the payload in base64, and a signature.
 WIRE_LIMIT_BYTES = REPORT_LIMIT_BYTES * 4 // 3 + 2048
 
@@ -95,7 +97,7 @@ def open_report(payload: bytes, source: str, key: Key | None) -> WireReport:
 
     try:
         envelope = Envelope.from_dict(msgspec.json.decode(payload))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, ValueError) as e:
+    except NO_ENVELOPE as e:
         msg = f"{source}: no DSSE envelope ({type(e).__name__}); ignored"
         raise InputError(msg) from e
     if envelope.payload_type != REPORT_PAYLOAD_TYPE:

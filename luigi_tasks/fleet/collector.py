@@ -50,6 +50,8 @@ logger = logging.getLogger("edge-fleet")
 _QUEUE_MESSAGES, _QUEUE_BYTES = 20000, 64 << 20
 _BATCH, _BATCH_S = 2000, 0.25
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 1.0, 60.0
+# What no check of a message foresaw.
+UNFORESEEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 # Of a stop: systemd waits for 30 s.
 _STOP_S = 20.0
 
@@ -322,7 +324,7 @@ class Collector:
                 self._database.note_report(self.intake.read(message))
         except RejectedError as e:
             return e.reason
-        except (ArithmeticError, ValueError, RecursionError):  # what no check foresaw is one message's fault
+        except UNFORESEEN:  # is the fault of one message, and must not end the collector
             logger.exception("a message of device %s", message.device)
             return MALFORMED
         return ""

@@ -14,6 +14,7 @@ import msgspec
 
 from edge_client.contract.documents import DocumentT, decode_document, encode_compact
 from edge_client.contract.errors import InputError, TrustError
+from edge_client.contract.signed_report import NO_ENVELOPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -113,7 +114,7 @@ def peek_envelope(data: bytes, source: str) -> bytes:
 
     try:
         return bytes(Envelope.from_dict(msgspec.json.decode(data)).payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as e:
+    except NO_ENVELOPE as e:
         msg = f"{source}: no envelope ({type(e).__name__}); restore the object from its versions"
         raise InputError(msg) from e
 
@@ -132,7 +133,7 @@ def open_envelope(data: bytes, key: str, trusted: Mapping[str, Key], source: str
             msg = f"{source}: signed for another place; a copy was put here. Find out who can write there"
             raise TrustError(msg)
         accepted = envelope.verify(list(trusted.values()), 1)
-    except (VerificationError, msgspec.DecodeError, KeyError, TypeError, ValueError) as e:
+    except (VerificationError, *NO_ENVELOPE) as e:
         msg = (
             f"{source}: not signed by a trusted key of this fleet ({type(e).__name__}). Somebody else wrote "
             "there, or this machine lacks newer metadata; restore the object from its versions"

@@ -269,6 +269,20 @@ HOSTILE = (
     Hostile("long topic", "foreign topic", topic="cam/report/a/b"),
     Hostile("kept by the broker", "retained", is_retained=True),
     Hostile("endless envelope", "malformed", b'{"payloadType":"x","payload":"","signatures":[]}'),
+    *(
+        Hostile(
+            f"envelope {number}", "malformed", b'{"payload":%b,"payloadType":"x","signatures":%b}' % fields
+        )
+        for number, fields in enumerate(
+            (
+                (b"5", b"[]"),
+                (b"null", b"[]"),
+                (b'"e30="', b"5"),
+                (b'"e30="', b"[5]"),
+                (b'"e30="', b'[{"keyid":1}]'),
+            )
+        )
+    ),
     Hostile("online, in other words", "malformed", b"yes", topic="cam/online"),
     Hostile("newer schema", "malformed", GOOD.replace(b"{", b'{"schema":9,', 1)),
 )
