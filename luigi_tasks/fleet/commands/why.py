@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from luigi_tasks.fleet.view import Expectation, FleetView, ShownDevice
 
 _WORDS = 400
+# Reasons of the collector for which the reports of a device without its newest bundle do not count.
+_REJECTED = ("unsigned", "bad signature")
 # Codes of a report in words; others are shown as they are.
 _DECISIONS = {
     "serves": "serves what it ought to",
@@ -123,6 +125,12 @@ def _of_registry(view: FleetView, one: ShownDevice) -> list[str]:
     line = f"registry: site {entry.site or 'none'}, class {entry.device_class or 'none'}, tags {tags}"
     enrolled = f"enrolled {entry.enrolled_at or UNKNOWN} by {entry.enrolled_by or UNKNOWN}"
     lines = [f"{line}; {enrolled}, epoch {entry.epoch}"]
+    rejected = view.head.rejected if view.head is not None else {}
+    if entry.key and one.heard != "heard" and any(reason in rejected for reason in _REJECTED):
+        lines.append(
+            "reports were rejected that the key of the last `enroll` or `re-enroll` did not sign, maybe "
+            "this device's: is that bundle installed on it?"
+        )
     member = one.member
     if one.report is not None and member != entry.member:
         own = f"site {member.site or 'none'}, class {member.device_class or 'none'}"

@@ -210,6 +210,15 @@ def test_what_devices_say_cannot_reach_a_terminal(running, command, columns):
     assert running.fleet.run(*command.split(), "--json")[1].rstrip("\n").isprintable()
 
 
+def test_why_asks_for_the_bundle_where_reports_are_rejected_that_no_enrolled_key_signed(fleet):
+    fleet.publish(0)
+    fleet.enroll(EnrolledDevice(device="cam-1", key="PEM"))
+    fleet.report()
+    assert "is that bundle installed on it?" not in fleet.run("why", "cam-1")[1]
+    fleet.report(age_s=20.0, rejected={"unsigned": 12})
+    assert "is that bundle installed on it?" in fleet.run("why", "cam-1")[1]
+
+
 def test_why_tells_that_a_client_of_an_earlier_version_waits_for_the_channel(fleet):
     running = begin_rollout(fleet)
     fleet.report(report("cam-2", running.steady, client="", interval_s=0.0))
