@@ -105,7 +105,7 @@ LUIGI_TASKS = {
     "__init__": "labelling pipeline doubtful_labels roll_back fleet command_line",
 }
 # What the pipeline may use of the device's package.
-SHARED = "__init__ children contract disk inference update"
+SHARED = "__init__ children contract disk inference settings update"
 # Luigi is the wiring: the steps run without it.
 WITH_LUIGI = {
     "__init__",

@@ -11,9 +11,12 @@ import json
 import re
 import sys
 import tarfile
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_client.contract.errors import InputError
+from edge_client.contract.errors import InputError, SettingsError
+from edge_client.settings.file import load_settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,7 +25,6 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 # As in `scripts/installation/wishes.py`: name in the bundle by the setting that names the file.
 PLACES = {
@@ -90,6 +92,26 @@ def read_template(path: Path) -> tuple[Settings, dict[tuple[str, str], bytes]]:
         if isinstance(name, str) and name and not name.startswith(("/", "~")):
             files[section, key] = read_file(path.parent / name, f"{path}: [{section}] {key}")
     return found, files
+
+
+def check_settings(settings: Settings, source: Path) -> None:
+    """Check the settings that devices will have, as the daemon does; better here than in a shop.
+
+    Args:
+        settings: Values by section and key.
+        source: The file that they come from, for messages.
+    Raises: InputError.
+    """
+    if "path" not in settings.get("source", {}):  # the camera is named where the device is installed
+        settings = {**settings, "source": {"path": "camera"}}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / SETTINGS_NAME
+        file.write_text(_as_toml(settings), encoding="utf-8")
+        try:
+            load_settings(file, "device")
+        except SettingsError as e:
+            msg = f"{source}: no device would start with it: {str(e).removeprefix(f'{file}: ')}"
+            raise InputError(msg) from e
 
 
 def read_file(path: Path, what: str) -> bytes:

@@ -32,7 +32,7 @@ REPORT, STATUS, ONLINE = "report", "status", "online"
 # Reasons for which a message does not count.
 FOREIGN_TOPIC, BAD_NAME, TOO_LARGE, TOO_MANY = "foreign topic", "bad name", "too large", "too many"
 TOO_MANY_UNKNOWN, OVERLOAD, RETAINED = "too many unknown devices", "overload", "retained"
-MALFORMED, UNSIGNED, BAD_SIGNATURE = "malformed", "unsigned", "bad signature"
+EMPTY, MALFORMED, UNSIGNED, BAD_SIGNATURE = "empty", "malformed", "unsigned", "bad signature"
 OTHER_DEVICE, REPEATED, OLDER = "says it is another device", "repeated", "older"
 TOO_MANY_CHANNELS, TOO_MANY_ACTIVATIONS = "too many channels", "too many activations"
 
@@ -160,7 +160,8 @@ class Intake:
         try:
             report, is_signed = self._decode(message, member)
         except InputError as e:
-            raise RejectedError(MALFORMED) from e
+            # Empty is what a device's doctor sends, and what removes a retained message.
+            raise RejectedError(MALFORMED if message.payload else EMPTY) from e
         except TrustError as e:
             raise RejectedError(BAD_SIGNATURE) from e
         if member is not None and member.key and not is_signed:
@@ -239,7 +240,7 @@ def read_online(payload: bytes) -> bool:
     Raises: RejectedError.
     """
     if payload not in {b"online", b"offline"}:
-        raise RejectedError(MALFORMED)
+        raise RejectedError(MALFORMED if payload else EMPTY)
     return payload == b"online"
 
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import SettingsError
 from edge_client.contract.names import check_name
+from edge_client.contract.rollout import IN_WINDOW, NOW
 from luigi_tasks.fleet.records import RolloutPlan
 from luigi_tasks.settings.rollout import (
     read_approve,
+    read_checks,
     read_conditions,
     read_duration,
     read_errors,
@@ -52,12 +54,12 @@ def plan_of(settings: RolloutSettings) -> RolloutPlan:
         only=read_conditions(settings.only),
         excluded=read_conditions(settings.excluded),
         by=settings.by,
-        apply=settings.apply,
+        apply=settings.apply or (IN_WINDOW if settings.window else NOW),
         window=read_window(settings.window, settings.apply),
         pace_per_min=read_pace(settings.pace),
         on_breach=settings.on_breach,
         unsigned=settings.unsigned,
-        report_only=split_list(settings.report_only),
+        report_only=read_checks(settings.report_only),
         tolerance=read_share(settings.tolerance),
     )
 

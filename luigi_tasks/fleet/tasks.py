@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import luigi
 
+from edge_client.contract.errors import InputError
 from luigi_tasks.fleet.person import person
 from luigi_tasks.logs import LUIGI_LOGGER, for_page, log_errors_as_messages
 from luigi_tasks.luigid import Reschedulable
@@ -186,13 +187,16 @@ class Rollout(FleetTask):
 
         plan, release, channel = plan_of(self.settings.rollout), str(self.release), self.channel_name
         variants, skip = read_variants(str(self.variants)), bool(self.skip_incompatible)
-        if self.dry_run:
-            return describe(
-                self.fleet.draft(channel, release, plan, person(), variants=variants, skip_incompatible=skip)
-            )
         pointer = self.fleet.stand(channel).signed.channel
-        if pointer is not None and pointer.release == release:
+        if pointer is not None and pointer.release == release and not self.dry_run:
             return f"channel {channel} points to {release} already: all devices may have it"
+        drafted = self.fleet.draft(
+            channel, release, plan, person(), variants=variants, skip_incompatible=skip
+        )
+        if not drafted.stages:
+            raise InputError(explain_nobody(drafted))
+        if self.dry_run:
+            return describe(drafted)
         self.fleet.start(
             channel,
             release,
@@ -203,6 +207,17 @@ class Rollout(FleetTask):
             skip_incompatible=skip,
         )
         return self.look()
+
+
+def explain_nobody(drafted: RolloutRecord) -> str:
+    """Return the message that a rollout would reach nobody, with the way out."""
+    plan = drafted.plan
+    only = f" and is {', '.join(plan.only)}" if plan.only else ""
+    excluded = f" and is not {', '.join(plan.excluded)}" if plan.excluded else ""
+    return (
+        f"no registered device is on channel {drafted.channel}{only}{excluded}: nothing is started. "
+        "`edge-fleet devices` shows channels, sites and classes; `edge-fleet enroll` adds devices"
+    )
 
 
 def describe(drafted: RolloutRecord) -> str:
@@ -216,8 +231,7 @@ def describe(drafted: RolloutRecord) -> str:
         + ("; waits for a person" if stage.number in drafted.plan.approve else "")
         for before, stage in zip(sizes, drafted.stages, strict=False)
     ]
-    found = "; ".join(stages) or "no registered device is on this channel and matches"
-    return f"would roll out {drafted.release}: {found}. {drafted.events[0].why}"
+    return f"would roll out {drafted.release}: {'; '.join(stages)}. {drafted.events[0].why}"
 
 
 # Setting of [rollout] -> option of the task; a class body can have no attribute `not`.

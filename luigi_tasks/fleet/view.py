@@ -184,6 +184,15 @@ class ShownDevice:
             return Member(self.device, report.site, report.device_class, report.tags)
         return self.enrolled.member if self.enrolled is not None else Member(self.device)
 
+    @property
+    def differs(self) -> bool:
+        """Whether a device's own settings are not those of the registry; a client of before told none."""
+        if self.enrolled is None or self.report is None or not self.report.client:
+            return False
+        own, known = self.member, self.enrolled.member
+        are_same = (own.site, own.device_class) == (known.site, known.device_class)
+        return not are_same or set(own.tags) != set(known.tags)
+
     def facts(self) -> dict[str, set[str]]:
         """Return site, class and tags, by the registry and by its report: a filter may mean either."""
         members = [self.member, *([self.enrolled.member] if self.enrolled is not None else [])]

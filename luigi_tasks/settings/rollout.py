@@ -23,6 +23,20 @@ SHARE_ALLOWED = "a share such as 95%, 0% to 100%"
 ERRORS_ALLOWED = "a share such as 10%, a number of devices such as 2d, or both with | between"
 DURATION_ALLOWED = "a time such as 30m, 2h or 3d (s, m, h, d)"
 WINDOW_ALLOWED = "a time of the day such as 01:00-05:00"
+# The checks of a verdict that can report only; the soak is a time, and set as one.
+CHECKS = (
+    "failures",
+    "silence",
+    "passed",
+    "quorum",
+    "latency",
+    "unsure",
+    "failed_frames",
+    "restarts",
+    "confidence",
+    "drift",
+    "figures",
+)
 CONDITION_ALLOWED = "site=NAME, class=NAME, device=ID or tags, with commas"
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -49,7 +63,7 @@ class RolloutSettings:
     only: str = ""
     excluded: str = ""
     by: str = "device"
-    apply: str = "now"
+    apply: str = ""
     window: str = ""
     pace: str = "0"
     on_breach: str = "back"
@@ -175,6 +189,16 @@ def read_conditions(text: str) -> tuple[str, ...]:
     return conditions
 
 
+def read_checks(text: str) -> tuple[str, ...]:
+    """Return names of checks, also of one of a group or label (`latency:class=pi5`); raises ValueError."""
+    names = split_list(text)
+    for one in names:
+        if one.partition(":")[0] not in CHECKS:
+            msg = f"{one!r}: give names of checks, with commas: {', '.join(CHECKS)}"
+            raise ValueError(msg)
+    return names
+
+
 def find_rollout_faults(settings: RolloutSettings, share_percent: float) -> list[str]:
     """Return one sentence for each setting of [rollout] that cannot work."""
     stages = len(split_list(settings.stages))
@@ -190,6 +214,7 @@ def find_rollout_faults(settings: RolloutSettings, share_percent: float) -> list
         "excluded": lambda: read_conditions(settings.excluded),
         "window": lambda: read_window(settings.window, settings.apply),
         "pace": lambda: read_pace(settings.pace),
+        "report_only": lambda: read_checks(settings.report_only),
         "tolerance": lambda: read_share(settings.tolerance),
     }
     faults = []

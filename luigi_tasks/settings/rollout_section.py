@@ -57,9 +57,9 @@ class rollout(luigi.Config):  # noqa: N801 - the class name is the section's nam
         description="what goes together: each device by itself, or all devices of a site",
     )
     apply = luigi.ChoiceParameter(
-        choices=APPLY,
-        default="now",
-        description="when a device installs it: at once, in the window, or when it is asked to",
+        choices=("", *APPLY),
+        default="",
+        description="when a device installs it; empty: in the window where one is given, else at once",
     )
     window = luigi.Parameter(
         default="", description="local time of the devices in which they install, such as 01:00-05:00"

@@ -112,6 +112,8 @@ def notes_of(one: ShownDevice) -> list[str]:
         notes.append("report not signed with its key")
     if report is None:
         return notes
+    if one.differs:
+        notes.append("site, class or tags differ from the registry")
     if report.drift_alarm:
         notes.append("drift alarm")
     notes += [text for text in (report.warning, report.last_error) if text]

@@ -253,7 +253,7 @@ def _with_progress(handed: Iterable[HandedOver], count: int) -> Iterator[HandedO
 
 
 def _how(options: argparse.Namespace, settings: PipelineSettings) -> Handover:
-    from luigi_tasks.fleet.bundle import read_file, read_template  # noqa: PLC0415 - as above
+    from luigi_tasks.fleet.bundle import check_settings, read_file, read_template  # noqa: PLC0415 - as above
     from luigi_tasks.fleet.credentials import CertificateAuthority  # noqa: PLC0415
     from luigi_tasks.fleet.handover import CERTIFICATE, NONE, PASSWORD, Handover, common_settings  # noqa: PLC0415
 
@@ -271,6 +271,7 @@ def _how(options: argparse.Namespace, settings: PipelineSettings) -> Handover:
         files |= named
         for section, values in template.items():
             common[section] = {**common.get(section, {}), **values}
+        check_settings(common, options.settings)
     if options.keep_broker:
         common.pop("broker")
         files = {place: data for place, data in files.items() if place[0] != "broker"}

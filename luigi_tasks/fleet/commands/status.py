@@ -112,6 +112,11 @@ def _odd_in_words(view: FleetView, devices: list[ShownDevice]) -> str:
     facts = [
         (len({one.device for one in enrolled if one.heard == QUIET}), "owing reports", "--state quiet"),
         (len(strangers), "in reports and not in the registry, without a vote", "--state stranger"),
+        (
+            len({one.device for one in enrolled if one.differs}),
+            "with a site, class or tags other than in the registry, and they decide by their own",
+            "",
+        ),
         (sum(1 for one in enrolled if one.report and one.report.drift_alarm), "with a drift alarm", ""),
         (
             sum(1 for one in enrolled if one.report and one.report.last_error),

@@ -82,10 +82,10 @@ def _explain_missing(view: FleetView, device: str, channel: str) -> str:
 
 def _conclude(view: FleetView, one: ShownDevice, expectation: Expectation) -> str:
     report, wanted = one.report, expectation.release
-    if view.head is None:
-        return f"what it serves is unknown: there is no snapshot. It ought to have {wanted or 'what it has'}"
-    if report is None:
-        return f"what it serves is unknown: it never reported. It ought to have {wanted or 'what it has'}"
+    if view.head is None or report is None:
+        why = "it never reported" if view.head is not None else "there is no snapshot"
+        ought = f"It ought to have {wanted}" if wanted else "Nothing says what it ought to have"
+        return f"what it serves is unknown: {why}. {ought}"
     serves = report.release or "nothing"
     if wanted is None or wanted == report.release:
         return f"serves {serves}, as it ought to"
@@ -132,7 +132,7 @@ def _of_registry(view: FleetView, one: ShownDevice) -> list[str]:
             "this device's: is that bundle installed on it?"
         )
     member = one.member
-    if one.report is not None and member != entry.member:
+    if one.differs:
         own = f"site {member.site or 'none'}, class {member.device_class or 'none'}"
         lines.append(
             f"its own settings differ, and it decides by them: {own}, tags {', '.join(member.tags) or 'none'}"

@@ -239,7 +239,7 @@ class Hostile:
 GOOD = encode_compact(FakeDevice("cam").report())
 HOSTILE = (
     Hostile("no JSON", "malformed", b"{"),
-    Hostile("nothing", "malformed", b""),
+    Hostile("nothing", "empty", b""),
     Hostile("deep", "malformed", b"[" * 20000),
     Hostile("huge", "too large", b"x" * 60000),
     Hostile("no text", "malformed", b'{"fleet":"\xff"}'),

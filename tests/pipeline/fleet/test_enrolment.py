@@ -405,6 +405,19 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_made(fleet, tmp_path
     assert not (tmp_path / "enrolled").exists()
 
 
+def test_settings_that_no_device_would_start_with_are_refused(fleet, tmp_path):
+    (tmp_path / "all.toml").write_text("[probation]\nframes = 5\n[sinks]\nmqttt = true\n")
+    code, _, error = fleet.run("enroll", "a", "--settings", "all.toml")
+    assert code == 1
+    assert "no device would start with it: [sinks] mqttt" in error
+    (tmp_path / "all.toml").write_text('[probation]\nframes = 5\n[source]\nkind = "picamera"\n')
+    assert (
+        "all.toml: no device would start with it: [probation] frames"
+        in fleet.run("enroll", "a", "--settings", "all.toml")[2]
+    )
+    assert not (tmp_path / "enrolled").exists()
+
+
 def test_lines_of_other_users_stay_in_the_password_file(tmp_path):
     file = tmp_path / "passwords"
     file.write_text("pipeline:$7$101$a$b\ncamera-1:$7$101$old$old\n")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edge_client.contract.errors import InputError
 from edge_client.contract.rollout import EVERYBODY, RolloutDocument
 from luigi_tasks.fleet import records, stages
+from luigi_tasks.fleet.plans import plan_of
 from luigi_tasks.fleet.records import Check, EnrolledDevice, RolloutPlan, RolloutRecord, VerdictRecord
 from luigi_tasks.fleet.stages import Moment, next_stage, preview
 from luigi_tasks.settings.rollout import RolloutSettings, find_rollout_faults
@@ -255,6 +256,7 @@ def test_what_has_ended_is_changed_by_nobody():
         ({"pace": "2000"}, "2000/min"),
         ({"soak": "3d"}, "shorter than stage_timeout"),
         ({"min_passed": 0}, "at least 1"),
+        ({"report_only": "latency,latncy"}, "failed_frames, restarts"),
     ],
 )
 def test_a_wrong_value_is_named_with_the_allowed_ones(change, named):
@@ -262,6 +264,14 @@ def test_a_wrong_value_is_named_with_the_allowed_ones(change, named):
     (fault,) = find_rollout_faults(RolloutSettings(**change), 100.0)
     assert fault.startswith(f"[rollout] {name}: ")
     assert named in fault
+
+
+@pytest.mark.parametrize(
+    ("given", "apply"),
+    [({}, "now"), ({"window": "01:00-05:00"}, "window"), ({"window": "01:00-05:00", "apply": "ask"}, "ask")],
+)
+def test_a_window_that_is_given_counts(given, apply):
+    assert plan_of(RolloutSettings(stages="100%", **given)).apply == apply
 
 
 def test_a_share_of_the_old_kind_and_stages_exclude_each_other():

@@ -70,6 +70,8 @@ def test_each_look_is_a_run_of_its_own_and_the_one_that_halts_fails(fleet, monke
         return bool(luigi.build([task], local_scheduler=True, log_level="WARNING"))
 
     assert run(AdvanceRollout()), "no rollout is no failure"
+    assert not run(Rollout(release=new, channel="stabel")), "nobody is on it"
+    assert fleet.machine().stand("stabel").current is None
     assert run(Rollout(release=new))
     assert fleet.has(new) == 1
     assert run(AdvanceRollout())
