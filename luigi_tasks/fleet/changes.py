@@ -110,23 +110,29 @@ def measure_changes(view: StageView, baseline: Sequence[DeviceRow], until: float
         until=until,
         period_s=view.head.period_s,
     )
-    sides, late = [], []
-    for votes, is_member in ((view.members, True), (view.control, False)):
-        found, is_late = [], 0
-        for vote in votes:
-            if vote.enrolled.key and (vote.row is None or not vote.row.is_signed):
-                continue  # anybody may have said it
-            release = vote.release if is_member else view.record.from_release
-            before, after = _sums(vote, old.get(vote.device), view.record.from_release, release, hours)
-            if before.is_enough and after.is_enough:
-                found.append((vote, before, after))
-            elif before.is_enough and vote.is_heard and not vote.fault:
-                is_late += 1
-        sides.append(found)
-        late.append(is_late)
-    labels = _labels([total for side in sides for _, *both in side for total in both])
-    stage, control = (_changes(side, labels, by_site=view.record.plan.by == BY_SITE) for side in sides)
-    return Sides(stage, control, labels, (late[0], late[1]))
+    from_release = view.record.from_release
+    members, late = _measured(((one, one.release) for one in view.members), old, from_release, hours)
+    others, others_late = _measured(((one, from_release) for one in view.control), old, from_release, hours)
+    labels = _labels([total for _, *both in (*members, *others) for total in both])
+    is_by_site = view.record.plan.by == BY_SITE
+    stage, control = (_changes(side, labels, by_site=is_by_site) for side in (members, others))
+    return Sides(stage, control, labels, (late, others_late))
+
+
+def _measured(
+    votes: Iterable[tuple[Vote, str]], old: Mapping[str, DeviceRow], from_release: str, hours: _Hours
+) -> tuple[list[tuple[Vote, _Total, _Total]], int]:
+    """Return the devices that have figures before and under a release, and how many may still have them."""
+    found, late = [], 0
+    for vote, release in votes:
+        if vote.enrolled.key and (vote.row is None or not vote.row.is_signed):
+            continue  # anybody may have said it
+        before, after = _sums(vote, old.get(vote.device), from_release, release, hours)
+        if before.is_enough and after.is_enough:
+            found.append((vote, before, after))
+        elif before.is_enough and vote.is_heard and not vote.fault:
+            late += 1
+    return found, late
 
 
 @dataclasses.dataclass(frozen=True)

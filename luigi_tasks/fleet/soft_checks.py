@@ -31,8 +31,10 @@ from luigi_tasks.fleet.changes import (
     CONFIDENCE,
     FAILED,
     FIGURES,
+    FRAMES_AT_LEAST,
     LATENCY,
     RESTARTS,
+    SECONDS_AT_LEAST,
     UNSURE,
     Changes,
     Sides,
@@ -297,14 +299,8 @@ def _look_at(
 ) -> tuple[list[_Found], set[str]]:
     """Return checks of a group, and the devices that are hit.
 
-    Of a part of the stage, and of labels, only those that do not pass.
-
-    Args:
-        sides: Both sides.
-        group: Its devices.
-        plan: What is tolerated.
-        alpha: Which p-value means what.
-        spread: Of the fleet, for groups too small for ranks; None: by ranks.
+    Of a part of the stage, and of labels, only those that do not pass. Without a spread of the fleet, ranks
+    tell what is worse.
     """
     stage, control = sides.stage.of(group.stage), sides.control.of(group.control)
     levels = tamed(np.abs(sides.control.levels[group.control])).mean(axis=0)
@@ -455,7 +451,11 @@ def _side_reports(sides: Sides, plan: RolloutPlan) -> tuple[Check, ...]:
                 unit=unit,
                 counted=n,
                 control=m,
-                words=f"{n} devices against {m}: {SIDE_AT_LEAST} of each side are needed to judge",
+                words=(
+                    f"{n} devices against {m} have {FRAMES_AT_LEAST} frames and "
+                    f"{SECONDS_AT_LEAST / 60:.0f} min before and since: "
+                    f"{SIDE_AT_LEAST} of each side are needed to judge"
+                ),
             )
         )
     return tuple(checks)

@@ -244,7 +244,8 @@ def _go_on(
 
 
 def _break_off(record: RolloutRecord, verdict: VerdictRecord, key: str, when: Moment) -> RolloutRecord:
-    breached = tuple(one.name for one in verdict.checks if one.result == HALT and one.kind == "soft")
+    halting = (one.name for one in verdict.checks if one.result == HALT and one.kind == "soft")
+    breached = tuple(dict.fromkeys((*halting, *verdict.asks)))
     if verdict.is_hard:
         record = add_event(record, "halted", when, verdict.words, key)
         if record.plan.on_breach == "back":
