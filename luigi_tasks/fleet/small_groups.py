@@ -45,6 +45,7 @@ class SmallGroups:
         calm = [tamed(side) for side in (stage, control)]
         residuals = np.concatenate([side - side.mean(axis=0) for side in calm])[:, figures:]
         covariance = residuals.T @ residuals / self._freedom
+        self._variance = np.maximum(np.diag(covariance), 1e-18)
         self._inverse = np.linalg.pinv(covariance, rcond=1e-4, hermitian=True)
         self._together = slice(figures, None)
 
@@ -54,7 +55,7 @@ class SmallGroups:
 
         first, second = self._stage[stage], self._control[control]
         n, m = len(first), len(second)
-        own = np.sqrt((n * first.var(axis=0) + m * second.var(axis=0)) / (n + m - 2))
+        own = np.sqrt(_own_variance(first, second))
         spread = np.maximum(np.maximum(self._spread, own), 1e-9) * math.sqrt(1 / n + 1 / m)
         return np.asarray(
             stdtr(self._freedom, (second.mean(axis=0) - first.mean(axis=0)) / spread), np.float64
@@ -63,7 +64,8 @@ class SmallGroups:
     def p_together(self, stage: Rows, control: Rows) -> float:
         """Return the p-value that none of the last columns moved: the test of Hotelling (1931).
 
-        It is 1 where the fleet has too few devices to know how the figures move together.
+        It is 1 where the fleet has too few devices to know how the figures move together. A group that moves
+        more by itself than the fleet does is measured by its own spread.
         """
         from scipy.special import fdtrc  # noqa: PLC0415 - as above
 
@@ -74,5 +76,11 @@ class SmallGroups:
             return 1.0
         distance = float(difference @ self._inverse @ difference) * len(first) * len(second)
         distance /= len(first) + len(second)
+        distance /= max(1.0, float((_own_variance(first, second) / self._variance).mean()))
         rest = self._freedom - labels + 1
         return float(fdtrc(labels, rest, distance * rest / (self._freedom * labels)))
+
+
+def _own_variance(first: Numbers, second: Numbers) -> Numbers:
+    n, m = len(first), len(second)
+    return np.asarray((n * first.var(axis=0) + m * second.var(axis=0)) / (n + m - 2), np.float64)
