@@ -11,7 +11,6 @@ One JSON object a line, plain, gzip or zstd:
 from __future__ import annotations
 
 import base64
-import binascii
 import gzip
 import io
 import logging
@@ -19,6 +18,7 @@ import zlib
 from typing import TYPE_CHECKING, cast
 
 import msgspec
+import zstandard
 
 from edge_client.contract.errors import InputError, TransportError
 from luigi_tasks.fleet.database import DamagedError, DatabaseBusyError
@@ -38,6 +38,8 @@ logger = logging.getLogger("edge-fleet")
 _BATCH = 2000
 _LINE_LIMIT_BYTES = 1 << 18
 _OBJECT_LIMIT_BYTES = 256 << 20
+# Of files that are damaged, or were never packed.
+UNREADABLE = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
@@ -68,7 +70,7 @@ def take_file(collector: Collector, path: Path) -> int:
     try:
         with path.open("rb") as file:
             return _take(collector, _opened(file), "")
-    except (OSError, EOFError, zlib.error) as e:
+    except UNREADABLE as e:
         msg = f"{path}: cannot be read ({e}); give a file with one JSON object a line"
         raise InputError(msg) from e
 
@@ -91,7 +93,7 @@ def take_objects(collector: Collector, store: Store, prefix: str) -> int:
             found = store.get(listed.key, limit_bytes=_OBJECT_LIMIT_BYTES)
             if found is not None:
                 _take(collector, _opened(io.BytesIO(found.data)), name)
-        except (OSError, EOFError, zlib.error) as e:
+        except UNREADABLE as e:
             logger.warning("%s: cannot be read (%s); passed over", store.url(listed.key), e)
             collector.write_now((), name)
         taken += 1
@@ -118,8 +120,6 @@ def _opened(file: IO[bytes]) -> IO[bytes]:
     if start.startswith(_GZIP):
         return cast("IO[bytes]", gzip.open(file))
     if start == _ZSTD:
-        import zstandard  # noqa: PLC0415 - plain files do without
-
         return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file))
     return file
 
@@ -142,11 +142,13 @@ def _read(collector: Collector, line: bytes) -> Message | None:
     try:
         recorded = _LINE.decode(line)
         payload = recorded.content()
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, binascii.Error):
+    except (msgspec.DecodeError, RecursionError, ValueError):
         collector.intake.rejections.count(MALFORMED)
         return None
     now = collector.scope.clock()
-    at = min(recorded.at_ms / 1000 or now, now)  # heard in the future, a device would never be silent
+    at = recorded.at_ms / 1000
+    if not 0 < at <= now:  # heard in the future, a device would never be silent
+        at = now
     return collector.intake.admit(recorded.topic, payload, at)
 
 

@@ -351,6 +351,9 @@ def _open_seal(store: Store, key: str, fleet: str, trusted: Mapping[str, str]) -
             f"{source}: of fleet {seal.head.fleet!r} and collector {seal.head.collector!r}; not of {fleet!r}"
         )
         raise TrustError(msg)
+    if not 0 <= seal.head.taken_at - found[0] < 1:
+        msg = f"{source}: its collector signed another time in it, {seal.head.taken_at}; who has its key?"
+        raise TrustError(msg)
     return seal
 
 

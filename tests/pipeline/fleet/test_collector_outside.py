@@ -152,8 +152,10 @@ def test_reports_that_a_rule_of_aws_wrote_to_the_bucket_count_once(tmp_path, sto
 
     put("1.gz", line(device.payload(), clock.now - 60), b"no line\n", line(device.payload(), clock.now - 30))
     store.put("reports/2026/11/27/2.gz", b"\x1f\x8bdamaged")
+    store.put("reports/2026/11/27/2.zst", b"\x28\xb5\x2f\xfddamaged")
+    put("2-deep.gz", b'{"topic":"x","payload":' + b"[" * 100_000 + b"}\n")
     collector, clerk = make_collector(tmp_path, fleet, store, clock)
-    assert take_objects(collector, store, "reports") == 2
+    assert take_objects(collector, store, "reports") == 4
     collector.close()
     collector, clerk = make_collector(tmp_path, fleet, store, clock)
     put("3.gz", line(device.payload(), clock.now + 10**9))  # for ever heard, by whoever can write there
@@ -162,7 +164,7 @@ def test_reports_that_a_rule_of_aws_wrote_to_the_bucket_count_once(tmp_path, sto
     store.delete("reports/2026/11/27/1.gz")
     assert take_objects(collector, store, "reports") == 0
     [kept] = collector._database._connection.execute("SELECT count(*) FROM taken").fetchone()
-    assert kept == 2, "what the bucket does not have any more is forgotten"
+    assert kept == 4, "what the bucket does not have any more is forgotten"
     collector.close()
     found = read_newest_snapshot(store, FLEET, fleet.collectors)
     assert found is not None

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from edge_client.contract.errors import SettingsError, TrustError
+from edge_client.contract.errors import InputError, SettingsError, TrustError
 from luigi_tasks.fleet import registry
 from luigi_tasks.fleet.documents import FleetKeys, SignedDocuments
 from luigi_tasks.fleet.records import EnrolledDevice
@@ -269,6 +269,18 @@ def test_an_index_that_nobody_signed_is_refused(documents, store):
     enroll(forger, ["camera-x"])
     with pytest.raises(TrustError, match="not signed"):
         load_registry(documents)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"payload":5,"payloadType":"x","signatures":[]}', b"7"]
+)
+def test_an_index_that_is_no_envelope_is_refused(documents, store, content):
+    enroll(documents, ["camera-1"])
+    store.put(INDEX_KEY, content)
+    with pytest.raises(TrustError, match="not signed"):
+        load_registry(documents)
+    with pytest.raises(InputError, match="no envelope"):
+        accept_registry(documents, "ann")
 
 
 def test_a_reader_that_a_change_overtakes_reads_again(documents, store, monkeypatch):
