@@ -40,7 +40,8 @@ def take_step(
         return record, record.events[-1].why
     seen = observe(settings, rollouts.documents, when.now)
     if record.state == GOING_BACK:
-        return stages.finish_going_back(record, _serving(record, seen), when), "its devices go back"
+        after = stages.finish_going_back(record, _serving(record, seen), when)
+        return after, "its devices go back" if after is record else after.events[-1].why
     if seen.stale:
         words = f"nothing moves, {seen.stale}"
         return stages.wait(record, words, "", when), words

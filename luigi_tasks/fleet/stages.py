@@ -249,7 +249,7 @@ def _break_off(record: RolloutRecord, verdict: VerdictRecord, key: str, when: Mo
     if verdict.is_hard:
         record = add_event(record, "halted", when, verdict.words, key)
         if record.plan.on_breach == "back":
-            return go_back(record, "a limit on failures was broken", when)
+            return go_back(record, verdict.words, when)
         return enter(msgspec.structs.replace(record, resume_state=_before_pause(record)), HALTED, when)
     if record.state == PAUSED:
         return record

@@ -133,7 +133,7 @@ def ended_in_words(record: RolloutRecord) -> str:
     """Return how the last rollout of a channel ended, and why."""
     text = f"the last, {record.id} of release {record.release}, is {_state(record)}"
     if record.events:
-        text += f" since {age_in_words(-seconds_until(record.events[-1].at))}"
+        text += f", {age_in_words(-seconds_until(record.events[-1].at))}"
     decided = [one for one in record.events if one.what in {"halted", "paused"}]
     reason = (decided or list(record.events))[-1:]
     told = f"stage {reason[0].stage}: {shown(reason[0].why, _WORDS)}" if reason and reason[0].why else ""

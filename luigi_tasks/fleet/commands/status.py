@@ -97,6 +97,9 @@ def _role(view: FleetView, channel: str, release: str) -> str:
         words.append("steady")
     if record is not None and release in {record.release, *record.variants.values()}:
         words.append("rolled out")
+    document = view.documents.get(channel) if record is None else None
+    if document is not None and document.id and release in {document.release, *document.variants.values()}:
+        words.append("for a part of the fleet")
     if pointer is not None and release in pointer.withdrawn:
         words.append("withdrawn")
     return ", ".join(words)

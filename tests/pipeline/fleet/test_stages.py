@@ -163,6 +163,7 @@ def opened(**plan) -> RolloutRecord:
 def test_a_hard_breach_goes_back_or_halts_and_a_soft_one_pauses(on_breach, found, state, what):
     record = stages.look(opened(on_breach=on_breach), found, "v", None, at(60))
     assert (record.state, record.events[-1].what) == (state, what)
+    assert record.events[-1].why == found.words
 
 
 def test_a_paused_rollout_opens_nothing_and_a_hard_breach_still_breaks_it_off():
