@@ -20,7 +20,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from fleet import LIMIT_S, LOOK_S, SWITCHED_ON_PER_S, in_process, serving, tell, wait_for
+from fleet import LIMIT_S, SWITCHED_ON_PER_S, in_process, serving, tell, wait_for
 
 from edge_client.contract.errors import TransportError
 
@@ -36,6 +36,7 @@ ROLLOUT = {"stages": STAGES, "soak": "4s", "stage_timeout": "1h"}
 # The bad release begins with a stage that can show a share of failures.
 BAD_STAGES = ("10%", "50%", "100%")
 SLOWER = 1000.0
+LOOK_S = 1.0
 AWAY_S, DOWN_S, OFF_S = 20.0, 3.0, 2.0
 KILLED_A_LOOK = 3
 
@@ -188,6 +189,7 @@ def roll_out(
     while record.state not in (*ENDED, GOING_BACK, HALTED, PAUSED):
         if time.monotonic() > limit:
             break
+        site.check_collector()
         try:
             record = fleet.advance("stable").record or record
         except TransportError as e:
