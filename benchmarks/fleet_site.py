@@ -372,8 +372,8 @@ class FleetSite:
             root=self.folder / "keys/device/root.json",
             broker=self.broker,
         )
-        # Hundreds of devices share a process here: what a frame waits for the others is no fault of a release.
-        probation = {"frames": 20, "max_slowdown": 200.0}
+        # Hundreds of devices share a process: what a frame waits for the others is no fault of a release.
+        probation: dict[str, object] = {"frames": 20, "max_slowdown": 200.0}
         settings |= {"status": {"retain": False}, "probation": probation}
         if heartbeat_s := heartbeat_of(self.settings.fleet, len(self.names)):  # as a rollout tells them, too
             settings["status"]["report_interval_s"] = heartbeat_s
