@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 from edge_client.settings.labels import unknown_private, unknown_watched
@@ -30,15 +31,20 @@ class LabelWatch:
         self._held = held
         self._found: tuple[HeldLabels, ...] = ()
         self._warnings: tuple[str, ...] = ()
+        # Status and report ask at once, each in its thread: one that does not wait would be told of nothing.
+        self._looking = threading.Lock()
 
     def warnings(self) -> tuple[str, ...]:
         """Return the warnings; none while a channel does not serve, as its release may have the label."""
         found = tuple(self._held())
         serving = tuple(one for one in found if one is not None)
-        if len(serving) == len(found) and serving != self._found:
-            self._found = serving
-            self._warn([one.serving for one in serving], [one.shadow for one in serving])
-        return self._warnings if len(serving) == len(found) else ()
+        if len(serving) != len(found):
+            return ()
+        with self._looking:
+            if serving != self._found:
+                self._found = serving
+                self._warn([one.serving for one in serving], [one.shadow for one in serving])
+            return self._warnings
 
     def _warn(self, serving: Collection[tuple[str, ...]], shadow: Collection[tuple[str, ...]]) -> None:
         known = set().union(*serving)

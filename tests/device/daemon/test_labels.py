@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import pytest
 from local_services import wait_until
 
+from edge_client.daemon import labels
 from edge_client.daemon.labels import LabelWatch
 from edge_client.serving.held import HeldLabels
 from edge_client.settings.file import load_settings
+from edge_client.settings.labels import unknown_watched
 from tests.fakes.tiny_model import TINY_LABELS
 
 FRUIT = HeldLabels(("ripe", "rotten", "screw, M3"), ())
@@ -67,6 +72,34 @@ def test_a_label_that_no_serving_release_has_is_warned_of_once(watch, text, held
     assert logged == list(warnings)
     assert bool(warnings) == bool(told)
     assert told in "".join(warnings)
+
+
+def test_status_and_report_that_ask_at_once_are_told_the_same(tmp_path, monkeypatch):
+    file = tmp_path / "device.toml"
+    text = f'[device]\nid = "c"\n[store]\nbase_url = "http://s/b"\n[source]\npath = "x"\n{ACTION}"cat"'
+    file.write_text(text)
+    watch, told = LabelWatch(load_settings(file), lambda: [FRUIT]), dict[str, tuple[str, ...]]()
+    looking, go_on = threading.Event(), threading.Event()
+
+    def look(*arguments: Any) -> str | None:
+        looking.set()
+        assert go_on.wait(10)
+        return unknown_watched(*arguments)
+
+    monkeypatch.setattr(labels, "unknown_watched", look)  # looking takes microseconds
+    threads = [
+        threading.Thread(target=lambda name=name: told.update({name: watch.warnings()}))
+        for name in ("status", "report")
+    ]
+    threads[0].start()
+    assert looking.wait(10)
+    threads[1].start()
+    threads[1].join(0.2)
+    go_on.set()
+    for one in threads:
+        one.join(10)
+    assert told["status"]
+    assert told["report"] == told["status"]
 
 
 @pytest.mark.slow
