@@ -372,8 +372,9 @@ class FleetSite:
             root=self.folder / "keys/device/root.json",
             broker=self.broker,
         )
-        # Hundreds of devices share a process: what a frame waits for the others is no fault of a release.
-        probation: dict[str, object] = {"frames": 20, "max_slowdown": 200.0}
+        # Hundreds of devices share a process: what a frame waits for the others is no fault of a release. Nor
+        # is chance: of thousands that are judged by 20 frames each, one is unsure of half of them.
+        probation: dict[str, object] = {"frames": 20, "max_slowdown": 200.0, "max_unsure_points": 70.0}
         settings |= {"status": {"retain": False}, "probation": probation}
         if heartbeat_s := heartbeat_of(self.settings.fleet, len(self.names)):  # as a rollout tells them, too
             settings["status"]["report_interval_s"] = heartbeat_s
