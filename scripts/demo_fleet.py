@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from demo_settings import choose_network, write_pipeline_settings
 from demo_words import explain_failure, say, tail
-from device_watcher import write_settings
+from device_watcher import end_process, write_settings
 from local_services import MqttBroker, ObjectStore, Scheduler, wait_until
 from rich.markup import escape
 
@@ -105,7 +105,7 @@ class FleetDemo:
         for camera in self.cameras:
             self.stack.enter_context(self.device(camera))
         self.stack.enter_context(self.feeding(pictures))
-        self.wait_for_fleet(lambda counts: counts == len(self.cameras), "all devices to serve")
+        wait_until(self.all_serve, "all devices to serve", 60)
         say("  all of them serve the first release, and say so to the collector\n")
 
     def good_release(self, pictures: FleetPictures) -> None:
@@ -308,14 +308,11 @@ class FleetDemo:
             stop.set()
             thread.join()
 
-    def wait_for_fleet(self, is_there: Any, what: str) -> None:  # noqa: ANN401
-        """Wait for a number of devices that serve a release."""
-
-        def served() -> bool:
-            rows = json.loads(self.edge_fleet("devices", "--json", "--limit", "0"))["devices"]
-            return bool(is_there(sum(bool((row.get("report") or {}).get("release")) for row in rows)))
-
-        wait_until(served, what, 60)
+    def all_serve(self) -> bool:
+        """Whether the collector knows of each device that it serves a release."""
+        rows = json.loads(self.edge_fleet("devices", "--json", "--limit", "0"))["devices"]
+        serving = sum(bool((row.get("report") or {}).get("release")) for row in rows)
+        return serving == len(self.cameras)
 
     def wait_for_user(self) -> None:
         """Leave everything up until Ctrl-C."""
@@ -367,12 +364,7 @@ def running(command: list[str], log: Path, environment: dict[str, str] | None = 
         if process.poll() is not None:
             sys.exit(f"{shlex.join(command)} ended with {process.returncode}: {tail(log)}")
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process)
 
 
 def indented(text: str) -> str:
