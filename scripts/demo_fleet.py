@@ -242,7 +242,7 @@ class FleetDemo:
             "update": {"poll_s": 60.0},
             "status": {"interval_s": 2.0, "report_interval_s": 2.0},
             # All devices share the cores of this machine: its latencies are nobody's fault.
-            "probation": {"frames": 20, "seconds": 60.0, "max_slowdown": 20.0},
+            "probation": {"frames": 20, "seconds": 60.0, "max_slowdown": 20.0, "max_unsure_points": 20},
             "sinks": {"mqtt": False},
         }
         write_settings(self.work / "all.toml", template)
