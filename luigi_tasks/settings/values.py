@@ -259,6 +259,18 @@ class FleetSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class BoardSettings:
+    """The web application."""
+
+    host: str = "127.0.0.1"
+    port: int = 8090
+    url: str = ""
+    state_dir: str = "~/.local/state/edge-fleet/board"
+    anonymous: str = "viewer"
+    look_s: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class PipelineSettings:
     """Settings of all sections."""
 
@@ -273,6 +285,7 @@ class PipelineSettings:
     release: ReleaseSettings
     fleet: FleetSettings
     rollout: RolloutSettings = dataclasses.field(default_factory=RolloutSettings)
+    board: BoardSettings = dataclasses.field(default_factory=BoardSettings)
 
     @property
     def tunes(self) -> bool:
