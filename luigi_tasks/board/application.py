@@ -49,7 +49,7 @@ class StaticFile(tornado.web.StaticFileHandler):
 
 
 def make_application(board: Board) -> tornado.web.Application:
-    """Return the application; it answers at the root and below the path of `[board] url`: proxies may strip it."""
+    """Return the application: at the root, and below the path of `[board] url`, which a proxy may strip."""
     handlers: list[Any] = []
     for prefix in dict.fromkeys(("/", board.prefix)):
         for page in PAGES:

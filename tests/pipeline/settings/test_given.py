@@ -33,6 +33,7 @@ PATHS = {
     "trust.passphrase_file": "passphrase",
     "fleet.collector_key_file": "keys/collector.pem",
     "fleet.database_file": "collector.sqlite",
+    "board.state_dir": "board",
     "broker.password_file": "password",
     "broker.ca_file": "ca.pem",
     "broker.certificate_file": "pipeline.pem",
@@ -40,7 +41,14 @@ PATHS = {
     "fleet.webhooks_file": "webhooks",
 }
 # Settings whose name or text speaks of a file or folder, and that are no path of this machine.
-NO_PATHS = {"store.url", "store.profile", "store.endpoint_url", "store.addressing_style", "broker.alpn"}
+NO_PATHS = {
+    "store.url",
+    "store.profile",
+    "store.endpoint_url",
+    "store.addressing_style",
+    "broker.alpn",
+    "board.url",
+}
 
 
 @pytest.fixture
