@@ -353,7 +353,7 @@ class Scheduler(LocalService):
             return bool(answer.status == 200)
 
 
-def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 30.0 * PATIENCE) -> None:
+def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 60.0 * PATIENCE) -> None:
     """Poll a foreign process that offers no event.
 
     Raises: TimeoutError that names `what`.

@@ -8,7 +8,7 @@ import socket
 import threading
 
 import pytest
-from local_services import MqttBroker, wait_until
+from local_services import PATIENCE, MqttBroker, wait_until
 
 from edge_client.commands.doctor.broker import check_broker
 from edge_client.contract.errors import DeviceError, SettingsError, TransportError
@@ -152,7 +152,8 @@ def test_beside_a_daemon_doctor_lets_the_daemon_speak(camera, aws, repository):
     assert aws.connections(DEVICE) == 1
     aws.policies[""] = without(allowed, "/re*")
     camera.drop("blue")
-    wait_until(lambda: f"does not let {DEVICE} publish" in camera.log, "the daemon's conclusion")
+    # After several lost connections, each some seconds by chance after the one before: 10 s, now and then 40.
+    wait_until(lambda: f"does not let {DEVICE} publish" in camera.log, "the daemon's conclusion", 180 * PATIENCE)
     with pytest.raises(
         DeviceError, match=f"the daemon, which runs, reports: .*does not let {DEVICE} publish"
     ):
