@@ -153,7 +153,9 @@ def test_beside_a_daemon_doctor_lets_the_daemon_speak(camera, aws, repository):
     aws.policies[""] = without(allowed, "/re*")
     camera.drop("blue")
     # After several lost connections, each some seconds by chance after the one before: 10 s, now and then 40.
-    wait_until(lambda: f"does not let {DEVICE} publish" in camera.log, "the daemon's conclusion", 180 * PATIENCE)
+    wait_until(
+        lambda: f"does not let {DEVICE} publish" in camera.log, "the daemon's conclusion", 180 * PATIENCE
+    )
     with pytest.raises(
         DeviceError, match=f"the daemon, which runs, reports: .*does not let {DEVICE} publish"
     ):
