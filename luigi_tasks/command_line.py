@@ -20,7 +20,7 @@ from luigi.task_register import Register
 from edge_client.contract.errors import EdgeError, SettingsError
 from edge_client.contract.text import one_line
 from luigi_tasks.logs import log_errors_as_messages
-from luigi_tasks.luigid import check_answers, scheduler_url
+from luigi_tasks.luigid import EXIT_CODES, check_answers, scheduler_url
 from luigi_tasks.settings.given import read_given
 from luigi_tasks.settings.reading import read_value
 from luigi_tasks.settings.sections import SECTIONS, find_unknown_settings
@@ -32,15 +32,6 @@ if TYPE_CHECKING:
     from luigi_tasks.settings.given import GivenSettings
 
 MODULE = "luigi_tasks"
-# As in luigi.cfg; Luigi's own are 0 for most, so that a cron job would fail unseen.
-EXIT_CODES = {
-    "already_running": 10,
-    "missing_data": 20,
-    "not_run": 25,
-    "task_failed": 30,
-    "scheduling_error": 35,
-    "unhandled_exception": 40,
-}
 _HELP = {"--help", "--help-all"}
 # The task that has an option with which those of a section begin.
 _RELEASE_OPTION = {"Rollout"}

@@ -34,6 +34,17 @@ if TYPE_CHECKING:
 START_LIMIT_S = 5.0
 _PAUSE_S = 0.5
 _DONE, _UNKNOWN = "DONE", "UNKNOWN"
+# A look of a page that is open: it is repeated.
+_LOOK_S = 2.0
+# As in luigi.cfg; Luigi's own are 0 for most, so that a cron job would fail unseen.
+EXIT_CODES = {
+    "already_running": 10,
+    "missing_data": 20,
+    "not_run": 25,
+    "task_failed": 30,
+    "scheduling_error": 35,
+    "unhandled_exception": 40,
+}
 
 
 class Reschedulable(luigi.Task):
@@ -55,6 +66,40 @@ def scheduler_url(options: Mapping[str, Any]) -> str:
     if given.local_scheduler:
         return ""
     return str(given.scheduler_url) or f"http://{given.scheduler_host}:{given.scheduler_port}/"
+
+
+def is_named() -> bool:
+    """Whether the settings name a scheduler; else Luigi takes its default, localhost:8082."""
+    configuration: Any = luigi.configuration.get_config()
+    names = ("scheduler-host", "scheduler-port", "scheduler-url")
+    written = (f"{prefix}{name}" for name in names for prefix in ("", "default-"))
+    known = {form for one in written for form in (one, one.replace("-", "_"))}
+    return any(
+        configuration.has_option("core", one) for one in (*known, "local-scheduler", "local_scheduler")
+    )
+
+
+def fault_of(url: str) -> str | None:
+    """Return why luigid does not answer now; None if it does, or is Luigi's alone to open."""
+    if "://" not in url or url.startswith("http+unix:"):
+        return None
+    return _ask(url, _LOOK_S)
+
+
+def given_scheduler() -> str:
+    """Return the address of the luigid that a program is to run tasks under; "": no luigid, their own.
+
+    Where the settings name none, Luigi's default counts if it answers.
+    """
+    url = scheduler_url({})
+    return url if is_named() or (url and fault_of(url) is None) else ""
+
+
+def command_codes() -> dict[int, str]:
+    """Return the exit codes of a `luigi --module luigi_tasks` command with their names in [retcode]."""
+    configuration: Any = luigi.configuration.get_config()
+    given = {name: configuration.getint("retcode", name, code) for name, code in EXIT_CODES.items()}
+    return {code: name for name, code in given.items() if code}
 
 
 def check_answers(url: str) -> None:
