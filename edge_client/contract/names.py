@@ -31,6 +31,8 @@ RELEASE_FILE = "release.json"
 REPORT_FILE = "report.html"
 # Devices do not download it: 200 pictures are 13 kB.
 CALIBRATION_FILE = "calibration.json"
+# What the gate found, for people; devices do not download it either.
+GATE_FILE = "gate.json"
 
 # Name of a model's second output, (1, 1) in [0, 1]: whether the picture shows something of the classes.
 KNOWN_OUTPUT = "known"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from edge_client.contract.documents import Document
 from edge_client.contract.release import HoldOut  # noqa: TC001 - msgspec resolves it
 from luigi_tasks.training.records import Reliability  # noqa: TC001 - msgspec resolves it
@@ -294,6 +296,20 @@ class Evaluation(Document, frozen=True, kw_only=True):
         if self.verdict.passed:
             return f"Release {self.release} {self.verdict.in_words()}"
         return f"Release {self.release} is not published, the gate {self.verdict.in_words()}"
+
+
+def without_pictures(evaluation: Evaluation) -> Evaluation:
+    """Return a record as it is published with a release: nothing in it names a picture of the hold-out.
+
+    Of the models beside the candidate, the confusions are left out too: they are never shown.
+    """
+    champion = evaluation.champion
+    return msgspec.structs.replace(
+        evaluation,
+        candidate=msgspec.structs.replace(evaluation.candidate, mistakes=()),
+        float_model=msgspec.structs.replace(evaluation.float_model, mistakes=(), confusion=()),
+        champion=champion and msgspec.structs.replace(champion, mistakes=(), confusion=()),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

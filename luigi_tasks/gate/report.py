@@ -11,7 +11,15 @@ from luigi_tasks.dataset.groups import WORDS, count_groups
 from luigi_tasks.dataset.left_out import by_reason
 from luigi_tasks.dataset.pixels import to_png
 from luigi_tasks.gate.confidence import draw_reliability
-from luigi_tasks.gate.records import PASSED, REFUSED, THIN
+from luigi_tasks.gate.words import (
+    describe_check,
+    describe_interval,
+    mark_check,
+    mark_verdict,
+    megabytes,
+    milliseconds,
+    percent,
+)
 from luigi_tasks.pages import render_template
 
 if TYPE_CHECKING:
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 
     from luigi_tasks.dataset.pixels import PixelLoader
     from luigi_tasks.dataset.records import Picture, Snapshot
-    from luigi_tasks.gate.records import Check, Evaluation, Measurement, Verdict
+    from luigi_tasks.gate.records import Evaluation, Measurement
     from luigi_tasks.quantization.records import QuantizationRecord
     from luigi_tasks.training.records import DoubtedLabel, TrainingRecord, TunedRecord
 
@@ -28,31 +36,11 @@ MATRIX_CLASSES = 40
 CONFUSIONS = 15
 THUMBNAIL_PIXELS = 128
 LEFT_OUT_SHOWN = 20  # of each reason
-# Units of checks whose limit is a smallest number.
-COUNTED = {"pictures", "groups of pictures", "classes"}
 
 # Size of a chart in its own units; the page scales it.
 CHART_WIDTH, CHART_HEIGHT = 480, 200
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 64, 14, 12, 26
 GRID_LINES = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Mark:
-    """Words for an outcome: of the page's title, of its heading and of one check; `mark` is a CSS class."""
-
-    mark: str
-    word: str
-    title: str
-    check: str
-
-
-MARKS = {
-    PASSED: Mark(PASSED, "Passed", "✓ Passed the gate", "✓ passed"),
-    REFUSED: Mark(REFUSED, "Refused", "✕ Refused by the gate", "✕ failed"),
-    THIN: Mark(THIN, "Held", "? Held: not enough evidence", "? not enough evidence"),
-}
-PASSED_THIN = Mark(THIN, "Passed on thin evidence", "✓ Passed, on thin evidence", "✓ passed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +129,7 @@ def render_report(
         "quantization": quantization,
         "settings": dict(sorted(settings.items())),
         "outcome": mark_verdict(evaluation.verdict),
-        "checks": [(check, *describe_check(check), _mark(check)) for check in evaluation.verdict.checks],
+        "checks": [(check, *describe_check(check), mark_check(check)) for check in evaluation.verdict.checks],
         "models": _name_models(evaluation),
         "classes": sorted(candidate.classes, key=lambda one: (min(one.recall, one.precision), one.label)),
         "matrix": build_matrix(candidate) if len(candidate.labels) <= MATRIX_CLASSES else None,
@@ -177,57 +165,6 @@ def load_thumbnails(
     pictures = [picture for picture in pictures if picture.sha256 in wanted]
     pixels = pixels_of(pictures, THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
     return {picture.sha256: to_png(pixels[index]) for index, picture in enumerate(pictures)}
-
-
-def percent(share: float) -> str:
-    """Format a share: 0.9512 -> 95.12 %, rounded down, so that 100 % means all."""
-    return f"{math.floor(share * 10000 + 1e-6) / 100:.2f} %"
-
-
-def describe_interval(interval: tuple[float, float]) -> str:
-    """Format an interval of a share: (0.8012, 0.9) -> 80.12 to 90.00 %."""
-    low, high = interval
-    return f"{low * 100:.2f} to {high * 100:.2f} %"
-
-
-def mark_verdict(verdict: Verdict) -> Mark:
-    """Return the words for a verdict; one from before there were three outcomes passed or was refused."""
-    if verdict.outcome == THIN and verdict.passed:
-        return PASSED_THIN
-    return MARKS[verdict.outcome or (PASSED if verdict.passed else REFUSED)]
-
-
-def _mark(check: Check) -> Mark:
-    return MARKS[check.outcome or (PASSED if check.passed else REFUSED)]
-
-
-def megabytes(size_bytes: float) -> str:
-    """Format a size: 2738448 -> 2.74 MB, below 0.1 MB in kB."""
-    return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 100_000 else f"{size_bytes / 1e3:.1f} kB"
-
-
-def milliseconds(latency_ms: float | None) -> str:
-    """Format a latency: 1.234 -> 1.23; a dash where none was measured."""
-    return "-" if latency_ms is None else f"{latency_ms:.2f}"
-
-
-def describe_check(check: Check) -> tuple[str, str]:
-    """Format the measured value of a check and its limit."""
-    if check.unit == "share":
-        return percent(check.measured), f"at least {percent(check.limit)}"
-    if check.unit == "share above":
-        return percent(check.measured), f"above {percent(check.limit)}"
-    if check.unit in COUNTED:
-        return f"{check.measured:g}", f"at least {check.limit:g}"
-    if check.unit == "bytes":
-        return megabytes(check.measured), f"at most {megabytes(check.limit)}"
-    gain = f"none, {-check.measured:.2f} {check.unit} better"
-    # A note says what was counted: chance decides then, and not the bare difference.
-    allowed = "what is chance, or" if check.note else "at most"
-    return (
-        gain if check.measured < 0 else f"{check.measured:.2f} {check.unit}",
-        f"{allowed} {check.limit:g} {check.unit}",
-    )
 
 
 def build_matrix(measurement: Measurement) -> list[tuple[str, list[Cell]]]:

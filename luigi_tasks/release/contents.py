@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edge_client.contract.documents import encode_compact, encode_document
 from edge_client.contract.names import (
     CALIBRATION_FILE,
+    GATE_FILE,
     LABELS_FILE,
     MODEL_FILE,
     RELEASE_FILE,
@@ -15,6 +16,7 @@ from edge_client.contract.names import (
 )
 from edge_client.contract.release import TWO_OUTPUTS_SCHEMA, ReleaseDocument, SelfTestCase
 from luigi_tasks.backbone.networks import architecture_name
+from luigi_tasks.gate.records import without_pictures
 from luigi_tasks.provenance import flatten_settings
 from luigi_tasks.quantization.records import Calibration, write_labels
 
@@ -40,6 +42,7 @@ def build_release(
         MODEL_FILE: candidate.model,
         LABELS_FILE: write_labels(record.labels),
         RELEASE_FILE: encode_document(_describe(candidate, evaluated.record, pictures, settings)),
+        GATE_FILE: encode_compact(without_pictures(evaluated.record)),
         CALIBRATION_FILE: encode_compact(Calibration(sets=record.quantization.calibration)),
         **{name: one.png for name, one in pictures.items()},
     }

@@ -24,8 +24,9 @@ from luigi_tasks.gate.records import (
     Mistake,
     SchemeResult,
 )
-from luigi_tasks.gate.report import MATRIX_CLASSES, Past, draw_curve, megabytes, percent, render_report
+from luigi_tasks.gate.report import MATRIX_CLASSES, Past, draw_curve, render_report
 from luigi_tasks.gate.verdict import judge
+from luigi_tasks.gate.words import megabytes, percent
 from luigi_tasks.quantization.records import CalibrationSet, QuantizationRecord
 from luigi_tasks.release.history import past_releases
 from luigi_tasks.training.confidence import measure_reliability

@@ -11,15 +11,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_client.contract.documents import decode_document
+from edge_client.contract.documents import decode_document, encode_compact
 from edge_client.contract.errors import InputError, TrustError
-from edge_client.contract.names import CALIBRATION_FILE, release_target
+from edge_client.contract.names import CALIBRATION_FILE, GATE_FILE, release_target
 from edge_client.contract.preprocessing import PREPROCESSING_ID, decode_picture
 from edge_client.contract.release import Normalization, Preprocessing, release_id
 from edge_client.inference.classifier import Classifier
 from edge_client.releases import needed_files
 from luigi_tasks import steps
 from luigi_tasks.dataset.records import HOLDOUT, Picture, Snapshot
+from luigi_tasks.gate.records import without_pictures
 from luigi_tasks.quantization.records import (
     Calibration,
     CalibrationSet,
@@ -29,6 +30,7 @@ from luigi_tasks.quantization.records import (
 )
 from luigi_tasks.release import retention
 from luigi_tasks.release.history import load_champion
+from luigi_tasks.release.kept_gate import SIGNED, load_gate
 from luigi_tasks.release.published import object_key
 from luigi_tasks.workspace import open_workspace
 from tests.fakes.heads import head_with
@@ -130,6 +132,19 @@ def test_first_candidate_meets_nothing_and_becomes_a_whole_release(settings):
     names = {path.rpartition("/")[2] for path in state.files if path.startswith(f"releases/{release}/")}
     assert names >= {"model.tflite", "labels.txt", "release.json", "evidence.intoto.jsonl"}
     assert not names & {"evaluation.json", "report.html"}, "they show pictures and file names of the hold-out"
+
+
+def test_a_release_carries_what_the_gate_found_without_naming_a_picture_of_the_hold_out(settings):
+    """Figures that people ask for stay as long as the release, also where `work/` is deleted."""
+    run = Run(settings, bias=0, labels=("blue", "red", "green"))
+    refused = run.judge().record
+    assert refused.candidate.mistakes
+    assert b".png" not in encode_compact(without_pictures(refused))
+    run = Run(settings, bias=0)
+    evaluation = run.publish()
+    kept = load_gate(run.published(), run.release)
+    assert (kept.origin, kept.evaluation) == (SIGNED, without_pictures(evaluation))
+    assert GATE_FILE not in needed_files(run.published().release(run.release))
 
 
 def test_a_release_carries_what_it_was_calibrated_on_and_devices_do_not_fetch_it(settings):
