@@ -79,6 +79,7 @@ setup(
             "py.typed",
             "templates/*",
             "board/templates/*",
+            "board/templates/parts/*",
             "board/static/*",
             "board/static/vendor/*",
         ],

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import datetime
 import functools
+import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 import markupsafe
 
+from edge_client.contract.text import one_line
+from luigi_tasks.board.figures import interval_marks, shares_placed
 from luigi_tasks.board.navigation import NAVIGATION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import jinja2
+
+# Enough of a name to know it by; the whole of it stands in the JSON.
+_TEXT_CHARACTERS = 200
+_SPANS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def render(name: str, values: Mapping[str, Any]) -> str:
@@ -37,9 +44,18 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["navigation"] = NAVIGATION
-    environment.filters.update({"time": time_element, "percent": percent, "number": number})
+    environment.globals.update({"navigation": NAVIGATION, "interval_marks": interval_marks})
+    environment.filters.update(FILTERS)
     return environment
+
+
+def text(value: object, characters: int = _TEXT_CHARACTERS) -> str:
+    """Return a name or reason from outside on one line: what cannot be seen as escapes, its start if long."""
+    if isinstance(value, markupsafe.Markup):
+        return value
+    known = str(value)
+    start = one_line(known[:characters])
+    return f"{start}…" if len(known) > characters else start
 
 
 def time_element(seconds: float | None) -> markupsafe.Markup:
@@ -48,12 +64,67 @@ def time_element(seconds: float | None) -> markupsafe.Markup:
     Args:
         seconds: Since 1970; None or 0: never.
     """
+    return _time(seconds, "moment")
+
+
+def ago(seconds: float | None) -> markupsafe.Markup:
+    """Return a moment as an element that the browser shows as "3 min ago", with UTC on hover.
+
+    Args:
+        seconds: Since 1970; None or 0: never.
+    """
+    return _time(seconds, "ago")
+
+
+def _time(seconds: float | None, kind: str) -> markupsafe.Markup:
     if not seconds:
         return markupsafe.Markup("never")
-    at = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
-    return markupsafe.Markup('<time datetime="{}" title="{} UTC">{} UTC</time>').format(
-        at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%d %H:%M:%S"), at.strftime("%Y-%m-%d %H:%M")
+    try:
+        at = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return markupsafe.Markup("unknown")
+    return markupsafe.Markup('<time class="{}" datetime="{}" title="{} UTC">{} UTC</time>').format(
+        kind, at.isoformat(timespec="seconds")[:19] + "Z", str(at)[:19], str(at)[:16]
     )
+
+
+def duration(seconds: float | None) -> str:
+    """Return a span of time in its two largest units, such as `3 min 20 s`."""
+    if seconds is None:
+        return "unknown"
+    if abs(seconds) < 1:
+        return ms(seconds * 1000)
+    rest = round(abs(seconds))
+    words: list[str] = []
+    for unit, size in _SPANS:
+        count, rest = divmod(rest, size)
+        if count or words:
+            words.append(f"{count} {unit}")
+    return ("-" if seconds < 0 else "") + " ".join(one for one in words[:2] if not one.startswith("0 "))
+
+
+def ms(milliseconds: float | None) -> str:
+    """Return milliseconds with as many digits as one can tell apart, such as `8.4 ms` and `1,240 ms`."""
+    if milliseconds is None:
+        return "unknown"
+    return f"{milliseconds:,.{0 if abs(milliseconds) >= 100 else 1}f} ms"
+
+
+def size(count: float | None) -> str:
+    """Return a count of bytes in the unit that fits, such as `2.7 MB`."""
+    if count is None:
+        return "unknown"
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(value) < 999.5:
+            return f"{value:.{0 if unit == 'B' or abs(value) >= 100 else 1}f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} TB"
+
+
+def quote(name: object) -> str:
+    """Return a name as one part of an address."""
+    return urllib.parse.quote(str(name), safe="")
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -65,5 +136,19 @@ def number(value: float | None, unit: str = "") -> str:
     """Return a number with thousands separated, and its unit."""
     if value is None:
         return "unknown"
-    text = f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
-    return f"{text} {unit}".rstrip()
+    digits = f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+    return f"{digits} {unit}".rstrip()
+
+
+FILTERS = {
+    "ago": ago,
+    "bytes": size,
+    "duration": duration,
+    "ms": ms,
+    "number": number,
+    "percent": percent,
+    "quote": quote,
+    "shares_placed": shares_placed,
+    "text": text,
+    "time": time_element,
+}
