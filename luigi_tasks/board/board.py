@@ -9,7 +9,10 @@ import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from luigi_tasks.board.clients import Clients
+from luigi_tasks.board.guard import Guard
 from luigi_tasks.board.rights import Rights
+from luigi_tasks.board.state import read_secret
 from luigi_tasks.board.streams import Streams
 
 if TYPE_CHECKING:
@@ -29,12 +32,16 @@ class Board:
     Attributes:
         settings: Settings of all sections.
         rights: Who may do what.
+        clients: Where requests come from.
+        guard: What every request must fulfil.
         streams: Pages that are open, and what is told to them.
         threads: Where what blocks is done: the store, SQLite, luigid.
     """
 
     settings: PipelineSettings
     rights: Rights
+    clients: Clients
+    guard: Guard
     streams: Streams
     threads: concurrent.futures.ThreadPoolExecutor
 
@@ -55,9 +62,11 @@ class Board:
 
 
 def open_board(settings: PipelineSettings) -> Board:
-    """Return the board of these settings; nothing is read yet.
+    """Return the board of these settings; only its folder is read.
 
-    Raises: SettingsError.
+    Raises: SettingsError, DeviceError.
     """
+    secret = read_secret(Path(settings.board.state_dir).expanduser())
+    guard = Guard(settings.board, secret)
     threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "board")
-    return Board(settings, Rights(settings.board), Streams(), threads)
+    return Board(settings, Rights(settings.board), Clients(settings.board), guard, Streams(), threads)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import http
 import logging
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import markupsafe
 import msgspec
 import tornado.web
 
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.text import one_line
 from luigi_tasks.board.board import Board  # noqa: TC001 - Tornado's `initialize`
+from luigi_tasks.board.guard import CSRF_FIELD, CSRF_HEADER, SAFE_METHODS, Refusal
 from luigi_tasks.board.rights import OPERATOR, VIEWER, Person
 from luigi_tasks.board.templating import render
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from luigi_tasks.board.clients import Client
 
 T = TypeVar("T")
 
@@ -32,6 +37,9 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+
+_CSRF_INPUT = markupsafe.Markup('<input type="hidden" name="{}" value="{}">')
 
 
 class Page(tornado.web.RequestHandler):
@@ -57,10 +65,21 @@ class Page(tornado.web.RequestHandler):
         self.clear_header("Server")
 
     def prepare(self) -> None:
-        """Refuse who has no right."""
+        """Refuse what is not for this board, what no page of it sent, and who has no right."""
+        self.board.guard.check_host(self.request, self.client)
+        has_bearer = self.request.headers.get("Authorization", "").startswith("Bearer ")
+        self.board.guard.check_origin(self.request, self.client, has_bearer=has_bearer)
         self.check_right()
+        if self.request.method not in SAFE_METHODS and not has_bearer:
+            given = self.request.headers.get(CSRF_HEADER) or self.get_body_argument(CSRF_FIELD, "")
+            self.board.guard.check_csrf(self.person.identity, given)
 
-    @property
+    @functools.cached_property
+    def client(self) -> Client:
+        """Where the request comes from."""
+        return self.board.clients.of(self.request)
+
+    @functools.cached_property
     def person(self) -> Person:
         """Who sends the request."""
         return self.board.rights.person(self.request)
@@ -75,7 +94,7 @@ class Page(tornado.web.RequestHandler):
         """Refuse who has not the role that the method needs; raises HTTPError."""
         role = self.needs.get(self.request.method or "", OPERATOR)
         if not self.person.may(role):
-            raise tornado.web.HTTPError(403, reason=f"needs the role {role}")
+            raise Refusal(403, f"this needs the role {role}; yours is {self.person.role}", needs=role)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Return what a function that blocks returns."""
@@ -111,9 +130,14 @@ class Page(tornado.web.RequestHandler):
         if isinstance(error, EdgeError):
             self.set_status(400 if isinstance(error, InputError) else 503)
             text = one_line(str(error))
+        elif isinstance(error, Refusal):
+            text = error.text
         elif isinstance(error, tornado.web.HTTPError) and error.reason:
             text = error.reason
-        self.answer("error.html", {"error": text, "status": self.get_status()})
+        model = {"error": text, "status": self.get_status()}
+        if isinstance(error, Refusal) and error.needs:
+            model |= {"needs": error.needs, "role": self.person.role, "sign_in": self.path("sign-in")}
+        self.answer("error.html", model)
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:  # noqa: ANN401 - Tornado's
         """Log what was not expected with its traceback, and what is explained in one line."""
@@ -123,11 +147,14 @@ class Page(tornado.web.RequestHandler):
             super().log_exception(typ, value, tb)
 
     def _common(self) -> dict[str, Any]:
+        csrf = self.board.guard.csrf_token(self.person.identity)
         return {
             "path": self.path,
             "static": self.static_url,
             "person": self.person,
             "section": self.section,
+            "csrf": csrf,
+            "csrf_field": _CSRF_INPUT.format(CSRF_FIELD, csrf),
             "versions": self.board.streams.versions,
             "fleet": self.board.settings.broker.fleet,
         }
@@ -138,4 +165,5 @@ class NotFound(Page):
 
     def prepare(self) -> None:
         """Say so."""
+        self.board.guard.check_host(self.request, self.client)
         raise tornado.web.HTTPError(404, reason="no such page")

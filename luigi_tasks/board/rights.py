@@ -27,6 +27,11 @@ class Person:
     name: str
     role: str
 
+    @property
+    def identity(self) -> str:
+        """Whose forms are accepted from this person."""
+        return f"{self.name} as {self.role}"
+
     def may(self, role: str) -> bool:
         """Whether this person may do what that role may."""
         return ROLES.index(self.role) >= ROLES.index(role)

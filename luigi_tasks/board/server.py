@@ -35,7 +35,8 @@ async def serve(board: Board) -> None:
     server.add_sockets(sockets)
     host, port = sockets[0].getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
-    logger.info("Board: %s", board.settings.board.url or f"http://{name}:{port}{board.prefix}")
+    named = f"; for browsers {board.settings.board.url}" if board.settings.board.url else ""
+    logger.info("Board: http://%s:%d%s%s", name, port, board.prefix, named)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

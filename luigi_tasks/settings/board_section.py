@@ -28,3 +28,34 @@ class board(luigi.Config):  # noqa: N801 - the class name is the section's name 
         default=1.0,
         description="time between two looks at the bucket while somebody has a page open; else 60 times that",
     )
+    hosts = luigi.Parameter(
+        default="",
+        description="further names of the board, with commas; a request for another name is refused (its "
+        "IP addresses, localhost, this machine's names and the host of url always count)",
+    )
+    session_h = luigi.FloatParameter(
+        default=12.0,
+        description="time after which who signed in with a token in a browser does so again, hours",
+    )
+    trusted_proxies = luigi.Parameter(
+        default="",
+        description="addresses and networks of reverse proxies, with commas: what they say about who "
+        "sends a request counts (X-Forwarded-For, -Proto, -Host, and proxy_user_header)",
+    )
+    proxy_user_header = luigi.Parameter(
+        default="",
+        description="header in which an authenticating proxy names the person, such as X-Forwarded-User; "
+        "it must replace what browsers send under that name",
+    )
+    proxy_groups_header = luigi.Parameter(
+        default="", description="header in which it names the person's groups, with commas"
+    )
+    operators = luigi.Parameter(
+        default="",
+        description="whom of its persons may act on rollouts and the pipeline: names and @groups, with "
+        "commas; *: all",
+    )
+    labellers = luigi.Parameter(default="", description="whom of its persons may label: as operators")
+    viewers = luigi.Parameter(
+        default="", description="whom of its persons may read, where anonymous is none: as operators"
+    )

@@ -35,6 +35,7 @@ _LISTS = {
     ("quantization", "fallbacks"),
     ("training", "cluster"),
     ("broker", "alpn"),
+    *(("board", name) for name in ("hosts", "trusted_proxies", "operators", "labellers", "viewers")),
     *(("rollout", name) for name in ("stages", "approve", "only", "excluded", "report_only")),
 }
 # Settings that name a path, beside those whose name ends so.

@@ -268,6 +268,14 @@ class BoardSettings:
     state_dir: str = "~/.local/state/edge-fleet/board"
     anonymous: str = "viewer"
     look_s: float = 1.0
+    hosts: str = ""
+    session_h: float = 12.0
+    trusted_proxies: str = ""
+    proxy_user_header: str = ""
+    proxy_groups_header: str = ""
+    operators: str = ""
+    labellers: str = ""
+    viewers: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

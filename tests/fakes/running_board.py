@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-_ADDRESS = re.compile(r"Board: (http\S+)")
+_ADDRESS = re.compile(r"Board: (http[^\s;]+)")
 _START_S = 30.0
 
 

@@ -1,0 +1,75 @@
+"""The small files of the board's folder: read whole, written durably, by its service and by a person.
+
+Root, which runs `edge-fleet board-token` beside a service, works as the owner of the folder: files stay
+readable for the service, and no link in its folder leads root elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from edge_client.contract.errors import DeviceError
+from edge_client.disk import disk_errors, write_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_SECRET_BYTES = 32
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder if need be, and let nobody else change its files meanwhile.
+
+    Raises: DeviceError.
+    """
+    with disk_errors(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _as_owner(folder), disk_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def read_secret(folder: Path) -> bytes:
+    """Return the board's secret, which is made at its first start; it outlives restarts.
+
+    Raises: DeviceError.
+    """
+    path = folder / "secret"
+    with locked(folder):
+        if path.exists():
+            found = path.read_bytes()
+            if len(found) == _SECRET_BYTES:
+                return found
+        made = secrets.token_bytes(_SECRET_BYTES)
+        write_durably(path, made)
+        return made
+
+
+@contextlib.contextmanager
+def _as_owner(folder: Path) -> Iterator[None]:
+    owner = folder.stat()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        yield
+        return
+    group = os.getegid()
+    try:
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+    except OSError as e:
+        msg = f"{folder}: belongs to user {owner.st_uid}, whom root cannot become here: run it as that user"
+        raise DeviceError(msg) from e
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
