@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import tornado.web
 
 from luigi_tasks.board.page import HEADERS, NotFound, Page
 from luigi_tasks.board.pages import device, fleet, label, pipeline, releases, rollouts, trial
+from luigi_tasks.board.streams import event
 
 if TYPE_CHECKING:
     from luigi_tasks.board.board import Board
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 # Each has HANDLERS: address below the board, a regular expression, and its handler.
 PAGES = (fleet, device, rollouts, releases, label, trial, pipeline)
 STATIC = Path(__file__).parent / "static"
+# In a stream in which nothing else happens: a page that hears nothing for three times as long connects again,
+# and writing shows the board which pages are gone.
+ALIVE = event("alive", "")
+_ALIVE_S = 15.0
 
 
 class StreamPage(Page):
@@ -26,16 +32,27 @@ class StreamPage(Page):
         """Send events until the page is closed."""
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("X-Accel-Buffering", "no")
+        # Not compressed: zlib would hold 256 kB for each page that is open.
+        self.set_header("Content-Encoding", "identity")
         queue = self.board.streams.open()
         try:
+            # The first event lets proxies that wait for a body pass the answer on.
+            self.write(ALIVE)
             await self.flush()
             while True:
-                self.write(await queue.get())
+                self.write(await _next_event(queue))
                 await self.flush()
         except tornado.iostream.StreamClosedError:
             pass
         finally:
             self.board.streams.close(queue)
+
+
+async def _next_event(queue: asyncio.Queue[str]) -> str:
+    try:
+        return await asyncio.wait_for(queue.get(), _ALIVE_S)
+    except asyncio.TimeoutError:
+        return ALIVE
 
 
 class StaticFile(tornado.web.StaticFileHandler):
