@@ -1,97 +1,61 @@
-"""Labelling folder: pictures, `labels.csv` and a page that fills it in.
+"""Labelling folder: pictures, `labels.csv` and a page that fills it in; see `labelling/labels_file.py`.
 
-`labels.csv` is self-contained, so it may come back from a spreadsheet or from a browser's downloads without
-the folder. It has one row for each frame; a person fills in the column `label`: a class, or `-` to discard
-the frame.
+A folder that was listed into before is brought up to date: only new and changed frames are read.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import re
 import secrets
 from typing import TYPE_CHECKING
 
-from edge_client.contract.documents import decode_document, encode_document
+import msgspec
+
+from edge_client.contract.documents import decode_document, encode_compact
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.text import excerpt
 from edge_client.disk import disk_errors, write_durably
 from luigi_tasks.cells import guard_formula
-from luigi_tasks.labelling.inbox import FrameName, Skip, list_inbox, read_frame, skip
+from luigi_tasks.labelling.inbox import Skip, hash_picture, list_inbox, read_frame, skip
+from luigi_tasks.labelling.labels_file import (
+    COLUMNS,
+    DISCARD,
+    PICTURES,
+    Row,
+    hold_labels,
+    read_labels_file,
+    read_rows,
+    write_labels,
+)
 from luigi_tasks.labelling.leftovers import without_leftovers
-from luigi_tasks.labelling.records import LabellingRecord, SkippedObject
+from luigi_tasks.labelling.records import LabellingRecord, ListedFrame, SkippedObject
 from luigi_tasks.pages import render_template
 from luigi_tasks.storage.documents import content_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
-    from luigi_tasks.labelling.inbox import Frame, InboxListing
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luigi_tasks.labelling.inbox import Frame, FrameName, InboxListing
     from luigi_tasks.progress import Progress
     from luigi_tasks.storage.store import Store
 
-LABELLING_VERSION = 1  # raised when the same inbox would give another folder
-LABELS_CSV, PAGE, LISTING, PICTURES = "labels.csv", "index.html", "listing.json", "pictures"
-LABELS_LIMIT_BYTES = 64 << 20
+LABELLING_VERSION = 2  # raised when the same inbox would give another folder
+LABELS_CSV, PAGE, LISTING = "labels.csv", "index.html", "listing.json"
 LISTING_LIMIT_BYTES = 64 << 20
-DISCARD = "-"
 
 # Four at a time: a hostile picture of 50 megapixels takes 150 MB while it is decoded.
 THREADS = 4
+# Longest time between two frames of one burst, in seconds, as `[dataset] burst_s`.
+BURST_S = 10.0
 
 NAMES = r"(?:[0-9a-f]{64}\.jpg|labels\.csv|index\.html|listing\.json)"
-_PICTURE = re.compile(rf"{PICTURES}/([0-9a-f]{{64}})\.jpg")
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of `labels.csv`, as text.
-
-    Attributes:
-        picture: Path in the folder; its name is the picture's SHA-256.
-        label: Label that a person chose; empty: not decided.
-        suggested: The device's best label.
-        confidence: Confidence of the suggested label.
-        why: Reason why the device kept the frame.
-        device: Device id.
-        release: Release that classified it.
-        at: Time of the frame.
-        frame: `<device>/<name>` in the inbox; a spreadsheet cannot mistake it for a number or a date.
-    """
-
-    picture: str
-    label: str
-    suggested: str
-    confidence: str
-    why: str
-    device: str
-    release: str
-    at: str
-    frame: str
-
-
-COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
-NEEDED_COLUMNS = ("picture", "label", "frame")
-
-
-@dataclasses.dataclass(frozen=True)
-class Labelled:
-    """One row of a filled-in file.
-
-    Attributes:
-        line: Line in the file, for messages.
-        name: The frame.
-        sha256: Digest of its picture when it was listed.
-        label: Label that a person chose; empty: not decided.
-    """
-
-    line: int
-    name: FrameName
-    sha256: str
-    label: str
+_PICTURE = re.compile(r"[0-9a-f]{64}\.jpg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,18 +67,31 @@ class Card:
     accepted: str
 
 
+@dataclasses.dataclass(frozen=True)
+class _Copied:
+    """A frame that was copied; `small` shows it, None where its fingerprint is known or it has none."""
+
+    frame: ListedFrame
+    small: NDArray[np.uint8] | None = None
+
+
 def folder_digest(listing: InboxListing, labels: Sequence[str], most: int) -> str:
     """Return the digest of a labelling folder: of the inbox, the offered classes and the number of frames."""
     return content_key("labelling", LABELLING_VERSION, listing.digest, labels, most)
 
 
 def fill_folder(
-    store: Store, folder: Path, labels: Sequence[str], most: int, progress: Progress
+    store: Store,
+    folder: Path,
+    labels: Sequence[str],
+    most: int,
+    progress: Progress,
+    paths: AbstractSet[str] | None = None,
 ) -> LabellingRecord:
     """List the inbox into a folder; `listing.json` is written last and marks it as complete.
 
-    A folder that was listed into before keeps the labels that a person filled in; pictures that have left the
-    inbox are removed.
+    A folder that was listed into before keeps the labels that a person filled in, also those of a person who
+    goes on meanwhile; pictures that have left the inbox are removed.
 
     Args:
         store: Store with the inbox.
@@ -122,87 +99,75 @@ def fill_folder(
         labels: Classes to offer.
         most: Largest number of frames to list.
         progress: Gets frames done.
+        paths: Paths of the dataset: decisions about others are forgotten; None: they are kept.
     Raises: InputError if `labels.csv` in the folder is not a labels file; DeviceError on a disk error;
         TransportError; SettingsError.
     """
-    kept = _read_filled_in(folder / LABELS_CSV)
+    _read_filled_in(folder / LABELS_CSV)  # refused before anything is read
     listing = list_inbox(store)
     chosen = listing.names[:most]
     pictures = folder / PICTURES
     with without_leftovers(folder, lambda: [folder, pictures], NAMES):
-        cards, skipped = _copy_frames(store, chosen, pictures, labels, kept, progress)
+        copied, skipped = _copy_frames(store, listing, chosen, folder, progress)
+    frames = _find_groups(copied)
+    usable = [one for one in frames if not one.fault]
     record = LabellingRecord(
         digest=folder_digest(listing, labels, most),
-        pictures=len(cards),
+        pictures=len(usable),
         waiting=len(listing.names) - len(chosen),
         skipped=tuple(SkippedObject(key=one.key, reason=one.reason) for one in (*skipped, *listing.skipped)),
+        frames=tuple(frames),
+        labels=tuple(labels),
     )
-    write_durably(folder / LABELS_CSV, write_labels(card.row for card in cards))
+    cards = _write_rows(folder, frames, labels, paths)
     write_durably(folder / PAGE, render_page(cards, labels, record).encode())
-    _drop_pictures(folder / PICTURES, {card.row.picture for card in cards})
-    write_durably(folder / LISTING, encode_document(record))
+    _drop_pictures(pictures, {f"{one.sha256}.jpg" for one in usable})
+    write_durably(folder / LISTING, encode_compact(record))
     return record
+
+
+def find_listing(folder: Path) -> LabellingRecord | None:
+    """Return what was listed into a folder; None where that is not known.
+
+    Raises: DeviceError.
+    """
+    path = folder / LISTING
+    with disk_errors(path):
+        if not path.is_file():
+            return None
+        data = path.read_bytes()
+    try:
+        return decode_document(LabellingRecord, data, source=str(path), limit_bytes=LISTING_LIMIT_BYTES)
+    except InputError:
+        return None  # it is listed again
 
 
 def is_listed(folder: Path, digest: str) -> bool:
     """Whether the folder is complete and has this digest."""
     if not all((folder / name).is_file() for name in (LABELS_CSV, PAGE, LISTING)):
         return False
-    path = folder / LISTING
-    with disk_errors(path):
-        data = path.read_bytes()
-    try:
-        record = decode_document(LabellingRecord, data, source=str(path), limit_bytes=LISTING_LIMIT_BYTES)
-    except InputError:
-        return False  # it is listed again
-    return record.digest == digest
+    record = find_listing(folder)
+    return record is not None and record.digest == digest
 
 
-def make_row(frame: Frame, label: str) -> Row:
+def make_row(frame: ListedFrame, label: str) -> Row:
     """Return a frame's row; text from a device cannot act as a formula in it."""
-    record = frame.record
     return Row(
-        picture=f"{PICTURES}/{record.sha256}.jpg",
+        picture=f"{PICTURES}/{frame.sha256}.jpg",
         label=label,
-        suggested=guard(record.label),
-        confidence=f"{abs(record.confidence):.4f}",
-        why=guard(record.why),
-        device=guard(record.device),
-        release=guard(record.release or ""),
-        at=guard(record.at),
-        frame=str(frame.name),
+        suggested=guard(frame.label),
+        confidence=f"{abs(frame.confidence):.4f}",
+        why=guard(frame.why),
+        device=guard(frame.device),
+        release=guard(frame.release),
+        at=guard(frame.at),
+        frame=frame.frame,
     )
 
 
 def guard(text: str) -> str:
     """Return text from a device for a cell: one line, which no spreadsheet interprets as a formula."""
     return guard_formula(excerpt(text))
-
-
-def write_labels(rows: Iterable[Row]) -> bytes:
-    """Return `labels.csv`: UTF-8 with a byte order mark for Excel, every cell quoted."""
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(dataclasses.astuple(row) for row in rows)
-    return file.getvalue().encode("utf-8-sig")
-
-
-def read_labels(path: Path) -> tuple[Labelled, ...]:
-    """Read a filled-in `labels.csv`, separated by commas, semicolons or tabs.
-
-    Raises: InputError that lists every fault at once.
-    """
-    rows, faults = [], []
-    for line, cells in _read_rows(path):
-        try:
-            rows.append(_parse_row(line, cells))
-        except InputError as e:
-            faults.append(f"line {line}: {e}")
-    if faults:
-        msg = f"{path}: {'; '.join(faults)}. Change only the column `label`; list the inbox again"
-        raise InputError(msg)
-    return tuple(rows)
 
 
 def render_page(cards: Sequence[Card], labels: Sequence[str], record: LabellingRecord) -> str:
@@ -216,7 +181,7 @@ def render_page(cards: Sequence[Card], labels: Sequence[str], record: LabellingR
         "data": {
             "header": COLUMNS,
             "column": COLUMNS.index("label"),
-            "rows": [dataclasses.astuple(card.row) for card in cards],
+            "rows": [dataclasses.astuple(card.row)[: len(COLUMNS)] for card in cards],
             "labels": labels,
         },
     }
@@ -224,37 +189,103 @@ def render_page(cards: Sequence[Card], labels: Sequence[str], record: LabellingR
 
 
 def _copy_frames(
-    store: Store,
-    names: Sequence[FrameName],
-    pictures: Path,
-    labels: Sequence[str],
-    kept: Mapping[tuple[FrameName, str], str],
-    progress: Progress,
-) -> tuple[list[Card], list[Skip]]:
+    store: Store, listing: InboxListing, chosen: Sequence[FrameName], folder: Path, progress: Progress
+) -> tuple[list[_Copied], list[Skip]]:
+    """Return the frames, read where they are new, and those that cannot be used with the reason."""
     from luigi_tasks.dataset.pixels import in_threads  # noqa: PLC0415 - NumPy
 
-    known = set(labels)
+    before = find_listing(folder)
+    known = {one.frame: one for one in before.frames} if before is not None else {}
+    pictures = folder / PICTURES
 
-    def copy(name: FrameName) -> Card | Skip:
+    def copy(name: FrameName) -> _Copied | Skip:
+        frame = known.get(str(name))
+        is_same = frame is not None and frame.version == listing.versions[name]
+        if frame is not None and is_same and (frame.fault or (pictures / f"{frame.sha256}.jpg").is_file()):
+            return _Copied(frame)
         try:
-            frame = read_frame(store, name)
+            return _copy_frame(read_frame(store, name), listing.versions[name], pictures)
         except InputError as e:
-            return skip(name.keys[0], e)
-        record = frame.record
-        write_durably(pictures / f"{record.sha256}.jpg", frame.picture)
-        row = make_row(frame, kept.get((name, record.sha256), ""))
-        return Card(row, excerpt(record.label), record.label if record.label in known else "")
+            return _refuse(store, name, listing.versions[name], e)
 
-    found = in_threads(copy, names, "reading frames", progress, threads=THREADS)
-    return [one for one in found if isinstance(one, Card)], [one for one in found if isinstance(one, Skip)]
+    found = in_threads(copy, chosen, "reading frames", progress, threads=THREADS)
+    copied = [one for one in found if isinstance(one, _Copied)]
+    skipped = [skip(f"inbox/{one.frame.frame}", one.frame.fault) for one in copied if one.frame.fault]
+    return copied, skipped + [one for one in found if isinstance(one, Skip)]
 
 
-def _read_filled_in(path: Path) -> dict[tuple[FrameName, str], str]:
-    """Return the labels that a person filled in before, so that another listing keeps them."""
-    if not path.exists():
-        return {}
+def _copy_frame(frame: Frame, version: str, pictures: Path) -> _Copied:
+    from luigi_tasks.dataset.fingerprints import is_large_enough  # noqa: PLC0415 - NumPy
+
+    record = frame.record
+    write_durably(pictures / f"{record.sha256}.jpg", frame.picture)
+    listed = ListedFrame(
+        frame=str(frame.name),
+        version=version,
+        sha256=record.sha256,
+        label=excerpt(record.label),
+        confidence=record.confidence,
+        why=excerpt(record.why),
+        release=excerpt(record.release or ""),
+        at=excerpt(record.at),
+    )
+    return _Copied(listed, frame.small if is_large_enough(frame.picture) else None)
+
+
+def _refuse(store: Store, name: FrameName, version: str, fault: InputError) -> _Copied | Skip:
+    """Return a frame that cannot be used; if its picture is there, it can be thrown away."""
     try:
-        return {(row.name, row.sha256): row.label for row in read_labels(path)}
+        sha256 = hash_picture(store, name)
+    except InputError as e:
+        return skip(name.keys[0], e)
+    return _Copied(ListedFrame(frame=str(name), version=version, sha256=sha256, fault=skip("", fault).reason))
+
+
+def _find_groups(copied: Sequence[_Copied]) -> list[ListedFrame]:
+    """Return the frames with fingerprints and groups."""
+    import numpy as np  # noqa: PLC0415 - as below
+
+    from luigi_tasks.dataset.fingerprints import encode  # noqa: PLC0415 - NumPy
+    from luigi_tasks.labelling.similar import find_groups  # noqa: PLC0415 - NumPy
+
+    new = [one.small for one in copied if one.small is not None]
+    prints = iter(encode(np.stack(new)) if new else ())
+    frames = [
+        one.frame if one.small is None else msgspec.structs.replace(one.frame, fingerprint=next(prints))
+        for one in copied
+    ]
+    groups = find_groups(frames, BURST_S)
+    return [msgspec.structs.replace(one, group=groups.get(one.frame, "")) for one in frames]
+
+
+def _write_rows(
+    folder: Path, frames: Sequence[ListedFrame], labels: Sequence[str], paths: AbstractSet[str] | None
+) -> list[Card]:
+    """Write `labels.csv`, with the labels that are in it at this moment."""
+    path, offered = folder / LABELS_CSV, set(labels)
+    with hold_labels(folder):
+        kept = {one.frame or one.path: one for one in _read_filled_in(path)}
+        cards, more = [], [one for one in kept.values() if one.path and (paths is None or one.path in paths)]
+        for frame in frames:
+            row = make_row(frame, "")
+            before = kept.get(frame.frame)
+            if before is not None and before.picture == row.picture:
+                row = dataclasses.replace(row, label=before.label)
+            if not frame.fault:
+                cards.append(Card(row, frame.label, frame.label if frame.label in offered else ""))
+            elif row.label:
+                more.append(row)
+        write_durably(path, write_labels([*(card.row for card in cards), *more]))
+    return cards
+
+
+def _read_filled_in(path: Path) -> Iterable[Row]:
+    """Return the rows that a person filled in before, so that another listing keeps their labels."""
+    if not path.exists():
+        return ()
+    try:
+        read_labels_file(path)
+        return read_rows(path)
     except EdgeError as e:
         msg = f"{path} would be overwritten: {e}. Give another folder, or move the file away"
         raise InputError(msg) from e
@@ -266,51 +297,5 @@ def _drop_pictures(pictures: Path, listed: set[str]) -> None:
         return
     with disk_errors(pictures):
         for path in pictures.iterdir():
-            name = f"{PICTURES}/{path.name}"
-            if _PICTURE.fullmatch(name) and name not in listed:
+            if _PICTURE.fullmatch(path.name) and path.name not in listed:
                 path.unlink()
-
-
-def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return the cells of each row by column, with the line number."""
-    text = _read_text(path)
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
-    try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        columns = [one.strip().lower() for one in next(reader, [])]
-        missing = [one for one in NEEDED_COLUMNS if one not in columns]
-        if missing:
-            msg = f"{path}: no column {', '.join(missing)}; give a labels.csv of ListInbox, with its header"
-            raise InputError(msg)
-        return [
-            (reader.line_num, dict(zip(columns, cells, strict=False)))
-            for cells in reader
-            if any(cell.strip() for cell in cells)
-        ]
-    except csv.Error as e:
-        msg = f"{path}: not a CSV file ({e}); save it as `CSV UTF-8` from the spreadsheet"
-        raise InputError(msg) from e
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > LABELS_LIMIT_BYTES:
-            msg = f"{path}: larger than {LABELS_LIMIT_BYTES} bytes, so not a labels.csv; check the path"
-            raise InputError(msg)
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as e:
-        msg = f"{path}: {e.strerror}; give the filled-in labels.csv"
-        raise InputError(msg) from e
-    except UnicodeDecodeError as e:
-        msg = f"{path}: not UTF-8; save it as `CSV UTF-8` from the spreadsheet"
-        raise InputError(msg) from e
-
-
-def _parse_row(line: int, cells: Mapping[str, str]) -> Labelled:
-    picture = _PICTURE.fullmatch(cells.get("picture", "").strip().replace("\\", "/"))
-    if picture is None:
-        msg = f"picture {cells.get('picture', '')[:80]!r} is not a picture of a listing"
-        raise InputError(msg)
-    device, _, name = cells.get("frame", "").strip().partition("/")
-    return Labelled(line, FrameName.of(device, name), picture[1], cells.get("label", "").strip())

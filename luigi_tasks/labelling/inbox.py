@@ -19,7 +19,10 @@ from edge_client.contract.text import excerpt
 from luigi_tasks.storage.store import TooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from luigi_tasks.storage.store import ListedObject, Store
 
@@ -76,11 +79,19 @@ class FrameName:
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """A frame whose record and picture were verified."""
+    """A frame whose record and picture were verified.
+
+    Attributes:
+        name: Where it lies.
+        record: What the device says of it.
+        picture: The file.
+        small: (32, 32, 3) uint8 RGB of it.
+    """
 
     name: FrameName
     record: InboxRecord
     picture: bytes
+    small: NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +110,13 @@ class InboxListing:
         names: Frames with picture and record, in turn by device, so that no device crowds out the others.
         skipped: Objects that belong to no complete frame.
         digest: 20 hex digits that change when any object may have changed.
+        versions: By frame, 20 hex digits that change when its picture or its record may have changed.
     """
 
     names: tuple[FrameName, ...]
     skipped: tuple[Skip, ...]
     digest: str
+    versions: Mapping[FrameName, str]
 
 
 def list_inbox(store: Store) -> InboxListing:
@@ -128,9 +141,9 @@ def sort_objects(objects: Sequence[ListedObject]) -> InboxListing:
     known |= {one.key.removesuffix(PICTURE_SUFFIX) + RECORD_SUFFIX for one in pictures}
     alone = "no picture of this name next to it; remove it if nothing is being uploaded"
     skipped += [skip(key, alone) for key in keys if key not in known and not key.endswith("/")]
-    text = "".join(f"{one.key}\0{one.size_bytes}\0{one.etag}\n" for one in objects)
-    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:20]
-    return InboxListing(_in_turn(names), tuple(sorted(skipped, key=lambda one: one.key)), digest)
+    versions = {name: _digest(keys[key] for key in name.keys) for name in names}
+    ordered = tuple(sorted(skipped, key=lambda one: one.key))
+    return InboxListing(_in_turn(names), ordered, _digest(objects), versions)
 
 
 def read_frame(store: Store, name: FrameName) -> Frame:
@@ -144,8 +157,15 @@ def read_frame(store: Store, name: FrameName) -> Frame:
     if hashlib.sha256(picture).hexdigest() != record.sha256:
         msg = "its SHA-256 is not the one in its record"
         raise InputError(msg)
-    check_picture(picture)
-    return Frame(name, record, picture)
+    return Frame(name, record, picture, check_picture(picture))
+
+
+def hash_picture(store: Store, name: FrameName) -> str:
+    """Return the SHA-256 of a frame's picture, whatever it is.
+
+    Raises: InputError if it is gone or too large; TransportError; SettingsError.
+    """
+    return hashlib.sha256(_read(store, name.keys[0], PICTURE_LIMIT_BYTES)).hexdigest()
 
 
 def check_record(name: FrameName, data: bytes) -> InboxRecord:
@@ -163,9 +183,10 @@ def check_record(name: FrameName, data: bytes) -> InboxRecord:
     return record
 
 
-def check_picture(data: bytes) -> None:
+def check_picture(data: bytes) -> NDArray[np.uint8]:
     """Check that a frame is a JPEG that training can read.
 
+    Returns: (32, 32, 3) uint8 RGB.
     Raises: InputError.
     """
     from edge_client.contract.structure import count_scans  # noqa: PLC0415 - as below
@@ -185,7 +206,7 @@ def check_picture(data: bytes) -> None:
     if scans * pixels > SCANNED_PIXELS_AT_MOST:
         msg = f"a JPEG of {pixels} pixels in {scans} scans takes long to decode; devices write one scan"
         raise InputError(msg)
-    decode_file(data, CHECKED_SIDE, CHECKED_SIDE, "the picture")
+    return decode_file(data, CHECKED_SIDE, CHECKED_SIDE, "the picture")
 
 
 def remove_frame(store: Store, name: FrameName) -> None:
@@ -197,6 +218,11 @@ def remove_frame(store: Store, name: FrameName) -> None:
 def skip(key: object, reason: Exception | str) -> Skip:
     """Return key and reason in a form that is safe to show."""
     return Skip(excerpt(str(key)), excerpt(str(reason)))
+
+
+def _digest(objects: Iterable[ListedObject]) -> str:
+    text = "".join(f"{one.key}\0{one.size_bytes}\0{one.etag}\n" for one in objects)
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:20]
 
 
 def _whole_frame(one: ListedObject, keys: dict[str, ListedObject]) -> FrameName:

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 from edge_client.contract.errors import InputError
 from luigi_tasks.dataset.file_names import is_hidden
 from luigi_tasks.dataset.layout import name_folders
-from luigi_tasks.labelling.folder import DISCARD, THREADS, Labelled
+from luigi_tasks.labelling.folder import THREADS
 from luigi_tasks.labelling.inbox import PICTURE_LIMIT_BYTES, Skip, check_picture, remove_frame, skip
+from luigi_tasks.labelling.labels_file import DISCARD
+from luigi_tasks.labelling.relabel import Change, apply_change, plan_changes
 from luigi_tasks.storage.store import TooLargeError
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from luigi_tasks.labelling.class_folders import ClassFolders
     from luigi_tasks.labelling.inbox import FrameName
+    from luigi_tasks.labelling.labels_file import Labelled, LabelsFile, Relabelled
     from luigi_tasks.progress import Progress
     from luigi_tasks.storage.store import Store
 
@@ -66,29 +69,48 @@ class IntakeResult:
         discarded: Number of frames deleted.
         skipped: Frames that stay in the inbox, each with the reason.
         small: Number of pictures of each new class that has too few for a snapshot.
+        relabelled: Number of pictures of the dataset that are in another class now.
+        removed: Number of pictures removed from the dataset.
     """
 
     moved: int
     discarded: int
     skipped: tuple[Skip, ...]
     small: Mapping[str, int]
+    relabelled: int = 0
+    removed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a filled-in file asks for.
+
+    Attributes:
+        moves: Moves of frames.
+        changes: Changes of pictures of the dataset.
+        fresh: Labels that start a class.
+    """
+
+    moves: tuple[Move, ...]
+    changes: tuple[Change, ...]
+    fresh: tuple[str, ...]
 
 
 def move_labelled(
     store: Store,
     folders: ClassFolders,
-    rows: Sequence[Labelled],
+    file: LabelsFile,
     least_pictures: int,
     progress: Progress,
     *,
     new_labels: bool,
 ) -> IntakeResult:
-    """Move the frames of a filled-in `labels.csv` into the dataset.
+    """Move the frames of a filled-in `labels.csv` into the dataset, and pictures of the dataset within it.
 
     Args:
         store: Store with the inbox.
         folders: The dataset.
-        rows: Rows of the file.
+        file: The file.
         least_pictures: Smallest number of pictures of a class in a snapshot.
         progress: Gets frames done.
         new_labels: Whether a label may start a class.
@@ -97,27 +119,48 @@ def move_labelled(
     """
     from luigi_tasks.dataset.pixels import in_threads  # noqa: PLC0415 - NumPy
 
-    contents = folders.contents()
-    moves = plan_moves(rows, contents, folders.url, new_labels=new_labels)
+    plan = plan_intake(file, folders, new_labels=new_labels)
 
-    def apply(move: Move) -> str:
-        return _apply(store, folders, move)
+    def apply(one: Move | Change) -> str:
+        return _apply(store, folders, one) if isinstance(one, Move) else apply_change(folders, one)
 
+    steps: tuple[Move | Change, ...] = (*plan.moves, *plan.changes)
     with folders.writing():
-        faults = in_threads(apply, moves, "moving frames", progress, threads=THREADS)
-    done = [move for move, fault in zip(moves, faults, strict=True) if not fault]
-    fresh = {move.path: move.folder for move in done if move.path}
+        faults = in_threads(apply, steps, "moving frames", progress, threads=THREADS)
+    done = [one for one, fault in zip(steps, faults, strict=True) if not fault]
+    fresh = {one.path: one.folder for one in done if isinstance(one, Move) and one.path}
+    fresh |= {one.path: one.folder for one in done if isinstance(one, Change) and one.to}
     counts = collections.Counter(fresh.values())
+    moves = [one for one in done if isinstance(one, Move)]
+    changes = [one for one in done if isinstance(one, Change)]
     return IntakeResult(
-        moved=sum(bool(move.path) for move in done),
-        discarded=sum(not move.path for move in done),
-        skipped=tuple(skip(move.name, fault) for move, fault in zip(moves, faults, strict=True) if fault),
-        small={
-            folder: count
-            for folder, count in sorted(counts.items())
-            if folder not in contents and count < least_pictures
-        },
+        moved=sum(bool(one.path) for one in moves),
+        discarded=sum(not one.path for one in moves),
+        skipped=tuple(
+            skip(one.name if isinstance(one, Move) else one.path, fault)
+            for one, fault in zip(steps, faults, strict=True)
+            if fault
+        ),
+        small={label: counts[label] for label in plan.fresh if 0 < counts[label] < least_pictures},
+        relabelled=sum(bool(one.to) for one in changes),
+        removed=sum(not one.to for one in changes),
     )
+
+
+def plan_intake(file: LabelsFile, folders: ClassFolders, *, new_labels: bool) -> Plan:
+    """Return what a filled-in file asks for; the dataset is listed, and nothing is changed.
+
+    Raises: InputError that lists every fault of the file; TransportError; SettingsError.
+    """
+    contents = folders.contents()
+    paths = folders.paths() if any(row.label for row in file.pictures) else {}
+    rows: tuple[Labelled | Relabelled, ...] = (*file.frames, *file.pictures)
+    found, faults = _find_folders(rows, contents, folders.url, new_labels=new_labels)
+    moves = _find_moves(file.frames, contents, found, faults)
+    changes, more = plan_changes(file.pictures, paths, folders.place_of, found)
+    _refuse(faults + more)
+    used = {one.folder for one in moves} | {one.folder for one in changes}
+    return Plan(moves, changes, tuple(sorted(used - contents.keys() - {""})))
 
 
 def decided(rows: Iterable[Labelled]) -> tuple[FrameName, ...]:
@@ -137,30 +180,60 @@ def plan_moves(
         new_labels: Whether a label may start a class.
     Raises: InputError that lists every fault.
     """
-    rows = [row for row in rows if row.label]
-    folders, faults = _find_folders(rows, contents, url, new_labels=new_labels)
+    found, faults = _find_folders(rows, contents, url, new_labels=new_labels)
+    moves = _find_moves(rows, contents, found, faults)
+    _refuse(faults)
+    return moves
+
+
+def judge_new_label(label: str, known: Iterable[str]) -> str:
+    """Return the reason why a label that is no class yet cannot start one, or "".
+
+    Args:
+        label: As it was typed.
+        known: The classes.
+    """
+    written = unicodedata.normalize("NFC", label).strip()
+    return _judge_new(written, dict.fromkeys(known, ""), "", new_labels=True)
+
+
+def _find_moves(
+    rows: Sequence[Labelled],
+    contents: Mapping[str, frozenset[str]],
+    folders: Mapping[str, str],
+    faults: list[str],
+) -> tuple[Move, ...]:
+    """Return the moves of frames, each once; `faults` gets what contradicts another or the dataset."""
     moves = [
         (row.line, Move(row.name, row.sha256, _path(folders[row.label], row.name, row.sha256)))
         for row in rows
-        if row.label in folders
+        if row.label and row.label in folders
     ]
     faults += _find_contradictions(moves) + _find_taken_otherwise(moves, contents)
+    return tuple(dict.fromkeys(move for _, move in moves))
+
+
+def _refuse(faults: Sequence[str]) -> None:
     if faults:
         more = f"; and {len(faults) - NAMED_AT_MOST} more" if len(faults) > NAMED_AT_MOST else ""
         msg = f"labels.csv: {'; '.join(faults[:NAMED_AT_MOST])}{more}. Nothing was moved"
         raise InputError(msg)
-    return tuple(dict.fromkeys(move for _, move in moves))
 
 
 def _find_folders(
-    rows: Sequence[Labelled], contents: Mapping[str, frozenset[str]], url: str, *, new_labels: bool
+    rows: Iterable[Labelled | Relabelled],
+    contents: Mapping[str, frozenset[str]],
+    url: str,
+    *,
+    new_labels: bool,
 ) -> tuple[dict[str, str], list[str]]:
     """Return the class folder of each label ("" for discarded frames), and faults."""
     known = {label: folder for folder, label in name_folders(contents).items()}
     found, faults = {DISCARD: ""}, []
     lines: dict[str, list[int]] = collections.defaultdict(list)
     for row in rows:
-        lines[row.label].append(row.line)
+        if row.label:
+            lines[row.label].append(row.line)
     for label in sorted(lines.keys() - {DISCARD}):
         written = unicodedata.normalize("NFC", label)
         fault = "" if written in known else _judge_new(written, known, url, new_labels=new_labels)

@@ -88,19 +88,27 @@ class FolderTarget(luigi.Target):
 
 
 class FramesMovedTarget(luigi.Target):
-    """Exists when no frame that was decided on is left in the inbox."""
+    """Exists when no frame that was decided on is left in the inbox, and no picture in a wrong class."""
 
     def __init__(self, store: Store, labels: Path) -> None:
         self.store = store
         self.labels = labels
 
     def exists(self) -> bool:
-        """Whether no labelled frame is left in the inbox."""
-        from luigi_tasks.labelling.folder import read_labels  # noqa: PLC0415
+        """Whether nothing that was decided is left to do."""
+        from luigi_tasks.labelling.class_folders import open_class_folders  # noqa: PLC0415
         from luigi_tasks.labelling.intake import decided  # noqa: PLC0415
+        from luigi_tasks.labelling.labels_file import read_labels_file  # noqa: PLC0415
+        from luigi_tasks.labelling.relabel import is_carried_out  # noqa: PLC0415
 
-        keys = {key for name in decided(read_labels(self.labels)) for key in name.keys}
-        return not keys & {one.key for one in self.store.list_folder(f"{INBOX_FOLDER}/")}
+        file = read_labels_file(self.labels)
+        keys = {key for name in decided(file.frames) for key in name.keys}
+        if keys & {one.key for one in self.store.list_folder(f"{INBOX_FOLDER}/")}:
+            return False
+        if not any(row.label for row in file.pictures):
+            return True
+        settings = load_settings()
+        return is_carried_out(file.pictures, open_class_folders(settings.dataset, settings.store).paths())
 
 
 class ListInbox(LabellingTask):
@@ -131,7 +139,10 @@ class ListInbox(LabellingTask):
 
 
 class TakeLabelled(LabellingTask):
-    """Labelled frames in the dataset, and out of the inbox; the next snapshot has them."""
+    """Labelled frames in the dataset, and out of the inbox; the next snapshot has them.
+
+    Pictures of the dataset that the file names move to the class that was chosen for them.
+    """
 
     labels = luigi.Parameter(description="the labels.csv that was filled in; `-` throws a frame away")
     new_labels = luigi.BoolParameter(
@@ -145,19 +156,21 @@ class TakeLabelled(LabellingTask):
     def work(self, progress: Progress) -> str:
         """Verify, move, then remove."""
         from luigi_tasks.labelling.class_folders import open_class_folders  # noqa: PLC0415
-        from luigi_tasks.labelling.folder import read_labels  # noqa: PLC0415
         from luigi_tasks.labelling.intake import move_labelled  # noqa: PLC0415
+        from luigi_tasks.labelling.labels_file import read_labels_file  # noqa: PLC0415
+        from luigi_tasks.labelling.taken import save_taken  # noqa: PLC0415
 
         settings, target = load_settings(), self.output()
         least = settings.dataset.min_images_per_class
         done = move_labelled(
             target.store,
             open_class_folders(settings.dataset, settings.store),
-            read_labels(target.labels),
+            read_labels_file(target.labels),
             least,
             progress,
             new_labels=bool(self.new_labels),
         )
+        save_taken(target.labels.parent, done)
         for one in done.skipped[:NAMED_AT_MOST]:
             logger.warning("%s: stays in the inbox, %s", one.key, one.reason)
         for folder, count in done.small.items():
@@ -169,6 +182,9 @@ class TakeLabelled(LabellingTask):
                 least,
             )
         stay = f", {len(done.skipped)} skipped" if done.skipped else ""
+        if done.relabelled or done.removed:
+            moved = f"{done.relabelled} pictures of the dataset into another class, {done.removed} removed"
+            stay = f"; {moved}{stay}"
         return (
             f"{done.moved} frames into {settings.dataset.url}, {done.discarded} thrown away{stay}. "
             "Next: luigi --module luigi_tasks Deploy"

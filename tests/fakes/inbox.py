@@ -13,11 +13,12 @@ import msgspec
 
 from edge_client.contract.documents import encode_document
 from edge_client.contract.messages import InboxRecord
-from luigi_tasks.labelling import folder as labelling
+from luigi_tasks.labelling import labels_file as labelling
 from luigi_tasks.labelling.class_folders import open_class_folders
-from luigi_tasks.labelling.folder import fill_folder, read_labels, write_labels
+from luigi_tasks.labelling.folder import fill_folder
 from luigi_tasks.labelling.inbox import FrameName
 from luigi_tasks.labelling.intake import IntakeResult, move_labelled
+from luigi_tasks.labelling.labels_file import read_labels_file, write_labels
 from luigi_tasks.progress import ignore_progress
 from luigi_tasks.storage.s3_store import S3Store
 from tests.fakes.datasets import class_folders, dataset_settings, picture_bytes, write_tree
@@ -98,6 +99,17 @@ def fill_in(folder: Path, labels: dict[str, str]) -> Path:
     return path
 
 
+def relabel(folder: Path, choices: dict[str, tuple[bytes, str]]) -> Path:
+    """Write a labels.csv that names pictures of the dataset: content and label by path."""
+    rows = [
+        labelling.Row(f"pictures/{sha256(data)}.jpg", label, "", "", "", "", "", "", "", path)
+        for path, (data, label) in choices.items()
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "labels.csv").write_bytes(write_labels(rows))
+    return folder / "labels.csv"
+
+
 def list_into(store: Store, folder: Path, labels=LABELS, most: int = 100) -> LabellingRecord:
     return fill_folder(store, folder, labels, most, ignore_progress)
 
@@ -119,7 +131,8 @@ def make_dataset(
 def take(
     store: Store, folders: ClassFolders, path: Path, *, new_labels: bool = False, least: int = 2
 ) -> IntakeResult:
-    return move_labelled(store, folders, read_labels(path), least, ignore_progress, new_labels=new_labels)
+    file = read_labels_file(path)
+    return move_labelled(store, folders, file, least, ignore_progress, new_labels=new_labels)
 
 
 def in_inbox(store: Store) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from edge_client.contract.errors import InputError
-from luigi_tasks.labelling.folder import COLUMNS, read_labels
 from luigi_tasks.labelling.inbox import FrameName
 from luigi_tasks.labelling.intake import decided
+from luigi_tasks.labelling.labels_file import COLUMNS, read_labels
 from tests.fakes.inbox import (
     fill_in,
     hand_in,

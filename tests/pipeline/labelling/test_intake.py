@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from edge_client.contract.errors import InputError
-from luigi_tasks.labelling import folder as labelling
-from luigi_tasks.labelling.folder import write_labels
+from luigi_tasks.labelling import labels_file as labelling
 from luigi_tasks.labelling.inbox import FrameName
 from luigi_tasks.labelling.intake import plan_moves
+from luigi_tasks.labelling.labels_file import write_labels
 from tests.fakes.inbox import (
     fill_in,
     from_inbox,

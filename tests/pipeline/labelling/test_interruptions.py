@@ -91,14 +91,35 @@ class DyingFolders:
         return self._folders.read(path)
 
     def write(self, path: str, data: bytes) -> None:
-        if not self._after:
-            self._fuse.burn()
-        self._folders.write(path, data)
-        if self._after:
-            self._fuse.burn()
+        self._guard(lambda: self._folders.write(path, data))
 
     def writing(self) -> contextlib.AbstractContextManager[None]:
         return self._folders.writing()
+
+    def paths(self) -> dict[str, str]:
+        return self._folders.paths()
+
+    def place_of(self, path: str, folder: str) -> str:
+        return self._folders.place_of(path, folder)
+
+    def read_path(self, path: str) -> bytes | None:
+        return self._folders.read_path(path)
+
+    def write_path(self, path: str, data: bytes) -> None:
+        self._guard(lambda: self._folders.write_path(path, data))
+
+    def remove_path(self, path: str) -> None:
+        self._guard(lambda: self._folders.remove_path(path))
+
+    def why_not_removable(self, path: str) -> str:
+        return self._folders.why_not_removable(path)
+
+    def _guard(self, call: Callable[[], None]) -> None:
+        if not self._after:
+            self._fuse.burn()
+        call()
+        if self._after:
+            self._fuse.burn()
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
@@ -215,5 +236,5 @@ def test_listing_that_was_killed_is_done_again(store, tmp_path, monkeypatch):
             continue
         assert labelling.is_listed(tmp_path / "to", digest)
         break
-    assert calls == 5  # two pictures, the file, the page, the listing
+    assert calls == 4  # the new picture, the file, the page, the listing
     assert [row["label"] for row in read_csv(tmp_path / "to")] == ["cat", ""]
