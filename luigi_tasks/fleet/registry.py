@@ -147,12 +147,7 @@ def load_registry(documents: SignedDocuments, known: Registry | None = None) -> 
     """
     before = None
     while True:
-        signed = _load_index(documents)
-        if signed is None:
-            raise _no_registry(documents)
-        index = signed.document
-        if not index.shards and not index.collectors:
-            raise _nobody(documents)
+        index = load_index(documents)
         try:
             read = _read_shards(documents, index, index.shards, known.shards if known else {})
         except _ShardMissingError as e:
@@ -168,6 +163,16 @@ def load_registry(documents: SignedDocuments, known: Registry | None = None) -> 
             collectors=dict(index.collectors),
             shards=read,
         )
+
+
+def load_index(documents: SignedDocuments) -> RegistryIndex:
+    """Return the registry's index, verified, and none of its devices; raises as `load_registry`."""
+    signed = _load_index(documents)
+    if signed is None:
+        raise _no_registry(documents)
+    if not signed.document.shards and not signed.document.collectors:
+        raise _nobody(documents)
+    return signed.document
 
 
 def find_devices(documents: SignedDocuments, devices: Iterable[str]) -> dict[str, EnrolledDevice]:

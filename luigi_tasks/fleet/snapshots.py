@@ -175,6 +175,17 @@ def read_newest_heads(store: Store, fleet: str, trusted: Mapping[str, str]) -> d
     return {key: _open_seal(store, key, fleet, trusted).head for key in newest_keys(store, trusted)}
 
 
+def open_rows(
+    store: Store, keys: Iterable[str], fleet: str, trusted: Mapping[str, str]
+) -> Iterator[DeviceRow]:
+    """Return the rows of the snapshots with these keys one after the other: no two need be in memory.
+
+    Raises: As `read_snapshots`, also from the iterator.
+    """
+    files = [_read_rows(store, key, _open_seal(store, key, fleet, trusted)) for key in sorted(keys)]
+    return (_to_row(row) for row in _merge_rows(files))
+
+
 def read_snapshots(store: Store, keys: Iterable[str], fleet: str, trusted: Mapping[str, str]) -> Snapshot:
     """Return the snapshots with these keys as one; the same keys give the same, whenever they are read.
 
@@ -184,13 +195,9 @@ def read_snapshots(store: Store, keys: Iterable[str], fleet: str, trusted: Mappi
     if not seals:
         raise InputError("no snapshot was named; give the keys that a verdict names")
     files = [_read_rows(store, key, seal) for key, seal in seals.items()]
-    head = _merge_heads([seal.head for seal in seals.values()])
-    try:
-        with _without_garbage():
-            rows = tuple(_to_row(row) for row in _merge_rows(files))
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
-        msg = f"{', '.join(store.url(key) for key in seals)}: a row has no report ({e}); update this software"
-        raise InputError(msg) from e
+    head = merge_heads([seal.head for seal in seals.values()])
+    with _without_garbage():
+        rows = tuple(_to_row(row) for row in _merge_rows(files))
     sources = {key: seal.sha256 for key, seal in seals.items()}
     if len(seals) > 1:
         head = msgspec.structs.replace(head, devices=len(rows), heard=count_heard(rows, head.taken_at))
@@ -220,7 +227,7 @@ def newest_keys(store: Store, trusted: Mapping[str, str]) -> tuple[str, ...]:
     One that wrote nothing for days, while another one does, has left.
     """
     newest: dict[str, tuple[float, str]] = {}
-    for one in store.list_folder(FOLDER):
+    for one in store.list_unread(FOLDER):
         found = parse_key(one.key)
         if found is not None and one.key.endswith(_SEAL) and found[1] in trusted:
             taken_at, collector = found
@@ -242,7 +249,7 @@ def thin_snapshots(store: Store, collector: str, policy: SnapshotPolicy, now: fl
 
     Raises: TransportError, SettingsError.
     """
-    listed = store.list_folder(FOLDER)
+    listed = store.list_unread(FOLDER)
     doomed = list(_thinned(listed, collector, policy, now))
     for key in doomed:
         store.delete(seal_key(key))
@@ -423,7 +430,7 @@ def _lines(raw: IO[bytes]) -> Iterator[bytes]:
         yield line
 
 
-def _merge_heads(heads: Sequence[SnapshotHead]) -> SnapshotHead:
+def merge_heads(heads: Sequence[SnapshotHead]) -> SnapshotHead:
     """Return what holds for all collectors: the time of the newest, and the latest gap."""
     newest = max(heads, key=lambda head: (head.taken_at, head.collector))
     if len(heads) == 1:
@@ -466,6 +473,11 @@ def _merge_row(several: Sequence[StoredRow]) -> StoredRow:
 
 
 def _to_row(row: StoredRow) -> DeviceRow:
+    try:
+        report = _REPORT.decode(row.report)
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        msg = f"the snapshot's row of {row.device[:200]!r} has no report ({e}); update this software"
+        raise InputError(msg) from e
     return DeviceRow(
         device=row.device,
         channel=row.channel,
@@ -474,7 +486,7 @@ def _to_row(row: StoredRow) -> DeviceRow:
         online=row.online,
         first_seen=row.first_seen,
         last_seen=row.last_seen,
-        report=_REPORT.decode(row.report),
+        report=report,
         sightings=row.sightings,
         periods=sums_of(row.marks),
         clones=row.clones,

@@ -105,13 +105,21 @@ class FleetView:
         for device in sorted(self.enrolled):
             one = self.enrolled[device]
             for channel in one.channels:
-                yield self._shown(device, channel, one, rows.pop((device, channel), None))
+                yield self.show(device, channel, one, rows.pop((device, channel), None))
         for (device, channel), row in sorted(rows.items()):
-            yield self._shown(device, channel, self.enrolled.get(device), row)
+            yield self.show(device, channel, self.enrolled.get(device), row)
 
-    def _shown(
+    def show(
         self, device: str, channel: str, enrolled: EnrolledDevice | None, row: DeviceRow | None
     ) -> ShownDevice:
+        """Return a channel of a device as this view shows it.
+
+        Args:
+            device: The device.
+            channel: The channel.
+            enrolled: Its entry in the registry, if any.
+            row: Its row in the snapshot, if any.
+        """
         report = None if row is None else row.report
         record = self.running(channel)
         return ShownDevice(

@@ -18,6 +18,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import secrets
 import stat
@@ -37,7 +38,7 @@ from luigi_tasks.storage.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from luigi_tasks.settings.values import StoreSettings
@@ -119,13 +120,23 @@ class FolderStore:
 
         Their ETags are hashes of their contents, so all of them are read that `get` would read.
         """
+        return self._list(folder, self._listed)
+
+    def list_unread(self, folder: str, after: str = "") -> tuple[ListedObject, ...]:
+        """Return the objects of `list_folder` whose keys come after `after`, without opening any."""
+        return tuple(one for one in self._list(folder, _listed_unread) if one.key > after)
+
+    def _list(
+        self, folder: str, listed: Callable[[Path, str], ListedObject | None]
+    ) -> tuple[ListedObject, ...]:
         key = folder.removesuffix("/")
         start = self._path(key) if key else self.folder
         with _disk_errors(start):
-            listed = [one for one in self._walk(start, f"{key}/" if key else "") if one is not None]
-            if not listed:
+            walked = self._walk(start, f"{key}/" if key else "")
+            found = [one for one in itertools.starmap(listed, walked) if one is not None]
+            if not found:
                 self._check_folder()
-        return tuple(sorted(listed, key=lambda one: one.key))
+        return tuple(sorted(found, key=lambda one: one.key))
 
     def read(self, key: str) -> bytes:
         """Return the object's content.
@@ -226,7 +237,7 @@ class FolderStore:
                 digest.update(chunk)
         return digest.hexdigest()
 
-    def _walk(self, folder: Path, prefix: str) -> Iterator[ListedObject | None]:
+    def _walk(self, folder: Path, prefix: str) -> Iterator[tuple[Path, str]]:
         try:
             found = os.scandir(folder)
         except _ABSENT:
@@ -237,7 +248,7 @@ class FolderStore:
             if one.is_dir(follow_symlinks=not prefix):
                 yield from self._walk(folder / one.name, f"{prefix}{one.name}/")
             else:
-                yield self._listed(folder / one.name, prefix + one.name)
+                yield folder / one.name, prefix + one.name
 
     def _listed(self, path: Path, key: str) -> ListedObject | None:
         """Return an object of a listing; None if it was deleted since."""
@@ -316,6 +327,16 @@ class FolderStore:
             except OSError:
                 return
             folder = folder.parent
+
+
+def _listed_unread(path: Path, key: str) -> ListedObject | None:
+    """Return an object of a listing by what its folder tells; None if it is none, or was deleted since."""
+    with _disk_errors(path), contextlib.suppress(*_ABSENT):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode):
+            version = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
+            return ListedObject(key, status.st_size, version, written_at=status.st_mtime)
+    return None
 
 
 def _remove_leftovers(staging: Path) -> None:

@@ -161,9 +161,15 @@ class S3Store:
         One request for each thousand. Keys that are folders of a file browser's making end in /.
         Raises: SettingsError if the bucket is missing or closed; TransportError.
         """
-        start = self.prefix + folder
+        return self.list_unread(folder)
+
+    def list_unread(self, folder: str, after: str = "") -> tuple[ListedObject, ...]:
+        """Return the objects of `list_folder` whose keys come after `after`; raises as that."""
+        where = {"Bucket": self.bucket, "Prefix": self.prefix + folder}
+        if after:
+            where["StartAfter"] = self.prefix + after
         with s3_errors(self.url(folder)):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start)
+            pages = self.client.get_paginator("list_objects_v2").paginate(**where)
             found = [one for page in pages for one in page.get("Contents", ())]
         listed = [
             ListedObject(

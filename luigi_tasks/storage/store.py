@@ -81,6 +81,12 @@ class Store(Protocol):
     def list_folder(self, folder: str) -> tuple[ListedObject, ...]:
         """Return all objects whose keys start with `folder` ("" or ending in /), by key."""
 
+    def list_unread(self, folder: str, after: str = "") -> tuple[ListedObject, ...]:
+        """Return the objects of `list_folder` whose keys come after `after`, cheaply: to be asked often.
+
+        An ETag here only tells whether the object may have changed since such a listing before.
+        """
+
     def read(self, key: str) -> bytes:
         """Return the object's content.
 
