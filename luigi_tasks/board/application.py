@@ -11,7 +11,7 @@ import tornado.web
 
 from luigi_tasks.board.page import HEADERS, NotFound, Page
 from luigi_tasks.board.pages import device, fleet, label, pipeline, releases, rollouts, trial
-from luigi_tasks.board.streams import event
+from luigi_tasks.board.streams import Stream, TooManyStreamsError, event
 
 if TYPE_CHECKING:
     from luigi_tasks.board.board import Board
@@ -34,23 +34,27 @@ class StreamPage(Page):
         self.set_header("X-Accel-Buffering", "no")
         # Not compressed: zlib would hold 256 kB for each page that is open.
         self.set_header("Content-Encoding", "identity")
-        queue = self.board.streams.open()
+        try:
+            stream = self.board.streams.open()
+        except TooManyStreamsError:
+            self.set_header("Retry-After", "60")
+            raise tornado.web.HTTPError(503, reason="too many pages are open") from None
         try:
             # The first event lets proxies that wait for a body pass the answer on.
             self.write(ALIVE)
             await self.flush()
             while True:
-                self.write(await _next_event(queue))
+                self.write(await _next_event(stream))
                 await self.flush()
         except tornado.iostream.StreamClosedError:
             pass
         finally:
-            self.board.streams.close(queue)
+            self.board.streams.close(stream)
 
 
-async def _next_event(queue: asyncio.Queue[str]) -> str:
+async def _next_event(stream: Stream) -> str:
     try:
-        return await asyncio.wait_for(queue.get(), _ALIVE_S)
+        return await asyncio.wait_for(stream.get(), _ALIVE_S)
     except asyncio.TimeoutError:
         return ALIVE
 

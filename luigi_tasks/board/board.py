@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from luigi_tasks.board.clients import Clients
 from luigi_tasks.board.guard import Guard
+from luigi_tasks.board.index.index import Index
 from luigi_tasks.board.rights import Rights
 from luigi_tasks.board.state import read_secret
 from luigi_tasks.board.streams import Streams
+from luigi_tasks.board.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from luigi_tasks.fleet.view import FleetView
     from luigi_tasks.settings.values import PipelineSettings
 
 T = TypeVar("T")
@@ -35,6 +38,8 @@ class Board:
         clients: Where requests come from.
         guard: What every request must fulfil.
         streams: Pages that are open, and what is told to them.
+        index: The newest snapshot and the registry, to be asked.
+        watch: Looks at the bucket, and tells the pages what changed.
         threads: Where what blocks is done: the store, SQLite, luigid.
     """
 
@@ -43,6 +48,8 @@ class Board:
     clients: Clients
     guard: Guard
     streams: Streams
+    index: Index
+    watch: Watch
     threads: concurrent.futures.ThreadPoolExecutor
 
     @property
@@ -56,6 +63,21 @@ class Board:
         path = urllib.parse.urlsplit(self.settings.board.url).path.strip("/")
         return f"/{path}/" if path else "/"
 
+    def fleet_view(self) -> FleetView:
+        """Return pointers and rollouts as they are now, without devices: those are in the index; it blocks.
+
+        Raises: TransportError, SettingsError, TrustError while the bucket cannot be read.
+        """
+        return self.watch.view()
+
+    def look_now(self, *topics: str) -> None:
+        """Look at the bucket at once, since something was changed; all open pages are told.
+
+        Args:
+            topics: What was changed, see `streams`.
+        """
+        self.watch.look_now(*topics)
+
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Return what a function that blocks returns; it runs in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, work)
@@ -66,7 +88,18 @@ def open_board(settings: PipelineSettings) -> Board:
 
     Raises: SettingsError, DeviceError.
     """
-    secret = read_secret(Path(settings.board.state_dir).expanduser())
+    folder = Path(settings.board.state_dir).expanduser()
+    secret = read_secret(folder)
     guard = Guard(settings.board, secret)
     threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "board")
-    return Board(settings, Rights(settings.board), Clients(settings.board), guard, Streams(), threads)
+    streams, index = Streams(), Index(settings, folder)
+    return Board(
+        settings=settings,
+        rights=Rights(settings.board),
+        clients=Clients(settings.board),
+        guard=guard,
+        streams=streams,
+        index=index,
+        watch=Watch(settings, index, streams),
+        threads=threads,
+    )

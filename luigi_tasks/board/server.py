@@ -41,8 +41,11 @@ async def serve(board: Board) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    watching = loop.create_task(board.watch.run())
     await ended.wait()
+    watching.cancel()
     server.stop()
+    board.watch.close()
     board.threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,53 +1,99 @@
 """Server-sent events: open pages are told which of their topics changed, and fetch what they show again.
 
     event: snapshot
-    data: 20261128T020000Z-collector
+    data: 3f2a9c41b0
 
 The data is the version of the topic. A page that connects again gets all versions, and fetches what changed
-meanwhile.
+meanwhile. A page that reads slowly gets the newest version of each topic: nothing grows behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # What can change: the fleet's snapshot, rollouts, releases, frames in the inbox, runs of the pipeline.
 SNAPSHOT, ROLLOUTS, RELEASES, INBOX, PIPELINE = "snapshot", "rollouts", "releases", "inbox", "pipeline"
 TOPICS = (SNAPSHOT, ROLLOUTS, RELEASES, INBOX, PIPELINE)
+# Each costs about 0.1 MB, and a thread of nobody.
+STREAMS_AT_MOST = 300
+
+
+class TooManyStreamsError(Exception):
+    """As many pages are open as the board follows."""
+
+
+class Stream:
+    """One open page: what it has to be told."""
+
+    def __init__(self, versions: dict[str, str]) -> None:
+        self._pending = dict(versions)
+        self._is_told = asyncio.Event()
+        if versions:
+            self._is_told.set()
+
+    def put(self, topic: str, version: str) -> None:
+        """Note a new version, in the place of an older one that was not sent."""
+        self._pending[topic] = version
+        self._is_told.set()
+
+    async def get(self) -> str:
+        """Return what is to be sent, as soon as there is anything."""
+        await self._is_told.wait()
+        self._is_told.clear()
+        pending, self._pending = self._pending, {}
+        return "".join(event(topic, version) for topic, version in pending.items())
 
 
 class Streams:
-    """Open streams, and the version of each topic."""
+    """Open streams, and the version of each topic; for the thread of the event loop alone.
+
+    Attributes:
+        versions: Version of each topic that is known.
+        on_open: Called when the first page is opened.
+    """
 
     def __init__(self) -> None:
         self.versions: dict[str, str] = {}
-        self._queues: set[asyncio.Queue[str]] = set()
+        self.on_open: Callable[[], None] = _nothing
+        self._streams: set[Stream] = set()
 
     def __len__(self) -> int:
-        return len(self._queues)
+        return len(self._streams)
 
     def tell(self, topic: str, version: str) -> None:
-        """Tell all open pages that a topic changed, unless they know this version; from the event loop."""
+        """Tell all open pages that a topic changed, unless they know this version."""
         if self.versions.get(topic) == version:
             return
         self.versions[topic] = version
-        for queue in self._queues:
-            queue.put_nowait(event(topic, version))
+        for stream in self._streams:
+            stream.put(topic, version)
 
-    def open(self) -> asyncio.Queue[str]:
-        """Return the queue of a new stream; its first events are all versions."""
-        queue: asyncio.Queue[str] = asyncio.Queue()
-        for topic, version in self.versions.items():
-            queue.put_nowait(event(topic, version))
-        self._queues.add(queue)
-        return queue
+    def open(self) -> Stream:
+        """Return a new stream; what it sends first are all versions.
 
-    def close(self, queue: asyncio.Queue[Any]) -> None:
+        Raises: TooManyStreamsError.
+        """
+        if len(self._streams) >= STREAMS_AT_MOST:
+            raise TooManyStreamsError
+        stream = Stream(self.versions)
+        self._streams.add(stream)
+        if len(self._streams) == 1:
+            self.on_open()
+        return stream
+
+    def close(self, stream: Stream) -> None:
         """Forget a stream."""
-        self._queues.discard(queue)
+        self._streams.discard(stream)
 
 
 def event(topic: str, version: str) -> str:
     """Return an event as it is sent."""
     return f"event: {topic}\ndata: {version}\n\n"
+
+
+def _nothing() -> None:
+    pass

@@ -278,8 +278,12 @@ def pack_rows(head: SnapshotHead, rows: Iterable[StoredRow]) -> bytes:
 
 def snapshot_key(head: SnapshotHead) -> str:
     """Return the key of the rows of a snapshot."""
-    taken = datetime.datetime.fromtimestamp(head.taken_at, datetime.timezone.utc)
-    return f"{FOLDER}{taken.strftime(_TIME)}-{check_name(head.collector, 'collector')}{_ROWS}"
+    return f"{first_key(head.taken_at)}-{check_name(head.collector, 'collector')}{_ROWS}"
+
+
+def first_key(taken_at: float) -> str:
+    """Return what comes before the keys of all snapshots that are as new, and after all older ones."""
+    return FOLDER + datetime.datetime.fromtimestamp(taken_at, datetime.timezone.utc).strftime(_TIME)
 
 
 def seal_key(key: str) -> str:

@@ -1,0 +1,78 @@
+"""Counts of devices, while their rows go by in the order of the devices."""
+
+from __future__ import annotations
+
+import collections
+from typing import TYPE_CHECKING
+
+from luigi_tasks.board.index.records import Counts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from luigi_tasks.board.index.records import IndexedDevice
+
+YES, NO, UNKNOWN = "yes", "no", "unknown"
+ONLINE = {True: YES, False: NO, None: UNKNOWN}
+_LISTED = 200
+
+
+class Counter:
+    """Counts each device once in each value, by channel and in the whole fleet."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, dict[str, collections.Counter[str]]] = {}
+        self._device = ""
+        self._seen: set[tuple[str, str, str]] = set()
+
+    def add(self, row: IndexedDevice) -> None:
+        """Count a row; all rows of a device come one after the other."""
+        if row.device != self._device:
+            self._device = row.device
+            self._seen.clear()
+        for kind, value in _values(row):
+            for channel in (row.channel, ""):
+                if (channel, kind, value) not in self._seen:
+                    self._seen.add((channel, kind, value))
+                    self._count(channel, kind, value)
+
+    def counts(self) -> dict[str, Counts]:
+        """Return the counts by channel, and under the empty name those of the fleet."""
+        return {channel: _to_counts(kinds) for channel, kinds in sorted(self._counts.items())}
+
+    def _count(self, channel: str, kind: str, value: str) -> None:
+        kinds = self._counts.setdefault(channel, {})
+        kinds.setdefault(kind, collections.Counter())[value] += 1
+
+
+def _values(row: IndexedDevice) -> list[tuple[str, str]]:
+    if not row.enrolled:
+        return [("strangers", "")]
+    values = [
+        ("devices", ""),
+        ("heard", row.heard),
+        ("online", ONLINE[row.online]),
+        ("releases", row.release),
+        *(("odd", one) for one in row.odd),
+        *(("tags", one) for one in row.tags),
+    ]
+    named = (("states", row.rollout_state), ("classes", row.device_class), ("sites", row.site))
+    return values + [(kind, value) for kind, value in named if value]
+
+
+def _to_counts(kinds: Mapping[str, collections.Counter[str]]) -> Counts:
+    def listed(kind: str) -> dict[str, int]:
+        return dict(kinds.get(kind, collections.Counter()).most_common(_LISTED))
+
+    return Counts(
+        devices=kinds.get("devices", collections.Counter())[""],
+        strangers=kinds.get("strangers", collections.Counter())[""],
+        heard=listed("heard"),
+        online=listed("online"),
+        states=listed("states"),
+        releases=listed("releases"),
+        odd=listed("odd"),
+        classes=listed("classes"),
+        sites=listed("sites"),
+        tags=listed("tags"),
+    )

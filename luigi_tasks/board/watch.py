@@ -1,0 +1,266 @@
+"""The watcher: it looks at the bucket, has the index made anew, and tells the open pages.
+
+While a page is open there is a look every `[board] look_s`, else 60 times more seldom. What the bucket does
+not answer is shown on the pages, and tried again after a time that doubles up to a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from edge_client.contract.errors import EdgeError
+from edge_client.contract.text import one_line
+from luigi_tasks.board.looks import digest_of, looks_at
+from luigi_tasks.board.streams import INBOX, RELEASES, ROLLOUTS, SNAPSHOT
+from luigi_tasks.fleet.reading import read_outline
+from luigi_tasks.release.repository import ReleaseRepository
+from luigi_tasks.storage.opening import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from luigi_tasks.board.index.index import Index
+    from luigi_tasks.board.looks import Look
+    from luigi_tasks.board.streams import Streams
+    from luigi_tasks.fleet.view import FleetView
+    from luigi_tasks.settings.values import PipelineSettings
+
+T = TypeVar("T")
+
+logger = logging.getLogger("edge-fleet")
+
+# So many times more seldom are the looks while no page is open.
+IDLE_LOOKS = 60
+_BACKOFF_S, _BACKOFF_AT_MOST_S = 2.0, 60.0
+# A view that no look confirmed for so many times `look_s` is read again by who asks.
+_FRESH_LOOKS, _FRESH_AT_LEAST_S = 3, 2.0
+_BUCKET, _INDEX = "bucket", "index"
+
+
+class Watch:
+    """Looks, on behalf of all pages.
+
+    Args:
+        settings: All settings.
+        index: The index, which is made anew when its sources changed.
+        streams: Where changes are told.
+    """
+
+    def __init__(self, settings: PipelineSettings, index: Index, streams: Streams) -> None:
+        self._settings = settings
+        self._index = index
+        self._streams = streams
+        self._outline = _Outline(settings)
+        self._looks: list[Look] = []
+        self._more: list[Look] = []
+        self._wanted: set[str] = set()
+        self._awake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._failures = 0
+        self._looked_at = float("-inf")
+        self._loading: asyncio.Task[None] | None = None
+        self._failed_version, self._load_again_at, self._load_failures = "", 0.0, 0
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "watch")
+        self._loader = concurrent.futures.ThreadPoolExecutor(1, "index")
+        streams.on_open = self.look_soon
+
+    def add(self, look: Look) -> None:
+        """Look at one thing more; before `run`."""
+        self._more.append(look)
+
+    async def run(self) -> None:
+        """Look until it is cancelled."""
+        self._loop = asyncio.get_running_loop()
+        await self._in(self._loader, self._index.find)
+        while True:
+            wanted, self._wanted = self._wanted, set()
+            self._awake.clear()
+            try:
+                await self._look(wanted)
+                self._note(_BUCKET, "")
+            except Exception as e:  # noqa: BLE001 - the looks go on, whatever one of them met
+                self._fail(e)
+            self._tell_state()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._awake.wait(), self._pause_s())
+
+    def close(self) -> None:
+        """End the threads; a child that makes an index ends with the board."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    def look_now(self, *topics: str) -> None:
+        """Look at once, for instance after something was changed here; from any thread.
+
+        Args:
+            topics: What is looked at in any case, such as `rollouts`.
+        """
+        self._wanted.update(topics)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._awake.set)
+
+    def look_soon(self) -> None:
+        """Look, unless that was done a moment before; from any thread."""
+        if time.monotonic() - self._looked_at > self._settings.board.look_s:
+            self.look_now()
+
+    def view(self) -> FleetView:
+        """Return the fleet without its devices, not older than a few looks; it blocks.
+
+        Raises: TransportError, SettingsError, TrustError while the bucket was never read.
+        """
+        fresh_s = max(_FRESH_LOOKS * self._settings.board.look_s, _FRESH_AT_LEAST_S)
+        return self._outline.view(fresh_s)
+
+    async def _look(self, wanted: set[str]) -> None:
+        if not self._looks:
+            self._looks = [*await self._in(self._thread, self._open), *self._more]
+        for look in self._looks:
+            if look.topic in wanted:
+                look.due = 0
+        before = self._versions()
+        await self._in(self._thread, self._look_at_all)
+        self._looked_at = time.monotonic()
+        versions = self._versions()
+        sources = ("snapshots", "registry", "rollouts", "repository")
+        if any(before.get(name) != versions[name] for name in sources):
+            await self._in(self._thread, self._outline.read)
+        self._outline.confirm()
+        self._streams.tell(ROLLOUTS, digest_of([versions["rollouts"], versions["repository"]]))
+        self._streams.tell(RELEASES, versions["repository"])
+        self._streams.tell(INBOX, versions["inbox"])
+        for look in self._more:
+            self._streams.tell(look.topic, look.version)
+        source = f"{self._settings.store.url} {self._settings.broker.fleet}"
+        self._renew(digest_of([source, *(versions[name] for name in sources)]))
+
+    def _look_at_all(self) -> None:
+        for look in self._looks:
+            look.look()
+
+    def _open(self) -> list[Look]:
+        store = open_store(self._settings.store)
+        return looks_at(store, self._settings.fleet.snapshot_s, time.time)
+
+    def _versions(self) -> dict[str, str]:
+        return {look.name: look.version for look in self._looks}
+
+    def _renew(self, version: str) -> None:
+        """Have the index made anew, one at a time, unless it is of this version or failed a moment ago."""
+        if self._loading is not None and not self._loading.done():
+            return
+        has_failed = version == self._failed_version and time.monotonic() < self._load_again_at
+        if version != self._index.version and not has_failed:
+            self._index.is_loading = True
+            self._loading = asyncio.get_running_loop().create_task(self._load(version))
+
+    async def _load(self, version: str) -> None:
+        rows = self._outline.rows()
+        try:
+            await self._in(self._loader, lambda: self._index.load(version, rows))
+            self._failed_version, self._load_failures = "", 0
+            self._note(_INDEX, "")
+        except Exception as e:  # noqa: BLE001 - the index before stays, and the pages say so
+            _log(e)
+            self._load_failures += 1
+            self._failed_version = version
+            self._load_again_at = time.monotonic() + _backoff_s(self._load_failures)
+            self._note(_INDEX, f"not all is shown: {_words(e)}")
+        self._tell_state()
+        self._awake.set()  # the bucket may have moved on meanwhile
+
+    def _tell_state(self) -> None:
+        """Tell which index the pages see, and what is wrong with it."""
+        state = self._index.state()
+        told = [state.version] if state.version or state.faults else []
+        if state.faults or state.is_old:
+            told += ["old" if state.is_old else "", *state.faults]
+        if told:
+            self._streams.tell(SNAPSHOT, told[0] if len(told) == 1 else digest_of(told))
+
+    def _fail(self, error: Exception) -> None:
+        self._failures += 1
+        text = f"the bucket was not read: {_words(error)}"
+        if self._index.faults.get(_BUCKET) != text:
+            _log(error)
+        self._note(_BUCKET, text)
+
+    def _note(self, what: str, text: str) -> None:
+        if what == _BUCKET and not text:
+            self._failures = 0
+        faults = {name: words for name, words in self._index.faults.items() if name != what}
+        self._index.faults = {**faults, what: text} if text else faults
+
+    def _pause_s(self) -> float:
+        pause_s = self._settings.board.look_s * (1 if len(self._streams) else IDLE_LOOKS)
+        if self._failures:
+            return max(pause_s, _backoff_s(self._failures))
+        return pause_s
+
+    async def _in(self, thread: concurrent.futures.Executor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+
+class _Outline:
+    """The fleet without its devices, as it was read last; for all threads."""
+
+    def __init__(self, settings: PipelineSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._repository: ReleaseRepository | None = None
+        self._view: FleetView | None = None
+        self._confirmed_at = float("-inf")
+
+    def read(self) -> FleetView:
+        """Read it."""
+        with self._lock:
+            if self._repository is None:
+                self._repository = ReleaseRepository(open_store(self._settings.store), self._settings.trust)
+            self._view = read_outline(self._settings, self._repository)
+            self._confirmed_at = time.monotonic()
+            return self._view
+
+    def confirm(self) -> None:
+        """Note that what was read is what there still is."""
+        if self._view is not None:
+            self._confirmed_at = time.monotonic()
+
+    def view(self, fresh_s: float) -> FleetView:
+        view = self._view
+        try:
+            if view is None or time.monotonic() - self._confirmed_at > fresh_s:
+                view = self.read()
+        except EdgeError as e:
+            if view is None:
+                raise
+            return dataclasses.replace(view, now=time.time(), faults=(*view.faults, str(e)))
+        return dataclasses.replace(view, now=time.time())
+
+    def rows(self) -> int | None:
+        """Return about how many rows the fleet has; None: unknown."""
+        view = self._view
+        if view is None or (view.registry is not None and view.head is None):
+            return None
+        return 0 if view.head is None else max(view.head.devices, view.head.registered)
+
+
+def _backoff_s(failures: int) -> float:
+    return float(min(_BACKOFF_S * 2 ** min(failures - 1, 10), _BACKOFF_AT_MOST_S))
+
+
+def _words(error: Exception) -> str:
+    return one_line(str(error)) if isinstance(error, EdgeError) else f"{type(error).__name__}, see the log"
+
+
+def _log(error: Exception) -> None:
+    if isinstance(error, EdgeError):
+        logger.warning("%s", one_line(str(error)))
+    else:
+        logger.error("the watcher met what it does not know", exc_info=error)
