@@ -34,8 +34,8 @@ _PAGE = """\
 # Vendored
 
 {} Written by
-`scripts/renew-board-vendor`, which fetches them, and checked by `scripts/renew-board-vendor --check`. Nothing here
-is edited by hand.
+`scripts/renew-board-vendor`, which fetches them, and checked by
+`scripts/renew-board-vendor --check`. Nothing here is edited by hand.
 
 | file | package of npm | version | licence | SHA-256 |
 | --- | --- | --- | --- | --- |
