@@ -1,0 +1,167 @@
+"""Pictures of each page of the board: light, dark, and as wide as a phone.
+
+    scripts/board-screenshots /tmp/pictures
+    scripts/board-screenshots /tmp/pictures --only rollout --hostile
+
+A fleet of 24 cameras is made in a folder (a signed repository, registry, snapshots, rollouts), a board is
+started over it and over an empty bucket, and each page written to FOLDER/PAGE-{light,dark,phone}.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "scripts")]
+
+from playwright.sync_api import sync_playwright  # noqa: E402
+
+from tests.fakes.board_fleet import HOSTILE_WORDS, BoardFleet, Words, write_board_settings  # noqa: E402
+from tests.fakes.running_board import RunningBoard  # noqa: E402
+from tests.fakes.tiny_model import plain_picture  # noqa: E402
+from tests.fakes.tiny_release import png  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Page
+
+_SETTLE_MS = 700
+# A page with more is cut: nobody looks at the ten-thousandth line.
+_HEIGHT_PX = 6000
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How a page is looked at."""
+
+    name: str
+    width: int
+    is_dark: bool = False
+
+
+LOOKS = (Look("light", 1280), Look("dark", 1280, is_dark=True), Look("phone", 390))
+
+
+def main() -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where the pictures go")
+    parser.add_argument("--only", default="", help="pages whose name contains this")
+    parser.add_argument("--hostile", action="store_true", help="names that attack")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    faults = []
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="board-")))
+        browser = stack.enter_context(_chromium())
+        fleet = BoardFleet(folder / "fleet", words=HOSTILE_WORDS if options.hostile else Words())
+        fleet.live_a_day()
+        board = stack.enter_context(RunningBoard(write_board_settings(fleet, folder / "board.cfg")))
+        places = [(name, board.url + path) for name, path in pages_of(fleet).items()]
+        if not options.only or "empty" in options.only:
+            bare = BoardFleet(folder / "bare", 0)
+            shutil.rmtree(bare.bucket)
+            bare.bucket.mkdir()
+            empty = stack.enter_context(RunningBoard(write_board_settings(bare, folder / "empty.cfg")))
+            places += [(f"empty-{name}", empty.url + path) for name, path in MAIN.items()]
+        for name, address in places:
+            if options.only in name:
+                faults += [
+                    fault
+                    for look in LOOKS
+                    for fault in _picture(browser, name, address, look, options.folder)
+                ]
+    print(*faults, sep="\n", file=sys.stderr)
+    return 1 if faults else 0
+
+
+MAIN = {
+    "fleet": "",
+    "rollouts": "rollouts",
+    "releases": "releases",
+    "label": "label",
+    "try": "try",
+    "pipeline": "pipeline",
+}
+
+
+def pages_of(fleet: BoardFleet) -> dict[str, str]:
+    """Return the address of each page by name."""
+    _, second, third = (one.release for one in fleet.releases)
+    rollout = fleet.machine().rollouts.current("stable")
+    name = rollout.document.rollout if rollout is not None else "none"
+    return {
+        **MAIN,
+        "device": f"devices/{fleet.words.device}",
+        "release": f"releases/{third}",
+        "releases-beside": f"releases/{second}/beside/{third}",
+        "rollout": f"rollouts/stable/{name}",
+        "rollout-channel": "rollouts/stable",
+        "nowhere": "nowhere",
+    }
+
+
+@contextlib.contextmanager
+def _chromium() -> Iterator[Browser]:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        sys.exit("no Chromium (Debian: apt install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def _picture(browser: Browser, name: str, address: str, look: Look, folder: Path) -> list[str]:
+    """Write a picture of a page; return what went wrong in it."""
+    context = browser.new_context(
+        viewport={"width": look.width, "height": 900},
+        color_scheme="dark" if look.is_dark else "light",
+        timezone_id="Europe/Berlin",
+        locale="en-GB",
+    )
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(f"{name}: {error}"))
+    page.on("console", lambda said: _note(said.type, said.text, name, faults))
+    page.goto(address)
+    _act(page, name)
+    page.wait_for_timeout(_SETTLE_MS)
+    width = page.evaluate("document.documentElement.scrollWidth")
+    if width > look.width:
+        faults.append(f"{name}: {width} px wide in a window of {look.width}")
+    file = folder / f"{name}-{look.name}.png"
+    height = min(page.evaluate("document.documentElement.scrollHeight"), _HEIGHT_PX)
+    page.set_viewport_size({"width": look.width, "height": max(height, 600)})
+    page.screenshot(path=str(file))
+    context.close()
+    print(file)
+    return faults
+
+
+def _note(kind: str, text: str, name: str, faults: list[str]) -> None:
+    if kind == "error" and name != "nowhere":
+        faults.append(f"{name}: {text}")
+
+
+def _act(page: Page, name: str) -> None:
+    """Do what makes a page worth a picture."""
+    field = page.locator("input[type=file]")
+    if name == "try" and field.count():
+        field.first.set_input_files(
+            {"name": "red.png", "mimeType": "image/png", "buffer": png(plain_picture("red", 240, 320))}
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
