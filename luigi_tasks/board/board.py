@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, TypeVar
 from luigi_tasks.board.clients import Clients
 from luigi_tasks.board.guard import Guard
 from luigi_tasks.board.index.index import Index
+from luigi_tasks.board.pictures import Pictures
 from luigi_tasks.board.rights import Rights
 from luigi_tasks.board.state import read_secret
 from luigi_tasks.board.streams import Streams
+from luigi_tasks.board.trials import Trials
 from luigi_tasks.board.watch import Watch
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class Board:
         index: The newest snapshot and the registry, to be asked.
         watch: Looks at the bucket, and tells the pages what changed.
         threads: Where what blocks is done: the store, SQLite, luigid.
+        pictures: What decodes pictures; nothing else does.
+        trials: Pictures that people try.
     """
 
     settings: PipelineSettings
@@ -51,6 +55,8 @@ class Board:
     index: Index
     watch: Watch
     threads: concurrent.futures.ThreadPoolExecutor
+    pictures: Pictures
+    trials: Trials
 
     @property
     def folder(self) -> Path:
@@ -92,7 +98,7 @@ def open_board(settings: PipelineSettings) -> Board:
     secret = read_secret(folder)
     guard = Guard(settings.board, secret)
     threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "board")
-    streams, index = Streams(), Index(settings, folder)
+    streams, index, pictures = Streams(), Index(settings, folder), Pictures()
     return Board(
         settings=settings,
         rights=Rights(settings.board),
@@ -102,4 +108,6 @@ def open_board(settings: PipelineSettings) -> Board:
         index=index,
         watch=Watch(settings, index, streams),
         threads=threads,
+        pictures=pictures,
+        trials=Trials(settings, folder / "releases", pictures, threads),
     )

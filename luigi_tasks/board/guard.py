@@ -29,6 +29,11 @@ CSRF_FIELD, CSRF_HEADER = "csrf", "X-Board-Csrf"
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
+def is_of_browser(headers: HTTPHeaders) -> bool:
+    """Whether a browser may have sent a request: one says where from, or brings what it remembers."""
+    return any(name in headers for name in ("Sec-Fetch-Site", "Origin", "Referer", "Cookie"))
+
+
 class Refusal(tornado.web.HTTPError):
     """A request that is refused, with the reason and the way out.
 

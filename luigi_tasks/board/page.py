@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http
 import logging
+import math
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import markupsafe
@@ -14,7 +15,7 @@ import tornado.web
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.text import one_line
 from luigi_tasks.board.board import Board  # noqa: TC001 - Tornado's `initialize`
-from luigi_tasks.board.guard import CSRF_FIELD, CSRF_HEADER, SAFE_METHODS, Refusal
+from luigi_tasks.board.guard import CSRF_FIELD, CSRF_HEADER, SAFE_METHODS, Refusal, is_of_browser
 from luigi_tasks.board.rights import OPERATOR, VIEWER, Person
 from luigi_tasks.board.templating import render
 
@@ -48,10 +49,12 @@ class Page(tornado.web.RequestHandler):
     Attributes:
         needs: Role that a method needs.
         section: Address of the page in the navigation that the handler belongs to, such as `rollouts`.
+        changes: Whether a POST changes something: then a page of the board, or a token, must have sent it.
     """
 
     needs: ClassVar[dict[str, str]] = {"GET": VIEWER, "HEAD": VIEWER, "POST": OPERATOR}
     section: ClassVar[str] = ""
+    changes: ClassVar[bool] = True
     board: Board
 
     def initialize(self, board: Board) -> None:
@@ -68,9 +71,10 @@ class Page(tornado.web.RequestHandler):
         """Refuse what is not for this board, what no page of it sent, and who has no right."""
         self.board.guard.check_host(self.request, self.client)
         has_bearer = self.request.headers.get("Authorization", "").startswith("Bearer ")
-        self.board.guard.check_origin(self.request, self.client, has_bearer=has_bearer)
+        if self.changes or is_of_browser(self.request.headers):
+            self.board.guard.check_origin(self.request, self.client, has_bearer=has_bearer)
         self.check_right()
-        if self.request.method not in SAFE_METHODS and not has_bearer:
+        if self.changes and self.request.method not in SAFE_METHODS and not has_bearer:
             given = self.request.headers.get(CSRF_HEADER) or self.get_body_argument(CSRF_FIELD, "")
             self.board.guard.check_csrf(self.person.identity, given)
 
@@ -128,7 +132,7 @@ class Page(tornado.web.RequestHandler):
         error = kwargs.get("exc_info", (None, None, None))[1]
         text = http.HTTPStatus(status_code).phrase
         if isinstance(error, EdgeError):
-            self.set_status(400 if isinstance(error, InputError) else 503)
+            self.set_error_status(error)
             text = one_line(str(error))
         elif isinstance(error, Refusal):
             text = error.text
@@ -138,6 +142,12 @@ class Page(tornado.web.RequestHandler):
         if isinstance(error, Refusal) and error.needs:
             model |= {"needs": error.needs, "role": self.person.role, "sign_in": self.path("sign-in")}
         self.answer("error.html", model)
+
+    def set_error_status(self, error: EdgeError) -> None:
+        """Set the status of an explained error, and when to ask again where that is known."""
+        self.set_status(400 if isinstance(error, InputError) else 503)
+        if retry_s := getattr(error, "retry_s", 0):
+            self.set_header("Retry-After", str(math.ceil(retry_s)))
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:  # noqa: ANN401 - Tornado's
         """Log what was not expected with its traceback, and what is explained in one line."""

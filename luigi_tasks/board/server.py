@@ -46,6 +46,7 @@ async def serve(board: Board) -> None:
     watching.cancel()
     server.stop()
     board.watch.close()
+    board.pictures.close()
     board.threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,0 +1,313 @@
+"""What the page *Try* shows: releases to choose from, and what they say of a picture."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+from typing import TYPE_CHECKING
+
+from edge_client.contract.documents import decode_document
+from edge_client.contract.errors import EdgeError, InputError, TrustError
+from edge_client.contract.names import RELEASE_FILE, release_target
+from edge_client.contract.release import RELEASE_LIMIT_BYTES, ReleaseDocument
+from luigi_tasks.release.published import ADDED
+
+if TYPE_CHECKING:
+    from edge_client.contract.release import OperatingPoint
+    from edge_client.contract.rollout import RolloutDocument
+    from luigi_tasks.board.picture_orders import PictureReply, ReleaseAnswer
+    from luigi_tasks.release.published import RepositoryState
+
+# Choices that follow a channel; every other one is the id of a release.
+STEADY, ROLLOUT = "channel:", "rollout:"
+SURE, UNSURE, UNKNOWN = "sure", "unsure", "unknown"
+# A choice names a release by the start of its id, as the other pages do.
+_ID_SHOWN = 12
+_CHANNELS_LISTED, _RELEASES_LISTED = 20, 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A release to choose.
+
+    Attributes:
+        value: `channel:NAME`, `rollout:NAME` (`rollout:NAME:CLASS`: for a device class), or a release's id.
+        name: For people.
+        release: Its id now.
+    """
+
+    value: str
+    name: str
+    release: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TryModel:
+    """The page before a picture is there.
+
+    Attributes:
+        channel: The channel whose release answers unless another one is chosen.
+        channels: Choices by channel.
+        releases: Choices by id, newest first.
+        signed: How many releases there are.
+        problem: Why nothing can be tried; empty: something can.
+        runtime: Whether a TFLite runtime is installed on this machine.
+        limit_bytes: Largest picture.
+    """
+
+    channel: str
+    channels: tuple[Choice, ...] = ()
+    releases: tuple[Choice, ...] = ()
+    signed: int = 0
+    problem: str = ""
+    runtime: bool = True
+    limit_bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a release says of a picture; the first fields are those of `edge-client classify --json`.
+
+    Attributes:
+        label: Best label; empty where there is a fault.
+        confidence: Its score.
+        sure: Whether a device would act on it.
+        known: How much the picture resembles those that the model knows; None: it does not tell.
+        top: Score of each label, best first.
+        latency_ms: On this machine.
+        verdict: `sure`, `unsure` or `unknown` (a stranger); empty where there is a fault.
+        why: The reason, with the release's limits.
+        threshold: Score from which on this label is sure; None: all scores are, or none is.
+        release: Id of the release.
+        chosen: How it was chosen.
+        model_sha256: Of its model.
+        made_at: UTC, ISO 8601.
+        architecture: Its network.
+        accuracy: On the hold-out.
+        device_class: Devices that it is for; empty: all.
+        height: Rows that the model takes.
+        width: Columns.
+        input_png: What the model saw, base64; empty: not asked for.
+        fault: Why it says nothing; empty: it does.
+    """
+
+    label: str
+    confidence: float
+    sure: bool
+    known: float | None
+    top: dict[str, float]
+    latency_ms: float
+    verdict: str
+    why: str
+    threshold: float | None
+    release: str
+    chosen: str
+    model_sha256: str
+    made_at: str
+    architecture: str
+    accuracy: float
+    device_class: str
+    height: int
+    width: int
+    input_png: str
+    fault: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TriedPicture:
+    """A picture and what releases say of it.
+
+    Attributes:
+        file: Name that the picture came with; empty: none.
+        size_bytes: Size of its file.
+        height: Rows, upright.
+        width: Columns, upright.
+        decoding_ms: On this machine.
+        answers: One for each release.
+        agree: Whether all releases give the same label; None: only one answered.
+        thumbnail_jpeg: A small copy, base64; empty: not asked for.
+        fault: Why there is no answer; empty: there is one.
+    """
+
+    file: str
+    size_bytes: int
+    height: int = 0
+    width: int = 0
+    decoding_ms: float = 0.0
+    answers: tuple[Answer, ...] = ()
+    agree: bool | None = None
+    thumbnail_jpeg: str = ""
+    fault: str = ""
+
+
+def read_choices(state: RepositoryState, channel: str) -> tuple[tuple[Choice, ...], tuple[Choice, ...]]:
+    """Return the releases to choose: by channel, and by id.
+
+    Args:
+        state: The signed repository.
+        channel: The channel that comes first.
+    Raises: TransportError.
+    """
+    by_channel: list[Choice] = []
+    for one in signed_channels(state, channel)[:_CHANNELS_LISTED]:
+        try:
+            by_channel += _choices_of(state, one)
+        except (TrustError, InputError):
+            continue  # the other channels can be tried; those who act on this one see why
+    releases = [*reversed(state.releases())][:_RELEASES_LISTED]
+    return tuple(by_channel), tuple(Choice(one, _name_of(state, one), one) for one in releases)
+
+
+def signed_channels(state: RepositoryState, first: str) -> list[str]:
+    """Return the channels that the repository names, by name after the first one."""
+    paths = (path.partition("/") for path in state.files)
+    found = {name.removesuffix(".json") for folder, _, name in paths if folder == "channels"}
+    return sorted(found, key=lambda one: (one != first, one))
+
+
+def _choices_of(state: RepositoryState, channel: str) -> list[Choice]:
+    pointer = state.channel(channel)
+    found = []
+    if pointer is not None:
+        name = f"{channel}: current release, {short(pointer.release)}"
+        found.append(Choice(f"{STEADY}{channel}", name, pointer.release))
+    rollout = _running(state, channel)
+    if rollout is not None:
+        name = f"{channel}: being rolled out, {short(rollout.release)}"
+        found.append(Choice(f"{ROLLOUT}{channel}", name, rollout.release))
+        for device_class, release in sorted(rollout.variants.items()):
+            name = f"{channel}: being rolled out to class {device_class}, {short(release)}"
+            found.append(Choice(f"{ROLLOUT}{channel}:{device_class}", name, release))
+    return found
+
+
+def _running(state: RepositoryState, channel: str) -> RolloutDocument | None:
+    rollout = state.rollout(channel)
+    return rollout if rollout is not None and rollout.id else None
+
+
+def _name_of(state: RepositoryState, release: str) -> str:
+    signed = state.files[release_target(release, RELEASE_FILE)]
+    added = str((signed.custom or {}).get(ADDED, ""))
+    try:
+        at = datetime.datetime.fromisoformat(added.replace("Z", "+00:00"))
+    except ValueError:
+        return short(release)
+    return f"{short(release)}, {at:%Y-%m-%d %H:%M} UTC"
+
+
+def short(release: str) -> str:
+    """Return the start of a release's id."""
+    return release[:_ID_SHOWN]
+
+
+def resolve(state: RepositoryState, value: str) -> Choice:
+    """Return the release that a choice means now.
+
+    Raises: InputError if there is none.
+    """
+    folder = next((one for one in (STEADY, ROLLOUT) if value.startswith(one)), "")
+    if not folder:
+        return Choice(value, "chosen by its id", value)
+    channel, _, device_class = value.removeprefix(folder).partition(":")
+    if folder == STEADY:
+        pointer = state.channel(channel)
+        if pointer is None:
+            known = ", ".join(signed_channels(state, "")[:_CHANNELS_LISTED]) or "none"
+            msg = f"channel {channel!r} points to no release; channels: {known}"
+            raise InputError(msg)
+        return Choice(value, f"current release of {channel}", pointer.release)
+    rollout = _running(state, channel)
+    if rollout is None:
+        msg = f"channel {channel!r}: nothing is being rolled out there any more; choose its current release"
+        raise InputError(msg)
+    if not device_class:
+        return Choice(value, f"being rolled out on {channel}", rollout.release)
+    release = rollout.variants.get(device_class)
+    if release is None:
+        msg = f"rollout {rollout.id} has no variant for class {device_class!r}"
+        raise InputError(msg)
+    return Choice(value, f"being rolled out on {channel} to class {device_class}", release)
+
+
+def read_document(state: RepositoryState, release: str) -> ReleaseDocument:
+    """Return the signed document of a release that is signed."""
+    path = release_target(release, RELEASE_FILE)
+    return decode_document(ReleaseDocument, state.read(path), source=path, limit_bytes=RELEASE_LIMIT_BYTES)
+
+
+def answer_of(
+    choice: Choice, document: ReleaseDocument, found: ReleaseAnswer, *, shows: bool, top: int
+) -> Answer:
+    """Return what a release says, with its reasons.
+
+    Args:
+        choice: The release.
+        document: Its document.
+        found: What it says.
+        shows: Whether what the model saw is part of it.
+        top: So many labels; 0: all.
+    """
+    verdict, why, threshold = ("", "", None) if found.fault else judge(document.operating_point, found)
+    return Answer(
+        label=found.label,
+        confidence=round(found.confidence, 6),
+        sure=found.sure and not found.fault,
+        known=None if found.known is None else round(found.known, 6),
+        top={label: round(score, 6) for label, score in found.scores[: top or None]},
+        latency_ms=round(found.latency_ms, 3),
+        verdict=verdict,
+        why=why,
+        threshold=threshold,
+        release=choice.release,
+        chosen=choice.name,
+        model_sha256=document.model_sha256,
+        made_at=document.created_at,
+        architecture=document.architecture,
+        accuracy=document.accuracy,
+        device_class=document.device_class,
+        height=found.height,
+        width=found.width,
+        input_png=base64.b64encode(found.given).decode() if shows else "",
+        fault=found.fault,
+    )
+
+
+def judge(point: OperatingPoint | None, found: ReleaseAnswer) -> tuple[str, str, float | None]:
+    """Return `sure`, `unsure` or `unknown`, why, and the threshold of the label."""
+    if point is None:
+        return SURE, "this release has no thresholds: every answer counts as sure", None
+    threshold = point.thresholds[found.index]
+    if found.known is not None and point.least_known is not None and found.known < point.least_known:
+        why = (
+            f"it resembles no class that the model learned: known is {found.known:.2f}, "
+            f"and below {point.least_known:.2f} a picture counts as a stranger"
+        )
+        return UNKNOWN, why, threshold
+    goal = f"{point.precision:.0%} of the sure answers"
+    if threshold is None:
+        return UNSURE, f"never sure of this label: no score makes {goal} right", None
+    if not found.sure:
+        return UNSURE, f"below {threshold:.1%}, from which on {goal} with this label were right", threshold
+    return SURE, f"from {threshold:.1%} on, {goal} with this label were right", threshold
+
+
+def picture_of(file: str, size_bytes: int, reply: PictureReply, answers: tuple[Answer, ...]) -> TriedPicture:
+    """Return a picture with its answers."""
+    labels = [one.label for one in answers if not one.fault]
+    return TriedPicture(
+        file=file,
+        size_bytes=size_bytes,
+        height=reply.height,
+        width=reply.width,
+        decoding_ms=round(reply.decoding_ms, 3),
+        answers=answers,
+        agree=len(set(labels)) == 1 if len(labels) > 1 else None,
+        thumbnail_jpeg=base64.b64encode(reply.thumbnail).decode(),
+    )
+
+
+def fault_of(file: str, size_bytes: int, error: EdgeError) -> TriedPicture:
+    """Return a picture that got no answer."""
+    return TriedPicture(file=file, size_bytes=size_bytes, fault=str(error))

@@ -1,0 +1,156 @@
+"""Trials of pictures with releases: what the page *Try* does, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+from typing import TYPE_CHECKING, TypeVar
+
+from edge_client.contract.errors import DeviceError, InputError, SettingsError
+from edge_client.contract.picture_file import MAX_FILE_BYTES
+from edge_client.contract.text import excerpt
+from luigi_tasks.board.published import PublishedReleases
+from luigi_tasks.board.release_folders import ReleaseFolders
+from luigi_tasks.board.trial import (
+    TriedPicture,
+    TryModel,
+    answer_of,
+    fault_of,
+    picture_of,
+    read_choices,
+    read_document,
+    resolve,
+)
+from luigi_tasks.board.upload import Uploads
+
+if TYPE_CHECKING:
+    import concurrent.futures
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from edge_client.contract.release import ReleaseDocument
+    from luigi_tasks.board.picture_orders import PictureReply, ReleaseFolder
+    from luigi_tasks.board.pictures import PictureMemory, Pictures
+    from luigi_tasks.board.trial import Choice
+    from luigi_tasks.board.upload import FormFile
+    from luigi_tasks.settings.values import PipelineSettings
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    _Asked = tuple[Choice, ReleaseDocument, ReleaseFolder]
+
+_RUNTIMES = ("ai_edge_litert", "tflite_runtime")
+_THUMBNAIL_SIDE = 480
+
+
+class Trials:
+    """Pictures that come, releases that answer.
+
+    Attributes:
+        uploads: What comes.
+        published: The signed repository.
+    """
+
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        folder: Path,
+        pictures: Pictures,
+        threads: concurrent.futures.ThreadPoolExecutor,
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            settings: Settings of all sections.
+            folder: Where releases are kept.
+            pictures: What decodes and classifies.
+            threads: Where the store is read.
+        """
+        self.uploads = Uploads()
+        self.published = PublishedReleases(settings)
+        self._channel = settings.release.channel
+        self._folders = ReleaseFolders(folder)
+        self._pictures = pictures
+        self._threads = threads
+
+    async def model(self) -> TryModel:
+        """Return what can be chosen.
+
+        Raises: TransportError; TrustError.
+        """
+        runtime = any(importlib.util.find_spec(name) is not None for name in _RUNTIMES)
+        try:
+            return await self._in_thread(lambda: self._read_model(runtime=runtime))
+        except SettingsError as e:
+            return TryModel(self._channel, problem=str(e), runtime=runtime, limit_bytes=MAX_FILE_BYTES)
+
+    def _read_model(self, *, runtime: bool) -> TryModel:
+        state = self.published.state()
+        channels, releases = read_choices(state, self._channel)
+        return TryModel(
+            self._channel, channels, releases, len(state.releases()), "", runtime, limit_bytes=MAX_FILE_BYTES
+        )
+
+    async def answer(
+        self,
+        memory: PictureMemory,
+        files: Sequence[FormFile],
+        values: Sequence[str],
+        *,
+        shows: bool,
+        top: int,
+    ) -> tuple[TriedPicture, ...]:
+        """Return what releases say of pictures.
+
+        Args:
+            memory: Has the pictures; it stays open until this returned.
+            files: Where they are.
+            values: Which releases, see `Choice`.
+            shows: Whether pictures come back: a thumbnail, and what each model saw.
+            top: So many labels of each release; 0: all.
+        Raises: InputError for a choice that there is not, and for a single picture that cannot be decoded;
+            BusyError, DeviceError, TransportError, TrustError.
+        """
+        with contextlib.ExitStack() as held:
+            asked = await self._in_thread(lambda: self._choose(held, values))
+            side = _THUMBNAIL_SIDE if shows else 0
+            found = []
+            for file in files:
+                try:
+                    reply = await self._work(memory, file, asked, side)
+                except (InputError, DeviceError) as e:
+                    if len(files) == 1:
+                        raise
+                    found.append(fault_of(file.name, file.size_bytes, e))
+                    continue
+                answers = tuple(
+                    answer_of(choice, document, one, shows=shows, top=top)
+                    for (choice, document, _), one in zip(asked, reply.answers, strict=True)
+                )
+                found.append(picture_of(file.name, file.size_bytes, reply, answers))
+        return tuple(found)
+
+    def _choose(self, held: contextlib.ExitStack, values: Sequence[str]) -> list[_Asked]:
+        state = self.published.state()
+        asked = []
+        for choice in [resolve(state, one) for one in values]:
+            folder = held.enter_context(self._folders.holding(state, choice.release))
+            asked.append((choice, read_document(state, choice.release), folder))
+        return asked
+
+    async def _work(
+        self, memory: PictureMemory, file: FormFile, asked: Sequence[_Asked], side: int
+    ) -> PictureReply:
+        return await self._pictures.work(
+            memory,
+            name=excerpt(file.name) or "the picture",
+            start=file.start,
+            size_bytes=file.size_bytes,
+            side=side,
+            releases=tuple(folder for _, _, folder in asked),
+        )
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
