@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import dataclasses
+import functools
 import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,6 +23,7 @@ from luigi_tasks.board.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from luigi_tasks.board.rollout_reading import RolloutReader
     from luigi_tasks.fleet.view import FleetView
     from luigi_tasks.settings.values import PipelineSettings
 
@@ -57,6 +59,13 @@ class Board:
     threads: concurrent.futures.ThreadPoolExecutor
     pictures: Pictures
     trials: Trials
+
+    @functools.cached_property
+    def rollouts(self) -> RolloutReader:
+        """Reader of rollouts, with what it keeps."""
+        from luigi_tasks.board.rollout_reading import RolloutReader  # noqa: PLC0415 - imports python-tuf
+
+        return RolloutReader(self.settings, self.index)
 
     @property
     def folder(self) -> Path:

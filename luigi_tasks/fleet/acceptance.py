@@ -42,7 +42,7 @@ def accept_rollouts(rollouts: Rollouts, channel: str, when: Moment, end_signed: 
         TransportError.
     """
     accepted, unknown = list[str](), list[str]()
-    for name in rollouts.names(channel):
+    for name in rollouts.listed(channel):
         try:
             rollouts.find(channel, name)
         except (TrustError, InputError):
@@ -72,7 +72,7 @@ def _accept_current(rollouts: Rollouts, channel: str, unknown: Collection[str]) 
     """Write that no rollout runs; what waits is queued again by the next Deploy."""
     before, etag = _peek(rollouts.documents, CurrentRollout, current_key(channel))
     last, ran = (before.last, before.rollout) if before is not None else ("", "")
-    is_known = last in rollouts.names(channel) and last not in unknown
+    is_known = last in rollouts.listed(channel) and last not in unknown
     rollouts.save_current(CurrentRollout(channel=channel, last=last if is_known else ""), etag)
     return f"rollout {ran} is ended, and may be started again" if ran else "no rollout runs"
 

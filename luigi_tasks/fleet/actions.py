@@ -37,7 +37,7 @@ from luigi_tasks.fleet.records import (
 from luigi_tasks.fleet.registry import NoRegistryError, load_registry
 from luigi_tasks.fleet.rollouts import Rollouts, new_id
 from luigi_tasks.fleet.stages import ADVANCE, Moment
-from luigi_tasks.fleet.standing import Look, RolloutRunsError, Standing, in_words, runs_already
+from luigi_tasks.fleet.standing import Look, RolloutRunsError, Seen, Standing, in_words, runs_already
 from luigi_tasks.logs import LUIGI_LOGGER
 from luigi_tasks.release.channel import Pointers
 from luigi_tasks.storage.store import StoreConflictError
@@ -64,6 +64,7 @@ class Fleet:
         repository: The signed repository.
         broker: Where channels are announced.
         clock: Returns seconds since 1970.
+        seen: What the person saw who decides: RolloutMovedError where it has moved; None: whatever there is.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Fleet:
         repository: ReleaseRepository,
         broker: BrokerClient,
         clock: Callable[[], float] = time.time,
+        seen: Seen | None = None,
     ) -> None:
         self.settings = settings
         self.documents = documents
@@ -80,6 +82,7 @@ class Fleet:
         self.repository = repository
         self.broker = broker
         self.clock = clock
+        self.seen = seen
 
     # Looking
 
@@ -386,6 +389,8 @@ class Fleet:
             if standing.running is None:
                 msg = f"channel {channel}: no rollout runs"
                 raise InputError(msg)
+            if self.seen is not None:
+                self.seen.check(standing.running.document)
             record = change(standing.running.document)
             try:
                 if record != standing.running.document:
@@ -479,8 +484,8 @@ class Fleet:
         return Moment(now, time_of_day.isoformat(timespec="milliseconds"), who)
 
 
-def open_fleet(settings: PipelineSettings) -> Fleet:
-    """Open the fleet of the settings; nothing is read yet.
+def open_fleet(settings: PipelineSettings, seen: Seen | None = None) -> Fleet:
+    """Open the fleet of the settings, for a person who saw this of it; nothing is read yet.
 
     Raises: SettingsError.
     """
@@ -492,4 +497,4 @@ def open_fleet(settings: PipelineSettings) -> Fleet:
 
     store = open_store(settings.store)
     repository = ReleaseRepository(store, settings.trust, in_use=lambda one: find_in_use(settings, one))
-    return Fleet(settings, documents_of(repository), repository, BrokerClient(settings.broker))
+    return Fleet(settings, documents_of(repository), repository, BrokerClient(settings.broker), seen=seen)

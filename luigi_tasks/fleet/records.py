@@ -284,6 +284,7 @@ class StageRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
         soaking_since: When all that was asked for but the soak was there, seconds since 1970; 0: not yet.
         watched_since: From when its time limit counts: `opened_at`, or when a person resumed it.
         judged_at: Time of the newest snapshot that it was judged by; another look needs a newer one.
+        verdict: Key of the newest verdict; empty: none yet, or a version wrote it that did not note it.
     """
 
     number: int
@@ -294,6 +295,7 @@ class StageRecord(Document, frozen=True, kw_only=True, omit_defaults=True):
     soaking_since: float = 0.0
     watched_since: float = 0.0
     judged_at: float = 0.0
+    verdict: str = ""
 
 
 class RolloutRecord(Document, frozen=True, kw_only=True, omit_defaults=True):

@@ -127,11 +127,14 @@ class Rollouts:
             self.documents.save(key, verdict, None)
         return key
 
-    def names(self, channel: str) -> list[str]:
-        """Return the ids of a channel's rollouts, as the bucket lists them."""
+    def listed(self, channel: str) -> dict[str, str]:
+        """Return the ids of a channel's rollouts, as the bucket lists them, with their records' ETags."""
         folder = f"{FOLDER}{check_name(channel, 'channel')}/"
-        keys = (one.key for one in self.documents.store.list_folder(folder))
-        return [key.removeprefix(folder).removesuffix(".json") for key in keys if not key.endswith(_OTHERS)]
+        return {
+            one.key.removeprefix(folder).removesuffix(".json"): one.etag
+            for one in self.documents.store.list_folder(folder)
+            if not one.key.endswith(_OTHERS)
+        }
 
     def find_all(self, channel: str, faults: list[str]) -> list[RolloutRecord]:
         """Return the rollouts of a channel, oldest first, without those that never started.
@@ -146,7 +149,7 @@ class Rollouts:
             running = current.document.rollout if current is not None else ""
         except TrustError as e:
             faults.append(str(e))
-        for name in self.names(channel):
+        for name in self.listed(channel):
             try:
                 signed = self.find(channel, name)
             except TrustError as e:

@@ -164,7 +164,7 @@ def look(
         return _go_on(record, "", following, when)
     if verdict is None or record.state not in (*WATCHED, PAUSED):
         return record
-    record = _count_look(record, verdict)
+    record = _count_look(record, verdict, key)
     if verdict.result == HALT:
         return _break_off(record, verdict, key, when)
     if verdict.result == PASS and record.state != PAUSED:
@@ -193,13 +193,15 @@ def wait(record: RolloutRecord, why: str, verdict: str, when: Moment) -> Rollout
     return enter(record, SOAKING if stage.soaking_since else OPEN, when)
 
 
-def _count_look(record: RolloutRecord, verdict: VerdictRecord) -> RolloutRecord:
+def _count_look(record: RolloutRecord, verdict: VerdictRecord, key: str) -> RolloutRecord:
     """Return the rollout with one more look, and the soak that begins or ends with the verdict."""
     stage = record.stages[-1]
     since = stage.soaking_since
     if verdict.is_ready:
         since = since or verdict.at
-    stage = msgspec.structs.replace(stage, looks=verdict.look, soaking_since=since, judged_at=verdict.at)
+    stage = msgspec.structs.replace(
+        stage, looks=verdict.look, soaking_since=since, judged_at=verdict.at, verdict=key
+    )
     return msgspec.structs.replace(record, stages=(*record.stages[:-1], stage))
 
 

@@ -22,6 +22,35 @@ class RolloutHaltedError(InputError):
     """A look halted or paused a rollout."""
 
 
+class RolloutMovedError(InputError):
+    """A rollout is no longer what the person saw who decided about it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What a person saw who decides: the decision is about that, and about nothing newer.
+
+    A look that decides nothing leaves the history as it is; one that opened a stage meanwhile does not.
+
+    Attributes:
+        rollout: Id of the rollout.
+        events: Entries of its history; None: whatever there are.
+    """
+
+    rollout: str
+    events: int | None
+
+    def check(self, record: RolloutRecord) -> None:
+        """Raise RolloutMovedError if the rollout is another one, or something was decided since."""
+        if record.id != self.rollout:
+            msg = f"channel {record.channel}: rollout {self.rollout} no longer runs, {record.id} does"
+            raise RolloutMovedError(msg)
+        if self.events is not None and len(record.events) != self.events:
+            last = record.events[-1]
+            msg = f"rollout {record.id} has moved meanwhile: {last.what} by {last.who}; it is {record.state}"
+            raise RolloutMovedError(msg)
+
+
 @dataclasses.dataclass(frozen=True)
 class Look:
     """What a look at a channel found and did.

@@ -1,18 +1,309 @@
-"""The page Rollouts."""
+"""The pages of rollouts: what changed, who is hit, what they have in common; and a person's decisions.
+
+A decision is confirmed on a page that says in numbers what will happen. Its form carries what was seen; where
+the rollout has moved meanwhile, nothing is done, and the page says what it is in now (409).
+"""
 
 from __future__ import annotations
 
-from luigi_tasks.board.page import Page
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from urllib.parse import quote
+
+import msgspec
+import tornado.web
+
+from edge_client.contract.errors import InputError, TransportError
+from edge_client.contract.names import check_name
+from luigi_tasks.board import rollout_acts, rollout_figures
+from luigi_tasks.board.page import JSON, Page
+from luigi_tasks.board.rights import OPERATOR, VIEWER
+from luigi_tasks.board.rollout_child import LOOK, Order, in_child
+from luigi_tasks.board.rollout_reading import ShownRollout, UnknownError
+from luigi_tasks.board.rollout_view import verdict_name
+from luigi_tasks.board.streams import ROLLOUTS
+from luigi_tasks.fleet.person import HISTORY_CHARACTERS, for_history
+from luigi_tasks.fleet.standing import Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from luigi_tasks.board.rollout_acts import Act
+    from luigi_tasks.board.rollout_reading import RolloutReader
+    from luigi_tasks.fleet.records import RolloutRecord
+    from luigi_tasks.fleet.view import FleetView
+
+# A store that is slower is told; the decision may still be written.
+ACT_LIMIT_S = 30.0
+
+T = TypeVar("T")
 
 
-class RolloutsPage(Page):
-    """The page Rollouts."""
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person sends to decide.
+
+    Attributes:
+        why: Reason, 1 to 500 characters.
+        rollout: Id of the rollout that was seen; empty: the one that runs.
+        events: Entries of its history that were seen; None: whatever there are.
+    """
+
+    why: str = ""
+    rollout: str = ""
+    events: int | None = None
+
+
+class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
+    """An act before it is done, or after it could not be.
+
+    Attributes:
+        rollout: The rollout as it is now.
+        act: The act.
+        events: Entries of its history: what the person sees.
+        why: Reason, as far as it was given.
+        error: What was wrong; empty: nothing.
+        has_moved: Whether the rollout is no longer what was seen.
+    """
+
+    rollout: ShownRollout
+    act: rollout_acts.Act
+    events: int
+    why: str = ""
+    error: str = ""
+    has_moved: bool = False
+
+
+class RolloutPage(Page):
+    """Base of the pages of rollouts."""
 
     section = "rollouts"
 
+    @property
+    def reader(self) -> RolloutReader:
+        """Reader of rollouts."""
+        return self.board.rollouts
+
+    async def view(self) -> FleetView:
+        """Return the fleet."""
+        return await self.in_thread(self.board.fleet_view)
+
+    async def show(self, channel: str, name: str = "", verdict: str = "") -> ShownRollout:
+        """Return a rollout; one that is not there is an HTTPError."""
+        view = await self.view()
+        return await self.find(lambda: self.reader.rollout(view, channel, name, verdict))
+
+    async def find(self, read: Callable[[], T]) -> T:
+        """Return what a function of the reader returns; HTTPError where it is not there."""
+        try:
+            return await self.in_thread(read)
+        except UnknownError as e:
+            raise tornado.web.HTTPError(404, reason=str(e)) from e
+
+    def page_number(self) -> int:
+        """Return the number of the page that is asked for."""
+        text = self.get_query_argument("page", "1")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 1
+
+    def address(self, *names: str) -> str:
+        """Return an address below `rollouts`, for the browser."""
+        return self.path("/".join(("rollouts", *(quote(one, safe="") for one in names))))
+
+    def answer(self, template: str, model: object, **more: Any) -> None:  # noqa: ANN401 - as the base
+        """Answer, with what the templates of rollouts draw with."""
+        super().answer(template, model, figures=rollout_figures, address=self.address, **more)
+
+
+class RolloutsPage(RolloutPage):
+    """All channels."""
+
     async def get(self) -> None:
-        """Show it."""
-        self.answer("rollouts.html", {})
+        """Show them."""
+        view = await self.view()
+        self.answer("rollouts.html", await self.in_thread(lambda: self.reader.channels(view)))
 
 
-HANDLERS = ((r"rollouts", RolloutsPage),)
+class OneRolloutPage(RolloutPage):
+    """One rollout: the one that runs, or ran last, or that is named."""
+
+    async def get(self, channel: str, name: str = "") -> None:
+        """Show it, with the newest verdict or the one that is asked for."""
+        verdict = self.get_query_argument("verdict", "")
+        shown = await self.show(channel, name, verdict)
+        looked = self.reader.looked.get(channel)
+        self.answer("rollout.html", shown, asked=verdict, looked=looked, verdict_name=verdict_name)
+
+
+class PastRolloutsPage(RolloutPage):
+    """The rollouts of a channel."""
+
+    async def get(self, channel: str) -> None:
+        """Show a page of them."""
+        view, number = await self.view(), self.page_number()
+        self.answer("rollouts_past.html", await self.find(lambda: self.reader.past(view, channel, number)))
+
+
+class LooksPage(RolloutPage):
+    """The verdicts of a rollout."""
+
+    async def get(self, channel: str, name: str) -> None:
+        """Show a page of them."""
+        number = self.page_number()
+        self.answer("rollout_looks.html", await self.find(lambda: self.reader.looks(channel, name, number)))
+
+
+class VerdictDocument(RolloutPage):
+    """The signed document of a verdict, as it lies in the bucket."""
+
+    async def get(self, channel: str, name: str, verdict: str) -> None:
+        """Send it."""
+        data = await self.find(lambda: self.reader.document(channel, name, verdict))
+        self.set_header("Content-Type", JSON)
+        self.set_header("Content-Disposition", f'attachment; filename="{verdict}.json"')
+        self.finish(data)
+
+
+class ActPage(RolloutPage):
+    """What a person decides."""
+
+    needs: ClassVar[dict[str, str]] = {"GET": OPERATOR, "HEAD": OPERATOR, "POST": OPERATOR}
+
+    async def get(self, channel: str, name: str, act: str) -> None:
+        """Ask for the reason, and say in numbers what will happen."""
+        shown = await self.show(channel, name)
+        self._confirm(shown, act)
+
+    async def post(self, channel: str, name: str, act: str) -> None:
+        """Do it."""
+        decision = self._decision(name)
+        who = for_history(self.person.name or "board", "name")
+        shown = await self.show(channel, decision.rollout)
+        if shown.rollout is None:
+            raise tornado.web.HTTPError(404, reason=f"no rollout was started on channel {channel}")
+        try:
+            why = for_history(decision.why, "why")
+        except InputError as e:
+            self.set_status(400)
+            return self._confirm(shown, act, decision, error=str(e))
+        seen = Seen(decision.rollout, decision.events) if decision.rollout else None
+        try:
+            record = await self._perform(channel, act, who, why, seen)
+        except InputError as e:
+            return await self._explain(channel, act, who, decision, e)
+        self.board.look_now(ROLLOUTS)
+        return self._done(channel, record)
+
+    def _decision(self, name: str) -> Decision:
+        """Return what was sent: a form, or JSON."""
+        if self.request.headers.get("Content-Type", "").partition(";")[0].strip() == JSON:
+            try:
+                sent = msgspec.json.decode(self.request.body, type=Decision)
+            except msgspec.MsgspecError as e:
+                msg = f'give JSON such as {{"why": "too slow"}}: {e}'
+                raise InputError(msg) from e
+            if name and sent.rollout not in {"", name}:
+                msg = f"rollout {sent.rollout!r} is not the one of the address"
+                raise InputError(msg)
+            return msgspec.structs.replace(sent, rollout=name or sent.rollout)
+        events = self.get_body_argument("events", "")
+        if not name or not (events.isascii() and events.isdigit() and len(events) < 9):
+            msg = "the form does not say which rollout was seen; open the rollout's page again"
+            raise InputError(msg)
+        why = self.get_body_argument("why", "", strip=False)
+        return Decision(why=why, rollout=name, events=int(events))
+
+    async def _perform(
+        self, channel: str, act: str, who: str, why: str, seen: Seen | None
+    ) -> RolloutRecord | None:
+        from luigi_tasks.fleet.actions import open_fleet  # noqa: PLC0415 - imports python-tuf, paho
+
+        def work() -> RolloutRecord | None:
+            return rollout_acts.perform(open_fleet(self.board.settings, seen), act, channel, who, why)
+
+        # A thread cannot be stopped: the decision may still be written, and is shown then.
+        running = asyncio.ensure_future(self.in_thread(work))
+        try:
+            return await asyncio.wait_for(asyncio.shield(running), ACT_LIMIT_S)
+        except asyncio.TimeoutError:
+            running.add_done_callback(lambda one: one.exception())
+            msg = (
+                f"channel {channel}: the store has not answered within {ACT_LIMIT_S:.0f} s. The rollout's "
+                "page shows whether the decision is written; the next look finishes what was begun"
+            )
+            raise TransportError(msg) from None
+
+    async def _explain(self, channel: str, act: str, who: str, decision: Decision, error: InputError) -> None:
+        """Answer that nothing was done, and what the rollout is in now; 303 where it was done before."""
+        shown = await self.show(channel, decision.rollout)
+        record = shown.rollout
+        if record is not None and decision.events is not None:
+            why = for_history(decision.why, "why")
+            if rollout_acts.was_done(record, act, decision.events, who, why):
+                return self._done(channel, record)
+        self.set_status(409)
+        return self._confirm(shown, act, decision, error=str(error), has_moved=True)
+
+    def _confirm(
+        self,
+        shown: ShownRollout,
+        act: str,
+        decision: Decision | None = None,
+        *,
+        error: str = "",
+        has_moved: bool = False,
+    ) -> None:
+        chosen: Act | None = next((one for one in shown.acts if one.name == act), None)
+        if shown.rollout is None or chosen is None:
+            raise tornado.web.HTTPError(404, reason="no rollout was started on this channel")
+        model = Confirmation(
+            rollout=shown,
+            act=chosen,
+            events=len(shown.rollout.events),
+            why=decision.why if decision is not None else "",
+            error=error,
+            has_moved=has_moved,
+        )
+        self.answer("rollout_act.html", model, characters=HISTORY_CHARACTERS)
+
+    def _done(self, channel: str, record: RolloutRecord | None) -> None:
+        if self.wants_json:
+            self.set_header("Content-Type", JSON)
+            self.finish(msgspec.json.encode({"channel": channel, "rollout": record}))
+            return
+        names = (channel, record.id) if record is not None else (channel,)
+        self.redirect(self.address(*names), status=303)
+
+
+class LookPage(RolloutPage):
+    """One look, now: the task AdvanceRollout."""
+
+    needs: ClassVar[dict[str, str]] = {"POST": OPERATOR, "GET": VIEWER}
+
+    async def get(self, channel: str) -> None:
+        """Show the rollout: somebody loads again what a look answered."""
+        self.redirect(self.address(channel))
+
+    async def post(self, channel: str) -> None:
+        """Take it, in a process of its own."""
+        check_name(channel, "channel")
+        done = await in_child(Order(what=LOOK, channel=channel))
+        self.reader.note_look(channel, self.person.name, done.words)
+        self.board.look_now(ROLLOUTS)
+        if self.wants_json:
+            self.set_header("Content-Type", JSON)
+            self.finish(msgspec.json.encode(done))
+            return
+        self.redirect(self.address(channel), status=303)
+
+
+_NAME = r"([^/]+)"
+HANDLERS = (
+    (r"rollouts", RolloutsPage),
+    (rf"rollouts/{_NAME}/look", LookPage),
+    (rf"rollouts/{_NAME}/all", PastRolloutsPage),
+    (rf"rollouts/{_NAME}/()({'|'.join(rollout_acts.NAMES)})", ActPage),
+    (rf"rollouts/{_NAME}/{_NAME}/({'|'.join(rollout_acts.NAMES)})", ActPage),
+    (rf"rollouts/{_NAME}/{_NAME}/looks", LooksPage),
+    (rf"rollouts/{_NAME}/{_NAME}/verdicts/{_NAME}", VerdictDocument),
+    (rf"rollouts/{_NAME}", OneRolloutPage),
+    (rf"rollouts/{_NAME}/{_NAME}", OneRolloutPage),
+)

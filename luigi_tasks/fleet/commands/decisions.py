@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import InputError
-from edge_client.contract.text import one_line
 from luigi_tasks.fleet.commands.command import Subparsers, new_command, read_settings, to_json
-from luigi_tasks.fleet.person import person
+from luigi_tasks.fleet.person import for_history, person
 from luigi_tasks.fleet.tables import count
 
 if TYPE_CHECKING:
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
 
     from luigi_tasks.fleet.records import RolloutRecord
 
-_TEXT_CHARACTERS = 500
 _COMMANDS = {
     "approve": "approve the next stage of a rollout that waits for a person",
     "pause": "pause a rollout: devices keep what they have, and no stage opens",
@@ -39,7 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> str:
     """Do it; return where the rollout stands then."""
-    who, why = _check(options.who or person(), "--who"), _check(options.why, "--why")
+    who, why = for_history(options.who or person(), "--who"), for_history(options.why, "--why")
     settings = read_settings()
     from luigi_tasks.fleet.actions import open_fleet  # noqa: PLC0415 - --help needs none of it
 
@@ -63,11 +60,3 @@ def run(options: argparse.Namespace) -> str:
     )
     state = record.state.replace("_", " ")
     return f"channel {channel}: rollout {record.id} of release {record.release}: {state}{place}\n"
-
-
-def _check(text: str, option: str) -> str:
-    text = one_line(text.strip())
-    if not text or len(text) > _TEXT_CHARACTERS:
-        msg = f"{option}: give 1 to {_TEXT_CHARACTERS} characters, for the rollout's history"
-        raise InputError(msg)
-    return text

@@ -1,0 +1,446 @@
+"""Reading of rollouts for the board: records, verdicts, past rollouts. It blocks: for threads.
+
+Verdicts never change and are kept; records of rollouts that ended are kept under the ETag of their object.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+
+from edge_client.contract.errors import EdgeError, InputError, TrustError
+from edge_client.contract.names import check_name
+from luigi_tasks.board.rollout_acts import Act, Circumstances, acts_of
+from luigi_tasks.board.rollout_view import (
+    ChannelLine,
+    NextLook,
+    RolloutLine,
+    ShownStage,
+    describe_state,
+    devices_with,
+    next_look,
+    seconds_of,
+    show_line,
+    show_stages,
+    verdict_name,
+)
+from luigi_tasks.fleet.records import ENDED, PLANNED, RolloutRecord, VerdictRecord
+from luigi_tasks.fleet.rollouts import RECORD_LIMIT_BYTES, VERDICTS_FOLDER, Rollouts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from luigi_tasks.board.index.index import Index
+    from luigi_tasks.fleet.view import FleetView
+    from luigi_tasks.settings.values import PipelineSettings
+
+T = TypeVar("T")
+
+PAGE_ROWS = 20
+_VERDICTS_KEPT, _RECORDS_KEPT = 256, 256
+
+
+class UnknownError(InputError):
+    """There is no such channel, rollout or verdict."""
+
+
+class ShownRollout(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout with all that its page shows.
+
+    Attributes:
+        channel: The channel.
+        rollout: Its record; None: no rollout was ever started on the channel.
+        words: Where it stands, in a sentence.
+        is_running: Whether it is the one that the channel is in.
+        running: Id of the one that the channel is in; empty: none.
+        steady: The channel's steady release; empty: none.
+        withdrawn: Whether the release is withdrawn from the channel.
+        queued: Release that waits for the end of the one that runs.
+        stages: The stages of its plan.
+        members: Registered devices that it is for; None: unknown.
+        counts: Devices of the open stage by state, at the verdict.
+        verdict: The newest verdict, or the one that was asked for; None: there is none yet.
+        verdict_name: Its name in addresses.
+        verdict_key: Address of its document.
+        verdicts: Names of the verdicts that entries of the history stand on, by their place in it.
+        acts: What a person may do.
+        next_look: What the next look has to go by.
+        faults: What could not be trusted or read.
+    """
+
+    channel: str
+    rollout: RolloutRecord | None = None
+    words: str = ""
+    is_running: bool = False
+    running: str = ""
+    steady: str = ""
+    withdrawn: bool = False
+    queued: str = ""
+    stages: tuple[ShownStage, ...] = ()
+    members: int | None = None
+    counts: dict[str, int] = {}
+    verdict: VerdictRecord | None = None
+    verdict_name: str = ""
+    verdict_key: str = ""
+    acts: tuple[Act, ...] = ()
+    next_look: NextLook = NextLook()
+    faults: tuple[str, ...] = ()
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """The rollouts of all channels.
+
+    Attributes:
+        channels: The channels; those that a person is needed for come first.
+        snapshot_at: Time of the newest snapshot; 0: there is none.
+        snapshot_words: How old it is, and how complete.
+        stages: `[rollout] stages`.
+        key_fault: Why this machine cannot act; empty: it can.
+        faults: What could not be trusted or read.
+        notes: What is missing, and how to get it.
+    """
+
+    channels: tuple[ChannelLine, ...]
+    snapshot_at: float = 0.0
+    snapshot_words: str = ""
+    stages: str = ""
+    key_fault: str = ""
+    faults: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class PastRollouts(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the rollouts of a channel, the newest first.
+
+    Attributes:
+        channel: The channel.
+        page: Number of the page, from 1.
+        pages: How many there are.
+        total: Rollouts of the channel.
+        rollouts: Those of this page.
+        faults: What could not be trusted or read.
+    """
+
+    channel: str
+    page: int
+    pages: int
+    total: int
+    rollouts: tuple[RolloutLine, ...]
+    faults: tuple[str, ...] = ()
+
+
+class ShownLook(msgspec.Struct, frozen=True, kw_only=True):
+    """A verdict in the list of looks."""
+
+    name: str
+    stage: int
+    look: int
+    at: float
+    result: str
+    words: str
+    counts: dict[str, int] = {}
+
+
+class Looks(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the verdicts of a rollout, the newest first; see `PastRollouts`."""
+
+    channel: str
+    rollout: str
+    page: int
+    pages: int
+    total: int
+    looks: tuple[ShownLook, ...]
+    faults: tuple[str, ...] = ()
+
+
+class _Kept(Generic[T]):
+    """The last so many values by key."""
+
+    def __init__(self, at_most: int) -> None:
+        self._at_most = at_most
+        self._values: collections.OrderedDict[object, T] = collections.OrderedDict()
+
+    def get(self, key: object, make: Callable[[], T]) -> T:
+        """Return what is kept, or make it: two threads may both; None is not kept."""
+        try:
+            return self._values[key]
+        except KeyError:
+            value = make()
+        if value is not None:
+            self._values[key] = value
+            while len(self._values) > self._at_most:
+                self._values.popitem(last=False)
+        return value
+
+
+class Looked(msgspec.Struct, frozen=True, kw_only=True):
+    """A look that a person took on this board."""
+
+    at: float
+    who: str
+    words: str
+
+
+class RolloutReader:
+    """Reads the rollouts of a fleet.
+
+    Args:
+        settings: Settings of all sections.
+        index: The newest snapshot, which tells how many devices a rollout is for.
+
+    Attributes:
+        rollouts: The records.
+        looked: The last look that a person took on this board, by channel.
+    """
+
+    def __init__(self, settings: PipelineSettings, index: Index) -> None:
+        from luigi_tasks.fleet.opening import open_documents  # noqa: PLC0415 - imports python-tuf
+
+        self._settings, self._index = settings, index
+        self.rollouts = Rollouts(open_documents(settings))
+        self.looked: dict[str, Looked] = {}
+        self._verdicts: _Kept[VerdictRecord | None] = _Kept(_VERDICTS_KEPT)
+        self._records: _Kept[RolloutRecord | None] = _Kept(_RECORDS_KEPT)
+
+    def channels(self, view: FleetView) -> Listing:
+        """Return the rollouts of all channels."""
+        from luigi_tasks.fleet.view import snapshot_in_words  # noqa: PLC0415 - as above
+
+        lines = sorted((self._line(view, one) for one in view.channels), key=_urgency)
+        return Listing(
+            channels=tuple(lines),
+            snapshot_at=view.head.taken_at if view.head is not None else 0.0,
+            snapshot_words=snapshot_in_words(view),
+            stages=self._settings.rollout.stages,
+            key_fault=self.key_fault(),
+            faults=view.faults,
+            notes=view.notes,
+        )
+
+    def rollout(self, view: FleetView, channel: str, name: str = "", verdict: str = "") -> ShownRollout:
+        """Return a rollout with all that its page shows; its record is read anew.
+
+        Args:
+            view: The fleet.
+            channel: The channel.
+            name: Id of the rollout; empty: the one that runs, or ran last.
+            verdict: Name of one of its verdicts; empty: the newest.
+        Raises: UnknownError; TrustError, TransportError, SettingsError.
+        """
+        current = self.rollouts.current(check_name(channel, "channel"))
+        running = current.document.rollout if current is not None else ""
+        wanted = name or running or (current.document.last if current is not None else "")
+        if not wanted and channel not in view.channels:
+            msg = f"no channel {channel}"
+            raise UnknownError(msg)
+        pointer = view.pointers.get(channel)
+        steady = pointer.release if pointer is not None else ""
+        if not wanted:
+            return ShownRollout(channel=channel, steady=steady)
+        found = self.rollouts.find(channel, wanted)
+        if found is None:
+            msg = f"channel {channel}: no rollout {wanted}"
+            if wanted == running:
+                self.rollouts.load(channel, wanted)  # raises, with the way out
+            raise UnknownError(msg)
+        record = found.document
+        faults: list[str] = list(view.faults)
+        key, shown = self._verdict(record, verdict, faults)
+        members = self._members(record)
+        stages = show_stages(record, members)
+        is_running = record.id == running and record.state not in ENDED
+        newest = shown if not verdict else self._verdict(record, "", faults)[1]
+        circumstances = Circumstances(
+            steady=steady,
+            stages=stages,
+            verdict=newest,
+            key_fault=self.key_fault(),
+            is_running=is_running,
+        )
+        return ShownRollout(
+            channel=channel,
+            rollout=record,
+            words=describe_state(record),
+            is_running=is_running,
+            running=running,
+            steady=steady,
+            withdrawn=pointer is not None and record.release in pointer.withdrawn,
+            queued=current.document.queued if current is not None else "",
+            stages=stages,
+            members=members,
+            counts=devices_with(newest),
+            verdict=shown,
+            verdict_name=verdict_name(key),
+            verdict_key=self.rollouts.documents.store.url(key) if key else "",
+            acts=acts_of(record, circumstances),
+            next_look=next_look(view, record),
+            faults=tuple(dict.fromkeys(faults)),
+        )
+
+    def past(self, view: FleetView, channel: str, page: int) -> PastRollouts:
+        """Return a page of a channel's rollouts, the newest first; one that never started is left out.
+
+        Raises: UnknownError; TransportError, SettingsError.
+        """
+        listed = self.rollouts.listed(channel)
+        names = sorted(listed, reverse=True)
+        if not names and channel not in view.channels:
+            msg = f"no channel {channel}"
+            raise UnknownError(msg)
+        pages = max(-(-len(names) // PAGE_ROWS), 1)
+        page = min(max(page, 1), pages)
+        current = view.current.get(channel)
+        running = current.rollout if current is not None else ""
+        lines, faults = [], list[str]()
+        for name in names[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]:
+            record = self._past_record(channel, name, listed[name], faults)
+            if record is not None and (record.state != PLANNED or name == running):
+                lines.append(show_line(record, None))
+        return PastRollouts(
+            channel=channel,
+            page=page,
+            pages=pages,
+            total=len(names),
+            rollouts=tuple(lines),
+            faults=tuple(faults),
+        )
+
+    def looks(self, channel: str, name: str, page: int) -> Looks:
+        """Return a page of a rollout's verdicts, the newest first.
+
+        Raises: UnknownError; TrustError, TransportError, SettingsError.
+        """
+        found = self.rollouts.find(check_name(channel, "channel"), check_name(name, "rollout id"))
+        if found is None:
+            msg = f"channel {channel}: no rollout {name}"
+            raise UnknownError(msg)
+        keys = self.rollouts.verdicts(found.document)[::-1]
+        pages = max(-(-len(keys) // PAGE_ROWS), 1)
+        page = min(max(page, 1), pages)
+        faults: list[str] = []
+        read = ((key, self._read(key, faults)) for key in keys[(page - 1) * PAGE_ROWS : page * PAGE_ROWS])
+        looks = tuple(
+            ShownLook(
+                name=verdict_name(key),
+                stage=one.stage,
+                look=one.look,
+                at=one.at,
+                result=one.result,
+                words=one.words,
+                counts=devices_with(one),
+            )
+            for key, one in read
+            if one is not None
+        )
+        return Looks(
+            channel=channel,
+            rollout=name,
+            page=page,
+            pages=pages,
+            total=len(keys),
+            looks=looks,
+            faults=tuple(faults),
+        )
+
+    def document(self, channel: str, name: str, verdict: str) -> bytes:
+        """Return the signed document of a verdict, as it lies in the bucket.
+
+        Raises: UnknownError; TransportError, SettingsError.
+        """
+        key = _verdict_key(channel, name, verdict)
+        found = self.rollouts.documents.store.get(key, limit_bytes=RECORD_LIMIT_BYTES)
+        if found is None:
+            msg = f"channel {channel}, rollout {name}: no verdict {verdict}"
+            raise UnknownError(msg)
+        return found.data
+
+    def note_look(self, channel: str, who: str, words: str) -> None:
+        """Keep what a look found that a person took."""
+        self.looked[channel] = Looked(at=time.time(), who=who, words=words)
+
+    def key_fault(self) -> str:
+        """Return why this machine cannot sign what a person decides; empty: it can."""
+        try:
+            self.rollouts.documents.keys.signer()
+        except EdgeError as e:
+            return f"this machine has no rollouts key, so nothing can be decided here: {e}"
+        return ""
+
+    def _line(self, view: FleetView, channel: str) -> ChannelLine:
+        pointer, record, current = (
+            view.pointers.get(channel),
+            view.records.get(channel),
+            view.current.get(channel),
+        )
+        return ChannelLine(
+            channel=channel,
+            steady=pointer.release if pointer is not None else "",
+            steady_since=seconds_of(pointer.moved_at) if pointer is not None else 0.0,
+            rollout=show_line(record, self._members(record)) if record is not None else None,
+            runs=record is not None and record.state not in ENDED,
+            queued=current.queued if current is not None else "",
+            queued_at=seconds_of(current.queued_at) if current is not None else 0.0,
+            next_look=next_look(view, record) if record is not None else NextLook(),
+        )
+
+    def _members(self, record: RolloutRecord) -> int | None:
+        """Return how many registered devices a rollout is for, by the newest index; None: unknown."""
+        if record.stages and record.plan.stages[record.stages[-1].number - 1 :] == ("100%",):
+            return record.stages[-1].size
+        counts = self._index.counts(record.channel)
+        if record.state not in ENDED and counts.states:
+            return sum(counts.states.values())
+        is_limited = record.plan.only or len(record.plan.excluded) > len(record.skipped)
+        return None if is_limited or not counts.devices else counts.devices - len(record.skipped)
+
+    def _verdict(
+        self, record: RolloutRecord, name: str, faults: list[str]
+    ) -> tuple[str, VerdictRecord | None]:
+        """Return a verdict and its key: the named one, or the newest that is known without a listing."""
+        if name:
+            key = _verdict_key(record.channel, record.id, name)
+            if (named := self._read(key, faults)) is None:
+                msg = f"rollout {record.id}: no verdict {name}"
+                raise UnknownError(msg)
+            return key, named
+        noted = [one.verdict for one in record.stages if one.verdict]
+        keys = noted or [one.verdict for one in record.events if one.verdict]
+        return (keys[-1], self._read(keys[-1], faults)) if keys else ("", None)
+
+    def _read(self, key: str, faults: list[str]) -> VerdictRecord | None:
+        try:
+            return self._verdicts.get(key, lambda: self.rollouts.verdict(key))
+        except (TrustError, InputError) as e:
+            faults.append(str(e))
+            return None
+
+    def _past_record(self, channel: str, name: str, etag: str, faults: list[str]) -> RolloutRecord | None:
+        def read() -> RolloutRecord | None:
+            found = self.rollouts.find(channel, name)
+            return found.document if found is not None else None
+
+        try:
+            return self._records.get((channel, name, etag), read)
+        except (TrustError, InputError) as e:
+            faults.append(str(e))
+            return None
+
+
+def _verdict_key(channel: str, rollout: str, verdict: str) -> str:
+    names = (
+        check_name(channel, "channel"),
+        check_name(rollout, "rollout id"),
+        check_name(verdict, "verdict"),
+    )
+    return f"{VERDICTS_FOLDER}{'/'.join(names)}.json"
+
+
+def _urgency(line: ChannelLine) -> tuple[int, str]:
+    """Sort channels: those that a person is needed for, those where a rollout runs, the others."""
+    state = line.rollout.state if line.rollout is not None else ""
+    if state in {"halted", "paused", "waiting_for_approval"}:
+        return 0, line.channel
+    return (1 if line.runs else 2), line.channel
