@@ -172,7 +172,9 @@ class PipelineTask(Reschedulable):
         self.workspace.ledger.check_signer()
         started = time.monotonic()
         with stay_known(self) if self.holds_interpreter else contextlib.nullcontext():
-            self.tell(self._work_on_what_was_signed())
+            message = self._work_on_what_was_signed()
+        self.tell(message)
+        logger.info("%s: %s", self.task_family, message)
         logger.info("%s took %.1f s", self.task_family, time.monotonic() - started)
 
     def _work_on_what_was_signed(self) -> str:

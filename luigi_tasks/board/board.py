@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from luigi_tasks.board.clients import Clients
 from luigi_tasks.board.guard import Guard
 from luigi_tasks.board.index.index import Index
+from luigi_tasks.board.luigid_look import Luigid
 from luigi_tasks.board.pictures import Pictures
 from luigi_tasks.board.rights import Rights
 from luigi_tasks.board.state import read_secret
@@ -47,6 +48,7 @@ class Board:
         threads: Where what blocks is done: the store, SQLite, luigid.
         pictures: What decodes pictures; nothing else does.
         trials: Pictures that people try.
+        luigid: Steps of the pipeline's runs.
     """
 
     settings: PipelineSettings
@@ -59,6 +61,7 @@ class Board:
     threads: concurrent.futures.ThreadPoolExecutor
     pictures: Pictures
     trials: Trials
+    luigid: Luigid = dataclasses.field(default_factory=Luigid)
 
     @functools.cached_property
     def rollouts(self) -> RolloutReader:

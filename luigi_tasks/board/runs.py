@@ -214,7 +214,12 @@ def log_tail(board: Board, name: str, size: int = TAIL_BYTES) -> str:
         name: Id of the run, which exists.
         size: Bytes at most.
     """
-    path, data = _folder(board) / f"{name}.log", b""
+    return read_tail(_folder(board) / f"{name}.log", size)
+
+
+def read_tail(path: Path, size: int) -> str:
+    """Return the end of a log in two files, as `log_tail`; "" where there is none yet."""
+    data = b""
     for part in (path, Path(f"{path}.1")):
         if len(data) < size and part.exists():
             with part.open("rb") as file:

@@ -13,6 +13,7 @@ import tornado.netutil
 
 from edge_client.contract.errors import SettingsError
 from luigi_tasks.board.application import make_application
+from luigi_tasks.board.pipeline_watch import watch_pipeline
 
 if TYPE_CHECKING:
     from luigi_tasks.board.board import Board
@@ -41,9 +42,10 @@ async def serve(board: Board) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    watching = loop.create_task(board.watch.run())
+    watching = [loop.create_task(one) for one in (board.watch.run(), watch_pipeline(board))]
     await ended.wait()
-    watching.cancel()
+    for one in watching:
+        one.cancel()
     server.stop()
     board.watch.close()
     board.pictures.close()

@@ -28,6 +28,11 @@ class board(luigi.Config):  # noqa: N801 - the class name is the section's name 
         default=1.0,
         description="time between two looks at the bucket while somebody has a page open; else 60 times that",
     )
+    luigid_url = luigi.Parameter(
+        default="",
+        description="address of luigid's own page for browsers, for the link to it; empty: as in [core], "
+        "where a browser probably reaches that",
+    )
     hosts = luigi.Parameter(
         default="",
         description="further names of the board, with commas; a request for another name is refused (its "

@@ -113,6 +113,10 @@ def _find_impossible(s: PipelineSettings) -> list[str]:
             not (s.quantization.calibration and (s.training.mode == "finetune" or s.model.weights == "none")),
             "[quantization] calibration: only for a frozen backbone; a tuned one has its snapshot's",
         ),
+        (
+            not s.board.luigid_url or s.board.luigid_url.startswith(("http://", "https://")),
+            "[board] luigid_url: an address that begins with http:// or https://",
+        ),
     ]
     return [message for holds, message in checks if not holds]
 

@@ -268,6 +268,7 @@ class BoardSettings:
     state_dir: str = "~/.local/state/edge-fleet/board"
     anonymous: str = "viewer"
     look_s: float = 1.0
+    luigid_url: str = ""
     hosts: str = ""
     session_h: float = 12.0
     trusted_proxies: str = ""
