@@ -86,7 +86,7 @@ LUIGI_TASKS = {
     "release": "provenance progress settings storage evidence dataset backbone quantization gate",
     "fleet": "cells progress pages logs luigid settings storage release",
     "labelling": "cells progress pages logs luigid settings storage dataset training",
-    "board": "cells progress pages logs luigid settings storage release fleet labelling",
+    "board": "cells progress pages logs luigid settings storage evidence gate release fleet labelling",
     "addresses": "settings storage dataset backbone training",
     "workspace": "logs progress addresses settings storage evidence dataset backbone release fleet",
     "artifacts": "addresses workspace storage evidence dataset backbone training quantization gate labelling",

@@ -15,6 +15,7 @@ from luigi_tasks.board.guard import Guard
 from luigi_tasks.board.index.index import Index
 from luigi_tasks.board.luigid_look import Luigid
 from luigi_tasks.board.pictures import Pictures
+from luigi_tasks.board.release_reader import ReleaseReader
 from luigi_tasks.board.rights import Rights
 from luigi_tasks.board.state import read_secret
 from luigi_tasks.board.streams import Streams
@@ -95,6 +96,11 @@ class Board:
             topics: What was changed, see `streams`.
         """
         self.watch.look_now(*topics)
+
+    @functools.cached_property
+    def releases(self) -> ReleaseReader:
+        """What is published, read once for all pages."""
+        return ReleaseReader(self.settings)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Return what a function that blocks returns; it runs in a thread."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from luigi_tasks.gate.paired import Paired, beats, compare
 from luigi_tasks.gate.records import PASSED, REFUSED, THIN, Check
-from luigi_tasks.gate.statistics import at_most, find_growth, sign_test
+from luigi_tasks.gate.statistics import at_most, find_growth, highest_difference, sign_test
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # A class is refused only where a decent one would be found so rarely with this chance, all classes together.
 SIGNIFICANT = 0.05
 NAMED_AT_MOST = 10
+# Of each end of an interval that holds 95 %.
+_ONE_SIDED = 0.975
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,8 +191,15 @@ def check_champion(rival: Rival, settings: GateSettings, ask: Ask) -> Check:
         passed=outcome == PASSED,
         reason=reason,
         outcome=outcome,
+        interval=_interval_of_loss(paired),
         note=_describe(paired, "the deployed model", worse),
     )
+
+
+def _interval_of_loss(paired: Paired) -> tuple[float, float]:
+    """Return the interval of the loss at 95 %, percentage points."""
+    low = -highest_difference(paired.gained, paired.lost, paired.units, _ONE_SIDED)
+    return low * 100, highest_difference(paired.lost, paired.gained, paired.units, _ONE_SIDED) * 100
 
 
 def _nothing_unseen(limit: float, wanted: str) -> Check:

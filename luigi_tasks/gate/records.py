@@ -31,7 +31,7 @@ class Check(Document, frozen=True, kw_only=True):
         passed: Whether the candidate is within the limit, and that is shown.
         reason: One sentence for a person if it is not, else empty.
         outcome: `passed`, `refused` or `thin`; empty in records from before there were three.
-        interval: Interval of a measured share at 95 %; None where there is none.
+        interval: Interval of the measured value at 95 %, in its unit; None where there is none.
         note: What was counted, for the report.
     """
 

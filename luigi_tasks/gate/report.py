@@ -13,6 +13,7 @@ from luigi_tasks.dataset.pixels import to_png
 from luigi_tasks.gate.confidence import draw_reliability
 from luigi_tasks.gate.words import (
     describe_check,
+    describe_check_interval,
     describe_interval,
     mark_check,
     mark_verdict,
@@ -129,7 +130,10 @@ def render_report(
         "quantization": quantization,
         "settings": dict(sorted(settings.items())),
         "outcome": mark_verdict(evaluation.verdict),
-        "checks": [(check, *describe_check(check), mark_check(check)) for check in evaluation.verdict.checks],
+        "checks": [
+            (check, *describe_check(check), describe_check_interval(check), mark_check(check))
+            for check in evaluation.verdict.checks
+        ],
         "models": _name_models(evaluation),
         "classes": sorted(candidate.classes, key=lambda one: (min(one.recall, one.precision), one.label)),
         "matrix": build_matrix(candidate) if len(candidate.labels) <= MATRIX_CLASSES else None,

@@ -44,6 +44,16 @@ def describe_interval(interval: tuple[float, float]) -> str:
     return f"{low * 100:.2f} to {high * 100:.2f} %"
 
 
+def describe_check_interval(check: Check) -> str:
+    """Format the interval of what a check measured: of a share in percent, else in its unit; empty: none."""
+    if check.interval is None:
+        return ""
+    if check.unit.startswith("share"):
+        return describe_interval(check.interval)
+    low, high = check.interval
+    return f"{low:.2f} to {high:.2f} {check.unit}"
+
+
 def mark_verdict(verdict: Verdict) -> Mark:
     """Return the words for a verdict; one from before there were three outcomes passed or was refused."""
     if verdict.outcome == THIN and verdict.passed:

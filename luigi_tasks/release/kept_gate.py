@@ -67,7 +67,7 @@ def load_gate(state: RepositoryState, release: str) -> KeptGate:
         return KeptGate(_decode(state.read(path), path, release), SIGNED)
     try:
         key, _, sha256 = _find_evaluation(state, release)
-        data = _read_proven(state, key, sha256)
+        data = read_proven(state, key, sha256)
         return KeptGate(_decode(data, state.store.url(key), release), PROVEN)
     except NotKeptError as e:
         return KeptGate(missing=str(e))
@@ -79,11 +79,11 @@ def load_report(state: RepositoryState, release: str) -> bytes:
     Raises: NotKeptError if it is gone, or is not the one that was signed; as `load_gate`.
     """
     key, evidence, sha256 = _find_evaluation(state, release)
-    judged = _find_statement(evidence, _keys(state), key)
+    judged = find_statement(evidence, statement_keys(state), key)
     if judged is None or judged.record_sha256 != sha256 or REPORT_FILE not in judged.files:
         msg = f"{EVIDENCE_FILE} of release {release}: no statement about the report"
         raise NotKeptError(msg)
-    return _read_proven(state, key.rpartition("/")[0] + f"/{REPORT_FILE}", judged.files[REPORT_FILE])
+    return read_proven(state, key.rpartition("/")[0] + f"/{REPORT_FILE}", judged.files[REPORT_FILE])
 
 
 def _find_evaluation(state: RepositoryState, release: str) -> tuple[str, bytes, str]:
@@ -92,7 +92,7 @@ def _find_evaluation(state: RepositoryState, release: str) -> tuple[str, bytes, 
     if path not in state.files:
         raise NotKeptError("the release was published before there was evidence: nothing proves a record")
     evidence = state.read(path)
-    own = _find_statement(evidence, _keys(state), release_address(release))
+    own = find_statement(evidence, statement_keys(state), release_address(release))
     if own is None:
         msg = f"{EVIDENCE_FILE}: no statement about the release that a trusted work key signed"
         raise NotKeptError(msg)
@@ -102,14 +102,15 @@ def _find_evaluation(state: RepositoryState, release: str) -> tuple[str, bytes, 
     raise NotKeptError("the release names no evaluation: a program published it, not the tasks")
 
 
-def _keys(state: RepositoryState) -> Mapping[str, Key]:
+def statement_keys(state: RepositoryState) -> Mapping[str, Key]:
+    """Return the keys whose statements count; raises NotKeptError if the root names none."""
     try:
         return work_keys(state.roots)
     except SettingsError as e:  # a root from before there were work keys
         raise NotKeptError(str(e)) from e
 
 
-def _find_statement(evidence: bytes, keys: Mapping[str, Key], address: str) -> Statement | None:
+def find_statement(evidence: bytes, keys: Mapping[str, Key], address: str) -> Statement | None:
     """Return the signed statement about an address; of the others, maybe thousands, none is verified."""
     for line in reversed(evidence.splitlines()):
         try:
@@ -127,11 +128,14 @@ def _find_statement(evidence: bytes, keys: Mapping[str, Key], address: str) -> S
     return None
 
 
-def _read_proven(state: RepositoryState, key: str, sha256: str) -> bytes:
-    """Return an object of `work/` whose digest a trusted key signed; raises NotKeptError."""
+def read_proven(state: RepositoryState, key: str, sha256: str, limit_bytes: int = GATE_LIMIT_BYTES) -> bytes:
+    """Return an object of `work/` whose digest a trusted key signed.
+
+    Raises: NotKeptError if it is gone, another one, or too large; TransportError.
+    """
     url = state.store.url(key)
     try:
-        found = state.store.get(key, limit_bytes=GATE_LIMIT_BYTES)
+        found = state.store.get(key, limit_bytes=limit_bytes)
     except TooLargeError as e:
         raise NotKeptError(str(e)) from e
     if found is None:

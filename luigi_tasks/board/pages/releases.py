@@ -1,18 +1,213 @@
-"""The page Releases."""
+"""The pages of releases: all of them, one of them, two side by side."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NoReturn
+
+import tornado.web
+
+from edge_client.contract.errors import EdgeError, InputError
+from edge_client.contract.names import release_target
 from luigi_tasks.board.page import Page
+from luigi_tasks.board.release_facts import ACTS, describe_release
+from luigi_tasks.board.release_pairs import compare_releases
+from luigi_tasks.board.release_reader import apart
+from luigi_tasks.board.release_rows import DESCENDING, KINDS, ROWS_A_PAGE, list_releases
+from luigi_tasks.board.streams import RELEASES, ROLLOUTS
+from luigi_tasks.board.templating import quote
+from luigi_tasks.gate.words import describe_interval, percent
+
+if TYPE_CHECKING:
+    from luigi_tasks.board.release_facts import ReleaseFacts
+    from luigi_tasks.board.release_pairs import ReleasePair
+    from luigi_tasks.board.release_reader import ReleaseReader
+    from luigi_tasks.board.release_rows import ReleaseList
+    from luigi_tasks.board.released import Published
+    from luigi_tasks.release.kept_snapshot import SnapshotChange
+
+# A page made by the gate: no script, nothing from elsewhere, and no part of the board's origin.
+REPORT_POLICY = (
+    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+)
+# A picture of a self-test is as large as the model's input.
+_PICTURE_BYTES = 4 << 20
+_NO_RELEASE = "no such release is signed here (any more)"
 
 
-class ReleasesPage(Page):
-    """The page Releases."""
+class ReleaseBase(Page):
+    """What the pages of releases share."""
 
     section = "releases"
 
+    @property
+    def reader(self) -> ReleaseReader:
+        """Reads the releases."""
+        return self.board.releases
+
+    def read(self) -> Published:
+        """Return what is published, as new as what the board was told of."""
+        versions = self.board.streams.versions
+        return self.reader.read(f"{versions.get(RELEASES, '')} {versions.get(ROLLOUTS, '')}")
+
+    def devices(self) -> dict[str, int] | None:
+        """Return the number of devices by release; None: unknown."""
+        index = self.board.index
+        return None if index.state().taken_at is None else dict(index.counts().releases)
+
+    def find(self, release: str) -> Published:
+        """Return what is published, with a release that must be among it; raises HTTPError."""
+        published = self.read()
+        if not published.has(release):
+            self.refuse()
+        return published
+
+    def refuse(self, reason: str = _NO_RELEASE) -> NoReturn:
+        """Answer that there is none."""
+        raise tornado.web.HTTPError(404, reason=reason)
+
+    def show(self, template: str, model: object) -> None:
+        """Answer with a page or with JSON."""
+        self.answer(
+            template,
+            model,
+            kinds=KINDS,
+            acts=ACTS,
+            share=percent,
+            between=describe_interval,
+            release_path=lambda release: self.path(f"releases/{quote(release)}"),
+        )
+
+
+class ReleasesPage(ReleaseBase):
+    """All signed releases."""
+
     async def get(self) -> None:
+        """Show a page of them, or send on who chose two to compare."""
+        first, second = self.get_query_argument("first", ""), self.get_query_argument("second", "")
+        if first and second:
+            self.redirect(self.path(f"releases/{quote(first)}/beside/{quote(second)}"), status=303)
+            return
+        sort, order = self.get_query_argument("sort", "made"), self.get_query_argument("order", DESCENDING)
+        page = self._page()
+
+        def read() -> ReleaseList:
+            return list_releases(self.read(), self.devices(), sort=sort, order=order, page=page)
+
+        self.show("releases.html", await self.in_thread(read))
+
+    def _page(self) -> int:
+        text = self.get_query_argument("page", "1")
+        if not (text.isascii() and text.isdigit() and len(text) < len(str(ROWS_A_PAGE**4))):
+            msg = f"page {text[:20]!r}: a whole number from 1"
+            raise InputError(msg)
+        return int(text)
+
+
+class ReleasePage(ReleaseBase):
+    """One release."""
+
+    async def get(self, release: str) -> None:
         """Show it."""
-        self.answer("releases.html", {})
+
+        def read() -> ReleaseFacts:
+            published = self.find(release)
+            return describe_release(published, release, self.reader.kept(published, release), self.devices())
+
+        self.show("release.html", await self.in_thread(read))
 
 
-HANDLERS = ((r"releases", ReleasesPage),)
+class BesidePage(ReleaseBase):
+    """Two releases side by side."""
+
+    async def get(self, first: str, second: str) -> None:
+        """Show them."""
+
+        def read() -> ReleasePair:
+            published = self.find(first)
+            if not published.has(second):
+                self.refuse()
+            kept = self.reader.kept(published, first), self.reader.kept(published, second)
+            pictures = self._compare_pictures(published, (first, second))
+            return compare_releases(published, (first, second), kept, pictures, self.devices())
+
+        self.show("releases_beside.html", await self.in_thread(read))
+
+    def _compare_pictures(
+        self, published: Published, releases: tuple[str, str]
+    ) -> tuple[SnapshotChange | None, str]:
+        from luigi_tasks.release.kept_snapshot import compare_snapshots  # noqa: PLC0415 - imports python-tuf
+
+        snapshots = []
+        for release in releases:
+            kept = self.reader.kept(published, release)
+            if kept.snapshot is None:
+                return None, f"{release}: {kept.snapshot_missing}"
+            snapshots.append((release, kept.snapshot))
+        try:
+            return compare_snapshots(apart(published.state), snapshots[0], snapshots[1]), ""
+        except EdgeError as e:
+            return None, str(e)
+
+
+class ReportPage(ReleaseBase):
+    """The gate's report of a release, as it was made."""
+
+    async def get(self, release: str) -> None:
+        """Show it in a sandbox."""
+        from luigi_tasks.release.kept_gate import NotKeptError, load_report  # noqa: PLC0415 - imports python-tuf
+
+        def read() -> bytes:
+            try:
+                return load_report(apart(self.find(release).state), release)
+            except NotKeptError:
+                self.refuse("the report of this release is not kept any more, or nothing proves it")
+
+        report = await self.in_thread(read)
+        self.set_header("Content-Security-Policy", REPORT_POLICY)
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.finish(report)
+
+
+class ProofPage(ReleaseBase):
+    """What `edge-keys verify` says of a release: each of its files is read, and each statement verified."""
+
+    async def get(self, release: str) -> None:
+        """Verify it."""
+        from luigi_tasks.release.verify import verify_release  # noqa: PLC0415 - imports python-tuf
+
+        def read() -> object:
+            return verify_release(apart(self.find(release).state), release)
+
+        self.show("release_proof.html", await self.in_thread(read))
+
+
+class SelfTestPicture(ReleaseBase):
+    """A signed picture that a device tests a release with."""
+
+    async def get(self, release: str, file: str) -> None:
+        """Answer with the picture."""
+
+        def read() -> bytes:
+            published = self.find(release)
+            document = published.documents.get(release)
+            named = () if document is None else [one.file for one in document.self_test]
+            size = published.size(release, file) if file in named else None
+            if size is None or size > _PICTURE_BYTES or not file.endswith(".png"):
+                self.refuse("no such picture")
+            return apart(published.state).read(release_target(release, file))
+
+        picture = await self.in_thread(read)
+        self.set_header("Content-Type", "image/png")
+        self.set_header("Content-Security-Policy", "sandbox; default-src 'none'")
+        self.set_header("Cache-Control", "private, max-age=86400")  # what is signed under an id never changes
+        self.finish(picture)
+
+
+HANDLERS = (
+    (r"releases", ReleasesPage),
+    (r"releases/([^/]+)", ReleasePage),
+    (r"releases/([^/]+)/report", ReportPage),
+    (r"releases/([^/]+)/proof", ProofPage),
+    (r"releases/([^/]+)/beside/([^/]+)", BesidePage),
+    (r"releases/([^/]+)/self-test/([^/]+)", SelfTestPicture),
+)

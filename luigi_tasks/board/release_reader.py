@@ -1,0 +1,238 @@
+"""Reading of the signed releases for the board: once for each signed version, many objects at a time.
+
+What is read is verified by the signed metadata, so that its digest names it for ever: a document that was
+read is not read again. What one release lacks is its own fault, and the others are shown.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import threading
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from edge_client.contract.errors import EdgeError, SettingsError, TransportError
+from edge_client.contract.names import GATE_FILE, RELEASE_FILE, release_target
+from luigi_tasks.board.released import GateFigures, Kept, Published
+from luigi_tasks.board.rollout_log import RolloutLog
+from luigi_tasks.storage.opening import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from edge_client.contract.release import ReleaseDocument
+    from luigi_tasks.release.published import RepositoryState
+    from luigi_tasks.settings.values import PipelineSettings
+
+T = TypeVar("T")
+
+# So long a reading counts without another look at the store, unless the board was told of a change.
+_KEEP_S = 3.0
+_READERS = 16
+# Of releases without the gate's record among their files, statements of this size are read for a list.
+_EVIDENCE_BYTES = 1 << 20
+# What was gone from `work/` is asked for again after so long.
+_GONE_S = 600.0
+# Statements of more pictures than some 200,000 are left to `edge-keys verify`.
+_PROOF_BYTES = 4 << 20
+_KEPT_RELEASES = 16
+
+
+class ReleaseReader:
+    """Reads what is published, for all pages of a process.
+
+    Args:
+        settings: Settings of all sections.
+    """
+
+    def __init__(self, settings: PipelineSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._documents: dict[str, ReleaseDocument] = {}
+        self._gates: dict[str, tuple[float, GateFigures]] = {}
+        self._kept: dict[tuple[str, ...], tuple[float, Kept]] = {}
+        self._known: tuple[float, str, Published] | None = None
+
+    @functools.cached_property
+    def _pool(self) -> concurrent.futures.ThreadPoolExecutor:
+        return concurrent.futures.ThreadPoolExecutor(_READERS, "releases")
+
+    @functools.cached_property
+    def _log(self) -> RolloutLog:
+        return RolloutLog(self._settings, self._pool)
+
+    def read(self, version: str = "") -> Published:
+        """Return what is published.
+
+        Args:
+            version: What the board was told of last; another one is read anew at once.
+        Raises: TrustError if the repository cannot be trusted; TransportError; SettingsError.
+        """
+        with self._lock:
+            if self._known is not None:
+                at, told, published = self._known
+                if told == version and time.monotonic() - at < _KEEP_S:
+                    return published
+            published = self._read()
+            self._known = time.monotonic(), version, published
+            return published
+
+    def kept(self, published: Published, release: str) -> Kept:
+        """Return what is kept of a release beside its document; each part that is missing says why."""
+        from luigi_tasks.evidence.release import EVIDENCE_FILE  # noqa: PLC0415 - imports python-tuf
+
+        digests = [published.digest(release, name) for name in (RELEASE_FILE, GATE_FILE, EVIDENCE_FILE)]
+        name = (release, *digests, str(len(published.state.roots)))
+        until, known = self._kept.get(name, (0.0, None))
+        if known is None or time.monotonic() > until:
+            parts = _Parts()
+            known = self._read_kept(published, release, parts)
+            keep_s = _KEEP_S if parts.may_pass else _GONE_S
+            self._kept[name] = time.monotonic() + keep_s, known
+            while len(self._kept) > _KEPT_RELEASES:
+                self._kept.pop(next(iter(self._kept)), None)
+        return known
+
+    def _read_kept(self, published: Published, release: str, parts: _Parts) -> Kept:
+        from luigi_tasks.evidence.release import EVIDENCE_FILE  # noqa: PLC0415 - imports python-tuf
+        from luigi_tasks.release.kept_gate import KeptGate, load_gate  # noqa: PLC0415 - as above
+        from luigi_tasks.release.kept_snapshot import load_snapshot  # noqa: PLC0415 - as above
+        from luigi_tasks.release.verify import trace_release  # noqa: PLC0415 - as above
+
+        state = apart(published.state)
+        gate, why_no_gate = parts.read(lambda: load_gate(state, release))
+        proof, why_no_proof = None, ""
+        if (published.size(release, EVIDENCE_FILE) or 0) > _PROOF_BYTES:
+            why_no_proof = "its statements are long; this command follows them"
+        else:
+            proof, why_no_proof = parts.read(lambda: trace_release(state, release))
+        document, snapshot, why_no_snapshot = published.documents.get(release), None, why_no_proof
+        if proof is not None and document is not None:
+            digest, shown = document.snapshot, proof
+            snapshot, why_no_snapshot = parts.read(lambda: load_snapshot(state, shown, digest))
+        return Kept(gate or KeptGate(missing=why_no_gate), proof, why_no_proof, snapshot, why_no_snapshot)
+
+    def _load(self) -> RepositoryState:
+        from luigi_tasks.release.published import TIMESTAMP_KEY, empty_state  # noqa: PLC0415 - as above
+
+        if not self._settings.trust.root.exists():
+            store = open_store(self._settings.store)
+            if not store.exists(TIMESTAMP_KEY):
+                return empty_state(store)
+        return self._log.repository.load()
+
+    def _read(self) -> Published:
+        state = self._load()
+        order = tuple(state.releases())
+        faults: dict[str, str] = {}
+        documents = self._each(order, lambda one: self._document(state, one), faults)
+        gates = self._each(order, lambda one: self._gate(state, one), faults)
+        channels = _channels(state)
+        wrong: dict[str, str] = {}
+        pointers = self._each(channels, state.channel, wrong)
+        rollouts = self._each(channels, state.rollout, wrong)
+        log = self._log.read(state) if state.roots else self._log.nothing()
+        self._forget(state)
+        return Published(
+            state,
+            order,
+            documents,
+            gates,
+            faults,
+            pointers,
+            rollouts,
+            log,
+            tuple(dict.fromkeys([*wrong.values(), *log.faults])),
+            time.time(),
+        )
+
+    def _each(
+        self, names: Iterable[str], read: Callable[[str], T | None], faults: dict[str, str]
+    ) -> dict[str, T]:
+        """Return what is read of each name, many at a time, in their order."""
+
+        def one(name: str) -> tuple[str, T | None, str]:
+            try:
+                return name, read(name), ""
+            except SettingsError:  # of all of them
+                raise
+            except EdgeError as e:
+                return name, None, str(e)
+
+        found = {}
+        for name, value, fault in self._pool.map(one, names):
+            if fault:
+                faults.setdefault(name, fault)
+            elif value is not None:
+                found[name] = value
+        return found
+
+    def _document(self, state: RepositoryState, release: str) -> ReleaseDocument | None:
+        digest = str(state.files[release_target(release, RELEASE_FILE)].hashes["sha256"])
+        if digest not in self._documents:
+            document = state.release(release)
+            if document is None:
+                return None
+            self._documents[digest] = document
+        return self._documents[digest]
+
+    def _gate(self, state: RepositoryState, release: str) -> GateFigures:
+        from luigi_tasks.evidence.release import EVIDENCE_FILE  # noqa: PLC0415 - imports python-tuf
+        from luigi_tasks.release.kept_gate import load_gate  # noqa: PLC0415 - as above
+
+        signed = state.files.get(release_target(release, GATE_FILE))
+        if signed is None:
+            signed = state.files.get(release_target(release, EVIDENCE_FILE))
+            if signed is not None and signed.length > _EVIDENCE_BYTES:
+                return GateFigures(missing="see the page of the release: its statements are long")
+        digest = "" if signed is None else f"{release} {signed.hashes['sha256']}"
+        until, known = self._gates.get(digest, (0.0, None))
+        if known is None or time.monotonic() > until:
+            kept = load_gate(apart(state), release)
+            known = GateFigures.of(kept)
+            is_kept = kept.evaluation is not None
+            self._gates[digest] = float("inf") if is_kept else time.monotonic() + _GONE_S, known
+        return known
+
+    def _forget(self, state: RepositoryState) -> None:
+        """Drop what no signed file has any more."""
+        digests = {str(one.hashes["sha256"]) for one in state.files.values()}
+        for digest in [one for one in self._documents if one not in digests]:
+            del self._documents[digest]
+        for name in [one for one in self._gates if one and one.split(" ")[1] not in digests]:
+            del self._gates[name]
+
+
+class _Parts:
+    """Parts of a release, each read for itself.
+
+    Attributes:
+        may_pass: Whether one is missing for a reason that may pass.
+    """
+
+    def __init__(self) -> None:
+        self.may_pass = False
+
+    def read(self, read: Callable[[], T]) -> tuple[T | None, str]:
+        """Return a part, or why there is none."""
+        try:
+            return read(), ""
+        except EdgeError as e:
+            self.may_pass |= isinstance(e, TransportError)
+            return None, str(e)
+
+
+def apart(state: RepositoryState) -> RepositoryState:
+    """Return the state for one reading: what it reads is not kept."""
+    from luigi_tasks.release.published import RepositoryState  # noqa: PLC0415 - imports python-tuf
+
+    return RepositoryState(state.store, state.roots, state.published, state.known, state.contents)
+
+
+def _channels(state: RepositoryState) -> list[str]:
+    """Return the channels that the signed repository names."""
+    paths = (path.partition("/") for path in state.files)
+    return sorted(
+        {name.removesuffix(".json") for folder, _, name in paths if folder in {"channels", "rollouts"}}
+    )

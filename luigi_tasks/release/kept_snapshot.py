@@ -1,0 +1,136 @@
+"""The pictures that a release was made of, where their list lies in `work/` and a statement proves it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edge_client.contract.documents import decode_document
+from edge_client.contract.errors import InputError
+from edge_client.contract.names import release_target
+from luigi_tasks.dataset.records import SnapshotSummary
+from luigi_tasks.evidence.chain import SNAPSHOTS
+from luigi_tasks.evidence.release import EVIDENCE_FILE
+from luigi_tasks.release.kept_gate import NotKeptError, find_statement, read_proven, statement_keys
+
+if TYPE_CHECKING:
+    from luigi_tasks.evidence.statement import Statement
+    from luigi_tasks.release.published import RepositoryState
+    from luigi_tasks.release.verify import Proof
+
+# 200,000 pictures; of more, a page that compares two lists would be long in coming.
+PICTURES_LIMIT_BYTES = 48 << 20
+_SUMMARY_BYTES = 16 << 20
+_PICTURES_FILE = "pictures.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptSnapshot:
+    """The pictures of a release, counted.
+
+    Attributes:
+        digest: Names the list: hashes, labels, splits and groups.
+        address: Key of its summary in the store.
+        learned: Pictures that were learned from.
+        held_out: Pictures that judged.
+        left_out: Files that were not used.
+    """
+
+    digest: str
+    address: str
+    learned: int
+    held_out: int
+    left_out: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SnapshotChange:
+    """The pictures of two releases, compared by content.
+
+    Attributes:
+        both: Pictures of both.
+        gone: Pictures of the first alone.
+        new: Pictures of the second alone.
+        relabelled: Pictures of both that have another label now.
+        moved: Pictures of both that went from learning to judging, or back.
+    """
+
+    both: int
+    gone: int
+    new: int
+    relabelled: int
+    moved: int
+
+
+def load_snapshot(state: RepositoryState, proof: Proof, digest: str) -> KeptSnapshot:
+    """Return the pictures of a release, counted.
+
+    Args:
+        state: What is published.
+        proof: What is proven of the release.
+        digest: Digest of its snapshot, of its document.
+    Raises: NotKeptError if the summary is gone or is another one; TransportError.
+    """
+    for step in proof.steps:
+        if not step.address.startswith(SNAPSHOTS):
+            continue
+        data = read_proven(state, step.address, step.sha256, _SUMMARY_BYTES)
+        found = decode_document(
+            SnapshotSummary, data, source=state.store.url(step.address), limit_bytes=_SUMMARY_BYTES
+        )
+        if found.digest == digest:
+            learned, judge = found.train_pictures, found.holdout_pictures
+            return KeptSnapshot(digest, step.address, learned, judge, found.left_out)
+    msg = f"snapshot {digest[:20] or 'unknown'}: no statement of the release names it"
+    raise NotKeptError(msg)
+
+
+def compare_snapshots(
+    state: RepositoryState, first: tuple[str, KeptSnapshot], second: tuple[str, KeptSnapshot]
+) -> SnapshotChange:
+    """Return what differs in the pictures of two releases.
+
+    Args:
+        state: What is published.
+        first: Id of the release, and its snapshot.
+        second: As `first`.
+    Raises: NotKeptError if a list is gone, is another one, or is too long; TransportError.
+    """
+    before, after = _load_pictures(state, *first), _load_pictures(state, *second)
+    both = before.keys() & after.keys()
+    return SnapshotChange(
+        both=len(both),
+        gone=len(before) - len(both),
+        new=len(after) - len(both),
+        relabelled=sum(before[one].label != after[one].label for one in both),
+        moved=sum(before[one].split != after[one].split for one in both),
+    )
+
+
+class _Picture(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Start of a row of `dataset.records.Picture`."""
+
+    path: str
+    sha256: str
+    label: str = ""
+    split: str = ""
+
+
+class _Pictures(msgspec.Struct, frozen=True):
+    pictures: tuple[_Picture, ...]
+
+
+def _load_pictures(state: RepositoryState, release: str, snapshot: KeptSnapshot) -> dict[str, _Picture]:
+    key = snapshot.address.rpartition("/")[0] + f"/{_PICTURES_FILE}"
+    evidence = state.read(release_target(release, EVIDENCE_FILE))
+    statement: Statement | None = find_statement(evidence, statement_keys(state), snapshot.address)
+    sha256 = "" if statement is None else statement.files.get(_PICTURES_FILE, "")
+    data = read_proven(state, key, sha256, PICTURES_LIMIT_BYTES)
+    try:
+        found = msgspec.json.decode(data, type=_Pictures)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        msg = f"{state.store.url(key)}: no list of pictures: {e}"
+        raise InputError(msg) from e
+    return {one.sha256: one for one in found.pictures}
