@@ -36,6 +36,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: One of `NAMES`.
         title: As its button says.
+        does_it: As the button says that does it, such as `Send 12 devices back`.
         does: What will happen, in sentences with numbers.
         why_not: Why it cannot be done now; empty: it can.
         is_grave: Whether devices lose the release by it.
@@ -43,6 +44,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     title: str
+    does_it: str
     does: tuple[str, ...] = ()
     why_not: str = ""
     is_grave: bool = False
@@ -110,7 +112,8 @@ def was_done(record: RolloutRecord, act: str, events: int, who: str, why: str) -
 
 def _approve(record: RolloutRecord, now: Circumstances) -> Act:
     number = waiting_for(record)
-    act = Act(name=APPROVE, title=f"Approve stage {number}" if number else "Approve")
+    title = f"Approve stage {number}" if number else "Approve"
+    act = Act(name=APPROVE, title=title, does_it=title)
     if not number:
         return msgspec.structs.replace(act, why_not="no stage waits for a person")
     if record.state not in _RUNS:
@@ -136,6 +139,7 @@ def _pause(record: RolloutRecord) -> Act:
     return Act(
         name=PAUSE,
         title="Pause",
+        does_it="Pause the rollout",
         does=(f"{size} {keep}; no further stage opens.", "A hard breach still halts the rollout."),
         why_not="" if record.state in _RUNS else f"it is {record.state.replace('_', ' ')}",
     )
@@ -156,7 +160,7 @@ def _resume(record: RolloutRecord) -> Act:
             "it and start it with other --errors."
         )
     why_not = "" if is_stopped else f"it is {record.state.replace('_', ' ')}, not paused"
-    return Act(name=RESUME, title="Resume", does=tuple(does), why_not=why_not)
+    return Act(name=RESUME, title="Resume", does_it="Resume the rollout", does=tuple(does), why_not=why_not)
 
 
 def _back(record: RolloutRecord, now: Circumstances) -> Act:
@@ -170,7 +174,11 @@ def _back(record: RolloutRecord, now: Circumstances) -> Act:
     if seconds := spread_s(record):
         does.append(f"They go back over {in_words(seconds)}, as the plan's pace says, whatever its window.")
     why_not = "its devices go back already" if record.state == records.GOING_BACK else ""
-    return Act(name=BACK, title="Send back", does=tuple(does), why_not=why_not, is_grave=True)
+    size = record.stages[-1].size if record.stages else 0
+    does_it = f"Send {count(size, 'device')} back" if size else "Withdraw the release"
+    return Act(
+        name=BACK, title="Send back", does_it=does_it, does=tuple(does), why_not=why_not, is_grave=True
+    )
 
 
 def _abort(record: RolloutRecord, now: Circumstances) -> Act:
@@ -179,7 +187,7 @@ def _abort(record: RolloutRecord, now: Circumstances) -> Act:
         *_return(record, now),
         f"Release {record.release} is not withdrawn: a person may start it again.",
     )
-    return Act(name=ABORT, title="Abort", does=does, is_grave=True)
+    return Act(name=ABORT, title="Abort", does_it="Abort the rollout", does=does, is_grave=True)
 
 
 def _return(record: RolloutRecord, now: Circumstances) -> list[str]:

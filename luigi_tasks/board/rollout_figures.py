@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
+import markupsafe
+
 from luigi_tasks.board.rollout_view import SKIPPED
-from luigi_tasks.board.templating import duration
+from luigi_tasks.board.templating import duration, text
 from luigi_tasks.fleet import records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from luigi_tasks.board.rollout_view import ShownStage
-    from luigi_tasks.fleet.records import Check, VerdictRecord
+    from luigi_tasks.fleet.records import Check, Common, VerdictRecord
 
 # Colours (classes of the style sheet) of states of rollouts and of their stages.
 STATES = {
@@ -49,6 +52,7 @@ _LEAST = 9.0
 # Checks whose limit is to be reached; of the others it is not to be passed.
 _TO_REACH = {"passed", "quorum", "soak"}
 _ORDER = {records.HALT: 0, records.INCONCLUSIVE: 1, records.PASS: 2}
+_COMMAND = re.compile(r"`([^`]*)`")
 
 
 class BarPart(NamedTuple):
@@ -128,10 +132,40 @@ def draw_check(check: Check) -> CheckFigure:
     return CheckFigure(check.value, low, high, limit, zero, value, interval, bound)
 
 
+class Hit(NamedTuple):
+    """Who is hit, for the head of the page: how many of how many, in which states, and the strongest fact."""
+
+    hit: int
+    of: int
+    states: tuple[str, ...]
+    common: Common | None
+
+
+def who_is_hit(verdict: VerdictRecord | None) -> Hit | None:
+    """Return who is hit by a release, by a verdict that halted or asks; None: nobody is known to be."""
+    if verdict is None:
+        return None
+    failed = {state: verdict.counts.get(state, 0) for state in records.FAILURES}
+    common = verdict.common[0] if verdict.common else None
+    hit = common.hit_of if common is not None else sum(failed.values())
+    if not hit:
+        return None
+    return Hit(hit, sum(verdict.counts.values()), tuple(one for one, n in failed.items() if n), common)
+
+
+def prose(value: object, characters: int = 600) -> markupsafe.Markup:
+    """Return a sentence from the records as the filter `text` does; a command between ` is set as code."""
+    parts = _COMMAND.split(text(value, characters))
+    return markupsafe.Markup("").join(
+        markupsafe.Markup("<code>{}</code>").format(one) if place % 2 else one
+        for place, one in enumerate(parts)
+    )
+
+
 def order_checks(verdict: VerdictRecord | None) -> list[Check]:
-    """Return the checks of a verdict: those that halt first, then those that are not certain."""
-    checks = verdict.checks if verdict is not None else ()
-    return sorted(checks, key=lambda one: (_ORDER.get(one.result, 1), one.kind == records.REPORT))
+    """Return the checks of a verdict that judge: those that halt first, then those that are not certain."""
+    checks = [one for one in verdict.checks if one.kind != records.REPORT] if verdict is not None else []
+    return sorted(checks, key=lambda one: _ORDER.get(one.result, 1))
 
 
 def bar_of_states(counts: Mapping[str, int]) -> list[tuple[float, str, str]]:
@@ -146,7 +180,8 @@ def bar_of_states(counts: Mapping[str, int]) -> list[tuple[float, str, str]]:
 def _number(value: float, unit: str, is_difference: bool) -> str:
     if unit == "s":
         return duration(value) if value >= 1 else f"{value:.0f} s"
-    sign = "+" if is_difference else ""
+    sign = "+" if is_difference and round(value, 3) else ""
+    value = value if round(value, 3) else 0.0
     if unit == "per hour":
         return f"{value:{sign}.2f} per hour"
     if unit in {"share", "relative"}:

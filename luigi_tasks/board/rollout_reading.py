@@ -5,6 +5,7 @@ Verdicts never change and are kept; records of rollouts that ended are kept unde
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAGE_ROWS = 20
-_VERDICTS_KEPT, _RECORDS_KEPT = 256, 256
+_VERDICTS_KEPT, _RECORDS_KEPT, _CHILDREN_AT_ONCE = 256, 256, 2
 
 
 class UnknownError(InputError):
@@ -194,13 +195,18 @@ class RolloutReader:
     Attributes:
         rollouts: The records.
         looked: The last look that a person took on this board, by channel.
+        children: Processes that read a whole snapshot, see `rollout_child.py`.
     """
 
     def __init__(self, settings: PipelineSettings, index: Index) -> None:
-        from luigi_tasks.fleet.opening import open_documents  # noqa: PLC0415 - imports python-tuf
+        from luigi_tasks.fleet.opening import documents_of  # noqa: PLC0415 - imports python-tuf
+        from luigi_tasks.release.repository import ReleaseRepository  # noqa: PLC0415 - as above
+        from luigi_tasks.storage.opening import open_store  # noqa: PLC0415 - as above
 
         self._settings, self._index = settings, index
-        self.rollouts = Rollouts(open_documents(settings))
+        self._repository = ReleaseRepository(open_store(settings.store), settings.trust)
+        self.rollouts = Rollouts(documents_of(self._repository))
+        self.children = asyncio.Semaphore(_CHILDREN_AT_ONCE)
         self.looked: dict[str, Looked] = {}
         self._verdicts: _Kept[VerdictRecord | None] = _Kept(_VERDICTS_KEPT)
         self._records: _Kept[RolloutRecord | None] = _Kept(_RECORDS_KEPT)
@@ -356,6 +362,18 @@ class RolloutReader:
             msg = f"channel {channel}, rollout {name}: no verdict {verdict}"
             raise UnknownError(msg)
         return found.data
+
+    def releases(self, view: FleetView, channel: str) -> tuple[str, ...]:
+        """Return the signed releases that can be rolled out on a channel, the newest first.
+
+        Raises: UnknownError; TrustError, TransportError, SettingsError.
+        """
+        pointer = view.pointers.get(check_name(channel, "channel"))
+        if channel not in view.channels:
+            msg = f"no channel {channel}"
+            raise UnknownError(msg)
+        left_out = {pointer.release, *pointer.withdrawn} if pointer is not None else set()
+        return tuple(one for one in reversed(self._repository.load().releases()) if one not in left_out)
 
     def note_look(self, channel: str, who: str, words: str) -> None:
         """Keep what a look found that a person took."""

@@ -162,6 +162,23 @@ def show_stages(record: RolloutRecord, members: int | None) -> tuple[ShownStage,
     return tuple(shown)
 
 
+def show_draft(record: RolloutRecord) -> tuple[ShownStage, ...]:
+    """Return the stages of a rollout that was drafted: all to come, those that add nobody skipped."""
+    sizes = {one.number: one.size for one in record.stages}
+    total = max(sizes.values(), default=0)
+    return tuple(
+        ShownStage(
+            number=number,
+            text=text,
+            state=TO_COME if number in sizes else SKIPPED,
+            size=sizes.get(number),
+            share=sizes[number] / total if number in sizes else None,
+            approval="needed" if number in record.plan.approve else "",
+        )
+        for number, text in enumerate(record.plan.stages, start=1)
+    )
+
+
 def _opened(
     record: RolloutRecord, stage: StageRecord, text: str, members: int | None, approval: str
 ) -> ShownStage:

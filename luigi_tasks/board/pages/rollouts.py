@@ -18,11 +18,12 @@ from edge_client.contract.names import check_name
 from luigi_tasks.board import rollout_acts, rollout_figures
 from luigi_tasks.board.page import JSON, Page
 from luigi_tasks.board.rights import OPERATOR, VIEWER
-from luigi_tasks.board.rollout_child import LOOK, Order, in_child
+from luigi_tasks.board.rollout_child import DRAFT, LOOK, START, Done, Order, in_child
 from luigi_tasks.board.rollout_reading import ShownRollout, UnknownError
-from luigi_tasks.board.rollout_view import verdict_name
+from luigi_tasks.board.rollout_view import ShownStage, show_draft, verdict_name
 from luigi_tasks.board.streams import ROLLOUTS
 from luigi_tasks.fleet.person import HISTORY_CHARACTERS, for_history
+from luigi_tasks.fleet.records import RolloutRecord  # noqa: TC001 - msgspec reads it
 from luigi_tasks.fleet.standing import Seen
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from luigi_tasks.board.rollout_acts import Act
     from luigi_tasks.board.rollout_reading import RolloutReader
-    from luigi_tasks.fleet.records import RolloutRecord
     from luigi_tasks.fleet.view import FleetView
 
 # A store that is slower is told; the decision may still be written.
@@ -73,6 +73,32 @@ class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
     has_moved: bool = False
 
 
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout before it is started.
+
+    Attributes:
+        channel: The channel.
+        releases: Releases that may be rolled out, the newest first.
+        release: The chosen one; empty: none yet.
+        skip: Whether devices that cannot run it are left out.
+        rollout: What would be started; None: nothing can be.
+        stages: Its stages, as the registry is now.
+        words: Which devices can run it.
+        error: Why it cannot be; empty: it can.
+        key_fault: Why this machine cannot start it; empty: it can.
+    """
+
+    channel: str
+    releases: tuple[str, ...]
+    release: str = ""
+    skip: bool = False
+    rollout: RolloutRecord | None = None
+    stages: tuple[ShownStage, ...] = ()
+    words: str = ""
+    error: str = ""
+    key_fault: str = ""
+
+
 class RolloutPage(Page):
     """Base of the pages of rollouts."""
 
@@ -99,10 +125,24 @@ class RolloutPage(Page):
         except UnknownError as e:
             raise tornado.web.HTTPError(404, reason=str(e)) from e
 
+    async def in_child(self, order: Order) -> Done:
+        """Return what came of an order that a process of its own carried out; a few at a time."""
+        async with self.reader.children:
+            return await in_child(order)
+
     def page_number(self) -> int:
         """Return the number of the page that is asked for."""
         text = self.get_query_argument("page", "1")
         return int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 1
+
+    def _done(self, channel: str, record: RolloutRecord | None) -> None:
+        """Answer that something was done: a program gets the rollout, a browser goes to its page."""
+        if self.wants_json:
+            self.set_header("Content-Type", JSON)
+            self.finish(msgspec.json.encode({"channel": channel, "rollout": record}))
+            return
+        names = (channel, record.id) if record is not None else (channel,)
+        self.redirect(self.address(*names), status=303)
 
     def address(self, *names: str) -> str:
         """Return an address below `rollouts`, for the browser."""
@@ -264,14 +304,6 @@ class ActPage(RolloutPage):
         )
         self.answer("rollout_act.html", model, characters=HISTORY_CHARACTERS)
 
-    def _done(self, channel: str, record: RolloutRecord | None) -> None:
-        if self.wants_json:
-            self.set_header("Content-Type", JSON)
-            self.finish(msgspec.json.encode({"channel": channel, "rollout": record}))
-            return
-        names = (channel, record.id) if record is not None else (channel,)
-        self.redirect(self.address(*names), status=303)
-
 
 class LookPage(RolloutPage):
     """One look, now: the task AdvanceRollout."""
@@ -285,7 +317,7 @@ class LookPage(RolloutPage):
     async def post(self, channel: str) -> None:
         """Take it, in a process of its own."""
         check_name(channel, "channel")
-        done = await in_child(Order(what=LOOK, channel=channel))
+        done = await self.in_child(Order(what=LOOK, channel=channel))
         self.reader.note_look(channel, self.person.name, done.words)
         self.board.look_now(ROLLOUTS)
         if self.wants_json:
@@ -295,9 +327,64 @@ class LookPage(RolloutPage):
         self.redirect(self.address(channel), status=303)
 
 
+class StartPage(RolloutPage):
+    """The start of a rollout by the plan of [rollout], after a dry run that says what it would do."""
+
+    needs: ClassVar[dict[str, str]] = {"GET": OPERATOR, "HEAD": OPERATOR, "POST": OPERATOR}
+
+    async def get(self, channel: str) -> None:
+        """Ask for a release, and show what its rollout would do."""
+        release = self.get_query_argument("release", "")
+        await self._preview(channel, release, skip=bool(self.get_query_argument("skip", "")))
+
+    async def post(self, channel: str) -> None:
+        """Start it, and take the first look."""
+        release = self.get_body_argument("release", "")
+        skip = bool(self.get_body_argument("skip", ""))
+        who = for_history(self.person.name or "board", "name")
+        check_name(release, "release id")
+        order = Order(what=START, channel=channel, release=release, who=who, skip_incompatible=skip)
+        try:
+            done = await self.in_child(order)
+        except InputError as e:
+            self.set_status(409)
+            return await self._preview(channel, release, skip=skip, error=str(e))
+        self.board.look_now(ROLLOUTS)
+        return self._done(channel, done.rollout)
+
+    async def _preview(self, channel: str, release: str, *, skip: bool, error: str = "") -> None:
+        view = await self.view()
+        releases = await self.find(lambda: self.reader.releases(view, channel))
+        preview = Done()
+        if release and not error:
+            try:
+                check_name(release, "release id")
+                preview = await self.in_child(
+                    Order(what=DRAFT, channel=channel, release=release, skip_incompatible=skip)
+                )
+            except InputError as e:
+                error = str(e)
+                self.set_status(409)
+        record = preview.rollout
+        stages = show_draft(record) if record is not None else ()
+        model = Draft(
+            channel=channel,
+            releases=releases,
+            release=release,
+            skip=skip,
+            rollout=record,
+            stages=stages,
+            words=preview.words,
+            error=error,
+            key_fault=await self.in_thread(self.reader.key_fault),
+        )
+        self.answer("rollout_start.html", model)
+
+
 _NAME = r"([^/]+)"
 HANDLERS = (
     (r"rollouts", RolloutsPage),
+    (rf"rollouts/{_NAME}/start", StartPage),
     (rf"rollouts/{_NAME}/look", LookPage),
     (rf"rollouts/{_NAME}/all", PastRolloutsPage),
     (rf"rollouts/{_NAME}/()({'|'.join(rollout_acts.NAMES)})", ActPage),
