@@ -124,44 +124,46 @@ def heartbeats(devices: int, number: int) -> Iterator[tuple[str, DeviceReport]]:
     order = list(range(devices))
     random.Random(number).shuffle(order)
     for one in order:
-        draw = random.Random(one)
-        device = f"cam-{one:06}"
-        machine = MachineFacts(
-            model=f"Raspberry Pi {draw.choice((3, 4, 5))} Model B Rev 1.{draw.randrange(5)}",
-            architecture="aarch64",
-            cores=4,
-            memory_bytes=draw.choice((1, 2, 4, 8)) * 1_000_000_000,
-            system="Debian GNU/Linux 12 (bookworm)",
-            fingerprint=f"{draw.getrandbits(256):064x}",
-        )
-        yield (
-            device,
-            DeviceReport(
-                fleet=FLEET,
-                device=device,
-                channel="stable",
-                reported_at="2026-11-27T10:00:00Z",
-                start=draw.randrange(1, 90),
-                sequence=number + 1,
-                boot_id=f"{draw.getrandbits(128):032x}",
-                interval_s=float(HEARTBEAT_S),
-                client="0.1.0",
-                runtime="ai-edge-litert 2.1.0",
-                operators=OPERATORS,
-                machine=machine,
-                site=f"shop-{one % 3000}",
-                device_class=draw.choice(("pi3", "pi4", "pi5")),
-                tags=("outdoor",) if one % 3 else ("indoor", "line=2"),
-                state="serving",
-                decision="serves",
-                release=RELEASES[0],
-                previous=RELEASES[1],
-                rollout="20261120-1",
-                steady=RELEASES[0],
-                offered=RELEASES[0],
-                releases=(grown(draw, RELEASES[0], number), grown(draw, RELEASES[1], 0)),
-            ),
-        )
+        report = heartbeat(one, number)
+        yield report.device, report
+
+
+def heartbeat(one: int, number: int) -> DeviceReport:
+    """Return the report of a device in a round."""
+    draw = random.Random(one)
+    machine = MachineFacts(
+        model=f"Raspberry Pi {draw.choice((3, 4, 5))} Model B Rev 1.{draw.randrange(5)}",
+        architecture="aarch64",
+        cores=4,
+        memory_bytes=draw.choice((1, 2, 4, 8)) * 1_000_000_000,
+        system="Debian GNU/Linux 12 (bookworm)",
+        fingerprint=f"{draw.getrandbits(256):064x}",
+    )
+    return DeviceReport(
+        fleet=FLEET,
+        device=f"cam-{one:06}",
+        channel="stable",
+        reported_at="2026-11-27T10:00:00Z",
+        start=draw.randrange(1, 90),
+        sequence=number + 1,
+        boot_id=f"{draw.getrandbits(128):032x}",
+        interval_s=float(HEARTBEAT_S),
+        client="0.1.0",
+        runtime="ai-edge-litert 2.1.0",
+        operators=OPERATORS,
+        machine=machine,
+        site=f"shop-{one % 3000}",
+        device_class=draw.choice(("pi3", "pi4", "pi5")),
+        tags=("outdoor",) if one % 3 else ("indoor", "line=2"),
+        state="serving",
+        decision="serves",
+        release=RELEASES[0],
+        previous=RELEASES[1],
+        rollout="20261120-1",
+        steady=RELEASES[0],
+        offered=RELEASES[0],
+        releases=(grown(draw, RELEASES[0], number), grown(draw, RELEASES[1], 0)),
+    )
 
 
 def grown(draw: random.Random, release: str, number: int) -> ReleaseFigures:

@@ -21,28 +21,31 @@ class Counter:
     """Counts each device once in each value, by channel and in the whole fleet."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, dict[str, collections.Counter[str]]] = {}
+        self._numbers: collections.Counter[tuple[str, str, str]] = collections.Counter()
         self._device = ""
-        self._seen: set[tuple[str, str, str]] = set()
+        self._of_device: set[tuple[str, str, str]] = set()
 
     def add(self, row: IndexedDevice) -> None:
         """Count a row; all rows of a device come one after the other."""
         if row.device != self._device:
+            self._count()
             self._device = row.device
-            self._seen.clear()
         for kind, value in _values(row):
-            for channel in (row.channel, ""):
-                if (channel, kind, value) not in self._seen:
-                    self._seen.add((channel, kind, value))
-                    self._count(channel, kind, value)
+            self._of_device.add((row.channel, kind, value))
+            self._of_device.add(("", kind, value))
 
     def counts(self) -> dict[str, Counts]:
         """Return the counts by channel, and under the empty name those of the fleet."""
-        return {channel: _to_counts(kinds) for channel, kinds in sorted(self._counts.items())}
+        self._count()
+        found: dict[str, dict[str, collections.Counter[str]]] = {}
+        for (channel, kind, value), number in self._numbers.items():
+            found.setdefault(channel, {}).setdefault(kind, collections.Counter())[value] = number
+        return {channel: _to_counts(kinds) for channel, kinds in sorted(found.items())}
 
-    def _count(self, channel: str, kind: str, value: str) -> None:
-        kinds = self._counts.setdefault(channel, {})
-        kinds.setdefault(kind, collections.Counter())[value] += 1
+    def _count(self) -> None:
+        for one in self._of_device:
+            self._numbers[one] += 1
+        self._of_device.clear()
 
 
 def _values(row: IndexedDevice) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from luigi_tasks.board.index.child import load_in_child
 from luigi_tasks.board.index.database import FILE, DamagedIndexError, open_index, read_content
 from luigi_tasks.board.index.history import read_mix
 from luigi_tasks.board.index.loading import load, source_of
-from luigi_tasks.board.index.queries import find_device, find_devices
+from luigi_tasks.board.index.queries import Finder, find_device
 from luigi_tasks.board.index.records import Counts, DevicePage, IndexState
 from luigi_tasks.fleet.snapshots import Snapshot
 from luigi_tasks.fleet.view import FleetView, snapshot_in_words
@@ -53,6 +53,7 @@ class Index:
         self._open = threading.local()
         self._content: IndexContent | None = None
         self._generation = 0
+        self._finder = Finder()
         self.faults: dict[str, str] = {}
         self.is_loading = False
 
@@ -132,7 +133,7 @@ class Index:
         """
         if self._content is None:
             return DevicePage(query=query, total=0, devices=())
-        return self._ask(lambda connection, content: find_devices(connection, query, content.rows))
+        return self._ask(lambda connection, content: self._finder.find(connection, query, content))
 
     def device(self, device: str) -> tuple[DeviceDetail, ...]:
         """Return the channels of a device, by name; empty: nothing is known of it. Raises: as `devices`."""

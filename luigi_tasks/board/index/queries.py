@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import sqlite3
+import threading
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import zstandard
 
-from luigi_tasks.board.index.database import COLUMNS, SORTED, DamagedIndexError
+from luigi_tasks.board.index.database import COLUMNS, SORTED, DamagedIndexError, read_order
 from luigi_tasks.board.index.records import (
     ROWS_AT_MOST,
     DeviceDetail,
@@ -21,9 +24,13 @@ from luigi_tasks.board.index.records import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from luigi_tasks.board.index.records import IndexContent
+
 SORTS = ("device", *SORTED)
 _WORDS_AT_MOST = 8
 _OFFSET_AT_MOST = 100_000_000
+# Numbers of so many rows are remembered, 4 bytes each.
+_REMEMBERED_ROWS = 2_000_000
 _MORE_LIMIT_BYTES = 16 << 20
 _SWITCHES = {"yes": "= 1", "no": "= 0", "unknown": "IS NULL"}
 # Fields of a query that are columns, and those that are facts: a site may be the registry's or the device's.
@@ -32,32 +39,44 @@ _FACTS = {"site": "site", "device_class": "class", "tag": "tag", "odd": "odd"}
 _LISTS, _CLAIMS = ("tags", "notes", "odd"), ("enrolled", "online", "is_signed", "drift_alarm")
 
 
-def find_devices(connection: sqlite3.Connection, query: DeviceQuery, rows: int) -> DevicePage:
-    """Return a part of the table of devices.
+class Finder:
+    """Answers questions for the table of devices, and remembers which rows the last filters let through.
 
-    Args:
-        connection: The index.
-        query: What is asked for.
-        rows: Rows in the index.
-    Raises: DamagedIndexError.
+    Who turns pages or types gets them without looking through all rows again.
     """
-    query = _understood(query)
-    where, values = _conditions(query)
-    order = "id" if query.sort == "device" else f"{query.sort}, id"
-    if query.descending:
-        order = ", ".join(f"{one} DESC" for one in order.split(", "))
-    chosen = f"SELECT id FROM devices{where} ORDER BY {order} LIMIT ? OFFSET ?"  # noqa: S608 - columns, and question marks
-    # The ids alone are sorted, and the rows of this page read then.
-    page = f"SELECT {', '.join(COLUMNS)} FROM devices WHERE id IN ({chosen}) ORDER BY {order}"  # noqa: S608 - columns, and question marks
-    try:
-        total = rows
-        if where:
-            count = f"SELECT count(*) FROM devices{where}"  # noqa: S608 - columns, and question marks
-            [total] = connection.execute(count, values).fetchone()
-        found = connection.execute(page, (*values, query.limit, query.offset)).fetchall()
-        return DevicePage(query=query, total=total, devices=tuple(_to_device(row) for row in found))
-    except (sqlite3.DatabaseError, msgspec.MsgspecError) as e:
-        raise DamagedIndexError(str(e)) from e
+
+    def __init__(self) -> None:
+        self._known: collections.OrderedDict[object, array[int]] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, connection: sqlite3.Connection, query: DeviceQuery, content: IndexContent) -> DevicePage:
+        """Return a part of the table of devices.
+
+        Args:
+            connection: The index.
+            query: What is asked for.
+            content: What the index is made of.
+        Raises: DamagedIndexError.
+        """
+        query = _understood(query)
+        where, values = _conditions(query)
+        key = (content.version, where, tuple(values))
+        try:
+            with self._lock:
+                matches = self._known.get(key)
+            if matches is None and where:
+                matches = _match(connection, where, values)
+                self._remember(key, matches)
+            total, part = _cut(connection, query, content.rows, matches)
+            return DevicePage(query=query, total=total, devices=_read(connection, part))
+        except (sqlite3.DatabaseError, msgspec.MsgspecError, TypeError, ValueError, LookupError) as e:
+            raise DamagedIndexError(str(e)) from e
+
+    def _remember(self, key: object, ids: array[int]) -> None:
+        with self._lock:
+            self._known[key] = ids
+            while sum(map(len, self._known.values())) > _REMEMBERED_ROWS and len(self._known) > 1:
+                self._known.popitem(last=False)
 
 
 def find_device(connection: sqlite3.Connection, device: str) -> tuple[DeviceDetail, ...]:
@@ -72,6 +91,44 @@ def find_device(connection: sqlite3.Connection, device: str) -> tuple[DeviceDeta
         return tuple(DeviceDetail(row=_to_device(row[:-1]), more=_to_more(row[-1])) for row in found)
     except (sqlite3.DatabaseError, msgspec.MsgspecError, zstandard.ZstdError) as e:
         raise DamagedIndexError(str(e)) from e
+
+
+def _match(connection: sqlite3.Connection, where: str, values: Sequence[object]) -> array[int]:
+    """Return the numbers of the rows that the filters let through, ascending.
+
+    All rows are looked at in the order of the file, which takes the same short time whatever is asked for.
+    """
+    chosen = f"SELECT id FROM devices{where} ORDER BY id"  # noqa: S608 - columns, and question marks
+    return array("I", (one for (one,) in connection.execute(chosen, values)))
+
+
+def _cut(
+    connection: sqlite3.Connection, query: DeviceQuery, rows: int, matches: array[int] | None
+) -> tuple[int, Sequence[int]]:
+    """Return how many rows there are, and the numbers of those that are asked for, in order."""
+    ordered: Sequence[int] = range(1, rows + 1)
+    if query.sort == "device":
+        ordered = ordered if matches is None else matches
+    else:
+        ordered = read_order(connection, query.sort)
+        if matches is not None:
+            is_in = bytearray(rows + 1)
+            for one in matches:
+                is_in[one] = 1
+            ordered = array("I", (one for one in ordered if is_in[one]))
+    end = query.offset + query.limit
+    if query.descending:
+        total = len(ordered)
+        return total, ordered[max(total - end, 0) : max(total - query.offset, 0)][::-1]
+    return len(ordered), ordered[query.offset : end]
+
+
+def _read(connection: sqlite3.Connection, ids: Sequence[int]) -> tuple[IndexedDevice, ...]:
+    """Return rows by their numbers, in the same order."""
+    marks = ", ".join("?" * len(ids))
+    page = f"SELECT id, {', '.join(COLUMNS)} FROM devices WHERE id IN ({marks})"  # noqa: S608 - as above
+    found = {number: row for number, *row in connection.execute(page, tuple(ids))}
+    return tuple(_to_device(found[one]) for one in ids)
 
 
 def _understood(query: DeviceQuery) -> DeviceQuery:
