@@ -119,6 +119,10 @@ class Watch:
         fresh_s = max(_FRESH_LOOKS * self._settings.board.look_s, _FRESH_AT_LEAST_S)
         return self._outline.view(fresh_s)
 
+    def known_view(self) -> FleetView | None:
+        """Return the fleet without its devices as it was read last; None: it was not read yet."""
+        return self._outline.known()
+
     async def _look(self, wanted: set[str]) -> None:
         if not self._looks:
             self._looks = [*await self._in(self._thread, self._open), *self._more]
@@ -242,6 +246,10 @@ class _Outline:
                 raise
             return dataclasses.replace(view, now=time.time(), faults=(*view.faults, str(e)))
         return dataclasses.replace(view, now=time.time())
+
+    def known(self) -> FleetView | None:
+        view = self._view
+        return None if view is None else dataclasses.replace(view, now=time.time())
 
     def rows(self) -> int | None:
         """Return about how many rows the fleet has; None: unknown."""
