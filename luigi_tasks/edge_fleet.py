@@ -17,6 +17,7 @@ from edge_client.contract.addresses import without_secrets
 from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError, TrustError
 from edge_client.contract.text import one_line
 from luigi_tasks.board import command as board
+from luigi_tasks.board import token_command as board_token
 from luigi_tasks.fleet.commands import (
     clean,
     collect,
@@ -43,7 +44,20 @@ EXIT_CODES: dict[type[EdgeError], int] = {
 }
 _INTERRUPTED = 130
 # Each has `add_parser(subparsers)`, which names the function that runs it, see `commands/command.py`.
-SUBJECTS = (status, devices, releases, rollouts, why, decisions, registry, collect, board, clean, doctor)
+SUBJECTS = (
+    status,
+    devices,
+    releases,
+    rollouts,
+    why,
+    decisions,
+    registry,
+    collect,
+    board,
+    board_token,
+    clean,
+    doctor,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import dataclasses
 import functools
 import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from luigi_tasks.board.clients import Clients
-from luigi_tasks.board.guard import Guard
+from luigi_tasks.board.access import open_access
+from luigi_tasks.board.acts_told import tell_act
+from luigi_tasks.board.audit import Audit
 from luigi_tasks.board.index.index import Index
 from luigi_tasks.board.luigid_look import Luigid
 from luigi_tasks.board.pictures import Pictures
+from luigi_tasks.board.pools import Pool
 from luigi_tasks.board.release_reader import ReleaseReader
-from luigi_tasks.board.rights import Rights
-from luigi_tasks.board.state import read_secret
 from luigi_tasks.board.streams import Streams
 from luigi_tasks.board.trials import Trials
 from luigi_tasks.board.watch import Watch
@@ -25,13 +23,12 @@ from luigi_tasks.board.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from luigi_tasks.board.access import Access
     from luigi_tasks.board.rollout_reading import RolloutReader
     from luigi_tasks.fleet.view import FleetView
     from luigi_tasks.settings.values import PipelineSettings
 
 T = TypeVar("T")
-
-_THREADS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,29 +37,27 @@ class Board:
 
     Attributes:
         settings: Settings of all sections.
-        rights: Who may do what.
-        clients: Where requests come from.
-        guard: What every request must fulfil.
+        access: Who may do what.
+        audit: History of what was done.
         streams: Pages that are open, and what is told to them.
         index: The newest snapshot and the registry, to be asked.
         watch: Looks at the bucket, and tells the pages what changed.
-        threads: Where what blocks is done: the store, SQLite, luigid.
         pictures: What decodes pictures; nothing else does.
         trials: Pictures that people try.
         luigid: Steps of the pipeline's runs.
+        pools: Threads for what blocks, by part of the board.
     """
 
     settings: PipelineSettings
-    rights: Rights
-    clients: Clients
-    guard: Guard
+    access: Access
+    audit: Audit
     streams: Streams
     index: Index
     watch: Watch
-    threads: concurrent.futures.ThreadPoolExecutor
     pictures: Pictures
     trials: Trials
     luigid: Luigid = dataclasses.field(default_factory=Luigid)
+    pools: dict[str, Pool] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def rollouts(self) -> RolloutReader:
@@ -102,9 +97,18 @@ class Board:
         """What is published, read once for all pages."""
         return ReleaseReader(self.settings)
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """Return what a function that blocks returns; it runs in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.threads, work)
+    async def in_thread(self, work: Callable[[], T], part: str = "the board", limit_s: float = 60.0) -> T:
+        """Return what a function that blocks returns; it runs in a thread.
+
+        Args:
+            work: The function.
+            part: Whose threads it takes: those of another part may all hang in a store that is away.
+            limit_s: Time to wait for it, seconds.
+        Raises: TransportError if it takes longer, or too many wait already.
+        """
+        if part not in self.pools:
+            self.pools[part] = Pool(part)
+        return await self.pools[part].run(work, limit_s)
 
 
 def open_board(settings: PipelineSettings) -> Board:
@@ -113,19 +117,14 @@ def open_board(settings: PipelineSettings) -> Board:
     Raises: SettingsError, DeviceError.
     """
     folder = Path(settings.board.state_dir).expanduser()
-    secret = read_secret(folder)
-    guard = Guard(settings.board, secret)
-    threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "board")
     streams, index, pictures = Streams(), Index(settings, folder), Pictures()
     return Board(
         settings=settings,
-        rights=Rights(settings.board),
-        clients=Clients(settings.board),
-        guard=guard,
+        access=open_access(settings.board, folder),
+        audit=Audit(folder, lambda act: tell_act(settings, act)),
         streams=streams,
         index=index,
         watch=Watch(settings, index, streams),
-        threads=threads,
         pictures=pictures,
-        trials=Trials(settings, folder / "releases", pictures, threads),
+        trials=Trials(settings, folder / "releases", pictures, Pool("try")),
     )

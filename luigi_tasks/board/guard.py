@@ -29,11 +29,6 @@ CSRF_FIELD, CSRF_HEADER = "csrf", "X-Board-Csrf"
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
-def is_of_browser(headers: HTTPHeaders) -> bool:
-    """Whether a browser may have sent a request: one says where from, or brings what it remembers."""
-    return any(name in headers for name in ("Sec-Fetch-Site", "Origin", "Referer", "Cookie"))
-
-
 class Refusal(tornado.web.HTTPError):
     """A request that is refused, with the reason and the way out.
 
@@ -81,13 +76,14 @@ class Guard:
                 )
                 raise Refusal(421, text)
 
-    def check_origin(self, request: HTTPServerRequest, client: Client, *, has_bearer: bool) -> None:
+    def check_origin(self, request: HTTPServerRequest, client: Client, *, is_program: bool) -> None:
         """Refuse a change that no page of this board sent.
 
         Args:
             request: The request.
             client: Who sends it.
-            has_bearer: Whether it brings a token as `Authorization: Bearer`, as no foreign page can.
+            is_program: Whether it may come without saying where from: it brings a token of its own, as no
+                foreign page can, or changes nothing.
 
         Raises: Refusal.
         """
@@ -100,7 +96,7 @@ class Guard:
         elif origin:
             is_own = origin_of(origin) in own
         else:
-            is_own = has_bearer
+            is_own = is_program
         if is_own:
             return
         if not (site or origin):

@@ -14,8 +14,13 @@ import tornado.web
 
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.text import one_line
+from edge_client.contract.times import utc_now
+from luigi_tasks.board.audit import DONE, Act, short
 from luigi_tasks.board.board import Board  # noqa: TC001 - Tornado's `initialize`
-from luigi_tasks.board.guard import CSRF_FIELD, CSRF_HEADER, SAFE_METHODS, Refusal, is_of_browser
+from luigi_tasks.board.guard import CSRF_FIELD, CSRF_HEADER, SAFE_METHODS, Refusal
+from luigi_tasks.board.kept_form import kept_form
+from luigi_tasks.board.people import TOKEN
+from luigi_tasks.board.pools import ACT_S, READ_S
 from luigi_tasks.board.rights import OPERATOR, VIEWER, Person
 from luigi_tasks.board.templating import render
 
@@ -32,6 +37,8 @@ HTML, JSON = "text/html; charset=utf-8", "application/json"
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -49,17 +56,23 @@ class Page(tornado.web.RequestHandler):
     Attributes:
         needs: Role that a method needs.
         section: Address of the page in the navigation that the handler belongs to, such as `rollouts`.
-        changes: Whether a POST changes something: then a page of the board, or a token, must have sent it.
+        part: Whose threads it takes where not those of its section.
+        changes: Whether what is posted changes something; else it needs no token in the form.
+        body_bytes: Largest body that is read. A handler that reads its body itself
+            (`tornado.web.stream_request_body`) limits it itself.
     """
 
     needs: ClassVar[dict[str, str]] = {"GET": VIEWER, "HEAD": VIEWER, "POST": OPERATOR}
     section: ClassVar[str] = ""
+    part: ClassVar[str] = ""
     changes: ClassVar[bool] = True
+    body_bytes: ClassVar[int] = 256 << 10
     board: Board
 
     def initialize(self, board: Board) -> None:
         """Take the board."""
         self.board = board
+        self._is_audited = False
 
     def set_default_headers(self) -> None:
         """Let browsers load nothing from elsewhere, guess no types and keep nothing."""
@@ -69,24 +82,33 @@ class Page(tornado.web.RequestHandler):
 
     def prepare(self) -> None:
         """Refuse what is not for this board, what no page of it sent, and who has no right."""
-        self.board.guard.check_host(self.request, self.client)
-        has_bearer = self.request.headers.get("Authorization", "").startswith("Bearer ")
-        if self.changes or is_of_browser(self.request.headers):
-            self.board.guard.check_origin(self.request, self.client, has_bearer=has_bearer)
-        self.check_right()
-        if self.changes and self.request.method not in SAFE_METHODS and not has_bearer:
+        access = self.board.access
+        access.check(
+            self.request,
+            self.client,
+            self.person,
+            self.role_for(self.request.method or ""),
+            changes=self.changes,
+        )
+        if self.request.method not in SAFE_METHODS and self.changes and self.person.by != TOKEN:
             given = self.request.headers.get(CSRF_HEADER) or self.get_body_argument(CSRF_FIELD, "")
-            self.board.guard.check_csrf(self.person.identity, given)
+            access.guard.check_csrf(self.person.identity, given)
+
+    async def head(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - of the address
+        """Answer as to GET; Tornado leaves the body away."""
+        done = self.get(*args, **kwargs)
+        if done is not None:
+            await done
 
     @functools.cached_property
     def client(self) -> Client:
         """Where the request comes from."""
-        return self.board.clients.of(self.request)
+        return self.board.access.clients.of(self.request)
 
     @functools.cached_property
     def person(self) -> Person:
         """Who sends the request."""
-        return self.board.rights.person(self.request)
+        return self.board.access.people.of(self.request, self.client)
 
     @property
     def wants_json(self) -> bool:
@@ -94,15 +116,74 @@ class Page(tornado.web.RequestHandler):
         accept = self.request.headers.get("Accept", "")
         return JSON in accept and "text/html" not in accept
 
-    def check_right(self) -> None:
-        """Refuse who has not the role that the method needs; raises HTTPError."""
-        role = self.needs.get(self.request.method or "", OPERATOR)
-        if not self.person.may(role):
-            raise Refusal(403, f"this needs the role {role}; yours is {self.person.role}", needs=role)
+    @classmethod
+    def role_for(cls, method: str) -> str:
+        """Return the role that a method needs."""
+        return cls.needs.get(method, OPERATOR)
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """Return what a function that blocks returns."""
-        return await self.board.in_thread(work)
+    def audit(self, what: str, why: str = "", result: str = DONE, **facts: object) -> None:
+        """Write an act of this request's person into the history; it never blocks and never fails.
+
+        Args:
+            what: The act. What begins with `board.`, such as `board.labelled`, is told as an event too.
+            why: Reason that the person gave.
+            result: `done`, or how it failed.
+            facts: What it was done to, by name.
+        """
+        self._is_audited = True
+        act = Act(
+            at=utc_now(),
+            who=short(self.person.name),
+            role=self.person.role,
+            by=self.person.by,
+            address=self.client.address,
+            what=what,
+            why=short(why),
+            result=short(result),
+            facts={name: short(value) for name, value in facts.items()},
+        )
+        self.board.audit.add(act)
+
+    def on_finish(self) -> None:
+        """Write a change that its handler did not write itself, and what was refused to a known person."""
+        if self.request.method in SAFE_METHODS or not self.changes or self._is_audited:
+            return
+        if self.person.name:
+            status = self.get_status()
+            result = DONE if status < 400 else f"refused: {status} {http.HTTPStatus(status).phrase}"
+            self.audit(f"{self.request.method} {self.below}", result=result)
+
+    async def in_thread(self, work: Callable[[], T], limit_s: float = 0.0) -> T:
+        """Return what a function that blocks returns; it runs in a thread of this part of the board.
+
+        Args:
+            work: The function.
+            limit_s: Time to wait for it; 0: some seconds to read, a minute to change something.
+        Raises: TransportError if it takes longer.
+        """
+        usual = READ_S if self.request.method in SAFE_METHODS else ACT_S
+        return await self.board.in_thread(work, self.part or self.section or "the fleet", limit_s or usual)
+
+    @property
+    def below(self) -> str:
+        """Address of the request below the board, as it stands in it."""
+        path = self.request.path
+        return (
+            path.removeprefix(self.board.prefix) if path.startswith(self.board.prefix) else path.lstrip("/")
+        )
+
+    def go(self, address: str, model: object = None) -> None:
+        """Answer an act: a browser goes to a page (303), a program gets what came of it as JSON.
+
+        Args:
+            address: Page below the board, names percent-encoded.
+            model: JSON for a program.
+        """
+        if self.wants_json:
+            self.set_header("Content-Type", JSON)
+            self.finish(msgspec.json.encode({"done": True} if model is None else model))
+        else:
+            self.redirect(self.path(address), status=303)
 
     def path(self, address: str = "") -> str:
         """Return a path for the browser.
@@ -133,15 +214,46 @@ class Page(tornado.web.RequestHandler):
         text = http.HTTPStatus(status_code).phrase
         if isinstance(error, EdgeError):
             self.set_error_status(error)
+            status_code = self.get_status()
             text = one_line(str(error))
         elif isinstance(error, Refusal):
             text = error.text
         elif isinstance(error, tornado.web.HTTPError) and error.reason:
-            text = error.reason
-        model = {"error": text, "status": self.get_status()}
-        if isinstance(error, Refusal) and error.needs:
-            model |= {"needs": error.needs, "role": self.person.role, "sign_in": self.path("sign-in")}
-        self.answer("error.html", model)
+            text = one_line(error.reason)
+        self.set_status(status_code)  # the reason, which may be anything, is no part of the status line
+        if isinstance(error, Refusal):
+            self._refuse(error)
+        else:
+            self.answer("error.html", {"error": text, "status": status_code})
+
+    @property
+    def _here(self) -> str:
+        """Path of this page for the browser, with its query."""
+        return self.path(self.below) + (f"?{self.request.query}" if self.request.query else "")
+
+    def _refuse(self, error: Refusal) -> None:
+        """Answer a refusal; who may lack a role can sign in right there, and send the form again."""
+        model: dict[str, Any] = {"error": error.text, "status": error.status_code}
+        if error.retry_s:
+            self.set_header("Retry-After", str(math.ceil(error.retry_s)))
+        if error.status_code == http.HTTPStatus.UNAUTHORIZED:
+            self.set_header("WWW-Authenticate", "Bearer")
+        if not error.needs:
+            return self.answer("error.html", model)
+        model |= {"needs": error.needs, "role": self.person.role, "sign_in": self.path("sign-in")}
+        is_read = self.request.method in SAFE_METHODS
+        here = self._here
+        kept = "" if is_read else kept_form(self.request.body_arguments)
+        # A link of another site brings no cookie (SameSite=Strict); the page that loads itself again does.
+        again = is_read and self.request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}
+        return self.answer(
+            "refused.html",
+            model,
+            next=here if is_read else "",
+            act="" if is_read else here,
+            form=kept,
+            loads_again=again,
+        )
 
     def set_error_status(self, error: EdgeError) -> None:
         """Set the status of an explained error, and when to ask again where that is known."""
@@ -156,13 +268,18 @@ class Page(tornado.web.RequestHandler):
         else:
             super().log_exception(typ, value, tb)
 
+    def forget_cookie(self) -> None:
+        """Let the browser forget that it was signed in."""
+        self.clear_cookie(self.board.access.cookie, path=self.board.prefix)
+
     def _common(self) -> dict[str, Any]:
-        csrf = self.board.guard.csrf_token(self.person.identity)
+        csrf = self.board.access.guard.csrf_token(self.person.identity)
         return {
             "path": self.path,
             "static": self.static_url,
             "person": self.person,
             "section": self.section,
+            "here": self._here,
             "csrf": csrf,
             "csrf_field": _CSRF_INPUT.format(CSRF_FIELD, csrf),
             "versions": self.board.streams.versions,
@@ -175,5 +292,5 @@ class NotFound(Page):
 
     def prepare(self) -> None:
         """Say so."""
-        self.board.guard.check_host(self.request, self.client)
+        self.board.access.guard.check_host(self.request, self.client)
         raise tornado.web.HTTPError(404, reason="no such page")

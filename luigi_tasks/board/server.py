@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import signal
-import socket
 from typing import TYPE_CHECKING
 
 import tornado.httpserver
@@ -14,14 +14,20 @@ import tornado.netutil
 from edge_client.contract.errors import SettingsError
 from luigi_tasks.board.application import make_application
 from luigi_tasks.board.pipeline_watch import watch_pipeline
+from luigi_tasks.board.rights import NOBODY
 
 if TYPE_CHECKING:
+    import socket
+
     from luigi_tasks.board.board import Board
 
 logger = logging.getLogger("edge-fleet")
 
-# Largest request; a page that takes pictures says so itself.
-_BODY_BYTES = 16 << 20
+_HEADER_BYTES = 16 << 10
+# A connection may be quiet, or send its headers, for so long; a body takes at most so long. A handler for
+# what is large gives itself more.
+_QUIET_S, _BODY_S = 75.0, 30.0
+_ACCESS_LOGS = ("tornado.access", "tornado.general")
 
 
 async def serve(board: Board) -> None:
@@ -31,13 +37,16 @@ async def serve(board: Board) -> None:
     """
     sockets = _bind(board.settings.board.host, board.settings.board.port)
     server = tornado.httpserver.HTTPServer(
-        make_application(board), max_body_size=_BODY_BYTES, max_header_size=65536
+        make_application(board),
+        max_body_size=0,
+        max_header_size=_HEADER_BYTES,
+        idle_connection_timeout=_QUIET_S,
+        body_timeout=_BODY_S,
     )
+    for name in _ACCESS_LOGS:  # what somebody else sends wrongly is no warning of ours
+        logging.getLogger(name).setLevel(logging.ERROR)
     server.add_sockets(sockets)
-    host, port = sockets[0].getsockname()[:2]
-    name = f"[{host}]" if ":" in host else host
-    named = f"; for browsers {board.settings.board.url}" if board.settings.board.url else ""
-    logger.info("Board: http://%s:%d%s%s", name, port, board.prefix, named)
+    _say_where(board, sockets)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -49,12 +58,34 @@ async def serve(board: Board) -> None:
     server.stop()
     board.watch.close()
     board.pictures.close()
-    board.threads.shutdown(wait=False, cancel_futures=True)
+    board.audit.close()
+
+
+def _say_where(board: Board, sockets: list[socket.socket]) -> None:
+    host, port = sockets[0].getsockname()[:2]
+    settings = board.settings.board
+    shown = f"[{host}]" if ":" in host else host
+    named = f"; for browsers {settings.url}" if settings.url else ""
+    logger.info("Board: http://%s:%d%s%s", shown, port, board.prefix, named)
+    if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        return
+    if settings.anonymous != NOBODY:
+        logger.warning(
+            "[board] anonymous = %s and host = %s: everybody who reaches port %d may read the board and see "
+            "pictures of the cameras; set anonymous = none, or host = 127.0.0.1 and a proxy before it",
+            settings.anonymous,
+            settings.host,
+            port,
+        )
+    if not settings.url.startswith("https://"):
+        logger.warning("tokens cross the network in the clear: put a proxy with TLS before (docs/board.md)")
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that listen; with a name of several addresses and port 0, all have the same port."""
     try:
-        return tornado.netutil.bind_sockets(port, host)
-    except (OSError, socket.gaierror) as e:
-        msg = f"[board] host {host!r}, port {port}: cannot be listened at: {e}; give --host and --port"
+        return tornado.netutil.bind_sockets(port, host.strip("[]"))
+    except (OSError, UnicodeError) as e:
+        said = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+        msg = f"[board] host {host!r}, port {port}: cannot be listened at: {said}; give --host and --port"
         raise SettingsError(msg) from e

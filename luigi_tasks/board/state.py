@@ -13,7 +13,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError
-from edge_client.disk import disk_errors, write_durably
+from edge_client.disk import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,15 +28,23 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises: DeviceError.
     """
-    with disk_errors(folder):
+    try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _as_owner(folder), disk_errors(folder):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        with _as_owner(folder):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(descriptor)
+    except (OSError, DeviceError) as e:
+        cause = e if isinstance(e, OSError) else e.__cause__
+        said = cause.strerror if isinstance(cause, OSError) else str(e)
+        msg = (
+            f"[board] state_dir {folder}: {said}; it needs a folder on a local disk with free space that the "
+            "board's user may write"
+        )
+        raise DeviceError(msg) from e
 
 
 def read_secret(folder: Path) -> bytes:
@@ -66,7 +74,7 @@ def _as_owner(folder: Path) -> Iterator[None]:
         os.setegid(owner.st_gid)
         os.seteuid(owner.st_uid)
     except OSError as e:
-        msg = f"{folder}: belongs to user {owner.st_uid}, whom root cannot become here: run it as that user"
+        msg = f"belongs to user {owner.st_uid}, whom root cannot become here: run it as that user"
         raise DeviceError(msg) from e
     try:
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.util
 from typing import TYPE_CHECKING, TypeVar
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from edge_client.contract.errors import DeviceError, InputError, SettingsError
 from edge_client.contract.picture_file import MAX_FILE_BYTES
 from edge_client.contract.text import excerpt
+from luigi_tasks.board.pools import READ_S
 from luigi_tasks.board.published import PublishedReleases
 from luigi_tasks.board.release_folders import ReleaseFolders
 from luigi_tasks.board.trial import (
@@ -25,13 +25,13 @@ from luigi_tasks.board.trial import (
 from luigi_tasks.board.upload import Uploads
 
 if TYPE_CHECKING:
-    import concurrent.futures
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from edge_client.contract.release import ReleaseDocument
     from luigi_tasks.board.picture_orders import PictureReply, ReleaseFolder
     from luigi_tasks.board.pictures import PictureMemory, Pictures
+    from luigi_tasks.board.pools import Pool
     from luigi_tasks.board.trial import Choice
     from luigi_tasks.board.upload import FormFile
     from luigi_tasks.settings.values import PipelineSettings
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 _RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 _THUMBNAIL_SIDE = 480
+# A release that nobody tried yet is downloaded first.
+_DOWNLOAD_S = 60.0
 
 
 class Trials:
@@ -58,7 +60,7 @@ class Trials:
         settings: PipelineSettings,
         folder: Path,
         pictures: Pictures,
-        threads: concurrent.futures.ThreadPoolExecutor,
+        threads: Pool,
     ) -> None:
         """Read nothing yet.
 
@@ -82,7 +84,7 @@ class Trials:
         """
         runtime = any(importlib.util.find_spec(name) is not None for name in _RUNTIMES)
         try:
-            return await self._in_thread(lambda: self._read_model(runtime=runtime))
+            return await self._in_thread(lambda: self._read_model(runtime=runtime), READ_S)
         except SettingsError as e:
             return TryModel(self._channel, problem=str(e), runtime=runtime, limit_bytes=MAX_FILE_BYTES)
 
@@ -152,5 +154,5 @@ class Trials:
             releases=tuple(folder for _, _, folder in asked),
         )
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _in_thread(self, work: Callable[[], T], limit_s: float = _DOWNLOAD_S) -> T:
+        return await self._threads.run(work, limit_s)

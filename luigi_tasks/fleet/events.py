@@ -155,6 +155,19 @@ def tell_gate(settings: PipelineSettings, repository: ReleaseRepository, event: 
         return [_warn(f"event {event.type}: {e}")]
 
 
+def tell_once(settings: PipelineSettings, event: FleetEvent) -> list[str]:
+    """Tell of something that no signed document remembers; return in words who did not take it.
+
+    What is not taken is not told again.
+    """
+    try:
+        receivers = _open_receivers(settings, None)
+    except EdgeError as e:
+        return [_warn(f"event {event.type}: {e}")]
+    _, faults = _deliver(receivers, {one.name: [event] for one in receivers})
+    return [_warn(text) for text in faults.values()]
+
+
 def gate_event(settings: PipelineSettings, release: str, words: str, *, is_refused: bool) -> FleetEvent:
     """Return the event of a candidate that the gate refused, or held for want of evidence.
 

@@ -11,6 +11,7 @@ from edge_client.contract.broker_tls import find_broker_faults
 from edge_client.contract.errors import InputError, SettingsError
 from edge_client.contract.file_urls import folder_of_url, is_file_url
 from edge_client.contract.names import check_name
+from luigi_tasks.settings.board_faults import find_board_faults
 from luigi_tasks.settings.rollout import find_rollout_faults
 from luigi_tasks.settings.urls import split_bucket_url
 from luigi_tasks.settings.values import IMAGENET_WIDTHS, SCHEMES, PipelineSettings, split_names
@@ -69,6 +70,7 @@ RANGES: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
     ("fleet", "max_reports_per_min", lambda value: value >= 1, "at least 1"),
     ("board", "port", lambda value: 0 <= value <= 65535, "0 to 65535"),
     ("board", "look_s", lambda value: 0.1 <= value <= 3600, "0.1 to 3600"),
+    ("board", "session_h", lambda value: 0 < value <= 720, "above 0, at most 720"),
     ("fleet", "max_unknown_devices", lambda value: value >= 0, "0 or more"),
     ("trust", "keep_releases", lambda value: value >= 2, "at least 2"),
 )
@@ -89,6 +91,7 @@ def find_faults(settings: PipelineSettings) -> list[str]:
         *_find_endpoint_faults(settings.store),
         *(f"[broker] {fault}" for fault in find_broker_faults(settings.broker)),
         *_find_unsafe_names(settings),
+        *find_board_faults(settings.board),
         *find_rollout_faults(settings.rollout, settings.release.share_percent),
     ]
 

@@ -89,6 +89,6 @@ FOREIGN = {
 
 @pytest.mark.parametrize("said", FOREIGN.values(), ids=FOREIGN)
 def test_a_change_that_no_page_of_the_board_sent_is_refused(shared, said):
-    answer = ask(shared, "POST", "/fleet/try", {**JSON, **said}, b"csrf=")
+    answer = ask(shared, "POST", "/fleet/sign-out", {**JSON, **said}, b"csrf=")
     assert answer.status == 403
     assert "not of this board" in answer.error or "Bearer" in answer.error

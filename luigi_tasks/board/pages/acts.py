@@ -1,0 +1,46 @@
+"""The page *History*: what people did on this board, newest first."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from edge_client.contract.times import parse_time
+from luigi_tasks.board.audit import Act  # noqa: TC001 - msgspec reads the type
+from luigi_tasks.board.page import Page
+from luigi_tasks.board.rights import OPERATOR
+
+_USUAL, _MOST = 200, 2000
+
+
+class History(msgspec.Struct, frozen=True):
+    """What the page shows.
+
+    Attributes:
+        acts: Acts, newest first.
+        is_all: Whether there are no older ones.
+    """
+
+    acts: tuple[Act, ...]
+    is_all: bool
+
+
+class HistoryPage(Page):
+    """The last acts."""
+
+    section = "audit"
+    needs: ClassVar[dict[str, str]] = {"GET": OPERATOR, "HEAD": OPERATOR}
+
+    async def get(self) -> None:
+        """Show them."""
+        wanted = self.get_query_argument("acts", "")
+        number = (
+            min(int(wanted), _MOST) if wanted.isascii() and wanted.isdigit() and len(wanted) < 9 else _USUAL
+        )
+        acts = await self.in_thread(lambda: self.board.audit.last(number + 1))
+        shown = History(acts[:number], len(acts) <= number)
+        self.answer("audit.html", shown, seconds=lambda at: parse_time(at).timestamp())
+
+
+HANDLERS = ((r"audit", HistoryPage),)
