@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # A matrix of more classes is too large to read: it shows those that are confused most, and the rest as one.
 MATRIX_CLASSES = 30
-CONFUSIONS = 25
+CONFUSIONS = 12
 # Shades of a cell, see `releases.css`.
 SHADES = 8
 
@@ -110,10 +110,7 @@ def build_matrix(measured: Measurement) -> Matrix | None:
         return None
     shown = list(range(len(labels)))
     if len(labels) > MATRIX_CLASSES:
-        missed = [sum(row) - row[number] for number, row in enumerate(counts)]
-        taken = [sum(row[number] for row in counts) - counts[number][number] for number in shown]
-        shown.sort(key=lambda number: (-missed[number] - taken[number], number))
-        shown = sorted(shown[: MATRIX_CLASSES - 1])
+        shown = _most_confused(counts, MATRIX_CLASSES - 1)
     rest = sorted(set(range(len(labels))) - set(shown))
     rows = [_row(labels[number], [counts[number]], shown, rest, place) for place, number in enumerate(shown)]
     if rest:
@@ -125,6 +122,24 @@ def build_matrix(measured: Measurement) -> Matrix | None:
         _confusions(measured),
         measured.pictures,
     )
+
+
+def _most_confused(counts: Sequence[Sequence[int]], at_most: int) -> list[int]:
+    """Return the numbers of the classes of the most frequent confusions, both classes of each."""
+    cells = [
+        (-count, truth, answer)
+        for truth, row in enumerate(counts)
+        for answer, count in enumerate(row)
+        if count and truth != answer
+    ]
+    found: set[int] = set()
+    for _, *pair in sorted(cells):
+        if len(found.union(pair)) <= at_most:
+            found.update(pair)
+    missing = (number for number in range(len(counts)) if number not in found)
+    while len(found) < at_most:
+        found.add(next(missing))
+    return sorted(found)
 
 
 def _row(
@@ -148,7 +163,9 @@ def _confusions(measured: Measurement) -> tuple[Confusion, ...]:
         for answer, count in zip(measured.labels, counts, strict=True)
         if count and truth != answer
     ]
-    return tuple(sorted(found, key=lambda one: (-one.count, one.truth, one.answer))[:CONFUSIONS])
+    return tuple(
+        sorted(found, key=lambda one: (-one.count, one.pictures, one.truth, one.answer))[:CONFUSIONS]
+    )
 
 
 def list_labels(document: ReleaseDocument, evaluation: Evaluation | None) -> tuple[LabelRow, ...]:

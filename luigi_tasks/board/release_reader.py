@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from edge_client.contract.errors import EdgeError, SettingsError, TransportError
+from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError
 from edge_client.contract.names import GATE_FILE, RELEASE_FILE, release_target
 from luigi_tasks.board.released import GateFigures, Kept, Published
 from luigi_tasks.board.rollout_log import RolloutLog
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from edge_client.contract.release import ReleaseDocument
+    from luigi_tasks.release.kept_snapshot import SnapshotChange
     from luigi_tasks.release.published import RepositoryState
+    from luigi_tasks.release.verify import Proof
     from luigi_tasks.settings.values import PipelineSettings
 
 T = TypeVar("T")
@@ -37,6 +39,9 @@ _GONE_S = 600.0
 # Statements of more pictures than some 200,000 are left to `edge-keys verify`.
 _PROOF_BYTES = 4 << 20
 _KEPT_RELEASES = 16
+_CHANGES = 64
+# Files of a release that a viewer may have read at a click; a ResNet50 in float has 100 MB.
+_FILES_BYTES = 64 << 20
 
 
 class ReleaseReader:
@@ -51,6 +56,8 @@ class ReleaseReader:
         self._lock = threading.Lock()
         self._documents: dict[str, ReleaseDocument] = {}
         self._gates: dict[str, tuple[float, GateFigures]] = {}
+        self._busy = threading.Lock()
+        self._changes: dict[tuple[str, str], SnapshotChange] = {}
         self._kept: dict[tuple[str, ...], tuple[float, Kept]] = {}
         self._known: tuple[float, str, Published] | None = None
 
@@ -93,6 +100,53 @@ class ReleaseReader:
             while len(self._kept) > _KEPT_RELEASES:
                 self._kept.pop(next(iter(self._kept)), None)
         return known
+
+    def compare_pictures(
+        self, published: Published, releases: tuple[str, str]
+    ) -> tuple[SnapshotChange | None, str]:
+        """Return what differs in the pictures of two releases, or why that is not known."""
+        from luigi_tasks.release.kept_snapshot import compare_snapshots  # noqa: PLC0415 - imports python-tuf
+
+        snapshots = []
+        for release in releases:
+            kept = self.kept(published, release)
+            if kept.snapshot is None:
+                return None, f"{release}: {kept.snapshot_missing}"
+            snapshots.append((release, kept.snapshot))
+        first, second = snapshots
+        name = (first[1].digest, second[1].digest)
+        with self._busy:  # two lists of pictures in memory at a time are enough
+            if name not in self._changes:
+                try:
+                    self._changes[name] = compare_snapshots(apart(published.state), first, second)
+                except EdgeError as e:
+                    return None, str(e)
+            while len(self._changes) > _CHANGES:
+                self._changes.pop(next(iter(self._changes)))
+            return self._changes[name], ""
+
+    def prove(self, published: Published, release: str) -> Proof:
+        """Read every file of a release and verify it, and each statement.
+
+        Raises: InputError if its files are too large for a page; TransportError while another release is
+            verified; as `verify_release`.
+        """
+        from luigi_tasks.release.verify import verify_release  # noqa: PLC0415 - imports python-tuf
+
+        folder = f"releases/{release}/"
+        total = sum(one.length for path, one in published.state.files.items() if path.startswith(folder))
+        if total > _FILES_BYTES:
+            msg = (
+                f"release {release}: {total / 1e6:.0f} MB are too much for a page: edge-keys verify {release}"
+            )
+            raise InputError(msg)
+        if not self._busy.acquire(blocking=False):
+            msg = "another release is being verified; load this page again in a moment"
+            raise TransportError(msg)
+        try:
+            return verify_release(apart(published.state), release)
+        finally:
+            self._busy.release()
 
     def _read_kept(self, published: Published, release: str, parts: _Parts) -> Kept:
         from luigi_tasks.evidence.release import EVIDENCE_FILE  # noqa: PLC0415 - imports python-tuf

@@ -115,6 +115,7 @@ class ReleaseList:
         lowest: Where the scale of the chart begins, below all of it.
         names: All releases, newest first.
         channels: Channels that are published.
+        waiting: Releases that wait for the end of a rollout, by channel; they are signed after it.
         where: Address of the store.
         notes: What could not be read, and what is missing.
     """
@@ -130,6 +131,7 @@ class ReleaseList:
     lowest: float
     names: tuple[str, ...]
     channels: tuple[str, ...]
+    waiting: Mapping[str, str]
     where: str
     notes: tuple[str, ...]
 
@@ -188,6 +190,11 @@ def list_releases(
         lowest=max(0.0, math.floor(10 * min((one.low or one.accuracy for one in chart), default=1.0)) / 10),
         names=tuple(reversed(published.order)),
         channels=tuple(published.pointers),
+        waiting={
+            channel: one.queued
+            for channel, one in published.log.current.items()
+            if one.queued and not published.has(one.queued)
+        },
         where=published.state.store.url(""),
         notes=published.notes,
     )

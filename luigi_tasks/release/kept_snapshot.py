@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from luigi_tasks.release.published import RepositoryState
     from luigi_tasks.release.verify import Proof
 
-# 200,000 pictures; of more, a page that compares two lists would be long in coming.
-PICTURES_LIMIT_BYTES = 48 << 20
+# Some 70,000 pictures; of more, a page that compares two lists would be long in coming.
+PICTURES_LIMIT_BYTES = 16 << 20
 _SUMMARY_BYTES = 16 << 20
 _PICTURES_FILE = "pictures.json"
 

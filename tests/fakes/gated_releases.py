@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
+from edge_client.contract.names import GATE_FILE
 from edge_client.contract.preprocessing import PREPROCESSING_ID
 from edge_client.contract.release import Normalization, OperatingPoint, Preprocessing, release_id
 from luigi_tasks import artifacts, steps
@@ -18,6 +20,8 @@ from luigi_tasks.dataset.records import HOLDOUT, TRAIN, Picture, Snapshot
 from luigi_tasks.evidence.records import StoredDocument
 from luigi_tasks.evidence.release import Evidence
 from luigi_tasks.quantization.records import CalibrationSet, Candidate, CandidateRecord, QuantizationRecord
+from luigi_tasks.release import publication
+from luigi_tasks.release.contents import build_release
 from luigi_tasks.workspace import open_workspace
 from tests.fakes.heads import head_with
 from tests.fakes.tiny_model import TINY_LABELS, plain_picture, tiny_model
@@ -50,7 +54,15 @@ class GatedReleases:
         self.labels = tuple(labels)
 
     def publish(
-        self, number: int, mistakes: int = 2, pictures: int = 30, *, epochs: int = 20, has_tasks: bool = True
+        self,
+        number: int,
+        mistakes: int = 2,
+        pictures: int = 30,
+        *,
+        epochs: int = 20,
+        has_tasks: bool = True,
+        is_old: bool = False,
+        channel: str = "stable",
     ) -> str:
         """Judge a candidate and publish it; return its id.
 
@@ -60,9 +72,13 @@ class GatedReleases:
             pictures: Hold-out pictures of each label; as many, and `number` more, were learned from.
             epochs: `[training] epochs`, which is all that differs in the settings.
             has_tasks: Whether the tasks made it, which sign a statement about each step.
+            channel: Channel that it is published on.
+            is_old: Whether it is published as by versions before the gate's record was a file of a release.
         """
         training = dataclasses.replace(self.settings.training, epochs=epochs)
-        workspace = open_workspace(dataclasses.replace(self.settings, training=training), f"listing-{number}")
+        release = dataclasses.replace(self.settings.release, channel=channel)
+        settings = dataclasses.replace(self.settings, training=training, release=release)
+        workspace = open_workspace(settings, f"listing-{number}")
         workspace.pixel_loader = lambda *_: load_plain  # type: ignore[method-assign]
         snapshot, candidate = self._snapshot(number, mistakes, pictures), self._candidate(number)
         held = snapshot.split(HOLDOUT)
@@ -82,7 +98,10 @@ class GatedReleases:
             artifacts.save_candidate(made, candidate)
             artifacts.save_evaluation(judged, evaluated)
             evidence = Evidence(ledger, [made.key, judged.key])
-        steps.publish_release(workspace, candidate, evaluated, snapshot, evidence=evidence)
+        with pytest.MonkeyPatch.context() as patch:
+            if is_old:
+                patch.setattr(publication, "build_release", build_old_release)
+            steps.publish_release(workspace, candidate, evaluated, snapshot, evidence=evidence)
         self.last: Evaluation = evaluated.record
         return candidate.record.release
 
@@ -123,6 +142,12 @@ class GatedReleases:
                     rows.append(Picture(path=name, sha256=digest, label=label, split=split))
         rows.sort(key=lambda one: one.sha256)
         return Snapshot(digest=f"snapshot-{number}", labels=tuple(sorted(self.labels)), pictures=tuple(rows))
+
+
+def build_old_release(*arguments: Any) -> dict[str, bytes]:
+    """Return the files of a release as versions before `gate.json` made them."""
+    files = build_release(*arguments)
+    return {path: data for path, data in files.items() if not path.endswith(f"/{GATE_FILE}")}
 
 
 def load_plain(pictures: Sequence[Picture], height: int, width: int) -> NDArray[np.uint8]:

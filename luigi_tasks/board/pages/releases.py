@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import tornado.web
 
-from edge_client.contract.errors import EdgeError, InputError
+from edge_client.contract.errors import InputError
 from edge_client.contract.names import release_target
 from luigi_tasks.board.page import Page
 from luigi_tasks.board.release_facts import ACTS, describe_release
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from luigi_tasks.board.release_reader import ReleaseReader
     from luigi_tasks.board.release_rows import ReleaseList
     from luigi_tasks.board.released import Published
-    from luigi_tasks.release.kept_snapshot import SnapshotChange
 
 # A page made by the gate: no script, nothing from elsewhere, and no part of the board's origin.
 REPORT_POLICY = (
@@ -127,26 +126,10 @@ class BesidePage(ReleaseBase):
             if not published.has(second):
                 self.refuse()
             kept = self.reader.kept(published, first), self.reader.kept(published, second)
-            pictures = self._compare_pictures(published, (first, second))
+            pictures = self.reader.compare_pictures(published, (first, second))
             return compare_releases(published, (first, second), kept, pictures, self.devices())
 
         self.show("releases_beside.html", await self.in_thread(read))
-
-    def _compare_pictures(
-        self, published: Published, releases: tuple[str, str]
-    ) -> tuple[SnapshotChange | None, str]:
-        from luigi_tasks.release.kept_snapshot import compare_snapshots  # noqa: PLC0415 - imports python-tuf
-
-        snapshots = []
-        for release in releases:
-            kept = self.reader.kept(published, release)
-            if kept.snapshot is None:
-                return None, f"{release}: {kept.snapshot_missing}"
-            snapshots.append((release, kept.snapshot))
-        try:
-            return compare_snapshots(apart(published.state), snapshots[0], snapshots[1]), ""
-        except EdgeError as e:
-            return None, str(e)
 
 
 class ReportPage(ReleaseBase):
@@ -173,12 +156,8 @@ class ProofPage(ReleaseBase):
 
     async def get(self, release: str) -> None:
         """Verify it."""
-        from luigi_tasks.release.verify import verify_release  # noqa: PLC0415 - imports python-tuf
-
-        def read() -> object:
-            return verify_release(apart(self.find(release).state), release)
-
-        self.show("release_proof.html", await self.in_thread(read))
+        proof = await self.in_thread(lambda: self.reader.prove(self.find(release), release))
+        self.show("release_proof.html", proof)
 
 
 class SelfTestPicture(ReleaseBase):
