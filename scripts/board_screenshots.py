@@ -23,7 +23,13 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "scripts")]
 
 from playwright.sync_api import sync_playwright  # noqa: E402
 
-from tests.fakes.board_fleet import HOSTILE_WORDS, BoardFleet, Words, write_board_settings  # noqa: E402
+from tests.fakes.board_fleet import (  # noqa: E402
+    HOSTILE_WORDS,
+    MAIN_PAGES,
+    BoardFleet,
+    Words,
+    write_board_settings,
+)
 from tests.fakes.running_board import RunningBoard  # noqa: E402
 from tests.fakes.tiny_model import plain_picture  # noqa: E402
 from tests.fakes.tiny_release import png  # noqa: E402
@@ -67,13 +73,13 @@ def main() -> int:
         fleet = BoardFleet(folder / "fleet", words=HOSTILE_WORDS if options.hostile else Words())
         fleet.live_a_day()
         board = stack.enter_context(RunningBoard(write_board_settings(fleet, folder / "board.cfg")))
-        places = [(name, board.url + path) for name, path in pages_of(fleet).items()]
+        places = [(name, board.url + path) for name, path in fleet.pages().items()]
         if not options.only or "empty" in options.only:
             bare = BoardFleet(folder / "bare", 0)
             shutil.rmtree(bare.bucket)
             bare.bucket.mkdir()
             empty = stack.enter_context(RunningBoard(write_board_settings(bare, folder / "empty.cfg")))
-            places += [(f"empty-{name}", empty.url + path) for name, path in MAIN.items()]
+            places += [(f"empty-{name}", empty.url + path) for name, path in MAIN_PAGES.items()]
         for name, address in places:
             if options.only in name:
                 faults += [
@@ -83,32 +89,6 @@ def main() -> int:
                 ]
     print(*faults, sep="\n", file=sys.stderr)
     return 1 if faults else 0
-
-
-MAIN = {
-    "fleet": "",
-    "rollouts": "rollouts",
-    "releases": "releases",
-    "label": "label",
-    "try": "try",
-    "pipeline": "pipeline",
-}
-
-
-def pages_of(fleet: BoardFleet) -> dict[str, str]:
-    """Return the address of each page by name."""
-    _, second, third = (one.release for one in fleet.releases)
-    rollout = fleet.machine().rollouts.current("stable")
-    name = rollout.document.rollout if rollout is not None else "none"
-    return {
-        **MAIN,
-        "device": f"devices/{fleet.words.device}",
-        "release": f"releases/{third}",
-        "releases-beside": f"releases/{second}/beside/{third}",
-        "rollout": f"rollouts/stable/{name}",
-        "rollout-channel": "rollouts/stable",
-        "nowhere": "nowhere",
-    }
 
 
 @contextlib.contextmanager

@@ -65,8 +65,8 @@ class StreamPage(Page):
             while self._may_still():
                 self.write(await _next_event(stream))
                 await self.flush()
-        except tornado.iostream.StreamClosedError:
-            pass
+        except (tornado.iostream.StreamClosedError, asyncio.CancelledError):
+            pass  # the page is closed, or the board ends
         finally:
             self.board.streams.close(stream)
 

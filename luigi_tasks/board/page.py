@@ -73,6 +73,8 @@ class Page(tornado.web.RequestHandler):
         """Take the board."""
         self.board = board
         self._is_audited = False
+        # Before anything is read: what changes meanwhile is then newer than what the page says that it shows.
+        self._versions = dict(board.streams.versions)
 
     def set_default_headers(self) -> None:
         """Let browsers load nothing from elsewhere, guess no types and keep nothing."""
@@ -282,7 +284,7 @@ class Page(tornado.web.RequestHandler):
             "here": self._here,
             "csrf": csrf,
             "csrf_field": _CSRF_INPUT.format(CSRF_FIELD, csrf),
-            "versions": self.board.streams.versions,
+            "versions": self._versions,
             "fleet": self.board.settings.broker.fleet,
         }
 

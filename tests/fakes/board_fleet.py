@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_client.contract.release import ReleaseDocument
+    from luigi_tasks.settings.values import PipelineSettings
 
 HOSTILE = (
     "\"><img src=x onerror=alert(1)>' {{7*7}} \u202egnp.exe\r\n\x1b[31m\x00\u200b&amp;"
@@ -47,6 +48,15 @@ HOSTILE = (
 # The longest names that a registry takes.
 LONG = "camera-" + "0123456789" * 5 + ".shop-1"
 MODELS = ("Raspberry Pi 4 Model B Rev 1.4", "Raspberry Pi 5 Model B Rev 1.0", "Raspberry Pi Zero 2 W Rev 1.0")
+# Pages of the navigation by name.
+MAIN_PAGES = {
+    "fleet": "",
+    "rollouts": "rollouts",
+    "releases": "releases",
+    "label": "label",
+    "try": "try",
+    "pipeline": "pipeline",
+}
 _HOUR = 3600.0
 
 
@@ -91,17 +101,32 @@ class BoardFleet(RolloutFleet):
         self.words = words
         self.releases: list[ReleaseDocument] = []
         self._chance = random.Random(7)
+        self._places: dict[str, int] = {}
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder, 0)
         self.now = time.time() - 9.5 * _HOUR
         names = [words.device, *(f"camera-{number:02}" for number in range(1, devices))]
-        self._places = {name: number for number, name in enumerate(names)}
         self.enroll(names)
 
     @property
     def bucket(self) -> Path:
         """The bucket."""
         return self.folder / "bucket"
+
+    def pages(self) -> dict[str, str]:
+        """Return the address of each page by name, after `live_a_day`."""
+        _, second, third = (one.release for one in self.releases)
+        rollout = self.machine().rollouts.current("stable")
+        return {
+            **MAIN_PAGES,
+            "device": f"devices/{self.words.device}",
+            "release": f"releases/{third}",
+            "releases-beside": f"releases/{second}/beside/{third}",
+            "rollout": f"rollouts/stable/{rollout.document.rollout if rollout is not None else 'none'}",
+            "channel": "rollouts/stable",
+            "rollouts-past": "rollouts/stable/all",
+            "nowhere": "nowhere",
+        }
 
     def live_a_day(self) -> BoardFleet:
         """Publish three releases, roll two out, and let the last stop half-way; return itself."""
@@ -149,6 +174,10 @@ class BoardFleet(RolloutFleet):
                 at=at.isoformat(timespec="milliseconds"),
             )
 
+    def _make_bucket(self) -> PipelineSettings:
+        settings = super()._make_bucket()
+        return dataclasses.replace(settings, broker=dataclasses.replace(settings.broker, fleet="shops"))
+
     def enroll(self, names: Iterable[str]) -> None:
         """Put devices into the registry with sites, classes and tags, and the collector's key."""
         at = datetime.datetime.fromtimestamp(self.now, datetime.timezone.utc).isoformat()
@@ -162,7 +191,8 @@ class BoardFleet(RolloutFleet):
                 enrolled_at=at,
                 enrolled_by="ann",
             )
-            for place, name in enumerate(names)
+            for name in names
+            for place in (self._places.setdefault(name, len(self._places)),)
         )
         pem = self.signer._private_key.public_key().public_bytes(
             Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
@@ -358,7 +388,7 @@ def write_board_settings(fleet: BoardFleet, file: Path, *lines: str) -> Path:
     file.write_text(
         f"[store]\nurl = {fleet.bucket.as_uri()}\n"
         f"[trust]\nroot = {folder}/keys/device/root.json\nkeys = {folder}/keys/pipeline\n"
-        f"[broker]\nhost =\nfleet = {fleet.settings.broker.fleet}\n[board]\nstate_dir = {folder}/board\n"
-        + "".join(f"{one}\n" for one in lines)
+        f"[broker]\nhost =\nfleet = {fleet.settings.broker.fleet}\n[rollout]\nstages = 1d,25%,100%\n"
+        f"[board]\nstate_dir = {folder}/board\n" + "".join(f"{one}\n" for one in lines)
     )
     return file

@@ -92,8 +92,11 @@
       const waitMs = this.waitMs * (0.75 + Math.random() / 2);
       this.waitMs = Math.min(2 * this.waitMs, LONGEST_WAIT_MS);
       this.timer = setTimeout(() => this.open(), waitMs);
-      if (wasAnswered && refused(await this.status())) {
+      const status = wasAnswered ? await this.status() : 0;
+      if (refused(status)) {
         tell("connection", "warn", "This page is no longer live: you are signed out.", signIn());
+      } else if (status === 503) {
+        tell("connection", "warn", "This page is not live: too many pages of the board are open.");
       } else if (!this.source) {
         tell("connection", "warn", "The board does not answer; this page may be out of date. Connecting again…");
       }
