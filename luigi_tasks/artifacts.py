@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.splits import ShardSplit
     from luigi_tasks.evidence.ledger import Ledger
     from luigi_tasks.evidence.records import DocumentT, PendingDocument
-    from luigi_tasks.labelling.doubtful import DoubtfulRecord
+    from luigi_tasks.labelling.records import DoubtfulRecord
     from luigi_tasks.storage.cache import ContentCache
     from luigi_tasks.training.features import FeatureRows
     from luigi_tasks.workspace import Workspace

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from luigi_tasks.dataset.splits import ShardSplit
     from luigi_tasks.evidence.release import Evidence
     from luigi_tasks.gate.records import Evaluated
-    from luigi_tasks.labelling.doubtful import DoubtfulRecord
+    from luigi_tasks.labelling.records import DoubtfulRecord
     from luigi_tasks.progress import Progress
     from luigi_tasks.quantization.records import Candidate
     from luigi_tasks.settings.values import PipelineSettings, TrainingSettings

@@ -99,6 +99,7 @@ LUIGI_TASKS = {
     "artifacts steps refusals targets task",
     "roll_back": "logs luigid settings workspace steps targets",
     "doubtful_labels": "progress workspace addresses artifacts steps labelling task pipeline",
+    "label_listing": "settings storage workspace evidence dataset labelling",
     "edge_fleet": "settings fleet board",
     "edge_keys": "settings release workspace steps",
     "heartbeat": "",

@@ -12,6 +12,7 @@ from luigi_tasks.board.access import open_access
 from luigi_tasks.board.acts_told import tell_act
 from luigi_tasks.board.audit import Audit
 from luigi_tasks.board.index.index import Index
+from luigi_tasks.board.label_desk import LabelDesk
 from luigi_tasks.board.luigid_look import Luigid
 from luigi_tasks.board.pictures import Pictures
 from luigi_tasks.board.pools import Pool
@@ -42,6 +43,7 @@ class Board:
         streams: Pages that are open, and what is told to them.
         index: The newest snapshot and the registry, to be asked.
         watch: Looks at the bucket, and tells the pages what changed.
+        labels: The desk at which people label.
         pictures: What decodes pictures; nothing else does.
         trials: Pictures that people try.
         luigid: Steps of the pipeline's runs.
@@ -54,6 +56,7 @@ class Board:
     streams: Streams
     index: Index
     watch: Watch
+    labels: LabelDesk
     pictures: Pictures
     trials: Trials
     luigid: Luigid = dataclasses.field(default_factory=Luigid)
@@ -125,6 +128,7 @@ def open_board(settings: PipelineSettings) -> Board:
         streams=streams,
         index=index,
         watch=Watch(settings, index, streams),
+        labels=LabelDesk(settings, folder, streams, Pool("pictures of label")),
         pictures=pictures,
         trials=Trials(settings, folder / "releases", pictures, Pool("try")),
     )

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What can change: the fleet's snapshot, rollouts, releases, frames in the inbox, runs of the pipeline.
+# What can change: the fleet's snapshot, rollouts, releases, frames in the inbox, runs of the pipeline, and
+# what people chose on the page Label.
 SNAPSHOT, ROLLOUTS, RELEASES, INBOX, PIPELINE = "snapshot", "rollouts", "releases", "inbox", "pipeline"
-TOPICS = (SNAPSHOT, ROLLOUTS, RELEASES, INBOX, PIPELINE)
+LABELS = "labels"
+TOPICS = (SNAPSHOT, ROLLOUTS, RELEASES, INBOX, PIPELINE, LABELS)
 # Each costs about 0.1 MB, and a thread of nobody.
 STREAMS_AT_MOST = 300
 

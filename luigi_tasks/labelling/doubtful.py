@@ -8,10 +8,10 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
-from edge_client.contract.documents import Document
 from luigi_tasks.cells import guard_formula
 from luigi_tasks.dataset.groups import find_contradictions
 from luigi_tasks.dataset.pixels import to_png
+from luigi_tasks.labelling.records import DoubtfulPicture, DoubtfulRecord
 from luigi_tasks.pages import render_template
 from luigi_tasks.training.label_noise import DOUBTED
 
@@ -25,42 +25,6 @@ if TYPE_CHECKING:
 COLUMNS = ("path", "label", "probable label", "score", "why")
 SHOWN = 200  # pictures on the page; the CSV has all
 THUMBNAIL_PIXELS = 160
-
-
-class DoubtfulPicture(Document, frozen=True, kw_only=True):
-    """A picture that probably stands in the wrong class.
-
-    Attributes:
-        path: Path in the dataset.
-        sha256: Content hash.
-        label: Its class.
-        probable: The class that it probably belongs to.
-        score: Probability that the label is wrong.
-        why: What speaks against the label.
-    """
-
-    path: str
-    sha256: str
-    label: str
-    probable: str
-    score: float
-    why: str
-
-
-class DoubtfulRecord(Document, frozen=True, kw_only=True):
-    """`doubtful.json`: what was found in a snapshot; CSV and page lie next to it.
-
-    Attributes:
-        snapshot: Digest of the pictures.
-        pictures: Number of pictures looked at.
-        wrong_share: Estimated share of wrong labels.
-        doubtful: The doubtful ones, worst first.
-    """
-
-    snapshot: str
-    pictures: int
-    wrong_share: float
-    doubtful: tuple[DoubtfulPicture, ...]
 
 
 def describe_doubts(snapshot: Snapshot, doubts: LabelDoubts) -> DoubtfulRecord:

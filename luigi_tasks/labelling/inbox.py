@@ -124,7 +124,7 @@ def list_inbox(store: Store) -> InboxListing:
 
     Raises: SettingsError; TransportError.
     """
-    return sort_objects(store.list_folder(f"{INBOX_FOLDER}/"))
+    return sort_objects(store.list_unread(f"{INBOX_FOLDER}/"))
 
 
 def sort_objects(objects: Sequence[ListedObject]) -> InboxListing:

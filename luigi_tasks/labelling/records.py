@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 from edge_client.contract.documents import Document
 
 
@@ -46,6 +48,15 @@ class ListedFrame(Document, frozen=True, kw_only=True):
         """Device that kept it."""
         return self.frame.partition("/")[0]
 
+    @property
+    def taken_at(self) -> float | None:
+        """When, seconds since 1970, as the device says; None: that is no time."""
+        try:
+            moment = datetime.datetime.fromisoformat(self.at.replace("Z", "+00:00"))
+            return moment.replace(tzinfo=moment.tzinfo or datetime.timezone.utc).timestamp()
+        except (ValueError, OverflowError):
+            return None
+
 
 class Taken(Document, frozen=True, kw_only=True):
     """`taken.json` of a labelling folder: what the last TakeLabelled did with its labels.
@@ -87,3 +98,63 @@ class LabellingRecord(Document, frozen=True, kw_only=True):
     skipped: tuple[SkippedObject, ...]
     frames: tuple[ListedFrame, ...] = ()
     labels: tuple[str, ...] = ()
+
+
+class DoubtfulPicture(Document, frozen=True, kw_only=True):
+    """A picture that probably stands in the wrong class.
+
+    Attributes:
+        path: Path in the dataset.
+        sha256: Content hash.
+        label: Its class.
+        probable: The class that it probably belongs to.
+        score: Probability that the label is wrong.
+        why: What speaks against the label.
+    """
+
+    path: str
+    sha256: str
+    label: str
+    probable: str
+    score: float
+    why: str
+
+
+class DoubtfulRecord(Document, frozen=True, kw_only=True):
+    """`doubtful.json`: what was found in a snapshot; CSV and page lie next to it.
+
+    Attributes:
+        snapshot: Digest of the pictures.
+        pictures: Number of pictures looked at.
+        wrong_share: Estimated share of wrong labels.
+        doubtful: The doubtful ones, worst first.
+    """
+
+    snapshot: str
+    pictures: int
+    wrong_share: float
+    doubtful: tuple[DoubtfulPicture, ...]
+
+
+class DoubtsFound(Document, frozen=True, kw_only=True):
+    """`doubtful.json` of the board's labelling folder: the newest list of doubtful labels that is signed.
+
+    Attributes:
+        key: Key of the list in the store; empty: there is none.
+        at: When it was written, seconds since 1970.
+        dataset: Address of the dataset, as it may be shown.
+        fault: Why no decision about the dataset can be carried out, with the way out; empty: it can.
+        pictures: Number of pictures that were looked at.
+        wrong_share: Estimated share of wrong labels.
+        doubtful: The doubtful ones that still lie where they did, worst first.
+        gone: Number of those that do not: they were moved or removed since.
+    """
+
+    key: str = ""
+    at: float = 0.0
+    dataset: str = ""
+    fault: str = ""
+    pictures: int = 0
+    wrong_share: float = 0.0
+    doubtful: tuple[DoubtfulPicture, ...] = ()
+    gone: int = 0

@@ -8,7 +8,6 @@ that wavers is looked at label by label.
 from __future__ import annotations
 
 import collections
-import datetime
 import itertools
 from typing import TYPE_CHECKING
 
@@ -42,11 +41,6 @@ def find_groups(frames: Sequence[ListedFrame], burst_s: float) -> dict[str, str]
     return found
 
 
-def seconds_of(frame: ListedFrame) -> float | None:
-    """Return when a device took a frame, as it says; None: unknown."""
-    return _seconds(frame.at)
-
-
 def _join(frames: Iterable[ListedFrame], links: Iterable[tuple[str, str]]) -> dict[str, str]:
     groups = {one.frame: [one.frame] for one in frames}
     for one, other in links:
@@ -62,7 +56,7 @@ def _join(frames: Iterable[ListedFrame], links: Iterable[tuple[str, str]]) -> di
 def _bursts(frames: Iterable[ListedFrame], burst_s: float) -> Iterator[tuple[str, str]]:
     devices: dict[str, list[tuple[float, str]]] = collections.defaultdict(list)
     for one in frames:
-        at = seconds_of(one)
+        at = one.taken_at
         if at is not None:
             devices[one.device].append((at, one.frame))
     for taken in devices.values():
@@ -76,16 +70,3 @@ def _alike(frames: Iterable[ListedFrame]) -> Iterator[tuple[str, str]]:
     some = [one for one in frames if one.fingerprint.startswith(FINGERPRINT_KIND)]
     for row, earlier in find_alike([one.fingerprint for one in some], 0):
         yield some[earlier].frame, some[row].frame
-
-
-def _seconds(at: str) -> float | None:
-    try:
-        moment = datetime.datetime.fromisoformat(at.replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.timezone.utc)
-    try:
-        return moment.timestamp()
-    except (OverflowError, ValueError):
-        return None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from luigi_tasks.backbone.records import Backbone
     from luigi_tasks.dataset.records import Snapshot
     from luigi_tasks.gate.records import Evaluated
-    from luigi_tasks.labelling.doubtful import DoubtfulRecord
+    from luigi_tasks.labelling.records import DoubtfulRecord
     from luigi_tasks.quantization.records import Candidate
     from luigi_tasks.settings.values import PipelineSettings
     from luigi_tasks.training.features import FeatureRows

@@ -1,18 +1,235 @@
-"""The page Label."""
+"""The page Label: frames that devices were unsure of, and doubtful labels of the dataset."""
 
 from __future__ import annotations
 
-from luigi_tasks.board.page import Page
+import dataclasses
+import urllib.parse
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import tornado.web
+
+from edge_client.contract.errors import InputError
+from edge_client.contract.text import one_line
+from luigi_tasks.board.label_taking import preview
+from luigi_tasks.board.labels import (
+    ALL,
+    DECIDED,
+    DOUBTFUL,
+    INBOX,
+    NUMBERED,
+    UNDECIDED,
+    Query,
+    read_model,
+)
+from luigi_tasks.board.page import JSON, Page
+from luigi_tasks.board.rights import LABELLER, OPERATOR, VIEWER
+from luigi_tasks.board.runs import start_run
+from luigi_tasks.board.thumbnails import LARGE, SMALL
+from luigi_tasks.labelling.desk import OF_DATASET, Choice
+from luigi_tasks.labelling.folder import LABELS_CSV
+from luigi_tasks.labelling.labels_file import DISCARD
+
+if TYPE_CHECKING:
+    from luigi_tasks.labelling.desk import Outcome
+
+_CHOICES_AT_MOST = 2000
+_LABEL_CHARACTERS = 255
+_EXAMPLE = '{"decisions": [{"id": "cam1/1.jpg", "label": "cat", "was": ""}]}'
+_SHOW = (UNDECIDED, DECIDED, ALL)
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """One decision of a request, see `labelling.desk.Choice`."""
+
+    id: str
+    label: str
+    was: str = ""
+
+
+class Decisions(msgspec.Struct, frozen=True):
+    """Body of `POST label/decisions`.
+
+    Attributes:
+        decisions: What is chosen.
+        new_class: Whether a label may start a class.
+    """
+
+    decisions: list[Chosen]
+    new_class: bool = False
 
 
 class LabelPage(Page):
-    """The page Label."""
+    """The grid."""
 
     section = "label"
 
-    async def get(self) -> None:
+    async def get(self, tab: str = "") -> None:
         """Show it."""
-        self.answer("label.html", {})
+        given = self.get_query_argument
+        show = given("show", UNDECIDED)
+        query = Query(
+            tab=DOUBTFUL if tab else INBOX,
+            device=given("device", ""),
+            predicted=given("predicted", ""),
+            why=given("why", ""),
+            show=show if show in _SHOW else UNDECIDED,
+            at=given("at", ""),
+        )
+        room = self.board.labels
+        room.refresh()
+        model = await self.in_thread(lambda: read_model(room.desk, room.ordered, query))
+        self.answer(
+            "label.html",
+            model,
+            listing=room.lister.state,
+            numbered=NUMBERED,
+            discard=DISCARD,
+            may_label=self.person.may(LABELLER),
+            told=self.get_query_argument("told", "")[:400],
+        )
 
 
-HANDLERS = ((r"label", LabelPage),)
+class StatePage(Page):
+    """What changed since an open page was made: for its script."""
+
+    async def get(self) -> None:
+        """Answer with decisions since a place, and how far the listing is."""
+        try:
+            since = int(self.get_query_argument("since", "-1"))
+        except ValueError:
+            since = -1
+        tab = DOUBTFUL if self.get_query_argument("tab", INBOX) == DOUBTFUL else INBOX
+        room = self.board.labels
+        room.refresh()
+
+        def read() -> dict[str, Any]:
+            place, decisions = room.desk.since(since)
+            model = read_model(room.desk, room.ordered, Query(tab=tab))
+            return {
+                "place": place,
+                "decisions": decisions,
+                "listing": model.listing,
+                "decided": model.decided,
+                "of": model.of,
+                "undecided": model.undecided,
+                "to_take": model.to_take,
+                "labels": model.labels,
+                "lister": dataclasses.asdict(room.lister.state),
+            }
+
+        found = await self.in_thread(read)
+        self.set_header("Content-Type", JSON)
+        self.finish(msgspec.json.encode(found))
+
+
+class DecisionsPage(Page):
+    """Decisions."""
+
+    section = "label"
+    needs = {"POST": LABELLER}
+    body_bytes = 2 << 20
+
+    async def post(self) -> None:
+        """Keep what a person chose."""
+        is_json = self.request.headers.get("Content-Type", "").startswith(JSON)
+        asked = self._from_json() if is_json else self._from_form()
+        if len(asked.decisions) > _CHOICES_AT_MOST:
+            msg = f"{len(asked.decisions)} decisions at once; send {_CHOICES_AT_MOST} at most"
+            raise InputError(msg)
+        choices = [Choice(one.id, one.label[: _LABEL_CHARACTERS + 1], one.was) for one in asked.decisions]
+        desk, by = self.board.labels.desk, one_line(self.person.name)
+        outcomes = await self.in_thread(lambda: desk.choose(choices, by, new_class=asked.new_class))
+        place, _ = await self.in_thread(lambda: desk.since(-1))
+        self.board.labels.tell(place)
+        kept = [one for one in outcomes if not one.fault]
+        self.audit(
+            "labels.chosen",
+            pictures=len(kept),
+            labels=", ".join(sorted({one.label or "undecided" for one in kept})),
+        )
+        if is_json or self.wants_json:
+            self.set_header("Content-Type", JSON)
+            self.finish(msgspec.json.encode({"outcomes": outcomes, "place": place}))
+            return
+        self._back(outcomes)
+
+    def _from_json(self) -> Decisions:
+        try:
+            return msgspec.json.decode(self.request.body, type=Decisions)
+        except (msgspec.DecodeError, UnicodeDecodeError) as e:
+            msg = f"not decisions: {e}; send {_EXAMPLE}"
+            raise InputError(msg) from e
+
+    def _from_form(self) -> Decisions:
+        label = self.get_body_argument("label", "")
+        if label == ":typed":
+            label = self.get_body_argument("typed", "").strip()
+        ids = self.get_body_arguments("id")
+        own = {one: self.get_body_argument(f"own:{one}", label) for one in ids} if label == ":own" else {}
+        decisions = [
+            Chosen(one, own.get(one, label), self.get_body_argument(f"was:{one}", "", strip=False))
+            for one in ids
+        ]
+        return Decisions(decisions, new_class=bool(self.get_body_argument("new_class", "")))
+
+    def _back(self, outcomes: list[Outcome]) -> None:
+        faults = [one for one in outcomes if one.fault]
+        told = f"{len(outcomes) - len(faults)} decided" if outcomes else "no picture was chosen"
+        if faults:
+            told += f"; {len(faults)} not: {faults[0].id}: {faults[0].fault}"
+        tab = "label/doubtful" if any(one.id.startswith(OF_DATASET) for one in outcomes) else "label"
+        self.redirect(self.path(tab) + "?" + urllib.parse.urlencode({"told": told[:400]}), status=303)
+
+
+class TakePage(Page):
+    """What TakeLabelled would do, and its start."""
+
+    section = "label"
+    part = "the dataset"
+    needs = {"GET": VIEWER, "HEAD": VIEWER, "POST": OPERATOR}
+
+    async def get(self) -> None:
+        """Show what would be done."""
+        room = self.board.labels
+        model = await self.in_thread(lambda: preview(self.board))
+        self.answer("label_take.html", model, listing=room.lister.state)
+
+    async def post(self) -> None:
+        """Start it."""
+        path = str(self.board.labels.desk.folder / LABELS_CSV)
+        arguments = ["TakeLabelled", "--labels", path]
+        if self.get_body_argument("new_labels", ""):
+            arguments.append("--new-labels")
+        run = await self.in_thread(lambda: start_run(self.board, arguments, self.person))
+        self.audit("board.labels_taken", run=run)
+        if self.wants_json:
+            self.set_header("Content-Type", JSON)
+            self.finish(msgspec.json.encode({"run": run}))
+            return
+        self.redirect(self.path("label/take"), status=303)
+
+
+class PicturePage(Page):
+    """A small copy of a picture."""
+
+    part = "label pictures"
+
+    async def get(self, sha256: str) -> None:
+        """Answer with a JPEG; what cannot be shown is an error with the reason."""
+        side = LARGE if self.get_query_argument("large", "") else SMALL
+        if not await self.in_thread(lambda: self.board.labels.has(sha256)):
+            raise tornado.web.HTTPError(404, reason="no such picture here")
+        data = await self.board.labels.thumbnail(self.board.pictures, sha256, side)
+        self.set_header("Content-Type", "image/jpeg")
+        self.set_header("Cache-Control", "private, max-age=86400, immutable")
+        self.finish(data)
+
+
+HANDLERS = (
+    (r"label(?:/(doubtful))?", LabelPage),
+    (r"label/state", StatePage),
+    (r"label/decisions", DecisionsPage),
+    (r"label/take", TakePage),
+    (r"label/pictures/([0-9a-f]{64})", PicturePage),
+)

@@ -8,7 +8,7 @@
 "use strict";
 
 (() => {
-  const TOPICS = ["snapshot", "rollouts", "releases", "inbox", "pipeline"];
+  const TOPICS = ["snapshot", "rollouts", "releases", "inbox", "pipeline", "labels"];
   const FIRST_WAIT_MS = 1000, LONGEST_WAIT_MS = 30000;
   // The board says something every 15 s; a connection that is silent for longer is dead (sleep, Wi-Fi).
   const SILENCE_MS = 45000;

@@ -113,8 +113,8 @@ def test_a_picture_that_grew_after_the_listing_is_skipped(store, tmp_path, monke
     class Late(StoreAround):
         """A device that writes between the listing and the reading."""
 
-        def list_folder(self, folder):
-            listed = store.list_folder(folder)
+        def list_unread(self, folder):
+            listed = store.list_unread(folder)
             store.put("inbox/cam1/a.jpg", bytes(3000))
             return listed
 

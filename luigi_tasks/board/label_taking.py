@@ -1,0 +1,106 @@
+"""What TakeLabelled would do with the labels of the desk, and what it did."""
+
+from __future__ import annotations
+
+import collections
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edge_client.contract.errors import EdgeError
+from edge_client.contract.text import one_line
+from luigi_tasks.board.labels import count_to_take
+from luigi_tasks.board.runs import runs
+from luigi_tasks.labelling.folder import LABELS_CSV
+from luigi_tasks.labelling.records import Taken  # noqa: TC001 - the model's
+
+if TYPE_CHECKING:
+    from luigi_tasks.board.board import Board
+
+TAKE = "TakeLabelled"
+_RUNS_SHOWN = 5
+
+
+class TakeRun(msgspec.Struct, frozen=True):
+    """A run of TakeLabelled that the board started."""
+
+    id: str
+    state: str
+    words: str
+    started_at: float
+    by: str
+
+
+class TakeModel(msgspec.Struct, frozen=True):
+    """The page before labels are taken.
+
+    Attributes:
+        to_take: Decisions that would be carried out.
+        counts: Frames by label that would go into the dataset.
+        discarded: Frames that would be deleted.
+        relabelled: Pictures of the dataset that would go to another class, as texts.
+        removed: Pictures of the dataset that would be removed.
+        fresh: Labels that would start a class.
+        fault: What is refused as it is; empty: nothing.
+        least: Pictures of a class that a snapshot needs.
+        dataset: Address of the dataset.
+        taken: What the last run did.
+        runs: Runs of TakeLabelled that the board started, newest first.
+    """
+
+    to_take: int
+    counts: dict[str, int] = {}
+    discarded: int = 0
+    relabelled: list[tuple[str, str]] = []
+    removed: list[str] = []
+    fresh: tuple[str, ...] = ()
+    fault: str = ""
+    least: int = 0
+    dataset: str = ""
+    taken: Taken | None = None
+    runs: list[TakeRun] = []
+
+
+def preview(board: Board) -> TakeModel:
+    """Return what TakeLabelled would do: the dataset is listed, and nothing is changed.
+
+    Raises: DeviceError.
+    """
+    desk, settings = board.labels.desk, board.settings
+    to_take = count_to_take(desk)
+    found = TakeModel(
+        to_take=to_take,
+        least=settings.dataset.min_images_per_class,
+        dataset=one_line(settings.dataset.url),
+        taken=desk.taken(),
+        runs=[
+            TakeRun(one.id, one.state, one.words, one.started_at, one.by)
+            for one in runs(board)
+            if one.task == TAKE
+        ][:_RUNS_SHOWN],
+    )
+    if not to_take:
+        return found
+    try:
+        return msgspec.structs.replace(found, **_plan(board))
+    except EdgeError as e:
+        return msgspec.structs.replace(found, fault=one_line(str(e)))
+
+
+def _plan(board: Board) -> dict[str, Any]:
+    from luigi_tasks.labelling.class_folders import open_class_folders  # noqa: PLC0415 - only where labels are taken
+    from luigi_tasks.labelling.intake import plan_intake  # noqa: PLC0415 - as above
+    from luigi_tasks.labelling.labels_file import read_labels_file  # noqa: PLC0415 - as above
+
+    file = read_labels_file(board.labels.desk.folder / LABELS_CSV)
+    folders = open_class_folders(board.settings.dataset, board.settings.store)
+    plan = plan_intake(file, folders, new_labels=True)
+    counts = collections.Counter(one.folder for one in plan.moves)
+    discarded = counts.pop("", 0)
+    return {
+        "counts": dict(sorted(counts.items())),
+        "discarded": discarded,
+        "relabelled": [(one.path, one.folder) for one in plan.changes if one.to],
+        "removed": [one.path for one in plan.changes if not one.to],
+        "fresh": plan.fresh,
+    }
