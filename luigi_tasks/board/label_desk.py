@@ -8,7 +8,7 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING
 
-from edge_client.contract.errors import EdgeError, InputError, SettingsError
+from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.text import one_line
 from luigi_tasks.board.labels import Ordered, find_source
 from luigi_tasks.board.lister import Lister
@@ -124,14 +124,9 @@ class LabelDesk:
             raise InputError(msg) from e
 
     def _read_dataset(self, path: str) -> bytes:
-        from luigi_tasks.dataset.sources import open_source  # noqa: PLC0415 - lists archives
-        from luigi_tasks.labelling.class_folders import open_class_folders  # noqa: PLC0415 - as above
+        from luigi_tasks.labelling.class_folders import read_picture  # noqa: PLC0415 - lists archives
 
-        settings = self._settings
-        try:
-            data = open_class_folders(settings.dataset, settings.store).read_path(path)
-        except SettingsError:  # an archive or a preset: looked at, though not changed
-            data = open_source(settings.dataset, settings.store).read(path)
+        data = read_picture(self._settings.dataset, self._settings.store, path)
         if data is None or len(data) > _PICTURE_BYTES:
             msg = "gone from the dataset" if data is None else "too large to be shown"
             raise InputError(msg)

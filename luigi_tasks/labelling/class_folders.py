@@ -15,7 +15,7 @@ from luigi_tasks.dataset.archive_members import is_archive_name
 from luigi_tasks.dataset.bucket_source import list_objects, place_of_pictures
 from luigi_tasks.dataset.layout import Layout
 from luigi_tasks.dataset.presets import is_preset
-from luigi_tasks.dataset.sources import FolderSource
+from luigi_tasks.dataset.sources import FolderSource, open_source
 from luigi_tasks.labelling.leftovers import without_leftovers
 from luigi_tasks.settings.urls import S3_SCHEME, scheme_of
 from luigi_tasks.settings.values import NO_PICTURES
@@ -98,6 +98,22 @@ def open_class_folders(settings: DatasetSettings, store: StoreSettings) -> Class
         )
         raise SettingsError(msg)
     return LocalFolders(path)
+
+
+def read_picture(settings: DatasetSettings, store: StoreSettings, path: str) -> bytes | None:
+    """Return a picture of a dataset, also of one that cannot be changed; None if it is gone.
+
+    Args:
+        settings: Of the dataset.
+        store: Where s3:// addresses lead.
+        path: Path in the dataset.
+    Raises: InputError; TransportError; SettingsError.
+    """
+    try:
+        folders = open_class_folders(settings, store)
+    except SettingsError:  # an archive or a preset: looked at, though not changed
+        return open_source(settings, store).read(path)
+    return folders.read_path(path)
 
 
 class LocalFolders:
