@@ -1,13 +1,15 @@
 """Releases on the board's disk, as a device has them in a slot: read through the signed repository, verified.
 
 A folder is named after the SHA-256 of its `release.json`, which the repository signs; the document has that
-of the model. What reads a folder compares both again, so that nobody who writes there changes an answer.
+of the model. Both are compared at each use, and again by what loads the model: who writes there changes no
+answer.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 # Kept: those used last. A MobileNet in int8 has 3 MB, a ResNet50 in float 100.
 KEPT_RELEASES, KEPT_BYTES = 20, 1 << 30
+_PART_BYTES = 1 << 20
 _FILES = (LABELS_FILE, MODEL_FILE, RELEASE_FILE)
 
 
@@ -61,25 +64,21 @@ class ReleaseFolders:
             with self._lock:
                 self._used[digest] -= 1
 
-    def forget(self, one: ReleaseFolder) -> None:
-        """Remove a release that was found damaged; the next use reads it again."""
-        with self._lock:
-            shutil.rmtree(one.folder, ignore_errors=True)
-
     @staticmethod
     def _digest(state: RepositoryState, release: str) -> str:
         path = release_target(check_name(release, "release"), RELEASE_FILE)
         if path not in state.files:
             msg = f"release {release!r} is not signed here; `edge-fleet releases` lists those that are"
             raise InputError(msg)
-        return str(state.files[path].hashes["sha256"])
+        return _signed_digest(state, release, RELEASE_FILE)
 
     def _fetch(self, state: RepositoryState, release: str, digest: str) -> Path:
         folder = self._folder / check_name(digest, "digest")
-        if folder.is_dir():
+        if all(_is_signed(folder / name, _signed_digest(state, release, name)) for name in _FILES):
             with contextlib.suppress(OSError):
                 os.utime(folder)
             return folder
+        shutil.rmtree(folder, ignore_errors=True)
         self._make_room()
         # A state keeps what it read; a model would stay in this process.
         reader = RepositoryState(state.store, state.roots, state.published, state.known, state.contents)
@@ -107,6 +106,22 @@ class ReleaseFolders:
             is_over = kept >= KEPT_RELEASES or total > KEPT_BYTES or one.name.startswith(".")
             if is_over and not self._used[one.name]:
                 shutil.rmtree(one, ignore_errors=True)
+
+
+def _signed_digest(state: RepositoryState, release: str, name: str) -> str:
+    return str(state.files[release_target(release, name)].hashes["sha256"])
+
+
+def _is_signed(path: Path, digest: str) -> bool:
+    """Whether a file has the signed content; read in parts, since a model may be large."""
+    found = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while part := file.read(_PART_BYTES):
+                found.update(part)
+    except OSError:
+        return False
+    return found.hexdigest() == digest
 
 
 def _size(folder: Path) -> int:

@@ -27,14 +27,21 @@ _FIELD_BYTES = 4096
 
 
 class Uploads:
-    """The uploads that are under way; used by the event loop alone."""
+    """The uploads that are under way; used by the event loop alone.
+
+    Attributes:
+        held_bytes: What they hold together.
+    """
 
     def __init__(self) -> None:
         self.held_bytes = 0
 
-    def check_size(self, size_bytes: int) -> None:
-        """Refuse an upload before it comes.
+    def check(self, size_bytes: int, more_bytes: int) -> None:
+        """Refuse an upload that is too large, or for which there is no room.
 
+        Args:
+            size_bytes: Its size, as far as that is known.
+            more_bytes: What it does not hold yet.
         Raises: InputError if it is larger than a picture may be; BusyError if there is no room now.
         """
         if size_bytes > MAX_FILE_BYTES + FORM_BYTES:
@@ -43,8 +50,8 @@ class Uploads:
                 "scale it down, or save it as a JPEG"
             )
             raise InputError(msg)
-        free = free_memory_bytes() if size_bytes > _FREELY_BYTES else None
-        if self.held_bytes + size_bytes > HELD_BYTES or (free is not None and size_bytes > free // 2):
+        free = free_memory_bytes() if more_bytes > _FREELY_BYTES else None
+        if self.held_bytes + more_bytes > HELD_BYTES or (free is not None and more_bytes > free // 2):
             msg = "the board has no room for this picture now; try again in a moment, or scale it down"
             raise BusyError(msg)
 
@@ -67,7 +74,7 @@ class Upload:
         if self.fault is not None:
             return
         try:
-            self._uploads.check_size(self.memory.size_bytes + len(data))
+            self._uploads.check(self.memory.size_bytes + len(data), len(data))
             self.memory.write(data)
             self._uploads.held_bytes += len(data)
         except Exception as e:  # noqa: BLE001 - told when the body has ended, as HTTP wants it

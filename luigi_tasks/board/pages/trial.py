@@ -49,7 +49,8 @@ class TryPage(Page):
         connection: Any = self.request.connection
         connection.set_max_body_size(2 * MAX_FILE_BYTES)
         connection.set_body_timeout(_UPLOAD_S)
-        self.board.trials.uploads.check_size(int(length) if length.isdecimal() else 0)
+        size_bytes = int(length) if length.isdecimal() else 0
+        self.board.trials.uploads.check(size_bytes, size_bytes)
         self._upload = Upload(self.board.trials.uploads)
 
     def data_received(self, chunk: bytes) -> None:

@@ -57,8 +57,13 @@
       return;
     }
     const caption = found.querySelector(".sent figcaption"), image = article.querySelector(".sent img");
-    found.querySelector(".sent img")?.remove();
-    if (image) found.querySelector(".sent").prepend(image);
+    const small = found.querySelector(".sent img"); // what the board made of a format that this browser does not show
+    if (image && small) {
+      small.replaceWith(image);
+      image.addEventListener("error", () => caption.before(small));
+    } else if (image) {
+      caption.before(image);
+    }
     if (!caption.querySelector(".name")) {
       const name = document.createElement("span");
       name.className = "name";
