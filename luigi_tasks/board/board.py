@@ -17,7 +17,7 @@ from luigi_tasks.board.luigid_look import Luigid
 from luigi_tasks.board.pictures import Pictures
 from luigi_tasks.board.pools import Pool
 from luigi_tasks.board.release_reader import ReleaseReader
-from luigi_tasks.board.streams import Streams
+from luigi_tasks.board.streams import RELEASES, ROLLOUTS, Streams
 from luigi_tasks.board.trials import Trials
 from luigi_tasks.board.watch import Watch
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from luigi_tasks.board.access import Access
+    from luigi_tasks.board.released import Published
     from luigi_tasks.board.rollout_reading import RolloutReader
     from luigi_tasks.fleet.view import FleetView
     from luigi_tasks.settings.values import PipelineSettings
@@ -45,7 +46,6 @@ class Board:
         watch: Looks at the bucket, and tells the pages what changed.
         labels: The desk at which people label.
         pictures: What decodes pictures; nothing else does.
-        trials: Pictures that people try.
         luigid: Steps of the pipeline's runs.
         pools: Threads for what blocks, by part of the board.
     """
@@ -58,7 +58,6 @@ class Board:
     watch: Watch
     labels: LabelDesk
     pictures: Pictures
-    trials: Trials
     luigid: Luigid = dataclasses.field(default_factory=Luigid)
     pools: dict[str, Pool] = dataclasses.field(default_factory=dict)
 
@@ -100,6 +99,19 @@ class Board:
         """What is published, read once for all pages."""
         return ReleaseReader(self.settings)
 
+    def published(self) -> Published:
+        """Return what is published, as new as what the board was told of; it blocks.
+
+        Raises: TrustError if the repository cannot be trusted; TransportError; SettingsError.
+        """
+        told = self.streams.versions
+        return self.releases.read(f"{told.get(RELEASES, '')} {told.get(ROLLOUTS, '')}")
+
+    @functools.cached_property
+    def trials(self) -> Trials:
+        """Pictures that people try."""
+        return Trials(self.settings, self.folder / "releases", self.pictures, Pool("try"), self.published)
+
     async def in_thread(self, work: Callable[[], T], part: str = "the board", limit_s: float = 60.0) -> T:
         """Return what a function that blocks returns; it runs in a thread.
 
@@ -130,5 +142,4 @@ def open_board(settings: PipelineSettings) -> Board:
         watch=Watch(settings, index, streams),
         labels=LabelDesk(settings, folder, streams, Pool("pictures of label")),
         pictures=pictures,
-        trials=Trials(settings, folder / "releases", pictures, Pool("try")),
     )

@@ -21,10 +21,12 @@ from edge_client.contract.errors import InputError
 from edge_client.contract.names import LABELS_FILE, MODEL_FILE, RELEASE_FILE, check_name, release_target
 from edge_client.disk import disk_errors, write_durably
 from luigi_tasks.board.picture_orders import ReleaseFolder
-from luigi_tasks.release.published import RepositoryState
+from luigi_tasks.board.release_reader import apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from luigi_tasks.release.published import RepositoryState
 
 # Kept: those used last. A MobileNet in int8 has 3 MB, a ResNet50 in float 100.
 KEPT_RELEASES, KEPT_BYTES = 20, 1 << 30
@@ -80,8 +82,7 @@ class ReleaseFolders:
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         self._make_room()
-        # A state keeps what it read; a model would stay in this process.
-        reader = RepositoryState(state.store, state.roots, state.published, state.known, state.contents)
+        reader = apart(state)  # a state keeps what it read: a model would stay in this process
         with disk_errors(folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(dir=self._folder, prefix="."))

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import datetime
 from typing import TYPE_CHECKING
 
-from edge_client.contract.documents import decode_document
-from edge_client.contract.errors import EdgeError, InputError, TrustError
-from edge_client.contract.names import RELEASE_FILE, release_target
-from edge_client.contract.release import RELEASE_LIMIT_BYTES, ReleaseDocument
-from luigi_tasks.release.published import ADDED
+from edge_client.contract.errors import EdgeError, InputError
 
 if TYPE_CHECKING:
-    from edge_client.contract.release import OperatingPoint
+    from edge_client.contract.release import OperatingPoint, ReleaseDocument
     from edge_client.contract.rollout import RolloutDocument
     from luigi_tasks.board.picture_orders import PictureReply, ReleaseAnswer
-    from luigi_tasks.release.published import RepositoryState
+    from luigi_tasks.board.released import Published
 
 # Choices that follow a channel; every other one is the id of a release.
 STEADY, ROLLOUT = "channel:", "rollout:"
@@ -141,38 +136,25 @@ class TriedPicture:
     fault: str = ""
 
 
-def read_choices(state: RepositoryState, channel: str) -> tuple[tuple[Choice, ...], tuple[Choice, ...]]:
+def read_choices(published: Published, channel: str) -> tuple[tuple[Choice, ...], tuple[Choice, ...]]:
     """Return the releases to choose: by channel, and by id.
 
     Args:
-        state: The signed repository.
+        published: The signed releases.
         channel: The channel that comes first.
-    Raises: TransportError.
     """
-    by_channel: list[Choice] = []
-    for one in signed_channels(state, channel)[:_CHANNELS_LISTED]:
-        try:
-            by_channel += _choices_of(state, one)
-        except (TrustError, InputError):
-            continue  # the other channels can be tried; those who act on this one see why
-    releases = [*reversed(state.releases())][:_RELEASES_LISTED]
-    return tuple(by_channel), tuple(Choice(one, _name_of(state, one), one) for one in releases)
+    names = sorted({*published.pointers, *published.rollouts}, key=lambda one: (one != channel, one))
+    by_channel = [one for name in names[:_CHANNELS_LISTED] for one in _choices_of(published, name)]
+    newest = [*reversed(published.order)][:_RELEASES_LISTED]
+    return tuple(by_channel), tuple(Choice(one, _name_of(published, one), one) for one in newest)
 
 
-def signed_channels(state: RepositoryState, first: str) -> list[str]:
-    """Return the channels that the repository names, by name after the first one."""
-    paths = (path.partition("/") for path in state.files)
-    found = {name.removesuffix(".json") for folder, _, name in paths if folder == "channels"}
-    return sorted(found, key=lambda one: (one != first, one))
-
-
-def _choices_of(state: RepositoryState, channel: str) -> list[Choice]:
-    pointer = state.channel(channel)
+def _choices_of(published: Published, channel: str) -> list[Choice]:
     found = []
+    pointer, rollout = published.pointers.get(channel), _running(published, channel)
     if pointer is not None:
         name = f"{channel}: current release, {short(pointer.release)}"
         found.append(Choice(f"{STEADY}{channel}", name, pointer.release))
-    rollout = _running(state, channel)
     if rollout is not None:
         name = f"{channel}: being rolled out, {short(rollout.release)}"
         found.append(Choice(f"{ROLLOUT}{channel}", name, rollout.release))
@@ -182,19 +164,17 @@ def _choices_of(state: RepositoryState, channel: str) -> list[Choice]:
     return found
 
 
-def _running(state: RepositoryState, channel: str) -> RolloutDocument | None:
-    rollout = state.rollout(channel)
+def _running(published: Published, channel: str) -> RolloutDocument | None:
+    rollout = published.rollouts.get(channel)
     return rollout if rollout is not None and rollout.id else None
 
 
-def _name_of(state: RepositoryState, release: str) -> str:
-    signed = state.files[release_target(release, RELEASE_FILE)]
-    added = str((signed.custom or {}).get(ADDED, ""))
-    try:
-        at = datetime.datetime.fromisoformat(added.replace("Z", "+00:00"))
-    except ValueError:
-        return short(release)
-    return f"{short(release)}, {at:%Y-%m-%d %H:%M} UTC"
+def _name_of(published: Published, release: str) -> str:
+    document = published.documents.get(release)
+    if document is None:
+        return f"{short(release)}, unreadable"
+    made = f", {document.created_at[:16].replace('T', ' ')} UTC" if document.created_at else ""
+    return f"{short(release)}{made}{f', for class {document.device_class}' if document.device_class else ''}"
 
 
 def short(release: str) -> str:
@@ -202,7 +182,7 @@ def short(release: str) -> str:
     return release[:_ID_SHOWN]
 
 
-def resolve(state: RepositoryState, value: str) -> Choice:
+def resolve(published: Published, value: str) -> Choice:
     """Return the release that a choice means now.
 
     Raises: InputError if there is none.
@@ -212,29 +192,35 @@ def resolve(state: RepositoryState, value: str) -> Choice:
         return Choice(value, "chosen by its id", value)
     channel, _, device_class = value.removeprefix(folder).partition(":")
     if folder == STEADY:
-        pointer = state.channel(channel)
+        pointer = published.pointers.get(channel)
         if pointer is None:
-            known = ", ".join(signed_channels(state, "")[:_CHANNELS_LISTED]) or "none"
-            msg = f"channel {channel!r} points to no release; channels: {known}"
+            known = ", ".join([*published.pointers][:_CHANNELS_LISTED]) or "none"
+            msg = f"channel {channel[:80]!r} points to no release; channels: {known}"
             raise InputError(msg)
         return Choice(value, f"current release of {channel}", pointer.release)
-    rollout = _running(state, channel)
+    rollout = _running(published, channel)
     if rollout is None:
-        msg = f"channel {channel!r}: nothing is being rolled out there any more; choose its current release"
+        msg = f"channel {channel[:80]!r}: nothing is being rolled out there; choose its current release"
         raise InputError(msg)
     if not device_class:
         return Choice(value, f"being rolled out on {channel}", rollout.release)
     release = rollout.variants.get(device_class)
     if release is None:
-        msg = f"rollout {rollout.id} has no variant for class {device_class!r}"
+        msg = f"rollout {rollout.id} has no variant for class {device_class[:80]!r}"
         raise InputError(msg)
     return Choice(value, f"being rolled out on {channel} to class {device_class}", release)
 
 
-def read_document(state: RepositoryState, release: str) -> ReleaseDocument:
-    """Return the signed document of a release that is signed."""
-    path = release_target(release, RELEASE_FILE)
-    return decode_document(ReleaseDocument, state.read(path), source=path, limit_bytes=RELEASE_LIMIT_BYTES)
+def document_of(published: Published, release: str) -> ReleaseDocument:
+    """Return the document of a release.
+
+    Raises: InputError if there is no such release, or its document cannot be read.
+    """
+    document = published.documents.get(release)
+    if document is None:
+        msg = f"release {release[:80]!r} is not signed here; `edge-fleet releases` lists those that are"
+        raise InputError(published.faults.get(release) or msg)
+    return document
 
 
 def answer_of(

@@ -10,16 +10,15 @@ from edge_client.contract.errors import DeviceError, InputError, SettingsError
 from edge_client.contract.picture_file import MAX_FILE_BYTES
 from edge_client.contract.text import excerpt
 from luigi_tasks.board.pools import READ_S
-from luigi_tasks.board.published import PublishedReleases
 from luigi_tasks.board.release_folders import ReleaseFolders
 from luigi_tasks.board.trial import (
     TriedPicture,
     TryModel,
     answer_of,
+    document_of,
     fault_of,
     picture_of,
     read_choices,
-    read_document,
     resolve,
 )
 from luigi_tasks.board.upload import Uploads
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from luigi_tasks.board.picture_orders import PictureReply, ReleaseFolder
     from luigi_tasks.board.pictures import PictureMemory, Pictures
     from luigi_tasks.board.pools import Pool
+    from luigi_tasks.board.released import Published
     from luigi_tasks.board.trial import Choice
     from luigi_tasks.board.upload import FormFile
     from luigi_tasks.settings.values import PipelineSettings
@@ -52,7 +52,6 @@ class Trials:
 
     Attributes:
         uploads: What comes.
-        published: The signed repository.
     """
 
     def __init__(
@@ -61,6 +60,7 @@ class Trials:
         folder: Path,
         pictures: Pictures,
         threads: Pool,
+        read: Callable[[], Published],
     ) -> None:
         """Read nothing yet.
 
@@ -69,9 +69,10 @@ class Trials:
             folder: Where releases are kept.
             pictures: What decodes and classifies.
             threads: Where the store is read.
+            read: Returns the signed releases.
         """
         self.uploads = Uploads()
-        self.published = PublishedReleases(settings)
+        self._read = read
         self._channel = settings.release.channel
         self._folders = ReleaseFolders(folder)
         self._pictures = pictures
@@ -89,10 +90,10 @@ class Trials:
             return TryModel(self._channel, problem=str(e), runtime=runtime, limit_bytes=MAX_FILE_BYTES)
 
     def _read_model(self, *, runtime: bool) -> TryModel:
-        state = self.published.state()
-        channels, releases = read_choices(state, self._channel)
+        published = self._read()
+        channels, releases = read_choices(published, self._channel)
         return TryModel(
-            self._channel, channels, releases, len(state.releases()), "", runtime, limit_bytes=MAX_FILE_BYTES
+            self._channel, channels, releases, len(published.order), "", runtime, limit_bytes=MAX_FILE_BYTES
         )
 
     async def answer(
@@ -135,11 +136,12 @@ class Trials:
         return tuple(found)
 
     def _choose(self, held: contextlib.ExitStack, values: Sequence[str]) -> list[_Asked]:
-        state = self.published.state()
+        published = self._read()
         asked = []
-        for choice in [resolve(state, one) for one in values]:
-            folder = held.enter_context(self._folders.holding(state, choice.release))
-            asked.append((choice, read_document(state, choice.release), folder))
+        for choice in [resolve(published, one) for one in values]:
+            document = document_of(published, choice.release)
+            folder = held.enter_context(self._folders.holding(published.state, choice.release))
+            asked.append((choice, document, folder))
         return asked
 
     async def _work(

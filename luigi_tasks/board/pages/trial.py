@@ -60,13 +60,14 @@ class TryPage(Page):
 
     def on_finish(self) -> None:
         """Give the memory back."""
+        super().on_finish()
         if hasattr(self, "_upload"):
             self._upload.close()
 
     def on_connection_close(self) -> None:
         """Give the memory back, where nobody works with it."""
-        if not self._is_working:
-            self.on_finish()
+        if not self._is_working and hasattr(self, "_upload"):
+            self._upload.close()
 
     async def get(self) -> None:
         """Show the form."""
