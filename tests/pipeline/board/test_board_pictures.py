@@ -32,7 +32,7 @@ GREEN = png(plain_picture("green", 40, 80))
 
 
 @contextlib.contextmanager
-def pictures(**limits: float) -> Iterator[Pictures]:
+def pictures(**limits: Any) -> Iterator[Pictures]:
     """Give what decodes, with other limits; all of it ends."""
     made = Pictures(**limits)
     try:
@@ -78,6 +78,8 @@ def test_thumbnails_are_small_upright_jpegs():
 
     with pictures() as made:
         first, second, fault = run(ask(made))
+    assert isinstance(first, bytes)
+    assert isinstance(second, bytes)
     assert (size_of(first), size_of(second)) == ((16, 8), (8, 16))
     assert isinstance(fault, InputError)
     assert "not a complete picture" in str(fault)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import functools
 import hashlib
 import io
 import json
@@ -81,13 +82,15 @@ def board(folder: Path, releases: dict[str, Files]) -> Iterator[RunningBoard]:
     with pytest.MonkeyPatch.context() as patch:
         fleet = CommandFleet(folder, patch)
         for channel, (document, files) in releases.items():
-            fleet.repository.publish(
-                {release_target(document.release, name): data for name, data in files.items()},
-                lambda pointer, channel=channel, document=document: point_channel(
-                    pointer, channel, document.release, share_percent=100.0, at=utc_now()
-                ),
-                channel,
+            named = {release_target(document.release, name): data for name, data in files.items()}
+            point = functools.partial(
+                point_channel,
+                channel=channel,
+                release=document.release,
+                share_percent=100.0,
+                at=utc_now(),
             )
+            fleet.repository.publish(named, point, channel)
         with RunningBoard(board_settings(fleet, folder)) as running:
             yield running
 
@@ -109,7 +112,8 @@ def answers(board: RunningBoard, data: bytes, query: str = "") -> list[dict[str,
     assert status == 200, answer
     [picture] = answer["pictures"]
     assert {picture["fault"], *(one["fault"] for one in picture["answers"])} == {""}
-    return picture["answers"]
+    found: list[dict[str, Any]] = picture["answers"]
+    return found
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> Path:
@@ -293,7 +297,7 @@ def test_what_is_refused_says_why(board):
     green = png(plain_picture("green"))
     assert send(board, green, Origin="https://example.org")[0] == 403
     assert "points to no release; channels: altered" in send(board, green, "?channel=none")[1]["error"]
-    assert "use 1 to 64 characters" in send(board, green, "?release=../../etc")[1]["error"]
+    assert "is not signed here" in send(board, green, "?release=../../etc")[1]["error"]
     assert "is not signed here" in send(board, green, "?beside=0123456789abcdef0123")[1]["error"]
     assert "give a number of labels" in send(board, green, "?top=-1")[1]["error"]
     assert "without a boundary" in send(board, green, **{"Content-Type": "multipart/form-data"})[1]["error"]
