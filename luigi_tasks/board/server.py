@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 import tornado.httpserver
@@ -27,6 +29,8 @@ _HEADER_BYTES = 16 << 10
 # A connection may be quiet, or send its headers, for so long; a body takes at most so long. A handler for
 # what is large gives itself more.
 _QUIET_S, _BODY_S = 75.0, 30.0
+# Threads that wait for a store that hangs keep the process from its end no longer than this.
+_END_S = 4.0
 _ACCESS_LOGS = ("tornado.access", "tornado.general")
 
 
@@ -53,12 +57,24 @@ async def serve(board: Board) -> None:
         loop.add_signal_handler(number, ended.set)
     watching = [loop.create_task(one) for one in (board.watch.run(), watch_pipeline(board))]
     await ended.wait()
+    _end_at_the_latest_in(_END_S)
     for one in watching:
         one.cancel()
     server.stop()
     board.watch.close()
     board.pictures.close()
     board.audit.close()
+
+
+def _end_at_the_latest_in(seconds: float) -> None:
+    def end() -> None:
+        logger.warning("something did not end within %g s: ended all the same", seconds)
+        logging.shutdown()
+        os._exit(0)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _say_where(board: Board, sockets: list[socket.socket]) -> None:
