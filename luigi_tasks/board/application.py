@@ -96,6 +96,13 @@ class ToStart(Page):
 class StaticFile(tornado.web.StaticFileHandler):
     """Style sheet, script and what is vendored."""
 
+    def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
+        """Return the path of a file of ours; what is no path is not found."""
+        try:
+            return super().validate_absolute_path(root, absolute_path)
+        except (ValueError, OSError):
+            raise tornado.web.HTTPError(404) from None
+
     def set_default_headers(self) -> None:
         """Let browsers guess no types."""
         for name, value in HEADERS.items():
@@ -194,9 +201,9 @@ def make_application(board: Board) -> tornado.web.Application:
 
 
 def log_request(handler: tornado.web.RequestHandler) -> None:
-    """Log what changes something and what failed here; no line for each picture, and no query."""
+    """Log what changed something and what failed here; nothing that a stranger could fill the log with."""
     request, status = handler.request, handler.get_status()
-    if request.method not in SAFE_METHODS or status >= 500:
+    if status >= 500 or (request.method not in SAFE_METHODS and status < 400):
         name = one_line(handler.person.name) if isinstance(handler, Page) else ""
         level = logging.ERROR if status >= 500 else logging.INFO
         path = one_line(request.path[:200])

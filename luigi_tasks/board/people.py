@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.text import one_line
 from luigi_tasks.board.rights import LABELLER, NOBODY, OPERATOR, VIEWER, Person
+from luigi_tasks.board.tokens import PREFIX
 
 if TYPE_CHECKING:
     from tornado.httputil import HTTPServerRequest
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("edge-fleet")
 
-BEARER = "Bearer "
+BEARER = "bearer"
 TOKEN, SIGN_IN, PROXY = "token", "sign-in", "proxy"
 _NAME_CHARACTERS = 200
 
@@ -54,8 +55,9 @@ class People:
         proxied = self._by_proxy(request, client)
         shown = request.headers.get("Authorization", "")
         # A proxy that signs people in itself may send its own token on; ours say whose they are.
-        if shown.startswith(BEARER) and not (proxied and not shown.startswith(f"{BEARER}efb_")):
-            return self._by_token(shown.removeprefix(BEARER).strip())
+        scheme, _, token = shown.partition(" ")
+        if scheme.lower() == BEARER and (proxied is None or token.strip().startswith(PREFIX)):
+            return self._by_token(token.strip())
         cookie = request.cookies.get(self._cookie)
         if cookie is not None and cookie.value:
             found = self.by_cookie(cookie.value)

@@ -26,7 +26,7 @@ _OWN_PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
 class SignInPage(Page):
     """A token is exchanged for a cookie."""
 
-    part = "sign-in"
+    section = "sign-in"
     needs: ClassVar[dict[str, str]] = {"GET": NOBODY, "HEAD": NOBODY, "POST": NOBODY}
 
     def get(self) -> None:
@@ -89,7 +89,7 @@ class SignInPage(Page):
 class SignOutPage(Page):
     """A cookie ends."""
 
-    part = "sign-in"
+    section = "sign-in"
     needs: ClassVar[dict[str, str]] = {"GET": NOBODY, "HEAD": NOBODY, "POST": NOBODY}
 
     def get(self) -> None:
