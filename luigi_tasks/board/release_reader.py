@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError
 from edge_client.contract.names import GATE_FILE, RELEASE_FILE, release_target
+from luigi_tasks.board.judged_rows import JudgedReader
 from luigi_tasks.board.released import GateFigures, Kept, Published
 from luigi_tasks.board.rollout_log import RolloutLog
 from luigi_tasks.storage.opening import open_store
@@ -64,6 +65,11 @@ class ReleaseReader:
     @functools.cached_property
     def _pool(self) -> concurrent.futures.ThreadPoolExecutor:
         return concurrent.futures.ThreadPoolExecutor(_READERS, "releases")
+
+    @functools.cached_property
+    def judged(self) -> JudgedReader:
+        """Reads what the gate judged, published or not."""
+        return JudgedReader(self._pool)
 
     @functools.cached_property
     def _log(self) -> RolloutLog:

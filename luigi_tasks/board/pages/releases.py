@@ -18,6 +18,9 @@ from luigi_tasks.board.templating import quote
 from luigi_tasks.gate.words import describe_interval, percent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from luigi_tasks.board.judged_rows import JudgedList
     from luigi_tasks.board.release_facts import ReleaseFacts
     from luigi_tasks.board.release_pairs import ReleasePair
     from luigi_tasks.board.release_reader import ReleaseReader
@@ -132,23 +135,30 @@ class BesidePage(ReleaseBase):
         self.show("releases_beside.html", await self.in_thread(read))
 
 
-class ReportPage(ReleaseBase):
+class ReportBase(ReleaseBase):
+    """A report of the gate, in a sandbox."""
+
+    async def show_report(self, load: Callable[[], bytes]) -> None:
+        """Answer with a report, if it is kept and proven."""
+        from luigi_tasks.release.kept_gate import NotKeptError  # noqa: PLC0415 - imports python-tuf
+
+        try:
+            report = await self.in_thread(load)
+        except NotKeptError:
+            self.refuse("this report is not kept any more, or nothing proves it")
+        self.set_header("Content-Security-Policy", REPORT_POLICY)
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.finish(report)
+
+
+class ReportPage(ReportBase):
     """The gate's report of a release, as it was made."""
 
     async def get(self, release: str) -> None:
         """Show it in a sandbox."""
-        from luigi_tasks.release.kept_gate import NotKeptError, load_report  # noqa: PLC0415 - imports python-tuf
+        from luigi_tasks.release.kept_gate import load_report  # noqa: PLC0415 - imports python-tuf
 
-        def read() -> bytes:
-            try:
-                return load_report(apart(self.find(release).state), release)
-            except NotKeptError:
-                self.refuse("the report of this release is not kept any more, or nothing proves it")
-
-        report = await self.in_thread(read)
-        self.set_header("Content-Security-Policy", REPORT_POLICY)
-        self.set_header("Content-Type", "text/html; charset=utf-8")
-        self.finish(report)
+        await self.show_report(lambda: load_report(apart(self.find(release).state), release))
 
 
 class ProofPage(ReleaseBase):
@@ -158,6 +168,29 @@ class ProofPage(ReleaseBase):
         """Verify it."""
         proof = await self.in_thread(lambda: self.reader.prove(self.find(release), release))
         self.show("release_proof.html", proof)
+
+
+class CandidatesPage(ReleaseBase):
+    """What the gate judged lately, published or not."""
+
+    async def get(self) -> None:
+        """Show it."""
+
+        def read() -> JudgedList:
+            published = self.read()
+            return self.reader.judged.read(published, apart(published.state))
+
+        self.show("candidates.html", await self.in_thread(read))
+
+
+class CandidateReport(ReportBase):
+    """The gate's report of a candidate, as it was made."""
+
+    async def get(self, name: str) -> None:
+        """Show it in a sandbox."""
+        from luigi_tasks.release.judged import load_judged_report  # noqa: PLC0415 - imports python-tuf
+
+        await self.show_report(lambda: load_judged_report(apart(self.read().state), name))
 
 
 class SelfTestPicture(ReleaseBase):
@@ -189,4 +222,6 @@ HANDLERS = (
     (r"releases/([^/]+)/proof", ProofPage),
     (r"releases/([^/]+)/beside/([^/]+)", BesidePage),
     (r"releases/([^/]+)/self-test/([^/]+)", SelfTestPicture),
+    (r"candidates", CandidatesPage),
+    (r"candidates/([^/]+)/report", CandidateReport),
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import pytest
 
+from edge_client.contract.errors import InputError
 from edge_client.contract.names import release_target
 from edge_client.contract.rollout import EVERYBODY, RolloutDocument
 from luigi_tasks.board.release_matrix import MATRIX_CLASSES, build_matrix
@@ -168,6 +169,18 @@ def test_two_releases_are_chosen_and_stand_side_by_side(site: Site, tab: Page) -
     assert "numpy" not in settings
     pictures = site.board.json(f"releases/{first}/beside/{second}")["pictures"]
     assert pictures == {"both": 178, "gone": 2, "new": 5, "relabelled": 0, "moved": 0}
+
+
+def test_a_refused_candidate_shows_why_and_its_report(site: Site, tab: Page) -> None:
+    with pytest.raises(InputError, match="the gate refused"):
+        site.made.publish(9, mistakes=25)
+    site.open(tab)
+    tab.get_by_role("link", name="What the gate judged lately").click()
+    row = tab.get_by_role("region", name="Candidates").locator("tbody tr", has_text="Refused")
+    assert LABELS[0] in row.locator("ul.reasons").inner_text()
+    assert row.locator("code").first.inner_text() not in site.board.json("releases")["names"]
+    row.get_by_role("link", name="Report").click()
+    assert "Refused by the gate" in tab.locator("h1").inner_text()
 
 
 def test_json_has_the_whole_record_and_no_release_is_invented(site: Site) -> None:
