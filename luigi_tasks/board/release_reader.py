@@ -33,6 +33,8 @@ T = TypeVar("T")
 # So long a reading counts without another look at the store, unless the board was told of a change.
 _KEEP_S = 3.0
 _READERS = 16
+# So long a page waits for another one that reads, where nothing is known yet, and where something is.
+_WAIT_S, _WAIT_KNOWN_S = 20.0, 3.0
 # Of releases without the gate's record among their files, statements of this size are read for a list.
 _EVIDENCE_BYTES = 1 << 20
 # What was gone from `work/` is asked for again after so long.
@@ -60,6 +62,7 @@ class ReleaseReader:
         self._busy = threading.Lock()
         self._changes: dict[tuple[str, str], SnapshotChange] = {}
         self._kept: dict[tuple[str, ...], tuple[float, Kept]] = {}
+        self._failed: tuple[float, EdgeError | None] = (0.0, None)
         self._known: tuple[float, str, Published] | None = None
 
     @functools.cached_property
@@ -82,14 +85,32 @@ class ReleaseReader:
             version: What the board was told of last; another one is read anew at once.
         Raises: TrustError if the repository cannot be trusted; TransportError; SettingsError.
         """
-        with self._lock:
-            if self._known is not None:
-                at, told, published = self._known
-                if told == version and time.monotonic() - at < _KEEP_S:
-                    return published
+        known = self._known
+        if not self._lock.acquire(timeout=_WAIT_S if known is None else _WAIT_KNOWN_S):
+            if known is not None:  # the store is slow: what was known a moment ago is better than nothing
+                return known[2]
+            msg = "the releases are being read for the first time; load this page again in a moment"
+            raise TransportError(msg)
+        try:
+            return self._read_unless_known(version)
+        finally:
+            self._lock.release()
+
+    def _read_unless_known(self, version: str) -> Published:
+        if self._known is not None:
+            at, told, published = self._known
+            if told == version and time.monotonic() - at < _KEEP_S:
+                return published
+        at, error = self._failed
+        if error is not None and time.monotonic() - at < _KEEP_S:
+            raise error
+        try:
             published = self._read()
-            self._known = time.monotonic(), version, published
-            return published
+        except EdgeError as e:
+            self._failed = time.monotonic(), e
+            raise
+        self._known, self._failed = (time.monotonic(), version, published), (0.0, None)
+        return published
 
     def kept(self, published: Published, release: str) -> Kept:
         """Return what is kept of a release beside its document; each part that is missing says why."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROWS_A_PAGE = 50
 # A line of more points than pixels shows nothing more.
-CHART_POINTS = 150
+CHART_POINTS = 100
 
 STEADY, ROLLING_OUT, VARIANT, QUEUED, WITHDRAWN = "steady", "rolling out", "variant", "waiting", "withdrawn"
 # How a state is shown: colours of badges.
