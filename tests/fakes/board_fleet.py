@@ -17,7 +17,6 @@ import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from PIL import Image
 
-from edge_client.contract.names import release_target
 from edge_client.contract.report import DeviceReport, MachineFacts, ReleaseFigures, latency_bin
 from luigi_tasks.fleet.marks import Mark
 from luigi_tasks.fleet.records import EnrolledDevice, Sighting, SnapshotHead
@@ -25,11 +24,12 @@ from luigi_tasks.fleet.registry import RegistryChange, change_registry
 from luigi_tasks.fleet.snapshots import StoredRow, write_snapshot
 from luigi_tasks.release.channel import point_channel
 from luigi_tasks.release.repository import ReleaseRepository
+from luigi_tasks.settings.rollout import RolloutSettings
 from luigi_tasks.storage.folder_store import FolderStore
+from tests.fakes.gated_releases import GatedReleases
 from tests.fakes.inbox import hand_in
 from tests.fakes.rollout_fleet import COLLECTOR, RolloutFleet
 from tests.fakes.tiny_model import plain_picture
-from tests.fakes.tiny_release import tiny_release
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge_client.contract.release import ReleaseDocument
     from luigi_tasks.settings.values import PipelineSettings
 
 HOSTILE = (
@@ -69,7 +68,7 @@ class Words:
         reason: Why a release was sent back.
         person: Who acts.
         why: Why they do.
-        label: The first label.
+        labels: Of the releases.
         device: The first device.
     """
 
@@ -77,11 +76,12 @@ class Words:
     reason: str = "median latency 61.2 ms, more than 1.5 times the 31.0 ms of the release before"
     person: str = "ann"
     why: str = "the shops are open"
-    label: str = ""
+    labels: tuple[str, str, str] = ("apple", "pear", "plum")
     device: str = "camera-00"
 
 
-HOSTILE_WORDS = Words(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, LONG)
+HOSTILE_LABELS = ("<img src=x onerror=alert(1)>" + "x" * 60, "gr\u202eeen", "blue'\"&amp;")
+HOSTILE_WORDS = Words(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE_LABELS, LONG)
 
 
 class BoardFleet(RolloutFleet):
@@ -99,7 +99,8 @@ class BoardFleet(RolloutFleet):
 
     def __init__(self, folder: Path, devices: int = 24, words: Words = Words()) -> None:
         self.words = words
-        self.releases: list[ReleaseDocument] = []
+        self.releases: list[str] = []
+        self._gated: GatedReleases | None = None
         self._chance = random.Random(7)
         self._places: dict[str, int] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,7 @@ class BoardFleet(RolloutFleet):
 
     def pages(self) -> dict[str, str]:
         """Return the address of each page by name, after `live_a_day`."""
-        _, second, third = (one.release for one in self.releases)
+        _, second, third = self.releases
         rollout = self.machine().rollouts.current("stable")
         return {
             **MAIN_PAGES,
@@ -145,14 +146,15 @@ class BoardFleet(RolloutFleet):
         self.hand_in_frames()
         return self
 
-    def publish(self, bias: int, *, move: bool = True) -> ReleaseDocument:
-        """As for all rollouts, and remembered."""
-        if not self.words.label:
-            document = super().publish(bias, move=move)
-        else:
-            document = self._publish_hostile(bias, move=move)
-        self.releases.append(document)
-        return document
+    def publish(self, bias: int, *, move: bool = True) -> str:  # type: ignore[override]
+        """Have a candidate judged by the gate, and sign it, for `stable` or, not to move it, for `next`."""
+        if self._gated is None:
+            at_once = dataclasses.replace(self.settings, rollout=RolloutSettings(stages=""))
+            self._gated = GatedReleases(at_once, self.words.labels)
+        channel = "stable" if move else "next"
+        release = self._gated.publish(bias, 7 - 2 * bias, epochs=20 + 10 * bias, channel=channel)
+        self.releases.append(release)
+        return release
 
     def hand_in_frames(self, count: int = 18) -> None:
         """Put frames into the inbox, as devices do."""
@@ -167,10 +169,10 @@ class BoardFleet(RolloutFleet):
                 name,
                 f"{1700000000 + number}.jpg",
                 _jpeg(pixels),
-                label=self.words.label or word,
+                label=self.words.labels[number % 3],
                 confidence=0.31 + 0.02 * number,
-                top={self.words.label or word: 0.31 + 0.02 * number, "green": 0.3},
-                release=self.releases[-1].release,
+                top={self.words.labels[number % 3]: 0.31 + 0.02 * number, "another": 0.3},
+                release=self.releases[-1],
                 at=at.isoformat(timespec="milliseconds"),
             )
 
@@ -229,7 +231,7 @@ class BoardFleet(RolloutFleet):
             self.report(_HOUR)
 
     def _roll_out(self, bias: int, **plan: object) -> None:
-        release = self.publish(bias, move=False).release
+        release = self.publish(bias, move=False)
         self.machine().start("stable", release, self.plan(**plan), self.words.person)
         for look in range(6):
             self.look()
@@ -239,33 +241,18 @@ class BoardFleet(RolloutFleet):
                 self.verdicts.update(dict.fromkeys(wide[:2], "sent_back"))
 
     def _publish_night(self) -> None:
-        release = self.releases[0].release
+        release = self.releases[0]
         ReleaseRepository(FolderStore(self.settings.store), self.settings.trust).publish(
             {}, lambda now: point_channel(now, "night", release, share_percent=100.0, at=""), "night"
         )
 
-    def _publish_hostile(self, bias: int, *, move: bool) -> ReleaseDocument:
-        document, files = tiny_release(bias)
-        labels = (self.words.label[:120].replace("\r", "").replace("\n", ""), *document.labels[1:])
-        document = msgspec.structs.replace(document, architecture=self.words.label, labels=labels)
-        files["release.json"] = msgspec.json.encode(document)
-        files["labels.txt"] = ("\n".join(labels) + "\n").encode()
-        ReleaseRepository(FolderStore(self.settings.store), self.settings.trust).publish(
-            {release_target(document.release, name): data for name, data in files.items()},
-            (lambda now: point_channel(now, "stable", document.release, share_percent=100.0, at=""))
-            if move
-            else None,
-            "stable" if move else "",
-        )
-        return document
-
     def _row(self, device: str) -> StoredRow:
         release, place = self.serving[device], self._places[device]
-        is_back = self.verdicts.get(device) == "sent_back" and release == self.releases[-1].release
+        is_back = self.verdicts.get(device) == "sent_back" and release == self.releases[-1]
         latency_ms = (31.0, 24.0, 88.0)[place % 3] * self._chance.uniform(0.95, 1.05)
         figures = [self._figures(release, latency_ms, "sent_back" if is_back else "passed")]
         if is_back:
-            release = self.releases[-2].release
+            release = self.releases[-2]
             figures.insert(0, self._figures(release, latency_ms, "passed"))
         seen = self.now - 5 - 7200 * (device in self.silent)
         report = DeviceReport(
@@ -292,7 +279,7 @@ class BoardFleet(RolloutFleet):
             state="serving",
             decision="sent_back" if is_back else "current",
             release=release,
-            previous=self.releases[0].release,
+            previous=self.releases[0],
             offered=release,
             steady=self.steady,
             rollout="",
@@ -345,7 +332,7 @@ class BoardFleet(RolloutFleet):
             latency_ms=frames * latency_ms,
             latency=counts,
             confidence=(0, 20, 60, 120, 200, 300, 500, 900, 1500, 3600),
-            labels={self.words.label[:60] or "red": 3000, "green": 2600, "blue": 1600},
+            labels=dict(zip(self.words.labels, (3000, 2600, 1600), strict=True)),
             probation=probation,
             reason=self.words.reason if probation == "sent_back" else "",
             reason_code="slower" if probation == "sent_back" else "",
@@ -372,7 +359,7 @@ class BoardFleet(RolloutFleet):
                 latency_ms=hours * 3600 * latency_ms,
                 latency={usual: hours * 3400, slow: hours * 200},
                 confidence=tuple(hours * count for count in (0, 10, 30, 60, 100, 150, 250, 450, 750, 1800)),
-                labels={self.words.label[:60] or "red": hours * 1500, "green": hours * 2100},
+                labels=dict(zip(self.words.labels, (hours * 1500, hours * 1300, hours * 800), strict=True)),
             )
 
 

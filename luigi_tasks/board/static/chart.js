@@ -86,10 +86,17 @@
     return [least, most > least ? most + (data.highest === null ? (most - least) * 0.05 : 0) : least + 1];
   }
 
+  // An area of one moment has no width: it gets half an hour.
+  function widen(data) {
+    data.x = [data.x[0] - 1800, data.x[0]];
+    data.series.forEach((one) => one.values.push(one.values[0]));
+  }
+
   function draw(figure) {
     const plotted = figure.querySelector(".plot"), given = document.getElementById(figure.dataset.chart);
     if (!plotted || !given) return;
     const data = JSON.parse(given.textContent);
+    if (data.stacked && data.x.length === 1) widen(data);
     const { order, uplot } = options(data, plotted.clientWidth || 600);
     const values = data.series.map((one) => one.values), shown = data.stacked ? stacked(values) : values;
     drawn.get(figure)?.plot.destroy();

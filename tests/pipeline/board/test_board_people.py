@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from local_services import PATIENCE
+from local_services import PATIENCE, wait_until
 
 from tests.fakes.board_fleet import HOSTILE_WORDS, BoardFleet, write_board_settings
 from tests.fakes.running_board import RunningBoard
@@ -35,9 +35,11 @@ MARK_REACHABLE = """() => {
   return seen.length;
 }"""
 UNMARK = """() => {
-  const at = document.activeElement, style = getComputedStyle(at);
+  const at = document.activeElement;
   at.removeAttribute("data-unreached");
-  const isSeen = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1;
+  const isOutlined = (one) => one && getComputedStyle(one).outlineStyle !== "none" &&
+    parseFloat(getComputedStyle(one).outlineWidth) >= 1;
+  const isSeen = [at, at.parentElement, at.parentElement?.parentElement].some(isOutlined);
   if (at !== document.body && !isSeen) window.unseenFocus.push(at.outerHTML.slice(0, 200));
 }"""
 LEFT = "[...document.querySelectorAll('[data-unreached]')].map((one) => one.outerHTML.slice(0, 200))"
@@ -73,6 +75,8 @@ def hostile(tmp_path_factory) -> BoardFleet:
 def running(hostile: BoardFleet) -> Iterator[RunningBoard]:
     """Give a board over it."""
     with RunningBoard(write_board_settings(hostile, hostile.folder / "board.cfg", "look_s = 0.2")) as board:
+        wait_until(lambda: board.json()["state"]["rows"] == 12, "the index")
+        wait_until(lambda: board.json("label")["total"] == 12, "the inbox")
         yield board
 
 
