@@ -82,6 +82,8 @@
 
   function count() {
     for (const one of document.querySelectorAll("[data-count=decided]")) one.textContent = decided.toLocaleString("en");
+    for (const one of document.querySelectorAll("[data-count=of]")) one.textContent = Number(desk.dataset.of).toLocaleString("en");
+    at("progress").max = Math.max(desk.dataset.of, 1);
     at("progress").value = decided;
   }
 
@@ -151,9 +153,8 @@
     clearTimeout(timer);
     if (sending || !unsent.length) return;
     sending = true;
-    const newClass = unsent[0].newClass;
-    const end = unsent.findIndex((one, number) => one.newClass !== newClass || number >= SEND_AT_MOST);
-    const batch = unsent.slice(0, end < 0 ? unsent.length : end);
+    const batch = unsent.slice(0, SEND_AT_MOST);
+    const newClass = batch.some((one) => one.newClass);  // confirmed here, or undone; asked once more when it is taken
     let again = 0;
     try {
       const answer = await fetch(desk.action, {
@@ -165,8 +166,8 @@
         const found = await answer.json();
         unsent = unsent.slice(batch.length);
         place = found.place;
+        if (!unsent.length) tell("");
         found.outcomes.forEach(settle);
-        tell("");
       } else if (answer.status === 400 || answer.status === 413) {
         const { error } = await answer.json().catch(() => ({ error: answer.statusText }));
         unsent = unsent.slice(batch.length);
@@ -235,6 +236,7 @@
         if (card && !unsent.some((one) => one.id === id)) show(card, label, by);
       }
       if (!unsent.length) decided = found.decided;
+      desk.dataset.of = found.of;
       for (const [tab, left] of Object.entries(found.undecided)) {
         const part = document.querySelector(`[data-count="${tab}"]`);
         if (part) part.textContent = left.toLocaleString("en");
