@@ -79,6 +79,24 @@ def acts_of(record: RolloutRecord, now: Circumstances) -> tuple[Act, ...]:
     return tuple(msgspec.structs.replace(one, why_not=why_not or one.why_not) for one in made)
 
 
+def acts_without_record(key_fault: str) -> tuple[Act, ...]:
+    """Return what a person may do where the record of the rollout that runs is gone or forged: end it."""
+    does = (
+        "The channel's rollout ends, and its devices go back to the steady release at their next look.",
+        "Its record cannot be read, so its history says nothing of it.",
+    )
+    return (
+        Act(
+            name=ABORT,
+            title="Abort",
+            does_it="Abort the rollout",
+            does=does,
+            why_not=key_fault,
+            is_grave=True,
+        ),
+    )
+
+
 def perform(fleet: Fleet, act: str, channel: str, who: str, why: str) -> RolloutRecord | None:
     """Do it; return the rollout then.
 

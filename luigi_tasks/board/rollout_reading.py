@@ -14,7 +14,7 @@ import msgspec
 
 from edge_client.contract.errors import EdgeError, InputError, TrustError
 from edge_client.contract.names import check_name
-from luigi_tasks.board.rollout_acts import Act, Circumstances, acts_of
+from luigi_tasks.board.rollout_acts import Act, Circumstances, acts_of, acts_without_record
 from luigi_tasks.board.rollout_view import (
     ChannelLine,
     NextLook,
@@ -246,13 +246,13 @@ class RolloutReader:
         steady = pointer.release if pointer is not None else ""
         if not wanted:
             return ShownRollout(channel=channel, steady=steady)
-        found = self.rollouts.find(channel, wanted)
-        if found is None:
-            msg = f"channel {channel}: no rollout {wanted}"
-            if wanted == running:
-                self.rollouts.load(channel, wanted)  # raises, with the way out
-            raise UnknownError(msg)
-        record = found.document
+        try:
+            record = self._find(channel, wanted, must=wanted == running)
+        except (InputError, TrustError) as e:
+            if isinstance(e, UnknownError) or wanted != running:
+                raise
+            acts = acts_without_record(self.key_fault())
+            return ShownRollout(channel=channel, steady=steady, running=running, acts=acts, faults=(str(e),))
         faults: list[str] = list(view.faults)
         key, shown = self._verdict(record, verdict, faults)
         members = self._members(record)
@@ -285,6 +285,16 @@ class RolloutReader:
             next_look=next_look(view, record),
             faults=tuple(dict.fromkeys(faults)),
         )
+
+    def _find(self, channel: str, name: str, *, must: bool = False) -> RolloutRecord:
+        """Return a record; one that must be there and is gone is no UnknownError, but says the way out."""
+        if must:
+            return self.rollouts.load(channel, name).document
+        found = self.rollouts.find(channel, check_name(name, "rollout id"))
+        if found is None:
+            msg = f"channel {channel}: no rollout {name}"
+            raise UnknownError(msg)
+        return found.document
 
     def past(self, view: FleetView, channel: str, page: int) -> PastRollouts:
         """Return a page of a channel's rollouts, the newest first; one that never started is left out.
@@ -319,11 +329,7 @@ class RolloutReader:
 
         Raises: UnknownError; TrustError, TransportError, SettingsError.
         """
-        found = self.rollouts.find(check_name(channel, "channel"), check_name(name, "rollout id"))
-        if found is None:
-            msg = f"channel {channel}: no rollout {name}"
-            raise UnknownError(msg)
-        keys = self.rollouts.verdicts(found.document)[::-1]
+        keys = self.rollouts.verdicts(self._find(check_name(channel, "channel"), name))[::-1]
         pages = max(-(-len(keys) // PAGE_ROWS), 1)
         page = min(max(page, 1), pages)
         faults: list[str] = []
@@ -399,6 +405,7 @@ class RolloutReader:
             steady_since=seconds_of(pointer.moved_at) if pointer is not None else 0.0,
             rollout=show_line(record, self._members(record)) if record is not None else None,
             runs=record is not None and record.state not in ENDED,
+            unreadable=current.rollout if current is not None and record is None else "",
             queued=current.queued if current is not None else "",
             queued_at=seconds_of(current.queued_at) if current is not None else 0.0,
             next_look=next_look(view, record) if record is not None else NextLook(),

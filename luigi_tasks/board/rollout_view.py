@@ -13,8 +13,7 @@ from edge_client.contract.times import parse_time
 from luigi_tasks.fleet import records
 from luigi_tasks.fleet.observed import SHORTEST_S, SNAPSHOTS_MISSED
 from luigi_tasks.fleet.records import ENDED, RolloutRecord, VerdictRecord
-from luigi_tasks.fleet.stages import in_words
-from luigi_tasks.fleet.tables import count
+from luigi_tasks.fleet.tables import age_in_words, count
 from luigi_tasks.settings.rollout import devices_of
 
 if TYPE_CHECKING:
@@ -110,6 +109,7 @@ class ChannelLine(msgspec.Struct, frozen=True, kw_only=True):
         steady_since: Since when.
         rollout: The rollout that runs, or ran last; None: none ever did.
         runs: Whether it runs.
+        unreadable: Id of the rollout that runs and whose record is gone or forged; empty: none is.
         queued: Release that waits for its end.
         queued_at: Since when.
         next_look: What the next look has to go by.
@@ -120,6 +120,7 @@ class ChannelLine(msgspec.Struct, frozen=True, kw_only=True):
     steady_since: float = 0.0
     rollout: RolloutLine | None = None
     runs: bool = False
+    unreadable: str = ""
     queued: str = ""
     queued_at: float = 0.0
     next_look: NextLook = NextLook()
@@ -257,10 +258,10 @@ def _look_in_words(
     if not snapshot_at:
         return "no snapshot of the fleet, so nothing moves: see whether `edge-fleet collect` runs", True
     if view.now - snapshot_at > max(SNAPSHOTS_MISSED * view.snapshot_s, SHORTEST_S):
-        age = in_words(view.now - snapshot_at)
+        age = age_in_words(view.now - snapshot_at).removesuffix(" ago")
         return f"the newest snapshot is {age} old, so nothing moves: see `edge-fleet collect`", True
     if snapshot_at - since > OVERDUE_S:
-        late = in_words(snapshot_at - since)
+        late = age_in_words(snapshot_at - since).removesuffix(" ago")
         command = "luigi --module luigi_tasks AdvanceRollout"
         return f"no look for {late}: see whether cron runs `{command}`, or look now", True
     if snapshot_at > since:

@@ -217,8 +217,6 @@ class ActPage(RolloutPage):
         decision = self._decision(name)
         who = for_history(self.person.name or "board", "name")
         shown = await self.show(channel, decision.rollout)
-        if shown.rollout is None:
-            raise tornado.web.HTTPError(404, reason=f"no rollout was started on channel {channel}")
         try:
             why = for_history(decision.why, "why")
         except InputError as e:
@@ -292,12 +290,14 @@ class ActPage(RolloutPage):
         has_moved: bool = False,
     ) -> None:
         chosen: Act | None = next((one for one in shown.acts if one.name == act), None)
-        if shown.rollout is None or chosen is None:
-            raise tornado.web.HTTPError(404, reason="no rollout was started on this channel")
+        if chosen is None:
+            raise tornado.web.HTTPError(
+                404, reason="no rollout runs on this channel that this could be done to"
+            )
         model = Confirmation(
             rollout=shown,
             act=chosen,
-            events=len(shown.rollout.events),
+            events=len(shown.rollout.events) if shown.rollout is not None else 0,
             why=decision.why if decision is not None else "",
             error=error,
             has_moved=has_moved,
