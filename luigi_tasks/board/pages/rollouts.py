@@ -6,7 +6,6 @@ the rollout has moved meanwhile, nothing is done, and the page says what it is i
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import quote
 
@@ -135,14 +134,11 @@ class RolloutPage(Page):
         text = self.get_query_argument("page", "1")
         return int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 1
 
-    def _done(self, channel: str, record: RolloutRecord | None) -> None:
+    def done(self, channel: str, record: RolloutRecord | None) -> None:
         """Answer that something was done: a program gets the rollout, a browser goes to its page."""
-        if self.wants_json:
-            self.set_header("Content-Type", JSON)
-            self.finish(msgspec.json.encode({"channel": channel, "rollout": record}))
-            return
         names = (channel, record.id) if record is not None else (channel,)
-        self.redirect(self.address(*names), status=303)
+        below = "/".join(("rollouts", *(quote(one, safe="") for one in names)))
+        self.go(below, {"channel": channel, "rollout": record})
 
     def address(self, *names: str) -> str:
         """Return an address below `rollouts`, for the browser."""
@@ -227,8 +223,9 @@ class ActPage(RolloutPage):
             record = await self._perform(channel, act, who, why, seen)
         except InputError as e:
             return await self._explain(channel, act, who, decision, e)
+        self.audit(f"rollout.{act}", why, channel=channel, rollout=record.id if record is not None else "")
         self.board.look_now(ROLLOUTS)
-        return self._done(channel, record)
+        return self.done(channel, record)
 
     def _decision(self, name: str) -> Decision:
         """Return what was sent: a form, or JSON."""
@@ -257,17 +254,14 @@ class ActPage(RolloutPage):
         def work() -> RolloutRecord | None:
             return rollout_acts.perform(open_fleet(self.board.settings, seen), act, channel, who, why)
 
-        # A thread cannot be stopped: the decision may still be written, and is shown then.
-        running = asyncio.ensure_future(self.in_thread(work))
         try:
-            return await asyncio.wait_for(asyncio.shield(running), ACT_LIMIT_S)
-        except asyncio.TimeoutError:
-            running.add_done_callback(lambda one: one.exception())
+            return await self.in_thread(work, ACT_LIMIT_S)
+        except TransportError as e:
             msg = (
-                f"channel {channel}: the store has not answered within {ACT_LIMIT_S:.0f} s. The rollout's "
-                "page shows whether the decision is written; the next look finishes what was begun"
+                f"{e}. The rollout's page shows whether the decision is written; if it is, the next look "
+                "finishes what was begun"
             )
-            raise TransportError(msg) from None
+            raise TransportError(msg) from e
 
     async def _explain(self, channel: str, act: str, who: str, decision: Decision, error: InputError) -> None:
         """Answer that nothing was done, and what the rollout is in now; 303 where it was done before."""
@@ -276,7 +270,7 @@ class ActPage(RolloutPage):
         if record is not None and decision.events is not None:
             why = for_history(decision.why, "why")
             if rollout_acts.was_done(record, act, decision.events, who, why):
-                return self._done(channel, record)
+                return self.done(channel, record)
         self.set_status(409)
         return self._confirm(shown, act, decision, error=str(error), has_moved=True)
 
@@ -320,11 +314,7 @@ class LookPage(RolloutPage):
         done = await self.in_child(Order(what=LOOK, channel=channel))
         self.reader.note_look(channel, self.person.name, done.words)
         self.board.look_now(ROLLOUTS)
-        if self.wants_json:
-            self.set_header("Content-Type", JSON)
-            self.finish(msgspec.json.encode(done))
-            return
-        self.redirect(self.address(channel), status=303)
+        self.go(f"rollouts/{quote(channel, safe='')}", done)
 
 
 class StartPage(RolloutPage):
@@ -349,8 +339,9 @@ class StartPage(RolloutPage):
         except InputError as e:
             self.set_status(409)
             return await self._preview(channel, release, skip=skip, error=str(e))
+        self.audit("rollout.start", channel=channel, release=release)
         self.board.look_now(ROLLOUTS)
-        return self._done(channel, done.rollout)
+        return self.done(channel, done.rollout)
 
     async def _preview(self, channel: str, release: str, *, skip: bool, error: str = "") -> None:
         view = await self.view()
