@@ -30,6 +30,7 @@ from luigi_tasks.board.rollout_view import (
 )
 from luigi_tasks.fleet.records import ENDED, PLANNED, RolloutRecord, VerdictRecord
 from luigi_tasks.fleet.rollouts import RECORD_LIMIT_BYTES, VERDICTS_FOLDER, Rollouts
+from luigi_tasks.fleet.standing import RolloutRunsError, runs_already
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -380,6 +381,14 @@ class RolloutReader:
             raise UnknownError(msg)
         left_out = {pointer.release, *pointer.withdrawn} if pointer is not None else set()
         return tuple(one for one in reversed(self._repository.load().releases()) if one not in left_out)
+
+    def check_idle(self, channel: str, release: str) -> None:
+        """Raise RolloutRunsError if a rollout of another release runs on a channel."""
+        current = self.rollouts.current(check_name(channel, "channel"))
+        name = current.document.rollout if current is not None else ""
+        record = self._find(channel, name, must=True) if name else None
+        if record is not None and record.state not in ENDED and record.release != release:
+            raise RolloutRunsError(runs_already(record))
 
     def note_look(self, channel: str, who: str, words: str) -> None:
         """Keep what a look found that a person took."""

@@ -72,6 +72,18 @@ class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
     has_moved: bool = False
 
 
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a program sends to start a rollout.
+
+    Attributes:
+        release: The release.
+        skip: Whether devices that cannot run it are left out.
+    """
+
+    release: str
+    skip: bool = False
+
+
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """A rollout before it is started.
 
@@ -116,6 +128,19 @@ class RolloutPage(Page):
         """Return a rollout; one that is not there is an HTTPError."""
         view = await self.view()
         return await self.find(lambda: self.reader.rollout(view, channel, name, verdict))
+
+    @property
+    def sends_json(self) -> bool:
+        """Whether the body is JSON; else it is a form."""
+        return self.request.headers.get("Content-Type", "").partition(";")[0].strip() == JSON
+
+    def sent_json(self, kind: type[T], example: str) -> T:
+        """Return the body; raises InputError with an example if it is something else."""
+        try:
+            return msgspec.json.decode(self.request.body, type=kind)
+        except msgspec.MsgspecError as e:
+            msg = f"give JSON such as {example}: {e}"
+            raise InputError(msg) from e
 
     async def find(self, read: Callable[[], T]) -> T:
         """Return what a function of the reader returns; HTTPError where it is not there."""
@@ -166,7 +191,9 @@ class OneRolloutPage(RolloutPage):
         verdict = self.get_query_argument("verdict", "")
         shown = await self.show(channel, name, verdict)
         looked = self.reader.looked.get(channel)
-        self.answer("rollout.html", shown, asked=verdict, looked=looked, verdict_name=verdict_name)
+        self.answer(
+            "rollout.html", shown, named=bool(name), asked=verdict, looked=looked, verdict_name=verdict_name
+        )
 
 
 class PastRolloutsPage(RolloutPage):
@@ -229,12 +256,8 @@ class ActPage(RolloutPage):
 
     def _decision(self, name: str) -> Decision:
         """Return what was sent: a form, or JSON."""
-        if self.request.headers.get("Content-Type", "").partition(";")[0].strip() == JSON:
-            try:
-                sent = msgspec.json.decode(self.request.body, type=Decision)
-            except msgspec.MsgspecError as e:
-                msg = f'give JSON such as {{"why": "too slow"}}: {e}'
-                raise InputError(msg) from e
+        if self.sends_json:
+            sent = self.sent_json(Decision, '{"why": "too slow"}')
             if name and sent.rollout not in {"", name}:
                 msg = f"rollout {sent.rollout!r} is not the one of the address"
                 raise InputError(msg)
@@ -329,12 +352,12 @@ class StartPage(RolloutPage):
 
     async def post(self, channel: str) -> None:
         """Start it, and take the first look."""
-        release = self.get_body_argument("release", "")
-        skip = bool(self.get_body_argument("skip", ""))
+        release, skip = self._wanted()
         who = for_history(self.person.name or "board", "name")
         check_name(release, "release id")
         order = Order(what=START, channel=channel, release=release, who=who, skip_incompatible=skip)
         try:
+            await self.in_thread(lambda: self.reader.check_idle(channel, release))
             done = await self.in_child(order)
         except InputError as e:
             self.set_status(409)
@@ -343,6 +366,13 @@ class StartPage(RolloutPage):
         self.board.look_now(ROLLOUTS)
         return self.done(channel, done.rollout)
 
+    def _wanted(self) -> tuple[str, bool]:
+        """Return the release, and whether devices that cannot run it are left out: of a form, or JSON."""
+        if not self.sends_json:
+            return self.get_body_argument("release", ""), bool(self.get_body_argument("skip", ""))
+        wanted = self.sent_json(Wanted, '{"release": "RELEASE"}')
+        return wanted.release, wanted.skip
+
     async def _preview(self, channel: str, release: str, *, skip: bool, error: str = "") -> None:
         view = await self.view()
         releases = await self.find(lambda: self.reader.releases(view, channel))
@@ -350,6 +380,7 @@ class StartPage(RolloutPage):
         if release and not error:
             try:
                 check_name(release, "release id")
+                await self.in_thread(lambda: self.reader.check_idle(channel, release))
                 preview = await self.in_child(
                     Order(what=DRAFT, channel=channel, release=release, skip_incompatible=skip)
                 )
