@@ -104,7 +104,7 @@ def desk(tmp_path_factory, chromium):
         "viewer": tokens.issue("ann-viewer", "viewer", 1)[0],
         ROLE: tokens.issue("ann-operator", "operator", 1)[0],
     }
-    lines = ("look_s = 0.2", "[rollout]", "stages = 1d,50%,100%", "soak = 0s")
+    lines = ("look_s = 0.2",)
     with RunningBoard(write_board_settings(fleet, folder / "board.cfg", *lines)) as board:
         context = chromium.new_context(viewport={"width": 1280, "height": 900})
         context.set_default_timeout(10_000 * PATIENCE)
@@ -298,7 +298,7 @@ def test_a_release_is_tried_dry_started_and_looked_at(desk, open_tab):
     desk.fleet.report(2)
     status, told = desk.ask("GET", f"rollouts/stable/start?release={release}")
     assert status == 200
-    assert [one["size"] for one in json.loads(told)["stages"]] == [1, 6, 12]
+    assert [one["size"] for one in json.loads(told)["stages"]] == [1, 3, 12]
     tab = open_tab("rollouts/stable")
     status, told = desk.ask("POST", "rollouts/stable/start", chosen)
     assert status == 200
