@@ -132,9 +132,12 @@ class RolloutLog:
     def read(self, state: RepositoryState) -> KnownRollouts:
         """Return the rollouts, as the store has them now.
 
-        Raises: TransportError; SettingsError if the store denies it.
+        What cannot be read is a fault: releases are shown without rollouts, too.
         """
-        listed = [one for one in state.store.list_folder(FOLDER) if one.key.endswith(".json")]
+        try:
+            listed = [one for one in state.store.list_folder(FOLDER) if one.key.endswith(".json")]
+        except EdgeError as e:
+            return KnownRollouts(faults=(str(e),))
         listed = [one for one in listed if not one.key.endswith(f"/{_TOLD}")]
         listed = [one for one in listed if one.key.count("/") == FOLDER.count("/") + 1]
         if not listed:
