@@ -23,6 +23,7 @@ from luigi_tasks.fleet.records import Check, RolloutPlan, RolloutRecord, StageRe
 from luigi_tasks.fleet.rollouts import record_key
 from luigi_tasks.fleet.stages import Moment
 from tests.fakes.board_fleet import HOSTILE, HOSTILE_WORDS, BoardFleet, write_board_settings
+from tests.fakes.rollout_fleet import RolloutFleet
 from tests.fakes.running_board import RunningBoard
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -37,13 +38,18 @@ class Shops(BoardFleet):
         super().__init__(folder, 12, HOSTILE_WORDS)
         self.now = time.time()
 
+    def publish(self, bias, *, move=True):
+        """Sign a release that no gate judged: rollouts do not ask."""
+        self.releases.append(RolloutFleet.publish(self, bias, move=move).release)
+        return self.releases[-1]
+
     def begin(self, looks=0, **plan):
         """Start a rollout of a new release after whatever ran, and look at it; return its id."""
         self.now = max(self.now, time.time())
         self.verdicts.clear()
         if self.machine().stand("stable").running is not None:
             self.machine().abort("stable", "eve", "another test")
-        release = self.publish(len(self.releases), move=False).release
+        release = self.publish(len(self.releases), move=False)
         plan = {"stages": "1d,50%,100%", **plan}
         started = self.machine().start("stable", release, self.plan(**plan), HOSTILE)
         for _ in range(looks):
@@ -59,7 +65,7 @@ class Shops(BoardFleet):
     def halt(self):
         """Start a rollout that four of six devices send back; return its id."""
         rollout = self.begin(2, on_breach="pause")
-        having = sorted(name for name in self.follow() if self.serving[name] == self.releases[-1].release)
+        having = sorted(name for name in self.follow() if self.serving[name] == self.releases[-1])
         self.verdicts.update(dict.fromkeys(having[:4], "sent_back"))
         self.step()
         return rollout
@@ -147,7 +153,7 @@ def state_of(tab):
 
 def test_a_halted_rollout_is_read_and_sent_back_by_mouse(desk, open_tab):
     rollout = desk.fleet.halt()
-    release, steady = desk.fleet.releases[-1].release, desk.fleet.steady
+    release, steady = desk.fleet.releases[-1], desk.fleet.steady
     tab = open_tab("rollouts")
     expect(tab.locator("article")).to_have_count(1)
     tab.get_by_role("link", name="stable", exact=True).click()
@@ -288,7 +294,7 @@ def test_programs_read_and_decide_with_a_token(desk):
 
 def test_a_release_is_tried_dry_started_and_looked_at(desk, open_tab):
     desk.fleet.begin(1)
-    release = desk.fleet.publish(len(desk.fleet.releases), move=False).release
+    release = desk.fleet.publish(len(desk.fleet.releases), move=False)
     chosen = {"release": release}
     status, told = desk.ask("POST", "rollouts/stable/start", chosen)
     assert status == 409
