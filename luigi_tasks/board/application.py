@@ -62,7 +62,7 @@ class StreamPage(Page):
             # The first event lets proxies that wait for a body pass the answer on.
             self.write(ALIVE)
             await self.flush()
-            while self._may_still():
+            while self._may_still() and not self.board.streams.has_ended:
                 self.write(await _next_event(stream))
                 await self.flush()
         except (tornado.iostream.StreamClosedError, asyncio.CancelledError):

@@ -23,10 +23,10 @@ _PART_OF_TIME = 0.2
 
 
 async def watch_pipeline(board: Board) -> None:
-    """Look until cancelled; what fails is logged once in a row, and looked at again."""
+    """Look until the board ends; what fails is logged once in a row, and looked at again."""
     look_s, looked_at, had_failed = board.settings.board.look_s, -1e9, False
     pause_s = look_s
-    while True:
+    while not board.streams.has_ended:
         if len(board.streams) or time.monotonic() - looked_at > _UNSEEN_TIMES * look_s:
             began = time.monotonic()
             try:

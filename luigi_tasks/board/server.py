@@ -58,10 +58,11 @@ async def serve(board: Board) -> None:
     watching = [loop.create_task(one) for one in (board.watch.run(), watch_pipeline(board))]
     await ended.wait()
     _end_at_the_latest_in(_END_S)
+    server.stop()
+    board.streams.end()
+    board.watch.close()
     for one in watching:
         one.cancel()
-    server.stop()
-    board.watch.close()
     board.pictures.close()
     board.audit.close()
 

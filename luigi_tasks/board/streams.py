@@ -42,6 +42,10 @@ class Stream:
         self._pending[topic] = version
         self._is_told.set()
 
+    def wake(self) -> None:
+        """Let `get` return, also with nothing."""
+        self._is_told.set()
+
     async def get(self) -> str:
         """Return what is to be sent, as soon as there is anything."""
         await self._is_told.wait()
@@ -56,12 +60,14 @@ class Streams:
     Attributes:
         versions: Version of each topic that is known.
         on_open: Called when the first page is opened.
+        has_ended: Whether the board ends, and streams do with it.
     """
 
     def __init__(self) -> None:
         self.versions: dict[str, str] = {}
         self.on_open: Callable[[], None] = _nothing
         self._streams: set[Stream] = set()
+        self.has_ended = False
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -90,6 +96,12 @@ class Streams:
     def close(self, stream: Stream) -> None:
         """Forget a stream."""
         self._streams.discard(stream)
+
+    def end(self) -> None:
+        """End all streams; a cancellation alone is lost where a stream has just been told something."""
+        self.has_ended = True
+        for stream in self._streams:
+            stream.wake()
 
 
 def event(topic: str, version: str) -> str:

@@ -62,6 +62,7 @@ class Watch:
         self._more: list[Look] = []
         self._wanted: set[str] = set()
         self._awake = asyncio.Event()
+        self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._failures = 0
         self._looked_at = float("-inf")
@@ -76,10 +77,11 @@ class Watch:
         self._more.append(look)
 
     async def run(self) -> None:
-        """Look until it is cancelled."""
+        """Look until it is closed."""
         self._loop = asyncio.get_running_loop()
         await self._in(self._loader, self._index.find)
-        while True:
+        # `asyncio.wait_for` loses a cancellation that comes with what it waits for (until Python 3.12).
+        while not self._is_closed:
             wanted, self._wanted = self._wanted, set()
             self._awake.clear()
             try:
@@ -92,7 +94,9 @@ class Watch:
                 await asyncio.wait_for(self._awake.wait(), self._pause_s())
 
     def close(self) -> None:
-        """End the threads; a child that makes an index ends with the board."""
+        """End the looks and the threads; a child that makes an index ends with the board."""
+        self._is_closed = True
+        self._awake.set()
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._loader.shutdown(wait=False, cancel_futures=True)
 
