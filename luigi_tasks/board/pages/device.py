@@ -26,6 +26,7 @@ class DevicePage(Page):
     """One device, on all of its channels."""
 
     section = ""
+    part = "device"
 
     async def get(self, device: str) -> None:
         """Show it."""
@@ -49,6 +50,8 @@ class DevicePage(Page):
 
 class FramePage(Page):
     """A frame, small."""
+
+    part = "device"
 
     async def get(self, device: str, picture: str) -> None:
         """Send it as JPEG, made in the confined child."""

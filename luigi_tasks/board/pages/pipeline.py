@@ -6,12 +6,11 @@ import ipaddress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import msgspec
 import tornado.web
 
 from edge_client.contract.errors import InputError
 from luigi_tasks.board import runs
-from luigi_tasks.board.page import JSON, Page
+from luigi_tasks.board.page import Page
 from luigi_tasks.board.pipeline_view import read_pipeline, shown_run, steps_of_run
 from luigi_tasks.board.pipeline_watch import tell_pipeline
 from luigi_tasks.board.run_kinds import KINDS, Kind, describe, why_not
@@ -75,6 +74,7 @@ class StartPage(Page):
             if value := self.get_body_argument(option[2:], "").strip():
                 arguments += [option, value]
         name = await self.in_thread(lambda: runs.start_run(self.board, arguments, self.person))
+        self.audit("board.run_started", run=name, command=" ".join(arguments))
         await _show(self, name)
 
 
@@ -100,15 +100,20 @@ class RunPage(Page):
 class StopPage(Page):
     """Stops a run."""
 
+    section = "pipeline"
+
     async def post(self, name: str) -> None:
         """Stop it."""
         run = await self.in_thread(lambda: _find(self, name))
         await self.in_thread(lambda: runs.stop_run(self.board, run.id, self.person))
+        self.audit("board.run_stopped", run=run.id, task=run.task)
         await _show(self, run.id)
 
 
 class LogPage(Page):
     """The log of a run, as text."""
+
+    section = "pipeline"
 
     async def get(self, name: str) -> None:
         """Send it."""
@@ -136,12 +141,8 @@ def _find(page: Page, name: str) -> runs.Run:
 async def _show(page: Page, name: str) -> None:
     """Answer an act with the run, and tell the pages that are open."""
     await tell_pipeline(page.board)
-    if page.wants_json:
-        run = await page.in_thread(lambda: shown_run(page.board, runs.find_run(page.board, name)))
-        page.set_header("Content-Type", JSON)
-        page.finish(msgspec.json.encode({"run": run}))
-        return
-    page.redirect(page.path(f"pipeline/runs/{name}"), status=303)
+    run = await page.in_thread(lambda: shown_run(page.board, runs.find_run(page.board, name)))
+    page.go(f"pipeline/runs/{name}", {"run": run})
 
 
 def _is_loopback(host: str) -> bool:
