@@ -22,7 +22,6 @@ from luigi_tasks.board.index.records import (
     DeviceQuery,
     IndexedDevice,
 )
-from luigi_tasks.board.trial import read_document
 from luigi_tasks.fleet.commands.why import explain
 from luigi_tasks.fleet.opening import open_documents
 from luigi_tasks.fleet.records import DeviceRow, EnrolledDevice
@@ -302,9 +301,9 @@ def _registered(board: Board, device: str, faults: list[str]) -> EnrolledDevice 
 
 def _document(board: Board, release: str, faults: list[str]) -> ReleaseDocument | None:
     try:
-        return read_document(board.trials.published.state(), release)
+        return board.published().documents.get(release)
     except EdgeError as e:
-        faults.append(f"release {one_line(release[:80])}: {e}")
+        faults.append(str(e))
         return None
 
 
