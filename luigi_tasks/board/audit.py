@@ -87,10 +87,12 @@ class Audit:
             self._put(self._events, act)
 
     def last(self, number: int) -> tuple[Act, ...]:
-        """Return the last acts, newest first; reads files.
+        """Return the last acts, newest first, also what is just being written; reads files.
 
         Raises: OSError.
         """
+        with self._acts.all_tasks_done:
+            self._acts.all_tasks_done.wait_for(lambda: not self._acts.unfinished_tasks, _END_S)
         found: list[Act] = []
         for path in self._files():
             for line in reversed(path.read_bytes().splitlines()):
@@ -120,6 +122,8 @@ class Audit:
                 work(act)
             except Exception as e:  # noqa: BLE001 - the next act is written all the same
                 _say_lost(f"not told: {e}", act)
+            finally:
+                waiting.task_done()
 
     def _write(self, act: Act) -> None:
         line = _line(act) + b"\n"

@@ -152,7 +152,8 @@ class Page(tornado.web.RequestHandler):
             return
         if self.person.name:
             status = self.get_status()
-            result = DONE if status < 400 else f"refused: {status} {http.HTTPStatus(status).phrase}"
+            ended = "refused" if status < 500 else "failed"
+            result = DONE if status < 400 else f"{ended}: {status} {http.HTTPStatus(status).phrase}"
             self.audit(f"{self.request.method} {self.below}", result=result)
 
     async def in_thread(self, work: Callable[[], T], limit_s: float = 0.0) -> T:

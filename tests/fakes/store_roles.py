@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-ROLES = ("pipeline", "device", "collector", "approver")
+ROLES = ("pipeline", "device", "collector", "approver", "board")
 # The variable that AWS IoT Core fills in, and the one of a store whose users are the devices.
 THING, USER = "${credentials-iot:ThingName}", "${aws:username}"
 PREFIX = "rights"

@@ -367,23 +367,18 @@ def test_each_act_stands_in_the_history_with_who_and_from_where(site):
     said = {**OWN_PAGE, "X-Forwarded-For": "198.51.100.9, 203.0.113.7", "X-Forwarded-User": "<b>olga\x9b"}
     csrf = site.csrf(said, PROXY)
     site.ask("POST", "/rollouts/stable/pause", {**said, "X-Board-Csrf": csrf}, b"why=slow", peer=PROXY)
-    wait_until(lambda: site.acts(token)[0]["what"] == "POST rollouts/stable/pause", "the act in the history")
     newest = site.acts(token)[0]
     assert newest["who"].startswith("<b>olga")
     assert newest["who"].isprintable()
     assert newest["address"] == "203.0.113.7", "the last that the proxy itself saw"
-    assert (newest["role"], newest["by"], newest["what"]) == (
-        "labeller",
-        "proxy",
-        "POST rollouts/stable/pause",
-    )
+    assert (newest["role"], newest["by"]) == ("labeller", "proxy")
+    assert newest["what"] == "POST rollouts/stable/pause"
     assert newest["result"].startswith("refused: 403")
     page = site.ask("GET", "/audit", {"Authorization": f"Bearer {token}"}).text
     assert "&lt;b&gt;olga" in page
     assert "<b>olga" not in page
     forged = {**JSON, "X-Forwarded-For": "198.51.100.9", "Authorization": f"Bearer {token}"}
     site.ask("POST", "/sign-out", forged, b"")
-    wait_until(lambda: site.acts(token)[0]["what"] == "POST sign-out", "the act in the history")
     assert site.acts(token)[0]["address"] == PERSON
 
 

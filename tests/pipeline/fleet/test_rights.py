@@ -292,6 +292,7 @@ MAY = {
     ),
     "device": (keys("metadata/", "targets/"), {"inbox/camera-1/1.jpg"}, set()),
     "collector": (keys("metadata/", "targets/", "fleet/"), *[keys("fleet/snapshots/")] * 2),
+    "board": (TAKEN, set(), set()),
     "approver": (
         keys("metadata/", "targets/", "fleet/"),
         MOVES | keys("fleet/rollouts/", "fleet/verdicts/", "fleet/told/", "fleet/registry/"),
@@ -345,6 +346,7 @@ def test_each_role_reads_writes_and_removes_what_it_needs_and_nothing_else(
             "device": {"metadata/"},
             "collector": {"metadata/", "fleet/"},
             "approver": {"metadata/", "fleet/"},
+            "board": {"metadata/", "fleet/", "inbox/", "work/"},
         }[role]
     )
 
