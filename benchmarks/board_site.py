@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FLEET, CHANNEL = "fleet", "stable"
+FLEET, CHANNEL, ROLLOUT = "fleet", "stable", "20261128T010000-r1"
 _SNAPSHOT_S = 300.0
 # Of each cohort, as the collector's default; hours of each.
 _SAMPLED, _HOURS = 1000, 24
@@ -69,8 +69,7 @@ class BoardSite:
         self._publish()
         self._enroll()
         self._roll_out()
-        for age in range(3, 0, -1):
-            self.snapshot(time.time() - age * 3600)
+        self.snapshot(time.time() - _SNAPSHOT_S)
 
     def snapshot(self, taken_at: float) -> None:
         """Write a snapshot of that time."""
@@ -115,7 +114,7 @@ class BoardSite:
             number=1, size=self._devices // 10, threshold=1 << 60, opened_at=time.time() - 7200
         )
         record = RolloutRecord(
-            id="20261128T010000-r1",
+            id=ROLLOUT,
             channel=CHANNEL,
             release=RELEASES[1],
             from_release=RELEASES[0],
