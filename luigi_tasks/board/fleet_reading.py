@@ -101,6 +101,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         state: Which moment is shown, and how complete it is.
         alerts: What a person has to look at now, the worst first.
         channels: The channels and their rollouts.
+        followed: Channels that a device follows or reported on.
         counts: Registered devices by what is known of them.
         mix: Devices by release over time.
         span: How far back that reaches, one of `SPANS`.
@@ -110,6 +111,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     state: IndexState
     alerts: tuple[Alert, ...]
     channels: tuple[ChannelNow, ...]
+    followed: int
     counts: Counts
     mix: Mix
     span: str
@@ -130,6 +132,7 @@ def read_fleet(index: Index, view: FleetView | None, query: DeviceQuery, span: s
         state=index.state(),
         alerts=tuple(sorted(_alerts(view, channels), key=lambda one: one.level != _BAD)),
         channels=channels,
+        followed=len(index.channels),
         counts=index.counts(),
         mix=index.mix(query.channel, SPANS[span]),
         span=span,

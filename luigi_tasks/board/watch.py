@@ -15,7 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from edge_client.contract.errors import EdgeError
+from edge_client.contract.errors import EdgeError, TransportError
 from edge_client.contract.text import one_line
 from luigi_tasks.board.looks import digest_of, looks_at
 from luigi_tasks.board.streams import INBOX, RELEASES, ROLLOUTS, SNAPSHOT
@@ -67,9 +67,12 @@ class Watch:
         self._failures = 0
         self._looked_at = float("-inf")
         self._loading: asyncio.Task[None] | None = None
+        self._filling: asyncio.Task[None] | None = None
+        self._past = ""
         self._failed_version, self._load_again_at, self._load_failures = "", 0.0, 0
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "watch")
         self._loader = concurrent.futures.ThreadPoolExecutor(1, "index")
+        self._filler = concurrent.futures.ThreadPoolExecutor(1, "past")
         streams.on_open = self.look_soon
 
     def add(self, look: Look) -> None:
@@ -89,16 +92,18 @@ class Watch:
                 self._note(_BUCKET, "")
             except Exception as e:  # noqa: BLE001 - the looks go on, whatever one of them met
                 self._fail(e)
+            self._looked_at = time.monotonic()
             self._tell_state()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._awake.wait(), self._pause_s())
 
     def close(self) -> None:
-        """End the looks and the threads; a child that makes an index ends with the board."""
+        """End the looks, the threads, and the child that makes an index."""
         self._is_closed = True
         self._awake.set()
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        self._loader.shutdown(wait=False, cancel_futures=True)
+        self._index.close()
+        for thread in (self._thread, self._loader, self._filler):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     def look_now(self, *topics: str) -> None:
         """Look at once, for instance after something was changed here; from any thread.
@@ -112,7 +117,8 @@ class Watch:
 
     def look_soon(self) -> None:
         """Look, unless that was done a moment before; from any thread."""
-        if time.monotonic() - self._looked_at > self._settings.board.look_s:
+        least_s = _backoff_s(self._failures) if self._failures else self._settings.board.look_s
+        if time.monotonic() - self._looked_at > least_s:
             self.look_now()
 
     def view(self) -> FleetView:
@@ -134,24 +140,40 @@ class Watch:
             if look.topic in wanted:
                 look.due = 0
         before = self._versions()
-        await self._in(self._thread, self._look_at_all)
-        self._looked_at = time.monotonic()
+        fault = await self._in(self._thread, self._look_at_all)
         versions = self._versions()
         sources = ("snapshots", "registry", "rollouts", "repository")
         if any(before.get(name) != versions[name] for name in sources):
             await self._in(self._thread, self._outline.read)
-        self._outline.confirm()
-        self._streams.tell(ROLLOUTS, digest_of([versions["rollouts"], versions["repository"]]))
-        self._streams.tell(RELEASES, versions["repository"])
-        self._streams.tell(INBOX, versions["inbox"])
+        if fault is None:
+            self._outline.confirm()
+        self._tell(ROLLOUTS, versions["rollouts"], versions["repository"])
+        self._tell(RELEASES, versions["repository"])
+        self._tell(INBOX, versions["inbox"])
         for look in self._more:
-            self._streams.tell(look.topic, look.version)
+            self._tell(look.topic, look.version)
         source = f"{self._settings.store.url} {self._settings.broker.fleet}"
-        self._renew(digest_of([source, *(versions[name] for name in sources)]))
+        if all(versions[name] for name in sources):
+            self._renew(digest_of([source, *(versions[name] for name in sources)]))
+        if fault is not None:
+            raise fault
 
-    def _look_at_all(self) -> None:
+    def _tell(self, topic: str, *versions: str) -> None:
+        """Tell the pages what was read; a version that is empty was not."""
+        if all(versions):
+            self._streams.tell(topic, versions[0] if len(versions) == 1 else digest_of(versions))
+
+    def _look_at_all(self) -> EdgeError | None:
+        """Look at all; return what stood in the way. One that is denied does not keep back the others."""
+        fault: EdgeError | None = None
         for look in self._looks:
-            look.look()
+            try:
+                look.look()
+            except TransportError as e:  # nothing else would be answered either, after as long a time
+                return e
+            except EdgeError as e:
+                fault = fault or e
+        return fault
 
     def _open(self) -> list[Look]:
         store = open_store(self._settings.store)
@@ -183,13 +205,24 @@ class Watch:
             self._note(_INDEX, f"not all is shown: {_words(e)}")
         self._tell_state()
         self._awake.set()  # the bucket may have moved on meanwhile
+        if self._filling is None and not self._failed_version:
+            self._filling = asyncio.get_running_loop().create_task(self._fill_past())
+
+    async def _fill_past(self) -> None:
+        """Read what older snapshots tell, once."""
+        try:
+            if await self._in(self._filler, self._index.fill_past):
+                self._past = "past"
+                self._tell_state()
+        except Exception as e:  # noqa: BLE001 - the chart begins later then
+            _log(e)
 
     def _tell_state(self) -> None:
         """Tell which index the pages see, and what is wrong with it."""
         state = self._index.state()
         told = [state.version] if state.version or state.faults else []
-        if state.faults or state.is_old:
-            told += ["old" if state.is_old else "", *state.faults]
+        if state.faults or state.is_old or self._past:
+            told += ["old" if state.is_old else "", self._past, *state.faults]
         if told:
             self._streams.tell(SNAPSHOT, told[0] if len(told) == 1 else digest_of(told))
 

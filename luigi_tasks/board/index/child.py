@@ -2,8 +2,9 @@
 
     python -m luigi_tasks.board.index.child < ORDER
 
-ORDER is pickled: settings, variables that hold keys of the store, folder, version. It answers with the
-content as JSON, or with an error as one paragraph and the exit code 1.
+ORDER is pickled: settings, variables that hold keys of the store, folder, version; without a version the
+history is filled with what older snapshots tell. It answers with the content as JSON, or with an error as one
+paragraph and the exit code 1.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from edge_client.children import (
 from edge_client.contract.errors import EdgeError, TransportError
 from edge_client.contract.text import one_line
 from luigi_tasks.board.index.loading import load
+from luigi_tasks.board.index.past import fill_past
 from luigi_tasks.board.index.records import IndexContent
 
 if TYPE_CHECKING:
@@ -46,34 +48,58 @@ class LoadError(TransportError):
     """The child could not make an index; why may pass."""
 
 
-def load_in_child(settings: PipelineSettings, folder: Path, version: str, timeout_s: float) -> IndexContent:
-    """Make an index as `loading.load` does, in a process of its own.
+class Child:
+    """Runs one child at a time, which ends with the board.
 
-    Raises: LoadError.
+    Args:
+        timeout_s: How long one may take.
     """
-    order = pickle.dumps((settings, secrets(), folder, version))
-    child = subprocess.Popen(
-        python_command("luigi_tasks.board.index.child"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        cwd=FOLDER,
-    )
-    with child:
-        try:
-            answer, fault = child.communicate(order, timeout_s)
-        except subprocess.TimeoutExpired as e:
-            child.kill()
-            msg = f"the index was not made within {timeout_s:g} s; tried again later"
-            raise LoadError(msg) from e
-        except BaseException:
-            child.kill()
-            raise
-    if child.returncode:
-        said = fault.decode(errors="replace").strip().splitlines()
-        raise LoadError(one_line(describe_exit(child.returncode, "making the index crashed") or said[-1]))
-    return msgspec.json.decode(answer, type=IndexContent)
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._running: subprocess.Popen[bytes] | None = None
+        self._is_closed = False
+
+    def load(self, settings: PipelineSettings, folder: Path, version: str) -> IndexContent:
+        """Make an index as `loading.load` does. Raises: LoadError."""
+        return msgspec.json.decode(self._run(settings, folder, version), type=IndexContent)
+
+    def fill_past(self, settings: PipelineSettings, folder: Path) -> int:
+        """Fill the history as `past.fill_past` does. Raises: LoadError."""
+        return msgspec.json.decode(self._run(settings, folder, ""), type=int)
+
+    def close(self) -> None:
+        """End the child that runs, and start none any more; from any thread."""
+        self._is_closed = True
+        if self._running is not None:
+            self._running.kill()
+
+    def _run(self, settings: PipelineSettings, folder: Path, version: str) -> bytes:
+        order = pickle.dumps((settings, secrets(), folder, version))
+        command = python_command("luigi_tasks.board.index.child")
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment(), cwd=FOLDER
+        ) as child:
+            self._running = child
+            try:
+                if self._is_closed:
+                    child.kill()
+                answer, fault = child.communicate(order, self._timeout_s)
+            except subprocess.TimeoutExpired as e:
+                child.kill()
+                msg = f"the index was not made within {self._timeout_s:g} s; tried again later"
+                raise LoadError(msg) from e
+            except BaseException:
+                child.kill()
+                raise
+            finally:
+                self._running = None
+        if child.returncode:
+            said = fault.decode(errors="replace").strip().splitlines() or ["the child said nothing"]
+            crashed = describe_exit(child.returncode, "making the index crashed")
+            raise LoadError(one_line(crashed or said[-1]))
+        return answer
 
 
 def main() -> int:
@@ -86,7 +112,7 @@ def main() -> int:
     os.environ.update(variables)
     gc.disable()  # rows go by without cycles; looking for them would take longer than the rest
     try:
-        content = load(settings, folder, version)
+        content = load(settings, folder, version) if version else fill_past(settings, folder)
     except EdgeError as e:
         sys.stderr.write(one_line(str(e)) + "\n")
         return _REFUSED

@@ -127,6 +127,8 @@ def read_mix(folder: Path, channel: str, since: float) -> Mix:
             sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)
         ) as connection:
             points = connection.execute(query, (channel, int(since))).fetchall()
+    except sqlite3.OperationalError:  # it is being made
+        return Mix(channel=channel)
     except sqlite3.Error as e:  # the next snapshot begins it anew; the page is shown without
         logger.warning("%s: %s", path, e)
         return Mix(channel=channel)

@@ -8,10 +8,11 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from edge_client.contract.errors import TransportError
-from luigi_tasks.board.index.child import load_in_child
+from luigi_tasks.board.index.child import Child
 from luigi_tasks.board.index.database import FILE, DamagedIndexError, open_index, read_content
 from luigi_tasks.board.index.history import read_mix
 from luigi_tasks.board.index.loading import load, source_of
+from luigi_tasks.board.index.past import fill_past
 from luigi_tasks.board.index.queries import Finder, find_device
 from luigi_tasks.board.index.records import Counts, DevicePage, IndexState
 from luigi_tasks.fleet.snapshots import Snapshot
@@ -54,6 +55,7 @@ class Index:
         self._content: IndexContent | None = None
         self._generation = 0
         self._finder = Finder()
+        self._child, self._past_child = Child(LOAD_TIMEOUT_S), Child(LOAD_TIMEOUT_S)
         self.faults: dict[str, str] = {}
         self.is_loading = False
 
@@ -97,9 +99,20 @@ class Index:
             if rows is not None and rows <= SMALL_ROWS:
                 self._take(load(self._settings, self._folder, version))
             else:
-                self._take(load_in_child(self._settings, self._folder, version, LOAD_TIMEOUT_S))
+                self._take(self._child.load(self._settings, self._folder, version))
         finally:
             self.is_loading = False
+
+    def fill_past(self) -> int:
+        """Fill the history with what older snapshots tell; return how many were read. Raises: as `load`."""
+        if self.rows <= SMALL_ROWS:
+            return fill_past(self._settings, self._folder)
+        return self._past_child.fill_past(self._settings, self._folder)
+
+    def close(self) -> None:
+        """End the children, if there are any."""
+        self._child.close()
+        self._past_child.close()
 
     def state(self) -> IndexState:
         """Return which moment the pages show, and how complete it is."""

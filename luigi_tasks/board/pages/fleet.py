@@ -31,7 +31,7 @@ COLUMNS = (
     ("last_seen", "Last seen", False),
     ("latency_ms", "Latency", True),
     ("unsure", "Unsure", True),
-    ("failed_frames", "Failed frames", True),
+    ("failed_frames", "Failed", True),
     ("restarts", "Restarts", True),
 )
 _HEARD = {HEARD: "good", QUIET: "warn", NEVER: "off", UNKNOWN: "unknown"}
@@ -97,7 +97,7 @@ class FleetPage(Page):
             "is_filtered": bool(
                 address_of(msgspec.structs.replace(query, sort="device", descending=False, limit=50), "day")
             ),
-            "columns": [one for one in COLUMNS if one[0] != "channel" or len(fleet.channels) != 1],
+            "columns": [one for one in COLUMNS if one[0] != "channel" or fleet.followed > 1],
             "worst_first": _WORST_FIRST,
             "spans": tuple(SPANS),
             "heard_words": _HEARD_WORDS,
