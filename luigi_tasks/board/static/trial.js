@@ -165,7 +165,7 @@
   // A laptop's camera; phones have a button of their own.
   const webcam = document.getElementById("webcam"), finder = document.getElementById("viewfinder");
   const video = finder.querySelector("video");
-  webcam.hidden = !navigator.mediaDevices?.getUserMedia || matchMedia("(pointer: coarse)").matches;
+  webcam.hidden = !navigator.mediaDevices?.getUserMedia || matchMedia("(pointer: coarse), (max-width: 40rem)").matches;
   webcam.addEventListener("click", async () => {
     try {
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1920 } } });
