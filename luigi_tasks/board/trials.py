@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, TypeVar
 from edge_client.contract.errors import DeviceError, InputError, SettingsError
 from edge_client.contract.picture_file import MAX_FILE_BYTES
 from edge_client.contract.text import excerpt
+from edge_client.contract.times import utc_now
 from luigi_tasks.board.pools import READ_S
 from luigi_tasks.board.release_folders import ReleaseFolders
+from luigi_tasks.board.sent_frames import FRAME_SIDE, SentFrame, send_frame
 from luigi_tasks.board.trial import (
+    STEADY,
     TriedPicture,
     TryModel,
     answer_of,
@@ -134,6 +137,25 @@ class Trials:
                 )
                 found.append(picture_of(file.name, file.size_bytes, reply, answers))
         return tuple(found)
+
+    async def send(self, memory: PictureMemory, file: FormFile, value: str) -> SentFrame:
+        """Write a picture into the inbox, with what a release says of it.
+
+        Args:
+            memory: Has the picture; it stays open until this returned.
+            file: Where it is.
+            value: Which release, see `Choice`.
+        Raises: As `answer`.
+        """
+        with contextlib.ExitStack() as held:
+            asked = await self._in_thread(lambda: self._choose(held, [value]))
+            reply = await self._work(memory, file, asked, FRAME_SIDE)
+            if reply.answers[0].fault:
+                raise DeviceError(reply.answers[0].fault)
+            channel = value.removeprefix(STEADY) if value.startswith(STEADY) else ""
+            return await self._in_thread(
+                lambda: send_frame(self._read().state.store, reply, channel, utc_now())
+            )
 
     def _choose(self, held: contextlib.ExitStack, values: Sequence[str]) -> list[_Asked]:
         published = self._read()

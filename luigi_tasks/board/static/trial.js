@@ -49,7 +49,7 @@
   }
 
   // Put what the board answered in the place of a card.
-  function show(article, file, html) {
+  function show(article, file, release, html) {
     const page = new DOMParser().parseFromString(html, "text/html");
     const found = page.querySelector("article.trial");
     if (!found) {
@@ -71,20 +71,40 @@
       caption.prepend(name, " ");
     }
     article.replaceWith(found);
+    found.querySelector(".send button")?.addEventListener("click", () => keep(found, file, release));
     said.textContent = found.dataset.said || found.querySelector(".notice")?.textContent || "";
   }
 
   const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
-  async function send(file) {
-    const address = new URL(form.action);
-    for (const name of ["release", "beside"]) address.searchParams.set(name, form.elements[name].value);
+  // To be labelled: the same file is sent once more, since the board did not keep it.
+  async function keep(article, file, release) {
+    const place = article.querySelector(".send"), button = place.querySelector("button");
+    button.disabled = true;
+    try {
+      const answer = JSON.parse(await send(file, `${form.action}/inbox`, { release }, "application/json"));
+      if (answer.error) throw new Error(answer.error);
+      const link = document.createElement("a");
+      link.href = form.dataset.label;
+      link.textContent = "In the inbox, to be labelled";
+      place.replaceChildren(link);
+      said.textContent = link.textContent;
+    } catch (error) {
+      button.disabled = false;
+      said.textContent = place.title = `Not sent: ${error.message}`;
+      button.textContent = said.textContent;
+    }
+  }
+
+  async function send(file, action, fields, accept = "text/html") {
+    const address = new URL(action);
+    for (const [name, value] of Object.entries(fields)) address.searchParams.set(name, value);
     for (let again = 0; ; again += 1) {
       const answer = await fetch(address, {
         method: "POST",
         body: file,
         headers: {
-          "Accept": "text/html", "HX-Request": "true", "Content-Type": "application/octet-stream",
+          "Accept": accept, "HX-Request": "true", "Content-Type": "application/octet-stream",
           "X-Board-Csrf": document.body.dataset.csrf,
         },
       });
@@ -112,7 +132,8 @@
         continue;
       }
       try {
-        show(article, file, await send(file));
+        const release = form.elements.release.value;
+        show(article, file, release, await send(file, form.action, { beside: form.elements.beside.value, release }));
         last = file;
       } catch {
         fail(article, "The board does not answer; try again.");

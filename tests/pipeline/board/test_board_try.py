@@ -23,7 +23,11 @@ from edge_client.contract.preprocessing import PREPROCESSING_ID, decode_picture,
 from edge_client.contract.release import Normalization, OperatingPoint, Preprocessing
 from edge_client.contract.times import utc_now
 from edge_client.inference.classifier import classifier_from_release
+from luigi_tasks.board.tokens import Tokens
+from luigi_tasks.labelling.inbox import list_inbox, read_frame
 from luigi_tasks.release.channel import point_channel
+from luigi_tasks.settings.values import StoreSettings
+from luigi_tasks.storage.folder_store import FolderStore
 from tests.conftest import SHARED_DATA
 from tests.fakes.command_fleet import CommandFleet
 from tests.fakes.running_board import RunningBoard
@@ -291,6 +295,30 @@ def test_hostile_pictures_end_in_sentences_while_others_are_answered(board):
             assert (status, words in answer["error"]) == (400, True), (name, answer)
             assert answers(board, green)[0]["label"] == "green"
         assert slow.result()[0] == 200
+
+
+def test_a_labeller_sends_a_picture_on_to_the_inbox(board, folder, tab):
+    """What lies there is a frame as a device writes it."""
+    file = {"name": "dark.png", "mimeType": "image/png", "buffer": png(plain_picture("black", 600, 1200))}
+    tab.goto(f"{board.url}try")
+    tab.get_by_label("Choose pictures").set_input_files(file)
+    expect(tab.get_by_role("button", name="Send to the inbox")).to_be_disabled()
+    expect(tab.locator("article")).to_contain_text("needs the role labeller")
+    token, _ = Tokens(folder / "board").issue("ann", "labeller", 1)
+    tab.goto(f"{board.url}sign-in?next=/try")
+    tab.get_by_label("Token").fill(token)
+    tab.get_by_role("button", name="Sign in").click()
+    tab.get_by_label("Choose pictures").set_input_files(file)
+    tab.get_by_role("button", name="Send to the inbox").click()
+    expect(tab.get_by_role("link", name="In the inbox, to be labelled")).to_be_visible()
+    url = (folder / "bucket").as_uri()
+    store = FolderStore(StoreSettings(url, "", "", "when_required", conditional_writes=True))
+    [name] = list_inbox(store).names
+    frame = read_frame(store, name)
+    assert (name.device, frame.record.why, frame.record.channel) == ("board", "sent", "stable")
+    assert set(frame.record.top) == {"red", "green", "blue"}
+    with Image.open(io.BytesIO(frame.picture)) as kept:
+        assert kept.size == (640, 320)
 
 
 def test_what_is_refused_says_why(board):
