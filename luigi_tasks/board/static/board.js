@@ -117,9 +117,29 @@
 
   // Live parts.
   const waiting = new Set();
+  // Topics that changed while a part was being fetched, by its id: the answer may be older than the change, and
+  // htmx drops what it queued for a part that is replaced.
+  const missed = new Map();
+  const RETRY_MS = 5000;
 
   function changed(topic) {
     document.body.dispatchEvent(new CustomEvent(topic));
+  }
+
+  function noteMissed(topic) {
+    for (const part of document.querySelectorAll(`.htmx-request[id][hx-trigger*="${topic} from:body"]`)) {
+      missed.set(part.id, topic);
+    }
+  }
+
+  function fetchMissed() {
+    const topics = new Set();
+    for (const [id, topic] of missed) {
+      if (document.getElementById(id)?.classList.contains("htmx-request")) continue;
+      missed.delete(id);
+      topics.add(topic);
+    }
+    topics.forEach(changed);
   }
 
   function isBusy(part) {
@@ -208,8 +228,14 @@
     for (const kind of ["focusout", "selectionchange", "close"]) {
       document.addEventListener(kind, () => waiting.size && setTimeout(releaseWaiting, 50), true);
     }
+    TOPICS.forEach((topic) => body.addEventListener(topic, () => noteMissed(topic), true));
+    // After a swap the new part has the classes of the old one until it is settled.
+    for (const kind of ["htmx:afterRequest", "htmx:afterSettle"]) {
+      body.addEventListener(kind, () => missed.size && setTimeout(fetchMissed));
+    }
     body.addEventListener("htmx:responseError", (event) => {
-      const { status, responseText } = event.detail.xhr;
+      const { status, responseText } = event.detail.xhr, topic = topicOf(event.detail.requestConfig);
+      if (topic && status >= 500) setTimeout(() => changed(topic), RETRY_MS);
       if (refused(status)) {
         tell("request", "bad", `Refused: ${reasonIn(responseText) || "you are signed out or have not the right"}.`, signIn());
       } else {

@@ -214,6 +214,23 @@ def test_live_parts_keep_the_focus_and_wait_while_text_is_selected(window, runni
     expect(state).to_have_text("waiting for approval")
 
 
+def test_a_change_while_a_part_is_being_fetched_is_fetched_after_it(window, running, seen, expect):
+    window.goto(f"{running.url}rollouts")
+    channels, held = window.locator("#channels"), []
+
+    def hold_the_first(route):
+        held.append(route)
+        if len(held) == 1:
+            window.evaluate("document.body.dispatchEvent(new CustomEvent('rollouts'))")
+        route.continue_()
+
+    window.route("**/rollouts", hold_the_first)
+    with window.expect_response(lambda one: len(held) == 2):
+        window.evaluate("document.body.dispatchEvent(new CustomEvent('snapshot'))")
+    window.unroute("**/rollouts")
+    expect(channels).to_be_visible()
+
+
 def test_times_are_in_the_readers_zone_with_utc_on_hover(window, running, seen):
     window.goto(f"{running.url}rollouts/stable/all")
     moment = window.locator("time.moment").first
