@@ -19,7 +19,7 @@ from luigi_tasks.board.page import JSON, Page
 from luigi_tasks.board.rights import OPERATOR, VIEWER
 from luigi_tasks.board.rollout_child import DRAFT, LOOK, START, Done, Order, in_child
 from luigi_tasks.board.rollout_reading import ShownRollout, UnknownError
-from luigi_tasks.board.rollout_view import ShownStage, show_draft, verdict_name
+from luigi_tasks.board.rollout_view import ShownStage, part_of, show_draft, verdict_name
 from luigi_tasks.board.streams import ROLLOUTS
 from luigi_tasks.fleet.person import HISTORY_CHARACTERS, for_history
 from luigi_tasks.fleet.records import RolloutRecord  # noqa: TC001 - msgspec reads it
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # A store that is slower is told; the decision may still be written.
 ACT_LIMIT_S = 30.0
+# Rows of a page: one stays small, however much there is.
+CHANNELS_ROWS, EVENTS_ROWS = 40, 50
 
 T = TypeVar("T")
 
@@ -180,7 +182,9 @@ class RolloutsPage(RolloutPage):
     async def get(self) -> None:
         """Show them."""
         view = await self.view()
-        self.answer("rollouts.html", await self.in_thread(lambda: self.reader.channels(view)))
+        listing = await self.in_thread(lambda: self.reader.channels(view))
+        part = part_of(listing.channels, self.page_number(), CHANNELS_ROWS)
+        self.answer("rollouts.html", listing, part=part)
 
 
 class OneRolloutPage(RolloutPage):
@@ -191,8 +195,15 @@ class OneRolloutPage(RolloutPage):
         verdict = self.get_query_argument("verdict", "")
         shown = await self.show(channel, name, verdict)
         looked = self.reader.looked.get(channel)
+        events = shown.rollout.events[::-1] if shown.rollout is not None else ()
         self.answer(
-            "rollout.html", shown, named=bool(name), asked=verdict, looked=looked, verdict_name=verdict_name
+            "rollout.html",
+            shown,
+            named=bool(name),
+            asked=verdict,
+            looked=looked,
+            verdict_name=verdict_name,
+            history=part_of(events, self.page_number(), EVENTS_ROWS),
         )
 
 
