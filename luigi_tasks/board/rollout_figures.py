@@ -103,7 +103,7 @@ def place_stages(stages: Sequence[ShownStage]) -> list[BarPart]:
         added.append(None if one.size is None else max(one.size - below, 0))
         below = max(below, one.size or 0)
     least = min(_LEAST, 100 / len(drawn))
-    left, total = 100 - least * len(drawn), sum(one or 0 for one in added)
+    left, total = 100 - least * len(drawn), sum(one or 0 for one in added) if None not in added else 0
     parts, at = [], 0.0
     for one, more in zip(drawn, added, strict=True):
         share = (more or 0) / total if total else 1 / len(drawn)
@@ -150,7 +150,9 @@ def who_is_hit(verdict: VerdictRecord | None) -> Hit | None:
     hit = common.hit_of if common is not None else sum(failed.values())
     if not hit:
         return None
-    return Hit(hit, sum(verdict.counts.values()), tuple(one for one, n in failed.items() if n), common)
+    are_failed = hit == sum(failed.values())  # else they are slower, or answer otherwise
+    states = tuple(one for one, number in failed.items() if number and are_failed)
+    return Hit(hit, sum(verdict.counts.values()), states, common)
 
 
 def prose(value: object, characters: int = 600) -> markupsafe.Markup:

@@ -16,7 +16,7 @@ from local_services import PATIENCE, wait_until
 from edge_client.contract.errors import InputError
 from luigi_tasks.board import rollout_acts
 from luigi_tasks.board.rollout_figures import draw_check, place_stages
-from luigi_tasks.board.rollout_view import show_stages, waiting_for
+from luigi_tasks.board.rollout_view import part_of, show_stages, waiting_for
 from luigi_tasks.board.tokens import Tokens
 from luigi_tasks.fleet import records, stages
 from luigi_tasks.fleet.records import Check, RolloutPlan, RolloutRecord, StageRecord
@@ -425,6 +425,14 @@ def test_a_check_says_in_words_what_it_draws(check, words):
         Check(name=name, kind=kind, result="pass", value=value, low=low, high=high, limit=limit, unit=unit)
     )
     assert drawn.words == words
+
+
+@pytest.mark.parametrize(("page", "rows"), [(1, "ab"), (2, "cd"), (3, "e"), (9, "e"), (0, "ab"), (-1, "ab")])
+def test_a_long_list_comes_in_pages(page, rows):
+    part = part_of("abcde", page, 2)
+    assert part.rows == rows
+    assert "abcde"[part.first - 1 :].startswith(rows)
+    assert (part.pages, part.total) == (3, 5)
 
 
 def test_a_stage_that_waits_is_the_next_that_nobody_approved():
