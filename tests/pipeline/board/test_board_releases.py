@@ -197,7 +197,7 @@ def test_json_has_the_whole_record_and_no_release_is_invented(site: Site) -> Non
 
 def test_what_is_published_appears_and_what_is_gone_costs_its_own_row_alone(site: Site, tab: Page) -> None:
     """Last of the file: it takes objects away."""
-    old, _, broken, _ = site.releases
+    old, unrecorded, broken, _ = site.releases
     assert site.board.json(f"releases/{old}")["gate"]["origin"] == "proven"
     site.open(tab)
     new = site.made.publish(4, mistakes=1, is_old=True, channel="beta")
@@ -206,9 +206,10 @@ def test_what_is_published_appears_and_what_is_gone_costs_its_own_row_alone(site
     work = site.fleet.bucket / "work/evaluations"
     (work / "0/evaluation.json").write_bytes((work / "4/evaluation.json").read_bytes())
     shutil.rmtree(work / "4")
-    path = release_target(broken, "release.json")
-    signed = site.fleet.repository.load().files[path]
-    (site.fleet.bucket / object_key(path, signed.hashes["sha256"])).unlink()
+    files = site.fleet.repository.load().files
+    for release, name in ((broken, "release.json"), (unrecorded, "gate.json")):
+        path = release_target(release, name)
+        (site.fleet.bucket / object_key(path, files[path].hashes["sha256"])).unlink()
     site.board.stop()  # what was proven stays known for a while
     site.board.start()
     forged = site.board.json(f"releases/{old}")
@@ -220,6 +221,7 @@ def test_what_is_published_appears_and_what_is_gone_costs_its_own_row_alone(site
     site.open(tab)
     assert "cannot be read" in rows.filter(has_text=broken).last.inner_text()
     assert "interval not kept" in rows.first.inner_text()
+    assert re.search(r"95\.55 %\s+record cannot be read", rows.filter(has_text=unrecorded).last.inner_text())
     assert rows.count() == len(site.releases) + 1
 
 
