@@ -128,9 +128,9 @@ def split_form(memory: PictureMemory, content_type: str) -> tuple[dict[str, str]
         for start, body, end in _parts(content, boundary):
             found: dict[str, list[tornado.httputil.HTTPFile]] = {}
             # Tornado reads the header; it gets no content but that of a field.
-            kept = content[start : min(end, body + _FIELD_BYTES)]
-            is_file = b"filename" in content[start:body].lower()
-            piece = content[start:body] if is_file else kept
+            head = content[start:body].decode(errors="replace").encode()  # a name may be in another code
+            is_file = b"filename" in head.lower()
+            piece = head if is_file else head + content[body : min(end, body + _FIELD_BYTES)]
             _parse(boundary, piece, fields, found)
             files += [
                 FormFile(one["filename"], body, end - body) for named in found.values() for one in named

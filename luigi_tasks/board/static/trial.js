@@ -10,6 +10,9 @@
   const queue = [];
   let isSending = false, last = null;
 
+  // A file's name as text: what cannot be seen, or turns the line round, is left out.
+  const nameOf = (file) => file.name.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "").slice(0, 80);
+
   // A card for a file; its picture stays when the answer takes its place.
   function card(file) {
     const article = document.createElement("article");
@@ -21,7 +24,7 @@
     image.src = URL.createObjectURL(file);
     const name = document.createElement("figcaption");
     name.className = "muted name";
-    name.textContent = file.name;
+    name.textContent = nameOf(file);
     figure.append(image, name);
     const text = document.createElement("div");
     text.className = "answers";
@@ -67,7 +70,7 @@
     if (!caption.querySelector(".name")) {
       const name = document.createElement("span");
       name.className = "name";
-      name.textContent = file.name;
+      name.textContent = nameOf(file);
       caption.prepend(name, " ");
     }
     article.replaceWith(found);
