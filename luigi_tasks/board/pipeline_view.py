@@ -41,7 +41,11 @@ _SEEN_WORDS = {
     runs.LOST: "its worker is gone: a step failed, or the worker was killed; its log says which",
     runs.RUNNING: "running",
 }
-CRON = "17 * * * * cd /opt/edge-pipeline && luigi --module luigi_tasks Deploy"
+# As in configs/crontab; a test compares.
+CRON = (
+    "17 * * * * edge-pipeline cd /opt/edge-pipeline && luigi --module luigi_tasks Deploy >>pipeline.log 2>&1 "
+    "|| { [ $? -eq 10 ] || tail -n 40 pipeline.log; }"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,14 @@ import types
 import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from luigi.rpc import RemoteScheduler
 
 from luigi_tasks.board.luigid_look import Luigid
+from luigi_tasks.board.pipeline_view import CRON
 from luigi_tasks.board.run_log import outcome_of, steps_of_log
 from luigi_tasks.board.tokens import Tokens
 from tests.fakes.board_fleet import HOSTILE
@@ -227,6 +229,10 @@ def test_a_luigid_that_is_down_or_silent_is_said_with_the_command(monkeypatch):
     assert "exit code 40" in look.words
     assert Luigid("").look().state == "none"
     assert Luigid("http+unix://%2Frun%2Fluigid/").look().state == "hidden"
+
+
+def test_the_line_for_cron_is_that_of_the_configuration_that_is_shipped():
+    assert CRON in (Path(__file__).parents[3] / "configs/crontab").read_text().splitlines()
 
 
 LOG = """\
