@@ -203,7 +203,8 @@ def make_application(board: Board) -> tornado.web.Application:
 def log_request(handler: tornado.web.RequestHandler) -> None:
     """Log what changed something and what failed here; nothing that a stranger could fill the log with."""
     request, status = handler.request, handler.get_status()
-    if status >= 500 or (request.method not in SAFE_METHODS and status < 400):
+    # 503 was explained already, with its reason.
+    if status in {500, 502, 504} or (request.method not in SAFE_METHODS and status < 400):
         name = one_line(handler.person.name) if isinstance(handler, Page) else ""
         level = logging.ERROR if status >= 500 else logging.INFO
         path = one_line(request.path[:200])

@@ -132,10 +132,14 @@ class Audit:
                 if self._path.stat().st_size + len(line) > FILE_BYTES:
                     self._rotate()
             descriptor = os.open(
-                self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+                self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
             )
             try:
-                os.write(descriptor, line)
+                size = os.fstat(descriptor).st_size
+                if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                    line = b"\n" + line  # half a line, of a power cut or a full disk, is not ours
+                if os.write(descriptor, line) != len(line):
+                    _say_lost(f"{self._path}: no space", act)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

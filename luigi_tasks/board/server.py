@@ -10,11 +10,11 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
-import tornado.httpserver
 import tornado.netutil
 
 from edge_client.contract.errors import SettingsError
 from luigi_tasks.board.application import make_application
+from luigi_tasks.board.connections import BoundedServer
 from luigi_tasks.board.pipeline_watch import watch_pipeline
 from luigi_tasks.board.rights import NOBODY
 
@@ -40,7 +40,7 @@ async def serve(board: Board) -> None:
     Raises: SettingsError if the address cannot be listened at.
     """
     sockets = _bind(board.settings.board.host, board.settings.board.port)
-    server = tornado.httpserver.HTTPServer(
+    server = BoundedServer(
         make_application(board),
         max_body_size=0,
         max_header_size=_HEADER_BYTES,

@@ -162,7 +162,12 @@ class Tokens:
         except OSError as e:
             msg = f"{self._path}: {e.strerror}; it is the board's user's: run this as that user, or as root"
             raise DeviceError(msg) from e
-        return decode_document(TokenList, data, source=str(self._path), limit_bytes=_LIMIT_BYTES).tokens
+        try:
+            found = decode_document(TokenList, data, source=str(self._path), limit_bytes=_LIMIT_BYTES)
+        except InputError as e:
+            msg = f"{e}; restore it, or remove it, which ends all tokens, and make new ones"
+            raise InputError(msg) from e
+        return found.tokens
 
     def _write(self, tokens: tuple[Token, ...]) -> None:
         write_durably(self._path, encode_document(TokenList(tokens=tokens)))
