@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,13 +180,13 @@ class BoardApplication(tornado.web.Application):
 def make_application(board: Board) -> tornado.web.Application:
     """Return the application: at the root, and below the path of `[board] url`, which a proxy may strip."""
     handlers: list[Any] = []
-    for prefix in dict.fromkeys(("/", board.prefix)):
+    for prefix in dict.fromkeys(("/", re.escape(board.prefix))):
         for page in PAGES:
             handlers += [(prefix + address, handler, {"board": board}) for address, handler in page.HANDLERS]
         handlers.append((f"{prefix}streams", StreamPage, {"board": board}))
         handlers.append((f"{prefix}static/(.*)", StaticFile, {"path": str(STATIC)}))
     if board.prefix != "/":
-        handlers.append((board.prefix.rstrip("/"), ToStart, {"board": board}))
+        handlers.append((re.escape(board.prefix.rstrip("/")), ToStart, {"board": board}))
     return BoardApplication(
         board,
         handlers,

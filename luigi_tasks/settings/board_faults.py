@@ -20,6 +20,11 @@ def find_board_faults(board: BoardSettings) -> list[str]:
     """Return one sentence for each setting that cannot work."""
     lists = [name for name in ("operators", "labellers", "viewers") if getattr(board, name).strip()]
     faults = [*_find_url_faults(board.url), *_find_proxy_faults(board.trusted_proxies)]
+    faults += [
+        f"[board] hosts {host!r}: give names alone, such as board.example.org"
+        for host in (one.strip() for one in board.hosts.split(","))
+        if set(host) & set("/:*@ ")
+    ]
     for name in ("proxy_user_header", "proxy_groups_header"):
         header = getattr(board, name)
         if header and not _HEADER.fullmatch(header):

@@ -91,6 +91,17 @@ def test_the_default_is_free_of_faults():
         ("gate", {"min_accuracy": 80.0}, "min_accuracy"),
         ("quantization", {"fallbacks": "int4"}, "fallbacks: some of int8"),
         ("quantization", {"calibration": "../x"}, "[quantization] calibration '../x'"),
+        ("board", {"url": "example.org/fleet"}, "give http:// or https://"),
+        ("board", {"url": "https://ann:secret@example.org/"}, "give http:// or https://"),
+        ("board", {"url": "https://example.org:port/"}, "give http:// or https://"),
+        ("board", {"url": "https://example.org/(.*)"}, "give http:// or https://"),
+        ("board", {"hosts": "*"}, "names alone"),
+        ("board", {"session_h": 0.0}, "session_h"),
+        ("board", {"trusted_proxies": "proxy.example"}, "addresses or networks"),
+        ("board", {"trusted_proxies": "10.0.0.0/8, ::/0"}, "everybody"),
+        ("board", {"proxy_user_header": "X-User"}, "trusted_proxies"),
+        ("board", {"trusted_proxies": "10.0.0.1", "proxy_user_header": "X User:"}, "the name of a header"),
+        ("board", {"operators": "ann"}, "board-token"),
     ],
 )
 def test_each_fault_is_named(section, change, named):
