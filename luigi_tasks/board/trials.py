@@ -23,6 +23,7 @@ from luigi_tasks.board.trial import (
     picture_of,
     read_choices,
     resolve,
+    short,
 )
 from luigi_tasks.board.upload import Uploads
 
@@ -48,6 +49,17 @@ _RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 _THUMBNAIL_SIDE = 480
 # A release that nobody tried yet is downloaded first.
 _DOWNLOAD_S = 60.0
+
+
+def check_answered(reply: PictureReply) -> PictureReply:
+    """Return a reply in which a release says something.
+
+    Raises: DeviceError if none does.
+    """
+    faults = [f"release {short(one.release)}: {one.fault}" for one in reply.answers if one.fault]
+    if len(faults) == len(reply.answers):
+        raise DeviceError("; ".join(faults))
+    return reply
 
 
 class Trials:
@@ -125,7 +137,7 @@ class Trials:
             found = []
             for file in files:
                 try:
-                    reply = await self._work(memory, file, asked, side)
+                    reply = check_answered(await self._work(memory, file, asked, side))
                 except (InputError, DeviceError) as e:
                     if len(files) == 1:
                         raise
@@ -149,9 +161,7 @@ class Trials:
         """
         with contextlib.ExitStack() as held:
             asked = await self._in_thread(lambda: self._choose(held, [value]))
-            reply = await self._work(memory, file, asked, FRAME_SIDE)
-            if reply.answers[0].fault:
-                raise DeviceError(reply.answers[0].fault)
+            reply = check_answered(await self._work(memory, file, asked, FRAME_SIDE))
             channel = value.removeprefix(STEADY) if value.startswith(STEADY) else ""
             return await self._in_thread(
                 lambda: send_frame(self._read().state.store, reply, channel, utc_now())

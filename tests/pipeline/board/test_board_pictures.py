@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import hashlib
 import io
 import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import numpy as np
 import pytest
 from local_services import wait_until
 from PIL import Image
 
 from edge_client.contract.errors import InputError
-from luigi_tasks.board.pictures import CHILDREN, QUEUE, BusyError, Pictures
+from edge_client.contract.names import RELEASE_FILE
+from luigi_tasks.board.picture_orders import ReleaseFolder
+from luigi_tasks.board.pictures import CHILDREN, QUEUE, BusyError, PictureMemory, Pictures
 from tests.fakes.scans import with_scans
 from tests.fakes.tiny_model import plain_picture
-from tests.fakes.tiny_release import png
+from tests.fakes.tiny_release import png, write_release
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -147,6 +151,25 @@ def test_a_picture_that_takes_too_much_memory_is_refused():
 
     with pictures(memory_bytes=80_000_000) as made:
         run(ask(made))
+
+
+def test_without_a_runtime_the_answer_says_how_to_get_one(tmp_path, monkeypatch):
+    for name in ("ai_edge_litert", "tflite_runtime"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('no wheel')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    document = write_release(tmp_path / "slot")
+    digest = hashlib.sha256((tmp_path / "slot" / RELEASE_FILE).read_bytes()).hexdigest()
+    slot = ReleaseFolder(release=document.release, folder=str(tmp_path / "slot"), digest=digest)
+    with pictures() as made, PictureMemory(GREEN) as memory:
+        [answer] = run(made.classify(memory, [slot])).answers
+        assert "no TFLite runtime: pip install ai-edge-litert" in answer.fault
+        other = msgspec.structs.replace(slot, digest="0" * 64)
+        monkeypatch.undo()
+        os.kill(children()[0], signal.SIGKILL)
+        first, second = run(made.classify(memory, [slot, other])).answers
+        assert (first.label, first.fault, second.label) == ("green", "", "")
+        assert "changed since it was signed" in second.fault
 
 
 def test_children_end_when_there_is_nothing_to_do_and_start_again():
