@@ -131,6 +131,7 @@ class Pictures:
         self._threads = concurrent.futures.ThreadPoolExecutor(CHILDREN, "pictures")
         self._lock = threading.Lock()
         self._idle: list[tuple[float, _Child]] = []
+        self._busy: set[_Child] = set()
         self._timer: threading.Timer | None = None
         self._orders = 0
         self._closed = False
@@ -205,6 +206,8 @@ class Pictures:
             idle, self._idle = self._idle, []
             if self._timer is not None:
                 self._timer.cancel()
+            for child in self._busy:  # their threads wait for nothing any more
+                child.kill()
         for _, child in idle:
             child.end()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -225,11 +228,17 @@ class Pictures:
         try:
             return self._run(self._take(), order, picture)
         except ChildGoneError as e:
+            if self._closed:
+                raise BusyError("the board ends; try again in a moment") from e
             logger.warning("Pictures: %s; another one is started", e)
             return self._run(_Child(), order, picture)
 
     def _run(self, child: _Child, order: PictureOrder, picture: int) -> PictureReply:
         try:
+            with self._lock:
+                self._busy.add(child)
+                if self._closed:
+                    child.kill()
             reply = child.run(order, picture, self._time_s)
         except BaseException as e:
             if child.is_lost:
@@ -238,6 +247,7 @@ class Pictures:
                 self._give_back(child)
             with self._lock:
                 self.ended += 1
+                self._busy.discard(child)
             logger.warning("Pictures: a decoder was ended: %s", e)
             raise
         self._give_back(child)
@@ -254,6 +264,7 @@ class Pictures:
 
     def _give_back(self, child: _Child) -> None:
         with self._lock:
+            self._busy.discard(child)
             if not self._closed:
                 self._idle.append((time.monotonic(), child))
                 self._watch_idle()
@@ -327,6 +338,10 @@ class _Child:
             return _read(reply)
         finally:
             os.close(reply)
+
+    def kill(self) -> None:
+        """Kill it; who waits for it gets an error."""
+        self._process.kill()
 
     def end(self) -> None:
         """Kill it, and with it what it does."""

@@ -51,6 +51,15 @@
     said.textContent = words;
   }
 
+  function tell(words) {
+    const article = document.createElement("article"), text = document.createElement("div");
+    article.className = "card trial is-words";
+    text.className = "answers";
+    article.append(text);
+    answers.prepend(article);
+    fail(article, words);
+  }
+
   // Put what the board answered in the place of a card.
   function show(article, file, release, html) {
     const page = new DOMParser().parseFromString(html, "text/html");
@@ -173,7 +182,7 @@
     event.preventDefault();
     over(0);
     if (event.dataTransfer.files.length) ask(event.dataTransfer.files);
-    else said.textContent = "";
+    else tell("That was no file but a link or text: save the picture first, or copy the picture itself and paste it.");
   });
   addEventListener("paste", (event) => {
     if (!event.clipboardData?.files.length) return;

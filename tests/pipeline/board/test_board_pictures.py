@@ -121,6 +121,20 @@ def test_a_child_that_hangs_is_ended_while_another_one_answers():
         run(ask(made))
 
 
+def test_the_board_ends_while_a_child_hangs():
+    async def ask(made: Pictures) -> None:
+        await made.thumbnail(GREEN, SIDE)
+        os.kill(children()[0], signal.SIGSTOP)
+        hangs = asyncio.ensure_future(made.thumbnail(GREEN, SIDE))
+        await asyncio.sleep(0)
+        made.close()
+        with pytest.raises((BusyError, asyncio.CancelledError)):
+            await hangs
+
+    with pictures(time_s=600.0) as made:
+        run(ask(made))
+
+
 def test_a_child_that_dies_is_replaced_and_a_crash_of_a_decoder_is_the_pictures_fault():
     async def ask(made: Pictures) -> None:
         await made.thumbnail(GREEN, SIDE)

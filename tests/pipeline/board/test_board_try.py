@@ -48,7 +48,8 @@ POINT = OperatingPoint(precision=0.95, thresholds=(0.5, 0.5, None), coverage=0.7
 PARROT = "coral/parrot.jpg"
 DROP = """([kind, name, base64]) => {
   const bytes = Uint8Array.from(atob(base64), (one) => one.charCodeAt(0)), data = new DataTransfer();
-  data.items.add(new File([bytes], name));
+  if (name) data.items.add(new File([bytes], name));
+  else data.setData("text/uri-list", "https://example.org/x.jpg");
   const event = kind === "paste" ? new ClipboardEvent("paste", { clipboardData: data, bubbles: true })
     : new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true });
   document.querySelector("main").dispatchEvent(event);
@@ -175,6 +176,8 @@ def test_pictures_are_dropped_pasted_chosen_and_taken(board, folder, tab, shared
     card.get_by_text("All 1,000 labels").click()
     expect(card.get_by_role("row")).to_have_count(200)
     assert card.locator(".pixels").evaluate("one => [one.naturalWidth, one.naturalHeight]") == [128, 128]
+    tab.evaluate(DROP, ["drop", "", ""])
+    expect(tab.locator("article.trial").first).to_contain_text("That was no file but a link or text")
     tab.get_by_role("button", name="Use the camera").click()
     expect(tab.locator("#webcam")).to_have_text(re.compile("No camera was found|not allowed"))
     kept = [one.read_bytes() for one in folder.joinpath("board").rglob("*") if one.is_file()]
