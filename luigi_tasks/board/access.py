@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from luigi_tasks.board.clients import Clients
 from luigi_tasks.board.guard import SAFE_METHODS, Guard, Refusal
-from luigi_tasks.board.limits import Rate
+from luigi_tasks.board.limits import Rate, Slots
 from luigi_tasks.board.people import TOKEN, People
 from luigi_tasks.board.sessions import Sessions
 from luigi_tasks.board.state import read_secret
 from luigi_tasks.board.tokens import Tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tornado.httputil import HTTPServerRequest
@@ -30,6 +31,8 @@ logger = logging.getLogger("edge-fleet")
 _ACTS_AT_ONCE, _ACTS_PER_S = 60, 5.0
 # Wrong tokens of one network, and of all of them together.
 _WRONG_AT_ONCE, _WRONG_PER_S = 8, 0.1
+# Pictures that come at once, in all and of one network: a browser opens six connections.
+_UPLOADS, _UPLOADS_EACH = 24, 6
 _ALL_WRONG_AT_ONCE, _ALL_WRONG_PER_S = 60, 1.0
 
 
@@ -47,6 +50,7 @@ class Access:
         acts: How many acts a person may do.
         wrong: How many wrong tokens a network may send.
         all_wrong: How many wrong tokens all together may send.
+        uploads: How many pictures may come at once.
     """
 
     clients: Clients
@@ -58,6 +62,7 @@ class Access:
     acts: Rate
     wrong: Rate
     all_wrong: Rate
+    uploads: Slots
 
     def check(
         self, request: HTTPServerRequest, client: Client, person: Person, role: str, *, changes: bool
@@ -88,6 +93,16 @@ class Access:
         if wait_s := self.acts.wait_s(key):
             raise Refusal(429, f"too much at once: try again in {wait_s:.0f} s", retry_s=wait_s)
         self.acts.count(key)
+
+    def take_upload(self, client: Client) -> Callable[[], None]:
+        """Let a picture come; return what is to be called at its end, however it ends.
+
+        Raises: Refusal if too many come at once.
+        """
+        give_back = self.uploads.take(client.network)
+        if give_back is None:
+            raise Refusal(429, "too many pictures come at once: send them one after another", retry_s=2.0)
+        return give_back
 
     def check_wrong(self, client: Client) -> None:
         """Refuse a sign-in where too many failed.
@@ -133,6 +148,7 @@ def open_access(settings: BoardSettings, folder: Path) -> Access:
         acts=Rate(_ACTS_AT_ONCE, _ACTS_PER_S),
         wrong=Rate(_WRONG_AT_ONCE, _WRONG_PER_S),
         all_wrong=Rate(_ALL_WRONG_AT_ONCE, _ALL_WRONG_PER_S),
+        uploads=Slots(_UPLOADS, _UPLOADS_EACH),
     )
 
 

@@ -1,4 +1,4 @@
-"""How much one person may ask for in a time."""
+"""How much one person may ask for: in a time, and at once."""
 
 from __future__ import annotations
 
@@ -46,3 +46,31 @@ class Rate:
     def _at(self, key: str) -> float:
         left, since = self._left.get(key, (self._burst, self._clock()))
         return min(self._burst, left + (self._clock() - since) * self._per_s)
+
+
+class Slots:
+    """So many at once in all, and of one key.
+
+    Args:
+        total: In all.
+        each: Of one key.
+    """
+
+    def __init__(self, total: int, each: int) -> None:
+        self._total = total
+        self._each = each
+        self._taken: collections.Counter[str] = collections.Counter()
+
+    def take(self, key: str) -> Callable[[], None] | None:
+        """Take one; return what gives it back, however often that is called. None: all are taken."""
+        if self._taken.total() >= self._total or self._taken[key] >= self._each:
+            return None
+        self._taken[key] += 1
+        kept = [key]
+
+        def give_back() -> None:
+            if kept:
+                self._taken[kept.pop()] -= 1
+                self._taken += collections.Counter()  # drops what is zero
+
+        return give_back

@@ -26,6 +26,7 @@ class UploadPage(Page):
 
     _upload: Upload
     _is_working = False
+    _give_back = staticmethod(lambda: None)
     _fields: Mapping[str, str] = {}
 
     def prepare(self) -> None:
@@ -39,6 +40,7 @@ class UploadPage(Page):
         connection.set_body_timeout(_UPLOAD_S)
         size_bytes = int(length) if length.isdecimal() else 0
         self.board.trials.uploads.check(size_bytes, size_bytes)
+        self._give_back = self.board.access.take_upload(self.client)
         self._upload = Upload(self.board.trials.uploads)
 
     def data_received(self, chunk: bytes) -> None:
@@ -49,11 +51,13 @@ class UploadPage(Page):
     def on_finish(self) -> None:
         """Give the memory back."""
         super().on_finish()
+        self._give_back()
         if hasattr(self, "_upload"):
             self._upload.close()
 
     def on_connection_close(self) -> None:
         """Give the memory back, where nobody works with it."""
+        self._give_back()
         if not self._is_working and hasattr(self, "_upload"):
             self._upload.close()
 

@@ -334,6 +334,16 @@ def test_bodies_that_never_come_hold_up_nobody(site):
         assert site.ask("GET", "/healthz").text == "ok\n"
 
 
+def test_pictures_that_never_end_take_the_place_of_nobody_else(site):
+    with contextlib.ExitStack() as held:
+        for _ in range(6):
+            slow = held.enter_context(raw(site, GUESSER))
+            slow.sendall(HEAD % (b"/try", 1000) + b"\r\nx")
+        wait_until(lambda: site.ask("POST", "/try", JSON, b"x", peer=GUESSER).status == 429, "a refusal")
+        assert site.ask("POST", "/try", JSON, b"x").status == 400, "no picture"
+    wait_until(lambda: site.ask("POST", "/try", JSON, b"x", peer=GUESSER).status == 400, "places given back")
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_hostile_paths_lead_nowhere(site, path):
     answer = site.ask("GET", f"/fleet/{path}", JSON)
