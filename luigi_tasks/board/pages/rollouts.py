@@ -261,6 +261,10 @@ class ActPage(RolloutPage):
             record = await self._perform(channel, act, who, why, seen)
         except InputError as e:
             return await self._explain(channel, act, who, decision, e)
+        except TransportError as e:
+            shown = await self.show(channel, decision.rollout)
+            self.set_status(503)
+            return self._confirm(shown, act, decision, error=str(e))
         self.audit(f"rollout.{act}", why, channel=channel, rollout=record.id if record is not None else "")
         self.board.look_now(ROLLOUTS)
         return self.done(channel, record)

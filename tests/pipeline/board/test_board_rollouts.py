@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import http.client
 import json
@@ -250,10 +251,21 @@ def test_a_form_acts_on_what_was_seen_and_on_nothing_newer(desk, open_tab):
     assert len(desk.fleet.record(rollout).events) == seen + 2
 
     newer = desk.fleet.begin(1)
+    seen_by_all = len(desk.fleet.record(newer).events)
+    with concurrent.futures.ThreadPoolExecutor(6) as persons:
+        sent = [
+            persons.submit(
+                desk.ask, "POST", f"rollouts/stable/{newer}/pause", {"why": f"{one}", "events": seen_by_all}
+            )
+            for one in range(6)
+        ]
+    assert sorted(one.result()[0] for one in sent) == [200, 409, 409, 409, 409, 409]
+    assert len(desk.fleet.record(newer).events) == seen_by_all + 1
+
     status, told = desk.ask("POST", f"rollouts/stable/{rollout}/abort", {"why": "late", "events": seen})
     assert status == 409
     assert json.loads(told)["act"]["why_not"]
-    assert desk.fleet.record(newer).state == "open"
+    assert desk.fleet.record(newer).state == "paused"
 
 
 def test_programs_read_and_decide_with_a_token(desk):
