@@ -28,7 +28,7 @@ from luigi_tasks.board.rollout_view import (
     show_stages,
     verdict_name,
 )
-from luigi_tasks.fleet.records import ENDED, PLANNED, RolloutRecord, VerdictRecord
+from luigi_tasks.fleet.records import ENDED, PLANNED, CurrentRollout, RolloutRecord, VerdictRecord
 from luigi_tasks.fleet.rollouts import RECORD_LIMIT_BYTES, VERDICTS_FOLDER, Rollouts
 from luigi_tasks.fleet.standing import RolloutRunsError, runs_already
 
@@ -237,52 +237,55 @@ class RolloutReader:
             verdict: Name of one of its verdicts; empty: the newest.
         Raises: UnknownError; TrustError, TransportError, SettingsError.
         """
-        current = self.rollouts.current(check_name(channel, "channel"))
-        running = current.document.rollout if current is not None else ""
-        wanted = name or running or (current.document.last if current is not None else "")
+        signed = self.rollouts.current(check_name(channel, "channel"))
+        current = signed.document if signed is not None else CurrentRollout(channel=channel)
+        wanted = name or current.rollout or current.last
         if not wanted and channel not in view.channels:
             msg = f"no channel {channel}"
             raise UnknownError(msg)
-        pointer = view.pointers.get(channel)
-        steady = pointer.release if pointer is not None else ""
+        steady = _steady(view, channel)
         if not wanted:
             return ShownRollout(channel=channel, steady=steady)
         try:
-            record = self._find(channel, wanted, must=wanted == running)
+            record = self._find(channel, wanted, must=wanted == current.rollout)
         except (InputError, TrustError) as e:
-            if isinstance(e, UnknownError) or wanted != running:
+            if wanted != current.rollout:
                 raise
             acts = acts_without_record(self.key_fault())
-            return ShownRollout(channel=channel, steady=steady, running=running, acts=acts, faults=(str(e),))
+            return ShownRollout(channel=channel, steady=steady, running=wanted, acts=acts, faults=(str(e),))
+        return self._shown(view, current, record, verdict)
+
+    def _shown(
+        self, view: FleetView, current: CurrentRollout, record: RolloutRecord, verdict: str
+    ) -> ShownRollout:
         faults: list[str] = list(view.faults)
         key, shown = self._verdict(record, verdict, faults)
-        members = self._members(record)
-        stages = show_stages(record, members)
-        is_running = record.id == running and record.state not in ENDED
         newest = shown if not verdict else self._verdict(record, "", faults)[1]
-        circumstances = Circumstances(
+        members, steady = self._members(record), _steady(view, record.channel)
+        now = Circumstances(
             steady=steady,
-            stages=stages,
+            stages=show_stages(record, members),
             verdict=newest,
             key_fault=self.key_fault(),
-            is_running=is_running,
+            is_running=record.id == current.rollout and record.state not in ENDED,
         )
+        pointer = view.pointers.get(record.channel)
         return ShownRollout(
-            channel=channel,
+            channel=record.channel,
             rollout=record,
             words=describe_state(record),
-            is_running=is_running,
-            running=running,
+            is_running=now.is_running,
+            running=current.rollout,
             steady=steady,
             withdrawn=pointer is not None and record.release in pointer.withdrawn,
-            queued=current.document.queued if current is not None else "",
-            stages=stages,
+            queued=current.queued,
+            stages=tuple(now.stages),
             members=members,
             counts=devices_with(newest),
             verdict=shown,
             verdict_name=verdict_name(key),
             verdict_key=self.rollouts.documents.store.url(key) if key else "",
-            acts=acts_of(record, circumstances),
+            acts=acts_of(record, now),
             next_look=next_look(view, record),
             faults=tuple(dict.fromkeys(faults)),
         )
@@ -461,6 +464,11 @@ class RolloutReader:
         except (TrustError, InputError) as e:
             faults.append(str(e))
             return None
+
+
+def _steady(view: FleetView, channel: str) -> str:
+    pointer = view.pointers.get(channel)
+    return pointer.release if pointer is not None else ""
 
 
 def _verdict_key(channel: str, rollout: str, verdict: str) -> str:

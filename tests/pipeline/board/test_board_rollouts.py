@@ -111,7 +111,7 @@ def desk(tmp_path_factory, chromium):
         "viewer": tokens.issue("ann-viewer", "viewer", 1)[0],
         ROLE: tokens.issue("ann-operator", "operator", 1)[0],
     }
-    lines = ("look_s = 0.2",)
+    lines = ("look_s = 0.5",)
     with RunningBoard(write_board_settings(fleet, folder / "board.cfg", *lines)) as board:
         context = chromium.new_context(viewport={"width": 1280, "height": 900})
         context.set_default_timeout(10_000 * PATIENCE)
