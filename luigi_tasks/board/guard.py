@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 CSRF_FIELD, CSRF_HEADER = "csrf", "X-Board-Csrf"
 SAFE_METHODS = frozenset({"GET", "HEAD"})
+# What a browser says of a request of this board's pages, and of one that its person typed.
+_OWN_SITES = frozenset({"same-origin", "none"})
 
 
 class Refusal(tornado.web.HTTPError):
@@ -37,13 +39,17 @@ class Refusal(tornado.web.HTTPError):
         text: What is wrong, and the way out, for a person.
         needs: Role that would do; empty: no role helps.
         retry_s: When trying again may help; 0: not by waiting.
+        is_stale: Whether the same form would be taken, made anew: its person looks at it and sends it again.
     """
 
-    def __init__(self, status: int, text: str, *, needs: str = "", retry_s: float = 0.0) -> None:
+    def __init__(
+        self, status: int, text: str, *, needs: str = "", retry_s: float = 0.0, is_stale: bool = False
+    ) -> None:
         super().__init__(status, "%s", text)
         self.text = text
         self.needs = needs
         self.retry_s = retry_s
+        self.is_stale = is_stale
 
 
 class Guard:
@@ -77,7 +83,7 @@ class Guard:
                 raise Refusal(421, text)
 
     def check_origin(self, request: HTTPServerRequest, client: Client, *, is_program: bool) -> None:
-        """Refuse a change that no page of this board sent.
+        """Refuse a change that no page of this board sent, and what another page loads into itself.
 
         Args:
             request: The request.
@@ -87,12 +93,17 @@ class Guard:
 
         Raises: Refusal.
         """
+        site = request.headers.get("Sec-Fetch-Site", "")
         if request.method in SAFE_METHODS:
+            # A link is followed; pictures, scripts and streams are for the board's own pages.
+            is_loaded = request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+            if site and is_loaded and site not in _OWN_SITES:
+                raise Refusal(403, "asked for by a page of another site")
             return
         own = {client.origin, origin_of(self._url)} - {""}
-        site, origin = request.headers.get("Sec-Fetch-Site", ""), _origin(request.headers)
+        origin = _origin(request.headers)
         if site:
-            is_own = site in {"same-origin", "none"}
+            is_own = site in _OWN_SITES
         elif origin:
             is_own = origin_of(origin) in own
         else:
@@ -124,7 +135,7 @@ class Guard:
         """
         if not hmac.compare_digest(self.csrf_token(identity).encode(), given.encode(errors="replace")):
             text = "this form was made before you signed in or out: load the page again and send it once more"
-            raise Refusal(403, text)
+            raise Refusal(403, text, is_stale=True)
 
     def _is_own(self, host: str) -> bool:
         split = split_host(host)

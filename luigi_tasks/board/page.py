@@ -18,7 +18,7 @@ from edge_client.contract.times import utc_now
 from luigi_tasks.board.audit import DONE, Act, short
 from luigi_tasks.board.board import Board  # noqa: TC001 - Tornado's `initialize`
 from luigi_tasks.board.guard import CSRF_FIELD, CSRF_HEADER, SAFE_METHODS, Refusal
-from luigi_tasks.board.kept_form import kept_form
+from luigi_tasks.board.kept_form import kept_form, read_form
 from luigi_tasks.board.people import TOKEN
 from luigi_tasks.board.pools import ACT_S, READ_S
 from luigi_tasks.board.rights import OPERATOR, VIEWER, Person
@@ -241,6 +241,9 @@ class Page(tornado.web.RequestHandler):
             self.set_header("Retry-After", str(math.ceil(error.retry_s)))
         if error.status_code == http.HTTPStatus.UNAUTHORIZED:
             self.set_header("WWW-Authenticate", "Bearer")
+        if error.is_stale and not self.wants_json and self.request.body_arguments:
+            model |= {"act": self._here, "fields": read_form(kept_form(self.request.body_arguments))}
+            return self.answer("send_again.html", model)
         if not error.needs:
             return self.answer("error.html", model)
         model |= {"needs": error.needs, "role": self.person.role, "sign_in": self.path("sign-in")}

@@ -54,7 +54,7 @@ class SignInPage(Page):
             read_form(self.get_body_argument("form", "")),
         )
         if act and not self.wants_json:
-            self.answer("send_again.html", {"act": act, "fields": fields})
+            self.answer("send_again.html", {"error": "", "act": act, "fields": fields})
             return
         self._go_on(self.get_body_argument("next", ""))
 

@@ -215,6 +215,17 @@ def test_a_form_needs_the_token_of_its_own_person(site):
         csrf = site.csrf(of)
         answer = site.ask("POST", "/sign-out", {**OWN_PAGE, **cookie, "X-Board-Csrf": csrf}, b"")
         assert answer.status == status
+    answer = site.ask("POST", "/fleet/label", {**OWN_PAGE, **FORM}, "csrf=old&why=%3Cb%3E")
+    assert answer.status == 403
+    assert 'name="why" value="&lt;b&gt;"' not in answer.text, "without the right to do it, sign in first"
+    answer = site.ask("POST", "/fleet/sign-out", {**OWN_PAGE, **FORM, **ben}, "csrf=old&why=%3Cb%3E")
+    assert 'name="why" value="&lt;b&gt;"' in answer.text, "what was typed can be sent again"
+
+
+def test_other_sites_may_link_to_the_board_and_load_nothing_of_it(site):
+    for mode, status in (("navigate", 200), ("no-cors", 403), ("cors", 403)):
+        said = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": mode}
+        assert site.ask("GET", "/fleet/", said).status == status
 
 
 def test_who_has_no_token_reads_and_is_told_what_acts_need(site):
