@@ -30,6 +30,7 @@ _MEMORY_BYTES = 4 << 30
 # So many frames are there to see within seconds, before the rest is read.
 _FIRST = 200
 _LISTS_TRIED = 5
+_TOLD_EACH = 20
 _FOLDER = "work/doubtful/"
 
 
@@ -56,11 +57,18 @@ def main(arguments: Sequence[str]) -> int:
 def _list(
     workspace: Workspace, folder: Path, labels: tuple[str, ...], most: int, paths: dict[str, str] | None
 ) -> None:
-    from luigi_tasks.labelling.folder import fill_folder, find_listing, folder_digest, is_listed  # noqa: PLC0415
+    from luigi_tasks.labelling.folder import (  # noqa: PLC0415 - not for a wrong setting
+        LABELS_CSV,
+        fill_folder,
+        find_listing,
+        folder_digest,
+        is_listed,
+    )
     from luigi_tasks.labelling.inbox import list_inbox  # noqa: PLC0415 - not for a wrong setting
 
     known = None if paths is None else frozenset(paths)
-    if is_listed(folder, folder_digest(list_inbox(workspace.store), labels, most)) and known is None:
+    digest = folder_digest(list_inbox(workspace.store), labels, most)
+    if is_listed(folder, digest) and not _has_carried_out(folder / LABELS_CSV, known):
         return
     if find_listing(folder) is None:
         fill_folder(workspace.store, folder, labels, min(_FIRST, most), _tell, known)
@@ -69,7 +77,16 @@ def _list(
     fill_folder(workspace.store, folder, labels, most, _tell, known)
 
 
+def _has_carried_out(path: Path, known: frozenset[str] | None) -> bool:
+    """Whether the file has decisions about pictures that are not where they were: they were carried out."""
+    from luigi_tasks.labelling.labels_file import read_rows  # noqa: PLC0415 - not for a wrong setting
+
+    return known is not None and any(row.path and row.path not in known for row in read_rows(path))
+
+
 def _tell(_what: str, done: int, total: int) -> None:
+    if done % _TOLD_EACH and done != total:
+        return
     sys.stdout.write(f"{done} {total}\n")
     sys.stdout.flush()
 

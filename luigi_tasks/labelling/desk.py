@@ -141,11 +141,12 @@ class Desk:
         return {name: row.label for name, row in self._rows().items() if row.label}
 
     def labels(self) -> tuple[str, ...]:
-        """Return the classes of the dataset, and those that labels in the file start."""
+        """Return the classes of the dataset, then those that labels start: no class changes its key."""
         record = self.listing()
-        known = record.labels if record is not None else ()
+        known = {*record.labels} if record is not None else set()
+        fresh = {*self.chosen().values()} - {DISCARD, *known}
         return tuple(
-            sorted({*known, *self.chosen().values()} - {DISCARD}, key=lambda one: (one.casefold(), one))
+            one for some in (known, fresh) for one in sorted(some, key=lambda one: (one.casefold(), one))
         )
 
     def who(self, name: str) -> str:

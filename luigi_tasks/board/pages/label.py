@@ -166,11 +166,10 @@ class DecisionsPage(Page):
         if label == ":typed":
             label = self.get_body_argument("typed", "").strip()
         ids = self.get_body_arguments("id")
-        own = {one: self.get_body_argument(f"own:{one}", label) for one in ids} if label == ":own" else {}
-        decisions = [
-            Chosen(one, own.get(one, label), self.get_body_argument(f"was:{one}", "", strip=False))
-            for one in ids
-        ]
+        field = {":own": "own", ":keep": "keep"}.get(label, "")
+        own = {one: self.get_body_argument(f"{field}:{one}", "") for one in ids} if field else {}
+        was = {one: self.get_body_argument(f"was:{one}", "", strip=False) for one in ids}
+        decisions = [Chosen(one, own.get(one, label), was[one]) for one in ids]
         return Decisions(decisions, new_class=bool(self.get_body_argument("new_class", "")))
 
     def _back(self, outcomes: list[Outcome]) -> None:

@@ -5,7 +5,7 @@
 
 (() => {
   const KEPT = "board-label-unsent", UNDONE = "board-label-undo";
-  const UNDO_STEPS = 200, FOUND_AT_MOST = 9, SEND_AT_MOST = 500, RETRY_MS = 2000;
+  const UNDO_STEPS = 200, FOUND_AT_MOST = 9, SEND_AT_MOST = 500, RETRY_MS = 2000, LOOK_MS = 300;
 
   const desk = document.getElementById("desk");
   if (!desk) {  // nothing to label yet: shown as soon as there is
@@ -21,6 +21,7 @@
   let classes = JSON.parse(at("classes").textContent);
   let place = Number(desk.dataset.place), decided = Number(desk.dataset.decided);
   let current = null, anchor = null;
+  const canHover = matchMedia("(hover: hover)").matches;
 
   const words = (label) => label === "" ? "undecided" : label === discard ? "thrown away" : label;
   const shown = (text) => [...text].map((one) => /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/u.test(one) ? " " : one).join("").slice(0, 60);
@@ -34,7 +35,7 @@
 
   function countPicked() {
     const count = picked().length;
-    at("picked").textContent = count ? `${count} chosen` : "none chosen: the one with the focus is labelled";
+    at("picked").textContent = count ? `${count} chosen` : canHover ? "none chosen: the one with the focus is labelled" : "none chosen";
     for (const card of cards) card.classList.toggle("picked", box(card).checked);
     at("pick-all").textContent = count === cards.length && count ? "Choose none" : "Choose all";
   }
@@ -120,8 +121,10 @@
 
   function finishPage() {
     const next = document.querySelector(".pager a[rel=next]");
+    at("left").hidden = Boolean(next) || decided >= Number(desk.dataset.of);
+    const left = at("left").hidden ? null : at("left").querySelector("a");
     say(`All on this page is decided. ${decided} of ${desk.dataset.of} decided.${next ? " Enter shows the next page." : ""}`);
-    (next || at("take")).focus();
+    (next || left || at("take")).focus();
   }
 
   function remember(changes) {
@@ -219,7 +222,7 @@
       line.append(link, "; they are kept in this tab.");
     }
     notice.append(line);
-    at("notices").append(notice);
+    at("desk-notices").append(notice);
   }
 
   // What others did, and new frames
@@ -258,7 +261,7 @@
     link.textContent = "Show them";
     line.append("The inbox has changed: frames came or went. ", link);
     notice.append(line);
-    at("notices").append(notice);
+    at("desk-notices").append(notice);
   }
 
   // Search of a class, and new classes
@@ -370,6 +373,7 @@
       if (label === undefined) say(`There is no class with key ${digit}.`);
       else decide(event.shiftKey ? undecidedOf(card) : targets(), () => label);
     } else if (digit === "0" && !event.shiftKey) decide(targets(), () => "");
+    else if (event.key === "=" && isDoubtful) decide(targets(), (one) => one.dataset.own);
     else if (event.key === "Enter") acceptAll(event.shiftKey ? undecidedOf(card) : targets());
     else if (event.key === "-" || event.key === "Delete" || event.key === "Backspace") decide(targets(), () => discard);
     else if (event.key === " ") { if (!event.shiftKey) return; pick(group(card)); }
@@ -427,6 +431,7 @@
     if (!button) return;
     if (!targets().length) return say("No picture is chosen.");
     if (button.dataset.act === "accept") acceptAll(targets());
+    else if (button.dataset.act === "keep") decide(targets(), (one) => one.dataset.own);
     else decide(targets(), () => button.dataset.label);
   });
   for (const one of desk.querySelectorAll(".pick-group")) {
@@ -457,8 +462,10 @@
   at("pick-all").addEventListener("click", () => pick(cards, picked().length !== cards.length));
   at("help-open").addEventListener("click", () => at("help").showModal());
   addEventListener("beforeunload", (event) => { if (unsent.length && may) event.preventDefault(); });
-  document.body.addEventListener("labels", look);
-  document.body.addEventListener("inbox", look);
+  let looking = 0;
+  const lookSoon = () => { looking ||= setTimeout(() => { looking = 0; look(); }, LOOK_MS); };
+  document.body.addEventListener("labels", lookSoon);
+  document.body.addEventListener("inbox", lookSoon);
 
   for (const card of cards) box(card).tabIndex = -1;
   for (const one of unsent) if (byId.has(one.id)) change(byId.get(one.id), one.label);
@@ -468,7 +475,7 @@
   if (first) {
     current = first;
     box(first).tabIndex = 0;
-    if (may && matchMedia("(hover: hover)").matches) focus(first);
+    if (may && canHover) focus(first);
   }
   send();
 })();

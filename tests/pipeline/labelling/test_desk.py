@@ -13,11 +13,20 @@ from luigi_tasks.labelling.desk import OF_DATASET, Choice, Desk
 from luigi_tasks.labelling.labels_file import read_labels_file
 from luigi_tasks.labelling.records import DoubtfulPicture, DoubtsFound
 from luigi_tasks.labelling.similar import find_groups
+from luigi_tasks.settings.values import StoreSettings
+from luigi_tasks.storage.folder_store import FolderStore
 from tests.fakes.inbox import hand_in, jpeg, list_into, read_csv, sha256, take
 
 DOUBTED = DoubtfulPicture(
     path="cat/000.png", sha256=sha256(b"x"), label="cat", probable="dog", score=0.9, why="=1+1"
 )
+
+
+@pytest.fixture
+def store(tmp_path_factory) -> FolderStore:
+    """An inbox in a folder: a desk knows no store."""
+    url = tmp_path_factory.mktemp("inbox").as_uri()
+    return FolderStore(StoreSettings(url, "", "", "when_required", conditional_writes=True))
 
 
 @pytest.fixture

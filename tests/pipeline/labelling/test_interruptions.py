@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -15,6 +16,7 @@ from luigi_tasks.labelling.class_folders import BucketFolders, LocalFolders
 from luigi_tasks.labelling.inbox import list_inbox
 from luigi_tasks.settings.values import StoreSettings
 from luigi_tasks.storage.folder_store import FolderStore
+from tests.fakes.datasets import class_folders
 from tests.fakes.inbox import (
     LABELS,
     StoreAround,
@@ -26,12 +28,12 @@ from tests.fakes.inbox import (
     jpeg,
     list_into,
     read_csv,
+    relabel,
     sha256,
     take,
 )
 
 if TYPE_CHECKING:
-    import contextlib
     from collections.abc import Callable
 
     from luigi_tasks.labelling.class_folders import ClassFolders
@@ -156,6 +158,25 @@ def test_taking_that_was_killed_at_any_write_is_finished_by_the_next_run(
             break
         calls += 1
     assert survived == 8  # two writes, and two removals of each of three frames
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
+def test_a_picture_of_the_dataset_is_never_lost_by_a_killed_move(dataset, tmp_path, monkeypatch, after):
+    monkeypatch.setattr("luigi_tasks.labelling.intake.THREADS", 1)
+    store, picture = folder_store(tmp_path / "store"), class_folders({"cat": 2, "dog": 2})["cat/000.png"]
+    path = relabel(tmp_path / "to", {"cat/000.png": (picture, "dog"), "dog/001.png": (b"", "")})
+    for calls in range(5):
+        fuse = Fuse(calls)
+        with contextlib.suppress(KilledError):
+            take(store, DyingFolders(dataset, fuse, after=after), path)
+        there = [one for one in dataset.paths() if dataset.read_path(one) == picture]
+        assert there, "the only copy is lost"
+        if not fuse.blown:
+            break
+    assert calls > 0
+    [at] = there
+    assert at.startswith("dog/000")
+    assert len(dataset.paths()) == 4
 
 
 def folder_store(folder: Path) -> FolderStore:

@@ -11,6 +11,7 @@ from edge_client.contract.documents import decode_document
 from edge_client.contract.names import inbox_key
 from luigi_tasks import DatasetSnapshot, ListInbox, TakeLabelled, artifacts
 from luigi_tasks.labelling.records import LabellingRecord
+from luigi_tasks.labelling.taken import find_taken
 from luigi_tasks.settings.sections import load_settings
 from tests.fakes.datasets import class_folders, picture_bytes, write_tree
 from tests.fakes.inbox import (
@@ -21,6 +22,7 @@ from tests.fakes.inbox import (
     jpeg,
     list_into,
     read_csv,
+    relabel,
     sha256,
 )
 
@@ -125,6 +127,22 @@ def test_a_frame_handed_in_again_is_taken_again_by_the_same_file(store, configur
     assert build(task)
     assert in_inbox(store) == []
     assert sum(path.name.startswith("inbox-") for path in (configured / "cat").iterdir()) == 1
+
+
+def test_a_picture_of_the_dataset_is_moved_once(store, configured, tmp_path):
+    picture = (configured / "cat/000.png").read_bytes()
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to/listing.json").write_text("{}")  # as in a folder of ListInbox
+    path = relabel(tmp_path / "to", {"cat/000.png": (picture, "dog"), "dog/003.png": (b"", "dog")})
+    task = TakeLabelled(labels=str(path))
+    assert not task.complete()
+    assert build(task)
+    assert task.complete()
+    assert not (configured / "cat/000.png").exists()
+    assert picture in [one.read_bytes() for one in (configured / "dog").iterdir()]
+    taken = find_taken(tmp_path / "to")
+    assert taken is not None
+    assert (taken.relabelled, taken.removed, taken.skipped) == (1, 0, ())
 
 
 def test_a_bad_file_fails_the_task_and_moves_nothing(store, configured, tmp_path):
