@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from luigi_tasks.board.board import Board
 
 _SHOWN_AT_MOST = 30
+# Most runs of an hour find nothing new; so many are looked into for one that did something.
+_LOOKED_INTO = 5
 _LOG_BYTES = 256 << 10
 _LIMIT_BYTES = 4 << 20
 _RELEASE = re.compile(r"\b[Rr]elease ([0-9a-f]{8,64})\b")
@@ -89,6 +91,8 @@ class ShownSteps:
         source: `luigid`, `log` (of a run of the board) or `kept` (as luigid told them before it forgot them).
         at: When they were so, seconds since 1970.
         is_running: Whether they change still.
+        began_at: When the last step that is known to have begun did; of a log, when the run did: what luigid
+            tells of a run is newer than its log, and a later run's log newer than that.
     """
 
     task: str
@@ -96,6 +100,7 @@ class ShownSteps:
     source: str
     at: float
     is_running: bool
+    began_at: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,16 +200,21 @@ def steps_of_run(board: Board, one: runs.Run) -> ShownSteps:
     """Return the steps of a run: as luigid tells them, else by its log."""
     look = board.luigid.look()
     if look.steps and one.pid and look.process == (os.uname().nodename, one.pid):
-        return ShownSteps(look.task, look.steps, "luigid", look.at, one.is_running)
+        return _of_look(look, is_running=one.is_running)
     steps = steps_of_log(runs.log_tail(board, one.id, _LOG_BYTES))
-    return ShownSteps(one.task, steps, "log", one.ended_at or 0.0, one.is_running)
+    return ShownSteps(one.task, steps, "log", one.ended_at or 0.0, one.is_running, one.started_at)
+
+
+def _of_look(look: Look, *, is_running: bool, source: str = "luigid") -> ShownSteps:
+    began_at = max((one.started_at or 0.0 for one in look.steps), default=0.0)
+    return ShownSteps(look.task, look.steps, source, look.at, is_running, began_at)
 
 
 def keep_steps(folder: Path, look: Look) -> None:
     """Keep the steps of a Deploy beyond luigid's ten minutes; where the disk is full, they are lost then."""
     if look.task != "Deploy" or not look.steps or _is_alone(look.steps):
         return
-    kept = ShownSteps(look.task, look.steps, "kept", look.at, look.is_running)
+    kept = _of_look(look, is_running=False, source="kept")
     path = folder / "runs/steps.json"
     try:
         known = _kept(folder)
@@ -237,15 +247,17 @@ def _steps(board: Board, own: list[runs.Run], look: Look) -> ShownSteps | None:
     # luigid takes half a minute to notice that a worker is gone; the board knows it of its own runs.
     of_look = next((one for one in own if one.pid and (host, one.pid) == look.process), None)
     if look.steps and look.is_running and (of_look is None or of_look.is_running):
-        return ShownSteps(look.task, look.steps, "luigid", look.at, is_running=True)
+        return _of_look(look, is_running=True)
     running = next((one for one in own if one.is_running), None)
     if running is not None:
         return steps_of_run(board, running)
-    if look.steps and not look.is_running and not _is_alone(look.steps):
-        return ShownSteps(look.task, look.steps, "luigid", look.at, is_running=False)
-    last = next((steps_of_run(board, one) for one in own if one.task == "Deploy"), None)
-    found = [one for one in (last, _kept(board.folder)) if one is not None and one.steps]
-    return max(found, key=lambda one: one.at, default=None)
+    found = [steps_of_run(board, one) for one in own[:_LOOKED_INTO] if one.task == "Deploy"]
+    if (kept := _kept(board.folder)) is not None:
+        found.append(kept)
+    if not look.is_running and look.task == "Deploy":
+        found.append(_of_look(look, is_running=False))
+    found = [one for one in found if one.steps and not _is_alone(one.steps)]
+    return max(found, key=lambda one: (one.began_at, one.at), default=None)
 
 
 def _all_runs(board: Board, own: list[runs.Run], look: Look) -> list[ShownRun]:
@@ -276,11 +288,14 @@ def _other(seen: Seen) -> ShownRun:
 
 
 def _outcome(shown: list[ShownRun], steps: ShownSteps | None) -> Outcome | None:
-    """Return how the last Deploy ended: by its steps, which know the release, else by its run."""
-    if steps is not None and steps.task == "Deploy" and not steps.is_running and not _is_alone(steps.steps):
-        return _outcome_of_steps(steps.steps)
-    last = next((one for one in shown if one.task == "Deploy" and one.state != runs.RUNNING), None)
-    return None if last is None else Outcome(last.words, last.release, last.state)
+    """Return how the last Deploy that did something ended: by its steps, else by its run."""
+    ended = [one for one in shown if one.task == "Deploy" and one.state != runs.RUNNING]
+    failed = next((one for one in ended if one.state in {runs.FAILED, runs.STOPPED, runs.LOST}), None)
+    if steps is None or steps.task != "Deploy" or steps.is_running or not ended:
+        return Outcome(ended[0].words, ended[0].release, ended[0].state) if ended else None
+    if failed is not None and failed.started_at > steps.began_at:  # it failed before its first step
+        return Outcome(failed.words, failed.release, failed.state)
+    return _outcome_of_steps(steps.steps)
 
 
 def _outcome_of_steps(steps: tuple[Step, ...]) -> Outcome:

@@ -23,6 +23,8 @@ _REFUSED = re.compile(r"^WARNING: (Release [0-9a-f]{8,64} is (?:not published|he
 _COULD_NOT = re.compile(r"^(?:luigi: |ERROR: Uncaught exception in luigi: \w+: )(.+)$")
 _UNSCHEDULED = re.compile(r"Will not run .+? due to error in \w+\(\) method: (.*)$")
 _CANDIDATE = re.compile(r"^INFO: (?:AnnounceRelease: announced|QuantizeModel:) release ([0-9a-f]{8,64})\b")
+# Of Luigi's summary, where each task was complete before.
+_NOTHING = "Did not run any tasks"
 _WORDS = 1000
 
 
@@ -49,12 +51,13 @@ def outcome_of(task: str, log: str) -> Outcome:
         log: The end of its log.
     """
     said: dict[str, str] = {}
-    last, release, state = "", "", DONE
+    last, release, state, did_something = "", "", DONE, False
     for line in log.split("\n"):
         if found := _SAID.match(line):
             said[found[1]] = found[2]
         if found := _CANDIDATE.match(line):
             release = found[1]
+        did_something = did_something or _WORKED.search(line) is not None
         if found := _REFUSED.match(line):
             last, state = found[1], REFUSED
         elif found := _FAILED.match(line):
@@ -64,7 +67,10 @@ def outcome_of(task: str, log: str) -> Outcome:
     published = said.get("PublishRelease", "")
     if published and state == DONE:
         state = PUBLISHED
-    return Outcome((last or published or said.get(task, ""))[:_WORDS], release, state)
+    words = last or published or said.get(task, "")
+    if not words and not did_something and _NOTHING in log:
+        words = "nothing was new: all was done already"
+    return Outcome(words[:_WORDS], release, state)
 
 
 def steps_of_log(log: str) -> tuple[Step, ...]:

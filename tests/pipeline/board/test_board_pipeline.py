@@ -261,6 +261,7 @@ def test_a_log_tells_the_steps_and_the_end_where_no_luigid_does():
     assert (refused.state, refused.words) == ("refused", REFUSED.removeprefix("WARNING: ").strip())
     assert outcome_of("Deploy", "luigi: [store] url: none\n").words == "[store] url: none"
     assert outcome_of("Deploy", HOSTILE).words == ""
+    assert outcome_of("Deploy", "\nDid not run any tasks\n").words == "nothing was new: all was done already"
 
 
 @pytest.mark.slow
