@@ -276,11 +276,16 @@ def _keep(folder: Path, run: StartedRun) -> None:
 
 # Processes of this board that are not waited for yet; `subprocess` itself would warn about them.
 _BORN: list[subprocess.Popen[bytes]] = []
+# Runs that have ended: they change no more, and open pages ask for all of them each second.
+_ENDED: dict[Path, Run] = {}
+_ENDED_AT_MOST = 4 * RUNS_KEPT
 
 
 def _read(folder: Path, name: str) -> Run | None:
     """Return a run; None if its document is gone or damaged."""
     _BORN[:] = [one for one in _BORN if one.poll() is None]
+    if (known := _ENDED.get(folder / name)) is not None:
+        return known
     is_held = _is_held(
         folder / f"{name}.lock"
     )  # before its end is looked for: it is written while it is held
@@ -290,7 +295,7 @@ def _read(folder: Path, name: str) -> Run | None:
     ended = None if is_held else _document(folder / f"{name}.end.json", EndedRun)
     stopped = _document(folder / f"{name}.stop", StoppedRun)
     state, words = _in_words(ended, stopped, is_held=is_held)
-    return Run(
+    run = Run(
         id=name,
         task=started.task,
         options=started.options,
@@ -303,6 +308,11 @@ def _read(folder: Path, name: str) -> Run | None:
         pid=_pid(folder / f"{name}.pid"),
         has_scheduler=bool(started.scheduler),
     )
+    if not is_held:
+        if len(_ENDED) >= _ENDED_AT_MOST:
+            _ENDED.clear()
+        _ENDED[folder / name] = run
+    return run
 
 
 def _in_words(ended: EndedRun | None, stopped: StoppedRun | None, *, is_held: bool) -> tuple[str, str]:
