@@ -56,6 +56,10 @@ class NotKeptError(InputError):
     """A result of a release is gone, or nothing proves it."""
 
 
+class TooLongError(NotKeptError):
+    """A result is larger than its reader takes."""
+
+
 def load_gate(state: RepositoryState, release: str) -> KeptGate:
     """Return what the gate found of a release.
 
@@ -131,13 +135,14 @@ def find_statement(evidence: bytes, keys: Mapping[str, Key], address: str) -> St
 def read_proven(state: RepositoryState, key: str, sha256: str, limit_bytes: int = GATE_LIMIT_BYTES) -> bytes:
     """Return an object of `work/` whose digest a trusted key signed.
 
-    Raises: NotKeptError if it is gone, another one, or too large; TransportError.
+    Raises: NotKeptError if it is gone or another one; TooLongError; TransportError.
     """
     url = state.store.url(key)
     try:
         found = state.store.get(key, limit_bytes=limit_bytes)
     except TooLargeError as e:
-        raise NotKeptError(str(e)) from e
+        msg = f"{url}: over {limit_bytes >> 20} MiB, which is too long for a page"
+        raise TooLongError(msg) from e
     if found is None:
         msg = f"{url}: not kept any more"
         raise NotKeptError(msg)

@@ -11,7 +11,7 @@ from edge_client.contract.names import release_target
 from luigi_tasks.board.page import Page
 from luigi_tasks.board.release_facts import ACTS, describe_release
 from luigi_tasks.board.release_pairs import compare_releases
-from luigi_tasks.board.release_reader import apart
+from luigi_tasks.board.release_reader import SHORT_LIST_BYTES, apart
 from luigi_tasks.board.release_rows import DESCENDING, KINDS, ROWS_A_PAGE, list_releases
 from luigi_tasks.board.streams import RELEASES, ROLLOUTS
 from luigi_tasks.board.templating import quote
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from luigi_tasks.board.judged_rows import JudgedList
     from luigi_tasks.board.release_facts import ReleaseFacts
-    from luigi_tasks.board.release_pairs import ReleasePair
     from luigi_tasks.board.release_reader import ReleaseReader
     from luigi_tasks.board.release_rows import ReleaseList
-    from luigi_tasks.board.released import Published
+    from luigi_tasks.board.released import Kept, Published
+    from luigi_tasks.release.kept_snapshot import SnapshotChange
 
 # A page made by the gate: no script, nothing from elsewhere, and no part of the board's origin.
 REPORT_POLICY = (
@@ -123,16 +123,27 @@ class BesidePage(ReleaseBase):
 
     async def get(self, first: str, second: str) -> None:
         """Show them."""
+        from luigi_tasks.release.kept_snapshot import compare_snapshots  # noqa: PLC0415 - imports python-tuf
 
-        def read() -> ReleasePair:
+        releases = (first, second)
+
+        def read() -> tuple[Published, tuple[Kept, Kept]]:
             published = self.find(first)
             if not published.has(second):
                 self.refuse()
-            kept = self.reader.kept(published, first), self.reader.kept(published, second)
-            pictures = self.reader.compare_pictures(published, (first, second))
-            return compare_releases(published, (first, second), kept, pictures, self.devices())
+            return published, (self.reader.kept(published, first), self.reader.kept(published, second))
 
-        self.show("releases_beside.html", await self.in_thread(read))
+        published, kept = await self.in_thread(read)
+
+        def compare() -> SnapshotChange:
+            lists = [
+                (one, found.snapshot) for one, found in zip(releases, kept, strict=True) if found.snapshot
+            ]
+            return compare_snapshots(apart(published.state), lists[0], lists[1], SHORT_LIST_BYTES)
+
+        pictures = await self.reader.compare_pictures(releases, kept, lambda: self.in_thread(compare))
+        devices = self.devices()
+        self.show("releases_beside.html", compare_releases(published, releases, kept, pictures, devices))
 
 
 class ReportBase(ReleaseBase):

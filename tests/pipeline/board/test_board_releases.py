@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 import urllib.error
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -164,6 +166,10 @@ def test_two_releases_are_chosen_and_stand_side_by_side(site: Site, tab: Page) -
     assert "numpy" not in settings
     pictures = site.board.json(f"releases/{first}/beside/{second}")["pictures"]
     assert pictures == {"both": 178, "gone": 2, "new": 5, "relabelled": 0, "moved": 0}
+    command = [sys.executable, "-m", "luigi_tasks.board.snapshot_child"]  # as for long lists
+    order = msgspec.json.encode({"first": first, "second": second})
+    done = subprocess.run(command, input=order, capture_output=True, check=True)
+    assert msgspec.json.decode(done.stdout) == {"change": pictures, "missing": ""}
 
 
 def test_a_refused_candidate_shows_why_and_its_report(site: Site, tab: Page) -> None:
