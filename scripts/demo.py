@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from demo_board import running_board, say_where
 from demo_settings import CHANNEL, FLEET, choose_network, write_pipeline_settings
 from demo_words import console, explain_failure, say
 from device_watcher import DeviceWatcher, device_settings, running_device, write_settings
@@ -62,7 +63,7 @@ def main() -> int:
             stack.callback(be_patient)
             demo = open_demo(options, work, stack)
             demo.run()
-            if options.keep:
+            if options.keep or options.board:
                 demo.wait_for_user()
     except EdgeError as e:
         sys.exit(f"scripts/demo: {in_words_of_demo(one_line(str(e)))}")
@@ -78,7 +79,7 @@ def open_demo(options: argparse.Namespace, work: Path, stack: contextlib.ExitSta
         return Demo(options, work, stack)
     from demo_fleet import FleetDemo  # noqa: PLC0415 - one device does without
 
-    return FleetDemo(options.fleet, work, stack)
+    return FleetDemo(options, work, stack)
 
 
 def be_patient() -> None:
@@ -91,6 +92,11 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end")
+    parser.add_argument(
+        "--board",
+        action="store_true",
+        help="web pages beside it, whose address is printed; everything is left running, as with --keep",
+    )
     parser.add_argument(
         "--data",
         type=Path,
@@ -145,6 +151,7 @@ class Demo:
         self.pictures = self.gather_pictures()
         self.write_settings(self.pictures.total)
         self.holdout = work / "holdout"
+        self.board = stack.enter_context(running_board(work)) if options.board else ""
         self.watcher = stack.enter_context(DeviceWatcher(self.broker, FLEET, DEVICE))
         self.device = stack.enter_context(
             running_device(self.write_device_settings(), work / "device.log", self.store)
@@ -170,6 +177,7 @@ class Demo:
             self.network,
             self.store,
             self.broker,
+            self.scheduler,
             pictures=pictures,
             is_photographs=self.options.data is not None,
         )
@@ -373,6 +381,8 @@ class Demo:
         ):
             say(f"  # {words}\n  {command}")
         say(f"\nand open {self.scheduler.url}   (task EvaluateModel links to its report)")
+        if self.board:
+            say_where(self.board)
         say("Ctrl-C ends it all and removes the files.")
         threading.Event().wait()
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from demo_board import running_board, say_where
 from demo_settings import choose_network, write_pipeline_settings
 from demo_words import explain_failure, say, tail
 from device_watcher import end_process, write_settings
@@ -32,6 +33,7 @@ from rich.markup import escape
 from luigi_tasks.release.keys import make_keys
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
     from demo_fleet_pictures import FleetPictures
@@ -59,10 +61,10 @@ class Camera(NamedTuple):
 class FleetDemo:
     """The services, the devices and the two rollouts."""
 
-    def __init__(self, devices: int, work: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(self, options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) -> None:
         self.work = work
         self.stack = stack
-        self.cameras = make_cameras(devices)
+        self.cameras = make_cameras(options.fleet)
         say("Starting S3 (SeaweedFS), an MQTT broker and luigid on free loopback ports")
         self.store = stack.enter_context(ObjectStore(work / "s3"))
         self.broker = stack.enter_context(MqttBroker(work / "mqtt"))
@@ -74,6 +76,9 @@ class FleetDemo:
         make_keys(work / "keys")
         self.configuration = self.write_settings()
         os.environ.update(self.settings_of_pipeline())
+        self.board = stack.enter_context(running_board(work)) if options.board else ""
+        if self.board:
+            say(f"  board [bold]{self.board}[/]")
 
     def run(self) -> None:
         """Show a first release, a good one in stages, and a bad one."""
@@ -208,7 +213,7 @@ class FleetDemo:
         """Write the pipeline's settings: stages of seconds instead of hours."""
         network = choose_network(SimpleNamespace(weights=None, data=None))  # type: ignore[arg-type]
         path = write_pipeline_settings(
-            self.work, network, self.store, self.broker, pictures=0, is_photographs=False
+            self.work, network, self.store, self.broker, self.scheduler, pictures=0, is_photographs=False
         )
         sections: dict[str, dict[str, object]] = {
             # In a fleet of twelve, one failure is one too many.
@@ -244,6 +249,8 @@ class FleetDemo:
             # All devices share the cores of this machine: its latencies are nobody's fault.
             "probation": {"frames": 20, "seconds": 60.0, "max_slowdown": 20.0, "max_unsure_points": 20},
             "sinks": {"mqtt": False},
+            # What a release is not sure of is there to be labelled.
+            "inbox": {"unsure": True, "upload": True, "upload_s": 5.0, "per_hour": 60.0},
         }
         write_settings(self.work / "all.toml", template)
         with (self.work / "devices.csv").open("w", newline="") as file:
@@ -330,6 +337,8 @@ class FleetDemo:
         ):
             say(f"  # {words}\n  . {shlex.quote(str(path))}; {command} {arguments}")
         say(f"\nand open {self.scheduler.url}")
+        if self.board:
+            say_where(self.board)
         say("Ctrl-C ends it all and removes the files.")
         threading.Event().wait()
 

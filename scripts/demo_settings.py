@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-    from local_services import MqttBroker, ObjectStore
+    from local_services import MqttBroker, ObjectStore, Scheduler
 
 FLEET, CHANNEL = "demo", "stable"
 HOLDOUT_PERCENT = 20.0
@@ -77,6 +77,7 @@ def write_pipeline_settings(
     network: Network,
     store: ObjectStore,
     broker: MqttBroker,
+    scheduler: Scheduler,
     *,
     pictures: int,
     is_photographs: bool,
@@ -88,11 +89,12 @@ def write_pipeline_settings(
         network: The network.
         store: Where releases are published.
         broker: Where they are announced.
+        scheduler: The luigid that the board shows, and runs under.
         pictures: Number of pictures, about.
         is_photographs: Whether the pictures are a user's own, of which nothing is known.
     """
     recipe = choose_recipe(network, pictures, is_photographs=is_photographs)
-    dataset = {"cache_dir": work / "cache", "holdout_percent": HOLDOUT_PERCENT}
+    dataset = {"url": work / "pictures", "cache_dir": work / "cache", "holdout_percent": HOLDOUT_PERCENT}
     sections: dict[str, dict[str, object]] = {
         **recipe,
         "dataset": {**recipe.get("dataset", {}), **dataset},
@@ -104,6 +106,8 @@ def write_pipeline_settings(
         "trust": {"root": work / "keys/device/root.json", "keys": work / "keys/pipeline"},
         "broker": {"host": broker.host, "port": broker.port, "fleet": FLEET},
         "release": {"channel": CHANNEL},
+        "board": {"state_dir": work / "board"},
+        "core": {"default-scheduler-url": scheduler.url},
     }
     path = work / "luigi.cfg"
     path.write_text(
