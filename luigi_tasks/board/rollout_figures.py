@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.parse
 from typing import TYPE_CHECKING, NamedTuple
 
 import markupsafe
@@ -153,6 +154,12 @@ def who_is_hit(verdict: VerdictRecord | None) -> Hit | None:
     are_failed = hit == sum(failed.values())  # else they are slower, or answer otherwise
     states = tuple(one for one, number in failed.items() if number and are_failed)
     return Hit(hit, sum(verdict.counts.values()), states, common)
+
+
+def filter_of(fact: str) -> str:
+    """Return the query that shows the devices with a fact in their table; empty: it has no such filter."""
+    name, _, value = fact.partition("=")
+    return urllib.parse.urlencode({name: value}) if name in {"site", "class", "tag"} else ""
 
 
 def prose(value: object, characters: int = 600) -> markupsafe.Markup:

@@ -216,7 +216,7 @@ class RolloutReader:
         """Return the rollouts of all channels."""
         from luigi_tasks.fleet.view import snapshot_in_words  # noqa: PLC0415 - as above
 
-        lines = sorted((self._line(view, one) for one in view.channels), key=_urgency)
+        lines = sorted((self._line(view, one) for one in self._channels(view)), key=_urgency)
         return Listing(
             channels=tuple(lines),
             snapshot_at=view.head.taken_at if view.head is not None else 0.0,
@@ -240,7 +240,7 @@ class RolloutReader:
         signed = self.rollouts.current(check_name(channel, "channel"))
         current = signed.document if signed is not None else CurrentRollout(channel=channel)
         wanted = name or current.rollout or current.last
-        if not wanted and channel not in view.channels:
+        if not wanted and channel not in self._channels(view):
             msg = f"no channel {channel}"
             raise UnknownError(msg)
         steady = _steady(view, channel)
@@ -307,7 +307,7 @@ class RolloutReader:
         """
         listed = self.rollouts.listed(channel)
         names = sorted(listed, reverse=True)
-        if not names and channel not in view.channels:
+        if not names and channel not in self._channels(view):
             msg = f"no channel {channel}"
             raise UnknownError(msg)
         pages = max(-(-len(names) // PAGE_ROWS), 1)
@@ -379,7 +379,7 @@ class RolloutReader:
         Raises: UnknownError; TrustError, TransportError, SettingsError.
         """
         pointer = view.pointers.get(check_name(channel, "channel"))
-        if channel not in view.channels:
+        if channel not in self._channels(view):
             msg = f"no channel {channel}"
             raise UnknownError(msg)
         left_out = {pointer.release, *pointer.withdrawn} if pointer is not None else set()
@@ -422,6 +422,10 @@ class RolloutReader:
             queued_at=seconds_of(current.queued_at) if current is not None else 0.0,
             next_look=next_look(view, record) if record is not None else NextLook(),
         )
+
+    def _channels(self, view: FleetView) -> set[str]:
+        """Return the channels that anything names; devices may follow one before a release is on it."""
+        return {*view.channels, *self._index.channels}
 
     def _members(self, record: RolloutRecord) -> int | None:
         """Return how many registered devices a rollout is for, by the newest index; None: unknown."""
