@@ -291,9 +291,11 @@ class _Outline:
     def rows(self) -> int | None:
         """Return about how many rows the fleet has; None: unknown."""
         view = self._view
-        if view is None or (view.registry is not None and view.head is None):
+        if view is None:
             return None
-        return 0 if view.head is None else max(view.head.devices, view.head.registered)
+        if view.head is None:
+            return 0 if view.registry is None and not view.faults else None
+        return max(view.head.devices, view.head.registered)
 
 
 def _backoff_s(failures: int) -> float:

@@ -110,7 +110,7 @@ def new_index(folder: Path) -> Iterator[sqlite3.Connection]:
 
 def create_tables(connection: sqlite3.Connection) -> None:
     """Make the tables, empty, also where a first try has filled them."""
-    for name in ("devices", "facts", "more", "content"):
+    for name in ("devices", "facts", "more", "content", "orders"):
         connection.execute(f"DROP TABLE IF EXISTS {name}")
     for statement in _TABLES.strip().split("\n"):
         connection.execute(statement)

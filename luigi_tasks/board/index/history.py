@@ -32,6 +32,7 @@ _STEPS = ((HOUR_S, 300), (DAY_S, HOUR_S), (31 * DAY_S, DAY_S))
 # Values of a kind at one time; a fleet whose devices make up their releases must not fill the disk.
 _VALUES_AT_MOST = 32
 RELEASES_SHOWN = 7
+_POINTS_AT_MOST = 96
 OTHER = "other"
 
 
@@ -85,6 +86,7 @@ class History:
         connection = sqlite3.connect(self._path, timeout=30)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(_TABLES)
             [fault] = connection.execute("PRAGMA quick_check(1)").fetchone()
             if fault != "ok":
@@ -136,14 +138,15 @@ def read_mix(folder: Path, channel: str, since: float) -> Mix:
 
 
 def _to_mix(channel: str, points: list[tuple[int, str, int]]) -> Mix:
-    times = sorted({at for at, _, _ in points})
+    times = _spread(sorted({at for at, _, _ in points}))
     place = {at: number for number, at in enumerate(times)}
     series: dict[str, list[int]] = {}
     for at, release, devices in points:
-        series.setdefault(release, [0] * len(times))[place[at]] = devices
-    ordered = sorted(series, key=lambda name: (-series[name][-1], -max(series[name]), name))
-    shown = {name: series[name] for name in ordered[:RELEASES_SHOWN]}
-    if rest := ordered[RELEASES_SHOWN:]:
+        if at in place:
+            series.setdefault(release, [0] * len(times))[place[at]] = devices
+    named = sorted(series.keys() - {OTHER}, key=lambda one: (-series[one][-1], -max(series[one]), one))
+    shown = {name: series[name] for name in named[:RELEASES_SHOWN]}
+    if rest := [*named[RELEASES_SHOWN:], *(series.keys() & {OTHER})]:
         shown[OTHER] = [sum(numbers) for numbers in zip(*(series[name] for name in rest), strict=True)]
     return Mix(
         channel=channel,
@@ -151,6 +154,16 @@ def _to_mix(channel: str, points: list[tuple[int, str, int]]) -> Mix:
         releases=tuple(shown),
         devices=tuple(tuple(numbers) for numbers in shown.values()),
     )
+
+
+def _spread(times: list[int]) -> list[int]:
+    """Return at most so many of the times as a chart can show, spread evenly over all, with the last."""
+    if len(times) <= _POINTS_AT_MOST:
+        return times
+    step_s = max((times[-1] - times[0]) / (_POINTS_AT_MOST - 1), 1)
+    return [
+        at for _, at in sorted({int((times[-1] - at) / step_s): at for at in times}.items(), reverse=True)
+    ]
 
 
 def _largest(numbers: Mapping[str, int]) -> list[tuple[str, int]]:
