@@ -140,15 +140,16 @@ def read_fleet(index: Index, view: FleetView | None, query: DeviceQuery, span: s
     )
 
 
-def query_of(argument: Callable[[str], str]) -> tuple[DeviceQuery, str]:
+def query_of(argument: Callable[[str], str], rows_at_most: int = ROWS_AT_MOST) -> tuple[DeviceQuery, str]:
     """Return what an address asks for: devices, and the span of the chart.
 
     Args:
         argument: Returns a parameter of the address; empty where there is none.
+        rows_at_most: Rows of a page at most.
     """
     given = {field: argument(name)[:_VALUE_CHARACTERS].strip() for name, field in FILTERS.items()}
     sort, span = argument("sort"), argument("span")
-    limit = min(max(_whole(argument("rows"), _ROWS), 1), ROWS_AT_MOST)
+    limit = min(max(_whole(argument("rows"), _ROWS), 1), rows_at_most)
     query = DeviceQuery(
         **given,
         sort=sort if sort in SORTS else "device",

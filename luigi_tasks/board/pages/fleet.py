@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from luigi_tasks.board.fleet_reading import SPANS, address_of, in_words, query_of, read_fleet
-from luigi_tasks.board.index.records import CLONES, DIFFERS, DRIFT, ERROR, UNSIGNED, WARNING, DeviceQuery
+from luigi_tasks.board.index.records import (
+    CLONES,
+    DIFFERS,
+    DRIFT,
+    ERROR,
+    ROWS_AT_MOST,
+    UNSIGNED,
+    WARNING,
+    DeviceQuery,
+)
 from luigi_tasks.board.page import Page
 from luigi_tasks.fleet.records import DEVICE_STATES, FAILURES, PASSED, UNSEEN, WAITING
 from luigi_tasks.fleet.tables import UNKNOWN
@@ -49,6 +58,8 @@ _HEARD_WORDS = (
     (NEVER, ("Never heard", "no report ever came")),
     (UNKNOWN, ("Unknown", "no snapshot tells")),
 )
+# A page is to stay light; programs get more at once.
+_ROWS_SHOWN = 100
 # Choices of a filter; others are typed.
 _OFFERED = 100
 # Numbers for which more is worse begin with the most.
@@ -64,7 +75,8 @@ class FleetPage(Page):
         """Show it, or the part of it that is asked for."""
         board = self.board
         board.watch.look_soon()
-        query, span = query_of(lambda name: self.get_query_argument(name, ""))
+        rows = ROWS_AT_MOST if self.wants_json else _ROWS_SHOWN
+        query, span = query_of(lambda name: self.get_query_argument(name, ""), rows)
         fleet = await self.in_thread(lambda: read_fleet(board.index, board.watch.known_view(), query, span))
         if not fleet.state.version and fleet.state.faults:
             self.set_status(503)

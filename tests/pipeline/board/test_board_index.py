@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 import time
 
@@ -320,4 +321,5 @@ def test_streams_are_bounded_and_slow_readers_get_the_newest():
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(late.get(), 0.01)
 
-    asyncio.run(follow())
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:  # playwright keeps a loop in the main one
+        thread.submit(lambda: asyncio.run(follow())).result()
