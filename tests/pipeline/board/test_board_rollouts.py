@@ -222,6 +222,8 @@ def test_what_one_tab_or_a_command_does_shows_in_the_other_tab(desk, open_tab):
     expect(state_of(other)).to_have_text("paused")
     expect(other.locator("#rollout .notice")).to_contain_text("paused by ann-operator")
     expect(other.locator("#rollout .notice")).to_contain_text("lunch <b>now</b>")
+    expect(other.locator("#said")).to_contain_text("stable: paused")  # to who does not see it
+    expect(other.locator("#said")).to_have_count(1)
     expect(listed.locator("article .badge").first).to_have_text("paused")
     desk.fleet.machine().resume("stable", "bob", "full")
     expect(state_of(other)).to_have_text("open")
