@@ -36,7 +36,6 @@ _FOLDER = "work/doubtful/"
 
 def main(arguments: Sequence[str]) -> int:
     """List the inbox and find the doubtful labels; return 0, or 1 after one line about what is wrong."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     folder, most = Path(arguments[0]), int(arguments[1])
     try:
         from luigi_tasks.settings.sections import load_settings  # noqa: PLC0415 - imports luigi
@@ -147,4 +146,5 @@ def _save(folder: Path, doubts: DoubtsFound) -> None:
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     sys.exit(main(sys.argv[1:]))

@@ -23,8 +23,8 @@ logger = logging.getLogger("edge-fleet")
 
 # Frames at a desk; the rest waits in the inbox.
 MOST = 10_000
-# The inbox is listed again after so long, also where nothing says that it changed.
-AGE_S = 60.0
+# The inbox is listed again after so long, also where nothing says that it changed; or after a fault.
+AGE_S, AGAIN_S = 300.0, 30.0
 # So long without a frame read, and it hangs.
 _SILENCE_S = 300.0
 _ERROR_BYTES = 4000
@@ -71,7 +71,7 @@ class Lister:
             reason: Changes when the inbox has changed, as far as that is known.
         """
         with self._lock:
-            is_old = time.time() - self.state.ended_at > AGE_S
+            is_old = time.time() - self.state.ended_at > (AGAIN_S if self.state.error else AGE_S)
             if self.state.is_running or not (is_old or reason != self._reason):
                 return
             self._reason = reason

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from luigi_tasks.labelling.desk import Outcome
 
 _CHOICES_AT_MOST = 2000
+_DIGITS = 7
 _LABEL_CHARACTERS = 255
 _EXAMPLE = '{"decisions": [{"id": "cam1/1.jpg", "label": "cat", "was": ""}]}'
 _SHOW = (UNDECIDED, DECIDED, ALL)
@@ -86,8 +87,13 @@ class LabelPage(Page):
             numbered=NUMBERED,
             discard=DISCARD,
             may_label=self.person.may(LABELLER),
-            told=self.get_query_argument("told", "")[:400],
+            kept=self._number("kept"),
+            refused=self._number("refused"),
         )
+
+    def _number(self, name: str) -> int | None:
+        given = self.get_query_argument(name, "")
+        return int(given) if given.isdecimal() and len(given) < _DIGITS else None
 
 
 class StatePage(Page):
@@ -173,12 +179,10 @@ class DecisionsPage(Page):
         return Decisions(decisions, new_class=bool(self.get_body_argument("new_class", "")))
 
     def _back(self, outcomes: list[Outcome]) -> None:
-        faults = [one for one in outcomes if one.fault]
-        told = f"{len(outcomes) - len(faults)} decided" if outcomes else "no picture was chosen"
-        if faults:
-            told += f"; {len(faults)} not: {faults[0].id}: {faults[0].fault}"
+        refused = sum(bool(one.fault) for one in outcomes)
+        told = {"kept": len(outcomes) - refused, "refused": refused}
         tab = "label/doubtful" if any(one.id.startswith(OF_DATASET) for one in outcomes) else "label"
-        self.redirect(self.path(tab) + "?" + urllib.parse.urlencode({"told": told[:400]}), status=303)
+        self.redirect(self.path(tab) + "?" + urllib.parse.urlencode(told), status=303)
 
 
 class TakePage(Page):

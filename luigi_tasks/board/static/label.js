@@ -4,7 +4,6 @@
 "use strict";
 
 (() => {
-  const KEPT = "board-label-unsent", UNDONE = "board-label-undo";
   const UNDO_STEPS = 200, FOUND_AT_MOST = 9, SEND_AT_MOST = 500, RETRY_MS = 2000, LOOK_MS = 300;
 
   const desk = document.getElementById("desk");
@@ -18,6 +17,8 @@
   const box = (card) => card.querySelector("input[type=checkbox]");
   const may = Boolean(desk.dataset.may), discard = desk.dataset.discard;
   const isDoubtful = desk.dataset.tab === "doubtful";
+  // Of this board and this person: after another one signed in, nothing is sent in their name.
+  const KEPT = `unsent ${desk.action} ${desk.dataset.person}`, UNDONE = `undo ${desk.action} ${desk.dataset.person}`;
   let classes = JSON.parse(at("classes").textContent);
   let place = Number(desk.dataset.place), decided = Number(desk.dataset.decided);
   let current = null, anchor = null;
@@ -364,15 +365,18 @@
   function press(event) {
     const card = event.target.closest?.(".frame");
     if (!card || event.target !== box(card) || event.altKey) return;
-    const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code)?.[1] ?? (/^[0-9]$/.test(event.key) ? event.key : undefined);
+    // Where digits need Shift (French), a digit is one; else Shift with the key of a digit is for the whole group.
+    const isDigit = /^[0-9]$/.test(event.key), byPlace = /^Digit([0-9])$/.exec(event.code)?.[1];
+    const digit = isDigit ? event.key : event.key === "-" || event.key === "=" ? undefined : byPlace;
+    const isWhole = event.shiftKey && !isDigit;
     if (event.ctrlKey || event.metaKey) {
       const key = event.key.toLowerCase();
       if (key === "a") pick(cards); else if (key === "z") takeBack(); else return;
     } else if (digit > "0") {
       const label = classes[digit - 1];
       if (label === undefined) say(`There is no class with key ${digit}.`);
-      else decide(event.shiftKey ? undecidedOf(card) : targets(), () => label);
-    } else if (digit === "0" && !event.shiftKey) decide(targets(), () => "");
+      else decide(isWhole ? undecidedOf(card) : targets(), () => label);
+    } else if (digit === "0" && !isWhole) decide(targets(), () => "");
     else if (event.key === "=" && isDoubtful) decide(targets(), (one) => one.dataset.own);
     else if (event.key === "Enter") acceptAll(event.shiftKey ? undecidedOf(card) : targets());
     else if (event.key === "-" || event.key === "Delete" || event.key === "Backspace") decide(targets(), () => discard);

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import luigi
 import pytest
 
-from edge_client.contract.documents import decode_document
+from edge_client.contract.documents import decode_document, encode_document
 from edge_client.contract.names import inbox_key
-from luigi_tasks import DatasetSnapshot, ListInbox, TakeLabelled, artifacts
-from luigi_tasks.labelling.records import LabellingRecord
+from luigi_tasks import DatasetSnapshot, ListInbox, TakeLabelled, artifacts, label_listing
+from luigi_tasks.labelling.desk import Choice, Desk
+from luigi_tasks.labelling.records import DoubtfulPicture, DoubtfulRecord, LabellingRecord
 from luigi_tasks.labelling.taken import find_taken
 from luigi_tasks.settings.sections import load_settings
 from tests.fakes.datasets import class_folders, picture_bytes, write_tree
@@ -161,3 +162,28 @@ def test_listing_json_lists_what_was_skipped(store, tmp_path):
     data = (tmp_path / "listing.json").read_bytes()
     record = decode_document(LabellingRecord, data, source="listing.json", limit_bytes=1 << 20)
     assert [one.key for one in record.skipped] == ["inbox/cam1/x.jpg"]
+
+
+def test_the_boards_listing_has_frames_classes_and_doubtful_labels(store, configured, tmp_path):
+    hand_in(store, "cam1", "a.jpg", jpeg(1))
+    picture = (configured / "cat/000.png").read_bytes()
+    doubted = [
+        DoubtfulPicture(path=path, sha256=sha256(picture), label="cat", probable="dog", score=0.9, why="")
+        for path in ("cat/000.png", "cat/gone.png")
+    ]
+    record = DoubtfulRecord(snapshot="s", pictures=32, wrong_share=0.1, doubtful=tuple(doubted))
+    store.put("work/doubtful/a/doubtful.json", encode_document(record))
+    store.put("work/doubtful/b/doubtful.json", b"{")
+    folder = tmp_path / "desk"
+    assert label_listing.main([str(folder), "10"]) == 0
+    desk = Desk(folder)
+    assert ([*desk.frames()], desk.labels()) == (["cam1/a.jpg"], ("cat", "dog"))
+    assert [*desk.pictures()] == ["dataset:cat/000.png"]
+    assert (desk.doubts().gone, desk.doubts().fault) == (1, "")
+    desk.choose([Choice("dataset:cat/000.png", "dog"), Choice("cam1/a.jpg", "cat")], "ann")
+    assert build(TakeLabelled(labels=str(folder / "labels.csv")))
+    assert label_listing.main([str(folder), "10"]) == 0
+    assert (desk.chosen(), [*desk.frames()], [*desk.pictures()]) == ({}, [], [])
+    luigi.configuration.get_config().set("dataset", "url", str(tmp_path / "none.zip"))
+    assert label_listing.main([str(folder), "10"]) == 0
+    assert "an archive or a preset never changes" in desk.doubts().fault
