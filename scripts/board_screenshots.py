@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "scripts")]
 
+from local_services import wait_until  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 
 from tests.fakes.board_fleet import (  # noqa: E402
@@ -28,6 +29,7 @@ from tests.fakes.board_fleet import (  # noqa: E402
     MAIN_PAGES,
     BoardFleet,
     Words,
+    sign_in,
     write_board_settings,
 )
 from tests.fakes.running_board import RunningBoard  # noqa: E402
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
-_SETTLE_MS = 700
+_SETTLE_MS = 400
 # A page with more is cut: nobody looks at the ten-thousandth line.
 _HEIGHT_PX = 6000
 
@@ -66,27 +68,25 @@ def main() -> int:
     parser.add_argument("--hostile", action="store_true", help="names that attack")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    faults = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="board-")))
         browser = stack.enter_context(_chromium())
         fleet = BoardFleet(folder / "fleet", words=HOSTILE_WORDS if options.hostile else Words())
         fleet.live_a_day()
         board = stack.enter_context(RunningBoard(write_board_settings(fleet, folder / "board.cfg")))
-        places = [(name, board.url + path) for name, path in fleet.pages().items()]
-        if not options.only or "empty" in options.only:
-            bare = BoardFleet(folder / "bare", 0)
-            shutil.rmtree(bare.bucket)
-            bare.bucket.mkdir()
+        wait_until(lambda: board.json()["state"]["rows"] and board.json("label")["total"], "the index")
+        places = [(name, path) for name, path in fleet.pages().items() if options.only in name]
+        faults = _pictures(browser, board.url, places, options.folder, fleet)
+        bare = BoardFleet(folder / "bare", 0)
+        for one in (bare.bucket, bare.folder / "keys" / "device" / "memory"):
+            shutil.rmtree(one)
+        bare.bucket.mkdir()
+        empties = {f"empty-{name}": path for name, path in MAIN_PAGES.items()}
+        places = [(name, path) for name, path in empties.items() if options.only in name]
+        if places:
             empty = stack.enter_context(RunningBoard(write_board_settings(bare, folder / "empty.cfg")))
-            places += [(f"empty-{name}", empty.url + path) for name, path in MAIN_PAGES.items()]
-        for name, address in places:
-            if options.only in name:
-                faults += [
-                    fault
-                    for look in LOOKS
-                    for fault in _picture(browser, name, address, look, options.folder)
-                ]
+            wait_until(lambda: bool(empty.json()["state"]["version"]), "the index")
+            faults += _pictures(browser, empty.url, places, options.folder, None)
     print(*faults, sep="\n", file=sys.stderr)
     return 1 if faults else 0
 
@@ -102,8 +102,22 @@ def _chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def _picture(browser: Browser, name: str, address: str, look: Look, folder: Path) -> list[str]:
-    """Write a picture of a page; return what went wrong in it."""
+def _pictures(
+    browser: Browser, url: str, places: list[tuple[str, str]], folder: Path, fleet: BoardFleet | None
+) -> list[str]:
+    """Write pictures of pages, for an operator of the fleet or, without one, for anybody; return faults."""
+    return [fault for look in LOOKS for fault in _look_at(browser, url, places, folder, fleet, look)]
+
+
+def _look_at(
+    browser: Browser,
+    url: str,
+    places: list[tuple[str, str]],
+    folder: Path,
+    fleet: BoardFleet | None,
+    look: Look,
+) -> list[str]:
+    faults: list[str] = []
     context = browser.new_context(
         viewport={"width": look.width, "height": 900},
         color_scheme="dark" if look.is_dark else "light",
@@ -111,27 +125,36 @@ def _picture(browser: Browser, name: str, address: str, look: Look, folder: Path
         locale="en-GB",
     )
     page = context.new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(f"{name}: {error}"))
-    page.on("console", lambda said: _note(said.type, said.text, name, faults))
-    page.goto(address)
-    _act(page, name)
-    page.wait_for_timeout(_SETTLE_MS)
-    width = page.evaluate("document.documentElement.scrollWidth")
-    if width > look.width:
-        faults.append(f"{name}: {width} px wide in a window of {look.width}")
-    file = folder / f"{name}-{look.name}.png"
-    height = min(page.evaluate("document.documentElement.scrollHeight"), _HEIGHT_PX)
-    page.set_viewport_size({"width": look.width, "height": max(height, 600)})
-    page.screenshot(path=str(file))
+    if fleet is not None:
+        sign_in(page, url, fleet)
+    page.on("pageerror", lambda error: faults.append(f"{page.url}: {error}"))
+    page.on("console", lambda said: _note(said.type, said.text, page.url, faults))
+    for name, path in places:
+        page.set_viewport_size({"width": look.width, "height": 900})
+        page.goto(url + path)
+        faults += _picture(page, name, look, folder)
     context.close()
-    print(file)
     return faults
 
 
-def _note(kind: str, text: str, name: str, faults: list[str]) -> None:
-    if kind == "error" and name != "nowhere":
-        faults.append(f"{name}: {text}")
+def _picture(page: Page, name: str, look: Look, folder: Path) -> list[str]:
+    """Write a picture of the page that is open; return what is wrong with it."""
+    _act(page, name)
+    page.wait_for_timeout(_SETTLE_MS)
+    width = page.evaluate("document.documentElement.scrollWidth")
+    height = min(page.evaluate("document.documentElement.scrollHeight"), _HEIGHT_PX)
+    # So that what is loaded when it is seen is there, and what stays in sight does.
+    page.set_viewport_size({"width": look.width, "height": max(height, 600)})
+    page.wait_for_timeout(_SETTLE_MS if name.startswith(("label", "device")) else 0)
+    file = folder / f"{name}-{look.name}.png"
+    page.screenshot(path=str(file))
+    print(file)
+    return [f"{name}: {width} px wide in a window of {look.width}"] if width > look.width else []
+
+
+def _note(kind: str, text: str, address: str, faults: list[str]) -> None:
+    if kind == "error" and "/nowhere" not in address:
+        faults.append(f"{address}: {text}")
 
 
 def _act(page: Page, name: str) -> None:
@@ -141,6 +164,7 @@ def _act(page: Page, name: str) -> None:
         field.first.set_input_files(
             {"name": "red.png", "mimeType": "image/png", "buffer": png(plain_picture("red", 240, 320))}
         )
+        page.locator("#answers img").first.wait_for()
 
 
 if __name__ == "__main__":

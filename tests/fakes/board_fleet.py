@@ -11,6 +11,7 @@ import datetime
 import io
 import random
 import time
+import uuid
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from PIL import Image
 
 from edge_client.contract.report import DeviceReport, MachineFacts, ReleaseFigures, latency_bin
+from luigi_tasks.board.tokens import Tokens
 from luigi_tasks.fleet.marks import Mark
 from luigi_tasks.fleet.records import EnrolledDevice, Sighting, SnapshotHead
 from luigi_tasks.fleet.registry import RegistryChange, change_registry
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from playwright.sync_api import Page
 
     from luigi_tasks.settings.values import PipelineSettings
 
@@ -117,15 +120,21 @@ class BoardFleet(RolloutFleet):
     def pages(self) -> dict[str, str]:
         """Return the address of each page by name, after `live_a_day`."""
         _, second, third = self.releases
-        rollout = self.machine().rollouts.current("stable")
+        current = self.machine().rollouts.current("stable")
+        rollout = f"rollouts/stable/{current.document.rollout if current is not None else 'none'}"
         return {
             **MAIN_PAGES,
             "device": f"devices/{self.words.device}",
             "release": f"releases/{third}",
             "releases-beside": f"releases/{second}/beside/{third}",
-            "rollout": f"rollouts/stable/{rollout.document.rollout if rollout is not None else 'none'}",
+            "rollout": rollout,
+            "approve": f"{rollout}/approve",
             "channel": "rollouts/stable",
             "rollouts-past": "rollouts/stable/all",
+            "label-doubtful": "label/doubtful",
+            "label-take": "label/take",
+            "start": "pipeline/start?task=Deploy",
+            "history": "audit",
             "nowhere": "nowhere",
         }
 
@@ -144,6 +153,7 @@ class BoardFleet(RolloutFleet):
         self.report(20)
         self._publish_night()
         self.hand_in_frames()
+        self._write_dataset()
         return self
 
     def publish(self, bias: int, *, move: bool = True) -> str:  # type: ignore[override]
@@ -179,6 +189,13 @@ class BoardFleet(RolloutFleet):
     def _make_bucket(self) -> PipelineSettings:
         settings = super()._make_bucket()
         return dataclasses.replace(settings, broker=dataclasses.replace(settings.broker, fleet="shops"))
+
+    def _write_dataset(self) -> None:
+        """Write the pictures that the labels are known from."""
+        for label, colour in zip(self.words.labels, ("red", "green", "blue"), strict=True):
+            folder = self.folder / "dataset" / label
+            folder.mkdir(parents=True)
+            (folder / "1.jpg").write_bytes(_jpeg(plain_picture(colour, 64, 64)))
 
     def enroll(self, names: Iterable[str]) -> None:
         """Put devices into the registry with sites, classes and tags, and the collector's key."""
@@ -363,6 +380,15 @@ class BoardFleet(RolloutFleet):
             )
 
 
+def sign_in(page: Page, url: str, fleet: BoardFleet) -> None:
+    """Sign an operator in on a board."""
+    token, _ = Tokens(fleet.folder / "board").issue(f"ann-{uuid.uuid4().hex[:4]}", "operator", 1)
+    page.goto(f"{url}sign-in")
+    page.locator("#token").fill(token)
+    page.locator("#token").press("Enter")
+    page.wait_for_url(url)
+
+
 def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "JPEG", quality=90)
@@ -374,6 +400,7 @@ def write_board_settings(fleet: BoardFleet, file: Path, *lines: str) -> Path:
     folder = fleet.folder
     file.write_text(
         f"[store]\nurl = {fleet.bucket.as_uri()}\n"
+        f"[dataset]\nurl = {folder / 'dataset' if (folder / 'dataset').is_dir() else ''}\n"
         f"[trust]\nroot = {folder}/keys/device/root.json\nkeys = {folder}/keys/pipeline\n"
         f"[broker]\nhost =\nfleet = {fleet.settings.broker.fleet}\n[rollout]\nstages = 1d,25%,100%\n"
         f"[board]\nstate_dir = {folder}/board\n" + "".join(f"{one}\n" for one in lines)
