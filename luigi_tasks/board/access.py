@@ -155,4 +155,4 @@ def open_access(settings: BoardSettings, folder: Path) -> Access:
 def _have(person: Person) -> str:
     if person.name:
         return f"{person.name} is {person.role}" if person.role != "none" else f"{person.name} has none"
-    return "sign in with a token" if person.role == "none" else f"who has not signed in is {person.role}"
+    return "sign in with a token" if person.role == "none" else f"without a sign-in you are {person.role}"

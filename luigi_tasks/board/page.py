@@ -255,6 +255,7 @@ class Page(tornado.web.RequestHandler):
         return self.answer(
             "refused.html",
             model,
+            needs=error.needs,
             next=here if is_read else "",
             act="" if is_read else here,
             form=kept,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from luigi_tasks.board.kept_form import read_form
 from luigi_tasks.board.page import Page
 from luigi_tasks.board.people import SIGN_IN
-from luigi_tasks.board.rights import NOBODY
+from luigi_tasks.board.rights import NOBODY, OPERATOR
 
 if TYPE_CHECKING:
     from luigi_tasks.board.tokens import Token
@@ -67,7 +67,8 @@ class SignInPage(Page):
     def _show(self, address: str, error: str = "") -> None:
         known = {"name": self.person.name, "role": self.person.role, "error": error or self.person.fault}
         act, form = self.get_body_argument("act", ""), self.get_body_argument("form", "")
-        self.answer("sign_in.html", known, next=self._own(address), act=self._own(act), form=form)
+        more = {"next": self._own(address), "act": self._own(act), "form": form, "needs": OPERATOR}
+        self.answer("sign_in.html", known, **more)
 
     def _remember(self, value: str, until: float) -> None:
         self.set_cookie(
