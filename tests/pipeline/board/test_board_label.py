@@ -148,7 +148,7 @@ def test_frames_are_labelled_by_keys_over_a_restart_undone_and_taken(room, tab):
     assert tab.locator(".frame img[onerror]").count() == 0
 
     focus(tab, BURST[1])
-    tab.keyboard.press("Shift+1")  # its whole group: cat
+    tab.keyboard.press("Shift+Digit1")  # its whole group: cat
     expect(tab.locator("#progress-words")).to_have_text("4 of 13 decided")
     expect(card(tab, SINGLE[0]).locator("input[type=checkbox]")).to_be_focused()
     tab.keyboard.press("Space")
