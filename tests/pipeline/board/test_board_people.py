@@ -194,10 +194,11 @@ def test_an_open_page_finds_a_board_that_was_restarted_and_shows_what_changed(
     running.start()
     expect(notice).to_have_count(0)
     expect(state).to_have_text("paused")
+    hostile.machine().resume("stable", "ann", "a test")
+    expect(state).to_have_text("waiting for approval")
 
 
 def test_live_parts_keep_the_focus_and_wait_while_text_is_selected(window, running, hostile, seen, expect):
-    hostile.machine().resume("stable", "ann", "a test")
     window.goto(f"{running.url}rollouts")
     channel = window.locator(".channel", has_text="stable")
     state, link = channel.locator(".badge").first, channel.get_by_role("link", name="stable", exact=True)
@@ -218,10 +219,16 @@ def test_live_parts_keep_the_focus_and_wait_while_text_is_selected(window, runni
 
 def test_a_change_while_a_part_is_being_fetched_is_fetched_after_it(window, running, seen):
     window.goto(f"{running.url}rollouts")
-    window.evaluate("performance.clearResourceTimings()")
-    window.evaluate("['snapshot', 'rollouts'].forEach((one) => document.body.dispatchEvent(new Event(one)))")
-    fetched = "performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/rollouts'))"
-    window.wait_for_function(f"{fetched}.length === 2")
+    fetched = []
+
+    def is_the_second(request):
+        fetched.extend([request] * request.url.endswith("/rollouts"))
+        return len(fetched) == 2
+
+    with window.expect_request(is_the_second):
+        window.evaluate(
+            "['snapshot', 'rollouts'].forEach((one) => document.body.dispatchEvent(new Event(one)))"
+        )
 
 
 def test_times_are_in_the_readers_zone_with_utc_on_hover(window, running, seen):
