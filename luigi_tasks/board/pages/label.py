@@ -163,7 +163,7 @@ class DecisionsPage(Page):
     def _from_json(self) -> Decisions:
         try:
             return msgspec.json.decode(self.request.body, type=Decisions)
-        except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
             msg = f"not decisions: {e}; send {_EXAMPLE}"
             raise InputError(msg) from e
 
@@ -195,6 +195,7 @@ class TakePage(Page):
     async def get(self) -> None:
         """Show what would be done."""
         room = self.board.labels
+        room.refresh()  # what a run took is listed again
         model = await self.in_thread(lambda: preview(self.board))
         self.answer("label_take.html", model, listing=room.lister.state)
 
@@ -225,7 +226,7 @@ class PicturePage(Page):
             raise tornado.web.HTTPError(404, reason="no such picture here")
         data = await self.board.labels.thumbnail(self.board.pictures, sha256, side)
         self.set_header("Content-Type", "image/jpeg")
-        self.set_header("Cache-Control", "private, max-age=86400, immutable")
+        self.set_header("Cache-Control", "private, max-age=300")
         self.finish(data)
 
 

@@ -4,7 +4,7 @@
 "use strict";
 
 (() => {
-  const UNDO_STEPS = 200, FOUND_AT_MOST = 9, SEND_AT_MOST = 500, RETRY_MS = 2000, LOOK_MS = 300;
+  const UNDO_STEPS = 200, NUMBERED = 9, FOUND_AT_MOST = 9, SEND_AT_MOST = 500, RETRY_MS = 2000, LOOK_MS = 300;
 
   const desk = document.getElementById("desk");
   if (!desk) {  // nothing to label yet: shown as soon as there is
@@ -234,7 +234,7 @@
       if (!answer.ok) return;
       const found = await answer.json();
       place = found.place;
-      classes = [...classes, ...found.labels.filter((one) => !classes.includes(one))];
+      found.labels.forEach(addClass);
       for (const [id, label, by] of found.decisions || []) {
         const card = byId.get(id);
         if (card && !unsent.some((one) => one.id === id)) show(card, label, by);
@@ -266,6 +266,27 @@
   }
 
   // Search of a class, and new classes
+
+  // A class that was started here or elsewhere gets a key and a button; those that are there keep theirs.
+  function addClass(label) {
+    if (classes.includes(label)) return;
+    classes.push(label);
+    const button = document.createElement("button");
+    button.name = "label";
+    button.value = button.dataset.label = label;
+    button.disabled = !may;
+    if (classes.length <= NUMBERED) {
+      const key = document.createElement("kbd");
+      key.setAttribute("aria-hidden", "true");
+      key.textContent = classes.length;
+      button.append(key);
+    }
+    const name = document.createElement("span");
+    name.className = "name";
+    name.textContent = shown(label);
+    button.append(name);
+    at("other").before(button);
+  }
 
   const search = at("search"), text = at("search-text"), found = at("search-found");
   let wanted = [], active = 0, confirmed = "";
@@ -328,7 +349,7 @@
       return;
     }
     search.close();
-    if (option.dataset.new) classes.push(label);
+    addClass(label);
     decide(wanted, () => label, Boolean(option.dataset.new));
   }
 
