@@ -411,7 +411,7 @@ def test_all_works_below_a_path_of_a_proxy(site, tab, form):
     assert tab.get_by_role("cell", name=f"pia of {form}").count()
     assert all(one["path"] == "/fleet/" for one in tab.context.cookies())
     assert tab.evaluate("getComputedStyle(document.body).margin") == "0px", "the style sheet is there"
-    tab.wait_for_function("!document.querySelector('[data-kind=connection]')")
+    tab.locator("[data-kind=connection]").wait_for(state="detached")
     first = "(await (await fetch(document.body.dataset.streams)).body.getReader().read()).value.length"
     assert tab.evaluate(f"(async () => {first})()") > 0, "events come at once"
     tab.get_by_role("button", name="Sign out").click()
@@ -460,6 +460,35 @@ def test_a_website_in_the_operators_browser_changes_nothing_and_frames_nothing(s
         tab.goto(site.board.url + "audit")
         assert tab.get_by_role("heading", name="History").count(), "still signed in"
     assert "sign-out" not in [one["what"] for one in site.acts(token) if one["who"] == "hanna"]
+
+
+def test_a_board_for_known_people_alone_shows_others_a_sign_in_and_follows_links(tmp_path, site, chromium):
+    settings = (site.folder / "board.cfg").read_text().replace(f"{site.folder}/board", f"{tmp_path}/board")
+    settings = settings.replace(f"url = {site.stripping.url}", "anonymous = none")
+    (tmp_path / "board.cfg").write_text(settings)
+    with (
+        RunningBoard(tmp_path / "board.cfg") as board,
+        contextlib.closing(chromium.new_context()) as context,
+        evil(f'<a href="{board.url}audit">history</a> <a href="{board.url}pipeline">runs</a>') as elsewhere,
+    ):
+        closed = Site(board, tmp_path, (site.stripping, site.keeping))
+        token = closed.token("viewer", "nora")
+        for path in ("/", "/rollouts", "/streams", "/devices/x"):
+            answer = closed.ask("GET", path, JSON)
+            assert (answer.status, answer.json["needs"]) == (403, "viewer")
+        assert closed.ask("GET", "/static/board.css").status == closed.ask("GET", "/healthz").status == 200
+        tab = context.new_page()
+        tab.goto(board.url + "pipeline")
+        tab.get_by_label("Token").fill(token)
+        tab.get_by_role("button", name="Sign in").click()
+        tab.get_by_role("heading", name="Pipeline").wait_for()
+        # Another site: its link brings no cookie (SameSite=Strict), and the page loads itself once more.
+        tab.goto(elsewhere.replace("127.0.0.1", "localhost"))
+        tab.get_by_role("link", name="runs").click()
+        tab.get_by_role("heading", name="Pipeline").wait_for()
+        tab.goto(elsewhere.replace("127.0.0.1", "localhost"))
+        tab.get_by_role("link", name="history").click()
+        tab.get_by_role("heading", name="This needs the role operator; nora is viewer").wait_for()
 
 
 def sign_in(tab, url, token):
