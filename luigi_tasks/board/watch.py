@@ -65,6 +65,7 @@ class Watch:
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._failures = 0
+        self._outlined: dict[str, str] = {}
         self._looked_at = float("-inf")
         self._loading: asyncio.Task[None] | None = None
         self._filling: asyncio.Task[None] | None = None
@@ -139,12 +140,13 @@ class Watch:
         for look in self._looks:
             if look.topic in wanted:
                 look.due = 0
-        before = self._versions()
         fault = await self._in(self._thread, self._look_at_all)
         versions = self._versions()
         sources = ("snapshots", "registry", "rollouts", "repository")
-        if any(before.get(name) != versions[name] for name in sources):
+        found = {name: versions[name] for name in sources}
+        if found != self._outlined:  # also where what changed before could not be read
             await self._in(self._thread, self._outline.read)
+            self._outlined = found
         if fault is None:
             self._outline.confirm()
         self._tell(ROLLOUTS, versions["rollouts"], versions["repository"])
