@@ -50,6 +50,8 @@ FILTERS = {
 # What the chart reaches back to, seconds.
 SPANS = {"hour": 3600, "day": 86400, "week": 7 * 86400, "month": 31 * 86400, "year": 366 * 86400}
 _SPAN, _ROWS = "day", 50
+# What the registry says where there never was one; anything else is a registry that is lost.
+NOBODY = "no device was enrolled yet"
 _VALUE_CHARACTERS = 200
 _BAD, _WARN = "bad", "warn"
 

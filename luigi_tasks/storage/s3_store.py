@@ -180,7 +180,8 @@ class S3Store:
             )
             for one in found
         ]
-        return tuple(sorted(listed, key=lambda one: one.key))
+        # Servers with folders below order them otherwise, and begin with some that come before.
+        return tuple(sorted((one for one in listed if one.key > after), key=lambda one: one.key))
 
     def read(self, key: str) -> bytes:
         """Return the object's content.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from luigi_tasks.board.fleet_reading import SPANS, address_of, in_words, query_of, read_fleet
+from luigi_tasks.board.fleet_reading import NOBODY, SPANS, address_of, in_words, query_of, read_fleet
 from luigi_tasks.board.index.records import (
     CLONES,
     DIFFERS,
@@ -106,6 +106,7 @@ class FleetPage(Page):
             "here": here,
             "address": address,
             "only": only,
+            "is_lost": any(NOBODY not in note for note in fleet.state.notes),
             "is_filtered": bool(
                 address_of(msgspec.structs.replace(query, sort="device", descending=False, limit=50), "day")
             ),

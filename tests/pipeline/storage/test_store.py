@@ -214,6 +214,13 @@ def test_a_listing_has_what_lies_below_its_folder_by_key(store):
     assert all(abs((one.written_at or 0.0) - time.time()) < 3600 for one in listed)
     assert [one.key for one in store.list_folder("")] == ["5", "a-b/4", "a/1", "a/2", "a/b/3", "ab/4"]
     assert store.list_folder("none/") == ()
+    cheap = store.list_unread("a/")
+    assert [(one.key, one.size_bytes) for one in cheap] == [(one.key, one.size_bytes) for one in listed]
+    assert [one.key for one in store.list_unread("a/", "a/1")] == ["a/2", "a/b/3"]
+    assert [one.key for one in store.list_unread("", "a/12")] == ["a/2", "a/b/3", "ab/4"]
+    store.put("a/1", b"other")
+    again = store.list_unread("a/")
+    assert [one.etag != before.etag for one, before in zip(again, cheap, strict=True)] == [True, False, False]
 
 
 def test_any_printable_key_is_read_back_and_listed(store):
