@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("edge-fleet")
 
 # Of a grid, and to look closely; in pixels.
-SMALL, LARGE = 160, 800
+SMALL, LARGE = 144, 800
 # Large ones are made as they are asked for, so many stay.
 _LARGE_KEPT = 200
 _FAULTS_KEPT = 1000

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # So many a person still sees at once; a chain of frames, each a little like the next, must not become one
 # group of thousands.
-FRAMES_AT_MOST = 60
+FRAMES_AT_MOST = 40
 
 
 def find_groups(frames: Sequence[ListedFrame], burst_s: float) -> dict[str, str]:

@@ -486,7 +486,10 @@
   at("undo").disabled = !undo.length;
   at("pick-all").addEventListener("click", () => pick(cards, picked().length !== cards.length));
   at("help-open").addEventListener("click", () => at("help").showModal());
-  addEventListener("beforeunload", (event) => { if (unsent.length && may) event.preventDefault(); });
+  // What is unsent is kept in this tab: only closing it loses anything, following a link of it does not.
+  let isLeaving = false;
+  document.addEventListener("click", (event) => { isLeaving = Boolean(event.target.closest("a")); }, true);
+  addEventListener("beforeunload", (event) => { if (unsent.length && may && !isLeaving) event.preventDefault(); });
   let looking = 0;
   const lookSoon = () => { looking ||= setTimeout(() => { looking = 0; look(); }, LOOK_MS); };
   document.body.addEventListener("labels", lookSoon);

@@ -277,10 +277,21 @@ def test_without_scripts_and_on_a_phone_the_same_form_labels(room, chromium: Bro
     context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = context.new_page()
     sign_in(page, room, "bob")
-    page.goto(room.board.url + "label?show=decided")
+    page.goto(room.board.url + "label?show=all")
     expect(card(page, "cam3/evil.jpg")).to_contain_text("thrown away, by bob")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     card(page, "cam3/evil.jpg").locator("label").tap()
     page.get_by_role("button", name="Undecide").tap()
     expect(card(page, "cam3/evil.jpg")).not_to_contain_text("thrown away")
+    tokens = Tokens(room.folder / "board")
+    tokens.revoke("bob")
+    page.get_by_role("button", name="Throw away").tap()
+    notice = page.locator("#desk-notices")
+    expect(notice).to_contain_text("1 decisions are not saved")
+    room.tokens["bob"] = tokens.issue("bob", "labeller", 1)[0]
+    notice.get_by_role("link", name="Sign in").tap()
+    page.get_by_label("Token").fill(room.tokens["bob"])
+    page.get_by_role("button", name="Sign in").tap()
+    expect(card(page, "cam3/evil.jpg")).to_contain_text("thrown away, by bob")
+    assert room.labels()["cam3/evil.jpg"] == "-"
     context.close()
