@@ -112,9 +112,12 @@ class Watch:
         Args:
             topics: What is looked at in any case, such as `rollouts`.
         """
-        self._wanted.update(topics)
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._awake.set)
+            self._loop.call_soon_threadsafe(self._want, topics)
+
+    def _want(self, topics: tuple[str, ...]) -> None:
+        self._wanted.update(topics)
+        self._awake.set()
 
     def look_soon(self) -> None:
         """Look, unless that was done a moment before; from any thread."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 YES, NO, UNKNOWN = "yes", "no", "unknown"
 ONLINE = {True: YES, False: NO, None: UNKNOWN}
 _LISTED = 200
+# A device may report on any channel; those that few follow are in the table, and not counted apart.
+_CHANNELS_AT_MOST = 200
 
 
 class Counter:
@@ -35,12 +37,16 @@ class Counter:
             self._of_device.add(("", kind, value))
 
     def counts(self) -> dict[str, Counts]:
-        """Return the counts by channel, and under the empty name those of the fleet."""
+        """Return the counts of the largest channels, and under the empty name those of the fleet."""
         self._count()
         found: dict[str, dict[str, collections.Counter[str]]] = {}
         for (channel, kind, value), number in self._numbers.items():
             found.setdefault(channel, {}).setdefault(kind, collections.Counter())[value] = number
-        return {channel: _to_counts(kinds) for channel, kinds in sorted(found.items())}
+        counts = {channel: _to_counts(kinds) for channel, kinds in found.items()}
+        largest = sorted(
+            counts, key=lambda one: (one != "", -counts[one].devices, -counts[one].strangers, one)
+        )
+        return {channel: counts[channel] for channel in sorted(largest[: _CHANNELS_AT_MOST + 1])}
 
     def _count(self) -> None:
         for one in self._of_device:

@@ -173,6 +173,21 @@ def test_rows_that_somebody_damaged_are_left_out_and_named(fleet, tmp_path):
     assert "not what its collector signed" in state.faults[0]
 
 
+def test_channels_that_devices_make_up_stay_in_the_table_alone(fleet, tmp_path):
+    fleet.publish()
+    devices = [FakeDevice(f"cam-{number:03}") for number in range(30)]
+    fleet.enroll(*(one.enrolled() for one in devices))
+    made_up = [
+        r for n in range(16) for one in devices for r in reports(fleet, [one], channel=f"{one.device}/{n}")
+    ]
+    fleet.report(*made_up, *reports(fleet, devices))
+    index = open_index(fleet, tmp_path / "index")
+    assert index.state().rows == 30 * 17
+    assert len(index.channels) == 200
+    assert index.counts("stable").devices == 30
+    assert index.devices(DeviceQuery(channel="cam-029/15")).total == 1
+
+
 def test_a_child_that_is_killed_leaves_the_index_before(fleet, tmp_path):
     fleet.publish()
     fleet.enroll(FakeDevice("cam-1").enrolled())
