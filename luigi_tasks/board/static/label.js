@@ -496,7 +496,10 @@
   document.body.addEventListener("inbox", lookSoon);
 
   for (const card of cards) box(card).tabIndex = -1;
-  for (const one of unsent) if (byId.has(one.id)) change(byId.get(one.id), one.label);
+  for (const one of unsent) {
+    if (byId.has(one.id)) change(byId.get(one.id), one.label);
+    else decided += (one.label !== "") - (one.was !== "");  // of the page before
+  }
   countPicked();
   count();
   const first = cards.find((card) => card.dataset.chosen === "") || cards[0];
