@@ -14,6 +14,7 @@
   const written = (options) => new Intl.DateTimeFormat(undefined, options);
   const DAY = written({ month: "short", day: "numeric" });
   const HOUR = written({ hour: "2-digit", minute: "2-digit" });
+  const SECOND = written({ hour: "2-digit", minute: "2-digit", second: "2-digit" });
   const MOMENT = written({ year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
 
   function number(data, value) {
@@ -27,13 +28,14 @@
 
   // Dates where the day changes, else hours.
   function timeWords(_, splits, __, ___, step) {
+    const hour = step < 60 ? SECOND : HOUR;
     let day = "";
     return splits.map((seconds) => {
       const at = new Date(seconds * 1000), its = DAY.format(at);
       if (step >= 86400) return its;
       const isNew = its !== day;
       day = its;
-      return isNew ? `${HOUR.format(at)}\n${its}` : HOUR.format(at);
+      return isNew ? `${hour.format(at)}\n${its}` : hour.format(at);
     });
   }
 
