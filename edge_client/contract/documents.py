@@ -6,7 +6,8 @@ this code could misread it.
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeVar
+import threading
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -26,7 +27,11 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = 1
 
 
+T = TypeVar("T")
 DocumentT = TypeVar("DocumentT", bound=Document)
+
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {}
+_MAKING = threading.Lock()
 
 
 def decode_document(kind: type[DocumentT], data: bytes, *, source: str, limit_bytes: int) -> DocumentT:
@@ -43,7 +48,7 @@ def decode_document(kind: type[DocumentT], data: bytes, *, source: str, limit_by
         msg = f"{source}: {len(data)} bytes, at most {limit_bytes} are accepted; ignored"
         raise InputError(msg)
     try:
-        document = msgspec.json.decode(data, type=kind)
+        document = decoder_of(kind).decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         msg = f"{source}: not a valid {kind.__name__}: {e}"
         raise InputError(msg) from e
@@ -54,6 +59,19 @@ def decode_document(kind: type[DocumentT], data: bytes, *, source: str, limit_by
         )
         raise InputError(msg)
     return document
+
+
+def decoder_of(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """Return the decoder of a type, made once, by one thread at a time.
+
+    msgspec 0.22 collects what it knows of a type at the first use. Two threads that use a type for the first
+    time together end the process: one finds what the other has begun (a segmentation fault).
+    """
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        with _MAKING:
+            decoder = _DECODERS.setdefault(kind, msgspec.json.Decoder(kind))
+    return decoder
 
 
 def encode_document(document: Document) -> bytes:

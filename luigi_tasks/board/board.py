@@ -12,6 +12,7 @@ from luigi_tasks.board.access import open_access
 from luigi_tasks.board.acts_told import tell_act
 from luigi_tasks.board.audit import Audit
 from luigi_tasks.board.index.index import Index
+from luigi_tasks.board.known_types import make_types_known
 from luigi_tasks.board.label_desk import LabelDesk
 from luigi_tasks.board.luigid_look import Luigid
 from luigi_tasks.board.pictures import Pictures
@@ -131,6 +132,7 @@ def open_board(settings: PipelineSettings) -> Board:
 
     Raises: SettingsError, DeviceError.
     """
+    make_types_known()
     folder = Path(settings.board.state_dir).expanduser()
     streams, index, pictures = Streams(), Index(settings, folder), Pictures()
     return Board(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edge_client.contract.documents import decoder_of
 from edge_client.contract.errors import TrustError
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def strip_envelope(data: bytes, keyid: str) -> bytes:
     """
     from securesystemslib.dsse import Envelope  # noqa: PLC0415 - as above
 
-    envelope = Envelope.from_dict(msgspec.to_builtins(msgspec.json.decode(data, type=_Envelope)))
+    envelope = Envelope.from_dict(msgspec.to_builtins(decoder_of(_Envelope).decode(data)))
     envelope.signatures = {keyid: envelope.signatures[keyid]}
     return msgspec.json.encode(envelope.to_dict(), order="deterministic")
 
@@ -273,7 +274,7 @@ def open_statement(data: bytes, keys: Mapping[str, Key]) -> tuple[Statement, str
         msg = f"its statement has {len(data)} bytes, at most {STATEMENT_LIMIT_BYTES} are read"
         raise TrustError(msg)
     try:
-        outer = msgspec.json.decode(data, type=_Envelope)
+        outer = decoder_of(_Envelope).decode(data)
         envelope = Envelope.from_dict(msgspec.to_builtins(outer))
         signed_by = envelope.verify(list(keys.values()), 1)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, ValueError, TypeError) as e:
@@ -286,7 +287,7 @@ def open_statement(data: bytes, keys: Mapping[str, Key]) -> tuple[Statement, str
 
 def _decode(payload: bytes, payload_type: str) -> Statement:
     try:
-        statement = msgspec.json.decode(payload, type=Statement)
+        statement = decoder_of(Statement).decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
         msg = f"its statement cannot be read ({e})"
         raise TrustError(msg) from e

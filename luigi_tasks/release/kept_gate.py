@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_client.contract.documents import decode_document
+from edge_client.contract.documents import decode_document, decoder_of
 from edge_client.contract.errors import InputError, SettingsError, TrustError
 from edge_client.contract.names import GATE_FILE, REPORT_FILE, release_target
 from luigi_tasks.evidence.release import EVIDENCE_FILE, release_address
@@ -118,7 +118,7 @@ def find_statement(evidence: bytes, keys: Mapping[str, Key], address: str) -> St
     """Return the signed statement about an address; of the others, maybe thousands, none is verified."""
     for line in reversed(evidence.splitlines()):
         try:
-            payload = base64.b64decode(msgspec.json.decode(line, type=_Sealed).payload)
+            payload = base64.b64decode(decoder_of(_Sealed).decode(line).payload)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
             continue
         if address.encode() not in payload:

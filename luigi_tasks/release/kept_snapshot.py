@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_client.contract.documents import decode_document
+from edge_client.contract.documents import decode_document, decoder_of
 from edge_client.contract.errors import InputError
 from edge_client.contract.names import release_target
 from luigi_tasks.dataset.records import SnapshotSummary
@@ -138,7 +138,7 @@ def _load_pictures(
     data = read_proven(state, key, sha256, limit_bytes)
     places: dict[tuple[str, str], tuple[str, str]] = {}  # few: the pictures share them
     try:
-        found = msgspec.json.decode(data, type=_Pictures).pictures
+        found = decoder_of(_Pictures).decode(data).pictures
         pairs = ((bytes.fromhex(one.sha256), (one.label, one.split)) for one in found)
         return {digest: places.setdefault(place, place) for digest, place in pairs}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as e:
