@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from luigi_tasks.storage.store import ListedObject, Store
 
 _PAGE_OBJECTS = 1000
-# The registry's index is read whole, 100 kB at 100,000 devices; who enrols here looks at once.
-_REGISTRY_LOOKS, _INBOX_LOOKS, _SNAPSHOT_LOOKS = 10, 2, 10
+# The registry's index is read whole, 100 kB at 100,000 devices: so many bytes at a look.
+_REGISTRY_BYTES = 8192
 _INDEX_LIMIT_BYTES = 16 << 20
 _STAMP_LIMIT_BYTES = 1 << 20
 # Beside the rollouts: which receiver was told what.
@@ -56,15 +56,9 @@ class Look:
             self.version, self.due = self.read()
 
 
-def looks_at(store: Store, snapshot_s: float, clock: Callable[[], float]) -> list[Look]:
-    """Return all that is looked at in a bucket.
-
-    Args:
-        store: The bucket.
-        snapshot_s: Time between two snapshots of a collector.
-        clock: Seconds since 1970.
-    """
-    seen = SnapshotsLook(store, snapshot_s, clock)
+def looks_at(store: Store) -> list[Look]:
+    """Return all that is looked at in a bucket."""
+    seen = SnapshotsLook(store)
     return [
         Look(SNAPSHOT, "snapshots", seen.read),
         Look(SNAPSHOT, "registry", lambda: _registry(store)),
@@ -77,17 +71,16 @@ def looks_at(store: Store, snapshot_s: float, clock: Callable[[], float]) -> lis
 class SnapshotsLook:
     """The newest seal of each collector: all are listed once, and then those of the last hour."""
 
-    def __init__(self, store: Store, snapshot_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._snapshot_s = snapshot_s
-        self._clock = clock
         self._newest: dict[str, str] = {}
         self._after = ""
 
     def read(self) -> tuple[str, int]:
-        """Return the version, and the looks until the next: seldom while no newer snapshot is due."""
+        """Return the version, and the looks until the next."""
         taken = 0.0
-        for one in self._store.list_unread(snapshots.FOLDER, self._after):
+        listed = self._store.list_unread(snapshots.FOLDER, self._after)
+        for one in listed:
             found = snapshots.parse_key(one.key)
             if found is not None and one.key == snapshots.seal_key(snapshots.rows_key(one.key)):
                 collector = found[1]
@@ -96,13 +89,12 @@ class SnapshotsLook:
             taken = max(taken, (snapshots.parse_key(key) or (0.0, ""))[0])
         if taken:
             self._after = snapshots.first_key(taken - snapshots.HOUR_S)
-        is_due = not 0 <= self._clock() - taken < 0.8 * self._snapshot_s
-        return digest_of(sorted(self._newest.values())), 1 if is_due else _SNAPSHOT_LOOKS
+        return digest_of(sorted(self._newest.values())), _looks_for(listed)
 
 
 def _registry(store: Store) -> tuple[str, int]:
     found = store.get(INDEX_KEY, limit_bytes=_INDEX_LIMIT_BYTES)
-    return found.etag if found is not None else "none", _REGISTRY_LOOKS
+    return ("none", 1) if found is None else (found.etag, 1 + len(found.data) // _REGISTRY_BYTES)
 
 
 def _rollouts(store: Store) -> tuple[str, int]:
@@ -117,7 +109,7 @@ def _repository(store: Store) -> tuple[str, int]:
 
 def _inbox(store: Store) -> tuple[str, int]:
     listed = store.list_unread(f"{INBOX_FOLDER}/")
-    return _version(listed), _INBOX_LOOKS * _looks_for(listed)
+    return _version(listed), _looks_for(listed)
 
 
 def _version(listed: Iterable[ListedObject]) -> str:

@@ -182,7 +182,7 @@ class Watch:
 
     def _open(self) -> list[Look]:
         store = open_store(self._settings.store)
-        return looks_at(store, self._settings.fleet.snapshot_s, time.time)
+        return looks_at(store)
 
     def _versions(self) -> dict[str, str]:
         return {look.name: look.version for look in self._looks}
