@@ -129,7 +129,6 @@ class BoardFleet(RolloutFleet):
             "releases-beside": f"releases/{second}/beside/{third}",
             "rollout": rollout,
             "approve": f"{rollout}/approve",
-            "channel": "rollouts/stable",
             "rollouts-past": "rollouts/stable/all",
             "label-doubtful": "label/doubtful",
             "label-take": "label/take",
