@@ -297,6 +297,8 @@ class Page(tornado.web.RequestHandler):
 class NotFound(Page):
     """All other addresses."""
 
+    section: ClassVar[str] = "none"
+
     def prepare(self) -> None:
         """Say so."""
         self.board.access.guard.check_host(self.request, self.client)

@@ -398,6 +398,8 @@ def write_board_settings(fleet: BoardFleet, file: Path, *lines: str) -> Path:
     """Write a luigi.cfg for a board over the fleet, with further lines of [board]."""
     folder = fleet.folder
     file.write_text(
+        # Port 9 discards: no luigid of this machine is looked at.
+        "[core]\ndefault-scheduler-url = http://127.0.0.1:9/\n"
         f"[store]\nurl = {fleet.bucket.as_uri()}\n"
         f"[dataset]\nurl = {folder / 'dataset' if (folder / 'dataset').is_dir() else ''}\n"
         f"[trust]\nroot = {folder}/keys/device/root.json\nkeys = {folder}/keys/pipeline\n"
