@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import tornado.httputil
 
-from edge_client.contract.errors import InputError
+from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.free_memory import free_memory_bytes
 from edge_client.contract.picture_file import MAX_FILE_BYTES
 from luigi_tasks.board.pictures import BusyError, PictureMemory
@@ -66,7 +66,7 @@ class Upload:
 
     def __init__(self, uploads: Uploads) -> None:
         self.memory = PictureMemory()
-        self.fault: Exception | None = None
+        self.fault: EdgeError | None = None
         self._uploads = uploads
 
     def receive(self, data: bytes) -> None:
@@ -75,10 +75,13 @@ class Upload:
             return
         try:
             self._uploads.check(self.memory.size_bytes + len(data), len(data))
-            self.memory.write(data)
-            self._uploads.held_bytes += len(data)
-        except Exception as e:  # noqa: BLE001 - told when the body has ended, as HTTP wants it
-            self.fault = e
+            before = self.memory.size_bytes
+            try:
+                self.memory.write(data)
+            finally:
+                self._uploads.held_bytes += self.memory.size_bytes - before
+        except EdgeError as e:
+            self.fault = e  # told when the body has ended, as HTTP wants it
 
     def close(self) -> None:
         """Give the memory back."""

@@ -5,7 +5,11 @@
 (() => {
   const CARDS = 50, RETRIES = 5;
   const form = document.getElementById("try");
-  if (!form) return;
+  if (!form) { // there is no release yet, and nothing on the page to lose
+    document.addEventListener("DOMContentLoaded", () =>
+      document.body.addEventListener("releases", () => location.reload()));
+    return;
+  }
   const answers = document.getElementById("answers"), said = document.getElementById("said");
   const queue = [];
   let isSending = false, last = null;
@@ -194,6 +198,21 @@
   for (const name of ["release", "beside"]) {
     form.elements[name].addEventListener("change", () => last && ask([last]));
   }
+
+  // What can be chosen changed: the choice stays, if there still is such a release.
+  async function renew() {
+    const answer = await fetch(form.action, { headers: { "Accept": "text/html" } }).catch(() => null);
+    if (!answer?.ok) return;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const name of ["release", "beside"]) {
+      const field = form.elements[name], found = page.querySelector(`#try [name=${name}]`), value = field.value;
+      if (!found || field === document.activeElement) continue;
+      field.replaceChildren(...found.children);
+      field.value = value;
+      if (field.selectedIndex < 0) field.selectedIndex = 0;
+    }
+  }
+  for (const topic of ["releases", "rollouts"]) document.body.addEventListener(topic, renew);
 
   // A laptop's camera; phones have a button of their own.
   const webcam = document.getElementById("webcam"), finder = document.getElementById("viewfinder");

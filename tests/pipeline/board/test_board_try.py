@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from local_services import PATIENCE
 from PIL import Image
 from playwright.sync_api import expect
 
 from edge_client.contract.names import MODEL_FILE, release_target
 from edge_client.contract.preprocessing import PREPROCESSING_ID, decode_picture, fit_pixels
 from edge_client.contract.release import Normalization, OperatingPoint, Preprocessing
+from edge_client.contract.rollout import RolloutDocument
 from edge_client.contract.times import utc_now
 from edge_client.inference.classifier import classifier_from_release
 from luigi_tasks.board.tokens import Tokens
 from luigi_tasks.labelling.inbox import list_inbox, read_frame
-from luigi_tasks.release.channel import point_channel
+from luigi_tasks.release.channel import Pointers, point_channel
 from luigi_tasks.settings.values import StoreSettings
 from luigi_tasks.storage.folder_store import FolderStore
 from tests.conftest import SHARED_DATA
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 # What a channel's release consists of: its document and files.
 Files = tuple["ReleaseDocument", dict[str, bytes]]
 POINT = OperatingPoint(precision=0.95, thresholds=(0.5, 0.5, None), coverage=0.7, least_known=0.5)
+WAIT_MS = 20_000 * PATIENCE
 PARROT = "coral/parrot.jpg"
 DROP = """([kind, name, base64]) => {
   const bytes = Uint8Array.from(atob(base64), (one) => one.charCodeAt(0)), data = new DataTransfer();
@@ -71,6 +74,7 @@ def releases() -> dict[str, Files]:
         "stable": tiny_release(model=tiny_model(second_output="known"), operating_point=POINT),
         "beta": tiny_release(1),
         "altered": tiny_release(2, size=16),
+        "zero": tiny_release(1, size=16),
     }
     return found | ({"photographs": of_photographs()} if SHARED_DATA.is_dir() else {})
 
@@ -96,8 +100,17 @@ def board(folder: Path, releases: dict[str, Files]) -> Iterator[RunningBoard]:
                 at=utc_now(),
             )
             fleet.repository.publish(named, point, channel)
-        with RunningBoard(board_settings(fleet, folder)) as running:
-            yield running
+        variants = {"pi-zero": releases["zero"][0].release}
+        rollout = RolloutDocument(
+            channel="beta",
+            id="r1",
+            release=releases["stable"][0].release,
+            threshold=1 << 50,
+            variants=variants,
+        )
+        fleet.repository.point("beta", lambda now: Pointers(now.channel, rollout))
+    with RunningBoard(board_settings(fleet, folder)) as running:
+        yield running
 
 
 def send(board: RunningBoard, data: bytes, query: str = "", **headers: str) -> tuple[int, Any]:
@@ -225,6 +238,20 @@ def test_another_release_stands_beside_and_the_last_picture_is_asked_again(board
     assert (first["chosen"], second["chosen"]) == ("chosen by its id", "chosen by its id")
     assert first["release"] == stable.release
     assert first["model_sha256"] != second["model_sha256"]
+
+
+def test_a_channel_a_rollout_its_variants_and_each_release_can_be_chosen(board, releases):
+    page = board.json("try")
+    chosen = {one["value"]: one["release"] for one in page["channels"]}
+    stable, beta, zero = (releases[name][0].release for name in ("stable", "beta", "zero"))
+    assert next(iter(chosen)) == "channel:stable", "the channel of [release] is first"
+    wanted = {"channel:beta": beta, "rollout:beta": stable, "rollout:beta:pi-zero": zero}
+    assert {name: chosen[name] for name in wanted} == wanted
+    assert {one["value"] for one in page["releases"]} == {one.release for one, _ in releases.values()}
+    for value, release in wanted.items():
+        assert answers(board, png(plain_picture("green")), f"?release={value}")[0]["release"] == release
+    for value in ("rollout:stable", "rollout:beta:other", "rollout:none:x", "channel:"):
+        assert send(board, png(plain_picture("green")), f"?release={value}")[0] == 400
 
 
 def test_the_form_works_without_a_script_and_names_are_text(board, chromium):
@@ -355,11 +382,15 @@ def test_an_altered_model_is_never_run(board, folder, releases):
     assert cached.read_bytes() == files[MODEL_FILE]
 
 
-def test_without_a_release_the_page_says_what_to_do(fleet, tmp_path):
+def test_without_a_release_the_page_says_what_to_do_and_follows_what_is_published(fleet, tab, tmp_path):
     with RunningBoard(board_settings(fleet, tmp_path)) as board:
-        with urllib.request.urlopen(f"{board.url}try") as answer:  # noqa: S310 - loopback
-            page = answer.read().decode()
-        assert "luigi --module luigi_tasks Deploy --pictures" in page
-        assert 'type="file"' not in page
+        tab.goto(f"{board.url}try")
+        expect(tab.locator(".empty")).to_contain_text("luigi --module luigi_tasks Deploy --pictures")
+        assert tab.locator("input[type=file]").count() == 0
         status, answer = send(board, png(plain_picture("green")))
         assert (status, "points to no release" in answer["error"]) == (400, True)
+        fleet.publish(0)
+        expect(tab.get_by_label("Release", exact=True)).to_have_value("channel:stable", timeout=WAIT_MS)
+        second = fleet.publish(1)
+        chosen = tab.locator("[name=release] option:checked")
+        expect(chosen).to_have_text(f"stable: current release, {second.release[:12]}", timeout=WAIT_MS)
