@@ -120,10 +120,16 @@ class Watch:
         self._awake.set()
 
     def look_soon(self) -> None:
-        """Look, unless that was done a moment before; from any thread."""
+        """Look, a while after the last look; from any thread.
+
+        The page that is opened first may come right after a look that nobody waited for.
+        """
         least_s = _backoff_s(self._failures) if self._failures else self._settings.board.look_s
-        if time.monotonic() - self._looked_at > least_s:
+        wait_s = self._looked_at + least_s - time.monotonic()
+        if wait_s <= 0:
             self.look_now()
+        elif self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.call_later, wait_s, self._awake.set)
 
     def view(self) -> FleetView:
         """Return the fleet without its devices, not older than a few looks; it blocks.

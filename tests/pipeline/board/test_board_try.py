@@ -390,7 +390,7 @@ def test_without_a_release_the_page_says_what_to_do_and_follows_what_is_publishe
         status, answer = send(board, png(plain_picture("green")))
         assert (status, "points to no release" in answer["error"]) == (400, True)
         fleet.publish(0)
-        expect(tab.get_by_label("Release", exact=True)).to_have_value("channel:stable", timeout=WAIT_MS)
+        expect(tab.locator("[name=release]")).to_have_value("channel:stable", timeout=WAIT_MS)
         second = fleet.publish(1)
         chosen = tab.locator("[name=release] option:checked")
         expect(chosen).to_have_text(f"stable: current release, {second.release[:12]}", timeout=WAIT_MS)
