@@ -5,9 +5,16 @@
 (() => {
   const CARDS = 50, RETRIES = 5;
   const form = document.getElementById("try");
+
+  // The page as it is now; null: the board does not answer.
+  async function fresh() {
+    const answer = await fetch(location.pathname, { headers: { "Accept": "text/html" } }).catch(() => null);
+    return answer?.ok ? new DOMParser().parseFromString(await answer.text(), "text/html") : null;
+  }
+
   if (!form) { // there is no release yet, and nothing on the page to lose
     document.addEventListener("DOMContentLoaded", () =>
-      document.body.addEventListener("releases", () => location.reload()));
+      document.body.addEventListener("releases", async () => (await fresh())?.getElementById("try") && location.reload()));
     return;
   }
   const answers = document.getElementById("answers"), said = document.getElementById("said");
@@ -201,9 +208,8 @@
 
   // What can be chosen changed: the choice stays, if there still is such a release.
   async function renew() {
-    const answer = await fetch(form.action, { headers: { "Accept": "text/html" } }).catch(() => null);
-    if (!answer?.ok) return;
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const page = await fresh();
+    if (!page) return;
     for (const name of ["release", "beside"]) {
       const field = form.elements[name], found = page.querySelector(`#try [name=${name}]`), value = field.value;
       if (!found || field === document.activeElement) continue;
