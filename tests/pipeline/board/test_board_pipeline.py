@@ -84,6 +84,7 @@ def test_a_run_is_started_seen_live_and_read_in_a_browser(place, tab, chromium):
         "row", name=re.compile("RefreshMetadata.*done.*ann.*nothing is published yet")
     ).wait_for()
     tab.get_by_text("Exit code").wait_for()
+    assert tab.get_by_role("button", name="Stop this run").count() == 0
     assert "INFO: RefreshMetadata: nothing is published yet" in tab.locator("pre.log").inner_text()
     model = board.json("pipeline")
     assert model["scheduler"] == "answers"

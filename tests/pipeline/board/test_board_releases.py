@@ -181,7 +181,10 @@ def test_a_refused_candidate_shows_why_and_its_report(site: Site, tab: Page) -> 
     tab.get_by_role("link", name="What the gate judged lately").click()
     row = tab.get_by_role("region", name="Candidates").locator("tbody tr", has_text="Refused")
     assert LABELS[0] in row.locator("ul.reasons").inner_text()
-    assert row.locator("code").first.inner_text() not in site.board.json("releases")["names"]
+    candidate = row.locator("code").first.inner_text()
+    assert candidate not in site.board.json("releases")["names"]
+    tab.goto(f"{site.board.url}releases/{candidate}")  # who follows its id finds the verdict
+    tab.get_by_role("link", name="What the gate judged lately").click()
     row.get_by_role("link", name="Report").click()
     assert "Refused by the gate" in tab.locator("h1").inner_text()
 
