@@ -85,9 +85,7 @@ def write_digits(cache_dir: Path) -> Path:
     try:
         from sklearn.datasets import load_digits  # noqa: PLC0415
     except ModuleNotFoundError as e:
-        msg = (
-            f"{PRESET_SCHEME}:digits: scikit-learn, their source, is not installed: pip install scikit-learn"
-        )
+        msg = f"{PRESET_SCHEME}:digits: scikit-learn has them and is not installed: pip install scikit-learn"
         raise SettingsError(msg) from e
     digits = load_digits()
     with staged_folder(folder) as staging:
