@@ -24,6 +24,11 @@ def parse_time(text: str) -> datetime.datetime:
     return time if time.tzinfo else time.replace(tzinfo=datetime.timezone.utc)
 
 
+def seconds_of(text: str) -> float:
+    """Return a time of a document in seconds since 1970; 0 for none, and for what is no time."""
+    return max(parse_time(text).timestamp(), 0.0) if text else 0.0
+
+
 def seconds_until(text: str) -> float:
     """Return the seconds from now to a time of a document; negative if it has passed."""
     return (parse_time(text) - current_time()).total_seconds()

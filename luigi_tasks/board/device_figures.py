@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge_client.contract.report import LATENCY_BINS, latency_of_bin
-from edge_client.contract.times import parse_time
+from edge_client.contract.times import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -134,7 +134,7 @@ def under_release(figures: ReleaseFigures, *, is_serving: bool) -> UnderRelease:
     return UnderRelease(
         release=figures.release,
         is_serving=is_serving,
-        activated_at=max(parse_time(figures.activated_at).timestamp(), 0.0) if figures.activated_at else 0.0,
+        activated_at=seconds_of(figures.activated_at),
         seconds=max(figures.seconds, 0.0),
         frames=frames,
         failed=_share(figures.failed, asked),

@@ -9,7 +9,7 @@ import msgspec
 from edge_client.contract.errors import InputError
 from edge_client.contract.messages import INBOX_RECORD_LIMIT_BYTES
 from edge_client.contract.names import INBOX_FOLDER, check_name
-from luigi_tasks.board.device_timeline import seconds
+from edge_client.contract.times import seconds_of
 from luigi_tasks.labelling.inbox import PICTURE_LIMIT_BYTES, FrameName, check_record, sort_objects
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _read_record(store: Store, name: FrameName) -> KeptFrame:
         return KeptFrame(picture=name.picture, fault=str(e))
     return KeptFrame(
         picture=name.picture,
-        at=seconds(record.at),
+        at=seconds_of(record.at),
         label=record.label,
         confidence=record.confidence,
         why=record.why,

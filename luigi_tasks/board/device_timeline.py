@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge_client.contract.rollout import rollout_hash, selects
-from edge_client.contract.times import parse_time
+from edge_client.contract.times import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,10 +68,10 @@ def _of_registry(entry: EnrolledDevice | None) -> Iterator[Happening]:
         return
     again = f", epoch {entry.epoch}" if entry.epoch > 1 else ""
     yield Happening(
-        at=seconds(entry.enrolled_at), what="enrolled", words=f"by {entry.enrolled_by or 'unknown'}{again}"
+        at=seconds_of(entry.enrolled_at), what="enrolled", words=f"by {entry.enrolled_by or 'unknown'}{again}"
     )
     if entry.retired_at:
-        yield Happening(at=seconds(entry.retired_at), what="left the fleet", state="off")
+        yield Happening(at=seconds_of(entry.retired_at), what="left the fleet", state="off")
 
 
 def _of_collector(one: ShownDevice) -> Iterator[Happening]:
@@ -97,12 +97,12 @@ def _of_collector(one: ShownDevice) -> Iterator[Happening]:
 def _of_releases(one: ShownDevice) -> Iterator[Happening]:
     for figures in one.report.releases if one.report is not None else ():
         yield Happening(
-            at=seconds(figures.activated_at), what="activated", release=figures.release, by_device=True
+            at=seconds_of(figures.activated_at), what="activated", release=figures.release, by_device=True
         )
         if figures.ended_at:
             ended = figures.probation or "refused"
             yield Happening(
-                at=seconds(figures.ended_at),
+                at=seconds_of(figures.ended_at),
                 what=f"probation {ended}" if ended == "passed" else ended.replace("_", " "),
                 words=figures.reason,
                 state=_STATES.get(ended, "info"),
@@ -117,7 +117,7 @@ def _of_rollout(record: RolloutRecord, member: Member) -> Iterator[Happening]:
         return
     if member.device in record.skipped:
         yield Happening(
-            at=seconds(record.created_at),
+            at=seconds_of(record.created_at),
             what="skipped by the rollout",
             words=record.skipped[member.device],
             state="off",
@@ -140,7 +140,7 @@ def _of_rollout(record: RolloutRecord, member: Member) -> Iterator[Happening]:
     )
     for event in _after(record, came.opened_at):
         yield Happening(
-            at=seconds(event.at),
+            at=seconds_of(event.at),
             what=f"rollout {event.what.replace('_', ' ')}",
             words=": ".join(filter(None, (event.who, event.why))),
             state="warn" if event.what in {"paused", "halted", "back", "going_back"} else "info",
@@ -149,9 +149,4 @@ def _of_rollout(record: RolloutRecord, member: Member) -> Iterator[Happening]:
 
 
 def _after(record: RolloutRecord, at: float) -> list[RolloutEvent]:
-    return [one for one in record.events if one.what in _FOR_ALL and seconds(one.at) >= at]
-
-
-def seconds(at: str) -> float:
-    """Return a time, ISO 8601, in seconds since 1970; 0 for none, and for what is no time."""
-    return max(parse_time(at).timestamp(), 0.0) if at else 0.0
+    return [one for one in record.events if one.what in _FOR_ALL and seconds_of(one.at) >= at]

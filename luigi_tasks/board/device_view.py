@@ -12,9 +12,10 @@ import msgspec
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.report import DeviceReport  # noqa: TC001 - msgspec reads it
 from edge_client.contract.text import one_line
+from edge_client.contract.times import seconds_of
 from luigi_tasks.board.device_figures import Drift, OverTime, UnderRelease, drift_of, over_time, under_release
 from luigi_tasks.board.device_frames import KeptFrames, read_frames
-from luigi_tasks.board.device_timeline import Happening, seconds, timeline_of
+from luigi_tasks.board.device_timeline import Happening, timeline_of
 from luigi_tasks.board.index.records import (
     CLONES,
     ERROR,
@@ -148,8 +149,8 @@ def read_device(board: Board, device: str) -> DeviceModel | UnknownDevice:
         taken_at=state.taken_at,
         is_old=state.is_old,
         entry=entry,
-        enrolled_at=seconds(entry.enrolled_at) if entry is not None else 0.0,
-        retired_at=seconds(entry.retired_at) if entry is not None else 0.0,
+        enrolled_at=seconds_of(entry.enrolled_at) if entry is not None else 0.0,
+        retired_at=seconds_of(entry.retired_at) if entry is not None else 0.0,
         channels=channels,
         clones=clones,
         frames=_frames(board, device, faults),
@@ -265,7 +266,7 @@ def _channel(
 
 
 def _clock_ahead_s(detail: DeviceDetail) -> float | None:
-    at = seconds(detail.more.report.reported_at) if detail.more.report is not None else 0.0
+    at = seconds_of(detail.more.report.reported_at) if detail.more.report is not None else 0.0
     return round(at - detail.row.last_seen, 1) if at and detail.row.last_seen else None
 
 

@@ -16,6 +16,7 @@ from luigi_tasks.board.index.records import (
     IndexState,
     Mix,
 )
+from luigi_tasks.board.paging import whole_number
 from luigi_tasks.fleet.records import (
     APPROVAL,
     DEVICE_STATES,
@@ -151,13 +152,13 @@ def query_of(argument: Callable[[str], str], rows_at_most: int = ROWS_AT_MOST) -
     """
     given = {field: argument(name)[:_VALUE_CHARACTERS].strip() for name, field in FILTERS.items()}
     sort, span = argument("sort"), argument("span")
-    limit = min(max(_whole(argument("rows"), _ROWS), 1), rows_at_most)
+    limit = min(max(whole_number(argument("rows"), _ROWS), 1), rows_at_most)
     query = DeviceQuery(
         **given,
         sort=sort if sort in SORTS else "device",
         descending=argument("order") == "desc",
         limit=limit,
-        offset=(max(_whole(argument("page"), 1), 1) - 1) * limit,
+        offset=(max(whole_number(argument("page"), 1), 1) - 1) * limit,
     )
     return query, span if span in SPANS else _SPAN
 
@@ -184,10 +185,6 @@ def address_of(query: DeviceQuery, span: str, **changes: object) -> str:
 def in_words(state: str) -> str:
     """Return a name of a state as words."""
     return state.replace("_", " ")
-
-
-def _whole(text: str, otherwise: int) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else otherwise
 
 
 def _channels(index: Index, view: FleetView | None) -> list[ChannelNow]:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import EdgeError
-from luigi_tasks.board.release_rows import seconds
+from edge_client.contract.times import seconds_of
 from luigi_tasks.gate.words import mark_verdict
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _row(judged: Judged, published: Published) -> JudgedRow:
     return JudgedRow(
         name=judged.name,
         release=record.release,
-        at=seconds(record.at),
+        at=seconds_of(record.at),
         outcome=mark.mark,
         words=mark.word,
         reasons=record.verdict.reasons or record.verdict.thin,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from luigi_tasks.labelling.desk import OF_DATASET
-from luigi_tasks.labelling.labels_file import DISCARD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -356,8 +355,3 @@ def find_source(desk: Desk, sha256: str) -> tuple[str, ListedFrame | DoubtfulPic
         if frame.sha256 == sha256:
             return name, frame
     return next(((name, one) for name, one in desk.pictures().items() if one.sha256 == sha256), None)
-
-
-def describe_choice(label: str) -> str:
-    """Return what was chosen, in words."""
-    return {"": "undecided", DISCARD: "thrown away"}.get(label, label)

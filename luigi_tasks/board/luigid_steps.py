@@ -72,7 +72,6 @@ class LuigiTask(msgspec.Struct):
     last_updated: Any = None
     status_message: Any = None
     progress_percentage: Any = None
-    tracking_url: Any = None
     deps: list[str] = []
 
     @property

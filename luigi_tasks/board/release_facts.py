@@ -13,8 +13,9 @@ from edge_client.contract.names import (
     release_target,
 )
 from edge_client.contract.release import ReleaseDocument  # noqa: TC001 - dataclasses are written as JSON
+from edge_client.contract.times import seconds_of
 from luigi_tasks.board.release_matrix import LabelRow, Matrix, build_matrix, list_labels
-from luigi_tasks.board.release_rows import InChannel, ReleaseRow, row_of, seconds, states_by_release
+from luigi_tasks.board.release_rows import InChannel, ReleaseRow, row_of, states_by_release
 from luigi_tasks.gate.words import (
     describe_check,
     describe_check_interval,
@@ -234,7 +235,7 @@ def describe_gate(evaluation: Evaluation, origin: str) -> GateFacts:
             )
         )
     mark = mark_verdict(verdict)
-    return GateFacts(origin, mark.mark, mark.word, seconds(evaluation.at), tuple(checks), evaluation)
+    return GateFacts(origin, mark.mark, mark.word, seconds_of(evaluation.at), tuple(checks), evaluation)
 
 
 def compare_settings(document: ReleaseDocument, other: ReleaseDocument | None) -> tuple[Setting, ...]:
@@ -261,7 +262,7 @@ def _ancestors(published: Published, document: ReleaseDocument | None) -> tuple[
             Ancestor(
                 release=document.parent,
                 accuracy=None if parent is None else parent.accuracy,
-                made_at=0.0 if parent is None else seconds(parent.created_at),
+                made_at=0.0 if parent is None else seconds_of(parent.created_at),
                 is_signed=published.has(document.parent),
             )
         )
@@ -296,4 +297,4 @@ def _signatures(published: Published) -> tuple[Signature, ...]:
 def _added_at(published: Published, release: str) -> float:
     signed = published.state.files.get(release_target(release, RELEASE_FILE))
     custom = (signed.custom or {}) if signed is not None else {}
-    return seconds(str(custom.get("added", "")))
+    return seconds_of(str(custom.get("added", "")))

@@ -243,7 +243,6 @@ class ReleaseReader:
             rollouts,
             log,
             tuple(dict.fromkeys([*wrong.values(), *log.faults])),
-            time.time(),
         )
 
     def _each(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from edge_client.contract.errors import InputError
 from edge_client.contract.names import COMPRESSED_MODEL_FILE, MODEL_FILE, patch_file
 from edge_client.contract.rollout import EVERYBODY
-from edge_client.contract.times import parse_time
+from edge_client.contract.times import seconds_of
+from luigi_tasks.board.paging import part_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -108,7 +109,8 @@ class ReleaseList:
         rows: Of this page.
         sort: Column that orders.
         order: `ascending` or `descending`.
-        first: Number of the first row, from 1; 0: there is none.
+        first: Number of the first row, from 1.
+        last: Number of the last row; less than `first` where there is none.
         page: From 1.
         pages: Number of pages.
         chart: Accuracy over time, oldest first; the newest ones only.
@@ -125,6 +127,7 @@ class ReleaseList:
     sort: str
     order: str
     first: int
+    last: int
     page: int
     pages: int
     chart: tuple[ChartPoint, ...]
@@ -174,18 +177,16 @@ def list_releases(
     rows = [row_of(published, one, states.get(one, ()), devices) for one in reversed(published.order)]
     chart = _chart(rows)
     rows = _ordered(rows, sort, order)
-    pages = max(1, math.ceil(len(rows) / ROWS_A_PAGE))
-    page = min(max(page, 1), pages)
-    start = (page - 1) * ROWS_A_PAGE
-    shown = tuple(rows[start : start + ROWS_A_PAGE])
+    part = part_of(rows, page, ROWS_A_PAGE)
     return ReleaseList(
-        total=len(rows),
-        rows=shown,
+        total=part.total,
+        rows=tuple(part.rows),
         sort=sort,
         order=order,
-        first=start + 1 if shown else 0,
-        page=page,
-        pages=pages,
+        first=part.first,
+        last=part.last,
+        page=part.page,
+        pages=part.pages,
         chart=chart,
         lowest=max(0.0, math.floor(10 * min((one.low or one.accuracy for one in chart), default=1.0)) / 10),
         names=tuple(reversed(published.order)),
@@ -215,7 +216,7 @@ def row_of(
     parent = document.parent or ""
     return ReleaseRow(
         release=release,
-        made_at=seconds(document.created_at),
+        made_at=seconds_of(document.created_at),
         accuracy=document.accuracy,
         interval=gate.interval if gate is not None else None,
         pictures=pictures_of(document, gate),
@@ -266,14 +267,6 @@ def states_by_release(published: Published) -> dict[str, list[InChannel]]:
                 InChannel(channel, QUEUED, "waits for the end of a rollout")
             )
     return found
-
-
-def seconds(at: str) -> float:
-    """Return a time in seconds since 1970; 0 for what is none."""
-    try:
-        return max(parse_time(at).timestamp(), 0.0) if at else 0.0
-    except (ValueError, OverflowError, OSError):
-        return 0.0
 
 
 def is_name(release: str) -> bool:

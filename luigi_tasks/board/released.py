@@ -74,7 +74,6 @@ class Published:
         rollouts: Signed rollout document by channel.
         log: The rollouts that were.
         notes: What could not be read besides.
-        read_at: Seconds since 1970.
     """
 
     state: RepositoryState
@@ -86,7 +85,6 @@ class Published:
     rollouts: Mapping[str, RolloutDocument]
     log: KnownRollouts
     notes: tuple[str, ...]
-    read_at: float
 
     def digest(self, release: str, file: str) -> str:
         """Return the SHA-256 of a file of a release, hex; empty: it has no such file."""

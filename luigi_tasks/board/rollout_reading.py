@@ -14,6 +14,8 @@ import msgspec
 
 from edge_client.contract.errors import EdgeError, InputError, TrustError
 from edge_client.contract.names import check_name
+from edge_client.contract.times import seconds_of
+from luigi_tasks.board.paging import part_of
 from luigi_tasks.board.rollout_acts import Act, Circumstances, acts_of, acts_without_record
 from luigi_tasks.board.rollout_view import (
     ChannelLine,
@@ -23,7 +25,6 @@ from luigi_tasks.board.rollout_view import (
     describe_state,
     devices_with,
     next_look,
-    seconds_of,
     show_line,
     show_stages,
     verdict_name,
@@ -119,8 +120,10 @@ class PastRollouts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         channel: The channel.
-        page: Number of the page, from 1.
+        page: Number of the page, from 1; this and the next four as in `paging.Part`.
         pages: How many there are.
+        first: Number of the first rollout of this page.
+        last: Number of the last one.
         total: Rollouts of the channel.
         rollouts: Those of this page.
         faults: What could not be trusted or read.
@@ -129,6 +132,8 @@ class PastRollouts(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     page: int
     pages: int
+    first: int
+    last: int
     total: int
     rollouts: tuple[RolloutLine, ...]
     faults: tuple[str, ...] = ()
@@ -153,6 +158,8 @@ class Looks(msgspec.Struct, frozen=True, kw_only=True):
     rollout: str
     page: int
     pages: int
+    first: int
+    last: int
     total: int
     looks: tuple[ShownLook, ...]
     faults: tuple[str, ...] = ()
@@ -310,20 +317,21 @@ class RolloutReader:
         if not names and channel not in self._channels(view):
             msg = f"no channel {channel}"
             raise UnknownError(msg)
-        pages = max(-(-len(names) // PAGE_ROWS), 1)
-        page = min(max(page, 1), pages)
+        part = part_of(names, page, PAGE_ROWS)
         current = view.current.get(channel)
         running = current.rollout if current is not None else ""
         lines, faults = [], list[str]()
-        for name in names[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]:
+        for name in part.rows:
             record = self._past_record(channel, name, listed[name], faults)
             if record is not None and (record.state != PLANNED or name == running):
                 lines.append(show_line(record, None))
         return PastRollouts(
             channel=channel,
-            page=page,
-            pages=pages,
-            total=len(names),
+            page=part.page,
+            pages=part.pages,
+            first=part.first,
+            last=part.last,
+            total=part.total,
             rollouts=tuple(lines),
             faults=tuple(faults),
         )
@@ -334,10 +342,9 @@ class RolloutReader:
         Raises: UnknownError; TrustError, TransportError, SettingsError.
         """
         keys = self.rollouts.verdicts(self._find(check_name(channel, "channel"), name))[::-1]
-        pages = max(-(-len(keys) // PAGE_ROWS), 1)
-        page = min(max(page, 1), pages)
+        part = part_of(keys, page, PAGE_ROWS)
         faults: list[str] = []
-        read = ((key, self._read(key, faults)) for key in keys[(page - 1) * PAGE_ROWS : page * PAGE_ROWS])
+        read = ((key, self._read(key, faults)) for key in part.rows)
         looks = tuple(
             ShownLook(
                 name=verdict_name(key),
@@ -354,9 +361,11 @@ class RolloutReader:
         return Looks(
             channel=channel,
             rollout=name,
-            page=page,
-            pages=pages,
-            total=len(keys),
+            page=part.page,
+            pages=part.pages,
+            first=part.first,
+            last=part.last,
+            total=part.total,
             looks=looks,
             faults=tuple(faults),
         )

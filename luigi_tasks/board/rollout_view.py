@@ -5,12 +5,11 @@ Pure functions; `rollout_reading.py` fetches what they are given. Times are seco
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_client.contract.times import parse_time
+from edge_client.contract.times import seconds_of
 from luigi_tasks.fleet import records
 from luigi_tasks.fleet.observed import SHORTEST_S, SNAPSHOTS_MISSED
 from luigi_tasks.fleet.records import ENDED, RolloutRecord, VerdictRecord
@@ -18,12 +17,8 @@ from luigi_tasks.fleet.tables import age_in_words, count
 from luigi_tasks.settings.rollout import devices_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from luigi_tasks.fleet.records import StageRecord
     from luigi_tasks.fleet.view import FleetView
-
-T = TypeVar("T")
 
 # Looks that do not come: the newest snapshot is so much newer than the one that was judged.
 OVERDUE_S = 1800.0
@@ -129,38 +124,6 @@ class ChannelLine(msgspec.Struct, frozen=True, kw_only=True):
     queued: str = ""
     queued_at: float = 0.0
     next_look: NextLook = NextLook()
-
-
-@dataclasses.dataclass(frozen=True)
-class Part(Generic[T]):
-    """A page of a list.
-
-    Attributes:
-        rows: Its rows.
-        page: Its number, from 1.
-        pages: How many there are.
-        first: Number of its first row, from 1.
-        total: Rows of the list.
-    """
-
-    rows: Sequence[T]
-    page: int
-    pages: int
-    first: int
-    total: int
-
-
-def part_of(rows: Sequence[T], page: int, size: int) -> Part[T]:
-    """Return a page of a list; beyond the last one it is the last."""
-    pages = max(-(-len(rows) // size), 1)
-    page = min(max(page, 1), pages)
-    first = (page - 1) * size
-    return Part(rows[first : first + size], page, pages, first + 1, len(rows))
-
-
-def seconds_of(at: str) -> float:
-    """Return a time, UTC, ISO 8601, in seconds; 0 for none."""
-    return parse_time(at).timestamp() if at else 0.0
 
 
 def show_stages(record: RolloutRecord, members: int | None) -> tuple[ShownStage, ...]:

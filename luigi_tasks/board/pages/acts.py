@@ -6,9 +6,10 @@ from typing import ClassVar
 
 import msgspec
 
-from edge_client.contract.times import parse_time
+from edge_client.contract.times import seconds_of
 from luigi_tasks.board.audit import Act  # noqa: TC001 - msgspec reads the type
 from luigi_tasks.board.page import Page
+from luigi_tasks.board.paging import whole_number
 from luigi_tasks.board.rights import OPERATOR
 
 _USUAL, _MOST = 200, 2000
@@ -34,13 +35,10 @@ class HistoryPage(Page):
 
     async def get(self) -> None:
         """Show them."""
-        wanted = self.get_query_argument("acts", "")
-        number = (
-            min(int(wanted), _MOST) if wanted.isascii() and wanted.isdigit() and len(wanted) < 9 else _USUAL
-        )
+        number = min(whole_number(self.get_query_argument("acts", ""), _USUAL), _MOST)
         acts = await self.in_thread(lambda: self.board.audit.last(number + 1))
         shown = History(acts[:number], len(acts) <= number)
-        self.answer("audit.html", shown, seconds=lambda at: parse_time(at).timestamp())
+        self.answer("audit.html", shown, seconds=seconds_of)
 
 
 HANDLERS = ((r"audit", HistoryPage),)

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import tornado.web
 
-from edge_client.contract.errors import InputError
 from edge_client.contract.names import release_target
 from luigi_tasks.board.page import Page
+from luigi_tasks.board.paging import whole_number
 from luigi_tasks.board.release_facts import ACTS, describe_release
 from luigi_tasks.board.release_pairs import compare_releases
 from luigi_tasks.board.release_reader import SHORT_LIST_BYTES, apart
-from luigi_tasks.board.release_rows import DESCENDING, KINDS, ROWS_A_PAGE, list_releases
-from luigi_tasks.board.streams import RELEASES, ROLLOUTS
+from luigi_tasks.board.release_rows import DESCENDING, KINDS, list_releases
 from luigi_tasks.board.templating import quote
 from luigi_tasks.gate.words import describe_interval, percent
 
@@ -48,8 +47,7 @@ class ReleaseBase(Page):
 
     def read(self) -> Published:
         """Return what is published, as new as what the board was told of."""
-        versions = self.board.streams.versions
-        return self.reader.read(f"{versions.get(RELEASES, '')} {versions.get(ROLLOUTS, '')}")
+        return self.board.published()
 
     def devices(self) -> dict[str, int] | None:
         """Return the number of devices by release; None: unknown."""
@@ -90,19 +88,12 @@ class ReleasesPage(ReleaseBase):
             self.redirect(self.path(f"releases/{quote(first)}/beside/{quote(second)}"), status=303)
             return
         sort, order = self.get_query_argument("sort", "made"), self.get_query_argument("order", DESCENDING)
-        page = self._page()
+        page = whole_number(self.get_query_argument("page", ""), 1)
 
         def read() -> ReleaseList:
             return list_releases(self.read(), self.devices(), sort=sort, order=order, page=page)
 
         self.show("releases.html", await self.in_thread(read))
-
-    def _page(self) -> int:
-        text = self.get_query_argument("page", "1")
-        if not (text.isascii() and text.isdigit() and len(text) < len(str(ROWS_A_PAGE**4))):
-            msg = f"page {text[:20]!r}: a whole number from 1"
-            raise InputError(msg)
-        return int(text)
 
 
 class ReleasePage(ReleaseBase):

@@ -16,10 +16,11 @@ from edge_client.contract.errors import InputError, TransportError
 from edge_client.contract.names import check_name
 from luigi_tasks.board import rollout_acts, rollout_figures
 from luigi_tasks.board.page import JSON, Page
+from luigi_tasks.board.paging import part_of, whole_number
 from luigi_tasks.board.rights import OPERATOR, VIEWER
 from luigi_tasks.board.rollout_child import DRAFT, LOOK, START, Done, Order, in_child
 from luigi_tasks.board.rollout_reading import ShownRollout, UnknownError
-from luigi_tasks.board.rollout_view import ShownStage, part_of, show_draft, verdict_name
+from luigi_tasks.board.rollout_view import ShownStage, show_draft, verdict_name
 from luigi_tasks.board.streams import ROLLOUTS
 from luigi_tasks.fleet.person import HISTORY_CHARACTERS, for_history
 from luigi_tasks.fleet.records import RolloutRecord  # noqa: TC001 - msgspec reads it
@@ -158,8 +159,7 @@ class RolloutPage(Page):
 
     def page_number(self) -> int:
         """Return the number of the page that is asked for."""
-        text = self.get_query_argument("page", "1")
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 1
+        return whole_number(self.get_query_argument("page", ""), 1)
 
     def done(self, channel: str, record: RolloutRecord | None) -> None:
         """Answer that something was done: a program gets the rollout, a browser goes to its page."""
@@ -277,12 +277,12 @@ class ActPage(RolloutPage):
                 msg = f"rollout {sent.rollout!r} is not the one of the address"
                 raise InputError(msg)
             return msgspec.structs.replace(sent, rollout=name or sent.rollout)
-        events = self.get_body_argument("events", "")
-        if not name or not (events.isascii() and events.isdigit() and len(events) < 9):
+        events = whole_number(self.get_body_argument("events", ""), -1)
+        if not name or events < 0:
             msg = "the form does not say which rollout was seen; open the rollout's page again"
             raise InputError(msg)
         why = self.get_body_argument("why", "", strip=False)
-        return Decision(why=why, rollout=name, events=int(events))
+        return Decision(why=why, rollout=name, events=events)
 
     async def _perform(
         self, channel: str, act: str, who: str, why: str, seen: Seen | None
