@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from local_services import PATIENCE, wait_until
+from local_services import wait_until
 
 from tests.fakes.board_fleet import HOSTILE_WORDS, BoardFleet, sign_in, write_board_settings
 from tests.fakes.running_board import RunningBoard
@@ -110,7 +110,6 @@ def expect(chromium: Browser) -> Any:
     """Give playwright's assertions, which wait."""
     from playwright.sync_api import expect as playwright_expect  # noqa: PLC0415 - after the skip
 
-    playwright_expect.set_options(timeout=10_000 * PATIENCE)
     return playwright_expect
 
 
