@@ -60,7 +60,8 @@ def timeline_of(
     if record is not None:
         entries += _of_rollout(record, one.member)
     known = [entry for entry in entries if entry.at > 0]
-    return tuple(sorted(known, key=lambda entry: -entry.at)[:_EVENTS_AT_MOST])
+    # What one look did has one time: of that too the last comes first.
+    return tuple(sorted(known, key=lambda entry: entry.at)[::-1][:_EVENTS_AT_MOST])
 
 
 def _of_registry(entry: EnrolledDevice | None) -> Iterator[Happening]:

@@ -17,13 +17,12 @@ from luigi_tasks.board.index.records import (
     Mix,
 )
 from luigi_tasks.board.paging import whole_number
+from luigi_tasks.board.rollout_view import STOPPED, stopped_by
 from luigi_tasks.fleet.records import (
     APPROVAL,
+    BACK,
     DEVICE_STATES,
     FAILURES,
-    GOING_BACK,
-    HALTED,
-    PAUSED,
     RolloutRecord,
 )
 from luigi_tasks.fleet.tables import count
@@ -55,6 +54,8 @@ _SPAN, _ROWS = "day", 50
 NOBODY = "no device was enrolled yet"
 _VALUE_CHARACTERS = 200
 _BAD, _WARN = "bad", "warn"
+# For so long a person is told of a rollout that went back: over a weekend.
+_TOLD_S = 3 * 86400.0
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,29 +214,37 @@ def _channels(index: Index, view: FleetView | None) -> list[ChannelNow]:
 
 
 def _alerts(view: FleetView | None, channels: tuple[ChannelNow, ...]) -> list[Alert]:
-    found = []
-    for now in channels:
-        record = view.running(now.channel) if view is not None else None
-        if record is None:
-            continue
-        failed = {state: now.devices[state] for state in FAILURES if now.devices.get(state)}
-        words = " ".join(filter(None, (_standstill(record), _failed_in_words(failed))))
-        if words:
-            level = _WARN if record.state == APPROVAL and not failed else _BAD
-            named = f"Channel {now.channel}, rollout of release {record.release}:"
-            found.append(Alert(level=level, words=f"{named} {words}", channel=now.channel, rollout=record.id))
-    return found
+    found = [_alert(view, now) for now in channels] if view is not None else []
+    return [one for one in found if one is not None]
 
 
-def _standstill(record: RolloutRecord) -> str:
-    """Return why a rollout does not go on; empty: it does."""
+def _alert(view: FleetView, now: ChannelNow) -> Alert | None:
+    """Return what a person has to look at in a channel; None: nothing."""
+    record, current = view.records.get(now.channel), view.current.get(now.channel)
+    if record is None:
+        name = current.rollout if current is not None else ""
+        words = f"Channel {now.channel}: rollout {name} runs; its record is gone or forged, so nothing moves."
+        return Alert(level=_BAD, words=words, channel=now.channel, rollout=name) if name else None
+    failed = {state: now.devices[state] for state in FAILURES if now.devices.get(state)}
+    words = " ".join(filter(None, (_standstill(record, view.now), _failed_in_words(failed))))
+    if not words:
+        return None
+    is_bad = failed or record.state not in {APPROVAL, BACK}
+    named = f"Channel {now.channel}, rollout of release {record.release}:"
+    level = _BAD if is_bad else _WARN
+    return Alert(level=level, words=f"{named} {words}", channel=now.channel, rollout=record.id)
+
+
+def _standstill(record: RolloutRecord, now: float) -> str:
+    """Return why a rollout does not go on, or went back lately; empty: it does, or ended long ago."""
     if record.state == APPROVAL:
         return "waits for a person's approval."
-    if record.state not in {PAUSED, HALTED, GOING_BACK}:
+    if record.state not in STOPPED or (record.state == BACK and now - record.state_since > _TOLD_S):
         return ""
-    decided = [one for one in record.events if one.what in {"paused", "halted", "back", "going_back"}]
-    why = decided[-1].why.rstrip(".") if decided else ""
-    return f"{in_words(record.state)}{f': {why}' if why else ''}."
+    stopped = stopped_by(record)
+    state = "went back" if record.state == BACK else in_words(record.state)
+    why = stopped.why.rstrip(".") if stopped is not None else ""
+    return f"{state}{f': {why}' if why else ''}."
 
 
 def _failed_in_words(failed: Mapping[str, int]) -> str:

@@ -27,9 +27,17 @@ from luigi_tasks.board.rollout_view import (
     next_look,
     show_line,
     show_stages,
+    stopped_by,
     verdict_name,
 )
-from luigi_tasks.fleet.records import ENDED, PLANNED, CurrentRollout, RolloutRecord, VerdictRecord
+from luigi_tasks.fleet.records import (
+    ENDED,
+    PLANNED,
+    CurrentRollout,
+    RolloutEvent,
+    RolloutRecord,
+    VerdictRecord,
+)
 from luigi_tasks.fleet.rollouts import RECORD_LIMIT_BYTES, VERDICTS_FOLDER, Rollouts
 from luigi_tasks.fleet.standing import RolloutRunsError, runs_already
 
@@ -69,6 +77,7 @@ class ShownRollout(msgspec.Struct, frozen=True, kw_only=True):
         verdict_name: Its name in addresses.
         verdict_key: Address of its document.
         verdicts: Names of the verdicts that entries of the history stand on, by their place in it.
+        stopped: The entry of the history that says why it does not go on, or went back; None: it goes on.
         acts: What a person may do.
         next_look: What the next look has to go by.
         faults: What could not be trusted or read.
@@ -88,6 +97,7 @@ class ShownRollout(msgspec.Struct, frozen=True, kw_only=True):
     verdict: VerdictRecord | None = None
     verdict_name: str = ""
     verdict_key: str = ""
+    stopped: RolloutEvent | None = None
     acts: tuple[Act, ...] = ()
     next_look: NextLook = NextLook()
     faults: tuple[str, ...] = ()
@@ -292,6 +302,7 @@ class RolloutReader:
             verdict=shown,
             verdict_name=verdict_name(key),
             verdict_key=self.rollouts.documents.store.url(key) if key else "",
+            stopped=stopped_by(record),
             acts=acts_of(record, now),
             next_look=next_look(view, record),
             faults=tuple(dict.fromkeys(faults)),

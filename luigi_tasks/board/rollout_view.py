@@ -12,7 +12,7 @@ import msgspec
 from edge_client.contract.times import seconds_of
 from luigi_tasks.fleet import records
 from luigi_tasks.fleet.observed import SHORTEST_S, SNAPSHOTS_MISSED
-from luigi_tasks.fleet.records import ENDED, RolloutRecord, VerdictRecord
+from luigi_tasks.fleet.records import ENDED, RolloutEvent, RolloutRecord, VerdictRecord
 from luigi_tasks.fleet.tables import age_in_words, count
 from luigi_tasks.settings.rollout import devices_of
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 # Looks that do not come: the newest snapshot is so much newer than the one that was judged.
 OVERDUE_S = 1800.0
+# States of a rollout that stands still or went back, and entries of its history that say why.
+STOPPED = (records.PAUSED, records.HALTED, records.GOING_BACK, records.BACK)
+_STOPS = ("halted", "paused", "older_copy", "going_back")
 # States of a stage that the bar shows beside those of a rollout.
 STAGE_DONE, TO_COME, SKIPPED = "done", "to_come", "skipped"
 
@@ -85,6 +88,7 @@ class RolloutLine(msgspec.Struct, frozen=True, kw_only=True):
         started_by: Who started it.
         stages: Its stages.
         last: The newest entry of its history.
+        stopped: The entry that says why it does not go on, or went back; None: it goes on.
     """
 
     id: str
@@ -97,7 +101,8 @@ class RolloutLine(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     started_by: str
     stages: tuple[ShownStage, ...]
-    last: records.RolloutEvent | None = None
+    last: RolloutEvent | None = None
+    stopped: RolloutEvent | None = None
 
 
 class ChannelLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,6 +199,13 @@ def _opened(
     )
 
 
+def stopped_by(record: RolloutRecord) -> RolloutEvent | None:
+    """Return the entry of the history that says why a rollout stands still or went back; None: it did not."""
+    if record.state not in STOPPED:
+        return None
+    return next((one for one in reversed(record.events) if one.what in _STOPS), None)
+
+
 def waiting_for(record: RolloutRecord) -> int:
     """Return the next stage that a person has to approve; 0: none."""
     opened = record.stages[-1].number if record.stages else 0
@@ -249,7 +261,8 @@ def next_look(view: FleetView, record: RolloutRecord) -> NextLook:
 def _look_in_words(
     view: FleetView, record: RolloutRecord, judged_at: float, snapshot_at: float
 ) -> tuple[str, bool]:
-    since = max(judged_at, record.stages[-1].opened_at if record.stages else record.state_since)
+    # Nothing is judged while a rollout is halted: looks are due again from when a person decided.
+    since = max(judged_at, record.state_since, record.stages[-1].opened_at if record.stages else 0.0)
     if not snapshot_at:
         return "no snapshot of the fleet, so nothing moves: see whether `edge-fleet collect` runs", True
     if view.now - snapshot_at > max(SNAPSHOTS_MISSED * view.snapshot_s, SHORTEST_S):
@@ -278,6 +291,7 @@ def show_line(record: RolloutRecord, members: int | None) -> RolloutLine:
         started_by=record.created_by,
         stages=show_stages(record, members),
         last=record.events[-1] if record.events else None,
+        stopped=stopped_by(record),
     )
 
 

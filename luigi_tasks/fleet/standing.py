@@ -47,7 +47,8 @@ class Seen:
             raise RolloutMovedError(msg)
         if self.events is not None and len(record.events) != self.events:
             last = record.events[-1]
-            msg = f"rollout {record.id} has moved meanwhile: {last.what} by {last.who}; it is {record.state}"
+            what, state = (one.replace("_", " ") for one in (last.what, record.state))
+            msg = f"rollout {record.id} has moved meanwhile: {what} by {last.who}; it is {state}"
             raise RolloutMovedError(msg)
 
 

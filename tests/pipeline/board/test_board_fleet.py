@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import re
 import sqlite3
+import time
 import urllib.parse
 
+import msgspec
 import pytest
 from local_services import PATIENCE, wait_until
 
@@ -184,6 +186,14 @@ def test_a_rollout_that_stands_still_is_said_at_the_top_with_the_way_to_it(site,
     expect(notice.get_by_role("link")).to_have_attribute("href", "/rollouts/stable")
     expect(tab.locator("#devices tbody tr").first).to_contain_text(re.compile("passed|probation"))
     assert site.board.json()["alerts"][0]["rollout"] == "r-1"
+    gone_back = RolloutEvent(at="2026-11-28T01:05:00Z", what="back", why="no device is known to have it")
+    ended = msgspec.structs.replace(
+        record, state="back", state_since=time.time(), events=(*record.events, gone_back)
+    )
+    site.fleet.rollouts.save(ended, site.fleet.rollouts.load("stable", "r-1").etag)
+    expect(tab.locator("#now .notice.state-warn")).to_contain_text("went back: latency grew by 40%.")
+    listed = site.board.json("rollouts")["channels"][0]["rollout"]
+    assert (listed["last"]["what"], listed["stopped"]["what"]) == ("back", "paused")
 
 
 def test_a_store_that_is_away_is_said_and_found_again(site, tab):
