@@ -20,6 +20,7 @@ _SHOWN_PATH = f"/{HIDDEN}/"
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
+_WITH_SECRET = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]*[@?][^\s'\"]*")
 _PIPELINE = " ! "
 # Schemes without the slashes behind them, as in a slip of the pen.
 _SLIP = re.compile(r"(?P<scheme>rtsps?|rtmps?|rtp|https?|ftps?|srt|udp|tcp|mms|mqtts?|wss?):", re.IGNORECASE)
@@ -94,6 +95,11 @@ def without_secrets(text: str) -> str:
     if "url: /" in text:
         text = _PATH_OF_URLLIB3.sub(rf"\1{HIDDEN}", text)
     return _IN_TEXT.sub(_replace, text) if "://" in text else text
+
+
+def without_passwords(text: str) -> str:
+    """Return a text whose addresses are as of `shown_address` where they have a user or a query."""
+    return _WITH_SECRET.sub(lambda found: without_secrets(found[0]), text) if "://" in text else text
 
 
 def _replace(found: re.Match[str]) -> str:

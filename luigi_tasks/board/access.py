@@ -29,6 +29,8 @@ logger = logging.getLogger("edge-fleet")
 
 # Labelling with the keyboard is an act or two a second.
 _ACTS_AT_ONCE, _ACTS_PER_S = 60, 5.0
+# What was refused to a person stands in the history, but must not push out of it what was done.
+_REFUSED_AT_ONCE, _REFUSED_PER_S = 30, 1 / 60
 # Wrong tokens of one network, and of all of them together.
 _WRONG_AT_ONCE, _WRONG_PER_S = 8, 0.1
 # Pictures that come at once, in all and of one network: a browser opens six connections.
@@ -48,6 +50,7 @@ class Access:
         people: Who sends requests.
         cookie: Name of the browsers' cookie.
         acts: How many acts a person may do.
+        refused: How many refusals of a person are written into the history.
         wrong: How many wrong tokens a network may send.
         all_wrong: How many wrong tokens all together may send.
         uploads: How many pictures may come at once.
@@ -60,6 +63,7 @@ class Access:
     people: People
     cookie: str
     acts: Rate
+    refused: Rate
     wrong: Rate
     all_wrong: Rate
     uploads: Slots
@@ -93,6 +97,13 @@ class Access:
         if wait_s := self.acts.wait_s(key):
             raise Refusal(429, f"too much at once: try again in {wait_s:.0f} s", retry_s=wait_s)
         self.acts.count(key)
+
+    def may_note_refusal(self, person: Person) -> bool:
+        """Count something that was refused to a person; return whether it is written into the history."""
+        if self.refused.wait_s(person.identity):
+            return False
+        self.refused.count(person.identity)
+        return True
 
     def take_upload(self, client: Client) -> Callable[[], None]:
         """Let a picture come; return what is to be called at its end, however it ends.
@@ -146,6 +157,7 @@ def open_access(settings: BoardSettings, folder: Path) -> Access:
         people=People(settings, tokens, sessions, cookie),
         cookie=cookie,
         acts=Rate(_ACTS_AT_ONCE, _ACTS_PER_S),
+        refused=Rate(_REFUSED_AT_ONCE, _REFUSED_PER_S),
         wrong=Rate(_WRONG_AT_ONCE, _WRONG_PER_S),
         all_wrong=Rate(_ALL_WRONG_AT_ONCE, _ALL_WRONG_PER_S),
         uploads=Slots(_UPLOADS, _UPLOADS_EACH),

@@ -56,7 +56,7 @@ class StreamPage(Page):
         # Not compressed: zlib would hold 256 kB for each page that is open.
         self.set_header("Content-Encoding", "identity")
         try:
-            stream = self.board.streams.open()
+            stream = self.board.streams.open(self.client.network)
         except TooManyStreamsError:
             raise Refusal(503, "too many pages are open: close some", retry_s=60) from None
         try:

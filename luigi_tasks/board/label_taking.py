@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edge_client.contract.addresses import without_passwords
 from edge_client.contract.errors import EdgeError
 from edge_client.contract.text import one_line
 from luigi_tasks.board.labels import count_to_take
+from luigi_tasks.board.run_kinds import shown_place
 from luigi_tasks.board.runs import runs
 from luigi_tasks.labelling.folder import LABELS_CSV
 from luigi_tasks.labelling.records import Taken  # noqa: TC001 - the model's
@@ -71,7 +73,7 @@ def preview(board: Board) -> TakeModel:
     found = TakeModel(
         to_take=to_take,
         least=settings.dataset.min_images_per_class,
-        dataset=one_line(settings.dataset.url),
+        dataset=shown_place(settings.dataset.url),
         taken=desk.taken(),
         runs=[
             TakeRun(one.id, one.state, one.words, one.started_at, one.by)
@@ -84,7 +86,7 @@ def preview(board: Board) -> TakeModel:
     try:
         return msgspec.structs.replace(found, **_plan(board))
     except EdgeError as e:
-        return msgspec.structs.replace(found, fault=one_line(str(e)))
+        return msgspec.structs.replace(found, fault=one_line(without_passwords(str(e))))
 
 
 def _plan(board: Board) -> dict[str, Any]:

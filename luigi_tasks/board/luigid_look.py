@@ -15,14 +15,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlencode, urlsplit
 
 import msgspec
 
-from edge_client.contract.addresses import shown_address
+from edge_client.contract.addresses import shown_address, without_passwords
 from edge_client.contract.errors import InputError, TransportError
+from edge_client.contract.text import one_line
 from luigi_tasks.board.luigid_steps import PENDING, RUNNING, WORKER, LuigiTask, Step, steps_of
 from luigi_tasks.luigid import is_named, scheduler_url
 
@@ -35,12 +36,14 @@ ANSWERS, DOWN, NONE, HIDDEN, OLDER = "answers", "down", "none", "hidden", "older
 # A run that did not come to its end, and whose worker luigid has given up.
 GONE = "gone"
 _TIMEOUT_S = 2.0
-_LIMIT_BYTES = 64 << 20
+# Of an answer: ten thousand tasks; one that is read takes several times as much memory.
+_LIMIT_BYTES = 8 << 20
 # What a person or cron starts.
 ROOTS = ("Deploy", "DoubtfulLabels", "AdvanceRollout", "RefreshMetadata", "TakeLabelled")
 # A Deploy names machine and process itself, also when luigid has forgotten its worker.
 _RUN_ID = re.compile(r"-(?P<host>.+)-(?P<pid>\d{1,9})")
 _ERROR_CHARACTERS = 8000
+_PART_BYTES = 1 << 20
 _OTHERS_AT_MOST = 20
 
 
@@ -256,8 +259,13 @@ def _with_errors(url: str, shown: str, step: Step) -> Step:
     answers = [
         _decode(_ask(url, shown, "fetch_error", task_id=one), dict[str, Any], shown) for one in step.failed
     ]
-    errors = [str(one.get("error") or "")[-_ERROR_CHARACTERS:] for one in answers]
+    errors = [_lines(str(one.get("error") or "")[-_ERROR_CHARACTERS:]) for one in answers]
     return dataclasses.replace(step, errors=tuple(one for one in errors if one))
+
+
+def _lines(text: str) -> str:
+    """Return a traceback without what a reader must not see, or a terminal obeys."""
+    return "\n".join(one_line(without_passwords(line)) for line in text.split("\n"))
 
 
 def _tasks(data: bytes, shown: str) -> dict[str, LuigiTask]:
@@ -278,7 +286,7 @@ def _decode(data: bytes, kind: type[T], shown: str) -> T:
 def _decode_one(data: bytes | msgspec.Raw, kind: type[T], shown: str) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         msg = f"{_not_luigid(shown)} ({e})"
         raise InputError(msg) from e
 
@@ -304,8 +312,8 @@ def _ask(url: str, shown: str, method: str, **arguments: object) -> bytes:
         secret = base64.b64encode(unquote(credentials).encode()).decode()
         request.add_header("Authorization", f"Basic {secret}")
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - as above
-            body: bytes = answer.read(_LIMIT_BYTES + 1)
+        with _OPENER.open(request, timeout=_TIMEOUT_S) as answer:
+            body = _read(answer)
     except urllib.error.HTTPError as e:
         e.close()
         msg = f"{_not_luigid(shown)} ({e.code} {e.reason})"
@@ -320,6 +328,28 @@ def _ask(url: str, shown: str, method: str, **arguments: object) -> bytes:
         msg = f"luigid at {shown} answers with more than {_LIMIT_BYTES >> 20} MiB; look at its own page"
         raise InputError(msg)
     return body
+
+
+def _read(answer: HTTPResponse) -> bytes:
+    """Return an answer, or its start where it is too long; raises TimeoutError where it drips."""
+    until = time.monotonic() + _TIMEOUT_S
+    body = bytearray()
+    while len(body) <= _LIMIT_BYTES and (part := answer.read1(_PART_BYTES)):
+        if time.monotonic() > until:
+            msg = f"its answer takes over {_TIMEOUT_S:g} s"
+            raise TimeoutError(msg)
+        body += part
+    return bytes(body)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows none: they could lead anywhere in this network, with luigid's password."""
+
+    def redirect_request(self, *arguments: Any) -> None:  # noqa: ANN401 - urllib's
+        """Refuse."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 def _seconds(value: Any) -> float:  # noqa: ANN401 - of any JSON

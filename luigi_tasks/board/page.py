@@ -12,6 +12,7 @@ import markupsafe
 import msgspec
 import tornado.web
 
+from edge_client.contract.addresses import without_passwords
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.text import one_line
 from edge_client.contract.times import utc_now
@@ -19,6 +20,7 @@ from luigi_tasks.board.audit import DONE, Act, short
 from luigi_tasks.board.board import Board  # noqa: TC001 - Tornado's `initialize`
 from luigi_tasks.board.guard import CSRF_FIELD, CSRF_HEADER, SAFE_METHODS, Refusal
 from luigi_tasks.board.kept_form import kept_form, read_form
+from luigi_tasks.board.limits import Rate
 from luigi_tasks.board.people import TOKEN
 from luigi_tasks.board.pools import ACT_S, READ_S
 from luigi_tasks.board.rights import OPERATOR, VIEWER, Person
@@ -47,6 +49,8 @@ HEADERS = {
 }
 
 
+# Lines of the log about answers that failed, of a kind.
+_LOGGED = Rate(30, 0.2)
 _CSRF_INPUT = markupsafe.Markup('<input type="hidden" name="{}" value="{}">')
 
 
@@ -139,7 +143,7 @@ class Page(tornado.web.RequestHandler):
             role=self.person.role,
             by=self.person.by,
             address=self.client.address,
-            what=what,
+            what=short(what),
             why=short(why),
             result=short(result),
             facts={name: short(value) for name, value in facts.items()},
@@ -152,6 +156,8 @@ class Page(tornado.web.RequestHandler):
             return
         if self.person.name:
             status = self.get_status()
+            if status >= 400 and not self.board.access.may_note_refusal(self.person):
+                return
             ended = "refused" if status < 500 else "failed"
             result = DONE if status < 400 else f"{ended}: {status} {http.HTTPStatus(status).phrase}"
             self.audit(f"{self.request.method} {self.below}", result=result)
@@ -218,7 +224,7 @@ class Page(tornado.web.RequestHandler):
         if isinstance(error, EdgeError):
             self.set_error_status(error)
             status_code = self.get_status()
-            text = one_line(str(error))
+            text = one_line(without_passwords(str(error)))
         elif isinstance(error, Refusal):
             text = error.text
         elif isinstance(error, tornado.web.HTTPError) and error.reason:
@@ -269,9 +275,16 @@ class Page(tornado.web.RequestHandler):
             self.set_header("Retry-After", str(math.ceil(retry_s)))
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:  # noqa: ANN401 - Tornado's
-        """Log what was not expected with its traceback, and what is explained in one line."""
+        """Log what was not expected with its traceback, and what is explained in one line.
+
+        Anybody may cause such lines: a few of a kind are logged.
+        """
         if isinstance(value, EdgeError):
-            logger.warning("%s %s: %s", self.request.method, self.request.path, one_line(str(value)))
+            if _LOGGED.wait_s(typ.__name__):
+                return
+            _LOGGED.count(typ.__name__)
+            path, text = one_line(self.request.path[:200]), one_line(without_passwords(str(value)))
+            logger.warning("%s %s: %s", self.request.method, path, text)
         else:
             super().log_exception(typ, value, tb)
 

@@ -123,8 +123,8 @@ def why_not(kind: Kind) -> str | None:
 def describe(kind: Kind, settings: PipelineSettings) -> list[str]:
     """Return what a run will do under these settings, in sentences: what a person confirms."""
     channel = settings.release.channel
-    store = _shown(settings.store.url) or "the store ([store] url is empty)"
-    pictures = _shown(settings.dataset.url) or "[dataset] url is empty: there are none"
+    store = shown_place(settings.store.url) or "the store ([store] url is empty)"
+    pictures = shown_place(settings.dataset.url) or "[dataset] url is empty: there are none"
     if kind.task == "Deploy":
         stages = settings.rollout.stages
         after = (
@@ -155,6 +155,6 @@ def describe(kind: Kind, settings: PipelineSettings) -> list[str]:
     }[kind.task]
 
 
-def _shown(url: str) -> str:
+def shown_place(url: str) -> str:
     """Return an address without what may be a secret in it; buckets and folders as they are."""
     return shown_address(url) if url.startswith(("http:", "https:")) else excerpt(url)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_client import children
+from edge_client.contract.addresses import without_passwords
 from edge_client.contract.documents import Document, decode_document, encode_document
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.text import one_line
@@ -218,7 +219,10 @@ def log_tail(board: Board, name: str, size: int = TAIL_BYTES) -> str:
 
 
 def read_tail(path: Path, size: int) -> str:
-    """Return the end of a log in two files, as `log_tail`; "" where there is none yet."""
+    """Return the end of a log in two files, as `log_tail`; "" where there is none yet.
+
+    Luigi and libraries write addresses with their passwords, and everybody who may see the board reads logs.
+    """
     data = b""
     for part in (path, Path(f"{path}.1")):
         if len(data) < size and part.exists():
@@ -227,7 +231,7 @@ def read_tail(path: Path, size: int) -> str:
                 data = file.read(size) + data
     lines = data.decode("utf-8", "replace").split("\n")
     whole = lines[1:] if len(data) >= size else lines
-    return "\n".join(one_line(line.rstrip("\r")) for line in whole)
+    return "\n".join(one_line(without_passwords(line.rstrip("\r"))) for line in whole)
 
 
 def _folder(board: Board) -> Path:

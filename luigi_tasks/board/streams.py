@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from luigi_tasks.board.limits import Slots
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,9 +31,15 @@ class TooManyStreamsError(Exception):
 
 
 class Stream:
-    """One open page: what it has to be told."""
+    """One open page: what it has to be told.
 
-    def __init__(self, versions: dict[str, str]) -> None:
+    Args:
+        versions: What it is told first.
+        give_back: Called when it is closed.
+    """
+
+    def __init__(self, versions: dict[str, str], give_back: Callable[[], None]) -> None:
+        self.give_back = give_back
         self._pending = dict(versions)
         self._is_told = asyncio.Event()
         if versions:
@@ -67,6 +75,7 @@ class Streams:
         self.versions: dict[str, str] = {}
         self.on_open: Callable[[], None] = _nothing
         self._streams: set[Stream] = set()
+        self._slots = Slots(STREAMS_AT_MOST, STREAMS_AT_MOST // 2)
         self.has_ended = False
 
     def __len__(self) -> int:
@@ -80,14 +89,17 @@ class Streams:
         for stream in self._streams:
             stream.put(topic, version)
 
-    def open(self) -> Stream:
+    def open(self, network: str) -> Stream:
         """Return a new stream; what it sends first are all versions.
 
+        Args:
+            network: Where its page is: one network alone does not take all of them.
         Raises: TooManyStreamsError.
         """
-        if len(self._streams) >= STREAMS_AT_MOST:
+        give_back = self._slots.take(network)
+        if give_back is None:
             raise TooManyStreamsError
-        stream = Stream(self.versions)
+        stream = Stream(self.versions, give_back)
         self._streams.add(stream)
         if len(self._streams) == 1:
             self.on_open()
@@ -95,6 +107,7 @@ class Streams:
 
     def close(self, stream: Stream) -> None:
         """Forget a stream."""
+        stream.give_back()
         self._streams.discard(stream)
 
     def end(self) -> None:

@@ -15,6 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from edge_client.contract.addresses import without_passwords
 from edge_client.contract.errors import EdgeError, TransportError
 from edge_client.contract.text import one_line
 from luigi_tasks.board.looks import digest_of, looks_at
@@ -314,11 +315,13 @@ def _backoff_s(failures: int) -> float:
 
 
 def _words(error: Exception) -> str:
-    return one_line(str(error)) if isinstance(error, EdgeError) else f"{type(error).__name__}, see the log"
+    if isinstance(error, EdgeError):
+        return one_line(without_passwords(str(error)))
+    return f"{type(error).__name__}, see the log"
 
 
 def _log(error: Exception) -> None:
     if isinstance(error, EdgeError):
-        logger.warning("%s", one_line(str(error)))
+        logger.warning("%s", _words(error))
     else:
         logger.error("the watcher met what it does not know", exc_info=error)

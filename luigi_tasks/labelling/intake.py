@@ -16,6 +16,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
+from luigi_tasks.cells import FORMULA_STARTS
 from luigi_tasks.dataset.file_names import is_hidden
 from luigi_tasks.dataset.layout import name_folders
 from luigi_tasks.labelling.folder import THREADS
@@ -253,6 +254,8 @@ def _judge_new(label: str, known: Mapping[str, str], url: str, *, new_labels: bo
         name_folders([label])
     except InputError:
         return "cannot be a label; a label is one line of visible text"
+    if label.startswith(FORMULA_STARTS):
+        return f"cannot start a class: a spreadsheet takes it for a formula; do not begin with {label[0]}"
     twins = [one for one in known if one.casefold() == label.casefold()]
     if twins:
         return f"differs only in case from the class {twins[0]!r}; write it so"

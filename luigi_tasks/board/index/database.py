@@ -86,6 +86,7 @@ def new_index(folder: Path) -> Iterator[sqlite3.Connection]:
     part = folder / PART
     with database_faults(part):
         part.unlink(missing_ok=True)
+        part.touch(mode=0o600)
         connection = sqlite3.connect(part, isolation_level=None)
         try:
             connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")

@@ -83,6 +83,7 @@ class History:
             return [at for (at,) in found]
 
     def _open(self) -> sqlite3.Connection:
+        self._path.touch(mode=0o600)
         connection = sqlite3.connect(self._path, timeout=30)
         try:
             connection.execute("PRAGMA journal_mode = WAL")

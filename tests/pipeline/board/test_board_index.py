@@ -323,14 +323,17 @@ def test_a_minute_of_looks_costs_few_requests_and_tells_what_changed(fleet, tmp_
 def test_streams_are_bounded_and_slow_readers_get_the_newest():
     async def follow() -> None:
         streams = Streams()
-        open_ones = [streams.open() for _ in range(STREAMS_AT_MOST)]
+        open_ones = [streams.open("here") for _ in range(STREAMS_AT_MOST // 2)]
         with pytest.raises(TooManyStreamsError):
-            streams.open()
+            streams.open("here")  # and nobody elsewhere is kept out
+        open_ones += [streams.open("there") for _ in range(STREAMS_AT_MOST // 2)]
+        with pytest.raises(TooManyStreamsError):
+            streams.open("elsewhere")
         for number in range(10_000):
             streams.tell("snapshot", str(number))
         assert await open_ones[0].get() == "event: snapshot\ndata: 9999\n\n"
         streams.close(open_ones[0])
-        late = streams.open()
+        late = streams.open("elsewhere")
         assert await late.get() == "event: snapshot\ndata: 9999\n\n"
         streams.tell("snapshot", "9999")
         with pytest.raises(asyncio.TimeoutError):

@@ -188,8 +188,13 @@ class Foreign(BaseHTTPRequestHandler):
     def do_POST(self):
         code, body = self.answer
         self.send_response(code)
+        if code == 302:
+            self.send_header("Location", "/elsewhere")
         self.end_headers()
         self.wfile.write(body)
+
+    def do_GET(self):
+        pytest.fail("a redirect was followed, with luigid's password")
 
     def log_message(self, *_):
         pass
@@ -204,6 +209,8 @@ class Foreign(BaseHTTPRequestHandler):
         (200, b'{"response": {"Deploy_x": {"name": 7}}}'),
         (200, b'{"response": {"Deploy_x": {"name": "Deploy", "params": null}}}'),
         (200, b"\xff" * 100),
+        (200, b'{"response": ' + b"[" * 100_000),
+        (302, b""),
     ],
 )
 def test_what_is_no_luigid_or_another_version_is_said_with_the_way_out(answer, monkeypatch):

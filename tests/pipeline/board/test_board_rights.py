@@ -383,6 +383,16 @@ def test_monitors_are_told_only_that_it_runs(site):
     assert site.ask("HEAD", "/healthz").status == 200
 
 
+def test_refusals_push_no_act_out_of_the_history(site):
+    token, reader = site.token("viewer", "vic"), site.token("operator", "ora")
+    path = f"/rollouts/{'x' * 2000}/pause"
+    for _ in range(60):
+        assert site.ask("POST", path, {"Authorization": f"Bearer {token}"}, b"").status == 403
+    refused = [one for one in site.acts(reader) if one["who"] == "vic"]
+    assert 20 < len(refused) < 40
+    assert all(len(one["what"]) <= 500 for one in refused)
+
+
 def test_each_act_stands_in_the_history_with_who_and_from_where(site):
     token = site.token("operator", "oda")
     said = {**OWN_PAGE, "X-Forwarded-For": "198.51.100.9, 203.0.113.7", "X-Forwarded-User": "<b>olga\x9b"}

@@ -87,3 +87,9 @@ def test_a_log_keeps_its_end_in_bounded_room_and_is_text(place, monkeypatch):
     assert "line 199" in tail
     assert "\x1b" not in tail
     assert "\\x1b" in tail
+    log.write(
+        b"with value 'http://me:secret@luigid:8082' that; https://x/pictures.zip?sig=secret; s3://b/a/key\n"
+    )
+    assert runs.log_tail(place, "20261128T000000Z-a").splitlines()[-1] == (
+        "with value 'http://luigid:8082' that; https://x; s3://b/a/key"
+    )

@@ -131,6 +131,7 @@ CONTENTS = {"cat": frozenset({"1.png"}), "dog": frozenset({home("dog", jpeg(50))
         (labelled("__MACOSX"), "cannot name a class folder"),
         (labelled("x" * 300), "cannot name a class folder"),
         (labelled("a\nb"), "one line of visible text"),
+        (labelled("=HYPERLINK(1)"), "a spreadsheet takes it for a formula"),
         (labelled("cat", "dog", seeds=(1, 1)), "lines 2 and 3 label the same picture differently"),
         (labelled("cat", seeds=(50,)), r"line 2: the dataset has this picture as dog/inbox-\w{16}.jpg"),
     ],
