@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-LIMIT_S = 15.0
+LIMIT_S = 60.0
 AUDITOR = "auditor"  # may do all
 
 

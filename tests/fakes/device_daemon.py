@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEVICE = "camera-1"
-LIMIT_S = 20.0 * PATIENCE
+LIMIT_S = 60.0 * PATIENCE
 
 
 class Watcher:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 _ADDRESS = re.compile(r"Board: (http[^\s;]+)")
-_START_S = 30.0
+_START_S = 120.0
 
 
 class RunningBoard(contextlib.AbstractContextManager["RunningBoard"]):
@@ -72,7 +72,7 @@ class RunningBoard(contextlib.AbstractContextManager["RunningBoard"]):
             return 0
         self.process.send_signal(number)
         try:
-            return self.process.wait(10 * PATIENCE)
+            return self.process.wait(60 * PATIENCE)
         finally:
             self.process.kill()
             self.process = None
@@ -80,7 +80,7 @@ class RunningBoard(contextlib.AbstractContextManager["RunningBoard"]):
     def json(self, path: str = "") -> Any:
         """Return what a page answers to a program."""
         request = urllib.request.Request(self.url + path, headers={"Accept": "application/json"})  # noqa: S310
-        with urllib.request.urlopen(request, timeout=10 * PATIENCE) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60 * PATIENCE) as answer:  # noqa: S310
             return json.loads(answer.read())
 
     def _read(self, process: subprocess.Popen[str], addresses: queue.Queue[str]) -> None:

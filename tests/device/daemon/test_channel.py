@@ -29,7 +29,7 @@ from tests.fakes.tiny_model import plain_picture
 from tests.fakes.tiny_release import tiny_release
 
 FRAME = Frame("camera", plain_picture("red"))
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 class Highest(random.Random):

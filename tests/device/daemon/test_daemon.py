@@ -429,7 +429,7 @@ def test_home_assistant_finds_the_device_and_metrics_are_served(
         daemon.start()
         watcher.wait_release(release)
         wait_until(lambda: len(told) == 5, "five entities")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             assert f'release="{release}"' in answer.read().decode()
         # Readers that never finish keep neither the daemon nor its farewell.
         with contextlib.ExitStack() as slow:
@@ -499,7 +499,7 @@ def test_a_prediction_that_is_not_sure_is_said_kept_and_not_acted_on(daemon, wat
     assert (watcher.results[0].label, watcher.results[0].top.keys()) == ("red", {"red", "green", "blue"})
     status = watcher.wait_status(lambda s: s.sure is not None and s.sure.answers == 2, "the share")
     assert status.sure == SureMetrics(precision=0.95, coverage=0.75, answers=2, share=0.5)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     assert 'label="unknown",sure="false"} 1.0' in text
     assert 'label="green",sure="true"} 1.0' in text

@@ -83,7 +83,7 @@ def test_status_and_report_that_ask_at_once_are_told_the_same(tmp_path, monkeypa
 
     def look(*arguments: Any) -> str | None:
         looking.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return unknown_watched(*arguments)
 
     monkeypatch.setattr(labels, "unknown_watched", look)  # looking takes microseconds
@@ -92,12 +92,12 @@ def test_status_and_report_that_ask_at_once_are_told_the_same(tmp_path, monkeypa
         for name in ("status", "report")
     ]
     threads[0].start()
-    assert looking.wait(10)
+    assert looking.wait(60)
     threads[1].start()
     threads[1].join(0.2)
     go_on.set()
     for one in threads:
-        one.join(10)
+        one.join(60)
     assert told["status"]
     assert told["report"] == told["status"]
 

@@ -63,7 +63,7 @@ def test_pictures_are_answered_and_shown(own: DaemonUnderTest, watcher: Watcher)
     status = watcher.wait_status(lambda s: s.state == "serving" and s.frames > 0, "a frame in the status")
     assert (status.model, status.model_sha256) == (str(own.folder / "m.tflite"), DIGEST)
     assert "[-1, 1] is assumed" in (status.warning or "")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         assert 'predictions_total{channel="",device="camera-1",label="blue"' in answer.read().decode()
     wait_until(lambda: len(found) == 3, "three entities, and no button to update")
     assert {topic.split("/")[3] for topic in found} == {"label", "confidence", "latency"}

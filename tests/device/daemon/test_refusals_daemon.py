@@ -70,7 +70,7 @@ def test_a_refusal_takes_two_crashes_of_the_daemon_inside_the_model(
     for number in range(1, 3):
         faulty.crash_next()
         daemon.drop("red")
-        assert daemon.process.wait(20) == -signal.SIGSEGV
+        assert daemon.process.wait(60) == -signal.SIGSEGV
         daemon.start()
         assert_answers(daemon, watcher, release if number == 1 else serving)
     status = watcher.wait_status(lambda s: s.refused == release, "the rollback")

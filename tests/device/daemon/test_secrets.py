@@ -100,7 +100,7 @@ def test_no_secret_of_an_address_leaves_the_device(daemon, watcher, serving, rep
         watcher.wait_status(lambda s: s.inbox is not None and s.inbox.error is not None, "a failed upload")
         watcher.wait_status(lambda s: s.last_error is not None, "a store that is not there")
         wait_until((tmp_path / "environment").exists, "the action")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             metrics = answer.read().decode()
         told = {"doctor": daemon.ask("doctor").stdout, "status": daemon.ask("status").stdout}
         told["doctor --json"] = daemon.ask("doctor", "--json").stdout

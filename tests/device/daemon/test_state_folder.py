@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 HOLDER = """
 import pathlib, signal, sys
 from edge_client.state_folder import hold_state

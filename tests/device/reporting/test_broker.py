@@ -22,7 +22,7 @@ from edge_client.reporting.broker import BrokerConnection
 from edge_client.settings.reporting import BrokerSettings
 from tests.fakes.broker_connection import try_connection
 
-LIMIT_S = 15.0
+LIMIT_S = 60.0
 CONNACK = b"\x20\x02\x00\x00"
 NOT_AUTHORIZED = b"\x20\x02\x00\x05"
 

@@ -266,7 +266,7 @@ def test_an_unknown_id_is_404_with_ids_like_it(place, path):
     board, *_ = place
     request = urllib.request.Request(board.url + path, headers={"Accept": "application/json"})  # noqa: S310 - http
     with pytest.raises(urllib.error.HTTPError) as e:
-        urllib.request.urlopen(request, timeout=20)  # noqa: S310 - as above
+        urllib.request.urlopen(request, timeout=60)  # noqa: S310 - as above
     assert e.value.code == 404
     if path.endswith("cam-2"):
         assert json.loads(e.value.read())["close"][0] == "cam-1"

@@ -66,7 +66,7 @@ class Site:
 
     def stream(self) -> http.client.HTTPResponse:
         address = urllib.parse.urlsplit(self.board.url)
-        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=10 * PATIENCE)
+        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60 * PATIENCE)
         connection.request("GET", "/streams")
         return connection.getresponse()
 

@@ -61,7 +61,7 @@ class Room(NamedTuple):
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.board.url + path, data, headers)  # noqa: S310 - loopback
         try:
-            with urllib.request.urlopen(request, timeout=20 * PATIENCE) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=60 * PATIENCE) as answer:  # noqa: S310
                 found = answer.read()
                 is_json = answer.headers["Content-Type"] == "application/json"
                 return answer.status, json.loads(found) if is_json else found, dict(answer.headers)

@@ -99,7 +99,7 @@ class Site:
         """Return what the board answers to exactly these headers, from this address."""
         url = urlsplit(self.board.url)
         connection = http.client.HTTPConnection(
-            url.hostname, url.port, timeout=10 * PATIENCE, source_address=(peer, 0)
+            url.hostname, url.port, timeout=60 * PATIENCE, source_address=(peer, 0)
         )
         with contextlib.closing(connection):
             connection.request(method, path, body, headers or {})

@@ -89,7 +89,7 @@ class Desk:
     def ask(self, method, path, sent=None, token=ROLE, **headers):
         """Return status and answer to a program."""
         url = urlsplit(self.board.url)
-        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=20 * PATIENCE)
+        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60 * PATIENCE)
         known = {"Accept": "application/json", **headers}
         if token:
             known["Authorization"] = f"Bearer {self.tokens[token]}"

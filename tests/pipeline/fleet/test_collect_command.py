@@ -115,7 +115,7 @@ def test_a_collector_that_was_killed_goes_on_and_ends_when_it_is_told(bench):
         bench.publish()
         wait_until(lambda: bench.heard(3), "a snapshot with the report after that")
         collector.send_signal(signal.SIGTERM)
-        output, _ = collector.communicate(timeout=30)
+        output, _ = collector.communicate(timeout=120)
     assert collector.returncode == 0
     assert json.loads(output) == {"reports": 1, "rejected": {}}
 

@@ -104,7 +104,7 @@ def listen_for(broker: MqttBroker, topic: str) -> threading.Event:
     client.connect(broker.host, broker.port)
     client.loop_start()
     client.subscribe(topic)
-    assert ready.wait(10)
+    assert ready.wait(60)
     return heard
 
 

@@ -53,7 +53,7 @@ def cut_and_pasted(draw: st.DrawFn, example: bytes) -> bytes:
 
 
 EXAMPLE = (Path(__file__).resolve().parents[3] / "configs/device.toml").read_text()
-LIMIT_S = 15.0
+LIMIT_S = 60.0
 
 
 @pytest.fixture

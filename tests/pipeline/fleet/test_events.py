@@ -237,9 +237,9 @@ def test_the_broker_has_the_events_and_keeps_the_state(tmp_path, mqtt_broker):
     listener.subscribe(events_topic(fleet), qos=1)
     listener.loop_start()
     try:
-        assert heard.get(timeout=10)[0] == "subscribed"
+        assert heard.get(timeout=60)[0] == "subscribed"
         assert told.tell(record("opened", "paused")) == []
-        assert [heard.get(timeout=10) for _ in range(2)] == [
+        assert [heard.get(timeout=60) for _ in range(2)] == [
             ("rollout.opened", False),
             ("rollout.paused", False),
         ]
