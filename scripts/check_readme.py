@@ -54,6 +54,7 @@ ELSEWHERE = {
     "python -m http.server": "tests/end_to_end/test_folder_store.py",
     "edge-keys make": "with its folder, below",
     "edge-tune": "tests/end_to_end/test_workers.py",
+    "edge-fleet board": "tests/pipeline/board",
     "edge-fleet": "tests/pipeline/fleet",
     "luigi --module luigi_tasks AdvanceRollout": "tests/pipeline/fleet/test_tasks.py",
     "luigi --module luigi_tasks RefreshMetadata": "tests/pipeline/fleet/test_tasks.py",
