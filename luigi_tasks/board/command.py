@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import sys
 from typing import TYPE_CHECKING
@@ -32,12 +31,8 @@ def run(options: argparse.Namespace) -> str:
     import asyncio  # noqa: PLC0415 - --help needs none of it
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    settings = read_settings()
-    given = dataclasses.replace(
-        settings.board,
-        host=options.host or settings.board.host,
-        port=settings.board.port if options.port is None else options.port,
-    )
+    given = {"host": options.host or None, "port": options.port}
+    settings = read_settings(board={name: value for name, value in given.items() if value is not None})
     try:
         from luigi_tasks.board.board import open_board  # noqa: PLC0415 - as above
         from luigi_tasks.board.server import serve  # noqa: PLC0415 - as above
@@ -46,5 +41,5 @@ def run(options: argparse.Namespace) -> str:
             raise
         msg = f"the board needs {e.name}: pip install 'edge-fleet[board]'"
         raise SettingsError(msg) from e
-    asyncio.run(serve(open_board(dataclasses.replace(settings, board=given))))
+    asyncio.run(serve(open_board(settings)))
     return ""

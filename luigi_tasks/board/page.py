@@ -233,7 +233,10 @@ class Page(tornado.web.RequestHandler):
         if isinstance(error, Refusal):
             self._refuse(error)
         else:
-            self.answer("error.html", {"error": text, "status": status_code})
+            passes = (
+                status_code == http.HTTPStatus.SERVICE_UNAVAILABLE and self.request.method in SAFE_METHODS
+            )
+            self.answer("error.html", {"error": text, "status": status_code}, passes=passes)
 
     @property
     def _here(self) -> str:

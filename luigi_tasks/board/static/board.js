@@ -115,6 +115,12 @@
     },
   };
 
+  // A page that could not be read (503) is shown as soon as it can.
+  async function reloadIfBack() {
+    const answer = await fetch(location.href).catch(() => null);
+    if (answer && answer.status !== 503) location.reload();
+  }
+
   // Live parts.
   const waiting = new Set();
   // Topics that changed while a part was being fetched, by its id: the answer may be older than the change, and
@@ -288,6 +294,7 @@
     writeTimes(document);
     new MutationObserver(() => writeTimes(document)).observe(body, { childList: true, subtree: true });
     setInterval(() => document.hidden || writeTimes(document), 10000);
+    if (document.querySelector("[data-passes]")) setInterval(() => document.hidden || reloadIfBack(), RETRY_MS);
     watchSwaps(body);
     stream.seen = JSON.parse(body.dataset.versions);
     stream.open();

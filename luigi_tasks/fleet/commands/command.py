@@ -15,7 +15,7 @@ from luigi_tasks.fleet.commands.faults import FoundFaultsError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from luigi_tasks.fleet.view import FleetView
     from luigi_tasks.settings.values import PipelineSettings
@@ -45,11 +45,15 @@ def new_command(
     return parser
 
 
-def read_settings() -> PipelineSettings:
-    """Return the settings of luigi.cfg; raises SettingsError."""
+def read_settings(board: Mapping[str, object] | None = None) -> PipelineSettings:
+    """Return the settings of luigi.cfg; raises SettingsError.
+
+    Args:
+        board: Settings of [board] that the command's options give.
+    """
     from luigi_tasks.settings.sections import load_settings  # noqa: PLC0415 - imports luigi
 
-    return load_settings()
+    return load_settings(board=board or {})
 
 
 def finish(view: FleetView, text: str) -> str:

@@ -20,3 +20,8 @@ def test_each_page_is_shown_in_a_browser_and_as_json(board, tab, page):
 def test_board_ends_at_sigterm_while_a_page_is_open(board, tab):
     tab.goto(board.url)
     assert board.stop(signal.SIGTERM) == 0
+
+
+def test_a_port_that_there_is_not_is_refused(fleet):
+    code, _, error = fleet.run("board", "--port", "65536")
+    assert (code, "[board] port: 0 to 65535" in error) == (2, True)

@@ -203,8 +203,12 @@ def test_a_store_that_is_away_is_said_and_found_again(site, tab):
     site.fleet.bucket.write_text("no folder")
     expect(tab.locator("#now .notice").filter(has_text="the bucket was not read")).to_be_visible()
     assert site.board.json()["page"]["total"] == DEVICES, "what was read is shown meanwhile"
+    tab.goto(f"{site.board.url}candidates")
+    expect(tab.get_by_text("It is tried again")).to_be_visible()
     site.fleet.bucket.unlink()
     away.parent.rename(site.fleet.bucket)
+    expect(tab.get_by_role("heading", name="Judged by the gate")).to_be_visible()
+    tab.goto(site.board.url)
     expect(tab.locator("#now .notice").filter(has_text="the bucket was not read")).to_have_count(0)
 
 
