@@ -165,6 +165,8 @@ class BoardApplication(tornado.web.Application):
     ) -> Refusal | None:
         length = request.headers.get("Content-Length", "")
         size = int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
+        if "Transfer-Encoding" in request.headers:  # of any size, up to the limit
+            size = limit
         if size > limit:
             return Refusal(413, f"{size:,} bytes; at most {limit:,} are taken here")
         # What somebody typed is read, and kept while they sign in; more than that is not read for nobody.

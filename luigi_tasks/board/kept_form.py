@@ -14,7 +14,7 @@ from luigi_tasks.board.guard import CSRF_FIELD
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_LIMIT_BYTES = 64 << 10
+_LIMIT_BYTES = 16 << 10
 Fields = list[tuple[str, str]]
 
 

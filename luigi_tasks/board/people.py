@@ -23,6 +23,7 @@ logger = logging.getLogger("edge-fleet")
 BEARER = "bearer"
 TOKEN, SIGN_IN, PROXY = "token", "sign-in", "proxy"
 _NAME_CHARACTERS = 200
+_COOKIES = 8
 
 
 class People:
@@ -58,14 +59,16 @@ class People:
         scheme, _, token = shown.partition(" ")
         if scheme.lower() == BEARER and (proxied is None or token.strip().startswith(PREFIX)):
             return self._by_token(token.strip())
-        cookie = request.cookies.get(self._cookie)
-        if cookie is not None and cookie.value:
-            found = self.by_cookie(cookie.value)
-            if not found.fault:
-                return found
-            if proxied is None:
-                return found
-        return proxied or Person("", self._settings.anonymous, identity="anybody")
+        shown_by = [self.by_cookie(value) for value in self.cookies(request)]
+        known = next((one for one in shown_by if not one.fault), proxied)
+        if known is not None:
+            return known
+        return shown_by[0] if shown_by else Person("", self._settings.anonymous, identity="anybody")
+
+    def cookies(self, request: HTTPServerRequest) -> list[str]:
+        """Return the values of our cookie: another host of the domain may have set one of the same name."""
+        pairs = (one.strip().partition("=") for one in request.headers.get("Cookie", "").split(";"))
+        return [value for name, _, value in pairs if name == self._cookie and value.strip('"')][:_COOKIES]
 
     def _by_token(self, shown: str) -> Person:
         token = self._tokens.find(shown)

@@ -6,6 +6,7 @@ alone, out of reach of scripts and of other sites.
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from typing import TYPE_CHECKING, ClassVar
@@ -28,6 +29,7 @@ class SignInPage(Page):
 
     section = "sign-in"
     needs: ClassVar[dict[str, str]] = {"GET": NOBODY, "HEAD": NOBODY, "POST": NOBODY}
+    body_bytes = 64 << 10  # anybody may send it
 
     def get(self) -> None:
         """Show the form."""
@@ -99,9 +101,9 @@ class SignOutPage(Page):
 
     async def post(self) -> None:
         """Sign out."""
-        cookie = self.get_cookie(self.board.access.cookie)
-        if cookie:
-            await self.in_thread(lambda: self.board.access.sessions.end(cookie))
+        access = self.board.access
+        for cookie in access.people.cookies(self.request):
+            await self.in_thread(functools.partial(access.sessions.end, cookie))
         if self.person.by == SIGN_IN:
             self.audit("sign-out")
         self.forget_cookie()

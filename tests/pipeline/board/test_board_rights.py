@@ -288,6 +288,9 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites_and_paths(site):
     assert {"HttpOnly", "SameSite=Strict", "Path=/fleet/"} <= parts
     assert "Secure" not in parts
     assert token not in cookie
+    own, name = answer.cookie["Cookie"], cookie.partition("=")[0]
+    for both in (f"{name}=tossed; {own}", f"{own}; {name}=tossed"):  # by another host of the domain
+        assert site.ask("GET", "/sign-in", {**JSON, "Cookie": both}).json["name"] == "lea"
     csrf = site.csrf()
     proxied = {**OWN_PAGE, **FORM, "X-Forwarded-Proto": "https", "X-Board-Csrf": csrf}
     secure = site.ask("POST", "/sign-in", proxied, f"token={token}", peer=PROXY)
@@ -336,6 +339,10 @@ def test_a_body_is_refused_before_it_is_read(site):
         with raw(site) as connection:
             connection.sendall(HEAD % (path, size) + b"Expect: 100-continue\r\n\r\n")
             assert connection.makefile("rb").readline().split()[1] == status
+    chunked = HEAD.replace(b"Content-Length: %d", b"Transfer-Encoding: chunked") % b"/label/decisions"
+    with raw(site) as connection:
+        connection.sendall(chunked + b"\r\n")
+        assert connection.makefile("rb").readline().split()[1] == b"403"
 
 
 def test_bodies_that_never_come_hold_up_nobody(site):
