@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.text import one_line
-from luigi_tasks.board.labels import Ordered, find_source
-from luigi_tasks.board.lister import Lister
+from luigi_tasks.board.labels import DOUBTFUL, Ordered, find_source
+from luigi_tasks.board.labels import INBOX as INBOX_TAB
+from luigi_tasks.board.lister import AGAIN_S, AGE_S, Lister
 from luigi_tasks.board.streams import INBOX, LABELS
 from luigi_tasks.board.thumbnails import Thumbnails
 from luigi_tasks.labelling.desk import OF_DATASET, Desk
@@ -62,14 +63,19 @@ class LabelDesk:
         self._thumbnails = Thumbnails(folder / "thumbnails")
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def refresh(self) -> None:
-        """List the inbox if it may have changed; at once from the event loop."""
+    def refresh(self, tab: str = INBOX_TAB) -> None:
+        """List the inbox if it may have changed; at once from the event loop.
+
+        Args:
+            tab: What is looked at: nothing tells that there are new doubtful labels.
+        """
         self._loop = asyncio.get_running_loop()
         taken = self.desk.folder / "taken.json"
         version: object = None
         with contextlib.suppress(OSError):
             version = taken.stat().st_mtime_ns
-        self.lister.start_if_due((self._streams.versions.get(INBOX, ""), version))
+        age_s = AGAIN_S if tab == DOUBTFUL else AGE_S
+        self.lister.start_if_due((self._streams.versions.get(INBOX, ""), version), age_s)
 
     def tell(self, place: int) -> None:
         """Tell open pages that somebody decided; from the event loop.

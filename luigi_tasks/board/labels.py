@@ -160,6 +160,7 @@ class Ordered:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._known: dict[str, tuple[object, list[_Item]]] = {}
+        self._labels: tuple[str, ...] = ()
 
     def items(self, tab: str) -> list[_Item]:
         """Return the pictures of a tab."""
@@ -169,6 +170,26 @@ class Ordered:
             made = _order_frames(self._desk) if tab == INBOX else _order_doubtful(self._desk)
             known = self._known[tab] = (source, made)
         return known[1]
+
+    def labels(self) -> tuple[str, ...]:
+        """Return the classes, those with a key first: a class that is in use keeps its key.
+
+        Where there are more than have a key, those have one that are predicted or chosen most.
+        """
+        labels = self._desk.labels()
+        known = {*labels}
+        counts = collections.Counter(one.predicted for tab in (INBOX, DOUBTFUL) for one in self.items(tab))
+        counts.update(self._desk.chosen().values())
+        most = sorted(labels, key=lambda one: -counts[one])
+        before = self._labels or sorted(most[:NUMBERED], key=labels.index)
+        order = [*dict.fromkeys((*(one for one in before if one in known), *labels))]
+        wanted = [one for one in most if counts[one] and one not in order[:NUMBERED]]
+        idle = [place for place, one in enumerate(order[:NUMBERED]) if not counts[one]]
+        for place, one in zip(idle, wanted, strict=False):
+            other = order.index(one)
+            order[place], order[other] = order[other], order[place]
+        self._labels = tuple(order) or self._labels  # while the dataset is away, they are remembered
+        return tuple(order)
 
 
 def read_model(desk: Desk, ordered: Ordered, query: Query) -> LabelModel:
@@ -184,7 +205,7 @@ def read_model(desk: Desk, ordered: Ordered, query: Query) -> LabelModel:
     at = _find_start(items, fitting, query.at)
     end = next((one for one in starts if one > at), len(fitting))
     back = max((one for one in starts if one < at), default=-1)
-    labels = _sort_labels(desk, items)
+    labels = ordered.labels()
     sizes = collections.Counter(one.group for one in items)
     tabs = {tab: ordered.items(tab) for tab in (INBOX, DOUBTFUL)}
     return LabelModel(
@@ -287,16 +308,6 @@ def _find_start(items: Sequence[_Item], fitting: Sequence[_Item], at: str) -> in
         return 0
     place = bisect.bisect_left([one.key for one in fitting], key)
     return place if place < len(fitting) else 0  # all from there on are decided: what was passed over
-
-
-def _sort_labels(desk: Desk, items: Iterable[_Item]) -> tuple[str, ...]:
-    """Return the classes: where there are more than have a key, those that are predicted most come first."""
-    labels = desk.labels()
-    if len(labels) <= NUMBERED:
-        return labels
-    counts = collections.Counter(one.predicted for one in items)
-    first = sorted(sorted(labels, key=lambda one: -counts[one])[:NUMBERED], key=labels.index)
-    return (*first, *(one for one in labels if one not in first))
 
 
 def _card(one: _Item, desk: Desk, chosen: dict[str, str], labels: set[str], group_size: int) -> Card:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from edge_client import children
 from edge_client.contract.text import one_line
+from luigi_tasks.labelling.folder import LISTING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,8 @@ logger = logging.getLogger("edge-fleet")
 
 # Frames at a desk; the rest waits in the inbox.
 MOST = 10_000
-# The inbox is listed again after so long, also where nothing says that it changed; or after a fault.
+# The inbox is listed again after so long, also where nothing says that it changed; or after a fault, or where
+# the folder is gone.
 AGE_S, AGAIN_S = 300.0, 30.0
 # So long without a frame read, and it hangs.
 _SILENCE_S = 300.0
@@ -64,14 +66,16 @@ class Lister:
         self._reason: object = None
         self.state = ListerState()
 
-    def start_if_due(self, reason: object) -> None:
+    def start_if_due(self, reason: object, age_s: float = AGE_S) -> None:
         """Start a listing if none runs and the last is old, or was made for another reason.
 
         Args:
             reason: Changes when the inbox has changed, as far as that is known.
+            age_s: So old it may be.
         """
         with self._lock:
-            is_old = time.time() - self.state.ended_at > (AGAIN_S if self.state.error else AGE_S)
+            is_whole = not self.state.error and (self._folder / LISTING).is_file()
+            is_old = time.time() - self.state.ended_at > (age_s if is_whole else AGAIN_S)
             if self.state.is_running or not (is_old or reason != self._reason):
                 return
             self._reason = reason

@@ -141,9 +141,9 @@ class Desk:
         return {name: row.label for name, row in self._rows().items() if row.label}
 
     def labels(self) -> tuple[str, ...]:
-        """Return the classes of the dataset, then those that labels start: no class changes its key."""
+        """Return the classes of the dataset, then those that labels start; `-` is none."""
         record = self.listing()
-        known = {*record.labels} if record is not None else set()
+        known = {*record.labels} - {DISCARD} if record is not None else set()
         fresh = {*self.chosen().values()} - {DISCARD, *known}
         return tuple(
             one for some in (known, fresh) for one in sorted(some, key=lambda one: (one.casefold(), one))

@@ -91,7 +91,8 @@ def fill_folder(
     """List the inbox into a folder; `listing.json` is written last and marks it as complete.
 
     A folder that was listed into before keeps the labels that a person filled in, also those of a person who
-    goes on meanwhile; pictures that have left the inbox are removed.
+    goes on meanwhile, as long as their frames are in the inbox; those that are decided on come before others.
+    Pictures that have left the inbox are removed.
 
     Args:
         store: Store with the inbox.
@@ -103,9 +104,10 @@ def fill_folder(
     Raises: InputError if `labels.csv` in the folder is not a labels file; DeviceError on a disk error;
         TransportError; SettingsError.
     """
-    _read_filled_in(folder / LABELS_CSV)  # refused before anything is read
+    decided = {one.frame for one in _read_filled_in(folder / LABELS_CSV) if one.label}  # else refused at once
     listing = list_inbox(store)
-    chosen = listing.names[:most]
+    listed = {*sorted(listing.names, key=lambda one: str(one) not in decided)[:most]}
+    chosen = [one for one in listing.names if one in listed]
     pictures = folder / PICTURES
     with without_leftovers(folder, lambda: [folder, pictures], NAMES):
         copied, skipped = _copy_frames(store, listing, chosen, folder, progress)
@@ -119,7 +121,7 @@ def fill_folder(
         frames=tuple(frames),
         labels=tuple(labels),
     )
-    cards = _write_rows(folder, frames, labels, paths)
+    cards = _write_rows(folder, frames, {*map(str, listing.names)}, labels, paths)
     write_durably(folder / PAGE, render_page(cards, labels, record).encode())
     _drop_pictures(pictures, {f"{one.sha256}.jpg" for one in usable})
     write_durably(folder / LISTING, encode_compact(record))
@@ -259,13 +261,22 @@ def _find_groups(copied: Sequence[_Copied]) -> list[ListedFrame]:
 
 
 def _write_rows(
-    folder: Path, frames: Sequence[ListedFrame], labels: Sequence[str], paths: AbstractSet[str] | None
+    folder: Path,
+    frames: Sequence[ListedFrame],
+    inbox: AbstractSet[str],
+    labels: Sequence[str],
+    paths: AbstractSet[str] | None,
 ) -> list[Card]:
-    """Write `labels.csv`, with the labels that are in it at this moment."""
+    """Write `labels.csv`, with the labels that are in it at this moment.
+
+    A frame that was decided on and waits in the inbox keeps its row, also where it is beyond the limit.
+    """
     path, offered = folder / LABELS_CSV, set(labels)
+    beyond = inbox - {one.frame for one in frames}
     with hold_labels(folder):
         kept = {one.frame or one.path: one for one in _read_filled_in(path)}
         cards, more = [], [one for one in kept.values() if one.path and (paths is None or one.path in paths)]
+        more += [one for one in kept.values() if one.label and one.frame in beyond]
         for frame in frames:
             row = make_row(frame, "")
             before = kept.get(frame.frame)

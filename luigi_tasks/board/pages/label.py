@@ -78,7 +78,7 @@ class LabelPage(Page):
             at=given("at", ""),
         )
         room = self.board.labels
-        room.refresh()
+        room.refresh(query.tab)
         model = await self.in_thread(lambda: read_model(room.desk, room.ordered, query))
         self.answer(
             "label.html",
@@ -107,7 +107,7 @@ class StatePage(Page):
             since = -1
         tab = DOUBTFUL if self.get_query_argument("tab", INBOX) == DOUBTFUL else INBOX
         room = self.board.labels
-        room.refresh()
+        room.refresh(tab)
 
         def read() -> dict[str, Any]:
             place, decisions = room.desk.since(since)
@@ -168,12 +168,13 @@ class DecisionsPage(Page):
             raise InputError(msg) from e
 
     def _from_form(self) -> Decisions:
-        label = self.get_body_argument("label", "")
-        if label == ":typed":
+        label, act = self.get_body_argument("label", ""), self.get_body_argument("act", "")
+        if act == "typed":
             label = self.get_body_argument("typed", "").strip()
         ids = self.get_body_arguments("id")
-        field = {":own": "own", ":keep": "keep"}.get(label, "")
-        own = {one: self.get_body_argument(f"{field}:{one}", "") for one in ids} if field else {}
+        own = (
+            {one: self.get_body_argument(f"{act}:{one}", "") for one in ids} if act in {"own", "keep"} else {}
+        )
         was = {one: self.get_body_argument(f"was:{one}", "", strip=False) for one in ids}
         decisions = [Chosen(one, own.get(one, label), was[one]) for one in ids]
         return Decisions(decisions, new_class=bool(self.get_body_argument("new_class", "")))

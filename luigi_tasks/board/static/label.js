@@ -305,7 +305,8 @@
   function matches() {
     const typed = text.value.trim().normalize("NFC"), small = typed.toLocaleLowerCase();
     const fits = classes.filter((one) => one.toLocaleLowerCase().includes(small));
-    fits.sort((a, b) => b.toLocaleLowerCase().startsWith(small) - a.toLocaleLowerCase().startsWith(small));
+    const rank = (label) => label === typed ? 0 : label.toLocaleLowerCase() === small ? 1 : label.toLocaleLowerCase().startsWith(small) ? 2 : 3;
+    fits.sort((a, b) => rank(a) - rank(b));
     return { typed, fits: fits.slice(0, FOUND_AT_MOST), isNew: typed !== "" && !classes.includes(typed) };
   }
 
@@ -386,12 +387,16 @@
   function press(event) {
     const card = event.target.closest?.(".frame");
     if (!card || event.target !== box(card) || event.altKey) return;
-    // Where digits need Shift (French), a digit is one; else Shift with the key of a digit is for the whole group.
+    if (event.repeat && !/^Arrow|^Page|^ $/.test(event.key)) return event.preventDefault();  // a key that is held labels once
+    // Where digits need Shift (French), a digit is one; else Shift with the key of a digit is for the whole group. A
+    // sign that is a key itself counts first: / stands above 7 in Germany, + above 1 in Switzerland.
     const isDigit = /^[0-9]$/.test(event.key), byPlace = /^Digit([0-9])$/.exec(event.code)?.[1];
-    const digit = isDigit ? event.key : event.key === "-" || event.key === "=" ? undefined : byPlace;
+    const isSign = "-=".includes(event.key) || (event.shiftKey && "/+?".includes(event.key));
+    const digit = isDigit ? event.key : isSign ? undefined : byPlace;
     const isWhole = event.shiftKey && !isDigit;
     if (event.ctrlKey || event.metaKey) {
-      const key = event.key.toLowerCase();
+      const isLatin = /^[a-z]$/i.test(event.key);  // else the place counts, as in all programs
+      const key = isLatin ? event.key.toLowerCase() : event.code.replace("Key", "").toLowerCase();
       if (key === "a") pick(cards); else if (key === "z") takeBack(); else return;
     } else if (digit > "0") {
       const label = classes[digit - 1];
@@ -405,7 +410,7 @@
     else if (event.key === "Escape") pick(cards, false);
     else if (event.key === "?") at("help").showModal();
     else if (event.key === "+") lookClosely(card);
-    else if (event.key === "u") takeBack();
+    else if (event.key.toLowerCase() === "u" && !event.shiftKey) takeBack();
     else if (event.key === "/") openSearch();
     else if (event.key === "Home") focus(cards[0]);
     else if (event.key === "End") focus(cards[cards.length - 1]);

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pytest
 from local_services import PATIENCE
 
+from luigi_tasks.board.labels import Ordered
 from luigi_tasks.board.tokens import Tokens
 from luigi_tasks.evidence.records import StoredDocument
+from luigi_tasks.labelling.desk import Choice, Desk
 from luigi_tasks.labelling.records import DoubtfulPicture, DoubtfulRecord
+from luigi_tasks.settings.values import StoreSettings
 from luigi_tasks.storage.opening import open_store
 from luigi_tasks.workspace import Workspace
 from tests.fakes.board_packages import without_the_pipeline
 from tests.fakes.command_fleet import CommandFleet
 from tests.fakes.datasets import class_folders, write_tree
-from tests.fakes.inbox import hand_in, home, in_inbox, jpeg, sha256
+from tests.fakes.inbox import hand_in, home, in_inbox, jpeg, list_into, sha256
 from tests.fakes.running_board import RunningBoard
 from tests.pipeline.board.conftest import board_settings
 
@@ -115,6 +118,25 @@ def doubt(fleet: CommandFleet) -> None:
     ledger.store.put("work/doubtful/b/doubtful.json", b'{"snapshot": "forged", "pictures": 1}')
 
 
+def test_a_class_in_use_keeps_its_key(tmp_path):
+    store = open_store(
+        StoreSettings((tmp_path / "bucket").as_uri(), "", "", "when_required", conditional_writes=True)
+    )
+    classes = tuple("abcdefghijkl")
+    hand_in(store, "cam1", "1.jpg", jpeg(1), label="l")
+    list_into(store, tmp_path / "desk", classes)
+    desk = Desk(tmp_path / "desk")
+    ordered = Ordered(desk)
+    assert "".join(ordered.labels()) == "abcdefghlijk"
+    desk.choose([Choice("cam1/1.jpg", "b")], "ann")
+    for number, label in enumerate("kkkj", 2):
+        hand_in(store, "cam1", f"{number}.jpg", jpeg(number), label=label)
+    list_into(store, tmp_path / "desk", ("A", *classes))
+    found = ordered.labels()
+    assert (found[1], found[8]) == ("b", "l")
+    assert {"j", "k"} < {*found[:9]}
+
+
 def sign_in(page: Page, room: Room, who: str, path: str = "label") -> None:
     """Sign in with a token, and go on to a page."""
     page.goto(f"{room.board.url}sign-in?next=/{path}")
@@ -147,6 +169,12 @@ def test_frames_are_labelled_by_keys_over_a_restart_undone_and_taken(room, tab):
     assert tab.locator(".frame img[onerror]").count() == 0
 
     focus(tab, BURST[1])
+    held = {"key": "1", "code": "Digit1", "repeat": True}  # labels once, and not all that follows
+    tab.locator(":focus").dispatch_event("keydown", held)
+    slash = {"key": "/", "code": "Digit7", "shiftKey": True}  # of a German keyboard
+    tab.locator(":focus").dispatch_event("keydown", slash)
+    expect(tab.get_by_role("dialog", name="Label one picture")).to_be_visible()
+    tab.keyboard.press("Escape")
     tab.keyboard.press("Shift+Digit1")  # its whole group: cat
     expect(tab.locator("#progress-words")).to_have_text("4 of 13 decided")
     expect(card(tab, SINGLE[0]).locator("input[type=checkbox]")).to_be_focused()

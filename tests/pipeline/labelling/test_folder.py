@@ -53,6 +53,18 @@ def test_devices_take_turns_so_that_none_crowds_out_the_others(store, tmp_path):
         "a-noisy/0.jpg", "quiet/0.jpg", "a-noisy/1.jpg", "quiet/1.jpg",
     ]  # fmt: skip
     assert record.waiting == 3
+    # What is decided keeps its place, whatever comes later or however few are listed.
+    fill_in(tmp_path, {"a-noisy/1.jpg": "cat", "quiet/1.jpg": "-"})
+    hand_in(store, "new", "0.jpg", jpeg(20))
+    (tmp_path / "listing.json").unlink()
+    list_into(store, tmp_path, most=3)
+    assert {row["frame"]: row["label"] for row in read_csv(tmp_path)} == {
+        "a-noisy/0.jpg": "", "a-noisy/1.jpg": "cat", "quiet/1.jpg": "-",
+    }  # fmt: skip
+    list_into(store, tmp_path, most=1)
+    assert {row["frame"]: row["label"] for row in read_csv(tmp_path)} == {
+        "a-noisy/1.jpg": "cat", "quiet/1.jpg": "-",
+    }  # fmt: skip
 
 
 def test_labels_already_filled_in_survive_another_listing(store, tmp_path):
