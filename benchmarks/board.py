@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import importlib.util
 import json
 import re
-import shutil
 import statistics
 import sys
 import tempfile
@@ -38,6 +38,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "scripts")]
 from board_site import CHANNEL, ROLLOUT, BoardSite  # noqa: E402 - found through the line above
 
 from luigi_tasks.board.index.queries import SORTS  # noqa: E402 - as above
+from tests.fakes.chromium import running_chromium  # noqa: E402 - as above
 from tests.fakes.running_board import RunningBoard  # noqa: E402 - as above
 
 _WAIT_S = 600.0
@@ -258,23 +259,18 @@ def heaviest_page(board: RunningBoard) -> int:
 
 def first_paint(board: RunningBoard) -> dict[str, float]:
     """Return when Chromium first shows something of the page Fleet."""
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    try:
-        from playwright.sync_api import sync_playwright  # noqa: PLC0415 - only here
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
+    if importlib.util.find_spec("playwright") is None:
         return {}
     times = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with running_chromium() as browser:
+        if browser is None:
+            return {}
         for _ in range(5):
             page = browser.new_context().new_page()
             page.goto(board.url, wait_until="load")
             page.wait_for_function(f"{_PAINT} > 0")
             times.append(float(page.evaluate(_PAINT)))
             page.context.close()
-        browser.close()
     return {"first_paint_ms": round(statistics.median(times))}
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_client.children import die_with_parent, prefer_as_oom_victim
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.text import one_line
 from edge_client.disk import write_durably
@@ -146,5 +147,7 @@ def _save(folder: Path, doubts: DoubtsFound) -> None:
 
 
 if __name__ == "__main__":
+    die_with_parent()
+    prefer_as_oom_victim()
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     sys.exit(main(sys.argv[1:]))

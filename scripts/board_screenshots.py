@@ -22,7 +22,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "scripts")]
 
 from local_services import wait_until  # noqa: E402
-from playwright.sync_api import sync_playwright  # noqa: E402
 
 from tests.fakes.board_fleet import (  # noqa: E402
     HOSTILE_WORDS,
@@ -32,13 +31,12 @@ from tests.fakes.board_fleet import (  # noqa: E402
     sign_in,
     write_board_settings,
 )
+from tests.fakes.chromium import NO_CHROMIUM, running_chromium  # noqa: E402
 from tests.fakes.running_board import RunningBoard  # noqa: E402
 from tests.fakes.tiny_model import plain_picture  # noqa: E402
 from tests.fakes.tiny_release import png  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from playwright.sync_api import Browser, Page
 
 _SETTLE_MS = 400
@@ -70,7 +68,9 @@ def main() -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="board-")))
-        browser = stack.enter_context(_chromium())
+        browser = stack.enter_context(running_chromium())
+        if browser is None:
+            sys.exit(NO_CHROMIUM)
         fleet = BoardFleet(folder / "fleet", words=HOSTILE_WORDS if options.hostile else Words())
         fleet.live_a_day()
         board = stack.enter_context(RunningBoard(write_board_settings(fleet, folder / "board.cfg")))
@@ -89,17 +89,6 @@ def main() -> int:
             faults += _pictures(browser, empty.url, places, options.folder, None)
     print(*faults, sep="\n", file=sys.stderr)
     return 1 if faults else 0
-
-
-@contextlib.contextmanager
-def _chromium() -> Iterator[Browser]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        sys.exit("no Chromium (Debian: apt install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def _pictures(

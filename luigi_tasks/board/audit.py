@@ -43,7 +43,7 @@ class Act(Document, frozen=True, kw_only=True):
         role: Their role.
         by: How the board knew them: `token`, `sign-in`, `proxy`, or not at all.
         address: Address of their machine.
-        what: The act, such as `board.rollout_approved`.
+        what: The act, such as `board.run_started`.
         why: Their reason.
         result: `done`, or how it failed.
         facts: What it was done to: texts by name.

@@ -18,6 +18,7 @@ from luigi_tasks.board.luigid_look import Luigid
 from luigi_tasks.board.pictures import Pictures
 from luigi_tasks.board.pools import Pool
 from luigi_tasks.board.release_reader import ReleaseReader
+from luigi_tasks.board.runs import Runs
 from luigi_tasks.board.streams import RELEASES, ROLLOUTS, Streams
 from luigi_tasks.board.trials import Trials
 from luigi_tasks.board.watch import Watch
@@ -68,6 +69,11 @@ class Board:
         from luigi_tasks.board.rollout_reading import RolloutReader  # noqa: PLC0415 - imports python-tuf
 
         return RolloutReader(self.settings, self.index)
+
+    @functools.cached_property
+    def runs(self) -> Runs:
+        """Runs that were started here."""
+        return Runs(self.folder)
 
     @property
     def folder(self) -> Path:

@@ -11,10 +11,10 @@ from luigi_tasks.board.index.queries import SORTS
 from luigi_tasks.board.index.records import (
     ROWS_AT_MOST,
     Counts,
-    DevicePage,
     DeviceQuery,
     IndexState,
     Mix,
+    TablePart,
 )
 from luigi_tasks.board.paging import whole_number
 from luigi_tasks.board.rollout_view import STOPPED, stopped_by
@@ -119,7 +119,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counts
     mix: Mix
     span: str
-    page: DevicePage
+    page: TablePart
 
 
 def read_fleet(index: Index, view: FleetView | None, query: DeviceQuery, span: str) -> Fleet:
@@ -183,7 +183,7 @@ def address_of(query: DeviceQuery, span: str, **changes: object) -> str:
     return f"?{given}" if given else ""
 
 
-def in_words(state: str) -> str:
+def name_in_words(state: str) -> str:
     """Return a name of a state as words."""
     return state.replace("_", " ")
 
@@ -242,7 +242,7 @@ def _standstill(record: RolloutRecord, now: float) -> str:
     if record.state not in STOPPED or (record.state == BACK and now - record.state_since > _TOLD_S):
         return ""
     stopped = stopped_by(record)
-    state = "went back" if record.state == BACK else in_words(record.state)
+    state = "went back" if record.state == BACK else name_in_words(record.state)
     why = stopped.why.rstrip(".") if stopped is not None else ""
     return f"{state}{f': {why}' if why else ''}."
 
@@ -250,5 +250,5 @@ def _standstill(record: RolloutRecord, now: float) -> str:
 def _failed_in_words(failed: Mapping[str, int]) -> str:
     if not failed:
         return ""
-    parts = ", ".join(f"{number} {in_words(state)}" for state, number in failed.items())
+    parts = ", ".join(f"{number} {name_in_words(state)}" for state, number in failed.items())
     return f"{count(sum(failed.values()), 'device')} failed ({parts})."

@@ -29,6 +29,7 @@ CSRF_FIELD, CSRF_HEADER = "csrf", "X-Board-Csrf"
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 # What a browser says of a request of this board's pages, and of one that its person typed.
 _OWN_SITES = frozenset({"same-origin", "none"})
+_HOW_TO_NAME = "use its IP address, or name it in luigi.cfg, [board] url or hosts, on the board's machine"
 
 
 class Refusal(tornado.web.HTTPError):
@@ -75,12 +76,7 @@ class Guard:
         # Both: a page that took over a name (rebinding) writes any other header as it likes.
         for host in (request.headers.get("Host", ""), client.host):
             if not self._is_own(host):
-                text = (
-                    f"{excerpt(host)!r} is no name of this board: use its IP address, or name it in "
-                    f"luigi.cfg, "
-                    "[board] url or hosts, on the board's machine"
-                )
-                raise Refusal(421, text)
+                raise Refusal(421, f"{excerpt(host)!r} is no name of this board: {_HOW_TO_NAME}")
 
     def check_origin(self, request: HTTPServerRequest, client: Client, *, is_program: bool) -> None:
         """Refuse a change that no page of this board sent, and what another page loads into itself.
@@ -111,15 +107,10 @@ class Guard:
         if is_own:
             return
         if not (site or origin):
-            text = (
-                "neither Origin nor a token: programs send `Authorization: Bearer TOKEN` (edge-fleet "
-                "board-token)"
-            )
-            raise Refusal(403, text)
-        text = (
-            f"sent by a page of {excerpt(origin) or 'another site'}, not of this board: open the board "
-            f"and do it there"
-        )
+            text = "neither Origin nor a token: programs send `Authorization: Bearer TOKEN`"
+            raise Refusal(403, f"{text} (edge-fleet board-token)")
+        sender = excerpt(origin) or "another site"
+        text = f"sent by a page of {sender}, not of this board: open the board and do it there"
         if origin and not site:
             text += "; if that is the board's own address behind a proxy, set [board] url to it"
         raise Refusal(403, text)

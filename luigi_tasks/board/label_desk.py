@@ -17,13 +17,14 @@ from luigi_tasks.board.streams import INBOX, LABELS
 from luigi_tasks.board.thumbnails import Thumbnails
 from luigi_tasks.labelling.desk import OF_DATASET, Desk
 from luigi_tasks.labelling.labels_file import PICTURES
+from luigi_tasks.labelling.taken import TAKEN
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from luigi_tasks.board.pictures import Pictures
     from luigi_tasks.board.pools import Pool
     from luigi_tasks.board.streams import Streams
-    from luigi_tasks.board.thumbnails import Shrinker
     from luigi_tasks.settings.values import PipelineSettings
 
 logger = logging.getLogger("edge-fleet")
@@ -70,7 +71,7 @@ class LabelDesk:
             tab: What is looked at: nothing tells that there are new doubtful labels.
         """
         self._loop = asyncio.get_running_loop()
-        taken = self.desk.folder / "taken.json"
+        taken = self.desk.folder / TAKEN
         version: object = None
         with contextlib.suppress(OSError):
             version = taken.stat().st_mtime_ns
@@ -85,7 +86,7 @@ class LabelDesk:
         """
         self._streams.tell(LABELS, f"{self.lister.state.ended_at}-{place}")
 
-    async def thumbnail(self, shrinker: Shrinker, sha256: str, side: int) -> bytes:
+    async def thumbnail(self, pictures: Pictures, sha256: str, side: int) -> bytes:
         """Return a small copy of a picture that the page has, see `has`, as JPEG.
 
         Raises: InputError if it cannot be shown; TransportError; DeviceError.
@@ -95,7 +96,7 @@ class LabelDesk:
             return found
         name, data = await self._pool.run(lambda: self._read(sha256), _READ_S)
         try:
-            made = await shrinker.thumbnail(data, side, name)
+            made = await pictures.thumbnail(data, side, name)
         except InputError as e:
             self._thumbnails.refuse(sha256, str(e))
             raise

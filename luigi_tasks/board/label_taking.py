@@ -12,12 +12,13 @@ from edge_client.contract.errors import EdgeError
 from edge_client.contract.text import one_line
 from luigi_tasks.board.labels import count_to_take
 from luigi_tasks.board.run_kinds import shown_place
-from luigi_tasks.board.runs import runs
 from luigi_tasks.labelling.folder import LABELS_CSV
 from luigi_tasks.labelling.records import Taken  # noqa: TC001 - the model's
 
 if TYPE_CHECKING:
-    from luigi_tasks.board.board import Board
+    from luigi_tasks.board.runs import Runs
+    from luigi_tasks.labelling.desk import Desk
+    from luigi_tasks.settings.values import PipelineSettings
 
 TAKE = "TakeLabelled"
 _RUNS_SHOWN = 5
@@ -63,12 +64,15 @@ class TakeModel(msgspec.Struct, frozen=True):
     runs: list[TakeRun] = []
 
 
-def preview(board: Board) -> TakeModel:
+def preview(desk: Desk, settings: PipelineSettings, board_runs: Runs) -> TakeModel:
     """Return what TakeLabelled would do: the dataset is listed, and nothing is changed.
 
+    Args:
+        desk: What was decided.
+        settings: All settings.
+        board_runs: Runs of the board.
     Raises: DeviceError.
     """
-    desk, settings = board.labels.desk, board.settings
     to_take = count_to_take(desk)
     found = TakeModel(
         to_take=to_take,
@@ -77,25 +81,25 @@ def preview(board: Board) -> TakeModel:
         taken=desk.taken(),
         runs=[
             TakeRun(one.id, one.state, one.words, one.started_at, one.by)
-            for one in runs(board)
+            for one in board_runs.all()
             if one.task == TAKE
         ][:_RUNS_SHOWN],
     )
     if not to_take:
         return found
     try:
-        return msgspec.structs.replace(found, **_plan(board))
+        return msgspec.structs.replace(found, **_plan(desk, settings))
     except EdgeError as e:
         return msgspec.structs.replace(found, fault=one_line(without_passwords(str(e))))
 
 
-def _plan(board: Board) -> dict[str, Any]:
+def _plan(desk: Desk, settings: PipelineSettings) -> dict[str, Any]:
     from luigi_tasks.labelling.class_folders import open_class_folders  # noqa: PLC0415 - only where labels are taken
     from luigi_tasks.labelling.intake import plan_intake  # noqa: PLC0415 - as above
     from luigi_tasks.labelling.labels_file import read_labels_file  # noqa: PLC0415 - as above
 
-    file = read_labels_file(board.labels.desk.folder / LABELS_CSV)
-    folders = open_class_folders(board.settings.dataset, board.settings.store)
+    file = read_labels_file(desk.folder / LABELS_CSV)
+    folders = open_class_folders(settings.dataset, settings.store)
     plan = plan_intake(file, folders, new_labels=True)
     counts = collections.Counter(one.folder for one in plan.moves)
     discarded = counts.pop("", 0)

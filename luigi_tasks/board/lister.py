@@ -10,7 +10,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client import children
@@ -19,6 +18,7 @@ from luigi_tasks.labelling.folder import LISTING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 logger = logging.getLogger("edge-fleet")
 
@@ -98,8 +98,6 @@ class Lister:
         """Run the process; return what was wrong, or ""."""
         module = children.python_command("luigi_tasks.label_listing")
         command = [*module, str(self._folder.absolute()), str(MOST)]
-        package_root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH", ""), package_root)))
         with tempfile.TemporaryFile() as errors:
             with subprocess.Popen(
                 command,
@@ -107,13 +105,13 @@ class Lister:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
+                env={**children.environment(), **children.secrets()},
             ) as process:
-                watch = _Watch(process)
+                silence = _Silence(process)
                 for line in process.stdout or ():
-                    watch.heard()
+                    silence.heard()
                     self._note(line)
-                watch.end()
+                silence.end()
             if process.returncode == 0:
                 return ""
             errors.seek(-min(_ERROR_BYTES, errors.tell()), os.SEEK_END)
@@ -129,21 +127,22 @@ class Lister:
             self.state = dataclasses.replace(self.state, done=done, total=total)
 
 
-class _Watch:
+class _Silence:
     """Kills a process that says nothing for too long."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self._timer = threading.Timer(_SILENCE_S, process.kill)
+        self._timer: threading.Timer | None = None
         self.heard()
 
     def heard(self) -> None:
         """Begin to wait anew."""
-        self._timer.cancel()
+        self.end()
         self._timer = threading.Timer(_SILENCE_S, self._process.kill)
         self._timer.daemon = True
         self._timer.start()
 
     def end(self) -> None:
         """Wait no more."""
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()

@@ -89,7 +89,7 @@ class Seen:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class LuigidAnswer:
     """What luigid told.
 
     Attributes:
@@ -128,10 +128,10 @@ class Luigid:
     def __init__(self, url: str | None = None) -> None:
         self._url = url
         self._lock = threading.Lock()
-        self._last = Look(NONE)
+        self._last = LuigidAnswer(NONE)
         self._asked_at = -1e9
 
-    def look(self, max_age_s: float = 0.5) -> Look:
+    def look(self, max_age_s: float = 0.5) -> LuigidAnswer:
         """Return what luigid tells, or told so short a time ago; it blocks, and never raises."""
         with self._lock:
             if time.monotonic() - self._asked_at > max_age_s:
@@ -151,22 +151,22 @@ class Luigid:
     def _address(self) -> str:
         return scheduler_url({}) if self._url is None else self._url
 
-    def _ask_all(self) -> Look:
+    def _ask_all(self) -> LuigidAnswer:
         url, now = self._address(), time.time()
         if not url:
-            return Look(NONE, at=now)
+            return LuigidAnswer(NONE, at=now)
         shown = shown_address(url)
         if urlsplit(url).scheme not in {"http", "https"}:
             words = "luigid is at a Unix socket, where the board does not look; its steps are not shown"
-            return Look(HIDDEN, "", words, at=now)
+            return LuigidAnswer(HIDDEN, "", words, at=now)
         try:
             return _look(url, shown, now)
         except InputError as e:
-            return Look(OLDER, shown, str(e), at=now)
+            return LuigidAnswer(OLDER, shown, str(e), at=now)
         except TransportError as e:
             if self._url is None and not is_named():
-                return Look(NONE, shown, at=now)
-            return Look(DOWN, shown, str(e), _command(url), at=now)
+                return LuigidAnswer(NONE, shown, at=now)
+            return LuigidAnswer(DOWN, shown, str(e), _command(url), at=now)
 
 
 def _command(url: str) -> str:
@@ -177,7 +177,7 @@ def _command(url: str) -> str:
     return f"luigid --address 127.0.0.1 --port {parts.port or 80}"
 
 
-def _look(url: str, shown: str, now: float) -> Look:
+def _look(url: str, shown: str, now: float) -> LuigidAnswer:
     tasks: dict[str, LuigiTask] = {}
     for root in ROOTS:
         tasks.update(_tasks(_ask(url, shown, "task_list", status="", search=f"{root}("), shown))
@@ -190,12 +190,12 @@ def _look(url: str, shown: str, now: float) -> Look:
     )
     chosen = _choose(seen)
     if not chosen:
-        return Look(ANSWERS, shown, seen=tuple(one for _, one in seen[:_OTHERS_AT_MOST]), at=now)
+        return LuigidAnswer(ANSWERS, shown, seen=tuple(one for _, one in seen[:_OTHERS_AT_MOST]), at=now)
     graph = _tasks(_ask(url, shown, "dep_graph", task_id=chosen), shown)
     if not dict(seen)[chosen].is_running:
         graph = {name: one.as_failed() for name, one in graph.items()}
     told = {name: _words_of(name, one, graph) for name, one in seen}
-    return Look(
+    return LuigidAnswer(
         state=ANSWERS,
         address=shown,
         task=tasks[chosen].name,

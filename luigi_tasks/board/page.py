@@ -24,6 +24,7 @@ from luigi_tasks.board.limits import Rate
 from luigi_tasks.board.people import TOKEN
 from luigi_tasks.board.pools import ACT_S, READ_S
 from luigi_tasks.board.rights import OPERATOR, VIEWER, Person
+from luigi_tasks.board.streams import TOPICS
 from luigi_tasks.board.templating import render
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Page(tornado.web.RequestHandler):
         """Write an act of this request's person into the history; it never blocks and never fails.
 
         Args:
-            what: The act. What begins with `board.`, such as `board.labelled`, is told as an event too.
+            what: The act. What begins with `board.`, such as `board.run_started`, is told as an event too.
             why: Reason that the person gave.
             result: `done`, or how it failed.
             facts: What it was done to, by name.
@@ -181,6 +182,24 @@ class Page(tornado.web.RequestHandler):
             path.removeprefix(self.board.prefix) if path.startswith(self.board.prefix) else path.lstrip("/")
         )
 
+    @property
+    def sends_json(self) -> bool:
+        """Whether the body is JSON; else it is a form."""
+        return self.request.headers.get("Content-Type", "").partition(";")[0].strip() == JSON
+
+    def sent_json(self, kind: type[T], example: str) -> T:
+        """Return the body; raises InputError with an example if it is something else."""
+        try:
+            return msgspec.json.decode(self.request.body, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+            msg = f"give JSON such as {example}: {e}"
+            raise InputError(msg) from e
+
+    def answer_json(self, model: object) -> None:
+        """Answer with JSON, whatever was asked for."""
+        self.set_header("Content-Type", JSON)
+        self.finish(msgspec.json.encode(model))
+
     def go(self, address: str, model: object = None) -> None:
         """Answer an act: a browser goes to a page (303), a program gets what came of it as JSON.
 
@@ -189,8 +208,7 @@ class Page(tornado.web.RequestHandler):
             model: JSON for a program.
         """
         if self.wants_json:
-            self.set_header("Content-Type", JSON)
-            self.finish(msgspec.json.encode({"done": True} if model is None else model))
+            self.answer_json({"done": True} if model is None else model)
         else:
             self.redirect(self.path(address), status=303)
 
@@ -211,8 +229,7 @@ class Page(tornado.web.RequestHandler):
             more: Further variables of the template, which the JSON does without.
         """
         if self.wants_json:
-            self.set_header("Content-Type", JSON)
-            self.finish(msgspec.json.encode(model))
+            self.answer_json(model)
             return
         self.set_header("Content-Type", HTML)
         self.finish(render(template, {**self._common(), "model": model, **more}))
@@ -305,6 +322,7 @@ class Page(tornado.web.RequestHandler):
             "here": self._here,
             "csrf": csrf,
             "csrf_field": _CSRF_INPUT.format(CSRF_FIELD, csrf),
+            "topics": TOPICS,
             "versions": self._versions,
             "fleet": self.board.settings.broker.fleet,
         }

@@ -13,7 +13,7 @@ import msgspec
 
 from edge_client.contract.errors import EdgeError
 from luigi_tasks.board import runs
-from luigi_tasks.board.luigid_look import ANSWERS, GONE, Look, Seen
+from luigi_tasks.board.luigid_look import ANSWERS, GONE, LuigidAnswer, Seen
 from luigi_tasks.board.luigid_steps import DONE, FAILED, Step
 from luigi_tasks.board.run_kinds import KINDS, why_not
 from luigi_tasks.board.run_log import PUBLISHED, REFUSED, Outcome, outcome_of, steps_of_log
@@ -21,13 +21,15 @@ from luigi_tasks.board.run_log import PUBLISHED, REFUSED, Outcome, outcome_of, s
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from luigi_tasks.board.board import Board
+    from luigi_tasks.board.luigid_look import Luigid
+    from luigi_tasks.board.runs import Runs
 
 _SHOWN_AT_MOST = 30
 # Most runs of an hour find nothing new; so many are looked into for one that did something.
 _LOOKED_INTO = 5
 _LOG_BYTES = 256 << 10
 _LIMIT_BYTES = 4 << 20
+_STEPS = "steps.json"
 _RELEASE = re.compile(r"\b[Rr]elease ([0-9a-f]{8,64})\b")
 # States of luigid's tasks in words of runs.
 _SEEN_STATES = {
@@ -149,12 +151,17 @@ class PipelineModel:
     crontab: str
 
 
-def read_pipeline(board: Board, luigid_page: str = "") -> PipelineModel:
-    """Return the page; it blocks, for luigid and for files."""
-    look = board.luigid.look()
-    own = runs.runs(board)
-    shown = _all_runs(board, own, look)
-    steps = _steps(board, own, look)
+def read_pipeline(board_runs: Runs, luigid: Luigid, luigid_page: str = "") -> PipelineModel:
+    """Return the page; it blocks, for luigid and for files.
+
+    Args:
+        board_runs: Runs of the board.
+        luigid: What is asked.
+        luigid_page: Address of luigid's own page for browsers; empty: none.
+    """
+    look, own = luigid.look(), board_runs.all()
+    shown = _all_runs(board_runs, own, look)
+    steps = _steps(board_runs, own, look)
     return PipelineModel(
         scheduler=look.state,
         address=look.address,
@@ -171,17 +178,19 @@ def read_pipeline(board: Board, luigid_page: str = "") -> PipelineModel:
     )
 
 
-def version_of(board: Board) -> str:
+def version_of(board_runs: Runs, luigid: Luigid) -> str:
     """Return what changes whenever the page shows something else; keeps what luigid will forget."""
-    look, own = board.luigid.look(), runs.runs(board)
-    keep_steps(board.folder, look)
+    look, own = luigid.look(), board_runs.all()
+    keep_steps(board_runs, look)
     content = msgspec.json.encode([dataclasses.replace(look, at=0.0), own])
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def shown_run(board: Board, one: runs.Run) -> ShownRun:
+def shown_run(board_runs: Runs, one: runs.Run) -> ShownRun:
     """Return a run of the board as it is listed."""
-    told = _told(board.folder, one.id, one.task, one.ended_at or 0.0) if not one.is_running else Outcome()
+    told = (
+        _told(board_runs.folder, one.id, one.task, one.ended_at or 0.0) if not one.is_running else Outcome()
+    )
     says_more = one.state in {runs.DONE, runs.FAILED} and told.words
     return ShownRun(
         id=one.id,
@@ -199,28 +208,27 @@ def shown_run(board: Board, one: runs.Run) -> ShownRun:
     )
 
 
-def steps_of_run(board: Board, one: runs.Run) -> ShownSteps:
+def steps_of_run(board_runs: Runs, one: runs.Run, look: LuigidAnswer) -> ShownSteps:
     """Return the steps of a run: as luigid tells them, else by its log."""
-    look = board.luigid.look()
     if look.steps and one.pid and look.process == (os.uname().nodename, one.pid):
         return _of_look(look, is_running=one.is_running)
-    steps = steps_of_log(runs.log_tail(board, one.id, _LOG_BYTES))
+    steps = steps_of_log(board_runs.log_tail(one.id, _LOG_BYTES))
     return ShownSteps(one.task, steps, "log", one.ended_at or 0.0, one.is_running, one.started_at)
 
 
-def _of_look(look: Look, *, is_running: bool, source: str = "luigid") -> ShownSteps:
+def _of_look(look: LuigidAnswer, *, is_running: bool, source: str = "luigid") -> ShownSteps:
     began_at = max((one.started_at or 0.0 for one in look.steps), default=0.0)
     return ShownSteps(look.task, look.steps, source, look.at, is_running, began_at)
 
 
-def keep_steps(folder: Path, look: Look) -> None:
+def keep_steps(board_runs: Runs, look: LuigidAnswer) -> None:
     """Keep the steps of a Deploy beyond luigid's ten minutes; where the disk is full, they are lost then."""
     if look.task != "Deploy" or not look.steps or _is_alone(look.steps):
         return
     kept = _of_look(look, is_running=False, source="kept")
-    path = folder / "runs/steps.json"
+    path = board_runs.folder / _STEPS
     try:
-        known = _kept(folder)
+        known = _kept(board_runs)
         if known is not None and known.steps == kept.steps:
             return
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -231,9 +239,9 @@ def keep_steps(folder: Path, look: Look) -> None:
         return
 
 
-def _kept(folder: Path) -> ShownSteps | None:
+def _kept(board_runs: Runs) -> ShownSteps | None:
     try:
-        with (folder / "runs/steps.json").open("rb") as file:
+        with (board_runs.folder / _STEPS).open("rb") as file:
             return msgspec.json.decode(file.read(_LIMIT_BYTES), type=ShownSteps)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
@@ -244,7 +252,7 @@ def _is_alone(steps: tuple[Step, ...]) -> bool:
     return len(steps) == 1 and steps[0].state == DONE
 
 
-def _steps(board: Board, own: list[runs.Run], look: Look) -> ShownSteps | None:
+def _steps(board_runs: Runs, own: list[runs.Run], look: LuigidAnswer) -> ShownSteps | None:
     """Return the steps that are worth a look: of what runs, else of the last Deploy."""
     host = os.uname().nodename
     # luigid takes half a minute to notice that a worker is gone; the board knows it of its own runs.
@@ -253,9 +261,9 @@ def _steps(board: Board, own: list[runs.Run], look: Look) -> ShownSteps | None:
         return _of_look(look, is_running=True)
     running = next((one for one in own if one.is_running), None)
     if running is not None:
-        return steps_of_run(board, running)
-    found = [steps_of_run(board, one) for one in own[:_LOOKED_INTO] if one.task == "Deploy"]
-    if (kept := _kept(board.folder)) is not None:
+        return steps_of_run(board_runs, running, look)
+    found = [steps_of_run(board_runs, one, look) for one in own[:_LOOKED_INTO] if one.task == "Deploy"]
+    if (kept := _kept(board_runs)) is not None:
         found.append(kept)
     if not look.is_running and look.task == "Deploy":
         found.append(_of_look(look, is_running=False))
@@ -263,11 +271,11 @@ def _steps(board: Board, own: list[runs.Run], look: Look) -> ShownSteps | None:
     return max(found, key=lambda one: (one.began_at, one.at), default=None)
 
 
-def _all_runs(board: Board, own: list[runs.Run], look: Look) -> list[ShownRun]:
+def _all_runs(board_runs: Runs, own: list[runs.Run], look: LuigidAnswer) -> list[ShownRun]:
     host = os.uname().nodename
     pids = {(host, one.pid) for one in own if one.pid}
     others = [_other(one) for one in look.seen if (one.host, one.pid) not in pids]
-    mine = [shown_run(board, one) for one in own[:_SHOWN_AT_MOST]]
+    mine = [shown_run(board_runs, one) for one in own[:_SHOWN_AT_MOST]]
     everything = sorted([*mine, *others], key=lambda one: one.started_at, reverse=True)
     return everything[:_SHOWN_AT_MOST]
 
@@ -327,6 +335,6 @@ def _last_line(step: Step) -> str:
 def _told(folder: Path, name: str, task: str, ended_at: float) -> Outcome:  # noqa: ARG001 - names the file's state
     """Return how a run ended by its log, which changes no more."""
     try:
-        return outcome_of(task, runs.read_tail(folder / "runs" / f"{name}.log", _LOG_BYTES))
+        return outcome_of(task, runs.read_tail(folder / f"{name}.log", _LOG_BYTES))
     except (OSError, EdgeError):
         return Outcome()

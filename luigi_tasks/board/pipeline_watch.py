@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -43,5 +42,5 @@ async def watch_pipeline(board: Board) -> None:
 
 async def tell_pipeline(board: Board) -> None:
     """Look once, and tell the pages that are open."""
-    version = await board.in_thread(functools.partial(version_of, board))
+    version = await board.in_thread(lambda: version_of(board.runs, board.luigid))
     board.streams.tell(PIPELINE, version)

@@ -18,6 +18,7 @@ from luigi_tasks.board.release_rows import ReleaseRow, row_of, states_by_release
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from edge_client.contract.release import ReleaseDocument
     from luigi_tasks.board.released import Kept, Published
     from luigi_tasks.gate.records import Evaluation
     from luigi_tasks.release.kept_snapshot import KeptSnapshot, SnapshotChange
@@ -142,15 +143,18 @@ def compare_releases(
         versions=versions,
         paired=paired,
         paired_release=judged,
-        is_same_holdout=first is not None
-        and second is not None
-        and bool(first.snapshot)
-        and (first.snapshot, first.holdout_percent) == (second.snapshot, second.holdout_percent),
+        is_same_holdout=_is_same_holdout(first, second),
         snapshots=(kept[0].snapshot, kept[1].snapshot),
         pictures=pictures[0],
         pictures_missing=pictures[1],
         names=tuple(reversed(published.order)),
     )
+
+
+def _is_same_holdout(first: ReleaseDocument | None, second: ReleaseDocument | None) -> bool:
+    if first is None or second is None or not first.snapshot:
+        return False
+    return (first.snapshot, first.holdout_percent) == (second.snapshot, second.holdout_percent)
 
 
 def _paired(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError
 from edge_client.contract.names import GATE_FILE, RELEASE_FILE, release_target
 from luigi_tasks.board.judged_rows import JudgedReader
+from luigi_tasks.board.kept_values import KeptValues
 from luigi_tasks.board.released import GateFigures, Kept, Published
 from luigi_tasks.board.rollout_log import RolloutLog
 from luigi_tasks.board.snapshot_child import Order, compare_in_child
@@ -68,8 +69,8 @@ class ReleaseReader:
         self._gates: dict[str, tuple[float, GateFigures]] = {}
         self._busy = threading.Lock()
         self._comparing = asyncio.Lock()
-        self._changes: dict[tuple[str, ...], SnapshotChange] = {}
-        self._kept: dict[tuple[str, ...], tuple[float, Kept]] = {}
+        self._changes: KeptValues[SnapshotChange] = KeptValues(_CHANGES)
+        self._kept: KeptValues[tuple[float, Kept]] = KeptValues(_KEPT_RELEASES)
         self._failed: tuple[float, EdgeError | None] = (0.0, None)
         self._known: tuple[float, str, Published] | None = None
 
@@ -126,14 +127,12 @@ class ReleaseReader:
 
         digests = [published.digest(release, name) for name in (RELEASE_FILE, GATE_FILE, EVIDENCE_FILE)]
         name = (release, *digests, str(len(published.state.roots)))
-        until, known = self._kept.get(name, (0.0, None))
+        until, known = self._kept.get(name) or (0.0, None)
         if known is None or time.monotonic() > until:
             parts = _Parts()
             known = self._read_kept(published, release, parts)
             keep_s = _KEEP_S if parts.may_pass else _GONE_S
-            self._kept[name] = time.monotonic() + keep_s, known
-            while len(self._kept) > _KEPT_RELEASES:
-                self._kept.pop(next(iter(self._kept)), None)
+            self._kept.put(name, (time.monotonic() + keep_s, known))
         return known
 
     async def compare_pictures(
@@ -152,10 +151,11 @@ class ReleaseReader:
             if one.snapshot is None:
                 return None, f"{release}: {one.snapshot_missing}"
         name = tuple("" if one.snapshot is None else one.snapshot.digest for one in kept)
-        if name in self._changes:
-            return self._changes[name], ""
+        change = self._changes.get(name)
+        if change is not None:
+            return change, ""
         try:
-            change: SnapshotChange | None = await compare()
+            change = await compare()
         except TooLongError:
             async with self._comparing:  # a child at a time
                 found = await compare_in_child(Order(first=releases[0], second=releases[1]))
@@ -164,10 +164,7 @@ class ReleaseReader:
                 return None, missing
         except NotKeptError as e:
             return None, str(e)
-        if change is not None:
-            self._changes[name] = change
-            while len(self._changes) > _CHANGES:
-                self._changes.pop(next(iter(self._changes)))
+        self._changes.put(name, change)
         return change, ""
 
     def prove(self, published: Published, release: str) -> Proof:
@@ -283,7 +280,7 @@ class ReleaseReader:
         if signed is None:
             signed = state.files.get(release_target(release, EVIDENCE_FILE))
             if signed is not None and signed.length > _EVIDENCE_BYTES:
-                return GateFigures(missing="see the page of the release: its statements are long")
+                return GateFigures()  # its statements are long: the page of the release reads them
         digest = "" if signed is None else f"{release} {signed.hashes['sha256']}"
         until, known = self._gates.get(digest, (0.0, None))
         if known is None or time.monotonic() > until:

@@ -188,17 +188,24 @@ def list_releases(
         page=part.page,
         pages=part.pages,
         chart=chart,
-        lowest=max(0.0, math.floor(10 * min((one.low or one.accuracy for one in chart), default=1.0)) / 10),
+        lowest=_lowest(chart),
         names=tuple(reversed(published.order)),
         channels=tuple(published.pointers),
-        waiting={
-            channel: one.queued
-            for channel, one in published.log.current.items()
-            if one.queued and not published.has(one.queued)
-        },
+        waiting=_waiting(published),
         where=published.state.store.url(""),
         notes=published.notes,
     )
+
+
+def _lowest(chart: Sequence[ChartPoint]) -> float:
+    """Return where the scale of the chart begins: at a whole tenth below all of it."""
+    return math.floor(10 * min((one.low or one.accuracy for one in chart), default=1.0)) / 10
+
+
+def _waiting(published: Published) -> dict[str, str]:
+    """Return the releases that wait for the end of a rollout and are not signed yet, by channel."""
+    queued = {channel: one.queued for channel, one in published.log.current.items()}
+    return {channel: release for channel, release in queued.items() if release and not published.has(release)}
 
 
 def row_of(

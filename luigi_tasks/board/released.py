@@ -24,40 +24,22 @@ class GateFigures:
     """What a list shows of the gate's record.
 
     Attributes:
-        accuracy: Share of right answers on the hold-out.
-        interval: Its interval at 95 %.
+        interval: Interval of the accuracy on the hold-out at 95 %.
         pictures: Pictures of the hold-out.
-        groups: Groups of them; 0: unknown.
-        effective: Number of independent pictures that they are worth.
-        outcome: `passed`, `refused` or `thin`; empty in old records.
-        origin: `signed` or `proven`, see `KeptGate`; empty: there is no record.
-        missing: Why there is none.
+        outcome: `passed`, `refused` or `thin`; empty: not known.
     """
 
-    accuracy: float | None = None
     interval: tuple[float, float] | None = None
     pictures: int | None = None
-    groups: int = 0
-    effective: float = 0.0
     outcome: str = ""
-    origin: str = ""
-    missing: str = ""
 
     @classmethod
     def of(cls, kept: KeptGate) -> GateFigures:
-        """Take the figures of a record."""
+        """Take the figures of a record; none where there is no record."""
         if kept.evaluation is None:
-            return cls(missing=kept.missing)
-        found, verdict = kept.evaluation.candidate, kept.evaluation.verdict
-        return cls(
-            found.accuracy,
-            found.interval,
-            found.pictures,
-            found.groups,
-            found.effective,
-            verdict.outcome,
-            kept.origin,
-        )
+            return cls()
+        found = kept.evaluation.candidate
+        return cls(found.interval, found.pictures, kept.evaluation.verdict.outcome)
 
 
 @dataclasses.dataclass(frozen=True)

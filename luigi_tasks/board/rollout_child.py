@@ -1,19 +1,17 @@
 """What reads a whole snapshot of the fleet, in a process of its own: a look, a dry run, a start.
 
-A snapshot of 100,000 devices takes 700 MB, which the board's own process does not have. Asked on standard
-input, answered on standard output, a JSON document each; what a killed child began, the next look finishes.
+A snapshot of 100,000 devices takes 700 MB, which the board's own process does not have. What a killed child
+began, the next look finishes.
 
     python -m luigi_tasks.board.rollout_child  < {"what": "look", "channel": "stable"}
 """
 
 from __future__ import annotations
 
-import asyncio
-import sys
-
 import msgspec
 
 from edge_client.contract.errors import EdgeError, InputError, TransportError
+from luigi_tasks.board.json_child import answer_order, ask_child
 from luigi_tasks.fleet.records import RolloutRecord  # noqa: TC001 - msgspec reads it
 
 LOOK, DRAFT, START = "look", "draft", "start"
@@ -60,30 +58,8 @@ async def in_child(order: Order, limit_s: float = LIMIT_S) -> Done:
 
     Raises: InputError, TransportError.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "luigi_tasks.board.rollout_child",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, _ = await asyncio.wait_for(process.communicate(msgspec.json.encode(order)), limit_s)
-    except asyncio.TimeoutError:
-        msg = (
-            f"channel {order.channel}: not done within {limit_s:.0f} s: the store is slow, or away. The next "
-            "look finishes what was begun"
-        )
-        raise TransportError(msg) from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-    try:
-        done = msgspec.json.decode(out, type=Done)
-    except msgspec.DecodeError as e:
-        code = process.returncode
-        msg = f"channel {order.channel}: the process that looks ended with {code}; see the board's log"
-        raise TransportError(msg) from e
+    what = f"channel {order.channel}, {order.what}"
+    done = await ask_child("luigi_tasks.board.rollout_child", order, Done, limit_s, what)
     if done.error:
         raise InputError(done.error) if done.is_input else TransportError(done.error)
     return done
@@ -112,16 +88,13 @@ def carry_out(order: Order) -> Done:
     return Done(words=look.words, rollout=look.record)
 
 
-def main() -> int:
-    """Carry out the order of standard input."""
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+def answer(order: Order) -> Done:
+    """Do what an order says, or tell why it cannot be."""
     try:
-        done = carry_out(order)
+        return carry_out(order)
     except EdgeError as e:
-        done = Done(error=str(e), is_input=isinstance(e, InputError))
-    sys.stdout.buffer.write(msgspec.json.encode(done))
-    return 0
+        return Done(error=str(e), is_input=isinstance(e, InputError))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(answer_order(Order, answer))

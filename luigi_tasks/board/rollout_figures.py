@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import markupsafe
 
+from luigi_tasks.board import colours
 from luigi_tasks.board.rollout_view import SKIPPED
 from luigi_tasks.board.templating import duration, text
 from luigi_tasks.fleet import records
@@ -18,36 +19,6 @@ if TYPE_CHECKING:
     from luigi_tasks.board.rollout_view import ShownStage
     from luigi_tasks.fleet.records import Check, Common, VerdictRecord
 
-# Colours (classes of the style sheet) of states of rollouts and of their stages.
-STATES = {
-    records.PLANNED: "info",
-    records.APPROVAL: "warn",
-    records.OPEN: "busy",
-    records.SOAKING: "busy",
-    records.DONE: "good",
-    records.PAUSED: "warn",
-    records.HALTED: "bad",
-    records.GOING_BACK: "bad",
-    records.BACK: "bad",
-    records.SUPERSEDED: "off",
-    records.ABORTED: "off",
-}
-# ... of a device in a rollout ...
-DEVICE_STATES = {
-    records.UNSEEN: "unknown",
-    records.WAITING: "off",
-    records.OFFERED: "info",
-    records.HELD: "info",
-    records.FETCHING: "busy",
-    records.SHADOW: "busy",
-    records.PROBATION: "busy",
-    records.PASSED: "good",
-    records.SENT_BACK: "bad",
-    records.REFUSED: "bad",
-    records.SILENT: "bad",
-}
-# ... and of a result.
-RESULTS = {records.PASS: "good", records.HALT: "bad", records.INCONCLUSIVE: "unknown"}
 # A part of the bar is so wide at least, in percent: its name stands in it.
 _LEAST = 9.0
 # Checks whose limit is to be reached; of the others it is not to be passed.
@@ -181,7 +152,7 @@ def bar_of_states(counts: Mapping[str, int]) -> list[tuple[float, str, str]]:
     """Return the devices of a stage by state, as parts of a bar."""
     total, parts = max(sum(counts.values()), 1), list[tuple[float, str, str]]()
     for state, number in counts.items():
-        kind = f"state-{DEVICE_STATES.get(state, 'unknown')}"
+        kind = f"state-{colours.of_device(state)}"
         parts.append((number / total, kind, f"{number} {state.replace('_', ' ')}"))
     return parts
 

@@ -6,15 +6,15 @@ Verdicts never change and are kept; records of rollouts that ended are kept unde
 from __future__ import annotations
 
 import asyncio
-import collections
 import time
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from edge_client.contract.errors import EdgeError, InputError, TrustError
 from edge_client.contract.names import check_name
 from edge_client.contract.times import seconds_of
+from luigi_tasks.board.kept_values import KeptValues
 from luigi_tasks.board.paging import part_of
 from luigi_tasks.board.rollout_acts import Act, Circumstances, acts_of, acts_without_record
 from luigi_tasks.board.rollout_view import (
@@ -42,13 +42,9 @@ from luigi_tasks.fleet.rollouts import RECORD_LIMIT_BYTES, VERDICTS_FOLDER, Roll
 from luigi_tasks.fleet.standing import RolloutRunsError, runs_already
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from luigi_tasks.board.index.index import Index
     from luigi_tasks.fleet.view import FleetView
     from luigi_tasks.settings.values import PipelineSettings
-
-T = TypeVar("T")
 
 PAGE_ROWS = 20
 _VERDICTS_KEPT, _RECORDS_KEPT, _CHILDREN_AT_ONCE = 256, 256, 2
@@ -76,7 +72,6 @@ class ShownRollout(msgspec.Struct, frozen=True, kw_only=True):
         verdict: The newest verdict, or the one that was asked for; None: there is none yet.
         verdict_name: Its name in addresses.
         verdict_key: Address of its document.
-        verdicts: Names of the verdicts that entries of the history stand on, by their place in it.
         stopped: The entry of the history that says why it does not go on, or went back; None: it goes on.
         acts: What a person may do.
         next_look: What the next look has to go by.
@@ -175,26 +170,6 @@ class Looks(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[str, ...] = ()
 
 
-class _Kept(Generic[T]):
-    """The last so many values by key."""
-
-    def __init__(self, at_most: int) -> None:
-        self._at_most = at_most
-        self._values: collections.OrderedDict[object, T] = collections.OrderedDict()
-
-    def get(self, key: object, make: Callable[[], T]) -> T:
-        """Return what is kept, or make it: two threads may both; None is not kept."""
-        try:
-            return self._values[key]
-        except KeyError:
-            value = make()
-        if value is not None:
-            self._values[key] = value
-            while len(self._values) > self._at_most:
-                self._values.popitem(last=False)
-        return value
-
-
 class Looked(msgspec.Struct, frozen=True, kw_only=True):
     """A look that a person took on this board."""
 
@@ -226,8 +201,8 @@ class RolloutReader:
         self.rollouts = Rollouts(documents_of(self._repository))
         self.children = asyncio.Semaphore(_CHILDREN_AT_ONCE)
         self.looked: dict[str, Looked] = {}
-        self._verdicts: _Kept[VerdictRecord | None] = _Kept(_VERDICTS_KEPT)
-        self._records: _Kept[RolloutRecord | None] = _Kept(_RECORDS_KEPT)
+        self._verdicts: KeptValues[VerdictRecord] = KeptValues(_VERDICTS_KEPT)
+        self._records: KeptValues[RolloutRecord] = KeptValues(_RECORDS_KEPT)
 
     def channels(self, view: FleetView) -> Listing:
         """Return the rollouts of all channels."""
@@ -473,7 +448,7 @@ class RolloutReader:
 
     def _read(self, key: str, faults: list[str]) -> VerdictRecord | None:
         try:
-            return self._verdicts.get(key, lambda: self.rollouts.verdict(key))
+            return self._verdicts.get_or_make(key, lambda: self.rollouts.verdict(key))
         except (TrustError, InputError) as e:
             faults.append(str(e))
             return None
@@ -484,7 +459,7 @@ class RolloutReader:
             return found.document if found is not None else None
 
         try:
-            return self._records.get((channel, name, etag), read)
+            return self._records.get_or_make((channel, name, etag), read)
         except (TrustError, InputError) as e:
             faults.append(str(e))
             return None

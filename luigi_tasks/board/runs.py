@@ -15,6 +15,7 @@ import os
 import secrets
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +26,13 @@ from edge_client.contract.documents import Document, decode_document, encode_doc
 from edge_client.contract.errors import DeviceError, EdgeError, InputError
 from edge_client.contract.text import one_line
 from edge_client.disk import write_durably
+from luigi_tasks.board.kept_values import KeptValues
 from luigi_tasks.board.run_kinds import check_arguments
 from luigi_tasks.luigid import command_codes, given_scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from luigi_tasks.board.board import Board
     from luigi_tasks.board.rights import Person
 
 logger = logging.getLogger("edge-fleet")
@@ -132,90 +133,171 @@ class Run:
         return self.state == RUNNING
 
 
-def start_run(board: Board, arguments: Sequence[str], person: Person) -> str:
-    """Start a run; return its id. Where one that does the same is running, its id is returned. It blocks.
+class Runs:
+    """Runs that the board starts, in files that outlive it.
 
     Args:
-        board: The board.
-        arguments: Task and options, see `run_kinds.check_arguments`.
-        person: Who starts it.
-    Raises: InputError for arguments that are not in the table, or if too many runs are on; SettingsError
-        without TensorFlow, where the task needs it; DeviceError if it cannot be started.
+        folder: The board's.
+
+    Attributes:
+        folder: Where they are kept.
     """
-    kind, options = check_arguments(arguments, board.folder)
-    folder = _folder(board)
-    with _starting(folder):
-        on = [one for one in runs(board) if one.is_running]
-        same = [one for one in on if one.task == kind.task and (kind.is_alone or one.options == options)]
-        if same:
-            return same[0].id
-        if len(on) >= AT_ONCE:
-            msg = f"{len(on)} runs are on, and this machine takes no more at once; wait for one, or stop it"
-            raise InputError(msg)
-        _thin(folder)
-        scheduler = given_scheduler()
-        place = () if scheduler else ("--local-scheduler",)
-        run = StartedRun(
-            id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}",
-            task=kind.task,
-            options=options,
-            command=(
-                *children.python_command("luigi"),
-                "--module",
-                "luigi_tasks",
-                kind.task,
-                *options,
-                *place,
-            ),
-            started_at=time.time(),
-            by=person.name,
-            scheduler=scheduler,
+
+    def __init__(self, folder: Path) -> None:
+        self._board_folder, self.folder = folder, folder / "runs"
+        self._lock = threading.Lock()
+        # Processes that are not waited for yet; `subprocess` itself would warn about them.
+        self._born: list[subprocess.Popen[bytes]] = []
+        # Runs that have ended: they change no more, and open pages ask for all of them each second.
+        self._ended: KeptValues[Run] = KeptValues(4 * RUNS_KEPT)
+
+    def start(self, arguments: Sequence[str], person: Person) -> str:
+        """Start a run; return its id. Where one that does the same is running, its id is returned. It blocks.
+
+        Args:
+            arguments: Task and options, see `run_kinds.check_arguments`.
+            person: Who starts it.
+        Raises: InputError for arguments that are not in the table, or if too many runs are on; SettingsError
+            without TensorFlow, where the task needs it; DeviceError if it cannot be started.
+        """
+        kind, options = check_arguments(arguments, self._board_folder)
+        self._make_folder()
+        with _starting(self.folder):
+            on = [one for one in self.all() if one.is_running]
+            same = [one for one in on if one.task == kind.task and (kind.is_alone or one.options == options)]
+            if same:
+                return same[0].id
+            if len(on) >= AT_ONCE:
+                msg = (
+                    f"{len(on)} runs are on, and this machine takes no more at once; wait for one, or stop it"
+                )
+                raise InputError(msg)
+            _thin(self.folder)
+            run = _describe_start(kind.task, options, person)
+            self._keep(run)
+        logger.info(
+            "Run %s: %s %s, by %s", run.id, run.task, " ".join(run.options), one_line(person.name) or "?"
         )
-        _keep(folder, run)
-    logger.info("Run %s: %s %s, by %s", run.id, run.task, " ".join(run.options), one_line(person.name) or "?")
-    return run.id
+        return run.id
+
+    def stop(self, name: str, person: Person) -> Run:
+        """Stop a run; one that ended stays as it ended. What it left half done, the next run finishes.
+
+        Raises: InputError if there is no such run; DeviceError.
+        """
+        run = self.find(name)
+        if run.is_running:
+            write_durably(self.folder / f"{run.id}.stop", encode_document(StoppedRun(by=person.name)))
+            logger.info("Run %s: stopped by %s", run.id, one_line(person.name) or "?")
+        return run
+
+    def all(self) -> list[Run]:
+        """Return the runs of the board, the newest first."""
+        names = sorted(
+            (path.stem for path in self.folder.glob("2*-*.json") if "." not in path.stem), reverse=True
+        )
+        found = (self._read(name) for name in names)
+        return [one for one in found if one is not None]
+
+    def find(self, name: str) -> Run:
+        """Return a run; raises InputError if there is no such run (it may have been thinned out)."""
+        known = {path.stem for path in self.folder.glob("2*-*.json")}
+        run = self._read(name) if name in known else None
+        if run is None:
+            msg = f"no such run; the board keeps the last {RUNS_KEPT}"
+            raise InputError(msg)
+        return run
+
+    def log_tail(self, name: str, size: int = TAIL_BYTES) -> str:
+        """Return the end of a run's log, whole lines of valid text.
+
+        Args:
+            name: Id of the run, which exists.
+            size: Bytes at most.
+        """
+        return read_tail(self.folder / f"{name}.log", size)
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as e:
+            msg = f"{self.folder}: cannot be written ({e.strerror}); name another folder in [board] state_dir"
+            raise DeviceError(msg) from e
+
+    def _keep(self, run: StartedRun) -> None:
+        """Start the process that keeps the run; it is born with the run's lock."""
+        command = [
+            *children.python_command("luigi_tasks.board.run_process"),
+            str(self.folder.resolve()),
+            run.id,
+        ]
+        path = children.environment()["PYTHONPATH"]
+        document = self.folder / f"{run.id}.json"
+        with (self.folder / f"{run.id}.lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            write_durably(document, encode_document(run))
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                    pass_fds=(lock.fileno(),),
+                    env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                )
+            except OSError as e:
+                document.unlink()
+                msg = f"the run could not be started: {e}"
+                raise DeviceError(msg) from e
+        with self._lock:
+            self._born.append(process)
+
+    def _read(self, name: str) -> Run | None:
+        """Return a run; None if its document is gone or damaged."""
+        with self._lock:
+            self._born = [one for one in self._born if one.poll() is None]
+        if (known := self._ended.get(name)) is not None:
+            return known
+        # Before its end is looked for: that is written while the lock is held.
+        is_held = _is_held(self.folder / f"{name}.lock")
+        started = _document(self.folder / f"{name}.json", StartedRun)
+        if started is None:
+            return None
+        ended = None if is_held else _document(self.folder / f"{name}.end.json", EndedRun)
+        stopped = _document(self.folder / f"{name}.stop", StoppedRun)
+        state, words = _in_words(ended, stopped, is_held=is_held)
+        run = Run(
+            id=name,
+            task=started.task,
+            options=started.options,
+            by=started.by,
+            started_at=started.started_at,
+            ended_at=None if ended is None else ended.ended_at,
+            state=state,
+            code=None if ended is None else ended.code,
+            words=words,
+            pid=_pid(self.folder / f"{name}.pid"),
+            has_scheduler=bool(started.scheduler),
+        )
+        if not is_held:
+            self._ended.put(name, run)
+        return run
 
 
-def stop_run(board: Board, name: str, person: Person) -> Run:
-    """Stop a run; one that ended stays as it ended. What it left half done, the next run finishes.
-
-    Raises: InputError if there is no such run; DeviceError.
-    """
-    run = find_run(board, name)
-    if run.is_running:
-        write_durably(_folder(board) / f"{run.id}.stop", encode_document(StoppedRun(by=person.name)))
-        logger.info("Run %s: stopped by %s", run.id, one_line(person.name) or "?")
-    return run
-
-
-def runs(board: Board) -> list[Run]:
-    """Return the runs of the board, the newest first."""
-    folder = _folder(board)
-    names = sorted((path.stem for path in folder.glob("2*-*.json") if "." not in path.stem), reverse=True)
-    found = (_read(folder, name) for name in names)
-    return [one for one in found if one is not None]
-
-
-def find_run(board: Board, name: str) -> Run:
-    """Return a run; raises InputError if there is no such run (it may have been thinned out)."""
-    folder = _folder(board)
-    known = {path.stem for path in folder.glob("2*-*.json")}
-    run = _read(folder, name) if name in known else None
-    if run is None:
-        msg = f"no such run; the board keeps the last {RUNS_KEPT}"
-        raise InputError(msg)
-    return run
-
-
-def log_tail(board: Board, name: str, size: int = TAIL_BYTES) -> str:
-    """Return the end of a run's log, whole lines of valid text.
-
-    Args:
-        board: The board.
-        name: Id of the run, which exists.
-        size: Bytes at most.
-    """
-    return read_tail(_folder(board) / f"{name}.log", size)
+def _describe_start(task: str, options: tuple[str, ...], person: Person) -> StartedRun:
+    """Return the document of a run that begins now."""
+    scheduler = given_scheduler()
+    place = () if scheduler else ("--local-scheduler",)
+    return StartedRun(
+        id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}",
+        task=task,
+        options=options,
+        command=(*children.python_command("luigi"), "--module", "luigi_tasks", task, *options, *place),
+        started_at=time.time(),
+        by=person.name,
+        scheduler=scheduler,
+    )
 
 
 def read_tail(path: Path, size: int) -> str:
@@ -234,89 +316,12 @@ def read_tail(path: Path, size: int) -> str:
     return "\n".join(one_line(without_passwords(line.rstrip("\r"))) for line in whole)
 
 
-def _folder(board: Board) -> Path:
-    folder = board.folder / "runs"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as e:
-        msg = f"{folder}: cannot be written ({e.strerror}); name another folder in [board] state_dir"
-        raise DeviceError(msg) from e
-    return folder
-
-
 @contextlib.contextmanager
 def _starting(folder: Path) -> Iterator[None]:
     """Let one at a time look and start, also of two boards over one folder."""
     with (folder / "start.lock").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _keep(folder: Path, run: StartedRun) -> None:
-    """Start the process that keeps the run; it is born with the run's lock."""
-    command = [*children.python_command("luigi_tasks.board.run_process"), str(folder.resolve()), run.id]
-    package_root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH", ""), package_root)))
-    document = folder / f"{run.id}.json"
-    with (folder / f"{run.id}.lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        write_durably(document, encode_document(run))
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                pass_fds=(lock.fileno(),),
-                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
-            )
-        except OSError as e:
-            document.unlink()
-            msg = f"the run could not be started: {e}"
-            raise DeviceError(msg) from e
-    _BORN.append(process)
-
-
-# Processes of this board that are not waited for yet; `subprocess` itself would warn about them.
-_BORN: list[subprocess.Popen[bytes]] = []
-# Runs that have ended: they change no more, and open pages ask for all of them each second.
-_ENDED: dict[Path, Run] = {}
-_ENDED_AT_MOST = 4 * RUNS_KEPT
-
-
-def _read(folder: Path, name: str) -> Run | None:
-    """Return a run; None if its document is gone or damaged."""
-    _BORN[:] = [one for one in _BORN if one.poll() is None]
-    if (known := _ENDED.get(folder / name)) is not None:
-        return known
-    is_held = _is_held(
-        folder / f"{name}.lock"
-    )  # before its end is looked for: it is written while it is held
-    started = _document(folder / f"{name}.json", StartedRun)
-    if started is None:
-        return None
-    ended = None if is_held else _document(folder / f"{name}.end.json", EndedRun)
-    stopped = _document(folder / f"{name}.stop", StoppedRun)
-    state, words = _in_words(ended, stopped, is_held=is_held)
-    run = Run(
-        id=name,
-        task=started.task,
-        options=started.options,
-        by=started.by,
-        started_at=started.started_at,
-        ended_at=None if ended is None else ended.ended_at,
-        state=state,
-        code=None if ended is None else ended.code,
-        words=words,
-        pid=_pid(folder / f"{name}.pid"),
-        has_scheduler=bool(started.scheduler),
-    )
-    if not is_held:
-        if len(_ENDED) >= _ENDED_AT_MOST:
-            _ENDED.clear()
-        _ENDED[folder / name] = run
-    return run
 
 
 def _in_words(ended: EndedRun | None, stopped: StoppedRun | None, *, is_held: bool) -> tuple[str, str]:

@@ -1,19 +1,16 @@
 """What compares two long lists of pictures, in a process of its own.
 
 A list of 600,000 pictures takes some 400 MB when it is read, which the board's own process does not have.
-The settings are those of the board; it is asked on standard input and answers on standard output, in JSON.
 
     python -m luigi_tasks.board.snapshot_child  < {"first": "1a2b...", "second": "3c4d..."}
 """
 
 from __future__ import annotations
 
-import asyncio
-import sys
-
 import msgspec
 
-from edge_client.contract.errors import EdgeError, InputError, TransportError
+from edge_client.contract.errors import EdgeError, InputError
+from luigi_tasks.board.json_child import answer_order, ask_child
 from luigi_tasks.release.kept_snapshot import SnapshotChange, compare_snapshots, load_snapshot
 
 LIMIT_S = 60.0
@@ -38,25 +35,8 @@ async def compare_in_child(order: Order, limit_s: float = LIMIT_S) -> Compared:
 
     Raises: TransportError if it ends or takes too long.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "luigi_tasks.board.snapshot_child",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, _ = await asyncio.wait_for(process.communicate(msgspec.json.encode(order)), limit_s)
-        return msgspec.json.decode(out, type=Compared)
-    except asyncio.TimeoutError:
-        msg = f"the pictures of the two releases were not compared within {limit_s:.0f} s"
-        raise TransportError(msg) from None
-    except msgspec.DecodeError as e:
-        msg = f"the process that compares pictures ended with {process.returncode}; see the board's log"
-        raise TransportError(msg) from e
-    finally:
-        if process.returncode is None:
-            process.kill()
+    what = f"comparison of the pictures of {order.first} and {order.second}"
+    return await ask_child("luigi_tasks.board.snapshot_child", order, Compared, limit_s, what)
 
 
 def compare(order: Order) -> SnapshotChange:
@@ -81,16 +61,13 @@ def compare(order: Order) -> SnapshotChange:
     return compare_snapshots(state, found[0], found[1])
 
 
-def main() -> int:
-    """Compare what standard input names."""
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+def answer(order: Order) -> Compared:
+    """Return what differs, or why that is not known."""
     try:
-        compared = Compared(change=compare(order))
+        return Compared(change=compare(order))
     except EdgeError as e:
-        compared = Compared(missing=str(e))
-    sys.stdout.buffer.write(msgspec.json.encode(compared))
-    return 0
+        return Compared(missing=str(e))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(answer_order(Order, answer))

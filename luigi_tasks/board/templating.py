@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import markupsafe
 
 from edge_client.contract.text import one_line
+from luigi_tasks.board import colours
 from luigi_tasks.board.figures import interval_marks, shares_placed
 from luigi_tasks.board.navigation import NAVIGATION
 
@@ -44,7 +45,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update({"navigation": NAVIGATION, "interval_marks": interval_marks})
+    environment.globals.update(
+        {"navigation": NAVIGATION, "interval_marks": interval_marks, "colours": colours}
+    )
     environment.filters.update(FILTERS)
     return environment
 

@@ -7,11 +7,11 @@ import logging
 import os
 import re
 import tempfile
-import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
 from edge_client.contract.text import one_line
+from luigi_tasks.board.kept_values import KeptValues
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -27,13 +27,6 @@ _FAULTS_KEPT = 1000
 _NAME = re.compile(r"([0-9a-f]{64})-(\d+)\.jpg")
 
 
-class Shrinker(Protocol):
-    """Makes thumbnails in a confined child, see `board/pictures.py`."""
-
-    async def thumbnail(self, data: bytes, side: int, name: str = "the picture") -> bytes:
-        """Return a picture as JPEG; raises InputError if it cannot be decoded."""
-
-
 class Thumbnails:
     """Small copies, and what could not be copied.
 
@@ -43,8 +36,7 @@ class Thumbnails:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lock = threading.Lock()
-        self._faults: dict[str, str] = {}
+        self._faults: KeptValues[str] = KeptValues(_FAULTS_KEPT)
 
     def find(self, sha256: str, side: int) -> bytes | None:
         """Return a copy that was made before.
@@ -72,10 +64,7 @@ class Thumbnails:
 
     def refuse(self, sha256: str, fault: str) -> None:
         """Remember that a picture cannot be shown, so that it is not tried again for each reader."""
-        with self._lock:
-            if len(self._faults) >= _FAULTS_KEPT:
-                self._faults.clear()
-            self._faults[sha256] = fault
+        self._faults.put(sha256, fault)
 
     def keep_only(self, wanted: AbstractSet[str]) -> None:
         """Remove the copies of all other pictures: what was thrown away must not stay here."""

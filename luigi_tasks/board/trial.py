@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from luigi_tasks.board.released import Published
 
 # Choices that follow a channel; every other one is the id of a release.
-STEADY, ROLLOUT = "channel:", "rollout:"
+BY_CHANNEL, BY_ROLLOUT = "channel:", "rollout:"
 SURE, UNSURE, UNKNOWN = "sure", "unsure", "unknown"
 # A choice names a release by the start of its id, as the other pages do.
 _ID_SHOWN = 12
@@ -154,13 +154,13 @@ def _choices_of(published: Published, channel: str) -> list[Choice]:
     pointer, rollout = published.pointers.get(channel), _running(published, channel)
     if pointer is not None:
         name = f"{channel}: current release, {short(pointer.release)}"
-        found.append(Choice(f"{STEADY}{channel}", name, pointer.release))
+        found.append(Choice(f"{BY_CHANNEL}{channel}", name, pointer.release))
     if rollout is not None:
         name = f"{channel}: being rolled out, {short(rollout.release)}"
-        found.append(Choice(f"{ROLLOUT}{channel}", name, rollout.release))
+        found.append(Choice(f"{BY_ROLLOUT}{channel}", name, rollout.release))
         for device_class, release in sorted(rollout.variants.items()):
             name = f"{channel}: being rolled out to class {device_class}, {short(release)}"
-            found.append(Choice(f"{ROLLOUT}{channel}:{device_class}", name, release))
+            found.append(Choice(f"{BY_ROLLOUT}{channel}:{device_class}", name, release))
     return found
 
 
@@ -187,11 +187,11 @@ def resolve(published: Published, value: str) -> Choice:
 
     Raises: InputError if there is none.
     """
-    folder = next((one for one in (STEADY, ROLLOUT) if value.startswith(one)), "")
+    folder = next((one for one in (BY_CHANNEL, BY_ROLLOUT) if value.startswith(one)), "")
     if not folder:
         return Choice(value, "chosen by its id", value)
     channel, _, device_class = value.removeprefix(folder).partition(":")
-    if folder == STEADY:
+    if folder == BY_CHANNEL:
         pointer = published.pointers.get(channel)
         if pointer is None:
             known = ", ".join([*published.pointers][:_CHANNELS_LISTED]) or "none"

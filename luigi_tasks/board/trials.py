@@ -14,7 +14,7 @@ from luigi_tasks.board.pools import READ_S
 from luigi_tasks.board.release_folders import ReleaseFolders
 from luigi_tasks.board.sent_frames import FRAME_SIDE, SentFrame, send_frame
 from luigi_tasks.board.trial import (
-    STEADY,
+    BY_CHANNEL,
     TriedPicture,
     TryModel,
     answer_of,
@@ -162,7 +162,7 @@ class Trials:
         with contextlib.ExitStack() as held:
             asked = await self._in_thread(lambda: self._choose(held, [value]))
             reply = check_answered(await self._work(memory, file, asked, FRAME_SIDE))
-            channel = value.removeprefix(STEADY) if value.startswith(STEADY) else ""
+            channel = value.removeprefix(BY_CHANNEL) if value.startswith(BY_CHANNEL) else ""
             return await self._in_thread(
                 lambda: send_frame(self._read().state.store, reply, channel, utc_now())
             )

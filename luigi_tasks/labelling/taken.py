@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_client.contract.documents import decode_document, encode_document
-from edge_client.contract.errors import InputError
+from edge_client.contract.documents import encode_document
 from edge_client.contract.times import utc_now
-from edge_client.disk import disk_errors, write_durably
+from edge_client.disk import write_durably
 from luigi_tasks.labelling.folder import LISTING
 from luigi_tasks.labelling.records import SkippedObject, Taken
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from luigi_tasks.labelling.intake import IntakeResult
 
 TAKEN = "taken.json"
-_LIMIT_BYTES = 64 << 20
 
 
 def save_taken(folder: Path, done: IntakeResult) -> None:
@@ -37,19 +35,3 @@ def save_taken(folder: Path, done: IntakeResult) -> None:
         small=dict(done.small),
     )
     write_durably(folder / TAKEN, encode_document(record))
-
-
-def find_taken(folder: Path) -> Taken | None:
-    """Return the last result; None: nothing was taken yet.
-
-    Raises: DeviceError.
-    """
-    path = folder / TAKEN
-    with disk_errors(path):
-        if not path.is_file():
-            return None
-        data = path.read_bytes()
-    try:
-        return decode_document(Taken, data, source=str(path), limit_bytes=_LIMIT_BYTES)
-    except InputError:
-        return None

@@ -14,7 +14,7 @@ from luigi_tasks.board.index.history import read_mix
 from luigi_tasks.board.index.loading import load, source_of
 from luigi_tasks.board.index.past import fill_past
 from luigi_tasks.board.index.queries import Finder, find_device
-from luigi_tasks.board.index.records import Counts, DevicePage, IndexState
+from luigi_tasks.board.index.records import Counts, IndexState, TablePart
 from luigi_tasks.fleet.snapshots import Snapshot
 from luigi_tasks.fleet.view import FleetView, snapshot_in_words
 
@@ -139,13 +139,13 @@ class Index:
             notes=content.notes,
         )
 
-    def devices(self, query: DeviceQuery) -> DevicePage:
+    def devices(self, query: DeviceQuery) -> TablePart:
         """Return a part of the table of devices.
 
         Raises: TransportError if the index is damaged; it is made anew then.
         """
         if self._content is None:
-            return DevicePage(query=query, total=0, devices=())
+            return TablePart(query=query, total=0, devices=())
         return self._ask(lambda connection, content: self._finder.find(connection, query, content))
 
     def device(self, device: str) -> tuple[DeviceDetail, ...]:

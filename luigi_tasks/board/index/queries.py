@@ -16,9 +16,9 @@ from luigi_tasks.board.index.records import (
     ROWS_AT_MOST,
     DeviceDetail,
     DeviceMore,
-    DevicePage,
     DeviceQuery,
     IndexedDevice,
+    TablePart,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Finder:
         self._known: collections.OrderedDict[object, array[int]] = collections.OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, connection: sqlite3.Connection, query: DeviceQuery, content: IndexContent) -> DevicePage:
+    def find(self, connection: sqlite3.Connection, query: DeviceQuery, content: IndexContent) -> TablePart:
         """Return a part of the table of devices.
 
         Args:
@@ -68,7 +68,7 @@ class Finder:
                 matches = _match(connection, where, values)
                 self._remember(key, matches)
             total, part = _cut(connection, query, content.rows, matches)
-            return DevicePage(query=query, total=total, devices=_read(connection, part))
+            return TablePart(query=query, total=total, devices=_read(connection, part))
         except (sqlite3.DatabaseError, msgspec.MsgspecError, TypeError, ValueError, LookupError) as e:
             raise DamagedIndexError(str(e)) from e
 

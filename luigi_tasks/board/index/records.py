@@ -21,7 +21,6 @@ DRIFT, CLONES, DIFFERS, UNSIGNED, ERROR, WARNING = (
     "error",
     "warning",
 )
-ODDITIES = (DRIFT, ERROR, WARNING, CLONES, DIFFERS, UNSIGNED)
 ROWS_AT_MOST = 500
 
 
@@ -39,7 +38,7 @@ class DeviceQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         state: State in the channel's rollout.
         online: `yes`, `no`, `unknown`.
         enrolled: `yes`, `no`.
-        odd: One of `ODDITIES`.
+        odd: An oddity, by its name above.
         sort: One of `queries.SORTS`.
         descending: Whether the greatest comes first.
         offset: Rows to leave out.
@@ -87,7 +86,7 @@ class IndexedDevice(msgspec.Struct, frozen=True, kw_only=True):
         drift_alarm: Whether its drift alarm is raised.
         warning: Fault that does not stop it.
         notes: What is odd about it, the worst first.
-        odd: The same as names, of `ODDITIES`.
+        odd: The same as names.
         clones: Machines that report under this id, where there are several.
     """
 
@@ -149,7 +148,7 @@ class DeviceDetail(msgspec.Struct, frozen=True, kw_only=True):
     more: DeviceMore
 
 
-class DevicePage(msgspec.Struct, frozen=True, kw_only=True):
+class TablePart(msgspec.Struct, frozen=True, kw_only=True):
     """A part of the table of devices.
 
     Attributes:

@@ -15,7 +15,7 @@ from luigi_tasks.board.rights import OPERATOR
 _USUAL, _MOST = 200, 2000
 
 
-class History(msgspec.Struct, frozen=True):
+class ShownActs(msgspec.Struct, frozen=True):
     """What the page shows.
 
     Attributes:
@@ -37,7 +37,7 @@ class HistoryPage(Page):
         """Show them."""
         number = min(whole_number(self.get_query_argument("acts", ""), _USUAL), _MOST)
         acts = await self.in_thread(lambda: self.board.audit.last(number + 1))
-        shown = History(acts[:number], len(acts) <= number)
+        shown = ShownActs(acts[:number], len(acts) <= number)
         self.answer("audit.html", shown, seconds=seconds_of)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from luigi_tasks.board.fleet_reading import NOBODY, SPANS, address_of, in_words, query_of, read_fleet
+from luigi_tasks.board.fleet_reading import NOBODY, SPANS, address_of, name_in_words, query_of, read_fleet
 from luigi_tasks.board.index.records import (
     CLONES,
     DIFFERS,
@@ -18,7 +18,6 @@ from luigi_tasks.board.index.records import (
     DeviceQuery,
 )
 from luigi_tasks.board.page import Page
-from luigi_tasks.fleet.records import DEVICE_STATES, FAILURES, PASSED, UNSEEN, WAITING
 from luigi_tasks.fleet.tables import UNKNOWN
 from luigi_tasks.fleet.view import HEARD, NEVER, QUIET
 
@@ -43,7 +42,6 @@ COLUMNS = (
     ("failed_frames", "Failed", True),
     ("restarts", "Restarts", True),
 )
-_HEARD = {HEARD: "good", QUIET: "warn", NEVER: "off", UNKNOWN: "unknown"}
 _ODD_WORDS = {
     DRIFT: "drift alarm",
     ERROR: "failed update",
@@ -116,8 +114,6 @@ class FleetPage(Page):
             "heard_words": _HEARD_WORDS,
             "choices": _choices(fleet),
             "oddities": _ODD_WORDS,
-            "heard_states": _HEARD,
-            "rollout_states": _rollout_states(),
         }
 
 
@@ -126,7 +122,7 @@ def _choices(fleet: Fleet) -> dict[str, list[tuple[str, str]]]:
     counts = fleet.counts
 
     def counted(numbers: Mapping[str, int]) -> list[tuple[str, str]]:
-        return [(name, f"{in_words(name)} ({number:,})") for name, number in numbers.items()][:_OFFERED]
+        return [(name, f"{name_in_words(name)} ({number:,})") for name, number in numbers.items()][:_OFFERED]
 
     return {
         "channel": [(one.channel, one.channel) for one in fleet.channels],
@@ -137,18 +133,6 @@ def _choices(fleet: Fleet) -> dict[str, list[tuple[str, str]]]:
         "class": [(name, f"{name} ({number:,})") for name, number in counts.classes.items()][:_OFFERED],
         "odd": list(_ODD_WORDS.items()),
         "enrolled": [("yes", "yes"), ("no", "no")],
-    }
-
-
-def _rollout_states() -> dict[str, str]:
-    """Return how each state of a device in a rollout is coloured."""
-    states = dict.fromkeys(DEVICE_STATES, "busy")
-    return {
-        **states,
-        UNSEEN: "off",
-        WAITING: "off",
-        PASSED: "good",
-        **dict.fromkeys(FAILURES, "bad"),
     }
 
 

@@ -22,9 +22,8 @@ from luigi_tasks.board.labels import (
     Query,
     read_model,
 )
-from luigi_tasks.board.page import JSON, Page
+from luigi_tasks.board.page import Page
 from luigi_tasks.board.rights import LABELLER, OPERATOR, VIEWER
-from luigi_tasks.board.runs import start_run
 from luigi_tasks.board.thumbnails import LARGE, SMALL
 from luigi_tasks.labelling.desk import OF_DATASET, Choice
 from luigi_tasks.labelling.folder import LABELS_CSV
@@ -125,8 +124,7 @@ class StatePage(Page):
             }
 
         found = await self.in_thread(read)
-        self.set_header("Content-Type", JSON)
-        self.finish(msgspec.json.encode(found))
+        self.answer_json(found)
 
 
 class DecisionsPage(Page):
@@ -138,8 +136,7 @@ class DecisionsPage(Page):
 
     async def post(self) -> None:
         """Keep what a person chose."""
-        is_json = self.request.headers.get("Content-Type", "").startswith(JSON)
-        asked = self._from_json() if is_json else self._from_form()
+        asked = self.sent_json(Decisions, _EXAMPLE) if self.sends_json else self._from_form()
         if len(asked.decisions) > _CHOICES_AT_MOST:
             msg = f"{len(asked.decisions)} decisions at once; send {_CHOICES_AT_MOST} at most"
             raise InputError(msg)
@@ -154,18 +151,10 @@ class DecisionsPage(Page):
             pictures=len(kept),
             labels=", ".join(sorted({one.label or "undecided" for one in kept})),
         )
-        if is_json or self.wants_json:
-            self.set_header("Content-Type", JSON)
-            self.finish(msgspec.json.encode({"outcomes": outcomes, "place": place}))
+        if self.sends_json or self.wants_json:
+            self.answer_json({"outcomes": outcomes, "place": place})
             return
         self._back(outcomes)
-
-    def _from_json(self) -> Decisions:
-        try:
-            return msgspec.json.decode(self.request.body, type=Decisions)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-            msg = f"not decisions: {e}; send {_EXAMPLE}"
-            raise InputError(msg) from e
 
     def _from_form(self) -> Decisions:
         label, act = self.get_body_argument("label", ""), self.get_body_argument("act", "")
@@ -197,7 +186,7 @@ class TakePage(Page):
         """Show what would be done."""
         room = self.board.labels
         room.refresh()  # what a run took is listed again
-        model = await self.in_thread(lambda: preview(self.board))
+        model = await self.in_thread(lambda: preview(room.desk, self.board.settings, self.board.runs))
         self.answer("label_take.html", model, listing=room.lister.state)
 
     async def post(self) -> None:
@@ -206,13 +195,9 @@ class TakePage(Page):
         arguments = ["TakeLabelled", "--labels", path]
         if self.get_body_argument("new_labels", ""):
             arguments.append("--new-labels")
-        run = await self.in_thread(lambda: start_run(self.board, arguments, self.person))
+        run = await self.in_thread(lambda: self.board.runs.start(arguments, self.person))
         self.audit("board.labels_taken", run=run)
-        if self.wants_json:
-            self.set_header("Content-Type", JSON)
-            self.finish(msgspec.json.encode({"run": run}))
-            return
-        self.redirect(self.path("label/take"), status=303)
+        self.go("label/take", {"run": run})
 
 
 class PicturePage(Page):

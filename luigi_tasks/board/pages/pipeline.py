@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 import tornado.web
 
 from edge_client.contract.errors import InputError
-from luigi_tasks.board import runs
 from luigi_tasks.board.page import Page
 from luigi_tasks.board.pipeline_view import read_pipeline, shown_run, steps_of_run
 from luigi_tasks.board.pipeline_watch import tell_pipeline
@@ -17,6 +16,8 @@ from luigi_tasks.board.run_kinds import KINDS, Kind, describe, why_not
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from luigi_tasks.board.runs import Run
 
 _LOG_BYTES = 4 << 20
 
@@ -29,7 +30,7 @@ class PipelinePage(Page):
     async def get(self) -> None:
         """Show them."""
         link = self.luigid_page()
-        model = await self.in_thread(lambda: read_pipeline(self.board, link))
+        model = await self.in_thread(lambda: read_pipeline(self.board.runs, self.board.luigid, link))
         self.answer("pipeline.html", model)
 
     def luigid_page(self) -> str:
@@ -73,7 +74,7 @@ class StartPage(Page):
         for option in kind.values:
             if value := self.get_body_argument(option[2:], "").strip():
                 arguments += [option, value]
-        name = await self.in_thread(lambda: runs.start_run(self.board, arguments, self.person))
+        name = await self.in_thread(lambda: self.board.runs.start(arguments, self.person))
         self.audit("board.run_started", run=name, command=" ".join(arguments))
         await _show(self, name)
 
@@ -91,9 +92,9 @@ class RunPage(Page):
         """Return what is shown; it blocks."""
         run = _find(self, name)
         return {
-            "run": shown_run(self.board, run),
-            "steps": steps_of_run(self.board, run),
-            "log": runs.log_tail(self.board, run.id),
+            "run": shown_run(self.board.runs, run),
+            "steps": steps_of_run(self.board.runs, run, self.board.luigid.look()),
+            "log": self.board.runs.log_tail(run.id),
         }
 
 
@@ -105,7 +106,7 @@ class StopPage(Page):
     async def post(self, name: str) -> None:
         """Stop it."""
         run = await self.in_thread(lambda: _find(self, name))
-        await self.in_thread(lambda: runs.stop_run(self.board, run.id, self.person))
+        await self.in_thread(lambda: self.board.runs.stop(run.id, self.person))
         self.audit("board.run_stopped", run=run.id, task=run.task)
         await _show(self, run.id)
 
@@ -119,7 +120,7 @@ class LogPage(Page):
         """Send it."""
         run = await self.in_thread(lambda: _find(self, name))
         self.set_header("Content-Type", "text/plain; charset=utf-8")
-        self.finish(await self.in_thread(lambda: runs.log_tail(self.board, run.id, _LOG_BYTES)))
+        self.finish(await self.in_thread(lambda: self.board.runs.log_tail(run.id, _LOG_BYTES)))
 
 
 def _offered(task: str) -> Kind:
@@ -131,9 +132,9 @@ def _offered(task: str) -> Kind:
     return kind
 
 
-def _find(page: Page, name: str) -> runs.Run:
+def _find(page: Page, name: str) -> Run:
     try:
-        return runs.find_run(page.board, name)
+        return page.board.runs.find(name)
     except InputError as e:
         raise tornado.web.HTTPError(404, reason=str(e)) from e
 
@@ -141,7 +142,7 @@ def _find(page: Page, name: str) -> runs.Run:
 async def _show(page: Page, name: str) -> None:
     """Answer an act with the run, and tell the pages that are open."""
     await tell_pipeline(page.board)
-    run = await page.in_thread(lambda: shown_run(page.board, runs.find_run(page.board, name)))
+    run = await page.in_thread(lambda: shown_run(page.board.runs, page.board.runs.find(name)))
     page.go(f"pipeline/runs/{name}", {"run": run})
 
 

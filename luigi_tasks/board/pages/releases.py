@@ -175,6 +175,9 @@ class ProofPage(ReleaseBase):
 class CandidatesPage(ReleaseBase):
     """What the gate judged lately, published or not."""
 
+    # Who waits for its list holds up no page of releases.
+    part = "candidates"
+
     async def get(self) -> None:
         """Show it."""
 

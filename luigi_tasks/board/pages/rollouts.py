@@ -7,7 +7,6 @@ the rollout has moved meanwhile, nothing is done, and the page says what it is i
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-from urllib.parse import quote
 
 import msgspec
 import tornado.web
@@ -22,6 +21,7 @@ from luigi_tasks.board.rollout_child import DRAFT, LOOK, START, Done, Order, in_
 from luigi_tasks.board.rollout_reading import ShownRollout, UnknownError
 from luigi_tasks.board.rollout_view import ShownStage, show_draft, verdict_name
 from luigi_tasks.board.streams import ROLLOUTS
+from luigi_tasks.board.templating import quote
 from luigi_tasks.fleet.person import HISTORY_CHARACTERS, for_history
 from luigi_tasks.fleet.records import RolloutRecord  # noqa: TC001 - msgspec reads it
 from luigi_tasks.fleet.standing import Seen
@@ -132,19 +132,6 @@ class RolloutPage(Page):
         view = await self.view()
         return await self.find(lambda: self.reader.rollout(view, channel, name, verdict))
 
-    @property
-    def sends_json(self) -> bool:
-        """Whether the body is JSON; else it is a form."""
-        return self.request.headers.get("Content-Type", "").partition(";")[0].strip() == JSON
-
-    def sent_json(self, kind: type[T], example: str) -> T:
-        """Return the body; raises InputError with an example if it is something else."""
-        try:
-            return msgspec.json.decode(self.request.body, type=kind)
-        except msgspec.MsgspecError as e:
-            msg = f"give JSON such as {example}: {e}"
-            raise InputError(msg) from e
-
     async def find(self, read: Callable[[], T]) -> T:
         """Return what a function of the reader returns; HTTPError where it is not there."""
         try:
@@ -164,12 +151,12 @@ class RolloutPage(Page):
     def done(self, channel: str, record: RolloutRecord | None) -> None:
         """Answer that something was done: a program gets the rollout, a browser goes to its page."""
         names = (channel, record.id) if record is not None else (channel,)
-        below = "/".join(("rollouts", *(quote(one, safe="") for one in names)))
+        below = "/".join(("rollouts", *map(quote, names)))
         self.go(below, {"channel": channel, "rollout": record})
 
     def address(self, *names: str) -> str:
         """Return an address below `rollouts`, for the browser."""
-        return self.path("/".join(("rollouts", *(quote(one, safe="") for one in names))))
+        return self.path("/".join(("rollouts", *map(quote, names))))
 
     def answer(self, template: str, model: object, **more: Any) -> None:  # noqa: ANN401 - as the base
         """Answer, with what the templates of rollouts draw with."""
@@ -352,7 +339,7 @@ class LookPage(RolloutPage):
         done = await self.in_child(Order(what=LOOK, channel=channel))
         self.reader.note_look(channel, self.person.name, done.words)
         self.board.look_now(ROLLOUTS)
-        self.go(f"rollouts/{quote(channel, safe='')}", done)
+        self.go(f"rollouts/{quote(channel)}", done)
 
 
 class StartPage(RolloutPage):

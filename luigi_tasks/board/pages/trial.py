@@ -15,7 +15,7 @@ from luigi_tasks.board.page import HTML
 from luigi_tasks.board.rights import LABELLER, VIEWER
 from luigi_tasks.board.streams import INBOX
 from luigi_tasks.board.templating import render
-from luigi_tasks.board.trial import STEADY, TriedPicture, fault_of
+from luigi_tasks.board.trial import BY_CHANNEL, TriedPicture, fault_of
 from luigi_tasks.board.upload_page import UploadPage
 
 _TOP = 5
@@ -76,7 +76,7 @@ class TryPage(UploadPage):
     def release(self) -> str:
         """The choice of the form or the address; `channel` may name one instead."""
         channel = self.field("channel") or self.board.settings.release.channel
-        return self.field("release") or f"{STEADY}{channel}"
+        return self.field("release") or f"{BY_CHANNEL}{channel}"
 
     def _top(self) -> int:
         """Return how many labels are told; a page has all."""
@@ -104,7 +104,7 @@ class SentPage(TryPage):
             if more:
                 raise InputError("several pictures; send each to the inbox by itself")
             sent = await self.board.trials.send(upload.memory, file, self.release)
-        self.audit("board.sent-to-inbox", picture=sent.picture)
+        self.audit("board.sent_to_inbox", picture=sent.picture)
         self.board.look_now(INBOX)
         self.go("label", sent)
 

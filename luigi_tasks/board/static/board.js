@@ -8,10 +8,25 @@
 "use strict";
 
 (() => {
-  const TOPICS = ["snapshot", "rollouts", "releases", "inbox", "pipeline", "labels"];
+  const TOPICS = JSON.parse(document.body.dataset.topics);
   const FIRST_WAIT_MS = 1000, LONGEST_WAIT_MS = 30000;
   // The board says something every 15 s; a connection that is silent for longer is dead (sleep, Wi-Fi).
   const SILENCE_MS = 45000;
+
+  // As the macro `notice`: words, and perhaps a link after them.
+  function noticeOf(state, words, link) {
+    const notice = document.createElement("div"), text = document.createElement("p");
+    notice.className = `notice state-${state}`;
+    text.textContent = words;
+    if (link) {
+      const to = document.createElement("a");
+      to.href = link.href;
+      to.textContent = link.words;
+      text.append(" ", to);
+    }
+    notice.append(text);
+    return notice;
+  }
 
   // Notices: one of each kind; read out politely, gone when it is no longer so.
   function tell(kind, state, words, link) {
@@ -20,19 +35,9 @@
     if (old && old.dataset.words === words) return;
     old?.remove();
     if (!words) return;
-    const notice = document.createElement("div");
-    notice.className = `notice state-${state}`;
+    const notice = noticeOf(state, words, link);
     notice.dataset.kind = kind;
     notice.dataset.words = words;
-    const text = document.createElement("p");
-    text.textContent = words + " ";
-    if (link) {
-      const to = document.createElement("a");
-      to.href = link.href;
-      to.textContent = link.words;
-      text.append(to);
-    }
-    notice.append(text);
     if (kind !== "connection") {
       const close = document.createElement("button");
       close.type = "button";
@@ -44,9 +49,9 @@
     box.append(notice);
   }
 
-  const signIn = () => ({
+  const signIn = (words = "Sign in again") => ({
     href: `${document.body.dataset.signIn}?next=${encodeURIComponent(location.pathname + location.search)}`,
-    words: "Sign in again",
+    words,
   });
   const refused = (status) => status === 401 || status === 403;
 
@@ -262,6 +267,9 @@
     const page = new DOMParser().parseFromString(text, "text/html");
     return page.querySelector("main h1")?.textContent.trim() || "";
   }
+
+  // What the scripts of pages use too.
+  window.board = { noticeOf, signIn, reasonIn };
 
   // Times.
   const moment = new Intl.DateTimeFormat(undefined, {

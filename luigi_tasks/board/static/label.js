@@ -211,18 +211,9 @@
   function tell(text, signIn = false) {
     at("unsaved")?.remove();
     if (!text) return;
-    const notice = document.createElement("div");
+    const notice = board.noticeOf("warn", text, signIn ? board.signIn("Sign in") : null);
     notice.id = "unsaved";
-    notice.className = "notice state-warn";
-    const line = document.createElement("p");
-    line.textContent = `${text} `;
-    if (signIn) {
-      const link = document.createElement("a");
-      link.href = `${document.body.dataset.signIn}?next=${encodeURIComponent(location.pathname + location.search)}`;
-      link.textContent = "Sign in";
-      line.append(link, "; they are kept in this tab.");
-    }
-    notice.append(line);
+    if (signIn) notice.firstChild.append("; they are kept in this tab.");
     at("desk-notices").append(notice);
   }
 
@@ -253,15 +244,8 @@
   }
 
   function offerReload() {
-    const notice = document.createElement("div");
+    const notice = board.noticeOf("info", "The inbox has changed: frames came or went.", { href: location.href, words: "Show them" });
     notice.id = "fresh";
-    notice.className = "notice state-info";
-    const line = document.createElement("p");
-    const link = document.createElement("a");
-    link.href = location.href;
-    link.textContent = "Show them";
-    line.append("The inbox has changed: frames came or went. ", link);
-    notice.append(line);
     at("desk-notices").append(notice);
   }
 

@@ -53,11 +53,7 @@
   }
 
   function fail(article, words) {
-    const notice = document.createElement("div"), text = document.createElement("p");
-    notice.className = "notice state-bad";
-    text.textContent = words;
-    notice.append(text);
-    article.querySelector(".answers").replaceChildren(notice);
+    article.querySelector(".answers").replaceChildren(board.noticeOf("bad", words));
     article.classList.remove("is-waiting");
     said.textContent = words;
   }
@@ -76,7 +72,7 @@
     const page = new DOMParser().parseFromString(html, "text/html");
     const found = page.querySelector("article.trial");
     if (!found) {
-      fail(article, page.querySelector("main h1")?.textContent.trim() || "The board gave no answer; try again.");
+      fail(article, board.reasonIn(html) || "The board gave no answer; try again.");
       return;
     }
     const caption = found.querySelector(".sent figcaption"), image = article.querySelector(".sent img");

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from local_services import PATIENCE
 
+from tests.fakes.chromium import NO_CHROMIUM, running_chromium
 from tests.fakes.command_fleet import CommandFleet
 from tests.fakes.running_board import RunningBoard
 
@@ -34,17 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def chromium() -> Iterator[Browser]:
     """Chromium of the system, headless."""
     sync_api = pytest.importorskip("playwright.sync_api")
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium (Debian: apt install chromium)")
     sync_api.expect.set_options(timeout=WAIT_MS)
-    with sync_api.sync_playwright() as playwright:
-        # Chromium's own sandbox does not run as root, as in containers of CI.
-        browser = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
+    with running_chromium() as browser:
+        if browser is None:
+            pytest.skip(NO_CHROMIUM)
         yield browser
-        browser.close()
 
 
 @pytest.fixture

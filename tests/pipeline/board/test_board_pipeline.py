@@ -26,6 +26,8 @@ from tests.fakes.command_fleet import CommandFleet
 from tests.fakes.running_board import RunningBoard
 from tests.pipeline.board.conftest import board_settings
 
+expect = pytest.importorskip("playwright.sync_api").expect
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, scheduler):
@@ -84,7 +86,7 @@ def test_a_run_is_started_seen_live_and_read_in_a_browser(place, tab, chromium):
         "row", name=re.compile("RefreshMetadata.*done.*ann.*nothing is published yet")
     ).wait_for()
     tab.get_by_text("Exit code").wait_for()
-    assert tab.get_by_role("button", name="Stop this run").count() == 0
+    expect(tab.get_by_role("button", name="Stop this run")).to_have_count(0)
     assert "INFO: RefreshMetadata: nothing is published yet" in tab.locator("pre.log").inner_text()
     model = board.json("pipeline")
     assert model["scheduler"] == "answers"

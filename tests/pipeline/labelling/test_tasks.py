@@ -12,7 +12,6 @@ from edge_client.contract.names import inbox_key
 from luigi_tasks import DatasetSnapshot, ListInbox, TakeLabelled, artifacts, label_listing
 from luigi_tasks.labelling.desk import Choice, Desk
 from luigi_tasks.labelling.records import DoubtfulPicture, DoubtfulRecord, LabellingRecord
-from luigi_tasks.labelling.taken import find_taken
 from luigi_tasks.settings.sections import load_settings
 from tests.fakes.datasets import class_folders, picture_bytes, write_tree
 from tests.fakes.inbox import (
@@ -141,7 +140,7 @@ def test_a_picture_of_the_dataset_is_moved_once(store, configured, tmp_path):
     assert task.complete()
     assert not (configured / "cat/000.png").exists()
     assert picture in [one.read_bytes() for one in (configured / "dog").iterdir()]
-    taken = find_taken(tmp_path / "to")
+    taken = Desk(tmp_path / "to").taken()
     assert taken is not None
     assert (taken.relabelled, taken.removed, taken.skipped) == (1, 0, ())
 
