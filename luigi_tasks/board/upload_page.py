@@ -88,7 +88,7 @@ class UploadPage(Page):
         else:
             files = [FormFile(name_of(self.request.headers), 0, upload.memory.size_bytes)]
         if not files or not upload.memory.size_bytes:
-            raise InputError("no picture came with this request, or an empty file: choose one, and send it again")
+            raise InputError("no picture came with this request, or an empty file; choose one, and send it")
         if len(files) > _PICTURES_AT_ONCE:
             msg = f"{len(files)} pictures at once, at most {_PICTURES_AT_ONCE}; send the others after them"
             raise InputError(msg)

@@ -2,9 +2,9 @@
 
     python -m luigi_tasks.board.index.child < ORDER
 
-ORDER is pickled: settings, variables that hold keys of the store, folder, version; without a version the
-history is filled with what older snapshots tell. It answers with the content as JSON, or with an error as one
-paragraph and the exit code 1.
+ORDER is pickled: settings, the folder where their relative paths begin, variables that hold keys of the
+store, folder, version; without a version the history is filled with what older snapshots tell. It answers
+with the content as JSON, or with an error as one paragraph and the exit code 1.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -36,8 +37,6 @@ from luigi_tasks.board.index.past import fill_past
 from luigi_tasks.board.index.records import IndexContent
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from luigi_tasks.settings.values import PipelineSettings
 
 _REFUSED = 1
@@ -75,7 +74,7 @@ class Child:
             self._running.kill()
 
     def _run(self, settings: PipelineSettings, folder: Path, version: str) -> bytes:
-        order = pickle.dumps((settings, secrets(), folder, version))
+        order = pickle.dumps((settings, _here(), secrets(), folder, version))
         command = python_command("luigi_tasks.board.index.child")
         pipe = subprocess.PIPE
         with subprocess.Popen(
@@ -102,13 +101,22 @@ class Child:
         return answer
 
 
+def _here() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return FOLDER
+
+
 def main() -> int:
     """Read the order, make the index, tell its content."""
     die_with_parent()
     prefer_as_oom_victim()
     with contextlib.suppress(OSError):
         os.nice(_NICE)
-    settings, variables, folder, version = read_order(sys.stdin.buffer)
+    settings, here, variables, folder, version = read_order(sys.stdin.buffer)
+    with contextlib.suppress(OSError):  # it may be gone: absolute paths do without
+        os.chdir(here)
     os.environ.update(variables)
     gc.disable()  # rows go by without cycles; looking for them would take longer than the rest
     try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import threading
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -188,7 +190,7 @@ def test_channels_that_devices_make_up_stay_in_the_table_alone(fleet, tmp_path):
     assert index.devices(DeviceQuery(channel="cam-029/15")).total == 1
 
 
-def test_a_child_that_is_killed_leaves_the_index_before(fleet, tmp_path):
+def test_a_child_that_is_killed_leaves_the_index_before(fleet, tmp_path, monkeypatch):
     fleet.publish()
     fleet.enroll(FakeDevice("cam-1").enrolled())
     index = open_index(fleet, tmp_path / "index")
@@ -210,7 +212,10 @@ def test_a_child_that_is_killed_leaves_the_index_before(fleet, tmp_path):
     index.find()
     assert index.version == "v1"
     (tmp_path / "index/index.sqlite.part").write_bytes(b"half of it")
-    answer = Child(60).load(fleet.settings, tmp_path / "index", "v3")
+    monkeypatch.chdir(tmp_path)  # where no file names [trust] root, it begins at the current folder
+    trust = dataclasses.replace(fleet.settings.trust, root=Path("keys/device/root.json"))
+    settings = dataclasses.replace(fleet.settings, trust=trust)
+    answer = Child(60).load(settings, tmp_path / "index", "v3")
     assert answer.rows == 1
     assert not (tmp_path / "index/index.sqlite.part").exists()
     index.find()
