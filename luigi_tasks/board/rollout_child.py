@@ -59,7 +59,7 @@ async def in_child(order: Order, limit_s: float = LIMIT_S) -> Done:
     Raises: InputError, TransportError.
     """
     what = f"channel {order.channel}, {order.what}"
-    done = await ask_child("luigi_tasks.board.rollout_child", order, Done, limit_s, what)
+    done = await ask_child(__name__, order, Done, limit_s, what)
     if done.error:
         raise InputError(done.error) if done.is_input else TransportError(done.error)
     return done

@@ -36,7 +36,7 @@ async def compare_in_child(order: Order, limit_s: float = LIMIT_S) -> Compared:
     Raises: TransportError if it ends or takes too long.
     """
     what = f"comparison of the pictures of {order.first} and {order.second}"
-    return await ask_child("luigi_tasks.board.snapshot_child", order, Compared, limit_s, what)
+    return await ask_child(__name__, order, Compared, limit_s, what)
 
 
 def compare(order: Order) -> SnapshotChange:

@@ -75,7 +75,7 @@ class Child:
 
     def _run(self, settings: PipelineSettings, folder: Path, version: str) -> bytes:
         order = pickle.dumps((settings, _here(), secrets(), folder, version))
-        command = python_command("luigi_tasks.board.index.child")
+        command = python_command(__name__)
         pipe = subprocess.PIPE
         with subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment(), cwd=FOLDER
