@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import time
 from typing import TYPE_CHECKING
 
 from edge_client.contract.names import INBOX_FOLDER
@@ -78,17 +79,18 @@ class SnapshotsLook:
 
     def read(self) -> tuple[str, int]:
         """Return the version, and the looks until the next."""
-        taken = 0.0
         listed = self._store.list_unread(snapshots.FOLDER, self._after)
+        # What was removed meanwhile is no newest any more; what is older than those listed may be.
+        newest = {collector: key for collector, key in self._newest.items() if key <= self._after}
         for one in listed:
             found = snapshots.parse_key(one.key)
             if found is not None and one.key == snapshots.seal_key(snapshots.rows_key(one.key)):
                 collector = found[1]
-                self._newest[collector] = max(self._newest.get(collector, ""), one.key)
-        for key in self._newest.values():
-            taken = max(taken, (snapshots.parse_key(key) or (0.0, ""))[0])
-        if taken:
-            self._after = snapshots.first_key(taken - snapshots.HOUR_S)
+                newest[collector] = max(newest.get(collector, ""), one.key)
+        self._newest = newest
+        taken = max(((snapshots.parse_key(key) or (0.0, ""))[0] for key in newest.values()), default=0.0)
+        # A name of the future hides nothing that comes before it: of a wrong clock, or of who writes there.
+        self._after = snapshots.first_key(min(taken, time.time()) - snapshots.HOUR_S) if taken else ""
         return digest_of(sorted(self._newest.values())), _looks_for(listed)
 
 

@@ -24,13 +24,13 @@ from luigi_tasks.board.index.loading import load
 from luigi_tasks.board.index.past import fill_past, wanted
 from luigi_tasks.board.index.queries import SORTS
 from luigi_tasks.board.index.records import Counts, DeviceQuery
-from luigi_tasks.board.looks import looks_at
+from luigi_tasks.board.looks import SnapshotsLook, looks_at
 from luigi_tasks.board.streams import STREAMS_AT_MOST, Streams, TooManyStreamsError
 from luigi_tasks.fleet.commands.devices import notes_of, to_dict
 from luigi_tasks.fleet.reading import read_view
 from luigi_tasks.fleet.records import CurrentRollout, RolloutRecord, SnapshotHead, StageRecord
 from luigi_tasks.fleet.registry import RegistryChange, change_registry
-from luigi_tasks.fleet.snapshots import StoredRow, write_snapshot
+from luigi_tasks.fleet.snapshots import StoredRow, first_key, write_snapshot
 from luigi_tasks.storage.folder_store import FolderStore
 from tests.fakes.fleet_reports import FakeDevice
 
@@ -323,6 +323,31 @@ def test_a_minute_of_looks_costs_few_requests_and_tells_what_changed(fleet, tmp_
         look.look()
     changed = {look.name for look in looks if look.version != versions[look.name]}
     assert changed == {"snapshots", "registry", "rollouts", "repository"}
+
+
+def test_seals_that_somebody_put_and_removed_hide_no_snapshot(fleet):
+    folder = fleet.bucket / "fleet/snapshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    look, now = SnapshotsLook(FolderStore(fleet.settings.store)), time.time()
+
+    def put(collector: str, at: float) -> Path:
+        path: Path = fleet.bucket / f"{first_key(at)}-{collector}.json"
+        path.touch()
+        return path
+
+    put("shops", now - 60)
+    before = look.read()[0]
+    foreign = put("nobody", now + 1e9)
+    assert look.read()[0] != before
+    put("shops", now - 30)
+    with_both = look.read()[0]
+    foreign.unlink()
+    after = look.read()[0]
+    assert len({before, with_both, after}) == 3
+    copy = put("shops", now - 10)
+    assert look.read()[0] != after
+    copy.unlink()
+    assert look.read()[0] == after
 
 
 def test_streams_are_bounded_and_slow_readers_get_the_newest():
