@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import functools
 import threading
 import time
@@ -20,6 +21,7 @@ from luigi_tasks.board.judged_rows import JudgedReader
 from luigi_tasks.board.kept_values import KeptValues
 from luigi_tasks.board.released import GateFigures, Kept, Published
 from luigi_tasks.board.rollout_log import RolloutLog
+from luigi_tasks.board.shared_reading import SharedReading
 from luigi_tasks.board.snapshot_child import Order, compare_in_child
 from luigi_tasks.storage.opening import open_store
 
@@ -42,7 +44,7 @@ SHORT_LIST_BYTES = 4 << 20
 _KEEP_S = 3.0
 _READERS = 16
 # So long a page waits for another one that reads, where nothing is known yet, and where something is.
-_WAIT_S, _WAIT_KNOWN_S = 6.0, 3.0
+_WAIT_S, _WAIT_KNOWN_S = 6.0, 1.5
 # Of releases without the gate's record among their files, statements of this size are read for a list.
 _EVIDENCE_BYTES = 1 << 20
 # What was gone from `work/` is asked for again after so long.
@@ -55,6 +57,15 @@ _CHANGES = 64
 _FILES_BYTES = 64 << 20
 
 
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """A reading: when it began, for which version, and what was read."""
+
+    at: float
+    version: str
+    published: Published
+
+
 class ReleaseReader:
     """Reads what is published, for all pages of a process.
 
@@ -64,7 +75,8 @@ class ReleaseReader:
 
     def __init__(self, settings: PipelineSettings) -> None:
         self._settings = settings
-        self._lock = threading.Lock()
+        self._version = ""
+        self._reading = SharedReading("releases", self._read_and_keep)
         self._documents: dict[str, ReleaseDocument] = {}
         self._gates: dict[str, tuple[float, GateFigures]] = {}
         self._busy = threading.Lock()
@@ -72,7 +84,7 @@ class ReleaseReader:
         self._changes: KeptValues[SnapshotChange] = KeptValues(_CHANGES)
         self._kept: KeptValues[tuple[float, Kept]] = KeptValues(_KEPT_RELEASES)
         self._failed: tuple[float, EdgeError | None] = (0.0, None)
-        self._known: tuple[float, str, Published] | None = None
+        self._known: _Known | None = None
 
     @functools.cached_property
     def _pool(self) -> concurrent.futures.ThreadPoolExecutor:
@@ -92,34 +104,52 @@ class ReleaseReader:
 
         Args:
             version: What the board was told of last; another one is read anew at once.
+        While the store is away or slow, what was read last is returned with a note.
+
         Raises: TrustError if the repository cannot be trusted; TransportError; SettingsError.
         """
-        known = self._known
-        if not self._lock.acquire(timeout=_WAIT_S if known is None else _WAIT_KNOWN_S):
-            if known is not None:  # the store is slow: what was known a moment ago is better than nothing
-                return known[2]
-            msg = "the releases are being read for the first time; load this page again in a moment"
-            raise TransportError(msg)
+        asked_at, known = time.monotonic(), self._known
+        if known is not None and known.version != version:
+            known = None  # the pages were told that something else is published now
+        if known is not None and asked_at - known.at < _KEEP_S:
+            return known.published
         try:
-            return self._read_unless_known(version)
-        finally:
-            self._lock.release()
+            found = self._read_shared(version, asked_at + (_WAIT_S if known is None else _WAIT_KNOWN_S))
+        except TransportError as e:
+            if known is None:
+                raise
+            found, why = None, str(e)
+        else:
+            why = "the store answers slowly: what is shown was read a while ago"
+        if found is not None:
+            return found
+        if known is not None:
+            return dataclasses.replace(known.published, notes=(*known.published.notes, why))
+        msg = "the releases are being read, and the store is slow; load this page again in a moment"
+        raise TransportError(msg)
 
-    def _read_unless_known(self, version: str) -> Published:
-        if self._known is not None:
-            at, told, published = self._known
-            if told == version and time.monotonic() - at < _KEEP_S:
-                return published
-        at, error = self._failed
-        if error is not None and time.monotonic() - at < _KEEP_S:
+    def _read_shared(self, version: str, until: float) -> Published | None:
+        """Return what is published in this version, or was after this call; None: it takes too long."""
+        asked_at = time.monotonic()
+        failed_at, error = self._failed
+        if error is not None and asked_at - failed_at < _KEEP_S:
             raise error
+        while (left_s := until - time.monotonic()) > 0:
+            self._version = version
+            found = self._reading.get(left_s)
+            if found is not None and (found.version == version or found.at >= asked_at):
+                return found.published
+        return None
+
+    def _read_and_keep(self) -> _Known:
+        at, version = time.monotonic(), self._version
         try:
-            published = self._read()
+            self._known = _Known(at, version, self._read())
         except EdgeError as e:
             self._failed = time.monotonic(), e
             raise
-        self._known, self._failed = (time.monotonic(), version, published), (0.0, None)
-        return published
+        self._failed = 0.0, None
+        return self._known
 
     def kept(self, published: Published, release: str) -> Kept:
         """Return what is kept of a release beside its document; each part that is missing says why."""

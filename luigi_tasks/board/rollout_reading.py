@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_client.contract.errors import EdgeError, InputError, TrustError
+from edge_client.contract.errors import InputError, TrustError
 from edge_client.contract.names import check_name
 from edge_client.contract.times import seconds_of
 from luigi_tasks.board.kept_values import KeptValues
+from luigi_tasks.board.own_key import OwnKey
 from luigi_tasks.board.paging import part_of
 from luigi_tasks.board.rollout_acts import Act, Circumstances, acts_of, acts_without_record
 from luigi_tasks.board.rollout_view import (
     ChannelLine,
+    Looked,
     NextLook,
     RolloutLine,
     ShownStage,
@@ -170,14 +172,6 @@ class Looks(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[str, ...] = ()
 
 
-class Looked(msgspec.Struct, frozen=True, kw_only=True):
-    """A look that a person took on this board."""
-
-    at: float
-    who: str
-    words: str
-
-
 class RolloutReader:
     """Reads the rollouts of a fleet.
 
@@ -187,6 +181,7 @@ class RolloutReader:
 
     Attributes:
         rollouts: The records.
+        key: Whether this machine can sign what a person decides.
         looked: The last look that a person took on this board, by channel.
         children: Processes that read a whole snapshot, see `rollout_child.py`.
     """
@@ -201,6 +196,7 @@ class RolloutReader:
         self.rollouts = Rollouts(documents_of(self._repository))
         self.children = asyncio.Semaphore(_CHILDREN_AT_ONCE)
         self.looked: dict[str, Looked] = {}
+        self.key = OwnKey(self.rollouts.documents)
         self._verdicts: KeptValues[VerdictRecord] = KeptValues(_VERDICTS_KEPT)
         self._records: KeptValues[RolloutRecord] = KeptValues(_RECORDS_KEPT)
 
@@ -214,7 +210,7 @@ class RolloutReader:
             snapshot_at=view.head.taken_at if view.head is not None else 0.0,
             snapshot_words=snapshot_in_words(view),
             stages=self._settings.rollout.stages,
-            key_fault=self.key_fault(),
+            key_fault=self.key.fault(),
             faults=view.faults,
             notes=view.notes,
         )
@@ -243,7 +239,7 @@ class RolloutReader:
         except (InputError, TrustError) as e:
             if wanted != current.rollout:
                 raise
-            acts = acts_without_record(self.key_fault())
+            acts = acts_without_record(self.key.fault())
             return ShownRollout(channel=channel, steady=steady, running=wanted, acts=acts, faults=(str(e),))
         return self._shown(view, current, record, verdict)
 
@@ -258,7 +254,7 @@ class RolloutReader:
             steady=steady,
             stages=show_stages(record, members),
             verdict=newest,
-            key_fault=self.key_fault(),
+            key_fault=self.key.fault(),
             is_running=record.id == current.rollout and record.state not in ENDED,
         )
         pointer = view.pointers.get(record.channel)
@@ -391,14 +387,6 @@ class RolloutReader:
     def note_look(self, channel: str, who: str, words: str) -> None:
         """Keep what a look found that a person took."""
         self.looked[channel] = Looked(at=time.time(), who=who, words=words)
-
-    def key_fault(self) -> str:
-        """Return why this machine cannot sign what a person decides; empty: it can."""
-        try:
-            self.rollouts.documents.keys.signer()
-        except EdgeError as e:
-            return f"this machine has no rollouts key, so nothing can be decided here: {e}"
-        return ""
 
     def _line(self, view: FleetView, channel: str) -> ChannelLine:
         pointer, record, current = (

@@ -131,6 +131,14 @@ class ChannelLine(msgspec.Struct, frozen=True, kw_only=True):
     next_look: NextLook = NextLook()
 
 
+class Looked(msgspec.Struct, frozen=True, kw_only=True):
+    """A look that a person took on this board."""
+
+    at: float
+    who: str
+    words: str
+
+
 def show_stages(record: RolloutRecord, members: int | None) -> tuple[ShownStage, ...]:
     """Return the stages of the plan: those that were opened, and those to come as the registry is now.
 

@@ -49,6 +49,8 @@ async def serve(board: Board) -> None:
     )
     for name in _ACCESS_LOGS:  # what somebody else sends wrongly is no warning of ours
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It tells of the credentials at each opening of the store, which is each page of some.
+    logging.getLogger("botocore.credentials").setLevel(logging.WARNING)
     server.add_sockets(sockets)
     _say_where(board, sockets)
     ended = asyncio.Event()

@@ -1,7 +1,7 @@
 """The watcher: it looks at the bucket, has the index made anew, and tells the open pages.
 
 While a page is open there is a look every `[board] look_s`, else 60 times more seldom. What the bucket does
-not answer is shown on the pages, and tried again after a time that doubles up to a minute.
+not answer is shown on the pages, and tried again after a time that doubles up to 10 s.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from edge_client.contract.addresses import without_passwords
 from edge_client.contract.errors import EdgeError, TransportError
 from edge_client.contract.text import one_line
 from luigi_tasks.board.looks import digest_of, looks_at
+from luigi_tasks.board.shared_reading import SharedReading
 from luigi_tasks.board.streams import INBOX, RELEASES, ROLLOUTS, SNAPSHOT
 from luigi_tasks.fleet.reading import read_outline
+from luigi_tasks.fleet.tables import age_in_words
 from luigi_tasks.release.repository import ReleaseRepository
 from luigi_tasks.storage.opening import open_store
 
@@ -39,9 +41,14 @@ logger = logging.getLogger("edge-fleet")
 
 # So many times more seldom are the looks while no page is open.
 IDLE_LOOKS = 60
-_BACKOFF_S, _BACKOFF_AT_MOST_S = 2.0, 60.0
+# Between two tries at a bucket that is away, and at an index that cannot be made, which costs much more.
+_BACKOFF_S, _BACKOFF_AT_MOST_S, _LOAD_BACKOFF_AT_MOST_S = 2.0, 10.0, 60.0
 # A view that no look confirmed for so many times `look_s` is read again by who asks.
 _FRESH_LOOKS, _FRESH_AT_LEAST_S = 3, 2.0
+# So long a page waits for a store that is slow before it shows what was read last.
+_WAIT_S = 1.5
+# Nothing was read yet: the page itself ends sooner.
+_FIRST_WAIT_S = 60.0
 _BUCKET, _INDEX = "bucket", "index"
 
 
@@ -213,7 +220,7 @@ class Watch:
             _log(e)
             self._load_failures += 1
             self._failed_version = version
-            self._load_again_at = time.monotonic() + _backoff_s(self._load_failures)
+            self._load_again_at = time.monotonic() + _backoff_s(self._load_failures, _LOAD_BACKOFF_AT_MOST_S)
             self._note(_INDEX, f"not all is shown: {_words(e)}")
         self._tell_state()
         self._awake.set()  # the bucket may have moved on meanwhile
@@ -270,6 +277,7 @@ class _Outline:
         self._repository: ReleaseRepository | None = None
         self._view: FleetView | None = None
         self._confirmed_at = float("-inf")
+        self._reading = SharedReading("outline", self.read)
 
     def read(self) -> FleetView:
         """Read it."""
@@ -286,15 +294,23 @@ class _Outline:
             self._confirmed_at = time.monotonic()
 
     def view(self, fresh_s: float) -> FleetView:
-        view = self._view
+        """Return it, read anew where no look confirmed it lately; a slow store is waited for a moment."""
+        known, age_s = self._view, time.monotonic() - self._confirmed_at
+        if known is not None and age_s <= fresh_s:
+            return dataclasses.replace(known, now=time.time())
+        fault = f"the store answers slowly: what is shown was read {age_in_words(age_s)}"
         try:
-            if view is None or time.monotonic() - self._confirmed_at > fresh_s:
-                view = self.read()
+            view = self._reading.get(_FIRST_WAIT_S if known is None else _WAIT_S)
         except EdgeError as e:
-            if view is None:
+            if known is None:
                 raise
-            return dataclasses.replace(view, now=time.time(), faults=(*view.faults, str(e)))
-        return dataclasses.replace(view, now=time.time())
+            view, fault = None, str(e)
+        if view is not None:
+            return dataclasses.replace(view, now=time.time())
+        if known is None:
+            msg = f"the store did not answer within {_FIRST_WAIT_S:g} s"
+            raise TransportError(msg)
+        return dataclasses.replace(known, now=time.time(), faults=(*known.faults, fault))
 
     def known(self) -> FleetView | None:
         view = self._view
@@ -310,8 +326,8 @@ class _Outline:
         return max(view.head.devices, view.head.registered)
 
 
-def _backoff_s(failures: int) -> float:
-    return float(min(_BACKOFF_S * 2 ** min(failures - 1, 10), _BACKOFF_AT_MOST_S))
+def _backoff_s(failures: int, at_most_s: float = _BACKOFF_AT_MOST_S) -> float:
+    return float(min(_BACKOFF_S * 2 ** min(failures - 1, 10), at_most_s))
 
 
 def _words(error: Exception) -> str:

@@ -400,7 +400,7 @@ class StartPage(RolloutPage):
             stages=stages,
             words=preview.words,
             error=error,
-            key_fault=await self.in_thread(self.reader.key_fault),
+            key_fault=await self.in_thread(self.reader.key.fault),
         )
         self.answer("rollout_start.html", model)
 

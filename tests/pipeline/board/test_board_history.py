@@ -14,6 +14,7 @@ from luigi_tasks.board import audit as audit_module
 from luigi_tasks.board.acts_told import tell_act
 from luigi_tasks.board.audit import Act, Audit
 from luigi_tasks.board.pools import THREADS, Pool
+from luigi_tasks.board.shared_reading import SharedReading
 from luigi_tasks.settings.sections import load_settings
 from tests.fakes.webhook_receiver import WebhookReceiver
 
@@ -94,3 +95,24 @@ def test_a_part_whose_threads_all_hang_holds_up_no_other():
     # The browser of other tests has a loop of its own in this thread.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         thread.submit(lambda: asyncio.run(ask())).result()
+
+
+def test_who_asks_a_slow_store_need_not_wait_to_the_end_and_asks_it_nothing_twice():
+    answers = iter([1, 2])
+    may_end = threading.Event()
+
+    def read():
+        answer = next(answers)
+        if answer == 1:
+            may_end.wait(60)
+            return answer
+        raise TransportError("away")
+
+    reading = SharedReading("slow", read)
+    assert [reading.get(0.01), reading.get(0.01)] == [None, None]
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(reading.get, 60)
+        may_end.set()
+        assert waiting.result() == 1
+    with pytest.raises(TransportError, match="away"):
+        reading.get(60)
