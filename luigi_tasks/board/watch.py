@@ -284,9 +284,9 @@ class _Outline:
         with self._lock:
             if self._repository is None:
                 self._repository = ReleaseRepository(open_store(self._settings.store), self._settings.trust)
-            self._view = read_outline(self._settings, self._repository)
-            self._confirmed_at = time.monotonic()
-            return self._view
+            view = read_outline(self._settings, self._repository)
+            self._confirmed_at, self._view = time.monotonic(), view
+            return view
 
     def confirm(self) -> None:
         """Note that what was read is what there still is."""
@@ -298,7 +298,7 @@ class _Outline:
         known, age_s = self._view, time.monotonic() - self._confirmed_at
         if known is not None and age_s <= fresh_s:
             return dataclasses.replace(known, now=time.time())
-        fault = f"the store answers slowly: what is shown was read {age_in_words(age_s)}"
+        fault = ""
         try:
             view = self._reading.get(_FIRST_WAIT_S if known is None else _WAIT_S)
         except EdgeError as e:
@@ -310,6 +310,7 @@ class _Outline:
         if known is None:
             msg = f"the store did not answer within {_FIRST_WAIT_S:g} s"
             raise TransportError(msg)
+        fault = fault or f"the store answers slowly: what is shown was read {age_in_words(age_s)}"
         return dataclasses.replace(known, now=time.time(), faults=(*known.faults, fault))
 
     def known(self) -> FleetView | None:

@@ -26,6 +26,7 @@ from luigi_tasks.board.index.queries import SORTS
 from luigi_tasks.board.index.records import Counts, DeviceQuery
 from luigi_tasks.board.looks import SnapshotsLook, looks_at
 from luigi_tasks.board.streams import STREAMS_AT_MOST, Streams, TooManyStreamsError
+from luigi_tasks.board.watch import Watch
 from luigi_tasks.fleet.commands.devices import notes_of, to_dict
 from luigi_tasks.fleet.reading import read_view
 from luigi_tasks.fleet.records import CurrentRollout, RolloutRecord, SnapshotHead, StageRecord
@@ -323,6 +324,9 @@ def test_a_minute_of_looks_costs_few_requests_and_tells_what_changed(fleet, tmp_
         look.look()
     changed = {look.name for look in looks if look.version != versions[look.name]}
     assert changed == {"snapshots", "registry", "rollouts", "repository"}
+    watch = Watch(fleet.settings, Index(fleet.settings, tmp_path), Streams())
+    assert watch.view().channels == ["stable"], "who asks before the first look reads it"
+    watch.close()
 
 
 def test_seals_that_somebody_put_and_removed_hide_no_snapshot(fleet):
