@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.error import HTTPError
@@ -36,6 +37,8 @@ _PAUSE_S = 0.5
 _DONE, _UNKNOWN = "DONE", "UNKNOWN"
 # A look of a page that is open: it is repeated.
 _LOOK_S = 2.0
+# Luigi warns about its own setting, with the password that is in it.
+warnings.filterwarnings("ignore", message="The configuration contains the parameter 'default_scheduler_url'")
 # As in luigi.cfg; Luigi's own are 0 for most, so that a cron job would fail unseen.
 EXIT_CODES = {
     "already_running": 10,
