@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,9 +12,11 @@ from edge_client.contract.addresses import without_passwords
 from edge_client.contract.errors import EdgeError
 from edge_client.contract.text import one_line
 from luigi_tasks.board.labels import count_to_take
+from luigi_tasks.board.pipeline_view import shown_run
 from luigi_tasks.board.run_kinds import shown_place
-from luigi_tasks.labelling.folder import LABELS_CSV
+from luigi_tasks.labelling.folder import LABELS_CSV, LISTING
 from luigi_tasks.labelling.records import Taken  # noqa: TC001 - the model's
+from luigi_tasks.labelling.taken import TAKEN
 
 if TYPE_CHECKING:
     from luigi_tasks.board.runs import Runs
@@ -49,6 +52,7 @@ class TakeModel(msgspec.Struct, frozen=True):
         dataset: Address of the dataset.
         taken: What the last run did.
         runs: Runs of TakeLabelled that the board started, newest first.
+        is_stale: Whether the inbox is to be listed before it is known what remains.
     """
 
     to_take: int
@@ -62,15 +66,17 @@ class TakeModel(msgspec.Struct, frozen=True):
     dataset: str = ""
     taken: Taken | None = None
     runs: list[TakeRun] = []
+    is_stale: bool = False
 
 
-def preview(desk: Desk, settings: PipelineSettings, board_runs: Runs) -> TakeModel:
+def preview(desk: Desk, settings: PipelineSettings, board_runs: Runs, listed_at: float) -> TakeModel:
     """Return what TakeLabelled would do: the dataset is listed, and nothing is changed.
 
     Args:
         desk: What was decided.
         settings: All settings.
         board_runs: Runs of the board.
+        listed_at: When the inbox was listed last, seconds since 1970.
     Raises: DeviceError.
     """
     to_take = count_to_take(desk)
@@ -80,17 +86,26 @@ def preview(desk: Desk, settings: PipelineSettings, board_runs: Runs) -> TakeMod
         dataset=shown_place(settings.dataset.url),
         taken=desk.taken(),
         runs=[
-            TakeRun(one.id, one.state, one.words, one.started_at, one.by)
-            for one in board_runs.all()
-            if one.task == TAKE
-        ][:_RUNS_SHOWN],
+            TakeRun(one.id, one.state, shown_run(board_runs, one).words, one.started_at, one.by)
+            for one in [one for one in board_runs.all() if one.task == TAKE][:_RUNS_SHOWN]
+        ],
+        is_stale=_is_stale(desk, listed_at),
     )
-    if not to_take:
+    if not to_take or found.is_stale:
         return found
     try:
         return msgspec.structs.replace(found, **_plan(desk, settings))
     except EdgeError as e:
         return msgspec.structs.replace(found, fault=one_line(without_passwords(str(e))))
+
+
+def _is_stale(desk: Desk, listed_at: float) -> bool:
+    """Whether labels were taken after the inbox was listed: what is decided on may be done."""
+    times = {TAKEN: 0.0, LISTING: 0.0}
+    for name in times:
+        with contextlib.suppress(OSError):
+            times[name] = (desk.folder / name).stat().st_mtime
+    return times[TAKEN] > max(times[LISTING], listed_at)
 
 
 def _plan(desk: Desk, settings: PipelineSettings) -> dict[str, Any]:

@@ -186,7 +186,8 @@ class TakePage(Page):
         """Show what would be done."""
         room = self.board.labels
         room.refresh()  # what a run took is listed again
-        model = await self.in_thread(lambda: preview(room.desk, self.board.settings, self.board.runs))
+        listed_at, settings = room.lister.state.ended_at, self.board.settings
+        model = await self.in_thread(lambda: preview(room.desk, settings, self.board.runs, listed_at))
         self.answer("label_take.html", model, listing=room.lister.state)
 
     async def post(self) -> None:
