@@ -284,13 +284,22 @@ def snapshot_in_words(view: FleetView) -> str:
     text = f"As of {clock_in_words(head.taken_at)}, {age_in_words(age_s)}"
     text += f" (collector {shown(head.collector) or UNKNOWN}): {head.heard} of {head.registered} registered "
     text += "devices heard"
-    if head.listening_since > head.taken_at - view.snapshot_s:
-        text += f"; the collector has listened only since {clock_in_words(head.listening_since)}"
     if view.is_old:
         text += ". OLD: the collector has written nothing since; what happened later is unknown"
-    elif age_s < -_CLOCKS_APART_S:
-        text += ". The clocks of this machine and of the collector differ"
-    return text
+    return text + "".join(f". {one}" for one in snapshot_doubts(view))
+
+
+def snapshot_doubts(view: FleetView) -> tuple[str, ...]:
+    """Return what makes a snapshot tell less than it seems to, beside its age: sentences without a stop."""
+    head = view.head
+    if head is None:
+        return ()
+    doubts = []
+    if head.listening_since > head.taken_at - view.snapshot_s:
+        doubts.append(f"The collector has listened only since {clock_in_words(head.listening_since)}")
+    if view.now - head.taken_at < -_CLOCKS_APART_S:
+        doubts.append("The clocks of this machine and of the collector differ")
+    return tuple(doubts)
 
 
 def count_releases(devices: list[ShownDevice]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from luigi_tasks.board.index.past import fill_past
 from luigi_tasks.board.index.queries import Finder, find_device
 from luigi_tasks.board.index.records import Counts, IndexState, TablePart
 from luigi_tasks.fleet.snapshots import Snapshot
-from luigi_tasks.fleet.view import FleetView, snapshot_in_words
+from luigi_tasks.fleet.view import FleetView, snapshot_doubts, snapshot_in_words
 
 if TYPE_CHECKING:
     import sqlite3
@@ -133,6 +133,7 @@ class Index:
             rows=content.rows,
             has_registry=content.has_registry,
             is_old=view.is_old,
+            doubts=snapshot_doubts(view),
             is_loading=self.is_loading,
             rejected=head.rejected if head else {},
             faults=tuple(dict.fromkeys((*faults, *content.faults))),

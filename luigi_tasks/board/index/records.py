@@ -231,6 +231,7 @@ class IndexState(msgspec.Struct, frozen=True, kw_only=True):
         rows: Rows in the index.
         has_registry: Whether anybody was ever enrolled.
         is_old: Whether a newer snapshot is overdue.
+        doubts: What makes the snapshot tell less than it seems to, in sentences.
         is_loading: Whether another one is being read.
         rejected: Reports that did not count, by reason.
         faults: What could not be trusted, read or reached.
@@ -246,6 +247,7 @@ class IndexState(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 0
     has_registry: bool = False
     is_old: bool = False
+    doubts: tuple[str, ...] = ()
     is_loading: bool = False
     rejected: dict[str, int] = {}
     faults: tuple[str, ...] = ()

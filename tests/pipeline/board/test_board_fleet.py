@@ -162,8 +162,9 @@ def test_a_new_snapshot_is_seen_in_an_open_page_without_losing_what_is_typed(sit
     tab.locator("#q").press("End")
     tab.locator("#q").press_sequentially("0")
     expect(tab.locator("#devices tbody tr")).to_have_count(1)
-    site.fleet.report(*site.reports(state="serving"), age_s=10)
+    site.fleet.report(*site.reports(state="serving"), age_s=10, listening_since=time.time() - 60)
     expect(tab.locator("#now .lead")).to_contain_text(re.compile(r"As of 1?\d s ago"))
+    expect(tab.locator("#now .lead")).to_contain_text("The collector has listened only since")
     expect(tab.locator("#devices tbody tr")).to_have_count(1)
     expect(tab.locator("#q")).to_have_value("cam-000")
     assert tab.evaluate("document.activeElement.id") == "q"
