@@ -147,6 +147,8 @@
     focus(byId.get(changes[0].id));
   }
 
+  const decisions = () => unsent.length === 1 ? "1 decision is" : `${unsent.length} decisions are`;
+
   function enqueue(changes, newClass) {
     unsent.push(...changes.map((one) => ({ ...one, newClass })));
     store(KEPT, unsent);
@@ -179,14 +181,15 @@
         tell(`Not kept: ${error}`);
       } else if (answer.status === 401 || answer.status === 403 || answer.status === 421) {
         const { error } = await answer.json().catch(() => ({ error: answer.statusText }));
-        tell(`${unsent.length} decisions are not saved: ${error}.`, true);
+        tell(`${decisions()} not saved: ${error}.`, true);
         again = 15 * RETRY_MS;
       } else {
-        tell(`${unsent.length} decisions are not saved yet: the board answers ${answer.status}. Trying again…`);
+        const { error } = await answer.json().catch(() => ({ error: `the board answers ${answer.status}` }));
+        tell(`${decisions()} not saved yet: ${error}. Trying again…`);
         again = RETRY_MS;
       }
     } catch {
-      tell(`${unsent.length} decisions are not saved yet: the board does not answer. Trying again…`);
+      tell(`${decisions()} not saved yet: the board does not answer. Trying again…`);
       again = RETRY_MS;
     }
     store(KEPT, unsent);

@@ -314,7 +314,7 @@ def test_without_scripts_and_on_a_phone_the_same_form_labels(room, chromium: Bro
     tokens.revoke("bob")
     page.get_by_role("button", name="Throw away").tap()
     notice = page.locator("#desk-notices")
-    expect(notice).to_contain_text("1 decisions are not saved")
+    expect(notice).to_contain_text("1 decision is not saved")
     room.tokens["bob"] = tokens.issue("bob", "labeller", 1)[0]
     notice.get_by_role("link", name="Sign in").tap()
     page.get_by_label("Token").fill(room.tokens["bob"])
