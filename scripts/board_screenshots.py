@@ -134,7 +134,7 @@ def _picture(page: Page, name: str, look: Look, folder: Path) -> list[str]:
     height = min(page.evaluate("document.documentElement.scrollHeight"), _HEIGHT_PX)
     # So that what is loaded when it is seen is there, and what stays in sight does.
     page.set_viewport_size({"width": look.width, "height": max(height, 600)})
-    page.wait_for_timeout(_SETTLE_MS if name.startswith(("label", "device")) else 0)
+    page.wait_for_function("[...document.images].every((one) => one.complete || !one.checkVisibility())")
     file = folder / f"{name}-{look.name}.png"
     page.screenshot(path=str(file))
     print(file)

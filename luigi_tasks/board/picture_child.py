@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_QUALITY = 82
+_QUALITY = 75
 
 
 def main(arguments: list[str]) -> int:
@@ -170,7 +170,7 @@ def _thumbnail(pixels: NDArray[np.uint8], side: int) -> bytes:
     image = Image.fromarray(pixels)
     image.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=_QUALITY)
+    image.save(out, "JPEG", quality=_QUALITY, optimize=True)
     return out.getvalue()
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import urllib.parse
 from typing import TYPE_CHECKING, NamedTuple
-
-import markupsafe
 
 from luigi_tasks.board import colours
 from luigi_tasks.board.rollout_view import SKIPPED
 from luigi_tasks.board.templating import duration, text
 from luigi_tasks.fleet import records
+from luigi_tasks.fleet.tables import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +22,6 @@ _LEAST = 9.0
 # Checks whose limit is to be reached; of the others it is not to be passed.
 _TO_REACH = {"passed", "quorum", "soak"}
 _ORDER = {records.HALT: 0, records.INCONCLUSIVE: 1, records.PASS: 2}
-_COMMAND = re.compile(r"`([^`]*)`")
 
 
 class BarPart(NamedTuple):
@@ -85,6 +82,12 @@ def place_stages(stages: Sequence[ShownStage]) -> list[BarPart]:
     return parts
 
 
+def reach(stage: str) -> str:
+    """Return how far a stage of a plan goes: `2d` is `2 devices`, `10%` stays."""
+    number = stage.removesuffix("d")
+    return count(int(number), "device") if number.isdecimal() and number != stage else text(stage)
+
+
 def draw_check(check: Check) -> CheckFigure:
     """Return a check as it is drawn, and in words."""
     name = check.name.partition(":")[0]
@@ -131,15 +134,6 @@ def filter_of(fact: str) -> str:
     """Return the query that shows the devices with a fact in their table; empty: it has no such filter."""
     name, _, value = fact.partition("=")
     return urllib.parse.urlencode({name: value}) if name in {"site", "class", "tag"} else ""
-
-
-def prose(value: object, characters: int = 600) -> markupsafe.Markup:
-    """Return a sentence from the records as the filter `text` does; a command between ` is set as code."""
-    parts = _COMMAND.split(text(value, characters))
-    return markupsafe.Markup("").join(
-        markupsafe.Markup("<code>{}</code>").format(one) if place % 2 else one
-        for place, one in enumerate(parts)
-    )
 
 
 def order_checks(verdict: VerdictRecord | None) -> list[Check]:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import datetime
 import functools
+import re
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 import markupsafe
 
 from edge_client.contract.text import one_line
+from edge_client.contract.times import parse_time
 from luigi_tasks.board import colours
 from luigi_tasks.board.figures import interval_marks, shares_placed
 from luigi_tasks.board.navigation import NAVIGATION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import jinja2
 
 # Enough of a name to know it by; the whole of it stands in the JSON.
 _TEXT_CHARACTERS = 200
+_COMMAND = re.compile(r"`([^`]*)`")
+# A moment as the command line and records write it.
+_MOMENT = re.compile(r"\b(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d+)?(?: UTC|Z|\+00:00)(?!\w)")
 _SPANS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -59,6 +64,27 @@ def text(value: object, characters: int = _TEXT_CHARACTERS) -> str:
     known = str(value)
     start = one_line(known[:characters])
     return f"{start}…" if len(known) > characters else start
+
+
+def prose(value: object, characters: int = 600) -> markupsafe.Markup:
+    """Return a sentence as `text` does: a command between ` is set as code, a moment (UTC) as `time` does."""
+    return _join(
+        markupsafe.Markup("<code>{}</code>").format(part) if place % 2 else _with_times(part)
+        for place, part in enumerate(_COMMAND.split(text(value, characters)))
+    )
+
+
+def _with_times(sentence: str) -> markupsafe.Markup:
+    parts, end = list[str](), 0
+    for found in _MOMENT.finditer(sentence):
+        if at := parse_time(f"{found[1]}T{found[2]}+00:00").timestamp():
+            parts += [sentence[end : found.start()], time_element(at)]
+            end = found.end()
+    return _join([*parts, sentence[end:]])
+
+
+def _join(parts: Iterable[str]) -> markupsafe.Markup:
+    return markupsafe.Markup("").join(parts)
 
 
 def time_element(seconds: float | None) -> markupsafe.Markup:
@@ -150,6 +176,7 @@ FILTERS = {
     "ms": ms,
     "number": number,
     "percent": percent,
+    "prose": prose,
     "quote": quote,
     "shares_placed": shares_placed,
     "text": text,

@@ -14,7 +14,7 @@ from edge_client.contract.release import in_rollout
 from edge_client.contract.rollout import EVERYBODY, Member, RolloutDocument, rollout_hash, selects
 from luigi_tasks.fleet.device_state import is_heard, state_in_rollout
 from luigi_tasks.fleet.records import DEVICE_STATES, ENDED, RolloutPlan
-from luigi_tasks.fleet.tables import UNKNOWN, age_in_words, clock_in_words, shown
+from luigi_tasks.fleet.tables import UNKNOWN, age_in_words, clock_in_words, count, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -282,8 +282,8 @@ def snapshot_in_words(view: FleetView) -> str:
         )
     age_s = view.now - head.taken_at
     text = f"As of {clock_in_words(head.taken_at)}, {age_in_words(age_s)}"
-    text += f" (collector {shown(head.collector) or UNKNOWN}): {head.heard} of {head.registered} registered "
-    text += "devices heard"
+    named = "" if head.collector == "collector" else f" {shown(head.collector) or UNKNOWN}"
+    text += f" (collector{named}): {head.heard} of {count(head.registered, 'registered device')} heard"
     if view.is_old:
         text += ". OLD: the collector has written nothing since; what happened later is unknown"
     return text + "".join(f". {one}" for one in snapshot_doubts(view))

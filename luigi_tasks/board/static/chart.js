@@ -4,6 +4,8 @@
 
 (() => {
   const HEIGHT = 220, COLOURS = 8;
+  // So many values have a point each.
+  const FEW = 40;
   // Lines differ by more than their colour.
   const DASHES = [[], [7, 4], [2, 3], [10, 3, 2, 3]];
   const drawn = new Map();
@@ -50,14 +52,14 @@
     const axis = { stroke: colour("--muted"), font: "12px system-ui, sans-serif", ticks: { show: false },
                    grid: { stroke: colour("--line"), width: 1 } };
     const ground = colour("--ground"), order = data.series.map((_, index) => index);
-    const last = data.x.length - 1, whole = data.x.every(Number.isInteger), margin = data.time ? 1800 : 1;
+    const last = data.x.length - 1, whole = data.x.every(Number.isInteger);
     if (data.stacked) order.reverse();
     return {
       order,
       uplot: {
         width, height: HEIGHT,
         drawOrder: data.stacked ? ["series", "axes"] : ["axes", "series"],
-        scales: { x: { time: data.time, range: (_, low, high) => (last > 0 ? [low, high] : [data.x[0] - margin, data.x[0] + margin]) }, y: { range: (_, low, high) => limits(data, low, high) } },
+        scales: { x: { time: data.time, range: (_, low, high) => span(data, low, high) }, y: { range: (_, low, high) => limits(data, low, high) } },
         axes: [
           data.time
             ? { ...axis, values: timeWords, space: 80, size: 42 }
@@ -75,12 +77,25 @@
             fill: data.stacked ? series(index) : undefined,
             dash: data.stacked ? [] : DASHES[index % DASHES.length],
             width: data.stacked ? 1 : 2,
-            points: { show: !data.stacked && data.x.length <= 40, size: 5, fill: series(index) },
+            points: { show: !data.stacked && data.x.length <= FEW, size: 5, fill: series(index),
+                      filter: (_, __, isShown) => (isShown || data.stacked ? null : lonely(data.series[index].values)) },
             value: (_, __, ___, at) => number(data, data.series[index].values[at ?? last]),
           })),
         ],
       },
     };
+  }
+
+  // One moment, or several within a second, have no width: they get some.
+  function span(data, low, high) {
+    const least = data.time ? (low === high ? 3600 : 60) : low === high ? 2 : 0, margin = Math.max(least - (high - low), 0) / 2;
+    return [low - margin, high + margin];
+  }
+
+  // Values without a neighbour are no line: they get a point.
+  function lonely(values) {
+    const isNone = (at) => values[at] === null || values[at] === undefined;
+    return values.map((_, at) => at).filter((at) => !isNone(at) && isNone(at - 1) && isNone(at + 1));
   }
 
   function limits(data, low, high) {

@@ -165,7 +165,7 @@ def test_a_halted_rollout_is_read_and_sent_back_by_mouse(desk, open_tab):
     summary = tab.locator(".summary")
     expect(summary).to_contain_text("4 of 6")
     stage_bar = tab.get_by_role(
-        "img", name=re.compile(r"^Stages: 1 \(1d\) done, 1 devices; 2 \(50%\) halted, 6")
+        "img", name=re.compile(r"^Stages: 1 \(1 device\) done, 1 device; 2 \(50%\) halted, 6")
     )
     expect(stage_bar).to_be_visible()
     tile = tab.locator(".checks li", has=tab.get_by_role("heading", name="failures", exact=True))
