@@ -476,7 +476,12 @@
   at("other").addEventListener("click", () => openSearch());
   at("undo").addEventListener("click", takeBack);
   at("undo").disabled = !undo.length;
-  at("pick-all").addEventListener("click", () => pick(cards, picked().length !== cards.length));
+  at("pick-all").addEventListener("click", () => { pick(cards, picked().length !== cards.length); focus(current); });
+  // Keys are of the pictures alone; a click beside all controls must not silence them.
+  document.querySelector("main").addEventListener("click", () => {
+    const isBeside = document.activeElement === document.body || document.activeElement.tagName === "MAIN";
+    if (isBeside && current && canHover && getSelection().isCollapsed) box(current).focus({ preventScroll: true });
+  });
   at("help-open").addEventListener("click", () => at("help").showModal());
   // What is unsent is kept in this tab: only closing it loses anything, following a link of it does not.
   let isLeaving = false;

@@ -175,6 +175,10 @@ def test_frames_are_labelled_by_keys_over_a_restart_undone_and_taken(room, tab):
     tab.locator(":focus").dispatch_event("keydown", slash)
     expect(tab.get_by_role("dialog", name="Label one picture")).to_be_visible()
     tab.keyboard.press("Escape")
+    tab.get_by_role("button", name="Choose all").click()
+    tab.keyboard.press("Escape")  # none
+    expect(tab.locator("#picked")).to_contain_text("none chosen")
+    tab.get_by_role("heading", name="Label", exact=True).click()
     tab.keyboard.press("Shift+Digit1")  # its whole group: cat
     expect(tab.locator("#progress-words")).to_have_text("4 of 13 decided")
     expect(card(tab, SINGLE[0]).locator("input[type=checkbox]")).to_be_focused()
