@@ -138,14 +138,21 @@ def weights_file(from_scratch, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def upper(coloured, weights_file, tmp_path_factory):
+    """A backbone with those weights whose upper part was tuned."""
+    model = dataclasses.replace(SCRATCH, weights=str(weights_file))
+    return tune(coloured, model, tmp_path_factory.mktemp("upper"))
+
+
 def tune(coloured, model, folder, training=TRAINING, start=None, shelf=None, progress=ignore_progress):
     shelf = shelf or Shelf()
     return tune_backbone(coloured.images(model.input_size), model, training, start, folder, shelf, progress)
 
 
 def make(coloured, model, folder, training=TRAINING, scheme="int8", calibration=30, tuned=None) -> Made:
-    """Do what the tasks do; in mode `head`, `tuned` may be the weights of the backbone."""
-    if training.mode == "finetune":
+    """Do what the tasks do; `tuned` may be the weights of a backbone that is tuned already."""
+    if training.mode == "finetune" and tuned is None:
         tuned = tune(coloured, model, folder, training).weights
     snapshot, size = coloured.snapshot, model.input_size
     chosen = choose_calibration(snapshot.split("train"), calibration)
@@ -193,10 +200,12 @@ def test_another_seed_is_another_network():
 
 
 @pytest.mark.parametrize(("mode", "hidden"), [("head", 0), ("head", 8), ("finetune", 8)])
-def test_on_top_of_given_weights(coloured, weights_file, tmp_path, mode, hidden):
+def test_on_top_of_given_weights(coloured, weights_file, tmp_path, request, mode, hidden):
     model = dataclasses.replace(SCRATCH, weights=str(weights_file))
     training = dataclasses.replace(TRAINING, mode=mode, hidden_units=hidden)
-    assert accuracy(coloured, make(coloured, model, tmp_path, training).model, 32) >= 0.9
+    tuned = request.getfixturevalue("upper").weights if mode == "finetune" else None
+    made = make(coloured, model, tmp_path, training, tuned=tuned)
+    assert accuracy(coloured, made.model, 32) >= 0.9
 
 
 @pytest.mark.parametrize("scheme", ["float16", "dynamic"])
@@ -275,12 +284,12 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("whole", [True, False], ids=["from scratch", "upper part"])
 def test_killed_run_resumes_after_the_last_epoch_and_gives_the_same_bytes(
-    coloured, weights_file, tmp_path, monkeypatch, whole
+    coloured, weights_file, upper, tmp_path, monkeypatch, whole
 ):
     monkeypatch.setattr("luigi_tasks.training.finetune.CHECKPOINT_INTERVAL_S", 0)
     model = SCRATCH if whole else dataclasses.replace(SCRATCH, weights=str(weights_file))
-    training = dataclasses.replace(TRAINING, epochs=4)
-    expected = tune(coloured, model, tmp_path, training)
+    training = dataclasses.replace(TRAINING, epochs=4) if whole else TRAINING
+    expected = tune(coloured, model, tmp_path, training) if whole else upper
     shelf, seen = Shelf(), []
     shelf.data = b"broken"  # warned of and not loaded: test_checkpoint.py
 
@@ -358,13 +367,11 @@ def test_each_epoch_shows_each_picture_in_another_copy():
     assert inputs.shown == {(copy, row): 1 for copy in range(3) for row in range(20)}
 
 
-def test_warm_start_continues_from_given_weights(coloured, from_scratch, weights_file, tmp_path):
+def test_warm_start_continues_from_given_weights(coloured, upper, weights_file, tmp_path):
     model = dataclasses.replace(SCRATCH, weights=str(weights_file))
-    training = dataclasses.replace(TRAINING, finetune_epochs=1)
-    cold = tune(coloured, model, tmp_path, training)
-    warm = tune(coloured, model, tmp_path, training, start=cold.weights)
-    assert warm.weights != cold.weights
-    assert warm.history["loss"][0] <= cold.history["loss"][0] + 0.05
+    warm = tune(coloured, model, tmp_path, start=upper.weights)
+    assert warm.weights != upper.weights
+    assert warm.history["loss"][0] <= upper.history["loss"][0] + 0.05
 
 
 def test_weights_of_another_backbone_are_no_start(coloured, from_scratch, tmp_path):
@@ -431,7 +438,7 @@ def test_calibration_is_balanced_and_seldom_moves(coloured):
     assert len(set(chosen) & set(fewer)) == 11
 
 
-def test_only_what_is_above_the_cut_and_no_batch_norm_learns(coloured, weights_file, tmp_path):
+def test_only_what_is_above_the_cut_and_no_batch_norm_learns(coloured, weights_file, upper):
     import tf_keras as keras  # noqa: PLC0415 - TensorFlow
 
     model = dataclasses.replace(SCRATCH, weights=str(weights_file))
@@ -439,9 +446,8 @@ def test_only_what_is_above_the_cut_and_no_batch_norm_learns(coloured, weights_f
     # As the tuning does before its first step.
     standardize(before, coloured.load(coloured.snapshot.split("train"), 32))
     wanted = {layer.name: layer.get_weights() for layer in before.layers}
-    tuned = tune(coloured, model, tmp_path, dataclasses.replace(TRAINING, finetune_epochs=1))
     after = build_backbone(model, seed=1)
-    load_tuned(after, tuned.weights)
+    load_tuned(after, upper.weights)
     cut = [layer.name for layer in after.layers].index(CUT_LAYERS[model.architecture])
     learned = []
     for place, layer in enumerate(after.layers):
