@@ -423,9 +423,12 @@ def test_too_many_unusable_pictures_are_named_and_nothing_is_trained(pipeline, t
     assert not set(steps_run(run.stderr)) & {"DatasetSnapshot", *EXPENSIVE}
 
 
-def test_two_processes_of_one_luigi_share_the_work(tmp_path, scheduler, small_weights):
+def test_two_processes_of_one_luigi_share_the_work(
+    tmp_path, object_store, mqtt_broker, scheduler, small_weights
+):
     settings = PipelineUnderTest.head_on(small_weights, dataset={"shard_pictures": 40})
-    with PipelineUnderTest(tmp_path, scheduler=scheduler, settings=settings) as pipeline:
+    services = {"store": object_store, "broker": mqtt_broker, "scheduler": scheduler}
+    with PipelineUnderTest(tmp_path, **services, settings=settings) as pipeline:
         pipeline.write_digits(per_class=20)
         run = pipeline.luigi("EvaluateModel", "--workers", "2")
         assert run.returncode == 0, run.stderr

@@ -17,12 +17,11 @@ SCENES, FRAMES = 16, 3
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory, scheduler, small_weights):
+def pipeline(tmp_path_factory, object_store, mqtt_broker, scheduler, small_weights):
     """A pipeline that has deployed two classes of near-duplicates, and one of pairs by time."""
     settings = PipelineUnderTest.head_on(small_weights, gate={"min_accuracy": 0.0})
-    with PipelineUnderTest(
-        tmp_path_factory.mktemp("pipeline"), scheduler=scheduler, settings=settings
-    ) as pipeline:
+    services = {"store": object_store, "broker": mqtt_broker, "scheduler": scheduler}
+    with PipelineUnderTest(tmp_path_factory.mktemp("pipeline"), **services, settings=settings) as pipeline:
         for number in range(SCENES):
             for one in range(FRAMES):
                 add(pipeline, f"{'ab'[number % 2]}/s{number}-{one}.jpg", frame(number, one))

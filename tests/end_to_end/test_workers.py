@@ -26,8 +26,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 KEEP_ALIVE_TRIES = 3
 DONE = re.compile(r"\] Worker .* done +(\w+)\(.*?(?:shard=(\w+))?\)$")
 RUNNING = re.compile(r"\] Worker .* running +(\w+)\(")
-# By default, luigid looks for lost workers and failed steps once a minute; here, at each request for work.
-FORGETS_SOON = {"prune_on_get_work": "true"}
+# By default, luigid looks for lost workers and failed steps once a minute; here, at each request for work. A
+# lost one is missed sooner than luigi.cfg has it, but late enough for workers that a busy machine holds up.
+FORGETS_SOON = {"prune_on_get_work": "true", "worker_disconnect_delay": "15", "retry_delay": "1"}
 FORGOTTEN_S = 300
 
 
@@ -80,11 +81,15 @@ class Machine:
         return [(found[1], found[2]) for line in self.lines if (found := DONE.search(line))]
 
 
-def test_three_workers_share_the_batches_and_survive_the_loss_of_one(tmp_path, small_weights):
+def test_three_workers_share_the_batches_and_survive_the_loss_of_one(
+    tmp_path, object_store, mqtt_broker, small_weights
+):
     settings = PipelineUnderTest.head_on(small_weights, dataset={"shard_pictures": 20})
     with (
         Scheduler(settings=FORGETS_SOON) as scheduler,
-        PipelineUnderTest(tmp_path / "p", scheduler=scheduler, settings=settings) as pipeline,
+        PipelineUnderTest(
+            tmp_path / "p", scheduler=scheduler, store=object_store, broker=mqtt_broker, settings=settings
+        ) as pipeline,
     ):
         pipeline.write_digits(per_class=30)
         at_features: queue.Queue[Machine] = queue.Queue()
@@ -130,7 +135,9 @@ def accuracy_of(pipeline: PipelineUnderTest, monkeypatch: pytest.MonkeyPatch) ->
     return decode_document(Evaluation, data, source=key, limit_bytes=1 << 24).candidate.accuracy
 
 
-def test_two_machines_tune_one_network_as_well_as_one_does(tmp_path, scheduler, object_store, monkeypatch):
+def test_two_machines_tune_one_network_as_well_as_one_does(
+    tmp_path, scheduler, object_store, mqtt_broker, monkeypatch
+):
     """`luigi` on one, `edge-tune` on the other; what is compared is the int8 file on the hold-out."""
     accuracies = []
     for machines in (1, 2):
@@ -139,7 +146,7 @@ def test_two_machines_tune_one_network_as_well_as_one_does(tmp_path, scheduler, 
         settings: dict[str, dict[str, object]] = {
             "training": {
                 "cluster": cluster,
-                "epochs": 20,
+                "epochs": 12,
                 "learning_rate": 0.01,
                 "batch_size": 32,
                 "horizontal_flip": "false",
@@ -147,7 +154,7 @@ def test_two_machines_tune_one_network_as_well_as_one_does(tmp_path, scheduler, 
         }
         folder = tmp_path / f"with {machines}"
         with PipelineUnderTest(
-            folder, scheduler=scheduler, store=object_store, settings=settings
+            folder, scheduler=scheduler, store=object_store, broker=mqtt_broker, settings=settings
         ) as pipeline:
             pipeline.write_digits(per_class=80)
             others = [
@@ -173,14 +180,16 @@ def test_two_machines_tune_one_network_as_well_as_one_does(tmp_path, scheduler, 
     assert together > alone - 0.1, accuracies
 
 
-def test_what_a_pod_runs_ends_well_also_where_others_did_the_work(tmp_path, object_store, small_weights):
+def test_what_a_pod_runs_ends_well_also_where_others_did_the_work(
+    tmp_path, object_store, mqtt_broker, small_weights
+):
     """The command of configs/kubernetes_workers.py; a pod that ends with another code has failed."""
     example = load_example("kubernetes_workers").KubernetesWorker
     settings = PipelineUnderTest.head_on(small_weights, dataset={"shard_pictures": 50})
     with (
         Scheduler(settings=FORGETS_SOON) as scheduler,
         PipelineUnderTest(
-            tmp_path / "p", scheduler=scheduler, store=object_store, settings=settings
+            tmp_path / "p", scheduler=scheduler, store=object_store, broker=mqtt_broker, settings=settings
         ) as pipeline,
     ):
         pod = example(
