@@ -25,15 +25,28 @@ pytest_plugins = ["tests.fault_table"]
 # Seconds of the files that take longest. Where several processes share the tests by file, these begin first:
 # otherwise the last process would finish long after the others.
 LONGEST_S = {
-    "end_to_end/test_workers.py": 250,
-    "end_to_end/test_deploy.py": 240,
+    "end_to_end/test_deploy.py": 235,
     "pipeline/tasks/test_nightly.py": 150,
+    "end_to_end/test_workers.py": 130,
     "device/daemon/test_daemon.py": 120,
-    "pipeline/training/test_train.py": 90,
-    "pipeline/training/test_cluster.py": 45,
+    "pipeline/training/test_train.py": 80,
+    "end_to_end/test_device.py": 50,
+    "device/repository/test_network.py": 45,
     "device/daemon/test_random_kills.py": 40,
     "pipeline/quantization/test_compose.py": 40,
     "device/daemon/test_verdicts.py": 40,
+    "pipeline/board/test_board_people.py": 30,
+    "pipeline/board/test_board_pipeline.py": 30,
+    "pipeline/board/test_board_rollouts.py": 30,
+    "device/daemon/test_channel.py": 25,
+    "device/commands/test_doctor_broker.py": 25,
+    "device/daemon/test_labels.py": 25,
+    "end_to_end/test_readme.py": 25,
+    "end_to_end/test_stolen_keys.py": 25,
+    "pipeline/board/test_board_label.py": 20,
+    "pipeline/board/test_board_rights.py": 20,
+    "pipeline/board/test_board_try.py": 20,
+    "pipeline/training/test_cluster.py": 20,
 }
 
 

@@ -115,7 +115,7 @@ def desk(tmp_path_factory, chromium):
     lines = ("look_s = 0.5",)
     with RunningBoard(write_board_settings(fleet, folder / "board.cfg", *lines)) as board:
         context = chromium.new_context(viewport={"width": 1280, "height": 900})
-        context.set_default_timeout(30_000 * PATIENCE)
+        context.set_default_timeout(60_000 * PATIENCE)
         page = context.new_page()
         page.goto(board.url + "sign-in")
         page.get_by_label("Token").fill(issued[ROLE])
