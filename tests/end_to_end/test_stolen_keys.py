@@ -19,12 +19,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_after_a_theft_the_next_deploy_believes_no_work_of_before_and_the_fleet_follows(
-    tmp_path, scheduler, small_weights
+    tmp_path, object_store, mqtt_broker, scheduler, small_weights
 ):
     from luigi_tasks.edge_keys import main  # noqa: PLC0415 - after the check for Luigi
 
     settings = PipelineUnderTest.head_on(small_weights)
-    with PipelineUnderTest(tmp_path, scheduler=scheduler, settings=settings) as pipeline:
+    services = {"store": object_store, "broker": mqtt_broker, "scheduler": scheduler}
+    with PipelineUnderTest(tmp_path, **services, settings=settings) as pipeline:
         pipeline.write_digits(per_class=20)
         assert pipeline.luigi("Deploy").returncode == 0
         device = device_with(
