@@ -144,7 +144,8 @@
   }
 
   document.addEventListener("DOMContentLoaded", () => {
-    drawAll();
+    // After the first paint: the page is read meanwhile.
+    requestAnimationFrame(() => setTimeout(drawAll));
     document.body.addEventListener("htmx:afterSwap", drawAll);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...drawn.keys()].forEach(draw));
   });
