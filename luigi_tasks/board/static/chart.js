@@ -86,8 +86,9 @@
     };
   }
 
-  // One moment, or several within a second, have no width: they get some.
+  // One moment, or several within a second, have no width: they get some. uPlot would give one moment years.
   function span(data, low, high) {
+    if (data.x.length === 1) low = high = data.x[0];
     const least = data.time ? (low === high ? 3600 : 60) : low === high ? 2 : 0, margin = Math.max(least - (high - low), 0) / 2;
     return [low - margin, high + margin];
   }
