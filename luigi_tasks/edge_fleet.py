@@ -17,7 +17,7 @@ from edge_client.contract.addresses import without_secrets
 from edge_client.contract.errors import EdgeError, InputError, SettingsError, TransportError, TrustError
 from edge_client.contract.text import one_line
 from luigi_tasks.board import command as board
-from luigi_tasks.board import token_command as board_token
+from luigi_tasks.board.access import token_command as board_token
 from luigi_tasks.fleet.commands import (
     clean,
     collect,

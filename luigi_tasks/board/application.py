@@ -12,7 +12,8 @@ import tornado.iostream
 import tornado.web
 
 from edge_client.contract.text import one_line
-from luigi_tasks.board.guard import SAFE_METHODS, Refusal
+from luigi_tasks.board.access.guard import SAFE_METHODS, Refusal
+from luigi_tasks.board.live.streams import Stream, TooManyStreamsError, event
 from luigi_tasks.board.page import HEADERS, NotFound, Page
 from luigi_tasks.board.pages import (
     acts,
@@ -26,7 +27,6 @@ from luigi_tasks.board.pages import (
     sign_in,
     trial,
 )
-from luigi_tasks.board.streams import Stream, TooManyStreamsError, event
 
 if TYPE_CHECKING:
     from tornado.httputil import HTTPServerRequest

@@ -8,27 +8,27 @@ import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from luigi_tasks.board.access import open_access
-from luigi_tasks.board.acts_told import tell_act
-from luigi_tasks.board.audit import Audit
+from luigi_tasks.board.access.access import open_access
+from luigi_tasks.board.access.acts_told import tell_act
+from luigi_tasks.board.access.audit import Audit
 from luigi_tasks.board.index.index import Index
 from luigi_tasks.board.known_types import make_types_known
-from luigi_tasks.board.label_desk import LabelDesk
-from luigi_tasks.board.luigid_look import Luigid
-from luigi_tasks.board.pictures import Pictures
+from luigi_tasks.board.labels.desk import LabelDesk
+from luigi_tasks.board.live.streams import RELEASES, ROLLOUTS, Streams
+from luigi_tasks.board.live.watch import Watch
+from luigi_tasks.board.pictures.decoding import Pictures
 from luigi_tasks.board.pools import Pool
-from luigi_tasks.board.release_reader import ReleaseReader
-from luigi_tasks.board.runs import Runs
-from luigi_tasks.board.streams import RELEASES, ROLLOUTS, Streams
-from luigi_tasks.board.trials import Trials
-from luigi_tasks.board.watch import Watch
+from luigi_tasks.board.releases.reader import ReleaseReader
+from luigi_tasks.board.runs.luigid import Luigid
+from luigi_tasks.board.runs.runs import Runs
+from luigi_tasks.board.trial.trials import Trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from luigi_tasks.board.access import Access
-    from luigi_tasks.board.released import Published
-    from luigi_tasks.board.rollout_reading import RolloutReader
+    from luigi_tasks.board.access.access import Access
+    from luigi_tasks.board.releases.known import Published
+    from luigi_tasks.board.rollouts.reading import RolloutReader
     from luigi_tasks.fleet.view import FleetView
     from luigi_tasks.settings.values import PipelineSettings
 
@@ -66,7 +66,7 @@ class Board:
     @functools.cached_property
     def rollouts(self) -> RolloutReader:
         """Reader of rollouts, with what it keeps."""
-        from luigi_tasks.board.rollout_reading import RolloutReader  # noqa: PLC0415 - imports python-tuf
+        from luigi_tasks.board.rollouts.reading import RolloutReader  # noqa: PLC0415 - imports python-tuf
 
         return RolloutReader(self.settings, self.index)
 

@@ -1,6 +1,6 @@
 """Children of the board that are asked one thing and answer it, in JSON: what takes more memory than it has.
 
-    python -m luigi_tasks.board.rollout_child  < {"what": "look", "channel": "stable"}
+    python -m luigi_tasks.board.rollouts.child  < {"what": "look", "channel": "stable"}
 
 A child has the settings of the board, since it starts in the same folder, and ends with the board.
 """

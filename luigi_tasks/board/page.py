@@ -16,21 +16,21 @@ from edge_client.contract.addresses import without_passwords
 from edge_client.contract.errors import EdgeError, InputError
 from edge_client.contract.text import one_line
 from edge_client.contract.times import utc_now
-from luigi_tasks.board.audit import DONE, Act, short
+from luigi_tasks.board.access.audit import DONE, Act, short
+from luigi_tasks.board.access.guard import CSRF_FIELD, CSRF_HEADER, SAFE_METHODS, Refusal
+from luigi_tasks.board.access.kept_form import kept_form, read_form
+from luigi_tasks.board.access.limits import Rate
+from luigi_tasks.board.access.people import TOKEN
+from luigi_tasks.board.access.rights import OPERATOR, VIEWER, Person
 from luigi_tasks.board.board import Board  # noqa: TC001 - Tornado's `initialize`
-from luigi_tasks.board.guard import CSRF_FIELD, CSRF_HEADER, SAFE_METHODS, Refusal
-from luigi_tasks.board.kept_form import kept_form, read_form
-from luigi_tasks.board.limits import Rate
-from luigi_tasks.board.people import TOKEN
+from luigi_tasks.board.live.streams import TOPICS
 from luigi_tasks.board.pools import ACT_S, READ_S
-from luigi_tasks.board.rights import OPERATOR, VIEWER, Person
-from luigi_tasks.board.streams import TOPICS
 from luigi_tasks.board.templating import render
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from luigi_tasks.board.clients import Client
+    from luigi_tasks.board.access.clients import Client
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from luigi_tasks.board.pipeline_view import version_of
-from luigi_tasks.board.streams import PIPELINE
+from luigi_tasks.board.live.streams import PIPELINE
+from luigi_tasks.board.runs.view import version_of
 
 if TYPE_CHECKING:
     from luigi_tasks.board.board import Board

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import tornado.netutil
 
 from edge_client.contract.errors import SettingsError
+from luigi_tasks.board.access.rights import NOBODY
 from luigi_tasks.board.application import make_application
 from luigi_tasks.board.connections import BoundedServer
 from luigi_tasks.board.pipeline_watch import watch_pipeline
-from luigi_tasks.board.rights import NOBODY
 
 if TYPE_CHECKING:
     import socket

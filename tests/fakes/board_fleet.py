@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from PIL import Image
 
 from edge_client.contract.report import DeviceReport, MachineFacts, ReleaseFigures, latency_bin
-from luigi_tasks.board.tokens import Tokens
+from luigi_tasks.board.access.tokens import Tokens
 from luigi_tasks.fleet.marks import Mark
 from luigi_tasks.fleet.records import EnrolledDevice, Sighting, SnapshotHead
 from luigi_tasks.fleet.registry import RegistryChange, change_registry

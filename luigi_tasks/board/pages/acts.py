@@ -7,10 +7,10 @@ from typing import ClassVar
 import msgspec
 
 from edge_client.contract.times import seconds_of
-from luigi_tasks.board.audit import Act  # noqa: TC001 - msgspec reads the type
+from luigi_tasks.board.access.audit import Act  # noqa: TC001 - msgspec reads the type
+from luigi_tasks.board.access.rights import OPERATOR
 from luigi_tasks.board.page import Page
 from luigi_tasks.board.paging import whole_number
-from luigi_tasks.board.rights import OPERATOR
 
 _USUAL, _MOST = 200, 2000
 

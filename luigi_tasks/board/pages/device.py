@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import tornado.web
 
 from edge_client.contract.errors import InputError
-from luigi_tasks.board.device_frames import read_picture
-from luigi_tasks.board.device_view import UnknownDevice, read_device
+from luigi_tasks.board.devices.frames import read_picture
+from luigi_tasks.board.devices.view import UnknownDevice, read_device
 from luigi_tasks.board.page import Page
 from luigi_tasks.storage.opening import open_store
 
 if TYPE_CHECKING:
-    from luigi_tasks.board.device_view import DeviceModel
+    from luigi_tasks.board.devices.view import DeviceModel
 
 _SIDE_PX = 160
 _KEEP_S = 3600

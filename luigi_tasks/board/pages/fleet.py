@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from luigi_tasks.board.fleet_reading import NOBODY, SPANS, address_of, name_in_words, query_of, read_fleet
+from luigi_tasks.board.devices.fleet_reading import (
+    NOBODY,
+    SPANS,
+    address_of,
+    name_in_words,
+    query_of,
+    read_fleet,
+)
 from luigi_tasks.board.index.records import (
     CLONES,
     DIFFERS,
@@ -24,7 +31,7 @@ from luigi_tasks.fleet.view import HEARD, NEVER, QUIET
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from luigi_tasks.board.fleet_reading import Fleet
+    from luigi_tasks.board.devices.fleet_reading import Fleet
 
 # Columns of the table: name in the address, words, whether it is a number.
 COLUMNS = (

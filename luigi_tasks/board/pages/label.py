@@ -11,8 +11,8 @@ import tornado.web
 
 from edge_client.contract.errors import InputError
 from edge_client.contract.text import one_line
-from luigi_tasks.board.label_taking import preview
-from luigi_tasks.board.labels import (
+from luigi_tasks.board.access.rights import LABELLER, OPERATOR, VIEWER
+from luigi_tasks.board.labels.grid import (
     ALL,
     DECIDED,
     DOUBTFUL,
@@ -22,9 +22,9 @@ from luigi_tasks.board.labels import (
     Query,
     read_model,
 )
+from luigi_tasks.board.labels.taking import preview
+from luigi_tasks.board.labels.thumbnails import LARGE, SMALL
 from luigi_tasks.board.page import Page
-from luigi_tasks.board.rights import LABELLER, OPERATOR, VIEWER
-from luigi_tasks.board.thumbnails import LARGE, SMALL
 from luigi_tasks.labelling.desk import OF_DATASET, Choice
 from luigi_tasks.labelling.folder import LABELS_CSV
 from luigi_tasks.labelling.labels_file import DISCARD

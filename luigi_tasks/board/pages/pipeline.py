@@ -10,14 +10,14 @@ import tornado.web
 
 from edge_client.contract.errors import InputError
 from luigi_tasks.board.page import Page
-from luigi_tasks.board.pipeline_view import read_pipeline, shown_run, steps_of_run
 from luigi_tasks.board.pipeline_watch import tell_pipeline
-from luigi_tasks.board.run_kinds import KINDS, Kind, describe, why_not
+from luigi_tasks.board.runs.kinds import KINDS, Kind, describe, why_not
+from luigi_tasks.board.runs.view import read_pipeline, shown_run, steps_of_run
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from luigi_tasks.board.runs import Run
+    from luigi_tasks.board.runs.runs import Run
 
 _LOG_BYTES = 4 << 20
 

@@ -9,21 +9,21 @@ import tornado.web
 from edge_client.contract.names import release_target
 from luigi_tasks.board.page import Page
 from luigi_tasks.board.paging import whole_number
-from luigi_tasks.board.release_facts import ACTS, describe_release
-from luigi_tasks.board.release_pairs import compare_releases
-from luigi_tasks.board.release_reader import SHORT_LIST_BYTES, apart
-from luigi_tasks.board.release_rows import DESCENDING, KINDS, list_releases
+from luigi_tasks.board.releases.facts import ACTS, describe_release
+from luigi_tasks.board.releases.pairs import compare_releases
+from luigi_tasks.board.releases.reader import SHORT_LIST_BYTES, apart
+from luigi_tasks.board.releases.rows import DESCENDING, KINDS, list_releases
 from luigi_tasks.board.templating import quote
 from luigi_tasks.gate.words import describe_interval, percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from luigi_tasks.board.judged_rows import JudgedList
-    from luigi_tasks.board.release_facts import ReleaseFacts
-    from luigi_tasks.board.release_reader import ReleaseReader
-    from luigi_tasks.board.release_rows import ReleaseList
-    from luigi_tasks.board.released import Kept, Published
+    from luigi_tasks.board.releases.facts import ReleaseFacts
+    from luigi_tasks.board.releases.judged_rows import JudgedList
+    from luigi_tasks.board.releases.known import Kept, Published
+    from luigi_tasks.board.releases.reader import ReleaseReader
+    from luigi_tasks.board.releases.rows import ReleaseList
     from luigi_tasks.release.kept_snapshot import SnapshotChange
 
 # A page made by the gate: no script, nothing from elsewhere, and no part of the board's origin.

@@ -13,14 +13,15 @@ import tornado.web
 
 from edge_client.contract.errors import InputError, TransportError
 from edge_client.contract.names import check_name
-from luigi_tasks.board import rollout_acts, rollout_figures
+from luigi_tasks.board.access.rights import OPERATOR, VIEWER
+from luigi_tasks.board.live.streams import ROLLOUTS
 from luigi_tasks.board.page import JSON, Page
 from luigi_tasks.board.paging import part_of, whole_number
-from luigi_tasks.board.rights import OPERATOR, VIEWER
-from luigi_tasks.board.rollout_child import DRAFT, LOOK, START, Done, Order, in_child
-from luigi_tasks.board.rollout_reading import ShownRollout, UnknownError
-from luigi_tasks.board.rollout_view import ShownStage, show_draft, verdict_name
-from luigi_tasks.board.streams import ROLLOUTS
+from luigi_tasks.board.rollouts import acts as rollout_acts
+from luigi_tasks.board.rollouts import figures as rollout_figures
+from luigi_tasks.board.rollouts.child import DRAFT, LOOK, START, Done, Order, in_child
+from luigi_tasks.board.rollouts.reading import ShownRollout, UnknownError
+from luigi_tasks.board.rollouts.view import ShownStage, show_draft, verdict_name
 from luigi_tasks.board.templating import quote
 from luigi_tasks.fleet.person import HISTORY_CHARACTERS, for_history
 from luigi_tasks.fleet.records import RolloutRecord  # noqa: TC001 - msgspec reads it
@@ -29,8 +30,8 @@ from luigi_tasks.fleet.standing import Seen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from luigi_tasks.board.rollout_acts import Act
-    from luigi_tasks.board.rollout_reading import RolloutReader
+    from luigi_tasks.board.rollouts.acts import Act
+    from luigi_tasks.board.rollouts.reading import RolloutReader
     from luigi_tasks.fleet.view import FleetView
 
 # A store that is slower is told; the decision may still be written.

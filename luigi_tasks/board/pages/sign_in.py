@@ -11,13 +11,13 @@ import re
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from luigi_tasks.board.kept_form import read_form
+from luigi_tasks.board.access.kept_form import read_form
+from luigi_tasks.board.access.people import SIGN_IN
+from luigi_tasks.board.access.rights import NOBODY, OPERATOR
 from luigi_tasks.board.page import Page
-from luigi_tasks.board.people import SIGN_IN
-from luigi_tasks.board.rights import NOBODY, OPERATOR
 
 if TYPE_CHECKING:
-    from luigi_tasks.board.tokens import Token
+    from luigi_tasks.board.access.tokens import Token
 
 _HOUR_S = 3600.0
 # A path of this board: no second slash or backslash, which browsers take for another host.

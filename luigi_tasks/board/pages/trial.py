@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from edge_client.contract.errors import EdgeError, InputError
+from luigi_tasks.board.access.rights import LABELLER, VIEWER
+from luigi_tasks.board.live.streams import INBOX
 from luigi_tasks.board.page import HTML
-from luigi_tasks.board.rights import LABELLER, VIEWER
-from luigi_tasks.board.streams import INBOX
+from luigi_tasks.board.pages.upload_page import UploadPage
 from luigi_tasks.board.templating import render
-from luigi_tasks.board.trial import BY_CHANNEL, TriedPicture, fault_of
-from luigi_tasks.board.upload_page import UploadPage
+from luigi_tasks.board.trial.answers import BY_CHANNEL, TriedPicture, fault_of
 
 _TOP = 5
 

@@ -14,7 +14,7 @@ import pytest
 from local_services import wait_until
 
 from edge_client.contract.report import DeviceReport, MachineFacts, ReleaseFigures, latency_bin
-from luigi_tasks.board.device_figures import drift_of, over_time, quantile, under_release
+from luigi_tasks.board.devices.figures import drift_of, over_time, quantile, under_release
 from luigi_tasks.fleet.marks import Mark
 from luigi_tasks.fleet.records import EnrolledDevice, PeriodSum, Sighting, SnapshotHead
 from luigi_tasks.fleet.snapshots import StoredRow, write_snapshot

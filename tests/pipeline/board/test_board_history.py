@@ -10,9 +10,9 @@ import pytest
 from local_services import wait_until
 
 from edge_client.contract.errors import TransportError
-from luigi_tasks.board import audit as audit_module
-from luigi_tasks.board.acts_told import tell_act
-from luigi_tasks.board.audit import Act, Audit
+from luigi_tasks.board.access import audit as audit_module
+from luigi_tasks.board.access.acts_told import tell_act
+from luigi_tasks.board.access.audit import Act, Audit
 from luigi_tasks.board.pools import THREADS, Pool
 from luigi_tasks.board.shared_reading import SharedReading
 from luigi_tasks.settings.sections import load_settings

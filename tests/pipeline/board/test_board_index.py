@@ -24,9 +24,9 @@ from luigi_tasks.board.index.loading import load
 from luigi_tasks.board.index.past import fill_past, wanted
 from luigi_tasks.board.index.queries import SORTS
 from luigi_tasks.board.index.records import Counts, DeviceQuery
-from luigi_tasks.board.looks import SnapshotsLook, looks_at
-from luigi_tasks.board.streams import STREAMS_AT_MOST, Streams, TooManyStreamsError
-from luigi_tasks.board.watch import Watch
+from luigi_tasks.board.live.looks import SnapshotsLook, looks_at
+from luigi_tasks.board.live.streams import STREAMS_AT_MOST, Streams, TooManyStreamsError
+from luigi_tasks.board.live.watch import Watch
 from luigi_tasks.fleet.commands.devices import notes_of, to_dict
 from luigi_tasks.fleet.reading import read_view
 from luigi_tasks.fleet.records import CurrentRollout, RolloutRecord, SnapshotHead, StageRecord

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pytest
 from local_services import PATIENCE
 
-from luigi_tasks.board.labels import Ordered
-from luigi_tasks.board.tokens import Tokens
+from luigi_tasks.board.access.tokens import Tokens
+from luigi_tasks.board.labels.grid import Ordered
 from luigi_tasks.evidence.records import StoredDocument
 from luigi_tasks.labelling.desk import Choice, Desk
 from luigi_tasks.labelling.records import DoubtfulPicture, DoubtfulRecord

@@ -20,8 +20,8 @@ from PIL import Image
 
 from edge_client.contract.errors import InputError
 from edge_client.contract.names import RELEASE_FILE
-from luigi_tasks.board.picture_orders import ReleaseFolder
-from luigi_tasks.board.pictures import CHILDREN, QUEUE, BusyError, PictureMemory, Pictures
+from luigi_tasks.board.pictures.decoding import CHILDREN, QUEUE, BusyError, PictureMemory, Pictures
+from luigi_tasks.board.pictures.orders import ReleaseFolder
 from tests.fakes.scans import with_scans
 from tests.fakes.tiny_model import plain_picture
 from tests.fakes.tiny_release import png, write_release
@@ -59,7 +59,7 @@ def children(parent: int = 0) -> list[int]:
         with contextlib.suppress(OSError):
             fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
             command = (status.parent / "cmdline").read_bytes()
-            if int(fields["PPid"]) == (parent or os.getpid()) and b"picture_child" in command:
+            if int(fields["PPid"]) == (parent or os.getpid()) and b"pictures.child" in command:
                 found.append(int(status.parent.name))
     return sorted(found)
 

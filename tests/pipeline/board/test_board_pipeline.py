@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from luigi.rpc import RemoteScheduler
 
-from luigi_tasks.board.luigid_look import Luigid
-from luigi_tasks.board.pipeline_view import CRON
-from luigi_tasks.board.run_log import outcome_of, steps_of_log
-from luigi_tasks.board.tokens import Tokens
+from luigi_tasks.board.access.tokens import Tokens
+from luigi_tasks.board.runs.log import outcome_of, steps_of_log
+from luigi_tasks.board.runs.luigid import Luigid
+from luigi_tasks.board.runs.view import CRON
 from tests.fakes.board_fleet import HOSTILE
 from tests.fakes.command_fleet import CommandFleet
 from tests.fakes.running_board import RunningBoard
@@ -227,7 +227,7 @@ def test_what_is_no_luigid_or_another_version_is_said_with_the_way_out(answer, m
 
 
 def test_a_luigid_that_is_down_or_silent_is_said_with_the_command(monkeypatch):
-    monkeypatch.setattr("luigi_tasks.board.luigid_look._TIMEOUT_S", 0.2)
+    monkeypatch.setattr("luigi_tasks.board.runs.luigid._TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         look = Luigid(f"http://127.0.0.1:{port}/").look()

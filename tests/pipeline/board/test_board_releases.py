@@ -15,7 +15,7 @@ import pytest
 from edge_client.contract.errors import InputError
 from edge_client.contract.names import release_target
 from edge_client.contract.rollout import EVERYBODY, RolloutDocument
-from luigi_tasks.board.release_matrix import MATRIX_CLASSES, build_matrix
+from luigi_tasks.board.releases.matrix import MATRIX_CLASSES, build_matrix
 from luigi_tasks.fleet.records import RolloutEvent, RolloutPlan, RolloutRecord, StageRecord
 from luigi_tasks.release.published import object_key
 from tests.fakes.command_fleet import CommandFleet
@@ -168,7 +168,7 @@ def test_two_releases_are_chosen_and_stand_side_by_side(site: Site, tab: Page) -
     assert "numpy" not in settings
     pictures = site.board.json(f"releases/{first}/beside/{second}")["pictures"]
     assert pictures == {"both": 178, "gone": 2, "new": 5, "relabelled": 0, "moved": 0}
-    command = [sys.executable, "-m", "luigi_tasks.board.snapshot_child"]  # as for long lists
+    command = [sys.executable, "-m", "luigi_tasks.board.releases.snapshot_child"]  # as for long lists
     order = msgspec.json.encode({"first": first, "second": second})
     done = subprocess.run(command, input=order, capture_output=True, check=True)
     assert msgspec.json.decode(done.stdout) == {"change": pictures, "missing": ""}

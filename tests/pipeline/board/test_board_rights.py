@@ -20,7 +20,7 @@ from local_services import PATIENCE, wait_until
 
 from edge_client.contract.documents import encode_document
 from edge_client.contract.errors import InputError
-from luigi_tasks.board.tokens import TokenList, Tokens
+from luigi_tasks.board.access.tokens import TokenList, Tokens
 from tests.fakes.command_fleet import CommandFleet
 from tests.fakes.path_proxy import PathProxy
 from tests.fakes.running_board import RunningBoard

@@ -15,11 +15,11 @@ import pytest
 from local_services import PATIENCE, wait_until
 
 from edge_client.contract.errors import InputError
-from luigi_tasks.board import rollout_acts
+from luigi_tasks.board.access.tokens import Tokens
 from luigi_tasks.board.paging import part_of
-from luigi_tasks.board.rollout_figures import draw_check, place_stages
-from luigi_tasks.board.rollout_view import show_stages, waiting_for
-from luigi_tasks.board.tokens import Tokens
+from luigi_tasks.board.rollouts import acts as rollout_acts
+from luigi_tasks.board.rollouts.figures import draw_check, place_stages
+from luigi_tasks.board.rollouts.view import show_stages, waiting_for
 from luigi_tasks.fleet import records, stages
 from luigi_tasks.fleet.records import Check, RolloutPlan, RolloutRecord, StageRecord
 from luigi_tasks.fleet.rollouts import record_key

@@ -9,8 +9,9 @@ import pytest
 from local_services import wait_until
 
 from edge_client.contract.errors import InputError, SettingsError
-from luigi_tasks.board import run_process, runs
-from luigi_tasks.board.rights import Person
+from luigi_tasks.board.access.rights import Person
+from luigi_tasks.board.runs import process as run_process
+from luigi_tasks.board.runs import runs
 
 ANN, BOB = Person("ann", "operator"), Person("bob", "operator")
 

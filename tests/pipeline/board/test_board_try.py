@@ -24,7 +24,7 @@ from edge_client.contract.release import Normalization, OperatingPoint, Preproce
 from edge_client.contract.rollout import RolloutDocument
 from edge_client.contract.times import utc_now
 from edge_client.inference.classifier import classifier_from_release
-from luigi_tasks.board.tokens import Tokens
+from luigi_tasks.board.access.tokens import Tokens
 from luigi_tasks.labelling.inbox import list_inbox, read_frame
 from luigi_tasks.release.channel import Pointers, point_channel
 from luigi_tasks.settings.values import StoreSettings
@@ -270,7 +270,7 @@ def test_the_form_works_without_a_script_and_names_are_text(board, chromium):
     assert "\u202e" not in page.content()
     expect(page.locator("article").nth(1)).to_contain_text("letter.pdf: not a complete picture in one of")
     page.get_by_role("button", name="Classify").click()
-    expect(page.get_by_role("heading", level=1)).to_contain_text("no picture came with this request")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("No picture came with this request")
     context.close()
 
 

@@ -1,0 +1,1 @@
+"""The grid of frames and doubtful labels, and who labels what."""

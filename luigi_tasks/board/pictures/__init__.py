@@ -1,0 +1,1 @@
+"""Decoding and classifying of pictures, in a confined child."""

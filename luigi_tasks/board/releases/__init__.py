@@ -1,0 +1,1 @@
+"""What is shown of releases: figures of the gate, lineage, pairs."""

@@ -1,0 +1,1 @@
+"""What is shown of rollouts, and what persons decide about them."""

@@ -1,0 +1,1 @@
+"""Runs of the pipeline: started, followed, ended; and the steps that luigid knows."""
