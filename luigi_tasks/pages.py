@@ -1,4 +1,4 @@
-"""HTML pages from the templates of this package, for the gate's report and for labelling."""
+"""HTML pages from templates, for the gate's report and for labelling; the board has templates of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import jinja2
 
 
 def render_template(
@@ -18,14 +20,23 @@ def render_template(
         values: Variables of the template.
         filters: Functions that write a value, by the name that the template has for them.
     """
+    environment = new_environment("luigi_tasks")
+    environment.filters.update(filters or {})
+    return environment.get_template(name).render(values)
+
+
+def new_environment(package: str) -> jinja2.Environment:
+    """Return an environment that escapes every value, and takes a missing one for an error.
+
+    Args:
+        package: The templates lie in its folder `templates/`.
+    """
     import jinja2  # noqa: PLC0415 - few runs make a page
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("luigi_tasks"),
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader(package),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(filters or {})
-    return environment.get_template(name).render(values)

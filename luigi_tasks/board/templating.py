@@ -15,6 +15,7 @@ from edge_client.contract.times import parse_time
 from luigi_tasks.board import colours
 from luigi_tasks.board.figures import interval_marks, shares_placed
 from luigi_tasks.board.navigation import NAVIGATION
+from luigi_tasks.pages import new_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,15 +42,7 @@ def render(name: str, values: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    import jinja2  # noqa: PLC0415 - `edge-fleet` starts without it
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("luigi_tasks.board"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = new_environment("luigi_tasks.board")
     environment.globals.update(
         {"navigation": NAVIGATION, "interval_marks": interval_marks, "colours": colours}
     )
