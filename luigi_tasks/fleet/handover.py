@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import InputError
 from edge_client.contract.file_urls import is_file_url
-from edge_client.disk import disk_errors, write_durably
+from edge_client.disk import disk_errors, locked_folder, write_durably
 from luigi_tasks.fleet.bundle import SUFFIX, Settings, pack_bundle, read_file
 from luigi_tasks.fleet.credentials import (
     CertificateAuthority,
@@ -242,12 +241,8 @@ def change_passwords(path: Path, lines: Mapping[str, str], gone: Collection[str]
 def _locked(folder: Path) -> Iterator[None]:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked_folder(folder):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def write_aws_script(folder: Path, devices: Collection[str], policies: Collection[str]) -> Path:

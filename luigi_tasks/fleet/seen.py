@@ -7,17 +7,15 @@ new one, takes what the bucket shows; from then on nothing older.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
-import os
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from edge_client.contract.documents import Document, decode_document, encode_document
 from edge_client.contract.errors import DeviceError, InputError, TrustError
-from edge_client.disk import disk_errors, write_durably
+from edge_client.disk import disk_errors, locked_folder, write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,10 +115,5 @@ class SeenVersions:
     def _lock(self) -> Iterator[None]:
         with disk_errors(self._folder):
             self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            descriptor = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with disk_errors(self._folder):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with locked_folder(self._folder):
             yield
-        finally:
-            os.close(descriptor)

@@ -13,7 +13,6 @@ unless somebody put it back.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -24,7 +23,7 @@ import msgspec
 from edge_client.contract.documents import Document, decode_document, encode_document
 from edge_client.contract.errors import DeviceError, InputError
 from edge_client.contract.release import ChannelDocument  # noqa: TC001 - msgspec reads the annotations
-from edge_client.disk import disk_errors, write_durably
+from edge_client.disk import disk_errors, locked_folder, write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -159,13 +158,8 @@ class PublisherMemory:
     def _lock(self) -> Iterator[None]:
         with disk_errors(self.folder):
             self._make_folder()
-            descriptor = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with disk_errors(self.folder):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with locked_folder(self.folder):
             yield
-        finally:
-            os.close(descriptor)
 
 
 def _count_as_lost(reason: str) -> None:

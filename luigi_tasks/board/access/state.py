@@ -7,13 +7,12 @@ readable for the service, and no link in its folder leads root elsewhere.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 from typing import TYPE_CHECKING
 
 from edge_client.contract.errors import DeviceError
-from edge_client.disk import write_durably
+from edge_client.disk import locked_folder, write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,13 +29,8 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _as_owner(folder):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(descriptor)
+        with _as_owner(folder), locked_folder(folder):
+            yield
     except (OSError, DeviceError) as e:
         cause = e if isinstance(e, OSError) else e.__cause__
         said = cause.strerror if isinstance(cause, OSError) else str(e)
